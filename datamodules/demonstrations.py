@@ -1,0 +1,10 @@
+"""Demonstrations for the supervised stage."""
+
+from datamodules.base import RecordDataModule
+from prl.data import Demonstration
+
+
+class DemonstrationDataModule(RecordDataModule):
+    """Rows with prompt and completion, or messages; see `RecordDataModule` for the arguments."""
+
+    record_type = Demonstration

@@ -1,0 +1,8 @@
+"""The training stages as LightningModules; short class names work in YAML."""
+
+from lightning_modules.bradley_terry import BradleyTerryRewardModule
+from lightning_modules.generative_reward import GenerativeRewardModule
+from lightning_modules.pairwise_ppo import PairwisePPOModule
+from lightning_modules.supervised import SupervisedModule
+
+__all__ = ["BradleyTerryRewardModule", "GenerativeRewardModule", "PairwisePPOModule", "SupervisedModule"]

@@ -1,0 +1,74 @@
+"""Training of the scalar baseline: a Bradley-Terry reward model with the judge's data, budget and metrics."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lightning_modules.judge_validation import JudgeValidation
+from prl.config import ModelSource, Optimization
+from prl.data.encoding import ScalarPairEncoder
+from prl.data.records import PreferencePair
+from prl.data.tokens import OnTooLong
+from prl.judge.bradley_terry import save_bradley_terry, scalar_rewards
+from prl.losses.bradley_terry import bradley_terry_loss
+from prl.losses.pairwise import smooth
+from prl.models.loading import load_scalar_classifier, load_tokenizer
+from prl.types import Verdict
+
+
+class BradleyTerryRewardModule(JudgeValidation):
+    """A scalar reward per response, trained on the difference within a pair.
+
+    Args:
+        model: backbone that gets a scalar head on the last token.
+        optimization: learning rate and schedule.
+        label_smoothing: pulls targets towards 1/2.
+        max_length: longest prompt and response, tokens.
+        on_too_long: what happens to longer ones: error, truncate or skip, with counts.
+    """
+
+    record_type = PreferencePair
+
+    def __init__(
+        self,
+        model: ModelSource,
+        optimization: Optimization = Optimization(learning_rate=1e-5),  # noqa: B008 - frozen
+        label_smoothing: float = 0.0,
+        max_length: int = 1024,
+        on_too_long: OnTooLong = "truncate",
+    ) -> None:
+        super().__init__()
+        self.source, self.optimization, self.label_smoothing = model, optimization, label_smoothing
+        self.max_length, self.on_too_long = max_length, on_too_long
+        self.model: Any = None
+
+    def build_encoder(self) -> ScalarPairEncoder:
+        """How this stage reads a pair; the data module asks for it."""
+        return ScalarPairEncoder(load_tokenizer(self.source), self.max_length, self.on_too_long)
+
+    def configure_model(self) -> None:
+        """Read or make the model; safe to call twice."""
+        if self.model is None:
+            self.model = load_scalar_classifier(self.source).train()
+
+    def _rewards(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        chosen, rejected = scalar_rewards(self.model, batch["input_ids"], batch["attention_mask"]).chunk(2)
+        return chosen, rejected
+
+    def verdict(self, batch: dict[str, Tensor]) -> Verdict:
+        """The difference of rewards, read both ways."""
+        chosen, rejected = self._rewards(batch)
+        return Verdict(chosen - rejected, rejected - chosen)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Mean loss per pair."""
+        chosen, rejected = self._rewards(batch)
+        loss = bradley_terry_loss(chosen, rejected, smooth(batch["targets"], self.label_smoothing)).mean()
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log_training(Verdict((chosen - rejected).detach(), (rejected - chosen).detach()), batch["targets"])
+        return loss
+
+    def export(self, folder: Path) -> None:
+        """Write the model for AutoModelForSequenceClassification and `BradleyTerryJudge`."""
+        save_bradley_terry(folder, self.model, load_tokenizer(self.source), self.max_length)

@@ -1,0 +1,79 @@
+"""One progress bar for a whole run, which names the phase the work is in."""
+
+import sys
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+from prl.run_position import batches_done
+
+
+class PhaseProgressBar(ProgressBar):
+    """Counts training batches to the end of the run; a log without a terminal gets a line now and then instead.
+
+    Args:
+        lines: lines to print over a run where there is no terminal.
+    """
+
+    def __init__(self, lines: int = 10) -> None:
+        super().__init__()
+        self._lines, self._enabled = lines, True
+        self._bar: tqdm | None = None
+        self._title = ""
+
+    def disable(self) -> None:
+        """Say nothing; Lightning asks for it on all ranks but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Speak again."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar where the run stands."""
+        total = getattr(pl_module, "iterations", None) or (trainer.max_steps if trainer.max_steps > 0 else None)
+        if total is None and trainer.max_epochs and trainer.max_epochs > 0:
+            total = int(trainer.max_epochs * trainer.num_training_batches)
+        self._title = type(pl_module).__name__.removesuffix("Module")
+        terminal = self._enabled and sys.stderr.isatty()
+        done = batches_done(trainer)
+        self._bar = tqdm(total=total, initial=done, desc=self._title, disable=not terminal, dynamic_ncols=True)
+
+    def show_phase(self, name: str) -> None:
+        """Name the phase that begins."""
+        if self._bar is not None and not self._bar.disable:
+            self._bar.set_description(f"{self._title} · {name}")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance, with the numbers that modules mark for the bar."""
+        if self._bar is None or not self._enabled:
+            return
+        done = batches_done(trainer)
+        if not self._bar.disable:
+            if done % 5 == 0:
+                self._bar.set_postfix(self._numbers(trainer, pl_module), refresh=False)
+            self._bar.update(1)
+        elif self._bar.total and done % max(1, self._bar.total // self._lines) == 0:
+            numbers = "  ".join(f"{k} {v}" for k, v in self._numbers(trainer, pl_module).items())
+            tqdm.write(f"{self._title} {done}/{self._bar.total}  {numbers}", file=sys.stderr)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation is a phase too."""
+        self.show_phase("validation")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Back to training."""
+        self.show_phase("training")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _numbers(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
+        metrics = self.get_metrics(trainer, pl_module)
+        return {k: f"{v:.3g}" for k, v in metrics.items() if isinstance(v, int | float) and k != "v_num"}

@@ -1,0 +1,116 @@
+"""Training of the generative pairwise judge (DESIGN 1.1)."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_modules.judge_validation import JudgeValidation
+from prl.config import ModelSource, Optimization
+from prl.data.records import PreferencePair
+from prl.data.tokens import OnTooLong
+from prl.judge.encoding import ComparisonEncoder
+from prl.judge.generative import save_judge
+from prl.judge.template import JudgeTemplate
+from prl.losses.pairwise import consistency_loss, pairwise_loss, smooth, verdict_language_loss, verdict_loss
+from prl.models.loading import load_causal_lm, load_tokenizer
+from prl.models.policy import verdict_logits, verdict_margins
+from prl.types import Verdict
+
+
+class GenerativeRewardModule(JudgeValidation):
+    """Cross-entropy of the verdict on both orders of each pair.
+
+    Args:
+        model: causal language model that becomes the judge.
+        template: how a comparison is put to it.
+        optimization: learning rate and schedule.
+        order: both (two readings per pair in one batch) or random (one of them).
+        label_smoothing: pulls targets towards 1/2.
+        consistency_coef: weight c of (p(w, l) + p(l, w) - 1)^2; needs order: both.
+        language_coef: weight d of the verdict token's cross-entropy over the whole vocabulary.
+        max_length: longest comparison, tokens.
+        on_too_long: what happens to longer ones: error, truncate or skip, with counts.
+
+    Raises:
+        ValueError: for a consistency term without both orders.
+    """
+
+    record_type = PreferencePair
+    verdict_ids: Tensor
+
+    def __init__(
+        self,
+        model: ModelSource,
+        template: JudgeTemplate = JudgeTemplate(),  # noqa: B008 - frozen
+        optimization: Optimization = Optimization(learning_rate=1e-5),  # noqa: B008 - frozen
+        order: Literal["both", "random"] = "both",
+        label_smoothing: float = 0.0,
+        consistency_coef: float = 0.0,
+        language_coef: float = 0.0,
+        max_length: int = 1024,
+        on_too_long: OnTooLong = "truncate",
+    ) -> None:
+        super().__init__()
+        if consistency_coef and order != "both":
+            raise ValueError(f"consistency_coef is {consistency_coef} with order: {order}; it needs order: both")
+        self.source, self.template, self.optimization = model, template, optimization
+        self.order, self.label_smoothing = order, label_smoothing
+        self.consistency_coef, self.language_coef = consistency_coef, language_coef
+        self.max_length, self.on_too_long = max_length, on_too_long
+        self.model: Any = None
+        self.encoder: ComparisonEncoder | None = None
+
+    def build_encoder(self) -> ComparisonEncoder:
+        """How this stage reads a pair; the data module asks for it."""
+        if self.encoder is None:
+            tokenizer = load_tokenizer(self.source)
+            self.encoder = ComparisonEncoder(tokenizer, self.template, self.max_length, self.on_too_long)
+        return self.encoder
+
+    def configure_model(self) -> None:
+        """Read or make the model; safe to call twice."""
+        if self.model is None:
+            self.model = load_causal_lm(self.source).train()
+            self.register_buffer("verdict_ids", torch.tensor(self.build_encoder().verdict_ids), persistent=False)
+
+    def verdict(self, batch: dict[str, Tensor]) -> Verdict:
+        """Both readings of every pair, chosen as `a`."""
+        logits = verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
+        return Verdict(*verdict_margins(logits, self.verdict_ids).chunk(2))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Mean loss per pair."""
+        targets = smooth(batch["targets"], self.label_smoothing)
+        loss = self._loss_of_both(batch, targets) if self.order == "both" else self._loss_of_one(batch, targets)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def _loss_of_both(self, batch: dict[str, Tensor], targets: Tensor) -> Tensor:
+        logits = verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
+        margin_wl, margin_lw = verdict_margins(logits, self.verdict_ids).chunk(2)
+        loss = pairwise_loss(margin_wl, margin_lw, targets)
+        if self.consistency_coef:
+            loss = loss + self.consistency_coef * consistency_loss(margin_wl, margin_lw)
+        if self.language_coef:
+            both = verdict_language_loss(logits, self.verdict_ids, torch.cat([targets, 1 - targets]))
+            loss = loss + self.language_coef * (both[: len(loss)] + both[len(loss) :]) / 2
+        self.log_training(Verdict(margin_wl.detach(), margin_lw.detach()), batch["targets"])
+        return loss.mean()
+
+    def _loss_of_one(self, batch: dict[str, Tensor], targets: Tensor) -> Tensor:
+        num_pairs = len(targets)
+        swapped = torch.rand(num_pairs) < 0.5  # on the CPU generator: the same draw on every kind of device
+        rows = (torch.arange(num_pairs) + swapped * num_pairs).to(targets.device)
+        stated = torch.where(swapped.to(targets.device), 1 - targets, targets)
+        logits = verdict_logits(self.model, batch["input_ids"][rows], batch["attention_mask"][rows])
+        loss = verdict_loss(verdict_margins(logits, self.verdict_ids), stated)
+        if self.language_coef:
+            loss = loss + self.language_coef * verdict_language_loss(logits, self.verdict_ids, stated)
+        return loss.mean()
+
+    def export(self, folder: Path) -> None:
+        """Write the judge as a folder for transformers and `GenerativeJudge`."""
+        encoder = self.build_encoder()
+        save_judge(folder, self.model, encoder.tokenizer, encoder)

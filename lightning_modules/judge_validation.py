@@ -1,0 +1,71 @@
+"""Validation that every judge shares: gather both readings of all pairs, then report once."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from lightning_modules.stage import Stage
+from prl.distributed import world_size
+from prl.evaluation.judge_report import judge_metrics
+from prl.types import Verdict
+
+
+class JudgeValidation(Stage):
+    """A judge in training: reports accuracy, calibration and order effects over the whole validation set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._readings: list[Tensor] = []
+
+    @abstractmethod
+    def verdict(self, batch: dict[str, Tensor]) -> Verdict:
+        """Both readings of every pair of a batch, chosen as `a`."""
+
+    def log_training(self, verdict: Verdict, targets: Tensor) -> None:
+        """Accuracy of one training batch over pairs that are not ties, and its mean margin."""
+        right = (verdict.win_logit > 0) == (targets > 0.5)
+        decided = targets != 0.5
+        self.log("train/accuracy", right[decided].float().mean() if decided.any() else 0.5, prog_bar=True)
+        self.log("train/margin", ((2 * targets - 1) * verdict.win_logit).mean())
+
+    def on_validation_epoch_start(self) -> None:
+        """Start afresh."""
+        self._readings = []
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Remember both margins and the label of each pair."""
+        verdict = self.verdict(batch)
+        self._readings.append(torch.stack([verdict.margin_ab, verdict.margin_ba, batch["targets"]], dim=1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Report over the pairs of all ranks."""
+        readings = torch.cat(self._readings)
+        if world_size() > 1:
+            readings = dim_zero_cat(gather_all_tensors(readings))
+        self._readings = []
+        verdict = Verdict(readings[:, 0], readings[:, 1])
+        metrics = judge_metrics(verdict, readings[:, 2])
+        shown = {"accuracy", "nll"}
+        for name, value in metrics.items():
+            self.log(f"val/{name}", value, prog_bar=name in shown, rank_zero_only=True)
+        board: Any = getattr(self.logger, "experiment", None)
+        if board is not None and not self.trainer.sanity_checking and self.trainer.is_global_zero:
+            step = self.batches_done()
+            board.add_histogram("val/win_prob_of_chosen", verdict.win_prob.float().cpu(), step)
+            board.add_histogram("val/position_bias", verdict.position_bias.float().cpu(), step)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Testing reports what validation does."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_start(self) -> None:
+        """Start afresh."""
+        self.on_validation_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        """Report over the pairs of all ranks."""
+        self.on_validation_epoch_end()

@@ -1,0 +1,320 @@
+"""Pairwise PPO (DESIGN 1.2): raise the probability that the policy's response beats an anchor under the judge."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_modules import optimizers
+from lightning_modules.ppo_report import PPOReport
+from lightning_modules.stage import Stage
+from lightning_modules.strategies import clip_gradients
+from prl.config import PPO, ModelSource, Optimization, Reward, Sampling
+from prl.data.encoding import PromptEncoder
+from prl.data.records import AnchoredPrompt
+from prl.data.tokens import OnTooLong
+from prl.distributed import global_sum, world_size
+from prl.experience import anchored_scores, assemble
+from prl.judge.base import PairwiseJudge
+from prl.kl import AdaptiveKL, FixedKL, KLController
+from prl.losses import ppo as ppo_losses
+from prl.minibatch import schedule_minibatches, split_microbatches
+from prl.models.critic import Critic, ValueHead, hidden_size, response_hidden, shared_forward
+from prl.models.loading import freeze, is_adapted, load_backbone, load_causal_lm, load_tokenizer, save_model
+from prl.models.policy import response_logits, token_logprobs
+from prl.objective import ppo_objective, token_weights
+from prl.randomness import forked
+from prl.rollout import decode, end_token_ids, generate
+from prl.types import Experience, PromptBatch, Rollout, Verdict
+
+
+class PairwisePPOModule(Stage):
+    """Policy, frozen reference, critic and judge, wired together; one training batch is one PPO iteration.
+
+    Args:
+        policy: where the policy starts, usually the supervised stage's folder.
+        judge: the reward: any `PairwiseJudge`.
+        iterations: rollout-and-update rounds until the run ends.
+        sampling: how responses are sampled.
+        reward: how verdicts become token rewards.
+        ppo: the update.
+        optimization: learning rate and schedule; its steps are iterations.
+        critic: own (a backbone of its own) or shared (a value head on the policy's backbone).
+        critic_model: where an own critic starts; the policy's source when null.
+        critic_learning_rate: the policy's when null.
+        reference: what the policy is kept near; the policy's source when null. With adapters on the policy, the
+            reference is the policy with adapters off and costs no memory.
+        max_prompt_length: longest prompt, tokens.
+        on_too_long: what happens to longer prompts: error, truncate or skip, with counts.
+
+    Raises:
+        ValueError: for settings that contradict each other.
+    """
+
+    record_type = AnchoredPrompt
+
+    def __init__(
+        self,
+        policy: ModelSource,
+        judge: PairwiseJudge,
+        iterations: int = 100,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        reward: Reward = Reward(),  # noqa: B008 - frozen
+        ppo: PPO = PPO(),  # noqa: B008 - frozen
+        optimization: Optimization = Optimization(learning_rate=1e-6),  # noqa: B008 - frozen
+        critic: Literal["own", "shared"] = "own",
+        critic_model: ModelSource | None = None,
+        critic_learning_rate: float | None = None,
+        reference: ModelSource | None = None,
+        max_prompt_length: int = 512,
+        on_too_long: OnTooLong = "error",
+    ) -> None:
+        super().__init__()
+        if critic == "shared" and critic_model is not None:
+            raise ValueError("critic_model is set, but critic: shared grows on the policy; drop one of them")
+        self.automatic_optimization = False
+        self.policy_source, self.reference_source = policy, reference
+        self.critic_source = None if critic == "shared" else critic_model or policy
+        self.judge, self.iterations = judge, iterations
+        self.sampling, self.reward, self.ppo, self.optimization = sampling, reward, ppo, optimization
+        self.critic_learning_rate = critic_learning_rate
+        self.max_prompt_length, self.on_too_long = max_prompt_length, on_too_long
+        self.kl: KLController = FixedKL(reward.kl_coef)
+        if reward.kl_target is not None:
+            self.kl = AdaptiveKL(reward.kl_coef, reward.kl_target, reward.kl_horizon)
+        self.policy: Any = None
+        self.reference: Any = None
+        self.critic: Any = None
+        self.tokenizer = load_tokenizer(policy)
+        self.report = PPOReport(self)
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    # ---- set-up
+
+    def build_encoder(self) -> PromptEncoder:
+        """How this stage reads a prompt; the data module asks for it."""
+        return PromptEncoder(self.tokenizer, self.max_prompt_length, self.on_too_long)
+
+    def configure_model(self) -> None:
+        """Read the models; safe to call twice."""
+        if self.policy is not None:
+            return
+        self.judge.load()
+        self.policy = load_causal_lm(self.policy_source).train()
+        if self.reference_source is not None or not is_adapted(self.policy):
+            self.reference = freeze(load_causal_lm(self.reference_source or self.policy_source))
+        if self.critic_source is None:
+            self.critic = ValueHead(hidden_size(self.policy))
+        else:
+            self.critic = Critic(load_backbone(self.critic_source)).train()
+        self.end_ids = end_token_ids(self.policy, self.tokenizer)
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer, two groups: Lightning's DeepSpeed strategy accepts one optimizer only."""
+        rate = self.critic_learning_rate
+        critic = self.optimization if rate is None else Optimization(rate, self.optimization.weight_decay)
+        groups = optimizers.parameter_group(self.policy.parameters(), self.optimization, "policy")
+        groups += optimizers.parameter_group(self.critic.parameters(), critic, "critic")
+        optimizer = optimizers.build_optimizer(groups, self.optimization)
+        schedule = optimizers.build_schedule(optimizer, self.optimization, self.iterations)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    # ---- one iteration
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Prompts -> rollout -> judge -> rewards and advantages -> minibatch updates -> logs."""
+        batch = batch.repeat(self.sampling.per_prompt)
+        rollout = self.generate(batch)  # policy samples
+        responses = decode(self.tokenizer, rollout)
+        verdict, row_of = self.compare(batch, responses)  # against the anchors, both orders
+        experience = self.assemble(rollout, verdict, row_of)  # reference, critic, rewards, advantages
+        stats = self.update(experience)  # losses, backward, clip, step
+        self.kl.update(self.report.sequence_kl(experience), len(rollout) * world_size())
+        self.report.training(batch, responses, verdict, row_of, experience, stats)
+
+    def generate(self, batch: PromptBatch) -> Rollout:
+        """Sample one response to each prompt."""
+        with self.phase("rollout"):
+            return generate(
+                self.policy, batch, self.sampling, end_ids=self.end_ids, pad_id=int(self.tokenizer.pad_token_id)
+            )
+
+    def compare(self, batch: PromptBatch, responses: list[str]) -> tuple[Verdict, Tensor]:
+        """Judge each response against each of its anchors: N verdicts and [N] the response each is about."""
+        row_of = [row for row, anchors in enumerate(batch.anchors) for _ in anchors]
+        anchors = [anchor for anchors in batch.anchors for anchor in anchors]
+        with self.phase("judge"):
+            verdict = self.judge.compare([batch.prompts[i] for i in row_of], [responses[i] for i in row_of], anchors)
+        return verdict, torch.tensor(row_of, device=verdict.margin_ab.device)
+
+    @torch.no_grad()
+    def assemble(self, rollout: Rollout, verdict: Verdict, row_of: Tensor) -> Experience:
+        """Score the rollout under policy, reference and critic, and turn it all into constants."""
+        with self.phase("score"):
+            groups = split_microbatches(len(rollout), self.ppo.microbatch_size)
+            shape, device = rollout.response_ids.shape, rollout.response_ids.device
+            old, ref, values = (torch.zeros(shape, device=device) for _ in range(3))
+            for rows in groups:
+                part = rollout.select(rows)
+                width = part.response_ids.shape[1]
+                old[rows, :width], values[rows, :width], _ = self.evaluate(part)
+                ref[rows, :width] = self.reference_logprobs(part)
+            scores = anchored_scores(verdict, row_of, len(rollout), self.reward).to(device)
+            return assemble(
+                rollout,
+                scores,
+                old_logprobs=old,
+                ref_logprobs=ref,
+                values=values,
+                microbatches=groups,
+                kl_coef=self.kl.coef,
+                reward=self.reward,
+                ppo=self.ppo,
+            )
+
+    def update(self, experience: Experience) -> dict[str, float]:
+        """Several epochs of minibatches; ends early when the policy has moved past `stop_kl`."""
+        history: list[dict[str, float]] = []
+        with self.phase("update"):
+            for groups in schedule_minibatches(experience.microbatches, self.ppo.minibatches, self.ppo.epochs):
+                history.append(self.step(experience, groups))
+                if self.ppo.stop_kl is not None and history[-1].get("approx_kl", 0.0) > self.ppo.stop_kl:
+                    break
+            self.lr_schedulers().step()  # type: ignore[union-attr]
+        stats = {name: sum(step[name] for step in history) / len(history) for name in history[0]}
+        return {**stats, "first_ratio": history[0].get("ratio_mean", 1.0), "num_steps": len(history)}
+
+    def step(self, experience: Experience, groups: list[Tensor]) -> dict[str, float]:
+        """One optimizer step over a minibatch made of micro-batches."""
+        mask = experience.rollout.response_mask
+        tokens = global_sum(torch.stack([mask[rows].sum() for rows in groups]).sum())
+        rows_total = global_sum(torch.tensor(sum(len(rows) for rows in groups), device=mask.device))
+        warming_up = self.batches_done() < self.ppo.critic_warmup
+        totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=mask.device))
+        for rows in groups:
+            part = experience.select(rows)
+            if warming_up:
+                logprobs, values, entropy = None, self.evaluate_critic(part.rollout), None
+            else:
+                logprobs, values, entropy = self.evaluate(part.rollout)
+            weights = token_weights(part.rollout.response_mask, self.ppo.aggregation, tokens, rows_total)
+            loss, stats = ppo_objective(
+                part, logprobs, values, entropy, weights, kl_coef=self.kl.coef, ppo=self.ppo, reward=self.reward
+            )
+            self.manual_backward(loss * world_size())  # gradients are averaged over ranks, weights are global
+            for name, value in stats.items():
+                totals[name] += value
+        optimizer: Any = self.optimizers()
+        norm = clip_gradients(self.parameters(), self.ppo.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return {**{name: float(global_sum(value)) for name, value in totals.items()}, "grad_norm": float(norm)}
+
+    # ---- models
+
+    def evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probabilities, values and (when it has a weight) entropy of every response token: [B, T] each.
+
+        Scoring and updating call this with the same tensors, so unchanged weights give a ratio of exactly one.
+        """
+        ids, mask, width = rollout.input_ids, rollout.attention_mask, rollout.response_ids.shape[1]
+        if self.critic_source is None:
+            logits, values = shared_forward(self.policy, self.critic, ids, mask, width)
+        else:
+            logits, values = response_logits(self.policy, ids, mask, width), self.critic(ids, mask, width)
+        logprobs = token_logprobs(logits, rollout.response_ids, rollout.response_mask, self.sampling.temperature)
+        values = values.masked_fill(~rollout.response_mask, 0)
+        if not self.ppo.entropy_coef:
+            return logprobs, values, None
+        return logprobs, values, ppo_losses.entropy(logits / self.sampling.temperature)
+
+    def evaluate_critic(self, rollout: Rollout) -> Tensor:
+        """Values [B, T] for a step in which the policy stays frozen: on a shared backbone only the head learns."""
+        ids, mask, width = rollout.input_ids, rollout.attention_mask, rollout.response_ids.shape[1]
+        if self.critic_source is None:
+            with torch.no_grad():
+                hidden = response_hidden(self.policy, ids, mask, width)
+            values = self.critic(hidden)
+        else:
+            values = self.critic(ids, mask, width)
+        return values.masked_fill(~rollout.response_mask, 0)
+
+    @torch.no_grad()
+    def reference_logprobs(self, rollout: Rollout) -> Tensor:
+        """[B, T] log-probabilities under the frozen start point."""
+        ids, mask, width = rollout.input_ids, rollout.attention_mask, rollout.response_ids.shape[1]
+        model = self.policy if self.reference is None else self.reference
+        with self.policy.disable_adapter() if self.reference is None else nullcontext():
+            logits = response_logits(model, ids, mask, width)
+        return token_logprobs(logits, rollout.response_ids, rollout.response_mask, self.sampling.temperature)
+
+    # ---- validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Start afresh."""
+        self.report.start_validation()
+
+    @torch.no_grad()
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Sample with the same draws every time, judge against the anchors, measure the KL to the reference."""
+        with forked(seed=batch_idx):
+            rollout = self.generate(batch)
+        responses = decode(self.tokenizer, rollout)
+        verdict, row_of = self.compare(batch, responses)
+        kl = (self.evaluate(rollout)[0] - self.reference_logprobs(rollout)).sum(1)
+        self.report.validation(batch, responses, verdict, row_of, rollout, kl)
+
+    def on_validation_epoch_end(self) -> None:
+        """Win rate with its interval, KL, lengths, and a table of samples."""
+        self.report.finish_validation()
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Testing reports what validation does."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_start(self) -> None:
+        """Start afresh."""
+        self.on_validation_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        """As after validation."""
+        self.on_validation_epoch_end()
+
+    # ---- life cycle
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """End the run after the last iteration."""
+        self.trainer.should_stop |= self.batches_done() >= self.iterations
+
+    def on_train_start(self) -> None:
+        """A run that was complete when it stopped has nothing left to do."""
+        self.trainer.should_stop |= self.batches_done() >= self.iterations
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The KL coefficient travels with the weights."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["kl_controller"] = self.kl.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue with the KL coefficient that was reached."""
+        super().on_load_checkpoint(checkpoint)
+        self.kl.load_state_dict(checkpoint["kl_controller"])
+
+    def export(self, folder: Path) -> None:
+        """Write the policy as a folder for transformers."""
+        save_model(self.policy, self.tokenizer, folder)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase of the iteration and show its name in the progress bar."""
+        show = getattr(self.trainer.progress_bar_callback, "show_phase", None)
+        if show is not None:
+            show(name)
+        start = perf_counter()
+        yield
+        self.seconds[name] += perf_counter() - start

@@ -1,0 +1,177 @@
+"""Everything pairwise PPO says about itself, in one place: names, formulas and tables are in docs/metrics.md."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from prl.data.records import prompt_key
+from prl.distributed import global_sum, world_size
+from prl.evaluation.intervals import bootstrap_mean
+from prl.judge.template import render_conversation
+from prl.kl import token_kl
+from prl.masking import masked_mean
+from prl.models.critic import explained_variance
+from prl.types import Experience, PromptBatch, Rollout, Verdict
+
+if TYPE_CHECKING:
+    from lightning_modules.pairwise_ppo import PairwisePPOModule
+
+
+def mean_over_ranks(values: Tensor) -> float:
+    """Mean of one number per row over the rows of all ranks."""
+    total = global_sum(values.float().sum())
+    count = global_sum(torch.tensor(float(values.numel()), device=values.device))
+    return float(total / count.clamp(min=1))
+
+
+def win_score(verdict: Verdict) -> Tensor:
+    """1 where the response wins, 0 where the anchor does, 1/2 for a tie of both readings: [N]."""
+    return (verdict.win_logit.sign() + 1) / 2
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A table that TensorBoard's text tab draws; cell text cannot break out of its cell."""
+
+    def cell(text: str) -> str:
+        clean = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;").replace("`", "&#96;")
+        return clean.replace("\n", "<br>") or "(empty)"
+
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(cell(text) for text in row) + " |" for row in rows])
+
+
+class PPOReport:
+    """Turns an iteration and a validation into logged numbers, histograms and a table of samples."""
+
+    num_samples = 8
+    """Rows of the sample table."""
+
+    def __init__(self, module: "PairwisePPOModule") -> None:
+        self.module = module
+        self._rows: list[Tensor] = []
+        self._samples: list[list[str]] = []
+        self._prompts: dict[str, int] = {}
+
+    @property
+    def board(self) -> Any:
+        """The TensorBoard writer, on the first rank only."""
+        logger = self.module.logger
+        return getattr(logger, "experiment", None) if logger and self.module.trainer.is_global_zero else None
+
+    @staticmethod
+    def sequence_kl(experience: Experience) -> float:
+        """Mean over responses of the summed k1 estimate of KL(policy || reference), nats."""
+        return mean_over_ranks((experience.old_logprobs - experience.ref_logprobs).sum(1))
+
+    def training(
+        self,
+        batch: PromptBatch,
+        responses: list[str],
+        verdict: Verdict,
+        row_of: Tensor,
+        experience: Experience,
+        stats: dict[str, float],
+    ) -> None:
+        """Log one iteration."""
+        module, mask = self.module, experience.rollout.response_mask
+        lengths = mask.sum(1).float()
+        kl = experience.old_logprobs, experience.ref_logprobs
+        numbers = {
+            "reward/win_prob": mean_over_ranks(verdict.win_prob),
+            "reward/win_rate": mean_over_ranks(win_score(verdict)),
+            "reward/score": mean_over_ranks(experience.scores),
+            "reward/logodds_mean": mean_over_ranks(verdict.win_logit),
+            "reward/logodds_std": float(verdict.win_logit.float().std(correction=0)),
+            "reward/order_gap": mean_over_ranks(verdict.order_gap),
+            "reward/flip_rate": mean_over_ranks(verdict.flipped),
+            "kl/k1": self.sequence_kl(experience),
+            "kl/k3": mean_over_ranks(token_kl(*kl, "k3").masked_fill(~mask, 0).sum(1)),
+            "kl/coef": module.kl.coef,
+            "value/mean": float(masked_mean(experience.values, mask)),
+            "value/return_mean": float(masked_mean(experience.returns, mask)),
+            "value/explained_var": float(explained_variance(experience.values, experience.returns, mask)),
+            "completions/mean_length": mean_over_ranks(lengths),
+            "completions/max_length": float(lengths.max()),
+            "completions/clipped_ratio": mean_over_ranks(~experience.rollout.finished),
+            "progress/episodes": float((module.batches_done() + 1) * len(batch) * world_size()),
+        }
+        names = {"value_loss": "value/loss", "value_clip_frac": "value/clip_frac"}
+        numbers |= {names.get(name, f"policy/{name}".replace("policy_loss", "loss")): v for name, v in stats.items()}
+        numbers |= self._timings(float(mask.sum()))
+        module.log_dict(numbers, rank_zero_only=True, batch_size=len(batch))
+        shown = {"win": numbers["reward/win_prob"], "kl": numbers["kl/k1"], "tok/s": numbers["perf/tok_s"]}
+        module.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True, batch_size=len(batch))
+        if self.board is not None:
+            step = module.batches_done()
+            self.board.add_histogram("reward/win_prob_histogram", verdict.win_prob.float().cpu(), step)
+            self.board.add_histogram("policy/advantage_histogram", experience.advantages[mask].float().cpu(), step)
+
+    def _timings(self, tokens: float) -> dict[str, float]:
+        seconds = self.module.seconds
+        times = {f"time/{name}_s": value for name, value in seconds.items()}
+        times["perf/tok_s"] = tokens * world_size() / max(sum(seconds.values()), 1e-9)
+        seconds.clear()
+        return times
+
+    def start_validation(self) -> None:
+        """Forget the last validation."""
+        self._rows, self._samples, self._prompts = [], [], {}
+
+    def validation(
+        self,
+        batch: PromptBatch,
+        responses: list[str],
+        verdict: Verdict,
+        row_of: Tensor,
+        rollout: Rollout,
+        kl: Tensor,
+    ) -> None:
+        """Remember one validation batch."""
+        lengths, missing = rollout.response_mask.sum(1), ~rollout.finished
+        groups = torch.tensor(
+            [int(prompt_key(prompt)[:12], 16) for prompt in batch.prompts], dtype=torch.float64, device=kl.device
+        )
+        columns = [win_score(verdict), verdict.win_prob, verdict.order_gap]
+        per_row = [kl[row_of], lengths[row_of], missing[row_of], groups[row_of]]
+        self._rows.append(torch.stack([c.double().to(kl.device) for c in columns + per_row], dim=1))
+        for n in range(min(len(row_of), self.num_samples - len(self._samples))):
+            row = int(row_of[n])
+            nth = int((row_of[:n] == row).sum())
+            self._samples.append(
+                [
+                    render_conversation(batch.prompts[row]),
+                    responses[row],
+                    batch.anchors[row][nth],
+                    f"{float(verdict.win_prob[n]):.3f}",
+                    f"{float(torch.sigmoid(verdict.margin_ab[n])):.3f}",
+                    f"{float(1 - torch.sigmoid(verdict.margin_ba[n])):.3f}",
+                ]
+            )
+
+    def finish_validation(self) -> None:
+        """Log the win rate with its interval by prompt, KL, lengths and the sample table."""
+        rows = torch.cat(self._rows)
+        if world_size() > 1:
+            rows = torch.cat(gather_all_tensors(rows))
+        win, prob, gap, kl, length, missing, group = rows.cpu().T.tolist()
+        rate, mean_prob = bootstrap_mean(win, group), bootstrap_mean(prob, group)
+        numbers = {
+            "val/win_rate": rate.mean,
+            "val/win_rate_lo": rate.low,
+            "val/win_rate_hi": rate.high,
+            "val/win_prob": mean_prob.mean,
+            "val/win_prob_lo": mean_prob.low,
+            "val/win_prob_hi": mean_prob.high,
+            "val/order_gap": sum(gap) / len(gap),
+            "val/kl": sum(kl) / len(kl),
+            "val/length": sum(length) / len(length),
+            "val/clipped_ratio": sum(missing) / len(missing),
+        }
+        self.module.log_dict(numbers, rank_zero_only=True)
+        if self.board is not None and not self.module.trainer.sanity_checking:
+            header = ["prompt", "response", "anchor", "p(win)", "p, response first", "p, anchor first"]
+            step = self.module.batches_done()
+            self.board.add_text("samples/validation", markdown_table(header, self._samples), step)
+            self.board.add_histogram("val/win_prob_histogram", torch.tensor(prob), step)

@@ -1,0 +1,60 @@
+"""What every training stage offers: how it reads a record, what its checkpoint holds, what it exports."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from lightning import LightningModule
+
+from lightning_modules import optimizers
+from prl.config import Optimization
+from prl.data.records import Record
+from prl.run_position import batches_done
+
+
+class Encoder(Protocol):
+    """Turns records into token ids and rows of them into batches: all that a data module needs of a stage."""
+
+    def encode(self, record: Any) -> dict[str, Any] | None:
+        """One record as ids, with its `length` in tokens; None when it is skipped for its length."""
+
+    def collate(self, rows: list[dict[str, Any]]) -> Any:
+        """Encoded rows as one batch."""
+
+
+class Stage(LightningModule, ABC):
+    """A training stage. A checkpoint keeps what training changes; frozen weights are read again from their folder."""
+
+    record_type: ClassVar[type[Record]]
+    """The kind of data row this stage learns from."""
+    model: Any
+    optimization: Optimization
+
+    @abstractmethod
+    def build_encoder(self) -> Encoder:
+        """How this stage reads a record; the data module asks for it."""
+
+    @abstractmethod
+    def export(self, folder: Path) -> None:
+        """Write what was trained as a folder that transformers loads."""
+
+    def batches_done(self) -> int:
+        """Training batches completed over the life of the run: the x axis of everything logged by hand."""
+        return batches_done(self.trainer)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and its schedule over `self.model`."""
+        return optimizers.configure(self.model.parameters(), self.optimization, self.trainer)
+
+    def _frozen(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take frozen weights (reference, judge, the trunk under adapters) out."""
+        frozen = self._frozen()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put them back from memory, so that loading stays strict about everything else."""
+        current, frozen = self.state_dict(), self._frozen()
+        checkpoint["state_dict"] = {**{k: current[k] for k in frozen if k in current}, **checkpoint["state_dict"]}

@@ -1,0 +1,71 @@
+"""The supervised stage: imitate demonstrations, the loss on completions only."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lightning_modules.stage import Stage
+from prl.config import ModelSource, Optimization
+from prl.data.encoding import DemonstrationEncoder
+from prl.data.records import Demonstration
+from prl.data.tokens import OnTooLong
+from prl.masking import masked_sum
+from prl.models.loading import load_causal_lm, load_tokenizer, save_model
+from prl.models.policy import model_inputs, token_logprobs
+
+
+class SupervisedModule(Stage):
+    """Next-token cross-entropy on completion tokens, averaged over the tokens of the batch.
+
+    Args:
+        model: the language model to train.
+        optimization: learning rate and schedule.
+        max_length: longest prompt and completion, tokens.
+        on_too_long: what happens to longer rows: error, truncate or skip, with counts.
+    """
+
+    record_type = Demonstration
+
+    def __init__(
+        self,
+        model: ModelSource,
+        optimization: Optimization = Optimization(learning_rate=2e-5),  # noqa: B008 - frozen
+        max_length: int = 1024,
+        on_too_long: OnTooLong = "error",
+    ) -> None:
+        super().__init__()
+        self.source, self.optimization = model, optimization
+        self.max_length, self.on_too_long = max_length, on_too_long
+        self.model: Any = None
+
+    def build_encoder(self) -> DemonstrationEncoder:
+        """How this stage reads a demonstration; the data module asks for it."""
+        return DemonstrationEncoder(load_tokenizer(self.source), self.max_length, self.on_too_long)
+
+    def configure_model(self) -> None:
+        """Read or make the model; safe to call twice."""
+        if self.model is None:
+            self.model = load_causal_lm(self.source).train()
+
+    def _loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        inputs = model_inputs(batch["input_ids"][:, :-1], batch["attention_mask"][:, :-1])
+        mask = batch["loss_mask"][:, 1:]
+        logprobs = token_logprobs(self.model(**inputs).logits, batch["input_ids"][:, 1:], mask)
+        return -masked_sum(logprobs, mask), mask.sum()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Mean cross-entropy per completion token."""
+        total, count = self._loss(batch)
+        self.log("train/loss", total.detach() / count, prog_bar=True)
+        self.log("train/tokens", count.float(), reduce_fx="sum")
+        return total / count
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """The same on validation rows, weighted by tokens."""
+        total, count = self._loss(batch)
+        self.log("val/loss", total / count, batch_size=int(count), sync_dist=True, prog_bar=True)
+
+    def export(self, folder: Path) -> None:
+        """Write the trained model as a folder for transformers."""
+        save_model(self.model, load_tokenizer(self.source), folder)

@@ -1,0 +1,148 @@
+"""The command line: LightningCLI's fit, validate, test and predict, and prl's small commands beside them."""
+
+import os
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import datamodules  # noqa: F401 - makes short class names known to YAML
+import lightning_modules  # noqa: F401
+from lightning_modules.callbacks import PhaseProgressBar, RandomStates, RunCheckpoint
+from lightning_modules.callbacks.run_checkpoint import LAST
+from lightning_modules.stage import Stage
+from prl.commands import COMMANDS
+from prl.data import DataError
+from prl.data.tokens import TooLongError
+from prl.judge.template import VerdictTokenError
+from prl.models.loading import ModelNotFoundError
+from prl.run_position import is_dry_run
+
+
+class RunError(ValueError):
+    """A run folder or checkpoint that does not fit what was asked."""
+
+
+USER_ERRORS = (RunError, DataError, TooLongError, VerdictTokenError, ModelNotFoundError)
+"""Mistakes in what was given: told in words, without a traceback (PRL_DEBUG=1 shows it)."""
+
+
+class PrlCLI(LightningCLI):
+    """LightningCLI with one run folder per run, exact resume, and the trained model written at the end."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """prl's own top-level settings."""
+        parser.add_argument(
+            "--run_dir", type=str, default="runs/default", help="Folder of the run: config, events, checkpoints, model."
+        )
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Start anew in a run_dir that already holds a checkpoint."
+        )
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.link_arguments("run_dir", "trainer.default_root_dir")
+        parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=lambda folder: f"{folder}/checkpoints")
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the hyper-parameters inside a checkpoint override YAML and command line without a word.
+        # Here the configuration is what the user wrote, also on resume.
+        return
+
+    def before_instantiate_classes(self) -> None:
+        """Settle which checkpoint is meant, before any compute is spent."""
+        config = self.config[self.subcommand]
+        last = Path(config.run_dir) / "checkpoints" / LAST
+        config.ckpt_path = resolve_checkpoint(config.ckpt_path, last)
+        if self.subcommand == "fit" and config.ckpt_path is None and last.exists() and not config.overwrite:
+            raise RunError(
+                f"run_dir {config.run_dir} already holds a run ({last}). Continue it with --ckpt_path last, choose "
+                "another --run_dir, or start anew with --overwrite true"
+            )
+        if config.get("weights_only") is None:
+            config.weights_only = True  # a checkpoint is data: reading it must not run code
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """TensorBoard into the run folder and the callbacks that every run has, unless the config says otherwise."""
+        config = self._get(self.config_init, "trainer", default={})
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = TensorBoardLogger(config["default_root_dir"], name="", version="")
+        own: list[Any] = [RandomStates()]
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
+            own.append(PhaseProgressBar())
+        if config.get("logger") is not False:
+            own.append(LearningRateMonitor(logging_interval="step"))
+        kwargs["callbacks"] = [*given, *own]
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Write what was trained where transformers can load it."""
+        trainer = self.trainer
+        if trainer.is_global_zero and not is_dry_run(trainer):
+            self.model.export(Path(trainer.default_root_dir) / "model")
+
+
+def resolve_checkpoint(ckpt_path: str | None, last: Path) -> str | None:
+    """The checkpoint file that is meant, checked to be there and whole.
+
+    Raises:
+        RunError: when it is missing or torn. Lightning would warn about a missing `last` and start from the beginning.
+    """
+    if ckpt_path is None:
+        return None
+    path = last if str(ckpt_path) == "last" else Path(ckpt_path)
+    if not path.exists():
+        meant = f"--ckpt_path {ckpt_path}"
+        raise RunError(f"{meant}: checkpoint {path} does not exist. Check --run_dir, or leave --ckpt_path out to start")
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise RunError(
+            f"checkpoint {path} is torn: {path.stat().st_size} bytes that do not end like a checkpoint. It was "
+            "probably cut while being copied; use another copy or start anew"
+        )
+    return str(path)
+
+
+def _quiet_lightning() -> None:
+    # The order of our batches is a function of the seed and the batch number, so there is no loader state to save.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # rows are encoded once, in set-up
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def run_stage(args: ArgsType = None) -> PrlCLI:
+    """LightningCLI with these arguments."""
+    _quiet_lightning()
+    return PrlCLI(
+        Stage,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
+        parser_kwargs={"prog": "prl"} if args is None else {},
+        args=args,
+    )
+
+
+def main(args: list[str] | None = None) -> None:
+    """`prl`: a command of prl, or a LightningCLI subcommand. Exits with 1 and one message on the user's mistakes."""
+    arguments = sys.argv[1:] if args is None else args
+    try:
+        command: Callable[[list[str]], None] | None = COMMANDS.get(arguments[0]) if arguments else None
+        if command is not None:
+            command(arguments[1:])
+        else:
+            run_stage(args)
+    except USER_ERRORS as error:
+        if os.environ.get("PRL_DEBUG"):
+            raise
+        sys.stderr.write(f"prl: {type(error).__name__}: {error}\n")
+        raise SystemExit(1) from None

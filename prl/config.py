@@ -1,0 +1,173 @@
+"""Settings of the algorithms: frozen, each field explained, checked when made. No torch, no derived fields."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+def _require(ok: bool, name: str, found: object, expected: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} is {found!r}; expected {expected}")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the policy samples. No top-k or top-p: they would make the recorded log-probabilities wrong."""
+
+    max_new_tokens: int = 64
+    """Length limit of a response, tokens."""
+    temperature: float = 1.0
+    """Divides the logits when sampling, and wherever these tokens are scored again."""
+    per_prompt: int = 1
+    """Rollouts of each prompt of a batch."""
+
+    def __post_init__(self) -> None:
+        _require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "at least 1")
+        _require(self.temperature > 0, "sampling.temperature", self.temperature, "a positive number")
+        _require(self.per_prompt >= 1, "sampling.per_prompt", self.per_prompt, "at least 1")
+
+
+@dataclass(frozen=True)
+class Reward:
+    """How a verdict becomes token rewards."""
+
+    mapping: Literal["probability", "mean_probability", "centered", "log_odds"] = "probability"
+    """Sequence reward made of the debiased verdict against the anchor."""
+    max_log_odds: float = 5.0
+    """Clip of the log-odds mapping."""
+    missing_eos: Literal["keep", "replace", "penalise"] = "penalise"
+    """What happens to the reward of a response that hits the length limit."""
+    missing_eos_value: float = 1.0
+    """The replacement, or what is taken off."""
+    kl_coef: float = 0.05
+    """Weight of the KL to the reference (beta); the starting value when kl_target is set."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Per-token KL estimator."""
+    kl_placement: Literal["reward", "loss"] = "reward"
+    """Whether the KL is taken off the token rewards or added to the policy loss."""
+    kl_target: float | None = None
+    """Nats per sequence that an adaptive coefficient steers to; a fixed coefficient when null."""
+    kl_horizon: int = 10_000
+    """Sequences over which the adaptive coefficient reacts."""
+
+    def __post_init__(self) -> None:
+        _require(self.kl_coef >= 0, "reward.kl_coef", self.kl_coef, "0 or more")
+        _require(self.max_log_odds > 0, "reward.max_log_odds", self.max_log_odds, "a positive number")
+        _require(self.kl_target is None or self.kl_target > 0, "reward.kl_target", self.kl_target, "null or positive")
+        _require(self.kl_horizon > 0, "reward.kl_horizon", self.kl_horizon, "a positive number")
+
+
+@dataclass(frozen=True)
+class PPO:
+    """The update. Batch sizes count rollouts per process."""
+
+    epochs: int = 4
+    """Passes over the rollouts of an iteration."""
+    minibatches: int = 4
+    """Optimizer steps per pass."""
+    microbatch_size: int = 16
+    """Rollouts per forward and backward pass; the first ratio is exactly 1 because scoring uses the same groups."""
+    gamma: float = 1.0
+    """Discount."""
+    gae_lambda: float = 0.95
+    """Trace decay of the advantages."""
+    critic_lambda: float | None = None
+    """Trace decay of the critic's targets; gae_lambda when null (VC-PPO decouples them, with 1.0 here)."""
+    length_adaptive_alpha: float | None = None
+    """Replaces gae_lambda by 1 - 1 / (alpha * length) per response (VAPO); off when null."""
+    whiten_advantages: bool = True
+    """Zero mean, unit variance over the tokens of the global batch."""
+    clip_range: float = 0.2
+    """Lower clip width of the ratio, and the upper one unless clip_range_high is set."""
+    clip_range_high: float | None = None
+    """Upper clip width (clip-higher)."""
+    dual_clip: float | None = None
+    """Bound of the loss for negative advantages, above 1; off when null."""
+    value_clip_range: float | None = 0.2
+    """Clip width of the value; off when null."""
+    value_coef: float = 0.1
+    """Weight of the value loss."""
+    entropy_coef: float = 0.0
+    """Weight of an entropy bonus."""
+    aggregation: Literal["token_mean", "sequence_mean"] = "token_mean"
+    """Average over all tokens, or over responses of each one's token mean."""
+    stop_kl: float | None = None
+    """Ends the update of an iteration once the approximate KL to the sampling policy passes this; off when null."""
+    max_grad_norm: float = 1.0
+    """Gradient norm clip over policy and critic together."""
+    critic_warmup: int = 0
+    """Iterations at the start in which only the critic learns."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "minibatches", "microbatch_size"):
+            _require(getattr(self, name) >= 1, f"ppo.{name}", getattr(self, name), "at least 1")
+        _require(0 <= self.gamma <= 1, "ppo.gamma", self.gamma, "a number in [0, 1]")
+        _require(0 <= self.gae_lambda <= 1, "ppo.gae_lambda", self.gae_lambda, "a number in [0, 1]")
+        _require(0 < self.clip_range < 1, "ppo.clip_range", self.clip_range, "a number in (0, 1)")
+        _require(self.dual_clip is None or self.dual_clip > 1, "ppo.dual_clip", self.dual_clip, "null or above 1")
+        _require(self.critic_warmup >= 0, "ppo.critic_warmup", self.critic_warmup, "0 or more")
+        _require(self.max_grad_norm > 0, "ppo.max_grad_norm", self.max_grad_norm, "a positive number")
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """AdamW with a warm-up and a schedule."""
+
+    learning_rate: float = 1e-5
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, on matrices only."""
+    beta1: float = 0.9
+    """Adam's first moment."""
+    beta2: float = 0.95
+    """Adam's second moment."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape after the warm-up; linear and cosine end at zero on the last step."""
+    warmup: int = 0
+    """Steps (iterations for PPO) over which the learning rate rises from zero."""
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate >= 0, "optimization.learning_rate", self.learning_rate, "0 or more")
+        _require(self.warmup >= 0, "optimization.warmup", self.warmup, "0 or more")
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters (2106.09685) instead of full training, through peft."""
+
+    rank: int = 16
+    """Rank of the adapters."""
+    alpha: int = 32
+    """Scale: an adapter's output is multiplied by alpha / rank."""
+    target_modules: str | list[str] = "all-linear"
+    """Which layers get adapters, as peft names them."""
+
+    def __post_init__(self) -> None:
+        _require(self.rank >= 1, "lora.rank", self.rank, "at least 1")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from: weights to read (`path`) or random weights of a shape (`config`), exactly one."""
+
+    path: str | None = None
+    """Hugging Face folder, hub id, or a .gguf file (needs the package gguf)."""
+    config: dict | None = None
+    """Random weights instead: fields of a transformers config, with `model_type`."""
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer, where it is not beside the weights."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights."""
+    attn_implementation: str | None = None
+    """sdpa, eager, flash_attention_2, ...; transformers chooses when null."""
+    trust_remote_code: bool = False
+    """Run code found in the model folder. Off: nothing from a model folder is executed."""
+    lora: LoRA | None = None
+    """Train adapters on frozen weights."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.config is None):
+            raise ValueError(f"a model needs either path or config; found path={self.path!r}, config={self.config!r}")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError(f"model config {self.config!r} has no model_type; expected for example model_type: llama")
+        if self.config is not None and self.tokenizer is None:
+            raise ValueError("a model made from a config has no tokenizer of its own; set tokenizer to a folder")

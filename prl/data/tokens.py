@@ -1,0 +1,35 @@
+"""Text as token ids and rows of ids as batches: what every encoder shares."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+OnTooLong = Literal["error", "truncate", "skip"]
+
+
+class TooLongError(ValueError):
+    """A comparison that does not fit, with the numbers and the settings that change it."""
+
+
+def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Rows of ids as one left-padded batch: ids and bool mask, both [N, S]."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, torch.arange(width).expand(len(rows), -1) >= (width - lengths)[:, None]
+
+
+def right_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Rows of ids as one right-padded batch: ids and bool mask, both [N, S]."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, torch.arange(width).expand(len(rows), -1) < lengths[:, None]
+
+
+def encode_content(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of user text; a special token written in it is read as plain characters."""
+    ids: Any = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return list(ids)

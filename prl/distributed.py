@@ -1,0 +1,22 @@
+"""Counts agreed across ranks, over torch.distributed or alone. Knows nothing of strategies."""
+
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes that train together; 1 without torch.distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number among them; 0 without torch.distributed."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def global_sum(value: Tensor) -> Tensor:
+    """The sum of `value` over all ranks, on every rank; a new tensor without gradient."""
+    total = value.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total

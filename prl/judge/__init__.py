@@ -1,0 +1,9 @@
+"""The judge: template, verdict tokens, both orders, and the objects that compare two responses."""
+
+from prl.judge.base import PairwiseJudge
+from prl.judge.bradley_terry import BradleyTerryJudge
+from prl.judge.encoding import ComparisonEncoder
+from prl.judge.generative import GenerativeJudge
+from prl.judge.template import JudgeTemplate
+
+__all__ = ["BradleyTerryJudge", "ComparisonEncoder", "GenerativeJudge", "JudgeTemplate", "PairwiseJudge"]

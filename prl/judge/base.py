@@ -1,0 +1,69 @@
+"""What the loop asks of any judge, generative, Bradley-Terry or a rule: both margins of a pair of responses."""
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prl.data.records import Conversation
+from prl.types import Verdict
+
+JUDGE_FILE = "prl_judge.json"
+
+Comparison = tuple[Conversation, str, str]
+"""A prompt, the response shown first, the response shown second."""
+
+
+class PairwiseJudge(nn.Module, ABC):
+    """Compares two responses to a prompt. Boundary: text in, margins out; tokenizers may differ from the policy's.
+
+    Building one is cheap; `load` reads the weights, so a configuration can name a judge without paying for it.
+    """
+
+    def load(self) -> None:
+        """Read what the judge needs; safe to call twice."""
+
+    @abstractmethod
+    def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
+        """z(u, v) for each (prompt, response shown first, response shown second): [N] float32."""
+
+    @torch.no_grad()
+    def compare(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
+        """Judge every pair in both orders.
+
+        Equal comparisons are read once: cheaper, and p(y > y) is 1/2 to the last bit whatever the batch layout.
+
+        Args:
+            prompts: N conversations as messages.
+            a: N responses.
+            b: N responses to compare them with.
+
+        Raises:
+            ValueError: when the three lists differ in length.
+        """
+        if not len(prompts) == len(a) == len(b):
+            raise ValueError(f"{len(prompts)} prompts, {len(a)} responses a and {len(b)} responses b; expected as many")
+        keys = [json.dumps(prompt) for prompt in prompts]
+        readings = [*zip(keys, a, b, strict=True), *zip(keys, b, a, strict=True)]
+        index = {reading: i for i, reading in enumerate(dict.fromkeys(readings))}
+        margins = self.margins([(json.loads(key), first, second) for key, first, second in index])
+        both = margins[torch.tensor([index[reading] for reading in readings], device=margins.device)]
+        return Verdict(both[: len(a)], both[len(a) :])
+
+
+def read_judge_file(folder: str | Path) -> dict[str, Any]:
+    """The judge's own settings beside its weights.
+
+    Raises:
+        ValueError: when the folder or the file is missing.
+    """
+    path = Path(folder) / JUDGE_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{path} does not exist: {folder} is not a judge. Train one with "
+            "`prl fit --config configs/quickstart/generative_reward.yaml`, or give the folder it wrote"
+        )
+    return json.loads(path.read_text())

@@ -1,0 +1,77 @@
+"""A Bradley-Terry scalar reward model in the place of a judge: p(u > v) = sigma(r(u) - r(v))."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from prl.config import ModelSource
+from prl.data.encoding import ConversationEncoder
+from prl.data.tokens import right_pad
+from prl.judge.base import JUDGE_FILE, Comparison, PairwiseJudge, read_judge_file
+from prl.models.loading import freeze, load_scalar_classifier, load_tokenizer, save_model
+from prl.models.policy import model_inputs
+
+
+def scalar_rewards(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """r(x, y) read at the last token: [N, S] -> [N] float32."""
+    return model(**model_inputs(input_ids, attention_mask)).logits[:, 0].float()
+
+
+class BradleyTerryJudge(PairwiseJudge):
+    """Margins from a scalar reward: antisymmetric by construction, blind to what stands beside a response.
+
+    Args:
+        path: folder written by training.
+        dtype: type of the weights at inference.
+        batch_size: responses per forward pass.
+    """
+
+    def __init__(self, path: str, dtype: str = "float32", batch_size: int = 64) -> None:
+        super().__init__()
+        self.path, self.dtype, self.batch_size = path, dtype, batch_size
+        self.model: Any = None
+        self.encoder: ConversationEncoder | None = None
+
+    def load(self) -> None:
+        """Read weights and tokenizer; safe to call twice."""
+        if self.model is not None:
+            return
+        settings = read_judge_file(self.path)
+        if settings["kind"] != "bradley_terry":
+            raise ValueError(f"{self.path} holds a {settings['kind']} judge, not a Bradley-Terry one")
+        source = ModelSource(path=self.path, dtype=self.dtype)  # type: ignore[arg-type]
+        self.encoder = ConversationEncoder(load_tokenizer(source), settings["max_length"], "truncate")
+        self.model = freeze(load_scalar_classifier(source))
+
+    @torch.no_grad()
+    def margins(self, comparisons: list[Comparison]) -> Tensor:
+        """r(u) - r(v) for each comparison; every response is scored once."""
+        assert self.encoder is not None, "call load() first"
+        responses = [(json.dumps(p), text) for p, first, second in comparisons for text in (first, second)]
+        index = {response: i for i, response in enumerate(dict.fromkeys(responses))}
+        rows = [self.encoder.encode_response(json.loads(prompt), text) for prompt, text in index]
+        rewards = self._rewards([row["ids"] for row in rows if row])
+        scores = rewards[torch.tensor([index[response] for response in responses], device=rewards.device)]
+        return scores[0::2] - scores[1::2]
+
+    def _rewards(self, rows: list[list[int]]) -> Tensor:
+        assert self.encoder is not None
+        device = next(self.model.parameters()).device
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        rewards = torch.empty(len(rows), device=device)
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            ids, mask = right_pad([rows[i] for i in batch], int(self.encoder.tokenizer.pad_token_id))
+            rewards[torch.tensor(batch, device=device)] = scalar_rewards(self.model, ids.to(device), mask.to(device))
+        return rewards
+
+
+def save_bradley_terry(folder: str | Path, model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    """Write a folder that AutoModelForSequenceClassification loads (one label), with the judge's settings beside it."""
+    save_model(model, tokenizer, folder)
+    settings = {"kind": "bradley_terry", "max_length": max_length}
+    (Path(folder) / JUDGE_FILE).write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,0 +1,106 @@
+"""The generative judge as an inference object: load, compare, save."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from prl.config import ModelSource
+from prl.data.tokens import left_pad
+from prl.judge.base import JUDGE_FILE, Comparison, PairwiseJudge, read_judge_file
+from prl.judge.encoding import ComparisonEncoder
+from prl.judge.template import JudgeTemplate
+from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
+from prl.models.policy import verdict_logits, verdict_margins
+
+
+class GenerativeJudge(PairwiseJudge):
+    """A causal language model that writes a verdict token; its margin is read from the logits (DESIGN 1.1).
+
+    Args:
+        path: folder written by training or `save_pretrained`.
+        dtype: type of the weights at inference.
+        max_batch_tokens: padded tokens of one forward pass.
+    """
+
+    def __init__(self, path: str, dtype: str = "float32", max_batch_tokens: int = 16384) -> None:
+        super().__init__()
+        self.path, self.dtype, self.max_batch_tokens = path, dtype, max_batch_tokens
+        self.model: Any = None
+        self.encoder: ComparisonEncoder | None = None
+        self.temperature = 1.0
+
+    @classmethod
+    def from_pretrained(cls, path: str, **options: Any) -> "GenerativeJudge":
+        """A judge ready to compare."""
+        judge = cls(path, **options)
+        judge.load()
+        return judge
+
+    def load(self) -> None:
+        """Read weights, tokenizer and template; safe to call twice."""
+        if self.model is not None:
+            return
+        settings = read_judge_file(self.path)
+        if settings["kind"] != "generative":
+            raise ValueError(f"{self.path} holds a {settings['kind']} judge, not a generative one")
+        source = ModelSource(path=self.path, dtype=self.dtype)  # type: ignore[arg-type]
+        template = JudgeTemplate(**{**settings["template"], "verdicts": tuple(settings["template"]["verdicts"])})
+        self.encoder = ComparisonEncoder(load_tokenizer(source), template, settings["max_length"])
+        self.temperature = settings["temperature"]
+        self.model = freeze(load_causal_lm(source))
+
+    @torch.no_grad()
+    def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
+        """z(u, v) for each comparison, in batches of like lengths."""
+        assert self.encoder is not None, "call load() first"
+        rows = [self.encoder.compare(*comparison) for comparison in comparisons]
+        return (
+            batched_margins(self.model, [row[0] for row in rows if row], self.encoder, self.max_batch_tokens)
+            / self.temperature
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that transformers loads, with the judge's settings beside it."""
+        assert self.encoder is not None, "call load() first"
+        save_judge(folder, self.model, self.encoder.tokenizer, self.encoder, temperature=self.temperature)
+
+
+def batched_margins(model: Any, rows: list[list[int]], encoder: ComparisonEncoder, max_tokens: int) -> torch.Tensor:
+    """Margins of tokenised readings, longest first so that a batch wastes little padding: N rows -> [N] float32."""
+    device = next(model.parameters()).device
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
+    verdict_ids = torch.tensor(encoder.verdict_ids, device=device)
+    result = torch.empty(len(rows), device=device)
+    start = 0
+    while start < len(order):
+        batch = order[start : start + max(1, max_tokens // len(rows[order[start]]))]
+        ids, mask = left_pad([rows[i] for i in batch], int(encoder.tokenizer.pad_token_id))
+        logits = verdict_logits(model, ids.to(device), mask.to(device))
+        result[torch.tensor(batch, device=device)] = verdict_margins(logits, verdict_ids)
+        start += len(batch)
+    return result
+
+
+def save_judge(
+    folder: str | Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: ComparisonEncoder,
+    *,
+    temperature: float = 1.0,
+) -> None:
+    """Write weights, tokenizer and the judge's settings; loads with plain transformers as a causal LM."""
+    save_model(model, tokenizer, folder)
+    settings = {
+        "kind": "generative",
+        "template": asdict(encoder.template),
+        "template_fingerprint": encoder.template.fingerprint,
+        "verdict_ids": list(encoder.verdict_ids),
+        "max_length": encoder.max_length,
+        "temperature": temperature,
+    }
+    (Path(folder) / JUDGE_FILE).write_text(json.dumps(settings, indent=2) + "\n")

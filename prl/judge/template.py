@@ -1,0 +1,141 @@
+"""The judge's prompt T(x, u, v): instruction, prompt, response A, response B, question, and a slot for one token."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from transformers import PreTrainedTokenizerBase
+
+from prl.data.records import Conversation
+
+DEFAULT_TEMPLATE = """\
+Compare two responses to the same conversation and decide which one is better: more helpful, correct and honest. \
+Their order means nothing.
+
+# Conversation
+{{ prompt }}
+
+# Response A
+{{ response_a }}
+
+# Response B
+{{ response_b }}
+
+Which response is better, A or B? Answer with one letter."""
+
+_FIELDS = ("prompt", "response_a", "response_b")
+
+
+class VerdictTokenError(ValueError):
+    """A verdict word that the tokenizer does not write as exactly one token."""
+
+
+@dataclass(frozen=True)
+class JudgeTemplate:
+    """How a comparison is put to the judge.
+
+    Raises:
+        ValueError: when a field is missing from the text or the two verdict words are the same.
+    """
+
+    text: str = DEFAULT_TEMPLATE
+    """Jinja template with prompt, response_a and response_b, each exactly once."""
+    verdicts: tuple[str, str] = ("A", "B")
+    """Words for "the response shown first is better" and "the one shown second is": one token each."""
+    chat: bool = True
+    """Put the text into a user turn of the model's own chat template, where the tokenizer has one."""
+    answer_prefix: str = ""
+    """Text of the answer before the verdict word."""
+
+    def __post_init__(self) -> None:
+        if len(self.verdicts) != 2 or self.verdicts[0] == self.verdicts[1]:
+            raise ValueError(f"template.verdicts is {self.verdicts!r}; expected two different words")
+        marks = {name: f"<{name}>" for name in _FIELDS}
+        rendered = ImmutableSandboxedEnvironment(keep_trailing_newline=True).from_string(self.text).render(**marks)
+        for name, mark in marks.items():
+            if rendered.count(mark) != 1:
+                raise ValueError(
+                    f"template.text shows {{{{ {name} }}}} {rendered.count(mark)} times; expected exactly once"
+                )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that changes what the judge reads."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def render_conversation(messages: Conversation) -> str:
+    """A conversation as the judge sees it: a single user turn as it is, several turns with their speakers."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)
+
+
+@dataclass(frozen=True)
+class CompiledTemplate:
+    """A template in token ids: literal pieces around the three contents, and the two verdict tokens."""
+
+    pieces: tuple[tuple[int, ...], ...]
+    """Four literal pieces; the contents stand between them in the order of `fields`."""
+    fields: tuple[str, str, str]
+    """Which content stands where."""
+    verdict_ids: tuple[int, int]
+
+    @property
+    def num_literal_tokens(self) -> int:
+        """Tokens that every comparison costs before its contents."""
+        return sum(len(piece) for piece in self.pieces)
+
+
+def compile_template(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase) -> CompiledTemplate:
+    """Tokenise the literal parts once and check the verdict words.
+
+    Contents are tokenised apart and placed between the pieces: a response can neither forge a special token nor melt
+    into the frame around it, and cutting a response never touches the verdict slot.
+
+    Raises:
+        VerdictTokenError: when a verdict word is not exactly one token after the answer prefix.
+    """
+    marks = {name: f"\u0001{name}\u0002" for name in _FIELDS}  # control characters: in no sensible template
+    environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True)
+    text = environment.from_string(template.text).render(**marks)
+    if template.chat and tokenizer.chat_template:
+        turns = [{"role": "user", "content": text}]
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    text += template.answer_prefix
+    fields = sorted(_FIELDS, key=lambda name: text.index(marks[name]))
+    literals = []
+    for name in fields:
+        literal, text = text.split(marks[name], 1)
+        literals.append(literal)
+    literals.append(text)
+    pieces = [tokenizer.encode(literal, add_special_tokens=False) for literal in literals]
+    # A chat template already writes the BOS token; without one the model still expects it.
+    bos = tokenizer.bos_token_id
+    if bos is not None and not (template.chat and tokenizer.chat_template) and _adds_bos(tokenizer):
+        pieces[0] = [bos, *pieces[0]]
+    verdict_ids = [_verdict_id(tokenizer, literals[-1], word) for word in template.verdicts]
+    if verdict_ids[0] == verdict_ids[1]:
+        raise VerdictTokenError(f"verdict words {template.verdicts!r} are the same token {verdict_ids[0]}")
+    return CompiledTemplate(
+        tuple(tuple(piece) for piece in pieces), (fields[0], fields[1], fields[2]), (verdict_ids[0], verdict_ids[1])
+    )
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return tokenizer.encode("x", add_special_tokens=True)[:1] == [tokenizer.bos_token_id]
+
+
+def _verdict_id(tokenizer: PreTrainedTokenizerBase, before: str, word: str) -> int:
+    """The id of a verdict word in context: text and word tokenised together must add exactly one token."""
+    context = tokenizer.encode(before, add_special_tokens=False)
+    with_word = tokenizer.encode(before + word, add_special_tokens=False)
+    added = with_word[len(context) :]
+    if with_word[: len(context)] != context or len(added) != 1 or added[0] == tokenizer.unk_token_id:
+        shown = tokenizer.convert_ids_to_tokens(tokenizer.encode(word, add_special_tokens=False))
+        raise VerdictTokenError(
+            f"verdict word {word!r} is written as {len(added)} tokens {shown} after the answer prefix; expected "
+            "exactly one known token. Choose words such as 'A' and 'B', or change template.answer_prefix"
+        )
+    return added[0]

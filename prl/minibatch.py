@@ -1,0 +1,31 @@
+"""Seeded groups of rows for the update. Knows nothing of losses."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def split_microbatches(num_rows: int, microbatch_size: int) -> list[Tensor]:
+    """Random groups of at most `microbatch_size` rows; each row is in exactly one.
+
+    The groups stay the same for a whole iteration, because a forward pass over the same tensors gives the same bits:
+    the ratio of the first update is then exactly one.
+    """
+    return list(torch.randperm(num_rows).split(microbatch_size))
+
+
+def schedule_minibatches(microbatches: list[Tensor], num_minibatches: int, epochs: int) -> Iterator[list[Tensor]]:
+    """Minibatches of whole micro-batches, dealt anew in every epoch: `num_minibatches` per epoch.
+
+    Raises:
+        ValueError: when there are fewer micro-batches than minibatches.
+    """
+    if len(microbatches) < num_minibatches:
+        raise ValueError(
+            f"ppo.minibatches is {num_minibatches}, but an iteration has only {len(microbatches)} micro-batches per "
+            "process; lower ppo.minibatches or ppo.microbatch_size, or raise the data batch size"
+        )
+    for _ in range(epochs):
+        for group in torch.randperm(len(microbatches)).tensor_split(num_minibatches):
+            yield [microbatches[i] for i in group.tolist()]

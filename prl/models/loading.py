@@ -1,0 +1,140 @@
+"""The only place that reads weights: Hugging Face folders, hub ids, GGUF files, or random weights from a config."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from prl.config import LoRA, ModelSource
+
+log = logging.getLogger(__name__)
+
+
+class ModelNotFoundError(ValueError):
+    """A model folder or file that is not there, with what to do about it."""
+
+
+def _location(path: str) -> dict[str, Any]:
+    """Arguments for from_pretrained: a GGUF file is named inside its folder."""
+    local = Path(path).expanduser()
+    if path.endswith(".gguf"):
+        if not local.is_file():
+            raise ModelNotFoundError(f"GGUF file {path} does not exist")
+        return {"pretrained_model_name_or_path": str(local.parent), "gguf_file": local.name}
+    # A hub id is a name or owner/name; anything else with a slash, a dot in front or a root is meant as a folder.
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if looks_local and not local.is_dir():
+        raise ModelNotFoundError(
+            f"model folder {path} does not exist; run the stage that writes it first, or give another folder or hub id"
+        )
+    if local.is_dir() and not any((local / name).is_file() for name in ("config.json", "tokenizer.json")):
+        raise ModelNotFoundError(f"folder {path} holds no config.json: it is not a Hugging Face model folder")
+    return {"pretrained_model_name_or_path": str(local) if local.is_dir() else path}
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, with a padding token.
+
+    Raises:
+        ModelNotFoundError: when the folder is missing.
+        ValueError: when the tokenizer has no end-of-sequence token.
+    """
+    path = source.tokenizer or source.path
+    assert path is not None  # ModelSource checked it
+    tokenizer = AutoTokenizer.from_pretrained(**_location(path), trust_remote_code=source.trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer in {path} has no end-of-sequence token, so a response could not end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # masks, not ids, tell padding apart
+    return tokenizer
+
+
+def _load(auto_class: Any, source: ModelSource, **extra: Any) -> PreTrainedModel:
+    dtype = getattr(torch, source.dtype)
+    if source.path is not None:
+        options = {"attn_implementation": source.attn_implementation} if source.attn_implementation else {}
+        model = auto_class.from_pretrained(
+            **_location(source.path), dtype=dtype, trust_remote_code=source.trust_remote_code, **options, **extra
+        )
+    else:
+        tokenizer = load_tokenizer(source)
+        fields = {"vocab_size": len(tokenizer), **dict(source.config or {}), **extra}
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            fields.setdefault(name, getattr(tokenizer, name))
+        config = AutoConfig.for_model(**fields)
+        options = {"attn_implementation": source.attn_implementation} if source.attn_implementation else {}
+        model = auto_class.from_config(config, dtype=dtype, **options)
+    disable_dropout(model)
+    return add_lora(model, source.lora) if source.lora else model
+
+
+def load_causal_lm(source: ModelSource) -> PreTrainedModel:
+    """A causal language model, dropout off, adapters on top when the source says so."""
+    return _load(AutoModelForCausalLM, source)
+
+
+def load_backbone(source: ModelSource) -> PreTrainedModel:
+    """A model without its language head: what a critic grows on."""
+    return _load(AutoModel, source)
+
+
+def load_scalar_classifier(source: ModelSource) -> PreTrainedModel:
+    """A model with one scalar output on the last token: what a Bradley-Terry reward model is."""
+    model = _load(AutoModelForSequenceClassification, source, num_labels=1)
+    model.config.pad_token_id = load_tokenizer(source).pad_token_id
+    return model
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Switch every dropout off: a policy that is not the same twice has no ratio, a judge no repeatable verdict."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
+
+
+def add_lora(model: PreTrainedModel, lora: LoRA) -> Any:
+    """The model with its weights frozen and low-rank adapters to train."""
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.target_modules, lora_dropout=0.0)
+    return get_peft_model(model, settings)
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether the model carries adapters on frozen weights."""
+    return hasattr(model, "disable_adapter")
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """The model in eval mode, without gradients: a reference or a judge."""
+    return model.requires_grad_(False).eval()
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Write a folder that transformers loads without prl: safetensors, configs, tokenizer, chat template.
+
+    Adapters are merged into the weights; the model in memory keeps them apart.
+    """
+    if is_adapted(model):
+        import copy
+
+        model = copy.deepcopy(model).merge_and_unload()
+    if getattr(model, "hf_quantizer", None) is not None:  # GGUF weights were dequantised on reading
+        model.hf_quantizer = None
+        model.config.__dict__.pop("quantization_config", None)
+        model.is_quantized = False
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

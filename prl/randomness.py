@@ -1,0 +1,42 @@
+"""All random states of a process as plain values, so that reading them from a checkpoint runs no code."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def random_states() -> dict[str, Any]:
+    """States of Python, NumPy, torch and every CUDA device; tensors and plain numbers only."""
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": list(random.getstate()[1]) + [random.getstate()[2]],
+        "numpy": [torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Continue from `random_states()`."""
+    *internal, gauss = states["python"]
+    random.setstate((3, tuple(internal), gauss))
+    keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"].cpu())
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+
+
+@contextmanager
+def forked(seed: int) -> Iterator[None]:
+    """Run with torch seeded by `seed` and leave every random state as it was.
+
+    Validation samples inside it: the same draws every time, and training is what it would be without validation.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,63 @@
+"""From a verdict to token rewards: pure functions, no model calls."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from prl.types import Verdict
+
+RewardMapping = Literal["probability", "mean_probability", "centered", "log_odds"]
+MissingEOS = Literal["keep", "replace", "penalise"]
+
+
+def sequence_scores(verdict: Verdict, mapping: RewardMapping = "probability", *, max_log_odds: float = 5.0) -> Tensor:
+    """The reward of each response against its anchor, the response being `a` of the verdict: [B].
+
+    probability: debiased win probability in [0, 1]; mean_probability: the average of probabilities instead of
+    log-odds; centered: probability - 1/2, zero at parity with the anchor; log_odds: the debiased margin, clipped to
+    +-max_log_odds.
+
+    Raises:
+        ValueError: for an unknown mapping.
+    """
+    if mapping == "probability":
+        return verdict.win_prob
+    if mapping == "mean_probability":
+        return verdict.mean_prob
+    if mapping == "centered":
+        return verdict.win_prob - 0.5
+    if mapping == "log_odds":
+        return verdict.win_logit.clamp(-max_log_odds, max_log_odds)
+    raise ValueError(f"unknown reward mapping {mapping!r}; known: probability, mean_probability, centered, log_odds")
+
+
+def apply_missing_eos(scores: Tensor, finished: Tensor, policy: MissingEOS, value: float) -> Tensor:
+    """Scores [B] of responses that hit the length limit: kept, replaced by `value`, or lowered by `value`.
+
+    Raises:
+        ValueError: for an unknown policy.
+    """
+    if policy == "keep":
+        return scores
+    if policy == "replace":
+        return scores.masked_fill(~finished, value)
+    if policy == "penalise":
+        return scores - value * (~finished).to(scores.dtype)
+    raise ValueError(f"unknown missing_eos {policy!r}; known: keep, replace, penalise")
+
+
+def token_rewards(scores: Tensor, token_kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+    """r_t = -kl_coef * kl_t, plus the score on the last token that counts (DESIGN 1.2).
+
+    Args:
+        scores: [B] sequence rewards.
+        token_kl: [B, T] KL estimate per token, nats.
+        mask: [B, T] bool, True on response tokens.
+        kl_coef: weight of the KL penalty; 0 when the KL is a loss term instead.
+
+    Returns:
+        [B, T] token rewards, zero outside the mask. A row without tokens gets no reward at all.
+    """
+    rewards = (-kl_coef * token_kl).masked_fill(~mask, 0)
+    is_last = mask & (mask.flip(1).cumsum(1).flip(1) == 1)
+    return rewards + is_last * scores[:, None]

@@ -1,0 +1,86 @@
+"""Prompts in, sampled responses out. No judge, no rewards."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from prl.config import Sampling
+from prl.types import PromptBatch, Rollout
+
+
+@contextmanager
+def _plain_sampling(model: Any, generation: GenerationConfig) -> Iterator[None]:
+    """Hide the model folder's own sampling habits.
+
+    transformers fills every unset field from `model.generation_config`, so a folder with top_p or a repetition penalty
+    would change the distribution behind the recorded log-probabilities.
+    """
+    own = model.generation_config
+    model.generation_config = generation
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Every id that ends a response: the tokenizer's, and those that the model folder names beside it."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    named = [] if named is None else [named] if isinstance(named, int) else list(named)
+    return sorted({int(tokenizer.eos_token_id), *named})
+
+
+@torch.no_grad()
+def generate(
+    model: Any, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], pad_id: int, synced: bool = False
+) -> Rollout:
+    """Sample one response to each prompt of the batch from softmax(logits / temperature), nothing cut off.
+
+    Args:
+        model: causal language model.
+        batch: B prompts, left padded.
+        sampling: length limit and temperature.
+        end_ids: ids that end a response.
+        pad_id: id written after the end.
+        synced: keep all ranks generating until the last one is done; sharded models need it.
+
+    Returns:
+        B responses of at most `max_new_tokens` tokens, the end token included in the mask.
+    """
+    generation = GenerationConfig(
+        do_sample=True,
+        temperature=sampling.temperature,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=sampling.max_new_tokens,
+        eos_token_id=end_ids,
+        pad_token_id=pad_id,
+    )
+    with _plain_sampling(model, generation):
+        sequences = model.generate(
+            input_ids=batch.prompt_ids,
+            attention_mask=batch.prompt_mask.long(),
+            generation_config=generation,
+            synced_gpus=synced,
+        )
+    response_ids = sequences[:, batch.prompt_ids.shape[1] :]
+    mask, finished = response_mask(response_ids, end_ids)
+    return Rollout(batch.prompt_ids, batch.prompt_mask, response_ids.masked_fill(~mask, pad_id), mask, finished)
+
+
+def response_mask(response_ids: Tensor, end_ids: list[int]) -> tuple[Tensor, Tensor]:
+    """True up to and including the first end token: [B, T] -> mask [B, T] and finished [B], both bool."""
+    ends = torch.isin(response_ids, torch.tensor(end_ids, device=response_ids.device))
+    before = ends.long().cumsum(1) - ends.long()
+    return before == 0, ends.any(1)
+
+
+def decode(tokenizer: Any, rollout: Rollout) -> list[str]:
+    """The responses as text, special tokens left out."""
+    rows = zip(rollout.response_ids.tolist(), rollout.response_mask.tolist(), strict=True)
+    ids = [[token for token, counts in zip(*row, strict=True) if counts] for row in rows]
+    return tokenizer.batch_decode(ids, skip_special_tokens=True)

@@ -1,0 +1,213 @@
+"""The records that flow through training. Shape letters: B responses, P prompt tokens, T response tokens, V vocabulary.
+
+Every mask is bool and True means "counts". Shapes are checked once, when a record is made, and trusted afterwards.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prl.data.records import Conversation
+
+
+def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+
+
+def _check_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
+    _check_shape(name, mask, shape)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{name} has dtype {mask.dtype}, expected torch.bool (True = counts)")
+
+
+@dataclass  # not frozen: Lightning's precision plugins refuse frozen dataclasses in batches
+class PromptBatch:
+    """Prompts ready for sampling, with what the judge needs to know about them.
+
+    Raises:
+        ValueError: when shapes disagree or a prompt has no anchor.
+    """
+
+    prompt_ids: Tensor
+    """[B, P] token ids, left padded."""
+    prompt_mask: Tensor
+    """[B, P] True on prompt tokens."""
+    prompts: list[Conversation]
+    """B conversations as messages; the judge reads these with its own tokenizer."""
+    anchors: list[tuple[str, ...]]
+    """B tuples of anchor responses; the policy and the critic never see them."""
+
+    def __post_init__(self) -> None:
+        rows, width = self.prompt_ids.shape
+        _check_mask("prompt_mask", self.prompt_mask, (rows, width))
+        if len(self.prompts) != rows or len(self.anchors) != rows:
+            raise ValueError(f"{rows} prompt rows but {len(self.prompts)} prompts and {len(self.anchors)} anchor lists")
+
+    def __len__(self) -> int:
+        return self.prompt_ids.shape[0]
+
+    def to(self, device: torch.device) -> "PromptBatch":
+        """The same batch on another device."""
+        return PromptBatch(self.prompt_ids.to(device), self.prompt_mask.to(device), self.prompts, self.anchors)
+
+    def repeat(self, times: int) -> "PromptBatch":
+        """Every prompt `times` times in a row: several rollouts per prompt."""
+        return PromptBatch(
+            self.prompt_ids.repeat_interleave(times, 0),
+            self.prompt_mask.repeat_interleave(times, 0),
+            [prompt for prompt in self.prompts for _ in range(times)],
+            [anchors for anchors in self.anchors for _ in range(times)],
+        )
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What the policy sampled. Raises ValueError when shapes disagree."""
+
+    prompt_ids: Tensor
+    """[B, P] left padded."""
+    prompt_mask: Tensor
+    """[B, P] True on prompt tokens."""
+    response_ids: Tensor
+    """[B, T] right padded."""
+    response_mask: Tensor
+    """[B, T] True on sampled tokens, the end-of-sequence token included."""
+    finished: Tensor
+    """[B] True where the end-of-sequence token was sampled within the length limit."""
+
+    def __post_init__(self) -> None:
+        rows, prompt_width = self.prompt_ids.shape
+        _check_mask("prompt_mask", self.prompt_mask, (rows, prompt_width))
+        _check_mask("response_mask", self.response_mask, tuple(self.response_ids.shape))
+        _check_mask("finished", self.finished, (rows,))
+        if self.response_ids.shape[0] != rows:
+            raise ValueError(f"{rows} prompts but {self.response_ids.shape[0]} responses")
+
+    def __len__(self) -> int:
+        return self.prompt_ids.shape[0]
+
+    @property
+    def input_ids(self) -> Tensor:
+        """[B, P + T] prompt and response side by side."""
+        return torch.cat([self.prompt_ids, self.response_ids], dim=1)
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """[B, P + T] True on every token that is not padding."""
+        return torch.cat([self.prompt_mask, self.response_mask], dim=1)
+
+    def select(self, rows: Tensor) -> "Rollout":
+        """Some rows, cut to the widest prompt and response among them.
+
+        Cutting is a pure function of the rows, so scoring before the update and inside it see the same tensors.
+        """
+        prompt_mask, response_mask = self.prompt_mask[rows], self.response_mask[rows]
+        first = prompt_mask.shape[1] - int(prompt_mask.sum(1).max())
+        width = int(response_mask.sum(1).max())
+        return Rollout(
+            self.prompt_ids[rows, first:],
+            prompt_mask[:, first:],
+            self.response_ids[rows, :width],
+            response_mask[:, :width],
+            self.finished[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Both readings of N pairs (a, b) by a judge. Margins are log-odds that the response shown first is better.
+
+    Debiasing follows DESIGN 1.1: an additive position bias cancels exactly in log-odds.
+    """
+
+    margin_ab: Tensor
+    """[N] z(a, b): log-odds that a is better, with a shown first."""
+    margin_ba: Tensor
+    """[N] z(b, a): log-odds that b is better, with b shown first."""
+
+    def __post_init__(self) -> None:
+        _check_shape("margin_ba", self.margin_ba, tuple(self.margin_ab.shape))
+
+    def __len__(self) -> int:
+        return self.margin_ab.shape[0]
+
+    @property
+    def win_logit(self) -> Tensor:
+        """[N] debiased log-odds that a beats b: half the difference of the two margins."""
+        return (self.margin_ab - self.margin_ba) / 2
+
+    @property
+    def win_prob(self) -> Tensor:
+        """[N] debiased probability that a beats b; swapping a and b gives exactly one minus it."""
+        # Written so that p(u > v) + p(v > u) is 1 to the last bit: sigmoid itself is only symmetric up to rounding.
+        logit = self.win_logit
+        tail = torch.sigmoid(-logit.abs())
+        return torch.where(logit > 0, 1 - tail, tail)
+
+    @property
+    def mean_prob(self) -> Tensor:
+        """[N] the alternative average, of probabilities: (p(a, b) + 1 - p(b, a)) / 2."""
+        return (torch.sigmoid(self.margin_ab) + 1 - torch.sigmoid(self.margin_ba)) / 2
+
+    @property
+    def position_bias(self) -> Tensor:
+        """[N] log-odds given to the first place whatever stands there: what `win_logit` cancelled."""
+        return (self.margin_ab + self.margin_ba) / 2
+
+    @property
+    def order_gap(self) -> Tensor:
+        """[N] |p(a, b) + p(b, a) - 1|: zero for a judge that does not look at positions."""
+        return (torch.sigmoid(self.margin_ab) + torch.sigmoid(self.margin_ba) - 1).abs()
+
+    @property
+    def flipped(self) -> Tensor:
+        """[N] True where swapping the order changes the winner."""
+        return (self.margin_ab > 0) == (self.margin_ba > 0)
+
+    @staticmethod
+    def concatenate(verdicts: "list[Verdict]") -> "Verdict":
+        """Verdicts of consecutive batches as one."""
+        return Verdict(torch.cat([v.margin_ab for v in verdicts]), torch.cat([v.margin_ba for v in verdicts]))
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Everything an update needs, made of constants. Nothing later writes to it. Raises ValueError on wrong shapes."""
+
+    rollout: Rollout
+    old_logprobs: Tensor
+    """[B, T] log-probability of each sampled token under the policy that sampled it; zero outside the mask."""
+    ref_logprobs: Tensor
+    """[B, T] the same under the frozen reference."""
+    values: Tensor
+    """[B, T] the critic's value of the state before each token."""
+    scores: Tensor
+    """[B] sequence rewards."""
+    rewards: Tensor
+    """[B, T] token rewards: minus KL, plus the score on the last token."""
+    advantages: Tensor
+    """[B, T] advantages, whitened if the setting says so."""
+    returns: Tensor
+    """[B, T] targets of the critic."""
+    microbatches: list[Tensor]
+    """Row indices of each micro-batch. Scoring used these very groups, which makes the first ratio exactly one."""
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.rollout.response_ids.shape)
+        for name in ("old_logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns"):
+            _check_shape(name, getattr(self, name), shape)
+        _check_shape("scores", self.scores, shape[:1])
+
+    def select(self, rows: Tensor) -> "Experience":
+        """Some rows, cut like `Rollout.select`."""
+        rollout = self.rollout.select(rows)
+        width = rollout.response_ids.shape[1]
+        chosen: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                chosen[field.name] = value[rows, :width] if value.dim() == 2 else value[rows]
+        return Experience(rollout=rollout, microbatches=[], **chosen)

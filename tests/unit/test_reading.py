@@ -1,0 +1,247 @@
+import gzip
+import hashlib
+import json
+import random
+import re
+
+import datasets
+import pytest
+
+from prl.data import DataError, DataSource, Demonstration, PreferencePair, load_records, split_by_prompt
+
+PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Go away."}
+RECORD = PreferencePair.parse(PAIR)
+
+
+@pytest.fixture(autouse=True)
+def dataset_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def jsonl(tmp_path):
+    """Write rows (dicts, or bytes as they are) to a file and return its source."""
+
+    def write(*rows, name="pairs.jsonl", **settings):
+        lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+        content = b"\n".join(lines) + b"\n"
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        return DataSource(str(tmp_path / name), **settings)
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz"])
+def test_jsonl_is_read_with_a_report(jsonl, tmp_path, name):
+    prompt = [{"role": "user", "content": "Hi?", "name": "Ann"}]
+    source = jsonl(PAIR, PAIR | {"chosen": " Hello.", "prompt": prompt, "source": "web"}, b"", name=name)
+    loaded = load_records(source, PreferencePair)
+    assert [record.chosen for record in loaded.records] == ["Hello.", "Hello."]
+    loaded.report.write(tmp_path / "run" / "report.json")
+    assert json.loads((tmp_path / "run" / "report.json").read_text()) == {
+        "source": source.path,
+        "sha256": hashlib.sha256((tmp_path / name).read_bytes()).hexdigest(),
+        "kind": "PreferencePair",
+        "num_read": 2,
+        "num_kept": 2,
+        "num_stripped": 1,
+        "skipped": {},
+        "unknown_columns": ["source"],
+        "dropped_message_keys": ["name"],
+    }
+
+
+def test_byte_order_mark_and_line_separator_inside_text(jsonl):
+    row = PAIR | {"chosen": "a\u2028b\x85c"}
+    source = jsonl(b"\xef\xbb\xbf" + json.dumps(row, ensure_ascii=False).encode())
+    assert load_records(source, PreferencePair).records[0].chosen == "a\u2028b\x85c"
+
+
+def test_parquet_csv_and_json_give_the_same_record(tmp_path):
+    table = datasets.Dataset.from_list([PAIR, PAIR | {"chosen": "NA"}])
+    table.to_parquet(tmp_path / "a.parquet")
+    table.to_csv(tmp_path / "a.csv")
+    (tmp_path / "a.json").write_text(json.dumps([PAIR, PAIR | {"chosen": "NA"}]))
+    for suffix in ("parquet", "csv", "json"):
+        records = load_records(DataSource(str(tmp_path / f"a.{suffix}")), PreferencePair).records
+        assert [record.chosen for record in records] == ["Hello.", "NA"], suffix
+
+
+def test_parquet_rows_are_counted_from_one(tmp_path):
+    row = {"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]}
+    datasets.Dataset.from_list([row, row | {"messages": []}]).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet, row 2, field 'messages': found \[\] \(empty message list\)"):
+        load_records(DataSource(str(tmp_path / "a.parquet")), Demonstration)
+
+
+def test_csv_empty_cell_is_no_value(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected,preference\nHi?,Hello.,Go away.,\nHi?,,Go away.,0.5\n")
+    loaded = load_records(DataSource(str(tmp_path / "a.csv")), PreferencePair, on_invalid="skip")
+    assert loaded.records == [RECORD]
+    assert loaded.report.skipped == {"no value": [2]}
+
+
+def test_columns_are_mapped_and_never_mixed_up(jsonl):
+    row = {"question": "Hi?", "chosen": "Go away.", "rejected": "Hello.", "prompt": "unused"}
+    columns = {"prompt": "question", "chosen": "rejected", "rejected": "chosen"}
+    assert load_records(jsonl(row, columns=columns), PreferencePair).records == [RECORD]
+    with pytest.raises(DataError, match="field 'prompt': found columns 'chosen', 'rejected' .missing column"):
+        load_records(jsonl(PAIR, columns={"prompt": "query"}), PreferencePair)
+    with pytest.raises(ValueError, match=r"columns maps \['promt'\]; a PreferencePair has the fields \['prompt'"):
+        load_records(jsonl(PAIR, columns={"promt": "question"}), PreferencePair)
+
+
+def test_limit_reads_the_first_rows(jsonl):
+    source = jsonl(PAIR, PAIR | {"prompt": "Who?"}, b"broken", limit=2)
+    assert load_records(source, PreferencePair).report.num_read == 2
+    with pytest.raises(ValueError, match="limit is 0"):
+        DataSource("pairs.jsonl", limit=0)
+
+
+BAD_ROWS = [
+    (PAIR | {"chosen": ""}, ", field 'chosen': found '' (empty text); expected non-empty text. Give it a response"),
+    (PAIR | {"rejected": "Hello."}, ", field 'rejected': found 'Hello.' (chosen equals rejected)"),
+    (PAIR | {"preference": float("nan")}, ", field 'preference': found nan (invalid preference)"),
+    (
+        {"prompt": "Hi?"},
+        ", field 'chosen': found columns 'prompt' (missing column); expected the columns prompt, chosen",
+    ),
+    (b'{"prompt": "Hi?",', ': found b\'{"prompt": "Hi?",\\n\': Expecting property name'),
+    (b'["Hi?"]', ": found a list (invalid JSON); expected one JSON object. Repair or remove the line."),
+    (b'{"prompt": "\xff"}', ": found byte 0xff at position 12 (undecodable text); expected text in UTF-8."),
+    (b"[" * 100_000, ": found b'[["),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_ROWS)
+def test_a_bad_line_is_named(jsonl, row, message):
+    # The blank line counts: the number is the one that an editor shows.
+    with pytest.raises(DataError, match=re.escape(f"pairs.jsonl, row 3{message}")):
+        load_records(jsonl(PAIR, b"", row, PAIR), PreferencePair)
+
+
+def test_all_bad_rows_are_raised_at_once(jsonl):
+    source = jsonl(PAIR, *[PAIR | {"chosen": ""}] * 23)
+    with pytest.raises(DataError) as caught:
+        load_records(source, PreferencePair)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"23 of 24 rows in {source.path} are invalid:"
+    assert [re.match(r"pairs\.jsonl, row (\d+), field", line)[1] for line in lines[1:21]] == [
+        str(number) for number in range(2, 22)
+    ]
+    assert lines[21] == "... and 3 more."
+    assert "on_invalid: skip" in lines[22]
+
+
+def test_skip_leaves_out_and_counts(jsonl):
+    loaded = load_records(jsonl(PAIR, *[row for row, _ in BAD_ROWS], PAIR), PreferencePair, on_invalid="skip")
+    assert loaded.records == [RECORD, RECORD]
+    assert (loaded.report.num_read, loaded.report.num_kept) == (10, 2)
+    assert loaded.report.skipped == {
+        "empty text": [2],
+        "chosen equals rejected": [3],
+        "invalid preference": [4],
+        "missing column": [5],
+        "invalid JSON": [6, 7, 9],
+        "undecodable text": [8],
+    }
+
+
+def test_no_valid_row_is_an_error_even_when_skipping(jsonl, tmp_path):
+    with pytest.raises(DataError, match=r"(?s)1 of 1 rows.*row 1, field 'chosen'.*would leave nothing"):
+        load_records(jsonl(PAIR | {"chosen": ""}), PreferencePair, on_invalid="skip")
+    with pytest.raises(DataError, match="holds no rows"):
+        load_records(jsonl(b""), PreferencePair)
+
+
+def test_unknown_policy_is_refused(jsonl):
+    with pytest.raises(ValueError, match="on_invalid is 'ignore'; expected 'error' or 'skip'"):
+        load_records(jsonl(PAIR), PreferencePair, on_invalid="ignore")
+
+
+@pytest.mark.parametrize("path", ["missing/pairs.jsonl", "./pairs", "../pairs", "pairs.csv"])
+def test_missing_file_is_named_and_never_looked_up_on_the_hub(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(DataError, match=f"no data file at {re.escape(path)} .looked for {re.escape(str(tmp_path))}/"):
+        load_records(DataSource(path), PreferencePair)
+
+
+def test_unreadable_files_are_explained(tmp_path, jsonl):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match=r"a\.txt is a \.txt file; expected \.jsonl, \.jsonl\.gz, \.json, \.parquet"):
+        load_records(DataSource(str(tmp_path / "a.txt")), PreferencePair)
+    (tmp_path / "a.parquet").write_text("x")
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read as \.parquet: "):
+        load_records(DataSource(str(tmp_path / "a.parquet")), PreferencePair)
+    source = jsonl(PAIR, name="cut.jsonl.gz")
+    (tmp_path / "cut.jsonl.gz").write_bytes((tmp_path / "cut.jsonl.gz").read_bytes()[:-12])
+    with pytest.raises(DataError, match=r"cut\.jsonl\.gz is damaged and cannot be unpacked"):
+        load_records(source, PreferencePair)
+    with pytest.raises(DataError, match="is a local file and has no split or name"):
+        load_records(jsonl(PAIR, split="train"), PreferencePair)
+
+
+def test_hub_id_is_read_through_datasets(monkeypatch):
+    calls = []
+
+    def load_dataset(path, **settings):
+        calls.append((path, settings))
+        return datasets.Dataset.from_list([PAIR, PAIR | {"chosen": ""}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    source = DataSource("owner/pairs", split="test", name="small")
+    with pytest.raises(DataError, match="owner/pairs, row 2, field 'chosen'"):
+        load_records(source, PreferencePair)
+    loaded = load_records(source, PreferencePair, on_invalid="skip")
+    assert loaded.records == [RECORD]
+    assert loaded.report.sha256 is None
+    assert calls[0] == ("owner/pairs", {"name": "small", "split": "test"})
+
+
+def test_hub_splits_are_never_guessed(monkeypatch):
+    rows = datasets.Dataset.from_list([PAIR])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict(train=rows, test=rows))
+    with pytest.raises(DataError, match="owner/pairs has the splits train, test; choose one"):
+        load_records(DataSource("owner/pairs"), PreferencePair)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict(test=rows))
+    assert load_records(DataSource("owner/pairs"), PreferencePair).records == [RECORD]
+
+
+def test_hub_failure_is_explained(monkeypatch):
+    def load_dataset(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(DataError, match=r"owner/pairs is not a local file.*split=test\): ConnectionError: no route"):
+        load_records(DataSource("owner/pairs", split="test"), PreferencePair)
+
+
+def pairs_over(num_prompts):
+    rows = [{"prompt": f"{i % num_prompts}", "chosen": f"c{i}", "rejected": "x"} for i in range(3 * num_prompts)]
+    return [PreferencePair.parse(row) for row in rows]
+
+
+def prompts_of(records):
+    return {record.prompt[0]["content"] for record in records}
+
+
+def test_split_keeps_prompts_together_and_ignores_row_order():
+    records = pairs_over(20)
+    train, validation = split_by_prompt(records, 0.25, seed=1)
+    assert (len(train), len(validation)) == (45, 15)
+    assert not prompts_of(train) & prompts_of(validation)
+    shuffled = random.Random(0).sample(records, len(records))
+    assert prompts_of(split_by_prompt(shuffled, 0.25, seed=1)[1]) == prompts_of(validation)
+    assert prompts_of(split_by_prompt(records, 0.25, seed=2)[1]) != prompts_of(validation)
+
+
+def test_split_never_leaves_a_side_empty():
+    records = pairs_over(2)
+    assert [len(part) for part in split_by_prompt(records, 0.01, seed=0)] == [3, 3]
+    assert [len(part) for part in split_by_prompt(records, 0.99, seed=0)] == [3, 3]
+    assert split_by_prompt(records, 0, seed=0) == (records, [])
+    with pytest.raises(ValueError, match=r"1 prompt\(s\) cannot fill two sides"):
+        split_by_prompt(pairs_over(1), 0.5, seed=0)
+    with pytest.raises(ValueError, match="validation_share is 1; expected a number in"):
+        split_by_prompt(records, 1, seed=0)
