@@ -135,7 +135,7 @@ class PairwisePPOModule(Stage):
         experience = self.assemble(rollout, verdict, row_of)  # reference, critic, rewards, advantages
         stats = self.update(experience)  # losses, backward, clip, step
         self.kl.update(self.report.sequence_kl(experience), len(rollout) * world_size())
-        self.report.training(batch, responses, verdict, row_of, experience, stats)
+        self.report.training(verdict, experience, stats)
 
     def generate(self, batch: PromptBatch) -> Rollout:
         """Sample one response to each prompt."""

@@ -65,18 +65,10 @@ class PPOReport:
         """Mean over responses of the summed k1 estimate of KL(policy || reference), nats."""
         return mean_over_ranks((experience.old_logprobs - experience.ref_logprobs).sum(1))
 
-    def training(
-        self,
-        batch: PromptBatch,
-        responses: list[str],
-        verdict: Verdict,
-        row_of: Tensor,
-        experience: Experience,
-        stats: dict[str, float],
-    ) -> None:
+    def training(self, verdict: Verdict, experience: Experience, stats: dict[str, float]) -> None:
         """Log one iteration."""
         module, mask = self.module, experience.rollout.response_mask
-        lengths = mask.sum(1).float()
+        lengths, num_rows = mask.sum(1).float(), len(mask) * world_size()
         kl = experience.old_logprobs, experience.ref_logprobs
         numbers = {
             "reward/win_prob": mean_over_ranks(verdict.win_prob),
@@ -95,14 +87,14 @@ class PPOReport:
             "completions/mean_length": mean_over_ranks(lengths),
             "completions/max_length": float(lengths.max()),
             "completions/clipped_ratio": mean_over_ranks(~experience.rollout.finished),
-            "progress/episodes": float((module.batches_done() + 1) * len(batch) * world_size()),
+            "progress/episodes": float((module.batches_done() + 1) * num_rows),
         }
         names = {"value_loss": "value/loss", "value_clip_frac": "value/clip_frac"}
         numbers |= {names.get(name, f"policy/{name}".replace("policy_loss", "loss")): v for name, v in stats.items()}
         numbers |= self._timings(float(mask.sum()))
-        module.log_dict(numbers, rank_zero_only=True, batch_size=len(batch))
+        module.log_dict(numbers, rank_zero_only=True, batch_size=num_rows)
         shown = {"win": numbers["reward/win_prob"], "kl": numbers["kl/k1"], "tok/s": numbers["perf/tok_s"]}
-        module.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True, batch_size=len(batch))
+        module.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True, batch_size=num_rows)
         if self.board is not None:
             step = module.batches_done()
             self.board.add_histogram("reward/win_prob_histogram", verdict.win_prob.float().cpu(), step)

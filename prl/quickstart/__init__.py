@@ -1,1 +1,1 @@
-"""The quickstart world: a whole Pairwise-RL run on a laptop, with no download."""
+"""The quickstart world: generated data with a known truth, its tokenizer, and its evaluation."""

@@ -1,6 +1,6 @@
 """A small world with a known truth: short tasks over strings, noisy demonstrations, noisy preferences, anchors.
 
-A prompt names a task and its argument, ``reverse dcab``; exactly one response is right. Because code knows how good
+A prompt names a task and its argument, ``reverse dca``; exactly one response is right. Because code knows how good
 every other response is (``gold_quality``), a run can be measured against the truth. That truth labels pairs and
 evaluates policies; it is never a reward and never written to a file.
 
@@ -29,7 +29,7 @@ Split = Literal["train", "validation"]
 Record = dict[str, str]
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
-LETTERS = "abcdefgh"
+LETTERS = "abcdefghij"
 LABEL_ERROR_RATE = 0.03
 DEMONSTRATION_ERROR_RATE = 0.35
 VALIDATION_SHARE = 0.1
@@ -52,7 +52,7 @@ class WorldSizes:
 
     train_demonstrations: int = 20_000
     validation_demonstrations: int = 500
-    train_pairs: int = 40_000
+    train_pairs: int = 45_000
     validation_pairs: int = 1_000
     train_prompts: int = 4_000
     validation_prompts: int = 300
@@ -62,11 +62,8 @@ class WorldSizes:
 
 
 def _word(rng: Random) -> str:
-    return "".join(rng.choice(LETTERS) for _ in range(rng.choice((3, 4))))
-
-
-def _short_word(rng: Random) -> str:
-    return "".join(rng.choice(LETTERS) for _ in range(3))
+    """Three different letters: more, or equal ones, make mistakes hard to spot for a model that trains in minutes."""
+    return "".join(rng.sample(LETTERS, 3))
 
 
 def _sum(rng: Random) -> str:
@@ -145,7 +142,7 @@ FAMILIES: dict[str, Family] = {
         Family("reverse", _word, lambda word: word[::-1], _positions, sharpness=10),
         Family("sort", _word, lambda word: "".join(sorted(word)), _order, sharpness=14),
         Family("upper", _word, str.upper, _letters_and_case, sharpness=12),
-        Family("double", _short_word, _double, _length_then_positions, sharpness=10),
+        Family("double", _word, _double, _length_then_positions, sharpness=10),
         Family("add", _sum, _add, _closeness, sharpness=10),
         Family("next", _word, _next_letters, _prefix, sharpness=9),
         Family("ends", _word, lambda word: word[0] + word[-1], _strict_positions, sharpness=8),
