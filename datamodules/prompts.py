@@ -17,7 +17,7 @@ class PromptDataModule(RecordDataModule):
         if bare:
             raise DataError(
                 f"{source.path}: {len(bare)} of {len(records)} prompts have no anchor, the first one begins "
-                f"{bare[0].prompt[-1]['content'][:60]!r}. Pairwise PPO compares with anchors: add a column 'anchor', or "
+                f"{bare[0].prompt[-1]['content'][:60]!r}. Pairwise PPO needs one: add a column 'anchor', or "
                 "map one, for example columns: {anchor: chosen}"
             )
         return records
