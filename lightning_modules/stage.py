@@ -47,7 +47,9 @@ class Stage(LightningModule, ABC):
         return optimizers.configure(self.model.parameters(), self.optimization, self.trainer)
 
     def _frozen(self) -> set[str]:
-        return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        # Tied weights have two names, and state_dict holds both.
+        named = self.named_parameters(remove_duplicate=False)
+        return {name for name, parameter in named if not parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take frozen weights (reference, judge, the trunk under adapters) out."""
