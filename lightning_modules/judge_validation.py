@@ -62,6 +62,13 @@ class JudgeValidation(Stage):
         """Testing reports what validation does."""
         self.validation_step(batch, batch_idx)
 
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, float]]:
+        """For each validation pair in file order: probability that chosen wins, and both margins."""
+        verdict = self.verdict(batch)
+        columns = {"win_prob": verdict.win_prob, "margin_ab": verdict.margin_ab, "margin_ba": verdict.margin_ba}
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
     def on_test_epoch_start(self) -> None:
         """Start afresh."""
         self.on_validation_epoch_start()

@@ -277,6 +277,21 @@ class PairwisePPOModule(Stage):
         """Testing reports what validation does."""
         self.validation_step(batch, batch_idx)
 
+    @torch.no_grad()
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """For each validation prompt: a sampled response, and its win probability against each anchor."""
+        with forked(seed=batch_idx):
+            rollout = self.generate(batch)
+        responses = decode(self.tokenizer, rollout)
+        verdict, row_of = self.compare(batch, responses)
+        rows: list[dict[str, Any]] = [
+            {"prompt": list(prompt), "response": response, "anchors": list(anchors), "win_prob": []}
+            for prompt, response, anchors in zip(batch.prompts, responses, batch.anchors, strict=True)
+        ]
+        for row, probability in zip(row_of.tolist(), verdict.win_prob.tolist(), strict=True):
+            rows[row]["win_prob"].append(probability)
+        return rows
+
     def on_test_epoch_start(self) -> None:
         """Start afresh."""
         self.on_validation_epoch_start()

@@ -66,6 +66,20 @@ class SupervisedModule(Stage):
         total, count = self._loss(batch)
         self.log("val/loss", total / count, batch_size=int(count), sync_dist=True, prog_bar=True)
 
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Testing reports what validation does."""
+        self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, float]]:
+        """For each validation row in file order: log-likelihood of its completion, nats, and its tokens."""
+        inputs = model_inputs(batch["input_ids"][:, :-1], batch["attention_mask"][:, :-1])
+        mask = batch["loss_mask"][:, 1:]
+        logprobs = token_logprobs(self.model(**inputs).logits, batch["input_ids"][:, 1:], mask).sum(1)
+        return [
+            {"logprob": logprob, "tokens": tokens}
+            for logprob, tokens in zip(logprobs.tolist(), mask.sum(1).tolist(), strict=True)
+        ]
+
     def export(self, folder: Path) -> None:
         """Write the trained model as a folder for transformers."""
         save_model(self.model, load_tokenizer(self.source), folder)

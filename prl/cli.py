@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import datamodules  # noqa: F401 - makes short class names known to YAML
 import lightning_modules  # noqa: F401
-from lightning_modules.callbacks import PhaseProgressBar, RandomStates, RunCheckpoint
+from lightning_modules.callbacks import PhaseProgressBar, PredictionFile, RandomStates, RunCheckpoint
 from lightning_modules.callbacks.run_checkpoint import LAST
 from lightning_modules.stage import Stage
 from prl.commands import COMMANDS
@@ -29,6 +29,11 @@ from prl.run_position import is_dry_run
 class RunError(ValueError):
     """A run folder or checkpoint that does not fit what was asked."""
 
+
+DESCRIPTION = (
+    "Pairwise-RL: train a generative pairwise judge, then a policy that beats its anchors. Small commands beside the "
+    f"subcommands below: {', '.join('prl ' + name for name in COMMANDS)} (each with --help)."
+)
 
 USER_ERRORS = (RunError, DataError, TooLongError, VerdictTokenError, ModelNotFoundError)
 """Mistakes in what was given: told in words, without a traceback (PRL_DEBUG=1 shows it)."""
@@ -72,7 +77,7 @@ class PrlCLI(LightningCLI):
         config = self._get(self.config_init, "trainer", default={})
         if config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(config["default_root_dir"], name="", version="")
-        own: list[Any] = [RandomStates()]
+        own: list[Any] = [RandomStates(), PredictionFile()]
         given = config.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
@@ -127,7 +132,7 @@ def run_stage(args: ArgsType = None) -> PrlCLI:
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
-        parser_kwargs={"prog": "prl"} if args is None else {},
+        parser_kwargs={"prog": "prl", "description": DESCRIPTION},
         args=args,
     )
 

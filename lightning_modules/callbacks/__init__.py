@@ -1,7 +1,8 @@
 """Callbacks that every run has; none changes training."""
 
+from lightning_modules.callbacks.predictions import PredictionFile
 from lightning_modules.callbacks.progress import PhaseProgressBar
 from lightning_modules.callbacks.random_states import RandomStates
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
 
-__all__ = ["PhaseProgressBar", "RandomStates", "RunCheckpoint"]
+__all__ = ["PhaseProgressBar", "PredictionFile", "RandomStates", "RunCheckpoint"]

@@ -29,8 +29,8 @@ Split = Literal["train", "validation"]
 Record = dict[str, str]
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
-LETTERS = "abcdefghij"
-LABEL_ERROR_RATE = 0.03
+LETTERS = "abcdefgh"
+LABEL_ERROR_RATE = 0.02
 DEMONSTRATION_ERROR_RATE = 0.35
 VALIDATION_SHARE = 0.1
 
@@ -139,13 +139,13 @@ def _prefix(answer: str, response: str) -> float:
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        Family("reverse", _word, lambda word: word[::-1], _positions, sharpness=10),
-        Family("sort", _word, lambda word: "".join(sorted(word)), _order, sharpness=14),
-        Family("upper", _word, str.upper, _letters_and_case, sharpness=12),
-        Family("double", _word, _double, _length_then_positions, sharpness=10),
-        Family("add", _sum, _add, _closeness, sharpness=10),
-        Family("next", _word, _next_letters, _prefix, sharpness=9),
-        Family("ends", _word, lambda word: word[0] + word[-1], _strict_positions, sharpness=8),
+        Family("reverse", _word, lambda word: word[::-1], _positions, sharpness=14),
+        Family("sort", _word, lambda word: "".join(sorted(word)), _order, sharpness=20),
+        Family("upper", _word, str.upper, _letters_and_case, sharpness=16),
+        Family("double", _word, _double, _length_then_positions, sharpness=14),
+        Family("add", _sum, _add, _closeness, sharpness=16),
+        Family("next", _word, _next_letters, _prefix, sharpness=12),
+        Family("ends", _word, lambda word: word[0] + word[-1], _strict_positions, sharpness=12),
     )
 }
 
