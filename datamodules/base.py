@@ -157,5 +157,9 @@ class RecordDataModule(LightningDataModule):
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader:
-        """Prediction reads the validation rows."""
-        return self.val_dataloader()
+        """Prediction reads the validation rows, in file order; each process takes every world_size-th."""
+        assert self.trainer is not None
+        # Not `_loader`: for predictions Lightning makes the batch sampler anew, with the arguments of torch's own.
+        rows = self.rows["validation"][self.trainer.global_rank :: self.trainer.world_size]
+        size = max(1, self.validation_batch_size // self.trainer.world_size)
+        return DataLoader(rows, batch_size=size, collate_fn=self.encoder.collate)  # type: ignore[arg-type]
