@@ -15,7 +15,7 @@ from prl.judge.generative import save_judge
 from prl.judge.template import JudgeTemplate
 from prl.losses.pairwise import consistency_loss, pairwise_loss, smooth, verdict_language_loss, verdict_loss
 from prl.models.loading import load_causal_lm, load_tokenizer
-from prl.models.policy import verdict_logits, verdict_margins
+from prl.models.policy import model_inputs, token_logprobs, verdict_logits, verdict_margins
 from prl.types import Verdict
 
 
@@ -30,6 +30,9 @@ class GenerativeRewardModule(JudgeValidation):
         label_smoothing: pulls targets towards 1/2.
         consistency_coef: weight c of (p(w, l) + p(l, w) - 1)^2; needs order: both.
         language_coef: weight d of the verdict token's cross-entropy over the whole vocabulary.
+        text_coef: weight of the next-token cross-entropy of the two responses as they stand in the comparison. It keeps
+            the generative head in use while the verdict is learnt (text regularisation as in 2406.10216), and costs a
+            vocabulary-sized row per token; needs order: both.
         max_length: longest comparison, tokens.
         on_too_long: what happens to longer ones: error, truncate or skip, with counts.
 
@@ -49,15 +52,17 @@ class GenerativeRewardModule(JudgeValidation):
         label_smoothing: float = 0.0,
         consistency_coef: float = 0.0,
         language_coef: float = 0.0,
+        text_coef: float = 0.0,
         max_length: int = 1024,
         on_too_long: OnTooLong = "truncate",
     ) -> None:
         super().__init__()
-        if consistency_coef and order != "both":
-            raise ValueError(f"consistency_coef is {consistency_coef} with order: {order}; it needs order: both")
+        for name, value in (("consistency_coef", consistency_coef), ("text_coef", text_coef)):
+            if value and order != "both":
+                raise ValueError(f"{name} is {value} with order: {order}; it needs order: both")
         self.source, self.template, self.optimization = model, template, optimization
         self.order, self.label_smoothing = order, label_smoothing
-        self.consistency_coef, self.language_coef = consistency_coef, language_coef
+        self.consistency_coef, self.language_coef, self.text_coef = consistency_coef, language_coef, text_coef
         self.max_length, self.on_too_long = max_length, on_too_long
         self.model: Any = None
         self.encoder: ComparisonEncoder | None = None
@@ -88,7 +93,15 @@ class GenerativeRewardModule(JudgeValidation):
         return loss
 
     def _loss_of_both(self, batch: dict[str, Tensor], targets: Tensor) -> Tensor:
-        logits = verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
+        text_loss: Tensor | float = 0.0
+        if self.text_coef:
+            all_logits = self.model(**model_inputs(batch["input_ids"], batch["attention_mask"])).logits
+            logits = all_logits[:, -1].float()  # left padded: the verdict slot is last in every row
+            mask = batch["text_mask"][:, 1:]
+            logprobs = token_logprobs(all_logits[:, :-1], batch["input_ids"][:, 1:], mask)
+            text_loss = -self.text_coef * logprobs.sum() / mask.sum()
+        else:
+            logits = verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
         margin_wl, margin_lw = verdict_margins(logits, self.verdict_ids).chunk(2)
         loss = pairwise_loss(margin_wl, margin_lw, targets)
         if self.consistency_coef:
@@ -97,7 +110,8 @@ class GenerativeRewardModule(JudgeValidation):
             both = verdict_language_loss(logits, self.verdict_ids, torch.cat([targets, 1 - targets]))
             loss = loss + self.language_coef * (both[: len(loss)] + both[len(loss) :]) / 2
         self.log_training(Verdict(margin_wl.detach(), margin_lw.detach()), batch["targets"])
-        return loss.mean()
+        self.log("train/verdict_loss", loss.detach().mean())
+        return loss.mean() + text_loss
 
     def _loss_of_one(self, batch: dict[str, Tensor], targets: Tensor) -> Tensor:
         num_pairs = len(targets)

@@ -118,6 +118,8 @@ def _quiet_lightning() -> None:
     # The order of our batches is a function of the seed and the batch number, so there is no loader state to save.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # rows are encoded once, in set-up
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # between Lightning and torch, not the user's
+    warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # reference and judge are meant to be
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

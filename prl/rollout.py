@@ -19,12 +19,13 @@ def _plain_sampling(model: Any, generation: GenerationConfig) -> Iterator[None]:
     transformers fills every unset field from `model.generation_config`, so a folder with top_p or a repetition penalty
     would change the distribution behind the recorded log-probabilities.
     """
-    own = model.generation_config
-    model.generation_config = generation
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = inner.generation_config
+    inner.generation_config = generation
     try:
         yield
     finally:
-        model.generation_config = own
+        inner.generation_config = own
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -28,7 +28,7 @@ class PromptBatch:
     """Prompts ready for sampling, with what the judge needs to know about them.
 
     Raises:
-        ValueError: when shapes disagree or a prompt has no anchor.
+        ValueError: when shapes disagree.
     """
 
     prompt_ids: Tensor
@@ -165,7 +165,7 @@ class Verdict:
     @property
     def flipped(self) -> Tensor:
         """[N] True where swapping the order changes the winner."""
-        return (self.margin_ab > 0) == (self.margin_ba > 0)
+        return self.margin_ab.sign() * self.margin_ba.sign() > 0
 
     @staticmethod
     def concatenate(verdicts: "list[Verdict]") -> "Verdict":

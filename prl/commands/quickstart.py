@@ -71,6 +71,7 @@ def fit(stage: str, out: Path, configs: Path, seed: int) -> None:
     data = {"supervised": "demonstrations", "judge": "pairs", "ppo": "prompts"}[stage]
     args = ["fit", "--config", str(configs / CONFIGS[stage]), "--run_dir", str(out / stage)]
     args += ["--seed_everything", str(seed), "--overwrite", "true"]
+    args += ["--trainer.enable_model_summary", "false"]
     for split in ("train", "validation"):
         args += [f"--data.init_args.{split}.path", str(out / "world" / f"{data}.{split}.jsonl")]
     if stage == "supervised":
@@ -147,5 +148,9 @@ def measure_judge(out: Path) -> dict[str, float]:
 
 def _quiet() -> None:
     """Leave the terminal to what matters: Lightning's tips and tables are for runs of one stage."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning")

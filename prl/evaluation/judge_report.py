@@ -44,6 +44,6 @@ def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
         "ece": float(binary_calibration_error(stated[decided], happened[decided], n_bins=15, norm="l1")),
         "flip_rate": float(verdict.flipped.float().mean()),
         "order_gap": float(verdict.order_gap.float().mean()),
-        "first_position_rate": float(torch.cat([first > 0, second > 0]).double().mean()),
+        "first_position_rate": float((torch.cat([first, second]).sign() + 1).mean() / 2),
         "margin": float(((2 * targets - 1) * verdict.win_logit.double().cpu()).mean()),
     }

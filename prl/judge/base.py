@@ -50,7 +50,7 @@ class PairwiseJudge(nn.Module, ABC):
         readings = [*zip(keys, a, b, strict=True), *zip(keys, b, a, strict=True)]
         index = {reading: i for i, reading in enumerate(dict.fromkeys(readings))}
         margins = self.margins([(json.loads(key), first, second) for key, first, second in index])
-        both = margins[torch.tensor([index[reading] for reading in readings], device=margins.device)]
+        both = margins[torch.tensor([index[reading] for reading in readings], dtype=torch.long, device=margins.device)]
         return Verdict(both[: len(a)], both[len(a) :])
 
 

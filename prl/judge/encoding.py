@@ -23,9 +23,13 @@ def fit(prompt: list[int], first: list[int], second: list[int], room: int) -> tu
     lengths = [len(first), len(second)]
     while excess > 0 and max(lengths) > floor:
         longest = lengths.index(max(lengths))
-        step = min(excess, max(1, lengths[longest] - max(min(lengths), floor)))
-        lengths[longest] -= step
-        excess -= step
+        if lengths[0] == lengths[1]:  # both lose one, or the cut would depend on which is shown first
+            lengths = [lengths[0] - 1] * 2
+            excess -= 2
+        else:
+            step = min(excess, lengths[longest] - max(min(lengths), floor))
+            lengths[longest] -= step
+            excess -= step
     kept = prompt[excess:] if excess > 0 else prompt
     return kept, first[: lengths[0]], second[: lengths[1]]
 
@@ -78,6 +82,17 @@ class ComparisonEncoder:
     def compare(self, prompt: Conversation, first: str, second: str) -> tuple[list[int], list[int]] | None:
         """Both orders of one comparison as ids, cut alike; None when it is skipped for its length.
 
+        See `_contents` for what is cut.
+        """
+        contents = self._contents(prompt, first, second)
+        if contents is None:
+            return None
+        prompt_ids, first_ids, second_ids = contents
+        return self._assemble(prompt_ids, first_ids, second_ids), self._assemble(prompt_ids, second_ids, first_ids)
+
+    def _contents(self, prompt: Conversation, first: str, second: str) -> list[list[int]] | None:
+        """Prompt and responses as ids that fit together; None when the comparison is skipped for its length.
+
         Raises:
             TooLongError: when it does not fit and `on_too_long` is error.
         """
@@ -97,8 +112,7 @@ class ComparisonEncoder:
                 return None
             self.counts.cut += 1
             contents = list(fit(contents[0], contents[1], contents[2], room))
-        prompt_ids, first_ids, second_ids = contents
-        return self._assemble(prompt_ids, first_ids, second_ids), self._assemble(prompt_ids, second_ids, first_ids)
+        return contents
 
     def _assemble(self, prompt: list[int], response_a: list[int], response_b: list[int]) -> list[int]:
         contents = {"prompt": prompt, "response_a": response_a, "response_b": response_b}
@@ -108,19 +122,39 @@ class ComparisonEncoder:
             ids += piece
         return ids
 
+    def _num_before_responses(self, num_prompt_tokens: int) -> int:
+        """Tokens before the first response of an assembled comparison."""
+        num_contents = self.compiled.fields.index("prompt") == 0  # the prompt may also stand behind the responses
+        pieces = self.compiled.pieces[: 1 + num_contents]
+        return sum(len(piece) for piece in pieces) + num_contents * num_prompt_tokens
+
     def encode(self, pair: PreferencePair) -> dict[str, Any] | None:
         """A preference pair in both orders; None when it is skipped (for its length, or identical after the cut)."""
-        both = self.compare(pair.prompt, pair.chosen, pair.rejected)
-        if both is None:
+        contents = self._contents(pair.prompt, pair.chosen, pair.rejected)
+        if contents is None:
             return None
-        if both[0] == both[1]:
+        prompt, chosen, rejected = contents
+        if chosen == rejected:
             self.counts.skipped += 1
             return None
-        return {"chosen_first": both[0], "rejected_first": both[1], "target": pair.preference, "length": len(both[0])}
+        chosen_first = self._assemble(prompt, chosen, rejected)
+        return {
+            "chosen_first": chosen_first,
+            "rejected_first": self._assemble(prompt, rejected, chosen),
+            "num_before_responses": self._num_before_responses(len(prompt)),
+            "target": pair.preference,
+            "length": len(chosen_first),
+        }
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Left-padded batch [2N, S]: the N readings with chosen first, then the same pairs swapped; targets [N]."""
+        """Left-padded batch: the N readings with chosen first, then the same pairs swapped.
+
+        Returns:
+            input_ids, attention_mask: [2N, S]; targets: [N]; text_mask: [2N, S] bool, True from the first response on.
+        """
         readings = [row["chosen_first"] for row in rows] + [row["rejected_first"] for row in rows]
         ids, mask = left_pad(readings, int(self.tokenizer.pad_token_id))
         targets = torch.tensor([row["target"] for row in rows], dtype=torch.float32)
-        return {"input_ids": ids, "attention_mask": mask, "targets": targets}
+        before = torch.tensor([row["num_before_responses"] for row in rows]).repeat(2)
+        text_mask = mask & (mask.cumsum(1) > before[:, None])
+        return {"input_ids": ids, "attention_mask": mask, "text_mask": text_mask, "targets": targets}

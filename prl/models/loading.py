@@ -101,8 +101,10 @@ def disable_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
+        for holder in (module, getattr(module, "config", None)):
+            for name, value in list(vars(holder).items()) if holder is not None else []:
+                if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+                    setattr(holder, name, 0.0)
 
 
 def add_lora(model: PreTrainedModel, lora: LoRA) -> Any:

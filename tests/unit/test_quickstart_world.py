@@ -57,7 +57,7 @@ def test_files_and_columns(tmp_path: Path) -> None:
         ("upper dcab", "DCAB"),
         ("double cab", "ccaabb"),
         ("add 12+7", "19"),
-        ("next ajc", "bad"),
+        ("next ahc", "bad"),
         ("ends dcab", "db"),
     ],
 )

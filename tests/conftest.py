@@ -1,0 +1,40 @@
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from tests.helpers.tiny import tiny_tokenizer, write_tiny_model
+
+# The same examples on every machine and no time limit per example: a loaded machine is no failure.
+hypothesis.settings.register_profile("prl", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("prl")
+
+
+@pytest.fixture(autouse=True)
+def _same_start_for_every_test() -> Iterator[None]:
+    environment, dtype = dict(os.environ), torch.get_default_dtype()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(dtype)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama with its tokenizer. Read only: tests that change a folder write their own."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")

@@ -1,0 +1,28 @@
+"""Records with random or given contents, for tests of the pure parts."""
+
+import torch
+from torch import Tensor
+
+from prl.types import Experience, Rollout
+
+
+def ragged_mask(lengths: list[int], width: int | None = None) -> Tensor:
+    """Rows whose first `length` tokens count: [B, T] bool."""
+    width = max(lengths) if width is None else width
+    return torch.arange(width).expand(len(lengths), -1) < torch.tensor(lengths)[:, None]
+
+
+def make_rollout(mask: Tensor) -> Rollout:
+    rows = mask.shape[0]
+    prompt_mask = torch.ones(rows, 1, dtype=torch.bool)
+    return Rollout(prompt_mask.long(), prompt_mask, mask.long(), mask, torch.ones(rows, dtype=torch.bool))
+
+
+def make_experience(mask: Tensor, **tensors: Tensor) -> Experience:
+    """An experience whose tensors are zero unless given."""
+    fields = {
+        name: torch.zeros(mask.shape)
+        for name in ("old_logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
+    }
+    fields["scores"] = torch.zeros(mask.shape[0])
+    return Experience(rollout=make_rollout(mask), microbatches=[], **{**fields, **tensors})

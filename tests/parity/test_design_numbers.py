@@ -1,0 +1,142 @@
+# The numbers of DESIGN 1.3. They are rounded to six decimals there, hence the tolerance of half a unit in the sixth,
+# and a hair more where the page rounds a rounded number (R = 0.7537745) once again.
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+
+from prl.advantages import gae
+from prl.config import PPO, Reward
+from prl.experience import assemble
+from prl.kl import token_kl
+from prl.losses.bradley_terry import bradley_terry_loss
+from prl.losses.pairwise import consistency_loss, pairwise_loss
+from prl.losses.ppo import clipped_policy_loss, clipped_value_loss
+from prl.models.policy import verdict_margins
+from prl.objective import ppo_objective, token_weights
+from prl.rewards import sequence_scores, token_rewards
+from prl.types import Verdict
+from tests.helpers.records import make_experience, make_rollout, ragged_mask
+from tests.helpers.tiny import ConstantJudge, PositionJudge
+
+SIX_DECIMALS = 5.01e-7
+SIX_DECIMALS_FLOAT32 = 6e-7  # gae works in float32, whose spacing near 0.8 is 6e-8
+MASK = ragged_mask([3])
+
+
+def f64(*numbers: float) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def close(tensor: torch.Tensor, expected, tolerance=SIX_DECIMALS) -> None:
+    assert tensor.squeeze().tolist() == pytest.approx(expected, abs=tolerance, rel=0)
+
+
+@pytest.fixture
+def verdict() -> Verdict:
+    ids = torch.tensor([0, 1])
+    return Verdict(verdict_margins(f64(2.0, 0.5)[None], ids), verdict_margins(f64(0.3, 1.1)[None], ids))
+
+
+def test_block_1_probabilities(verdict) -> None:
+    close(verdict.margin_ab.sigmoid(), 0.817574)
+    close(verdict.margin_ba.sigmoid(), 0.310026)
+    close(verdict.mean_prob, 0.753774)
+    close(verdict.win_logit, 1.15)
+    close(verdict.win_prob, 0.759511)
+
+
+def test_block_1_losses(verdict) -> None:
+    close(pairwise_loss(verdict.margin_ab, verdict.margin_ba, f64(1.0)), 0.286257)
+    close(consistency_loss(verdict.margin_ab, verdict.margin_ba), 0.016282)
+
+
+def block_2_rewards() -> torch.Tensor:
+    kl = token_kl(f64(-1, -0.5, -2)[None], f64(-1.2, -0.4, -1.5)[None])
+    return token_rewards(f64(0.7537745), kl, MASK, 0.1)
+
+
+def test_block_2_token_rewards() -> None:
+    close(block_2_rewards(), [-0.02, 0.01, 0.803775])
+
+
+@pytest.mark.parametrize(
+    ("gae_lambda", "advantages"),
+    [(0.95, [0.368406, 0.303586, 0.203775]), (1.0, [0.393775, 0.313775, 0.203775])],
+)
+def test_block_2_advantages(gae_lambda, advantages) -> None:
+    found, _ = gae(block_2_rewards(), f64(0.4, 0.5, 0.6)[None], MASK, gamma=1.0, gae_lambda=gae_lambda)
+    close(found, advantages, SIX_DECIMALS_FLOAT32)
+
+
+def test_block_2_returns() -> None:
+    _, returns = gae(block_2_rewards(), f64(0.4, 0.5, 0.6)[None], MASK, gamma=1.0, gae_lambda=0.95)
+    close(returns, [0.768406, 0.803586, 0.803775], SIX_DECIMALS_FLOAT32)
+
+
+def test_block_2_losses() -> None:
+    advantages, returns = gae(block_2_rewards(), f64(0.4, 0.5, 0.6)[None], MASK, gamma=1.0, gae_lambda=0.95)
+    policy = clipped_policy_loss(f64(-0.8, -0.6, -2.3), f64(-1, -0.5, -2), advantages, clip_range=0.2)
+    value = clipped_value_loss(f64(0.75, 0.45, 0.62), f64(0.4, 0.5, 0.6), returns, value_clip_range=0.2)
+    close(policy.mean(), -0.289248, SIX_DECIMALS_FLOAT32)
+    close(value.mean(), 0.031193, SIX_DECIMALS_FLOAT32)
+
+
+def test_block_2_through_experience_and_objective() -> None:
+    old, ref, values = (torch.tensor([row]) for row in ([-1, -0.5, -2], [-1.2, -0.4, -1.5], [0.4, 0.5, 0.6]))
+    reward, ppo = Reward(missing_eos="keep"), PPO(whiten_advantages=False)
+    experience = assemble(
+        make_rollout(MASK),
+        torch.tensor([0.7537745]),
+        old_logprobs=old,
+        ref_logprobs=ref,
+        values=values,
+        microbatches=[],
+        kl_coef=0.1,
+        reward=reward,
+        ppo=ppo,
+    )
+    close(experience.rewards, [-0.02, 0.01, 0.803775], SIX_DECIMALS_FLOAT32)
+    weights = token_weights(MASK, "token_mean", torch.tensor(3), torch.tensor(1))
+    new_logprobs, new_values = torch.tensor([[-0.8, -0.6, -2.3]]), torch.tensor([[0.75, 0.45, 0.62]])
+    loss, stats = ppo_objective(
+        experience, new_logprobs, new_values, None, weights, kl_coef=0.1, ppo=ppo, reward=reward
+    )
+    close(stats["policy_loss"], -0.289248, SIX_DECIMALS_FLOAT32)
+    close(stats["value_loss"], 0.031193, SIX_DECIMALS_FLOAT32)
+    close(loss, -0.289248 + 0.1 * 0.031193, SIX_DECIMALS_FLOAT32)
+
+
+def test_block_3_bradley_terry_limit() -> None:
+    r_y, r_a = torch.randn(20, dtype=torch.float64), torch.randn(20, dtype=torch.float64)
+    verdict = Verdict(r_y - r_a, r_a - r_y)
+    assert torch.equal(sequence_scores(verdict, "log_odds", max_log_odds=100.0), r_y - r_a)
+    half = pairwise_loss(verdict.margin_ab, verdict.margin_ba, torch.ones(20, dtype=torch.float64))
+    assert torch.allclose(half, bradley_terry_loss(r_y, r_a, torch.ones(20, dtype=torch.float64)), atol=1e-15)
+    assert torch.allclose(half, -logsigmoid(r_y - r_a), atol=1e-15)
+
+
+def test_block_3_a_shift_of_the_scalar_by_prompt_changes_nothing() -> None:
+    # Quarters: sums and differences are exact, so that "nothing" means no bit.
+    r_y, r_a, shift = (torch.randint(-40, 40, (50,)) / 4 for _ in range(3))
+    plain = Verdict(r_y - r_a, r_a - r_y)
+    shifted = Verdict((r_y + shift) - (r_a + shift), (r_a + shift) - (r_y + shift))
+    for mapping in ("probability", "mean_probability", "centered", "log_odds"):
+        assert torch.equal(sequence_scores(plain, mapping), sequence_scores(shifted, mapping))
+
+
+@pytest.mark.parametrize("judge", [ConstantJudge(), PositionJudge(3.0)], ids=["constant", "position"])
+@pytest.mark.parametrize("mapping", ["centered", "log_odds"])
+def test_block_3_a_judge_that_ignores_the_response_leaves_the_policy_alone(judge, mapping) -> None:
+    prompts = [[{"role": "user", "content": "x"}]] * 3
+    verdict = judge.compare(prompts, ["good", "", "bad bad"], ["anchor"] * 3)
+    mask = ragged_mask([4, 1, 2])
+    rewards = token_rewards(sequence_scores(verdict, mapping), torch.zeros(3, 4), mask, 0.05)
+    advantages, _ = gae(rewards, torch.zeros(3, 4), mask)
+    new_logprobs = torch.randn(3, 4, requires_grad=True)
+    weights = token_weights(mask, "token_mean", mask.sum(), torch.tensor(3))
+    experience = make_experience(mask, advantages=advantages, old_logprobs=new_logprobs.detach())
+    loss, _ = ppo_objective(
+        experience, new_logprobs, torch.zeros(3, 4), None, weights, kl_coef=0.0, ppo=PPO(), reward=Reward()
+    )
+    loss.backward()
+    assert torch.equal(new_logprobs.grad, torch.zeros(3, 4))

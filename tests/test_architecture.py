@@ -1,0 +1,139 @@
+"""The arrows between the parts of the house, and the size of its rooms."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("prl", "lightning_modules", "datamodules")
+LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
+WIRES_LIGHTNING = ("prl.cli", "prl.__main__", "prl.commands")
+PURE = {
+    "prl.losses.ppo": set(),
+    "prl.losses.pairwise": set(),
+    "prl.losses.bradley_terry": set(),
+    "prl.advantages": set(),
+    "prl.kl": set(),
+    "prl.distributed": set(),
+    "prl.masking": {"prl.distributed"},
+    "prl.rewards": {"prl.types"},
+}
+"""Modules of plain maths, each with what it may import beside torch and the standard library."""
+
+LONGEST_FUNCTION = 60
+LONGEST_FILE = 350
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+CORE = [name for name in FILES if name.startswith("prl") and not name.startswith(WIRES_LIGHTNING)]
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(FILES[name].read_text(encoding="utf-8"))
+
+
+def imported(name: str) -> set[str]:
+    """Everything that a module imports, at the top or inside functions, as dotted names."""
+    found = set()
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative import"
+            base = str(node.module)
+            found.add(base)
+            found |= {f"{base}.{alias.name}" for alias in node.names if f"{base}.{alias.name}" in FILES}
+    return found
+
+
+def roots(name: str) -> set[str]:
+    return {target.partition(".")[0] for target in imported(name)}
+
+
+def test_the_scan_sees_the_library() -> None:
+    assert {"prl.cli", "prl.types", "lightning_modules.stage", "datamodules.base"} <= FILES.keys()
+    assert "lightning" in roots("prl.cli")
+    assert "prl.types" in imported("prl.rewards")
+    assert "lightning" in roots("lightning_modules.stage")
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_imports_no_lightning_and_none_of_its_users(name) -> None:
+    assert not roots(name) & (LIGHTNING | {"lightning_modules", "datamodules"})
+    assert not {target for target in imported(name) if target.startswith(("prl.cli", "prl.__main__"))}
+
+
+def test_only_the_entry_imports_the_command_line() -> None:
+    for name in FILES:
+        if name != "prl.__main__" and not name.startswith("prl.commands"):
+            assert "prl.cli" not in imported(name), name
+
+
+@pytest.mark.parametrize(("one", "other"), [("lightning_modules", "datamodules"), ("datamodules", "lightning_modules")])
+def test_modules_and_data_modules_do_not_know_each_other(one, other) -> None:
+    for name in FILES:
+        if name.partition(".")[0] == one:
+            assert other not in roots(name), name
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_maths_imports_torch_and_the_standard_library_only(name) -> None:
+    allowed = {"torch", "prl", *sys.stdlib_module_names}
+    assert roots(name) <= allowed
+    assert {target for target in imported(name) if target.startswith("prl.")} <= PURE[name]
+
+
+def test_settings_need_no_torch() -> None:
+    assert roots("prl.config") <= set(sys.stdlib_module_names)
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Names of the packages that a fresh interpreter has loaded after a statement."""
+    code = f"import sys\n{statement}\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_import_prl_is_light() -> None:
+    loaded = loaded_after("import prl")
+    assert "prl" in loaded
+    assert not loaded & {"torch", "numpy", "transformers", *LIGHTNING}
+
+
+def test_the_whole_core_loads_without_lightning() -> None:
+    loaded = loaded_after("\n".join(f"import {name}" for name in CORE))
+    assert {"torch", "transformers"} <= loaded
+    assert not loaded & (LIGHTNING | {"lightning_modules", "datamodules", "deepspeed"})
+
+
+def test_functions_fit_on_a_screen() -> None:
+    long = {
+        f"{name}.{node.name}": node.end_lineno - node.lineno + 1
+        for name in FILES
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno - node.lineno + 1 > LONGEST_FUNCTION
+    }
+    assert long == {}
+
+
+def test_files_hold_one_concept() -> None:
+    counts = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in FILES.items()}
+    assert {name: count for name, count in counts.items() if count > LONGEST_FILE} == {}
+
+
+def test_every_package_is_shipped() -> None:
+    import tomllib
+
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert set(listed) == {name for name, path in FILES.items() if path.name == "__init__.py"}

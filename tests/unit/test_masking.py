@@ -1,0 +1,51 @@
+import math
+
+import pytest
+import torch
+
+from prl.masking import masked_mean, masked_sum, masked_var, whiten
+from tests.helpers.records import ragged_mask
+
+MASK = ragged_mask([3, 1, 2])
+
+
+@pytest.mark.parametrize("rubbish", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("reduction", [masked_sum, masked_mean, masked_var, whiten])
+def test_masked_places_may_hold_anything(reduction, rubbish) -> None:
+    values = torch.randn(3, 3)
+    assert torch.equal(reduction(values.masked_fill(~MASK, rubbish), MASK), reduction(values, MASK))
+
+
+def test_reductions_by_hand() -> None:
+    values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 9.0, 9.0], [5.0, 6.0, 9.0]])
+    assert masked_sum(values, MASK).item() == 21.0
+    assert masked_mean(values, MASK).item() == 3.5
+    assert masked_var(values, MASK).item() == 3.5  # of 1 to 6, unbiased
+
+
+def test_whitened_tokens_have_mean_zero_and_variance_one() -> None:
+    white = whiten(torch.randn(3, 3) * 7 + 100, MASK)
+    assert masked_mean(white, MASK).item() == pytest.approx(0.0, abs=1e-5)  # 100 / 7 in float32: error 1e-6
+    assert masked_var(white, MASK).item() == pytest.approx(1.0, abs=1e-5)
+    assert torch.equal(white[~MASK], torch.zeros(3))
+
+
+def test_too_few_tokens() -> None:
+    nothing, one = torch.zeros(2, 2, dtype=torch.bool), ragged_mask([1, 0], 2)
+    values = torch.tensor([[5.0, 1.0], [2.0, 3.0]])
+    assert masked_mean(values, nothing).item() == 0.0
+    assert masked_var(values, nothing).item() == 0.0
+    assert torch.equal(whiten(values, nothing), torch.zeros(2, 2))
+    assert masked_var(values, one).item() == 0.0
+    assert torch.equal(whiten(values, one), torch.zeros(2, 2))
+
+
+def test_equal_advantages_become_zero_not_huge() -> None:
+    assert torch.equal(whiten(torch.full((3, 3), 0.5), MASK), torch.zeros(3, 3))
+
+
+def test_means_carry_no_gradient_but_sums_do() -> None:
+    values = torch.ones(3, 3, requires_grad=True)
+    assert not masked_mean(values, MASK).requires_grad
+    masked_sum(values, MASK).backward()
+    assert torch.equal(values.grad, MASK.float())

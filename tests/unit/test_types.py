@@ -1,0 +1,156 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prl.types import PromptBatch, Rollout, Verdict
+from tests.helpers.records import make_experience, ragged_mask
+
+margins = st.floats(allow_nan=False, allow_infinity=False, width=32)
+moderate = st.floats(-30, 30, width=32)
+
+
+def verdict(ab: float, ba: float) -> Verdict:
+    return Verdict(torch.tensor([ab]), torch.tensor([ba]))
+
+
+@given(margins, margins)
+def test_debiased_probabilities_of_both_sides_sum_to_exactly_one(ab, ba) -> None:
+    assert (verdict(ab, ba).win_prob + verdict(ba, ab).win_prob).item() == 1.0
+
+
+def test_both_sides_sum_to_exactly_one_over_a_dense_range() -> None:
+    # Many values at once: plain sigmoid(z) + sigmoid(-z) misses one by a bit for one value in five.
+    ab, ba = torch.randn(2, 200_000) * 6
+    total = Verdict(ab, ba).win_prob + Verdict(ba, ab).win_prob
+    assert torch.equal(total, torch.ones(200_000))
+
+
+@given(margins, margins)
+def test_probabilities_are_probabilities(ab, ba) -> None:
+    for prob in (verdict(ab, ba).win_prob, verdict(ab, ba).mean_prob):
+        assert 0 <= prob.item() <= 1
+
+
+@given(moderate, moderate)
+def test_win_prob_is_the_sigmoid_of_the_debiased_margin(ab, ba) -> None:
+    expected = torch.sigmoid(torch.tensor((ab - ba) / 2, dtype=torch.float64))
+    # 2e-6: float32 spacing of a margin near 30, 1.9e-6, times the slope of sigma (at most a quarter), twice
+    assert verdict(ab, ba).win_prob.item() == pytest.approx(expected.item(), abs=2e-6)
+
+
+@given(moderate, moderate)
+def test_mean_prob_of_both_sides_sums_to_one(ab, ba) -> None:
+    total = (verdict(ab, ba).mean_prob + verdict(ba, ab).mean_prob).item()
+    assert total == pytest.approx(1.0, abs=2.4e-7)  # a few float32 roundings of numbers near one
+
+
+@given(margins)
+def test_a_response_against_itself_is_exactly_one_half(margin) -> None:
+    same = verdict(margin, margin)
+    assert same.win_logit.item() == 0.0
+    assert same.win_prob.item() == 0.5
+
+
+@given(moderate, moderate, moderate)
+def test_an_additive_position_bias_cancels(ab, ba, bias) -> None:
+    biased = verdict(ab + bias, ba + bias)
+    assert biased.win_logit.item() == pytest.approx((ab - ba) / 2, abs=1e-5)  # float32 spacing near 60 is 3.8e-6
+    assert biased.position_bias.item() == pytest.approx((ab + ba) / 2 + bias, abs=1e-5)
+
+
+def test_order_effects_of_hand_made_margins() -> None:
+    #             fair   first always, second always, half fair
+    ab = torch.tensor([1.0, 2.0, -2.0, 3.0])
+    ba = torch.tensor([-1.0, 2.0, -2.0, -1.0])
+    found = Verdict(ab, ba)
+    assert found.win_logit.tolist() == [1.0, 0.0, 0.0, 2.0]
+    assert found.position_bias.tolist() == [0.0, 2.0, -2.0, 1.0]
+    assert found.flipped.tolist() == [False, True, True, False]
+    gaps = [0.0, 2 * 0.8807970779778823 - 1, 1 - 2 * 0.11920292202211755, 0.9525741268224334 + 0.2689414213699951 - 1]
+    assert found.order_gap.tolist() == pytest.approx(gaps, abs=2e-7)
+
+
+def test_no_opinion_is_no_flip() -> None:
+    assert not verdict(0.0, 0.0).flipped.item()
+
+
+def test_concatenate_keeps_the_order() -> None:
+    both = Verdict.concatenate([verdict(1.0, 2.0), verdict(3.0, 4.0)])
+    assert both.margin_ab.tolist() == [1.0, 3.0]
+    assert both.margin_ba.tolist() == [2.0, 4.0]
+    assert len(both) == 2
+
+
+def test_verdict_checks_shapes() -> None:
+    with pytest.raises(ValueError, match=r"margin_ba has shape \(2,\), expected \(3,\)"):
+        Verdict(torch.zeros(3), torch.zeros(2))
+
+
+def batch(anchors) -> PromptBatch:
+    mask = torch.tensor([[False, True], [True, True]])
+    turns = [[{"role": "user", "content": "x"}], [{"role": "user", "content": "yz"}]]
+    return PromptBatch(torch.tensor([[0, 5], [6, 7]]), mask, turns, anchors)
+
+
+def test_repeat_keeps_the_rollouts_of_a_prompt_together() -> None:
+    repeated = batch([("a",), ("b", "c")]).repeat(2)
+    assert repeated.prompt_ids.tolist() == [[0, 5], [0, 5], [6, 7], [6, 7]]
+    assert repeated.prompt_mask.tolist() == [[False, True]] * 2 + [[True, True]] * 2
+    assert [p[0]["content"] for p in repeated.prompts] == ["x", "x", "yz", "yz"]
+    assert repeated.anchors == [("a",), ("a",), ("b", "c"), ("b", "c")]
+    assert len(repeated) == 4
+
+
+def test_prompt_batch_checks_its_parts() -> None:
+    with pytest.raises(ValueError, match="2 prompt rows but 2 prompts and 1 anchor lists"):
+        batch([("a",)])
+    with pytest.raises(ValueError, match="prompt_mask has dtype torch.int64, expected torch.bool"):
+        PromptBatch(torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.long), [[]], [("a",)])
+
+
+def rollout() -> Rollout:
+    return Rollout(
+        torch.tensor([[0, 0, 4], [0, 5, 6], [7, 8, 9]]),
+        torch.tensor([[False, False, True], [False, True, True], [True, True, True]]),
+        torch.tensor([[11, 1, 0], [12, 0, 0], [13, 14, 15]]),
+        torch.tensor([[True, True, False], [True, False, False], [True, True, True]]),
+        torch.tensor([True, False, False]),
+    )
+
+
+def test_select_cuts_to_the_widest_row() -> None:
+    chosen = rollout().select(torch.tensor([1, 0]))
+    assert chosen.prompt_ids.tolist() == [[5, 6], [0, 4]]
+    assert chosen.prompt_mask.tolist() == [[True, True], [False, True]]
+    assert chosen.response_ids.tolist() == [[12, 0], [11, 1]]
+    assert chosen.response_mask.tolist() == [[True, False], [True, True]]
+    assert chosen.finished.tolist() == [False, True]
+    assert chosen.input_ids.tolist() == [[5, 6, 12, 0], [0, 4, 11, 1]]
+    assert chosen.attention_mask.tolist() == [[True, True, True, False], [False, True, True, True]]
+
+
+def test_rollout_checks_masks() -> None:
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="response_mask has shape"):
+        Rollout(torch.zeros(2, 3), mask, torch.zeros(2, 4), mask, mask[:, 0])
+    with pytest.raises(ValueError, match="finished has dtype"):
+        Rollout(torch.zeros(2, 3), mask, torch.zeros(2, 3), mask, mask[:, 0].long())
+
+
+def test_experience_selects_and_cuts_every_tensor_alike() -> None:
+    mask = ragged_mask([2, 4, 1])
+    numbers = torch.arange(12.0).reshape(3, 4)
+    names = ("old_logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
+    given_tensors = {name: numbers + 100 * i for i, name in enumerate(names)}
+    experience = make_experience(mask, scores=torch.tensor([7.0, 8.0, 9.0]), **given_tensors)
+    chosen = experience.select(torch.tensor([2, 0]))
+    for i, name in enumerate(names):
+        assert getattr(chosen, name).tolist() == [[8.0 + 100 * i, 9.0 + 100 * i], [100.0 * i, 1.0 + 100 * i]]
+    assert chosen.scores.tolist() == [9.0, 7.0]
+    assert torch.equal(chosen.rollout.response_mask, ragged_mask([1, 2]))
+
+
+def test_experience_checks_shapes() -> None:
+    with pytest.raises(ValueError, match="returns has shape"):
+        make_experience(ragged_mask([2, 4]), returns=torch.zeros(2, 3))
