@@ -26,6 +26,8 @@ def main(args: list[str]) -> None:
     parser.add_argument("--configs", type=Path, default=Path("configs/quickstart"), help="folder of the three configs")
     parser.add_argument("--only", choices=STAGES, help="run one stage of an existing folder")
     options = parser.parse_args(args)
+    if not options.configs.is_dir():
+        raise SystemExit(f"prl quickstart: no folder {options.configs}; run it in a clone of prl, or give --configs")
     _quiet()
     stages = (options.only,) if options.only else STAGES
     if options.only is None and options.out.exists():
