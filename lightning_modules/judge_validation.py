@@ -54,7 +54,7 @@ class JudgeValidation(Stage):
             self.log(f"val/{name}", value, prog_bar=name in shown, rank_zero_only=True)
         board: Any = getattr(self.logger, "experiment", None)
         if board is not None and not self.trainer.sanity_checking and self.trainer.is_global_zero:
-            step = self.batches_done()
+            step = self.logged_step()
             board.add_histogram("val/win_prob_of_chosen", verdict.win_prob.float().cpu(), step)
             board.add_histogram("val/position_bias", verdict.position_bias.float().cpu(), step)
 

@@ -23,7 +23,7 @@ from prl.experience import anchored_scores, assemble
 from prl.judge.base import PairwiseJudge
 from prl.kl import AdaptiveKL, FixedKL, KLController
 from prl.losses import ppo as ppo_losses
-from prl.minibatch import schedule_minibatches, split_microbatches
+from prl.minibatch import check_minibatches, schedule_minibatches, split_microbatches
 from prl.models.critic import Critic, ValueHead, hidden_size, response_hidden, shared_forward
 from prl.models.loading import freeze, is_adapted, load_backbone, load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import response_logits, token_logprobs
@@ -105,6 +105,7 @@ class PairwisePPOModule(Stage):
         if self.policy is not None:
             return
         self.judge.load()
+        freeze(self.judge)  # also a judge of the user's own: it is the reward, not a part that learns
         self.policy = load_causal_lm(self.policy_source).train()
         if self.reference_source is not None or not is_adapted(self.policy):
             self.reference = freeze(load_causal_lm(self.reference_source or self.policy_source))
@@ -113,6 +114,17 @@ class PairwisePPOModule(Stage):
         else:
             self.critic = Critic(load_backbone(self.critic_source)).train()
         self.end_ids = end_token_ids(self.policy, self.tokenizer)
+
+    def on_fit_start(self) -> None:
+        """Refuse settings that do not fit the batch, before a rollout is paid for.
+
+        Raises:
+            ValueError: when an iteration has fewer micro-batches than minibatches.
+        """
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        rows = getattr(datamodule, "batch_size", 0) * self.sampling.per_prompt // self.trainer.world_size
+        if rows:
+            check_minibatches(-(-rows // self.ppo.microbatch_size), self.ppo.minibatches)
 
     def configure_optimizers(self) -> Any:
         """One optimizer, two groups: Lightning's DeepSpeed strategy accepts one optimizer only."""

@@ -96,7 +96,7 @@ class PPOReport:
         shown = {"win": numbers["reward/win_prob"], "kl": numbers["kl/k1"], "tok/s": numbers["perf/tok_s"]}
         module.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True, batch_size=num_rows)
         if self.board is not None:
-            step = module.batches_done()
+            step = module.logged_step()
             self.board.add_histogram("reward/win_prob_histogram", verdict.win_prob.float().cpu(), step)
             self.board.add_histogram("policy/advantage_histogram", experience.advantages[mask].float().cpu(), step)
 
@@ -164,6 +164,6 @@ class PPOReport:
         self.module.log_dict(numbers, rank_zero_only=True)
         if self.board is not None and not self.module.trainer.sanity_checking:
             header = ["prompt", "response", "anchor", "p(win)", "p, response first", "p, anchor first"]
-            step = self.module.batches_done()
+            step = self.module.logged_step()
             self.board.add_text("samples/validation", markdown_table(header, self._samples), step)
             self.board.add_histogram("val/win_prob_histogram", torch.tensor(prob), step)

@@ -39,8 +39,12 @@ class Stage(LightningModule, ABC):
         """Write what was trained as a folder that transformers loads."""
 
     def batches_done(self) -> int:
-        """Training batches completed over the life of the run: the x axis of everything logged by hand."""
+        """Training batches completed over the life of the run."""
         return batches_done(self.trainer)
+
+    def logged_step(self) -> int:
+        """The x axis position that Lightning gives to what is logged now; for what goes to TensorBoard by hand."""
+        return self.trainer.fit_loop.epoch_loop._batches_that_stepped
 
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule over `self.model`."""
@@ -52,11 +56,22 @@ class Stage(LightningModule, ABC):
         return {name for name, parameter in named if not parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take frozen weights (reference, judge, the trunk under adapters) out."""
+        """Take frozen weights (reference, judge, the trunk under adapters) out, and say whose checkpoint it is."""
         frozen = self._frozen()
+        checkpoint["stage"] = type(self).__name__
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put them back from memory, so that loading stays strict about everything else."""
+        """Put frozen weights back from memory, so that loading stays strict about everything else.
+
+        Raises:
+            ValueError: when another stage wrote the checkpoint.
+        """
+        found = checkpoint.get("stage", type(self).__name__)
+        if found != type(self).__name__:
+            raise ValueError(
+                f"checkpoint {self.trainer.ckpt_path} was written by {found}, this run trains {type(self).__name__}; "
+                "give the checkpoint of this stage"
+            )
         current, frozen = self.state_dict(), self._frozen()
         checkpoint["state_dict"] = {**{k: current[k] for k in frozen if k in current}, **checkpoint["state_dict"]}

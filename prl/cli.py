@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -15,14 +16,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import datamodules  # noqa: F401 - makes short class names known to YAML
 import lightning_modules  # noqa: F401
-from lightning_modules.callbacks import PhaseProgressBar, PredictionFile, RandomStates, RunCheckpoint
+from lightning_modules.callbacks import (
+    ForgetRepeatedSteps,
+    PhaseProgressBar,
+    PredictionFile,
+    RandomStates,
+    RunCheckpoint,
+)
 from lightning_modules.callbacks.run_checkpoint import LAST
 from lightning_modules.stage import Stage
 from prl.commands import COMMANDS
-from prl.data import DataError
-from prl.data.tokens import TooLongError
-from prl.judge.template import VerdictTokenError
-from prl.models.loading import ModelNotFoundError
 from prl.run_position import is_dry_run
 
 
@@ -34,9 +37,6 @@ DESCRIPTION = (
     "Pairwise-RL: train a generative pairwise judge, then a policy that beats its anchors. Small commands beside the "
     f"subcommands below: {', '.join('prl ' + name for name in COMMANDS)} (each with --help)."
 )
-
-USER_ERRORS = (RunError, DataError, TooLongError, VerdictTokenError, ModelNotFoundError)
-"""Mistakes in what was given: told in words, without a traceback (PRL_DEBUG=1 shows it)."""
 
 
 class PrlCLI(LightningCLI):
@@ -76,8 +76,12 @@ class PrlCLI(LightningCLI):
         """TensorBoard into the run folder and the callbacks that every run has, unless the config says otherwise."""
         config = self._get(self.config_init, "trainer", default={})
         if config.get("logger") in (None, True):
-            kwargs["logger"] = TensorBoardLogger(config["default_root_dir"], name="", version="")
-        own: list[Any] = [RandomStates(), PredictionFile()]
+            # Other verbs log into a folder of their own: the curves and config.yaml of the training are not theirs.
+            folder = Path(config["default_root_dir"], "" if self.subcommand == "fit" else str(self.subcommand))
+            kwargs["logger"] = TensorBoardLogger(folder, name="", version="")
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+        own: list[Any] = [RandomStates(), ForgetRepeatedSteps(), PredictionFile()]
         given = config.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
@@ -148,8 +152,23 @@ def main(args: list[str] | None = None) -> None:
             command(arguments[1:])
         else:
             run_stage(args)
-    except USER_ERRORS as error:
-        if os.environ.get("PRL_DEBUG"):
+    except Exception as error:
+        told = _told_by_us(error)
+        if told is None or os.environ.get("PRL_DEBUG"):
             raise
-        sys.stderr.write(f"prl: {type(error).__name__}: {error}\n")
+        sys.stderr.write(f"prl: {type(told).__name__}: {told}\n")
         raise SystemExit(1) from None
+
+
+def _told_by_us(error: BaseException | None) -> ValueError | None:
+    """The ValueError of prl behind an exception: a mistake in what was given, told in words (PRL_DEBUG=1 shows where).
+
+    jsonargparse and Lightning wrap what a constructor raises; the innermost message is the one written for the user.
+    """
+    while error is not None:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        package = frame.f_globals["__name__"].partition(".")[0]
+        if isinstance(error, ValueError) and package in ("prl", "lightning_modules", "datamodules"):
+            return error
+        error = error.__cause__
+    return None

@@ -1,7 +1,7 @@
 """Settings of the algorithms: frozen, each field explained, checked when made. No torch, no derived fields."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 def _require(ok: bool, name: str, found: object, expected: str) -> None:
@@ -151,7 +151,7 @@ class ModelSource:
 
     path: str | None = None
     """Hugging Face folder, hub id, or a .gguf file (needs the package gguf)."""
-    config: dict | None = None
+    config: dict[str, Any] | None = None
     """Random weights instead: fields of a transformers config, with `model_type`."""
     tokenizer: str | None = None
     """Folder or hub id of the tokenizer, where it is not beside the weights."""

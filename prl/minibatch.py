@@ -15,17 +15,22 @@ def split_microbatches(num_rows: int, microbatch_size: int) -> list[Tensor]:
     return list(torch.randperm(num_rows).split(microbatch_size))
 
 
+def check_minibatches(num_microbatches: int, num_minibatches: int) -> None:
+    """Raises ValueError when there are fewer micro-batches than minibatches."""
+    if num_microbatches < num_minibatches:
+        raise ValueError(
+            f"ppo.minibatches is {num_minibatches}, but an iteration has only {num_microbatches} micro-batches per "
+            "process; lower ppo.minibatches or ppo.microbatch_size, or raise the data batch size"
+        )
+
+
 def schedule_minibatches(microbatches: list[Tensor], num_minibatches: int, epochs: int) -> Iterator[list[Tensor]]:
     """Minibatches of whole micro-batches, dealt anew in every epoch: `num_minibatches` per epoch.
 
     Raises:
         ValueError: when there are fewer micro-batches than minibatches.
     """
-    if len(microbatches) < num_minibatches:
-        raise ValueError(
-            f"ppo.minibatches is {num_minibatches}, but an iteration has only {len(microbatches)} micro-batches per "
-            "process; lower ppo.minibatches or ppo.microbatch_size, or raise the data batch size"
-        )
+    check_minibatches(len(microbatches), num_minibatches)
     for _ in range(epochs):
         for group in torch.randperm(len(microbatches)).tensor_split(num_minibatches):
             yield [microbatches[i] for i in group.tolist()]

@@ -3,6 +3,7 @@
 from lightning_modules.callbacks.predictions import PredictionFile
 from lightning_modules.callbacks.progress import PhaseProgressBar
 from lightning_modules.callbacks.random_states import RandomStates
+from lightning_modules.callbacks.resumed_events import ForgetRepeatedSteps
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
 
-__all__ = ["PhaseProgressBar", "PredictionFile", "RandomStates", "RunCheckpoint"]
+__all__ = ["ForgetRepeatedSteps", "PhaseProgressBar", "PredictionFile", "RandomStates", "RunCheckpoint"]

@@ -20,10 +20,11 @@ class RandomStates(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The states of all ranks, in order; called on every rank."""
-        states: list[Any] = [random_states()]
+        own = self._pending or random_states()  # a resumed run that trains no batch hands on what it was given
+        states: list[Any] = [own]
         if world_size() > 1:
             states = [None] * world_size()
-            dist.all_gather_object(states, random_states())
+            dist.all_gather_object(states, own)
         return {"ranks": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ class RunCheckpoint(Checkpoint):
     def __init__(self, dirpath: str = "checkpoints", every_n_batches: int = 100) -> None:
         self.path, self.every_n_batches = Path(dirpath) / LAST, every_n_batches
         self._saved_at = -1
+        self._due = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Nothing is written in a fast_dev_run."""
@@ -37,8 +38,11 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         """Save when it is time."""
         done = batches_done(trainer)
-        if self.every_n_batches and done % self.every_n_batches == 0:
+        self._due |= bool(self.every_n_batches) and done % self.every_n_batches == 0
+        # Accumulated gradients are in no checkpoint, so one is only written after a whole step.
+        if self._due and not trainer.fit_loop._should_accumulate():
             self._save(trainer)
+            self._due = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The end state, unless it was just saved."""

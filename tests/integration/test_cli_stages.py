@@ -1,0 +1,200 @@
+"""Every stage from its shipped config: trains what it should, saves what it should, and the result loads elsewhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from prl.cli import PrlCLI, run_stage
+from tests.integration.runs import CONFIGS, FirstWeights, Home, Numbers, callback, find_callback, last_checkpoint
+
+MODEL = "--model.init_args."
+CASES = {
+    "supervised": ("supervised", ()),
+    "generative_reward": ("generative_reward", ()),
+    "generative_reward_random_order": ("generative_reward", (f"{MODEL}order", "random", f"{MODEL}text_coef", "0")),
+    "generative_reward_lora": ("generative_reward", ("--model.init_args.model.lora.rank", "4")),
+    "bradley_terry": ("bradley_terry", ()),
+    "ppo_own_critic": ("pairwise_ppo", ()),
+    "ppo_shared_critic": ("pairwise_ppo", (f"{MODEL}critic", "shared")),
+    "ppo_lora": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic_model.path", "POLICY")),
+    "ppo_lora_shared_critic": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "shared")),
+    "ppo_bradley_terry_judge": (
+        "pairwise_ppo",
+        (f"{MODEL}judge", "prl.judge.BradleyTerryJudge", f"{MODEL}judge.init_args.path", "BRADLEY_TERRY"),
+    ),
+}
+
+SLOW = {"generative_reward_random_order", "ppo_lora_shared_critic"}
+
+
+def overrides_of(case: str, home: Home) -> tuple[str, list[str]]:
+    stage, overrides = CASES[case]
+    places = {"POLICY": str(home.policy), "BRADLEY_TERRY": str(home.bradley_terry)}
+    return stage, [places.get(word, word) for word in overrides]
+
+
+def is_frozen(case: str, name: str) -> bool:
+    """What should stay as it was, by the name of a parameter."""
+    if name.startswith(("reference.", "judge.")):
+        return True
+    adapted = "lora" in case and name.startswith(("policy.", "model."))
+    return adapted and "lora_" not in name
+
+
+@dataclass(frozen=True)
+class Trained:
+    case: str
+    stage: str
+    overrides: list[str]
+    run: Path
+    cli: PrlCLI
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(case, marks=[pytest.mark.slow] if case in SLOW else []) for case in CASES]
+)
+def trained(request: pytest.FixtureRequest, home: Home, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Four batches of a stage with two validations."""
+    stage, overrides = overrides_of(request.param, home)
+    run = tmp_path_factory.mktemp(request.param)
+    watchers = [callback(FirstWeights), callback(Numbers)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["prl"])
+        cli = home.run(stage, run, *watchers, "--trainer.val_check_interval", "2", *overrides)
+    return Trained(request.param, stage, overrides, run, cli)
+
+
+def test_stage_moves_what_it_trains_and_nothing_else(trained: Trained) -> None:
+    module = trained.cli.model
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    before = find_callback(trained.cli.trainer, FirstWeights).weights
+    assert parameters.keys() == before.keys()
+    for name, parameter in parameters.items():
+        frozen = is_frozen(trained.case, name)
+        assert parameter.requires_grad is not frozen, name
+        assert torch.equal(parameter, before[name]) is frozen, f"{name} {'moved' if frozen else 'did not move'}"
+    if trained.stage == "pairwise_ppo":
+        assert not module.judge.model.training
+        assert module.reference is None if "lora" in trained.case else not module.reference.training
+
+
+def test_checkpoint_holds_what_is_trained_and_nothing_else(trained: Trained) -> None:
+    names = {name for name, _ in trained.cli.model.named_parameters(remove_duplicate=False)}
+    saved = last_checkpoint(trained.run)["state_dict"].keys()
+    assert saved == {name for name in names if not is_frozen(trained.case, name)}
+
+
+def test_validate_repeats_the_last_validation_of_the_run(trained: Trained, home: Home) -> None:
+    numbers = find_callback(trained.cli.trainer, Numbers)
+    assert (len(numbers.training), len(numbers.validation)) == (4, 2)
+    again = home.run(trained.stage, trained.run, *trained.overrides, "--ckpt_path", "last", verb="validate")
+    validated = {name: float(value) for name, value in again.trainer.callback_metrics.items()}
+    assert validated == numbers.validation[-1]  # the same weights, data and draws
+
+
+def test_export_loads_with_plain_transformers(trained: Trained) -> None:
+    assert_export_is(trained.cli.model, trained.stage, trained.run / "model")
+
+
+def assert_export_is(module: Any, stage: str, folder: Path) -> None:
+    """The folder holds the trained weights for plain transformers, adapters merged."""
+    auto_class = AutoModelForSequenceClassification if stage == "bradley_terry" else AutoModelForCausalLM
+    loaded, report = auto_class.from_pretrained(folder, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("reverse abc\n", return_tensors="pt")["input_ids"]
+    trained = module.policy if stage == "pairwise_ppo" else module.model
+    with torch.no_grad():
+        # Adapters are merged in float32, which rounds once more than adding their output does.
+        torch.testing.assert_close(loaded(ids).logits, trained(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+# ---- configuration
+
+COMPLETE = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "model" in yaml.safe_load(path.read_text())]
+OVERLAYS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path not in COMPLETE]
+
+
+def printed_config(capsys: pytest.CaptureFixture, *args: str) -> dict[str, Any]:
+    with pytest.raises(SystemExit) as ending:
+        run_stage(["fit", *args, "--print_config"])
+    assert ending.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def contains(whole: Any, part: Any) -> bool:
+    """Whether every value of `part` stands in `whole`; class paths may be written in full."""
+    if isinstance(part, dict):
+        return isinstance(whole, dict) and all(key in whole and contains(whole[key], part[key]) for key in part)
+    return whole == part or (isinstance(part, str) and str(whole).endswith(f".{part}"))
+
+
+@pytest.mark.parametrize("path", COMPLETE, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_shipped_config_parses_and_prints_itself(path: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    printed = printed_config(capsys, "--config", str(path))
+    assert contains(printed, yaml.safe_load(path.read_text()))
+    copy = tmp_path / "printed.yaml"
+    copy.write_text(yaml.safe_dump(printed))
+    assert printed_config(capsys, "--config", str(copy)) == printed
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_shipped_overlay_goes_on_top_of_a_config(path: Path, capsys: pytest.CaptureFixture) -> None:
+    base = CONFIGS / "quickstart" / "pairwise_ppo.yaml"
+    printed = printed_config(capsys, "--config", str(base), "--config", str(path))
+    assert contains(printed, yaml.safe_load(path.read_text()))
+
+
+def test_every_config_is_looked_at() -> None:
+    assert len(COMPLETE) >= 4
+    assert {path.stem for path in COMPLETE} >= {"supervised", "generative_reward", "bradley_terry", "pairwise_ppo"}
+
+
+def test_later_config_wins_and_the_command_line_wins_over_both(home: Home, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("trainer: {max_steps: 2, log_every_n_steps: 7}\nmodel: {init_args: {max_length: 63}}\n")
+    run = tmp_path / "run"
+    args = home.arguments("supervised", run, "--config", str(overlay), "--trainer.log_every_n_steps", "9")
+    cli = run_stage(args)
+    assert cli.trainer.global_step == 2
+    assert cli.model.max_length == 63
+    assert cli.trainer.log_every_n_steps == 9
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert (saved["trainer"]["max_steps"], saved["trainer"]["log_every_n_steps"]) == (2, 9)
+    assert saved["data"]["init_args"]["batch_size"] == 8
+    assert saved["trainer"]["gradient_clip_val"] == 1.0  # from the first config, which the overlay leaves alone
+
+
+def test_resolved_config_repeats_the_run(home: Home, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    home.run("pairwise_ppo", first)
+    run_stage(["fit", "--config", str(first / "config.yaml"), "--run_dir", str(second)])
+    assert (second / "model" / "model.safetensors").read_bytes() == (first / "model" / "model.safetensors").read_bytes()
+    assert (second / "checkpoints" / "last.ckpt").exists()
+
+
+def test_fast_dev_run_leaves_no_files(home: Home, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    home.run("pairwise_ppo", run, "--trainer.fast_dev_run", "true")
+    assert not run.exists() or not any(run.rglob("*"))
+
+
+def test_validating_a_run_leaves_its_record_alone(home: Home, tmp_path: Path) -> None:
+    """The curves and the resolved config of a run tell how it was trained, also after someone validated it."""
+    home.run("pairwise_ppo", tmp_path)
+    record = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    home.run("pairwise_ppo", tmp_path, "--ckpt_path", "last", verb="validate")
+    for path, content in record.items():
+        assert path.read_bytes() == content, f"{path.name} changed"
+    assert not [path for path in tmp_path.glob("events.*") if path not in record]
+
+
+def test_one_field_of_a_new_model_is_set_on_the_command_line(home: Home, tmp_path: Path) -> None:
+    cli = home.run("supervised", tmp_path, "--model.init_args.model.config.hidden_size", "24")
+    assert cli.model.model.config.hidden_size == 24
+    assert cli.model.model.config.num_hidden_layers == 2

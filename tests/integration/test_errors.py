@@ -1,0 +1,292 @@
+"""Mistakes of the user: one message that names the thing, on stderr, and an exit code that is not zero."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prl.cli import main
+from tests.integration.runs import Home, last_checkpoint
+
+MODEL = "--model.init_args."
+
+
+class Refused:
+    """Runs the command line, which must refuse."""
+
+    def __init__(self, home: Home, capsys: pytest.CaptureFixture) -> None:
+        self.home, self.capsys = home, capsys
+
+    def __call__(self, args: list[str], *patterns: str) -> str:
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as ending:
+            main(args)
+        assert ending.value.code not in (0, None)
+        told = self.capsys.readouterr().err
+        assert "Traceback" not in told
+        messages = [line for line in told.splitlines() if re.match(r"(prl: \w+:|error:)", line)]
+        assert len(messages) == 1, told
+        for pattern in patterns:
+            assert re.search(pattern, told[told.index(messages[0]) :]), f"{pattern} is not in:\n{told}"
+        return told
+
+
+@pytest.fixture
+def refused(home: Home, capsys: pytest.CaptureFixture) -> Refused:
+    return Refused(home, capsys)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def rows_with(home: Home, kind: str, number: int, folder: Path, **changes: Any) -> Path:
+    """A copy of the training rows in which row `number` (from 1) is changed; None takes a column out."""
+    rows = [json.loads(line) for line in home.data(f"{kind}.train").read_text().splitlines()]
+    for column, value in changes.items():
+        if value is None:
+            del rows[number - 1][column]
+        else:
+            rows[number - 1][column] = value
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+# ---- data
+
+BAD_ROWS: dict[str, tuple[str, str, dict[str, Any], tuple[str, ...]]] = {
+    "missing_column": (
+        *("generative_reward", "pairs", {"rejected": None}),
+        (r"row 5, field 'rejected'", "missing column", "the columns prompt, chosen and rejected"),
+    ),
+    "empty_response": (
+        *("generative_reward", "pairs", {"chosen": "  "}),
+        (r"row 5, field 'chosen'", "empty text", "Give it a response or remove the row"),
+    ),
+    "equal_responses": (
+        *("bradley_terry", "pairs", {"chosen": "abc", "rejected": "abc"}),
+        ("row 5, field 'rejected'", "chosen equals rejected"),
+    ),
+    "nan_preference": (
+        *("generative_reward", "pairs", {"preference": float("nan")}),
+        ("row 5, field 'preference'", "nan", "a number from 0 to 1"),
+    ),
+    "preference_above_one": (
+        *("generative_reward", "pairs", {"preference": 1.5}),
+        ("row 5, field 'preference'", "1.5", "a number from 0 to 1"),
+    ),
+    "unknown_role": (
+        *("pairwise_ppo", "prompts", {"prompt": [{"role": "teacher", "content": "add 1+1"}]}),
+        (r"row 5, field 'prompt\[0\].role'", "teacher", "system, user, assistant"),
+    ),
+    "empty_completion": ("supervised", "demonstrations", {"completion": ""}, ("row 5, field 'completion'",)),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_bad_row(case: str, refused: Refused, run: Path, tmp_path: Path) -> None:
+    stage, kind, changes, patterns = BAD_ROWS[case]
+    data = rows_with(refused.home, kind, 5, tmp_path, **changes)
+    args = refused.home.arguments(stage, run, "--data.init_args.train.path", str(data))
+    refused(args, "DataError", "rows.jsonl", *patterns)
+
+
+def test_missing_data_file(refused: Refused, run: Path, tmp_path: Path) -> None:
+    missing = str(tmp_path / "nothing.jsonl")
+    args = refused.home.arguments("supervised", run, "--data.init_args.train.path", missing)
+    refused(args, "DataError", f"no data file at {re.escape(missing)}")
+
+
+def test_prompts_without_anchors(refused: Refused, run: Path, tmp_path: Path) -> None:
+    data = rows_with(refused.home, "prompts", 5, tmp_path, anchor=None)
+    args = refused.home.arguments("pairwise_ppo", run, "--data.init_args.train.path", str(data))
+    refused(args, "DataError", "1 of 32 prompts have no anchor", "add a column 'anchor'")
+
+
+def test_too_long_prompts(refused: Refused, run: Path) -> None:
+    args = refused.home.arguments("pairwise_ppo", run, f"{MODEL}max_prompt_length", "9")
+    refused(args, "TooLongError", "max_prompt_length is 9", "a prompt takes 1[0-9] tokens", "on_too_long")
+
+
+def test_too_long_demonstrations(refused: Refused, run: Path) -> None:
+    args = refused.home.arguments("supervised", run, f"{MODEL}max_length", "10")
+    refused(args, "TooLongError", "max_length is 10", "on_too_long")
+
+
+def test_nothing_left_after_skipping(refused: Refused, run: Path) -> None:
+    args = refused.home.arguments("supervised", run, f"{MODEL}max_length", "2", f"{MODEL}on_too_long", "skip")
+    refused(args, "DataError", "no train row is left of 32", "max_length")
+
+
+def test_batch_larger_than_the_data(refused: Refused, run: Path) -> None:
+    args = refused.home.arguments("supervised", run, "--data.init_args.batch_size", "33")
+    refused(args, "32 rows", "batch_size 33|batch_size is 33")
+
+
+def test_data_module_of_another_stage(refused: Refused, run: Path) -> None:
+    args = refused.home.arguments("supervised", run, "--data", "PreferencePairDataModule")
+    args += ["--data.init_args.train.path", str(refused.home.data("pairs.train"))]
+    refused(args, "SupervisedModule learns from Demonstration rows", "PreferencePairDataModule gives PreferencePair")
+
+
+# ---- judge
+
+
+def test_verdict_word_of_two_tokens(refused: Refused, run: Path) -> None:
+    args = refused.home.arguments("generative_reward", run, f"{MODEL}template.verdicts", "[AB, CD]")
+    refused(args, "VerdictTokenError", r"verdict word 'AB' is written as 2 tokens \['A', 'B'\]", "answer_prefix")
+
+
+def test_template_without_a_response(refused: Refused, run: Path) -> None:
+    args = refused.home.arguments("generative_reward", run, f"{MODEL}template.text", "{{ prompt }} {{ response_a }}")
+    refused(args, r"response_b \}\} 0 times")
+
+
+def test_judge_folder_that_is_no_judge(refused: Refused, run: Path) -> None:
+    policy = str(refused.home.policy)
+    args = refused.home.arguments("pairwise_ppo", run, f"{MODEL}judge.init_args.path", policy)
+    refused(args, re.escape(policy), "is not a judge")
+
+
+def test_judge_of_the_other_kind(refused: Refused, run: Path) -> None:
+    args = refused.home.arguments("pairwise_ppo", run, f"{MODEL}judge.init_args.path", str(refused.home.bradley_terry))
+    refused(args, "holds a bradley_terry judge")
+
+
+def test_missing_judge_folder(refused: Refused, run: Path, tmp_path: Path) -> None:
+    missing = str(tmp_path / "no_judge")
+    args = refused.home.arguments("pairwise_ppo", run, f"{MODEL}judge.init_args.path", missing)
+    refused(args, re.escape(missing))
+
+
+# ---- models
+
+
+@pytest.mark.parametrize(
+    ("stage", "option"),
+    [("generative_reward", "model.path"), ("pairwise_ppo", "policy.path"), ("bradley_terry", "model.path")],
+)
+def test_missing_model_folder(stage: str, option: str, refused: Refused, run: Path, tmp_path: Path) -> None:
+    missing = str(tmp_path / "no_model")
+    args = refused.home.arguments(stage, run, f"{MODEL}{option}", missing)
+    refused(args, "ModelNotFoundError", f"{re.escape(missing)} does not exist", "run the stage that writes it first")
+
+
+def test_folder_that_holds_no_model(refused: Refused, run: Path, tmp_path: Path) -> None:
+    args = refused.home.arguments("generative_reward", run, f"{MODEL}model.path", str(tmp_path))
+    refused(args, "ModelNotFoundError", "is not a Hugging Face model folder")
+
+
+# ---- checkpoints and run folders
+
+
+def test_last_checkpoint_of_a_run_that_has_none(refused: Refused, run: Path) -> None:
+    args = refused.home.arguments("supervised", run, "--ckpt_path", "last")
+    refused(args, "RunError", "--ckpt_path last", re.escape(str(run)), "does not exist", "--run_dir")
+
+
+def test_missing_checkpoint(refused: Refused, run: Path, tmp_path: Path) -> None:
+    missing = str(tmp_path / "no.ckpt")
+    args = refused.home.arguments("supervised", run, "--ckpt_path", missing)
+    refused(args, "RunError", re.escape(missing), "does not exist")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.98])
+def test_truncated_checkpoint(share: float, refused: Refused, run: Path) -> None:
+    refused.home.run("supervised", run)
+    last = run / "checkpoints" / "last.ckpt"
+    whole = last.read_bytes()
+    last.write_bytes(whole[: int(share * len(whole))])
+    refused(
+        refused.home.arguments("supervised", run, "--ckpt_path", "last"),
+        *("RunError", "last.ckpt is torn", f"{int(share * len(whole))} bytes"),
+    )
+
+
+def test_checkpoint_of_another_stage(refused: Refused, run: Path, tmp_path: Path) -> None:
+    refused.home.run("supervised", run)
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    args = refused.home.arguments("bradley_terry", tmp_path / "other", "--ckpt_path", checkpoint)
+    refused(args, re.escape(checkpoint))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_run_folder_that_holds_a_run(overwrite: bool, refused: Refused, run: Path) -> None:
+    refused.home.run("supervised", run)
+    before = last_checkpoint(run)["global_step"]
+    args = refused.home.arguments("supervised", run, "--trainer.max_steps", "2")
+    if overwrite:
+        main([*args, "--overwrite", "true"])
+        assert last_checkpoint(run)["global_step"] == 2
+        return
+    refused(args, "RunError", "already holds a run", "--ckpt_path last", "--run_dir", "--overwrite true")
+    assert last_checkpoint(run)["global_step"] == before
+
+
+# ---- configuration
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--model.init_args.ppo.epocs", "epocs"),
+        ("--model.init_args.iteration", "iteration"),
+        ("--trainer.max_stepps", "max_stepps"),
+        ("--data.init_args.batchsize", "batchsize"),
+        ("--checkpoint.every_batch", "every_batch"),
+        ("--rundir", "rundir"),
+    ],
+)
+def test_misspelt_key_on_the_command_line(option: str, named: str, refused: Refused, run: Path) -> None:
+    refused(refused.home.arguments("pairwise_ppo", run, option, "3"), rf"\b{named}\b")
+
+
+@pytest.mark.parametrize(
+    ("overlay", "named"),
+    [
+        ("model: {init_args: {ppo: {clip: 0.1}}}", "clip"),
+        ("model: {init_args: {policy: {pth: x}}}", "pth"),
+        ("trainer: {max_step: 3}", "max_step"),
+        ("data: {init_args: {train: {file: x}}}", "file"),
+        ("checkpoints: {every_n_batches: 3}", "checkpoints"),
+    ],
+)
+def test_misspelt_key_in_yaml(overlay: str, named: str, refused: Refused, run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "overlay.yaml"
+    path.write_text(overlay + "\n")
+    refused(refused.home.arguments("pairwise_ppo", run, "--config", str(path)), rf"\b{named}\b")
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "patterns"),
+    [
+        ("pairwise_ppo", ("ppo.clip_range", "1.5"), ("ppo.clip_range is 1.5", r"a number in \(0, 1\)")),
+        ("pairwise_ppo", ("sampling.temperature", "0"), ("sampling.temperature is 0.0", "a positive number")),
+        ("pairwise_ppo", ("reward.mapping", "elo"), ("elo", "log_odds")),
+        ("pairwise_ppo", ("ppo.minibatches", "9"), ("ppo.minibatches is 9", "3 micro-batches")),
+        ("generative_reward", ("order", "random", "consistency_coef", "1"), ("consistency_coef", "order: both")),
+        ("supervised", ("model.path", "x"), ("either path or config",)),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else value,
+)
+def test_setting_out_of_range(
+    stage: str, overrides: tuple[str, ...], patterns: tuple[str, ...], refused: Refused, run: Path
+) -> None:
+    words = [word if i % 2 else MODEL + word for i, word in enumerate(overrides)]
+    refused(refused.home.arguments(stage, run, *words), *patterns)
+
+
+def test_schedule_without_an_end(refused: Refused, run: Path) -> None:
+    args = refused.home.arguments("supervised", run, "--trainer.max_steps", "-1", "--trainer.max_epochs", "1")
+    refused(args, "optimization.schedule 'cosine'", "trainer.max_steps")
+
+
+def test_refusals_leave_no_run_behind(refused: Refused, run: Path) -> None:
+    refused(refused.home.arguments("supervised", run, "--ckpt_path", "last"))
+    shutil.rmtree(run, ignore_errors=True)
+    refused.home.run("supervised", run)

@@ -1,0 +1,190 @@
+"""A run that was cut off and continued ends bit for bit where an uninterrupted one does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.runs import (
+    CONFIGS,
+    Home,
+    Interrupt,
+    InterruptedRun,
+    callback,
+    differences,
+    last_checkpoint,
+    state_of,
+)
+
+ROOT = CONFIGS.parent
+MODEL = "--model.init_args."
+# Four batches in an epoch; ten batches are two epochs and a half.
+TRAINING = ("--trainer.max_steps", "10", f"{MODEL}optimization.schedule", "cosine", f"{MODEL}optimization.warmup", "2")
+PPO = (
+    *(f"{MODEL}iterations", "7", f"{MODEL}optimization.schedule", "cosine", f"{MODEL}optimization.warmup", "2"),
+    *(f"{MODEL}reward.kl_target", "0.5", f"{MODEL}reward.kl_horizon", "50"),
+    *(f"{MODEL}ppo.critic_warmup", "5"),
+)
+STAGES: dict[str, tuple[str, ...]] = {
+    "supervised": TRAINING,
+    "generative_reward": TRAINING,
+    "bradley_terry": TRAINING,
+    "pairwise_ppo": PPO,
+}
+"""Checkpoints come every second batch, validations every third."""
+
+
+def assert_same_end(run: Path, other: Path) -> None:
+    assert differences(state_of(run), state_of(other)) == []
+    exported, expected = run / "model" / "model.safetensors", other / "model" / "model.safetensors"
+    assert exported.read_bytes() == expected.read_bytes()
+
+
+class Uninterrupted:
+    """Whole runs, made once for each stage and its settings."""
+
+    def __init__(self, home: Home, folder: Path) -> None:
+        self.home, self.folder = home, folder
+        self.runs: dict[tuple[str, ...], Path] = {}
+
+    def __call__(self, stage: str, *overrides: str) -> Path:
+        key = (stage, *overrides)
+        if key not in self.runs:
+            run = self.folder / str(len(self.runs))
+            self.home.run(stage, run, *STAGES[stage], *overrides)
+            self.runs[key] = run
+        return self.runs[key]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    return Uninterrupted(home, tmp_path_factory.mktemp("uninterrupted"))
+
+
+# ---- killed processes
+
+
+def killed(home: Home, stage: str, run: Path, **moment: Any) -> None:
+    """A real process that dies by SIGKILL at the moment."""
+    args = home.arguments(stage, run, *STAGES[stage], callback(Interrupt, kill=True, **moment))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-m", "prl", *args], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == -9, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("stage", "moment", "resumes_at"),
+    [
+        # In the middle of the second epoch.
+        pytest.param("generative_reward", {"batch": 7, "moment": "backward"}, 6, id="judge"),
+        # In the middle of an iteration's updates, after a validation that no checkpoint knows, before the warm-up ends.
+        pytest.param("pairwise_ppo", {"batch": 3, "moment": "backward", "times": 5}, 2, id="ppo"),
+        pytest.param("supervised", {"batch": 8, "moment": "saving"}, 6, id="supervised", marks=pytest.mark.slow),
+        pytest.param(
+            "bradley_terry", {"batch": 9, "moment": "validation"}, 8, id="bradley_terry", marks=pytest.mark.slow
+        ),
+        pytest.param("pairwise_ppo", {"batch": 6, "moment": "saving"}, 4, id="ppo_saving", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_run_ends_like_an_uninterrupted_one(
+    stage: str, moment: dict[str, Any], resumes_at: int, home: Home, uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    killed(home, stage, tmp_path, **moment)
+    assert batches_in(tmp_path) == resumes_at
+    assert not (tmp_path / "model").exists()
+    home.run(stage, tmp_path, *STAGES[stage], "--ckpt_path", "last")
+    assert_same_end(tmp_path, uninterrupted(stage))
+
+
+def batches_in(run: Path) -> int:
+    loops = last_checkpoint(run)["loops"]["fit_loop"]
+    return loops["epoch_loop.batch_progress"]["total"]["processed"]
+
+
+# ---- the same with an exception in this process, which is cheaper
+
+ACCUMULATE = ("--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "5")
+MID_UPDATE = {"moment": "backward", "times": 5}
+CASES = {
+    # Where an epoch ends, the newest checkpoint holds all of its batches.
+    "epoch_boundary": ("generative_reward", (), [{"batch": 4, "moment": "backward"}]),
+    "epoch_end": ("generative_reward", (), [{"batch": 5}]),
+    "before_the_checkpoint_at_an_epoch_end": ("pairwise_ppo", (), [{"batch": 4}]),
+    # Validation comes before the checkpoint of the same batch: the run dies between the two.
+    "in_validation": ("pairwise_ppo", (), [{"batch": 6, "moment": "validation"}]),
+    # Validation after batch 3, checkpoints after 2 and 4: resuming repeats a validation.
+    "after_a_validation": ("pairwise_ppo", (), [{"batch": 3, **MID_UPDATE}]),
+    "twice": ("generative_reward", (), [{"batch": 3}, {"batch": 7, "moment": "backward"}]),
+    "ppo_twice": ("pairwise_ppo", (), [{"batch": 3, **MID_UPDATE}, {"batch": 5}]),
+    "random_order": ("generative_reward", (f"{MODEL}order", "random", f"{MODEL}text_coef", "0"), [{"batch": 7}]),
+    "worker": ("generative_reward", ("--data.init_args.num_workers", "1"), [{"batch": 7}]),
+    "ppo_worker": ("pairwise_ppo", ("--data.init_args.num_workers", "1"), [{"batch": 5}]),
+    # Checkpoints after whole steps.
+    "accumulation": ("generative_reward", ACCUMULATE, [{"batch": 7}]),
+    # The newest checkpoint lies between the two batches of an accumulated step.
+    "within_accumulation": ("generative_reward", (*ACCUMULATE, "--checkpoint.every_n_batches", "3"), [{"batch": 5}]),
+    "shared_critic": ("pairwise_ppo", (f"{MODEL}critic", "shared"), [{"batch": 5}]),
+    "lora": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "shared"), [{"batch": 3}]),
+    "bradley_terry": ("bradley_terry", (), [{"batch": 7}]),
+    "supervised": ("supervised", ("--trainer.limit_val_batches", "0"), [{"batch": 5}]),
+}
+SLOW = {"ppo_worker", "shared_critic", "lora", "ppo_twice", "epoch_end", "supervised"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case in SLOW else []) for case in CASES]
+)
+def test_interrupted_run_ends_like_an_uninterrupted_one(
+    case: str, home: Home, uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    stage, overrides, moments = CASES[case]
+    resume: list[str] = []
+    for moment in moments:
+        with pytest.raises(InterruptedRun):
+            home.run(stage, tmp_path, *STAGES[stage], *overrides, callback(Interrupt, **moment), *resume)
+        resume = ["--ckpt_path", "last"]
+    home.run(stage, tmp_path, *STAGES[stage], *overrides, *resume)
+    assert_same_end(tmp_path, uninterrupted(stage, *overrides))
+
+
+@pytest.mark.parametrize("stage", ["generative_reward", "pairwise_ppo"])
+def test_resuming_a_finished_run_keeps_its_weights(
+    stage: str, home: Home, uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    shutil.copytree(uninterrupted(stage), tmp_path, dirs_exist_ok=True)
+    home.run(stage, tmp_path, *STAGES[stage], "--ckpt_path", "last")
+    assert batches_in(tmp_path) == batches_in(uninterrupted(stage))
+    assert_same_end(tmp_path, uninterrupted(stage))
+
+
+@pytest.mark.parametrize("stage", ["generative_reward", pytest.param("pairwise_ppo", marks=pytest.mark.slow)])
+def test_a_finished_run_can_be_made_longer(stage: str, home: Home, tmp_path: Path) -> None:
+    length = f"{MODEL}iterations" if stage == "pairwise_ppo" else "--trainer.max_steps"
+    constant = (f"{MODEL}optimization.schedule", "constant")
+    home.run(stage, tmp_path / "whole", *STAGES[stage], *constant)
+    home.run(stage, tmp_path / "parts", *STAGES[stage], *constant, length, "4")
+    assert batches_in(tmp_path / "parts") == 4
+    home.run(stage, tmp_path / "parts", *STAGES[stage], *constant, "--ckpt_path", "last")
+    assert_same_end(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_what_an_interrupted_save_left_does_no_harm(home: Home, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRun):
+        home.run("supervised", tmp_path, *STAGES["supervised"], callback(Interrupt, batch=5))
+    (tmp_path / "checkpoints" / "last.partial").write_bytes(b"half a checkpoint")
+    home.run("supervised", tmp_path, *STAGES["supervised"], "--ckpt_path", "last")
+    assert_same_end(tmp_path, uninterrupted("supervised"))
+
+
+def test_settings_on_resume_are_those_of_the_command_line(home: Home, tmp_path: Path) -> None:
+    home.run("pairwise_ppo", tmp_path, f"{MODEL}iterations", "1")
+    again = ("--ckpt_path", "last", f"{MODEL}iterations", "2", f"{MODEL}ppo.clip_range", "0.37")
+    cli = home.run("pairwise_ppo", tmp_path, *again)
+    assert cli.model.ppo.clip_range == 0.37
+    assert cli.model.batches_done() == 2

@@ -1,0 +1,153 @@
+"""What a run writes for TensorBoard, read back from the event files."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from tests.integration.runs import DATA, Home, Interrupt, InterruptedRun, callback
+
+MODEL = "--model.init_args."
+LEARNING_RATES = {"policy", "policy_vectors", "critic", "critic_vectors"}
+PPO_TAGS = {
+    *(f"reward/{name}" for name in ("win_prob", "win_rate", "score", "logodds_mean", "logodds_std")),
+    *("reward/order_gap", "reward/flip_rate", "kl/k1", "kl/k3", "kl/coef"),
+    *(f"policy/{name}" for name in ("loss", "approx_kl", "clip_frac_low", "clip_frac_high", "ratio_mean")),
+    *("policy/first_ratio", "policy/num_steps", "policy/grad_norm"),
+    *(f"value/{name}" for name in ("loss", "clip_frac", "mean", "return_mean", "explained_var")),
+    *(f"completions/{name}" for name in ("mean_length", "max_length", "clipped_ratio")),
+    *("progress/episodes", "perf/tok_s"),
+    *(f"time/{name}_s" for name in ("rollout", "judge", "score", "update")),
+}
+PPO_VALIDATION_TAGS = {
+    *(f"val/win_{kind}{end}" for kind in ("rate", "prob") for end in ("", "_lo", "_hi")),
+    *("val/order_gap", "val/kl", "val/length", "val/clipped_ratio"),
+}
+JUDGE_TAGS = {"train/loss", "train/accuracy", "train/margin"}
+JUDGE_VALIDATION_TAGS = {
+    *("val/accuracy", "val/accuracy_chosen_first", "val/accuracy_rejected_first", "val/nll", "val/brier", "val/ece"),
+    *("val/order_gap", "val/flip_rate", "val/first_position_rate", "val/margin"),
+}
+
+
+def events(run: Path) -> EventAccumulator:
+    board = EventAccumulator(str(run), size_guidance={"scalars": 0, "histograms": 0, "tensors": 0})
+    board.Reload()
+    return board
+
+
+def scalars(board: EventAccumulator) -> dict[str, list[tuple[int, float]]]:
+    return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
+
+
+def text(board: EventAccumulator, tag: str) -> list[tuple[int, str]]:
+    events = board.Tensors(f"{tag}/text_summary")
+    return [(event.step, make_ndarray(event.tensor_proto).item().decode()) for event in events]
+
+
+def assert_sound(board: EventAccumulator) -> None:
+    for tag, points in scalars(board).items():
+        steps = [step for step, _ in points]
+        if tag != "epoch":  # Lightning writes it beside training and validation numbers of the same batch
+            assert steps == sorted(set(steps)), f"{tag}: steps {steps}"
+        assert all(math.isfinite(value) for _, value in points), f"{tag}: {points}"
+    for tag in board.Tags()["histograms"]:
+        steps = [event.step for event in board.Histograms(tag)]
+        assert steps == sorted(set(steps)), f"{tag}: steps {steps}"
+
+
+def table(markdown: str) -> list[list[str]]:
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
+    return [header, *rows]
+
+
+@pytest.fixture(scope="module")
+def boards(home: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[str, EventAccumulator]:
+    """Four batches of each stage with two validations."""
+    found = {}
+    for stage in DATA:
+        run = tmp_path_factory.mktemp(stage)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["prl"])
+            warm_up = [f"{MODEL}ppo.critic_warmup", "0"] if stage == "pairwise_ppo" else []
+            home.run(stage, run, "--trainer.val_check_interval", "2", *warm_up)
+        found[stage] = events(run)
+    return found
+
+
+Boards = dict[str, EventAccumulator]
+
+
+def test_pairwise_ppo(boards: Boards) -> None:
+    board = boards["pairwise_ppo"]
+    assert_sound(board)
+    points = scalars(board)
+    rates = {tag.rsplit("/", 1)[-1] for tag in points if tag.startswith("lr-")}
+    assert rates == LEARNING_RATES
+    expected = PPO_TAGS | PPO_VALIDATION_TAGS | {"epoch"}
+    assert {tag for tag in points if not tag.startswith("lr-")} == expected
+    assert all(len(points[tag]) == 4 for tag in PPO_TAGS)
+    assert all(len(points[tag]) == 2 for tag in PPO_VALIDATION_TAGS)
+    assert all(0 <= value <= 1 for tag in ("reward/win_prob", "val/win_rate") for _, value in points[tag])
+    histograms = {"reward/win_prob_histogram", "policy/advantage_histogram", "val/win_prob_histogram"}
+    assert set(board.Tags()["histograms"]) == histograms
+    assert len(board.Histograms("policy/advantage_histogram")) == 4
+
+
+@pytest.mark.parametrize(
+    ("stage", "number", "histogram"),
+    [
+        ("pairwise_ppo", "reward/win_prob", "reward/win_prob_histogram"),
+        ("pairwise_ppo", "val/win_rate", "val/win_prob_histogram"),
+        ("generative_reward", "val/accuracy", "val/win_prob_of_chosen"),
+    ],
+)
+def test_histograms_share_the_x_axis_of_the_numbers(stage: str, number: str, histogram: str, boards: Boards) -> None:
+    steps = [step for step, _ in scalars(boards[stage])[number]]
+    assert [event.step for event in boards[stage].Histograms(histogram)] == steps
+
+
+def test_table_of_samples(home: Home, boards: Boards) -> None:
+    tables = text(boards["pairwise_ppo"], "samples/validation")
+    assert len(tables) == 2
+    prompts = home.data("prompts.validation").read_text()
+    for _, markdown in tables:
+        header, *rows = table(markdown)
+        assert header == ["prompt", "response", "anchor", "p(win)", "p, response first", "p, anchor first"]
+        assert len(rows) == 8
+        for prompt, response, anchor, *probabilities in rows:
+            assert f'"{prompt}", "anchor": "{anchor}"' in prompts
+            assert response
+            assert all(0 <= float(number) <= 1 for number in probabilities)
+
+
+def test_generative_judge(boards: Boards) -> None:
+    board = boards["generative_reward"]
+    assert_sound(board)
+    points = scalars(board)
+    assert points.keys() >= JUDGE_TAGS | JUDGE_VALIDATION_TAGS
+    assert all(len(points[tag]) == 4 for tag in JUDGE_TAGS)
+    assert all(len(points[tag]) == 2 for tag in JUDGE_VALIDATION_TAGS)
+    assert set(board.Tags()["histograms"]) >= {"val/win_prob_of_chosen", "val/position_bias"}
+
+
+@pytest.mark.parametrize(("stage", "number"), [("supervised", "val/loss"), ("bradley_terry", "val/accuracy")])
+def test_other_stages(stage: str, number: str, boards: Boards) -> None:
+    assert_sound(boards[stage])
+    assert scalars(boards[stage]).keys() >= {"train/loss", number}
+
+
+@pytest.mark.parametrize("stage", ["generative_reward", "pairwise_ppo"])
+def test_a_resumed_run_draws_one_line(stage: str, home: Home, tmp_path: Path) -> None:
+    """Batches after the last checkpoint are trained again; what the lost ones had written must not show twice."""
+    length: list[Any] = [f"{MODEL}iterations", "6"] if stage == "pairwise_ppo" else ["--trainer.max_steps", "6"]
+    with pytest.raises(InterruptedRun):
+        home.run(stage, tmp_path, *length, callback(Interrupt, batch=4))
+    home.run(stage, tmp_path, *length, "--ckpt_path", "last")
+    board = events(tmp_path)
+    assert_sound(board)
+    tag = "reward/win_prob" if stage == "pairwise_ppo" else "train/loss"
+    assert len(scalars(board)[tag]) == 6
