@@ -52,7 +52,7 @@ class WorldSizes:
 
     train_demonstrations: int = 20_000
     validation_demonstrations: int = 500
-    train_pairs: int = 58_000
+    train_pairs: int = 77_000
     validation_pairs: int = 1_000
     train_prompts: int = 4_000
     validation_prompts: int = 300
