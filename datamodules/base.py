@@ -10,6 +10,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from prl.data import DataError, DataSource, LengthGroupedBatchSampler, Record, load_records, split_by_prompt
+from prl.data.tokens import EncodingCounts, TooLongError
 from prl.run_position import batches_done, is_dry_run
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,10 @@ class RecordDataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
+        if validation is None and not 0 < validation_share < 1:
+            raise ValueError(
+                f"data.validation_share is {validation_share}; without data.validation it must lie between 0 and 1"
+            )
         self.train_source, self.validation_source = train, validation
         self.batch_size, self.validation_batch_size = batch_size, validation_batch_size or batch_size
         self.validation_share, self.on_invalid = validation_share, on_invalid
@@ -75,8 +80,8 @@ class RecordDataModule(LightningDataModule):
         else:
             records, held_out = split_by_prompt(records, self.validation_share, self.seed)
         self.rows = {
-            "train": self._encode("train", records, reports),
-            "validation": self._encode("validation", held_out, reports),
+            "train": self._encode("train", self.train_source, records, reports),
+            "validation": self._encode("validation", self.validation_source or self.train_source, held_out, reports),
         }
         self._write_report(reports)
 
@@ -85,22 +90,31 @@ class RecordDataModule(LightningDataModule):
         reports[name] = loaded.report.as_dict()
         return loaded.records
 
-    def _encode(self, name: str, records: list[Any], reports: dict[str, Any]) -> list[dict[str, Any]]:
-        encoded = [self.encoder.encode(record) for record in records]
-        rows = [row for row in encoded if row is not None]
+    def _encode(
+        self, name: str, source: DataSource, records: list[Any], reports: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        counts = self.encoder.counts = EncodingCounts()
+        rows = []
+        for number, record in enumerate(records, 1):
+            try:
+                row = self.encoder.encode(record)
+            except TooLongError as error:
+                raise TooLongError(f"{source.path}, valid row {number}: {error}") from None
+            if row is not None:
+                rows.append(row)
         if not rows:
             raise DataError(f"no {name} row is left of {len(records)}; see max_length and on_too_long, or the split")
         lengths = sorted(row["length"] for row in rows)
-        counts = getattr(self.encoder, "counts", None)
         reports[f"{name}_tokens"] = {
             "rows": len(rows),
-            "skipped_for_length": len(records) - len(rows),
-            "cut": counts.cut if counts is not None else self.encoder.num_cut,
+            # Too long with on_too_long: skip, or the same text twice once both responses were cut.
+            "left_out": len(records) - len(rows),
+            "cut_share": counts.cut_share,
             "median_length": lengths[len(lengths) // 2],
             "max_length": lengths[-1],
         }
         if len(rows) < len(records):
-            log.warning("%s: %d of %d rows skipped for their length", name, len(records) - len(rows), len(records))
+            log.warning("%s: %d of %d rows left out for their length", name, len(records) - len(rows), len(records))
         return rows
 
     def _write_report(self, reports: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from lightning_modules.judge_validation import JudgeValidation
 from prl.config import ModelSource, Optimization
 from prl.data.records import PreferencePair
 from prl.data.tokens import OnTooLong
+from prl.distributed import global_sum, world_size
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.generative import save_judge
 from prl.judge.template import JudgeTemplate
@@ -30,7 +31,7 @@ class GenerativeRewardModule(JudgeValidation):
         label_smoothing: pulls targets towards 1/2.
         consistency_coef: weight c of (p(w, l) + p(l, w) - 1)^2; needs order: both.
         language_coef: weight d of the verdict token's cross-entropy over the whole vocabulary.
-        text_coef: weight of the next-token cross-entropy of the two responses as they stand in the comparison. It keeps
+        text_coef: weight of the next-token cross-entropy of the comparison from its first response on. It keeps
             the generative head in use while the verdict is learnt (text regularisation as in 2406.10216), and costs a
             vocabulary-sized row per token; needs order: both.
         max_length: longest comparison, tokens.
@@ -99,7 +100,7 @@ class GenerativeRewardModule(JudgeValidation):
             logits = all_logits[:, -1].float()  # left padded: the verdict slot is last in every row
             mask = batch["text_mask"][:, 1:]
             logprobs = token_logprobs(all_logits[:, :-1], batch["input_ids"][:, 1:], mask)
-            text_loss = -self.text_coef * logprobs.sum() / mask.sum()
+            text_loss = -self.text_coef * logprobs.sum() * world_size() / global_sum(mask.sum())
         else:
             logits = verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
         margin_wl, margin_lw = verdict_margins(logits, self.verdict_ids).chunk(2)

@@ -1,7 +1,6 @@
 """Validation that every judge shares: gather both readings of all pairs, then report once."""
 
 from abc import abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,8 +51,8 @@ class JudgeValidation(Stage):
         shown = {"accuracy", "nll"}
         for name, value in metrics.items():
             self.log(f"val/{name}", value, prog_bar=name in shown, rank_zero_only=True)
-        board: Any = getattr(self.logger, "experiment", None)
-        if board is not None and not self.trainer.sanity_checking and self.trainer.is_global_zero:
+        board = self.board
+        if board is not None and not self.trainer.sanity_checking:
             step = self.logged_step()
             board.add_histogram("val/win_prob_of_chosen", verdict.win_prob.float().cpu(), step)
             board.add_histogram("val/position_bias", verdict.position_bias.float().cpu(), step)

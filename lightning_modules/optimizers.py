@@ -1,12 +1,14 @@
 """AdamW with a schedule for every stage: one optimizer, because Lightning's DeepSpeed strategy accepts one only."""
 
+import math
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from lightning import Trainer
 from torch import nn
-from transformers import get_scheduler
 
 from prl.config import Optimization
 
@@ -26,10 +28,31 @@ def build_optimizer(groups: list[dict[str, Any]], settings: Optimization) -> tor
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2))
 
 
+def learning_rate_factor(step: int, settings: Optimization, total_steps: int) -> float:
+    """Share of the peak learning rate at optimizer step `step` (from 0): warm-up, then the schedule.
+
+    The first step already learns, unlike with the schedules of transformers: a PPO iteration is too dear to be spent at
+    a learning rate of zero.
+    """
+    if step < settings.warmup:
+        return (step + 1) / (settings.warmup + 1)
+    if settings.schedule == "constant":
+        return 1.0
+    progress = min((step - settings.warmup) / max(total_steps - settings.warmup, 1), 1.0)
+    return 1 - progress if settings.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+
+
 def build_schedule(
-    optimizer: torch.optim.Optimizer, settings: Optimization, total_steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Warm-up and schedule.
+    optimizer: torch.optim.Optimizer, settings: Optimization, total_steps: int, *, critic_warmup: int = 0
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Warm-up and schedule of every parameter group.
+
+    Args:
+        optimizer: its groups are named by `parameter_group`.
+        settings: the schedule.
+        total_steps: last step of the run; 0 or less when there is none.
+        critic_warmup: steps in which only the critic learns. Its rate starts at the peak, and the policy's warm-up
+            begins behind them.
 
     Raises:
         ValueError: when the schedule needs a last step and there is none.
@@ -39,8 +62,14 @@ def build_schedule(
             f"optimization.schedule {settings.schedule!r} ends at the last step, but the run has none; set "
             "trainer.max_steps (iterations for PPO), or use schedule: constant"
         )
-    name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
-    return get_scheduler(name, optimizer, num_warmup_steps=settings.warmup, num_training_steps=max(total_steps, 1))
+
+    def factor(step: int, is_critic: bool) -> float:
+        if is_critic:
+            return learning_rate_factor(step, replace(settings, warmup=0), total_steps)
+        return learning_rate_factor(max(step - critic_warmup, 0), settings, total_steps - critic_warmup)
+
+    critics = [group["name"].startswith("critic") for group in optimizer.param_groups]
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, [partial(factor, is_critic=critic) for critic in critics])
 
 
 def configure(parameters: Iterable[nn.Parameter], settings: Optimization, trainer: Trainer) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -18,15 +19,14 @@ from prl.config import PPO, ModelSource, Optimization, Reward, Sampling
 from prl.data.encoding import PromptEncoder
 from prl.data.records import AnchoredPrompt
 from prl.data.tokens import OnTooLong
-from prl.distributed import global_sum, world_size
+from prl.distributed import global_sum, rank, world_size
 from prl.experience import anchored_scores, assemble
 from prl.judge.base import PairwiseJudge
 from prl.kl import AdaptiveKL, FixedKL, KLController
-from prl.losses import ppo as ppo_losses
 from prl.minibatch import check_minibatches, schedule_minibatches, split_microbatches
-from prl.models.critic import Critic, ValueHead, hidden_size, response_hidden, shared_forward
+from prl.models import actor_critic
+from prl.models.critic import Critic, ValueHead, hidden_size
 from prl.models.loading import freeze, is_adapted, load_backbone, load_causal_lm, load_tokenizer, save_model
-from prl.models.policy import response_logits, token_logprobs
 from prl.objective import ppo_objective, token_weights
 from prl.randomness import forked
 from prl.rollout import decode, end_token_ids, generate
@@ -77,6 +77,8 @@ class PairwisePPOModule(Stage):
         super().__init__()
         if critic == "shared" and critic_model is not None:
             raise ValueError("critic_model is set, but critic: shared grows on the policy; drop one of them")
+        if policy.path is None and reference is None:
+            raise ValueError("policy has random weights (config), so there is no start to read as reference; use path")
         self.automatic_optimization = False
         self.policy_source, self.reference_source = policy, reference
         self.critic_source = None if critic == "shared" else critic_model or policy
@@ -116,11 +118,15 @@ class PairwisePPOModule(Stage):
         self.end_ids = end_token_ids(self.policy, self.tokenizer)
 
     def on_fit_start(self) -> None:
-        """Refuse settings that do not fit the batch, before a rollout is paid for.
+        """Refuse settings that do not fit together, before a rollout is paid for.
 
         Raises:
-            ValueError: when an iteration has fewer micro-batches than minibatches.
+            ValueError: when an iteration has fewer micro-batches than minibatches, or gradients come scaled.
         """
+        if self.trainer.precision == "16-mixed":
+            raise ValueError(
+                "trainer.precision 16-mixed scales gradients, and clipping them would clip the scale; use bf16-mixed"
+            )
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         rows = getattr(datamodule, "batch_size", 0) * self.sampling.per_prompt // self.trainer.world_size
         if rows:
@@ -129,25 +135,28 @@ class PairwisePPOModule(Stage):
     def configure_optimizers(self) -> Any:
         """One optimizer, two groups: Lightning's DeepSpeed strategy accepts one optimizer only."""
         rate = self.critic_learning_rate
-        critic = self.optimization if rate is None else Optimization(rate, self.optimization.weight_decay)
+        critic = self.optimization if rate is None else replace(self.optimization, learning_rate=rate)
         groups = optimizers.parameter_group(self.policy.parameters(), self.optimization, "policy")
         groups += optimizers.parameter_group(self.critic.parameters(), critic, "critic")
         optimizer = optimizers.build_optimizer(groups, self.optimization)
-        schedule = optimizers.build_schedule(optimizer, self.optimization, self.iterations)
+        schedule = optimizers.build_schedule(
+            optimizer, self.optimization, self.iterations, critic_warmup=self.ppo.critic_warmup
+        )
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     # ---- one iteration
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Prompts -> rollout -> judge -> rewards and advantages -> minibatch updates -> logs."""
+        self.seconds.clear()
         batch = batch.repeat(self.sampling.per_prompt)
         rollout = self.generate(batch)  # policy samples
         responses = decode(self.tokenizer, rollout)
         verdict, row_of = self.compare(batch, responses)  # against the anchors, both orders
         experience = self.assemble(rollout, verdict, row_of)  # reference, critic, rewards, advantages
         stats = self.update(experience)  # losses, backward, clip, step
+        self.report.training(verdict, responses, experience, stats)
         self.kl.update(self.report.sequence_kl(experience), len(rollout) * world_size())
-        self.report.training(verdict, experience, stats)
 
     def generate(self, batch: PromptBatch) -> Rollout:
         """Sample one response to each prompt."""
@@ -160,8 +169,10 @@ class PairwisePPOModule(Stage):
         """Judge each response against each of its anchors: N verdicts and [N] the response each is about."""
         row_of = [row for row, anchors in enumerate(batch.anchors) for _ in anchors]
         anchors = [anchor for anchors in batch.anchors for anchor in anchors]
+        # The data layer strips the responses that judges learn from, so rollouts are judged stripped as well.
+        texts = [responses[row].strip() for row in row_of]
         with self.phase("judge"):
-            verdict = self.judge.compare([batch.prompts[i] for i in row_of], [responses[i] for i in row_of], anchors)
+            verdict = self.judge.compare([batch.prompts[row] for row in row_of], texts, anchors)
         return verdict, torch.tensor(row_of, device=verdict.margin_ab.device)
 
     @torch.no_grad()
@@ -169,14 +180,8 @@ class PairwisePPOModule(Stage):
         """Score the rollout under policy, reference and critic, and turn it all into constants."""
         with self.phase("score"):
             groups = split_microbatches(len(rollout), self.ppo.microbatch_size)
-            shape, device = rollout.response_ids.shape, rollout.response_ids.device
-            old, ref, values = (torch.zeros(shape, device=device) for _ in range(3))
-            for rows in groups:
-                part = rollout.select(rows)
-                width = part.response_ids.shape[1]
-                old[rows, :width], values[rows, :width], _ = self.evaluate(part)
-                ref[rows, :width] = self.reference_logprobs(part)
-            scores = anchored_scores(verdict, row_of, len(rollout), self.reward).to(device)
+            old, ref, values = self.score(rollout, groups)
+            scores = anchored_scores(verdict, row_of, len(rollout), self.reward).to(old.device)
             return assemble(
                 rollout,
                 scores,
@@ -189,6 +194,17 @@ class PairwisePPOModule(Stage):
                 ppo=self.ppo,
             )
 
+    def score(self, rollout: Rollout, groups: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities under policy and reference, and values, group by group: [B, T] each."""
+        shape, device = rollout.response_ids.shape, rollout.response_ids.device
+        policy, reference, values = (torch.zeros(shape, device=device) for _ in range(3))
+        for rows in groups:
+            part = rollout.select(rows)
+            width = part.response_ids.shape[1]
+            policy[rows, :width], values[rows, :width], _ = self.evaluate(part)
+            reference[rows, :width] = self.reference_logprobs(part)
+        return policy, reference, values
+
     def update(self, experience: Experience) -> dict[str, float]:
         """Several epochs of minibatches; ends early when the policy has moved past `stop_kl`."""
         history: list[dict[str, float]] = []
@@ -199,7 +215,8 @@ class PairwisePPOModule(Stage):
                     break
             self.lr_schedulers().step()  # type: ignore[union-attr]
         stats = {name: sum(step[name] for step in history) / len(history) for name in history[0]}
-        return {**stats, "first_ratio": history[0].get("ratio_mean", 1.0), "num_steps": len(history)}
+        first = {"first_ratio": history[0]["ratio_mean"]} if "ratio_mean" in history[0] else {}
+        return {**stats, **first, "num_steps": len(history)}
 
     def step(self, experience: Experience, groups: list[Tensor]) -> dict[str, float]:
         """One optimizer step over a minibatch made of micro-batches."""
@@ -211,7 +228,8 @@ class PairwisePPOModule(Stage):
         for rows in groups:
             part = experience.select(rows)
             if warming_up:
-                logprobs, values, entropy = None, self.evaluate_critic(part.rollout), None
+                values = actor_critic.evaluate_critic(self.policy, self.critic, part.rollout)
+                logprobs = entropy = None
             else:
                 logprobs, values, entropy = self.evaluate(part.rollout)
             weights = token_weights(part.rollout.response_mask, self.ppo.aggregation, tokens, rows_total)
@@ -234,36 +252,18 @@ class PairwisePPOModule(Stage):
 
         Scoring and updating call this with the same tensors, so unchanged weights give a ratio of exactly one.
         """
-        ids, mask, width = rollout.input_ids, rollout.attention_mask, rollout.response_ids.shape[1]
-        if self.critic_source is None:
-            logits, values = shared_forward(self.policy, self.critic, ids, mask, width)
-        else:
-            logits, values = response_logits(self.policy, ids, mask, width), self.critic(ids, mask, width)
-        logprobs = token_logprobs(logits, rollout.response_ids, rollout.response_mask, self.sampling.temperature)
-        values = values.masked_fill(~rollout.response_mask, 0)
-        if not self.ppo.entropy_coef:
-            return logprobs, values, None
-        return logprobs, values, ppo_losses.entropy(logits / self.sampling.temperature)
+        return actor_critic.evaluate(
+            self.policy,
+            self.critic,
+            rollout,
+            temperature=self.sampling.temperature,
+            with_entropy=self.ppo.entropy_coef > 0,
+        )
 
-    def evaluate_critic(self, rollout: Rollout) -> Tensor:
-        """Values [B, T] for a step in which the policy stays frozen: on a shared backbone only the head learns."""
-        ids, mask, width = rollout.input_ids, rollout.attention_mask, rollout.response_ids.shape[1]
-        if self.critic_source is None:
-            with torch.no_grad():
-                hidden = response_hidden(self.policy, ids, mask, width)
-            values = self.critic(hidden)
-        else:
-            values = self.critic(ids, mask, width)
-        return values.masked_fill(~rollout.response_mask, 0)
-
-    @torch.no_grad()
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
         """[B, T] log-probabilities under the frozen start point."""
-        ids, mask, width = rollout.input_ids, rollout.attention_mask, rollout.response_ids.shape[1]
-        model = self.policy if self.reference is None else self.reference
-        with self.policy.disable_adapter() if self.reference is None else nullcontext():
-            logits = response_logits(model, ids, mask, width)
-        return token_logprobs(logits, rollout.response_ids, rollout.response_mask, self.sampling.temperature)
+        temperature = self.sampling.temperature
+        return actor_critic.evaluate_reference(self.policy, self.reference, rollout, temperature=temperature)
 
     # ---- validation
 
@@ -274,11 +274,13 @@ class PairwisePPOModule(Stage):
     @torch.no_grad()
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Sample with the same draws every time, judge against the anchors, measure the KL to the reference."""
-        with forked(seed=batch_idx):
+        with forked(seed=batch_idx * world_size() + rank()):
             rollout = self.generate(batch)
         responses = decode(self.tokenizer, rollout)
         verdict, row_of = self.compare(batch, responses)
-        kl = (self.evaluate(rollout)[0] - self.reference_logprobs(rollout)).sum(1)
+        groups = list(torch.arange(len(rollout)).split(self.ppo.microbatch_size))
+        policy, reference, _ = self.score(rollout, groups)
+        kl = (policy - reference).sum(1)
         self.report.validation(batch, responses, verdict, row_of, rollout, kl)
 
     def on_validation_epoch_end(self) -> None:
@@ -292,7 +294,7 @@ class PairwisePPOModule(Stage):
     @torch.no_grad()
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """For each validation prompt: a sampled response, and its win probability against each anchor."""
-        with forked(seed=batch_idx):
+        with forked(seed=batch_idx * world_size() + rank()):
             rollout = self.generate(batch)
         responses = decode(self.tokenizer, rollout)
         verdict, row_of = self.compare(batch, responses)

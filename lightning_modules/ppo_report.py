@@ -1,6 +1,6 @@
 """Everything pairwise PPO says about itself, in one place: names, formulas and tables are in docs/metrics.md."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -54,18 +54,12 @@ class PPOReport:
         self._samples: list[list[str]] = []
         self._prompts: dict[str, int] = {}
 
-    @property
-    def board(self) -> Any:
-        """The TensorBoard writer, on the first rank only."""
-        logger = self.module.logger
-        return getattr(logger, "experiment", None) if logger and self.module.trainer.is_global_zero else None
-
     @staticmethod
     def sequence_kl(experience: Experience) -> float:
         """Mean over responses of the summed k1 estimate of KL(policy || reference), nats."""
         return mean_over_ranks((experience.old_logprobs - experience.ref_logprobs).sum(1))
 
-    def training(self, verdict: Verdict, experience: Experience, stats: dict[str, float]) -> None:
+    def training(self, verdict: Verdict, responses: list[str], experience: Experience, stats: dict[str, float]) -> None:
         """Log one iteration."""
         module, mask = self.module, experience.rollout.response_mask
         lengths, num_rows = mask.sum(1).float(), len(mask) * world_size()
@@ -87,6 +81,8 @@ class PPOReport:
             "completions/mean_length": mean_over_ranks(lengths),
             "completions/max_length": float(lengths.max()),
             "completions/clipped_ratio": mean_over_ranks(~experience.rollout.finished),
+            "completions/empty_ratio": mean_over_ranks(torch.tensor([not text.strip() for text in responses])),
+            "reward/judge_cut_rate": module.judge.cut_share(),
             "progress/episodes": float((module.batches_done() + 1) * num_rows),
         }
         names = {"value_loss": "value/loss", "value_clip_frac": "value/clip_frac"}
@@ -95,16 +91,17 @@ class PPOReport:
         module.log_dict(numbers, rank_zero_only=True, batch_size=num_rows)
         shown = {"win": numbers["reward/win_prob"], "kl": numbers["kl/k1"], "tok/s": numbers["perf/tok_s"]}
         module.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True, batch_size=num_rows)
-        if self.board is not None:
+        if self.module.board is not None:
             step = module.logged_step()
-            self.board.add_histogram("reward/win_prob_histogram", verdict.win_prob.float().cpu(), step)
-            self.board.add_histogram("policy/advantage_histogram", experience.advantages[mask].float().cpu(), step)
+            self.module.board.add_histogram("reward/win_prob_histogram", verdict.win_prob.float().cpu(), step)
+            self.module.board.add_histogram(
+                "policy/advantage_histogram", experience.advantages[mask].float().cpu(), step
+            )
 
     def _timings(self, tokens: float) -> dict[str, float]:
         seconds = self.module.seconds
         times = {f"time/{name}_s": value for name, value in seconds.items()}
         times["perf/tok_s"] = tokens * world_size() / max(sum(seconds.values()), 1e-9)
-        seconds.clear()
         return times
 
     def start_validation(self) -> None:
@@ -121,13 +118,16 @@ class PPOReport:
         kl: Tensor,
     ) -> None:
         """Remember one validation batch."""
-        lengths, missing = rollout.response_mask.sum(1), ~rollout.finished
-        groups = torch.tensor(
-            [int(prompt_key(prompt)[:12], 16) for prompt in batch.prompts], dtype=torch.float64, device=kl.device
-        )
-        columns = [win_score(verdict), verdict.win_prob, verdict.order_gap]
-        per_row = [kl[row_of], lengths[row_of], missing[row_of], groups[row_of]]
-        self._rows.append(torch.stack([c.double().to(kl.device) for c in columns + per_row], dim=1))
+        num_rows, device = len(rollout), kl.device
+        num_anchors = row_of.bincount(minlength=num_rows)
+
+        def per_response(values: Tensor) -> Tensor:
+            return values.new_zeros(num_rows).index_add(0, row_of, values) / num_anchors
+
+        judged = [per_response(column) for column in (win_score(verdict), verdict.win_prob, verdict.order_gap)]
+        groups = torch.tensor([int(prompt_key(prompt)[:12], 16) for prompt in batch.prompts], dtype=torch.float64)
+        columns = [*judged, kl, rollout.response_mask.sum(1), ~rollout.finished, groups]
+        self._rows.append(torch.stack([column.double().to(device) for column in columns], dim=1))
         for n in range(min(len(row_of), self.num_samples - len(self._samples))):
             row = int(row_of[n])
             nth = int((row_of[:n] == row).sum())
@@ -162,8 +162,8 @@ class PPOReport:
             "val/clipped_ratio": sum(missing) / len(missing),
         }
         self.module.log_dict(numbers, rank_zero_only=True)
-        if self.board is not None and not self.module.trainer.sanity_checking:
+        if self.module.board is not None and not self.module.trainer.sanity_checking:
             header = ["prompt", "response", "anchor", "p(win)", "p, response first", "p, anchor first"]
             step = self.module.logged_step()
-            self.board.add_text("samples/validation", markdown_table(header, self._samples), step)
-            self.board.add_histogram("val/win_prob_histogram", torch.tensor(prob), step)
+            self.module.board.add_text("samples/validation", markdown_table(header, self._samples), step)
+            self.module.board.add_histogram("val/win_prob_histogram", torch.tensor(prob), step)

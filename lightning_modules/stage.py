@@ -5,15 +5,20 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from lightning import LightningModule
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_modules import optimizers
 from prl.config import Optimization
 from prl.data.records import Record
+from prl.data.tokens import EncodingCounts
 from prl.run_position import batches_done
 
 
 class Encoder(Protocol):
     """Turns records into token ids and rows of them into batches: all that a data module needs of a stage."""
+
+    counts: EncodingCounts
+    """Texts seen and cut so far."""
 
     def encode(self, record: Any) -> dict[str, Any] | None:
         """One record as ids, with its `length` in tokens; None when it is skipped for its length."""
@@ -46,9 +51,20 @@ class Stage(LightningModule, ABC):
         """The x axis position that Lightning gives to what is logged now; for what goes to TensorBoard by hand."""
         return self.trainer.fit_loop.epoch_loop._batches_that_stepped
 
+    @property
+    def board(self) -> Any:
+        """The TensorBoard writer for histograms and tables; None without one, and on all ranks but the first."""
+        loggers = [each for each in self.trainer.loggers if isinstance(each, TensorBoardLogger)]
+        return loggers[0].experiment if loggers and self.trainer.is_global_zero else None
+
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule over `self.model`."""
         return optimizers.configure(self.model.parameters(), self.optimization, self.trainer)
+
+    def _optimizer_settings(self) -> dict[str, float]:
+        """What the optimizer's saved state would override on resume."""
+        names = ("learning_rate", "weight_decay", "beta1", "beta2")
+        return {name: getattr(self.optimization, name) for name in names}
 
     def _frozen(self) -> set[str]:
         # Tied weights have two names, and state_dict holds both.
@@ -59,19 +75,26 @@ class Stage(LightningModule, ABC):
         """Take frozen weights (reference, judge, the trunk under adapters) out, and say whose checkpoint it is."""
         frozen = self._frozen()
         checkpoint["stage"] = type(self).__name__
+        checkpoint["optimizer_settings"] = self._optimizer_settings()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put frozen weights back from memory, so that loading stays strict about everything else.
 
         Raises:
-            ValueError: when another stage wrote the checkpoint.
+            ValueError: when another stage wrote the checkpoint, or with other settings of the optimizer.
         """
         found = checkpoint.get("stage", type(self).__name__)
         if found != type(self).__name__:
             raise ValueError(
                 f"checkpoint {self.trainer.ckpt_path} was written by {found}, this run trains {type(self).__name__}; "
                 "give the checkpoint of this stage"
+            )
+        before, now = checkpoint.get("optimizer_settings"), self._optimizer_settings()
+        if self.trainer.training and before not in (None, now):
+            raise ValueError(
+                f"the checkpoint was trained with {before}, the configuration says {now}. The optimizer continues with "
+                "its own, so a change would have no effect; put the old values back, or start a new run"
             )
         current, frozen = self.state_dict(), self._frozen()
         checkpoint["state_dict"] = {**{k: current[k] for k in frozen if k in current}, **checkpoint["state_dict"]}

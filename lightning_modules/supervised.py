@@ -10,6 +10,7 @@ from prl.config import ModelSource, Optimization
 from prl.data.encoding import DemonstrationEncoder
 from prl.data.records import Demonstration
 from prl.data.tokens import OnTooLong
+from prl.distributed import global_sum, world_size
 from prl.masking import masked_sum
 from prl.models.loading import load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import model_inputs, token_logprobs
@@ -48,18 +49,22 @@ class SupervisedModule(Stage):
         if self.model is None:
             self.model = load_causal_lm(self.source).train()
 
-    def _loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _logprobs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Log-probability of every completion token, and which positions these are: [B, S - 1] each."""
         inputs = model_inputs(batch["input_ids"][:, :-1], batch["attention_mask"][:, :-1])
         mask = batch["loss_mask"][:, 1:]
-        logprobs = token_logprobs(self.model(**inputs).logits, batch["input_ids"][:, 1:], mask)
+        return token_logprobs(self.model(**inputs).logits, batch["input_ids"][:, 1:], mask), mask
+
+    def _loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        logprobs, mask = self._logprobs(batch)
         return -masked_sum(logprobs, mask), mask.sum()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross-entropy per completion token."""
+        """Mean cross-entropy per completion token of all ranks."""
         total, count = self._loss(batch)
         self.log("train/loss", total.detach() / count, prog_bar=True)
         self.log("train/tokens", count.float(), reduce_fx="sum")
-        return total / count
+        return total * world_size() / global_sum(count)  # gradients are averaged over ranks
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The same on validation rows, weighted by tokens."""
@@ -72,13 +77,9 @@ class SupervisedModule(Stage):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, float]]:
         """For each validation row in file order: log-likelihood of its completion, nats, and its tokens."""
-        inputs = model_inputs(batch["input_ids"][:, :-1], batch["attention_mask"][:, :-1])
-        mask = batch["loss_mask"][:, 1:]
-        logprobs = token_logprobs(self.model(**inputs).logits, batch["input_ids"][:, 1:], mask).sum(1)
-        return [
-            {"logprob": logprob, "tokens": tokens}
-            for logprob, tokens in zip(logprobs.tolist(), mask.sum(1).tolist(), strict=True)
-        ]
+        logprobs, mask = self._logprobs(batch)
+        rows = zip(logprobs.sum(1).tolist(), mask.sum(1).tolist(), strict=True)
+        return [{"logprob": logprob, "tokens": tokens} for logprob, tokens in rows]
 
     def export(self, folder: Path) -> None:
         """Write the trained model as a folder for transformers."""

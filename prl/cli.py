@@ -1,5 +1,6 @@
 """The command line: LightningCLI's fit, validate, test and predict, and prl's small commands beside them."""
 
+import linecache
 import os
 import sys
 import traceback
@@ -106,6 +107,8 @@ def resolve_checkpoint(ckpt_path: str | None, last: Path) -> str | None:
     """
     if ckpt_path is None:
         return None
+    if str(ckpt_path) in ("best", "hpc", "registry"):
+        raise RunError(f"--ckpt_path {ckpt_path}: give `last` or the path of a checkpoint")
     path = last if str(ckpt_path) == "last" else Path(ckpt_path)
     if not path.exists():
         meant = f"--ckpt_path {ckpt_path}"
@@ -166,9 +169,13 @@ def _told_by_us(error: BaseException | None) -> ValueError | None:
     jsonargparse and Lightning wrap what a constructor raises; the innermost message is the one written for the user.
     """
     while error is not None:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        package = frame.f_globals["__name__"].partition(".")[0]
-        if isinstance(error, ValueError) and package in ("prl", "lightning_modules", "datamodules"):
-            return error
+        frames = list(traceback.walk_tb(error.__traceback__))
+        if isinstance(error, ValueError) and frames:
+            frame, line = frames[-1]
+            package = frame.f_globals["__name__"].partition(".")[0]
+            # Raised by a statement of ours, not by a built-in that one of our lines called.
+            deliberate = linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")
+            if deliberate and package in ("prl", "lightning_modules", "datamodules"):
+                return error
         error = error.__cause__
     return None

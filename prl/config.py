@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+RewardMapping = Literal["probability", "mean_probability", "centered", "log_odds"]
+MissingEOS = Literal["keep", "replace", "penalise"]
+KLEstimator = Literal["k1", "k2", "k3"]
+
 
 def _require(ok: bool, name: str, found: object, expected: str) -> None:
     if not ok:
@@ -30,18 +34,18 @@ class Sampling:
 class Reward:
     """How a verdict becomes token rewards."""
 
-    mapping: Literal["probability", "mean_probability", "centered", "log_odds"] = "probability"
+    mapping: RewardMapping = "probability"
     """Sequence reward made of the debiased verdict against the anchor."""
     max_log_odds: float = 5.0
     """Clip of the log-odds mapping."""
-    missing_eos: Literal["keep", "replace", "penalise"] = "penalise"
+    missing_eos: MissingEOS = "penalise"
     """What happens to the reward of a response that hits the length limit."""
-    missing_eos_value: float = 1.0
-    """The replacement, or what is taken off."""
+    missing_eos_value: float | None = None
+    """What is taken off (penalise; 1 when null), or the reward instead (replace; must be given)."""
     kl_coef: float = 0.05
     """Weight of the KL to the reference (beta); the starting value when kl_target is set."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    """Per-token KL estimator."""
+    kl_estimator: KLEstimator = "k1"
+    """Per-token KL estimator. As a loss, k2 has the gradient of the KL, k3 a biased one, and k1 none: it is refused."""
     kl_placement: Literal["reward", "loss"] = "reward"
     """Whether the KL is taken off the token rewards or added to the policy loss."""
     kl_target: float | None = None
@@ -54,6 +58,14 @@ class Reward:
         _require(self.max_log_odds > 0, "reward.max_log_odds", self.max_log_odds, "a positive number")
         _require(self.kl_target is None or self.kl_target > 0, "reward.kl_target", self.kl_target, "null or positive")
         _require(self.kl_horizon > 0, "reward.kl_horizon", self.kl_horizon, "a positive number")
+        _require(self.kl_target is None or self.kl_coef > 0, "reward.kl_coef", self.kl_coef, "above 0 with a kl_target")
+        missing = self.missing_eos == "replace" and self.missing_eos_value is None
+        _require(not missing, "reward.missing_eos_value", None, "a number with missing_eos: replace")
+        if self.kl_placement == "loss" and self.kl_estimator == "k1":
+            # E[grad log pi] = 0: the loss would cost time and pull nowhere.
+            raise ValueError(
+                "reward.kl_estimator k1 has no gradient as a loss; choose k2 or k3, or kl_placement: reward"
+            )
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,13 @@ class PPO:
         _require(0 <= self.gamma <= 1, "ppo.gamma", self.gamma, "a number in [0, 1]")
         _require(0 <= self.gae_lambda <= 1, "ppo.gae_lambda", self.gae_lambda, "a number in [0, 1]")
         _require(0 < self.clip_range < 1, "ppo.clip_range", self.clip_range, "a number in (0, 1)")
+        for name in ("clip_range_high", "value_clip_range", "length_adaptive_alpha", "stop_kl"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"ppo.{name}", value, "null or a positive number")
+        decay = self.critic_lambda
+        _require(decay is None or 0 <= decay <= 1, "ppo.critic_lambda", decay, "null or a number in [0, 1]")
+        _require(self.value_coef >= 0, "ppo.value_coef", self.value_coef, "0 or more")
+        _require(self.entropy_coef >= 0, "ppo.entropy_coef", self.entropy_coef, "0 or more")
         _require(self.dual_clip is None or self.dual_clip > 1, "ppo.dual_clip", self.dual_clip, "null or above 1")
         _require(self.critic_warmup >= 0, "ppo.critic_warmup", self.critic_warmup, "0 or more")
         _require(self.max_grad_norm > 0, "ppo.max_grad_norm", self.max_grad_norm, "a positive number")
@@ -121,13 +140,16 @@ class Optimization:
     beta2: float = 0.95
     """Adam's second moment."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Shape after the warm-up; linear and cosine end at zero on the last step."""
+    """Shape after the warm-up; linear and cosine fall towards zero, which they would reach after the last step."""
     warmup: int = 0
-    """Steps (iterations for PPO) over which the learning rate rises from zero."""
+    """Steps (iterations for PPO) over which the learning rate rises to its peak; the first one already learns."""
 
     def __post_init__(self) -> None:
         _require(self.learning_rate >= 0, "optimization.learning_rate", self.learning_rate, "0 or more")
         _require(self.warmup >= 0, "optimization.warmup", self.warmup, "0 or more")
+        _require(self.weight_decay >= 0, "optimization.weight_decay", self.weight_decay, "0 or more")
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, f"optimization.{name}", getattr(self, name), "a number in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -171,3 +193,5 @@ class ModelSource:
             raise ValueError(f"model config {self.config!r} has no model_type; expected for example model_type: llama")
         if self.config is not None and self.tokenizer is None:
             raise ValueError("a model made from a config has no tokenizer of its own; set tokenizer to a folder")
+        if self.config is not None and self.lora is not None:
+            raise ValueError("lora trains beside weights that stay as they are, which a config does not have; use path")

@@ -50,7 +50,8 @@ def assemble(
         ppo: settings of the advantages.
     """
     mask = rollout.response_mask
-    scores = apply_missing_eos(scores, rollout.finished, reward.missing_eos, reward.missing_eos_value)
+    value = 1.0 if reward.missing_eos_value is None else reward.missing_eos_value
+    scores = apply_missing_eos(scores, rollout.finished, reward.missing_eos, value)
     penalty = kl_coef if reward.kl_placement == "reward" else 0.0
     rewards = token_rewards(scores, kl.token_kl(old_logprobs, ref_logprobs, reward.kl_estimator), mask, penalty)
     alpha = ppo.length_adaptive_alpha

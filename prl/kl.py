@@ -1,13 +1,13 @@
 """KL estimators on sampled tokens and the coefficient that weighs them. Nothing here knows about rewards."""
 
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
-Estimator = Literal["k1", "k2", "k3"]
+from prl.config import KLEstimator
 
 
-def token_kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator = "k1") -> Tensor:
+def token_kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator = "k1") -> Tensor:
     """Per-token estimate of KL(policy || reference) from tokens sampled from the policy: [B, T] -> [B, T].
 
     With d = log policy - log reference: k1 = d (unbiased, may be negative), k2 = d^2 / 2 (biased, low variance),
@@ -61,7 +61,7 @@ class FixedKL:
 class AdaptiveKL:
     """Proportional controller towards `target` nats per sequence. Source: Ziegler et al. 2019 (1909.08593), 2.2.
 
-    coef <- coef * (1 + clip(kl / target - 1, -0.2, 0.2) * num_sequences / horizon)
+    coef <- coef * (1 + clip(kl / target - 1, -0.2, 0.2) * num_sequences / horizon), at least a tenth of what it was
     """
 
     def __init__(self, coef: float, target: float, horizon: int) -> None:
@@ -70,7 +70,7 @@ class AdaptiveKL:
     def update(self, kl: float, num_sequences: int) -> None:
         """One proportional step."""
         error = min(max(kl / self.target - 1, -0.2), 0.2)
-        self.coef *= 1 + error * num_sequences / self.horizon
+        self.coef *= max(1 + error * num_sequences / self.horizon, 0.1)
 
     def state_dict(self) -> dict[str, Any]:
         """The adapted coefficient."""

@@ -33,7 +33,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 @contextmanager
 def forked(seed: int) -> Iterator[None]:
-    """Run with torch seeded by `seed` and leave every random state as it was.
+    """Run with torch seeded by `seed` and leave torch's random states as they were.
 
     Validation samples inside it: the same draws every time, and training is what it would be without validation.
     """

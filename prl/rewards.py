@@ -1,13 +1,9 @@
 """From a verdict to token rewards: pure functions, no model calls."""
 
-from typing import Literal
-
 from torch import Tensor
 
+from prl.config import MissingEOS, RewardMapping
 from prl.types import Verdict
-
-RewardMapping = Literal["probability", "mean_probability", "centered", "log_odds"]
-MissingEOS = Literal["keep", "replace", "penalise"]
 
 
 def sequence_scores(verdict: Verdict, mapping: RewardMapping = "probability", *, max_log_odds: float = 5.0) -> Tensor:

@@ -36,9 +36,7 @@ def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
 
 
 @torch.no_grad()
-def generate(
-    model: Any, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], pad_id: int, synced: bool = False
-) -> Rollout:
+def generate(model: Any, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], pad_id: int) -> Rollout:
     """Sample one response to each prompt of the batch from softmax(logits / temperature), nothing cut off.
 
     Args:
@@ -47,7 +45,6 @@ def generate(
         sampling: length limit and temperature.
         end_ids: ids that end a response.
         pad_id: id written after the end.
-        synced: keep all ranks generating until the last one is done; sharded models need it.
 
     Returns:
         B responses of at most `max_new_tokens` tokens, the end token included in the mask.
@@ -66,7 +63,6 @@ def generate(
             input_ids=batch.prompt_ids,
             attention_mask=batch.prompt_mask.long(),
             generation_config=generation,
-            synced_gpus=synced,
         )
     response_ids = sequences[:, batch.prompt_ids.shape[1] :]
     mask, finished = response_mask(response_ids, end_ids)

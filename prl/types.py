@@ -167,11 +167,6 @@ class Verdict:
         """[N] True where swapping the order changes the winner."""
         return self.margin_ab.sign() * self.margin_ba.sign() > 0
 
-    @staticmethod
-    def concatenate(verdicts: "list[Verdict]") -> "Verdict":
-        """Verdicts of consecutive batches as one."""
-        return Verdict(torch.cat([v.margin_ab for v in verdicts]), torch.cat([v.margin_ba for v in verdicts]))
-
 
 @dataclass(frozen=True)
 class Experience:

@@ -17,10 +17,10 @@ PURE = {
     "prl.losses.pairwise": set(),
     "prl.losses.bradley_terry": set(),
     "prl.advantages": set(),
-    "prl.kl": set(),
+    "prl.kl": {"prl.config"},
     "prl.distributed": set(),
     "prl.masking": {"prl.distributed"},
-    "prl.rewards": {"prl.types"},
+    "prl.rewards": {"prl.config", "prl.types"},
 }
 """Modules of plain maths, each with what it may import beside torch and the standard library."""
 

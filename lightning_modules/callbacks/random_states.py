@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 
@@ -17,6 +18,7 @@ class RandomStates(Callback):
 
     def __init__(self) -> None:
         self._pending: dict[str, Any] | None = None
+        self._fresh = True
 
     def state_dict(self) -> dict[str, Any]:
         """The states of all ranks, in order; called on every rank."""
@@ -45,3 +47,6 @@ class RandomStates(Callback):
         if self._pending is not None:
             set_random_states(self._pending)
             self._pending = None
+        elif self._fresh and rank() > 0:
+            torch.manual_seed(torch.initial_seed() + rank())  # or every rank would sample with the same draws
+        self._fresh = False

@@ -1,5 +1,6 @@
 """The checkpoint a run resumes from, counted in training batches."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,7 @@ class RunCheckpoint(Checkpoint):
 
 
 def _replace_folder(new: Path, old: Path) -> None:
-    import shutil
-
+    # A folder cannot be replaced in one move: killed between the two, the old checkpoint is whole under `.old`.
     retired = old.with_suffix(".old")
     if old.exists():
         old.rename(retired)

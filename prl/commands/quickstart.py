@@ -22,7 +22,9 @@ def main(args: list[str]) -> None:
     """Run the stages, then print the table and write report.json."""
     parser = argparse.ArgumentParser("prl quickstart", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the world, the weights and every draw")
-    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder; an earlier one is replaced")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/quickstart"), help="folder; an earlier quickstart in it is replaced"
+    )
     parser.add_argument("--configs", type=Path, default=Path("configs/quickstart"), help="folder of the three configs")
     parser.add_argument("--only", choices=STAGES, help="run one stage of an existing folder")
     options = parser.parse_args(args)
@@ -46,14 +48,10 @@ def main(args: list[str]) -> None:
 
 
 def _remove_earlier(folder: Path) -> None:
-    """Make room for a new quickstart, and for nothing else.
-
-    Raises:
-        SystemExit: when the folder does not look like one of ours.
-    """
-    if not (folder / "world").is_dir():
-        raise SystemExit(f"prl quickstart: {folder} exists and is no earlier quickstart; choose another --out")
-    shutil.rmtree(folder)
+    """Make room for a new quickstart: what an earlier one wrote goes, whatever else lies beside it stays."""
+    for stage in STAGES:
+        shutil.rmtree(folder / stage, ignore_errors=True)
+    (folder / "report.json").unlink(missing_ok=True)
 
 
 def write_world_and_tokenizer(out: Path, seed: int) -> None:

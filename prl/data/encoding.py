@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.records import AnchoredPrompt, Conversation, Demonstration, PreferencePair
-from prl.data.tokens import OnTooLong, TooLongError, encode_content, left_pad, right_pad
+from prl.data.tokens import EncodingCounts, OnTooLong, TooLongError, encode_content, left_pad, right_pad
 from prl.types import PromptBatch
 
 
@@ -49,12 +49,13 @@ class ConversationEncoder:
         on_too_long: OnTooLong = "error",
     ) -> None:
         self.tokenizer, self.max_length, self.on_too_long = tokenizer, max_length, on_too_long
-        self.num_cut = self.num_skipped = 0
+        self.counts = EncodingCounts()
 
     def encode_response(self, prompt: Conversation, response: str) -> dict[str, Any] | None:
         """Ids of prompt and response, and how many belong to the response; None when skipped for its length."""
         prompt_ids = encode_prompt(self.tokenizer, prompt)
         response_ids = [*encode_content(self.tokenizer, response), int(self.tokenizer.eos_token_id)]
+        self.counts.seen += 1
         excess = len(prompt_ids) + len(response_ids) - self.max_length
         if excess > 0:
             if self.on_too_long == "error":
@@ -63,9 +64,8 @@ class ConversationEncoder:
                     f"{self.max_length}; raise max_length or set on_too_long"
                 )
             if self.on_too_long == "skip":
-                self.num_skipped += 1
                 return None
-            self.num_cut += 1
+            self.counts.cut += 1
             keep = max(self.max_length // 4, len(prompt_ids) - excess)
             prompt_ids = prompt_ids[-keep:]
             response_ids = response_ids[: self.max_length - len(prompt_ids)]
@@ -129,7 +129,7 @@ class PromptEncoder:
         on_too_long: OnTooLong = "error",
     ) -> None:
         self.tokenizer, self.max_length, self.on_too_long = tokenizer, max_length, on_too_long
-        self.num_cut = self.num_skipped = 0
+        self.counts = EncodingCounts()
 
     def encode(self, record: AnchoredPrompt) -> dict[str, Any] | None:
         """One prompt with its anchors; None when it is skipped.
@@ -137,6 +137,7 @@ class PromptEncoder:
         Raises:
             TooLongError: when it does not fit and `on_too_long` is error.
         """
+        self.counts.seen += 1
         ids = encode_prompt(self.tokenizer, record.prompt)
         if len(ids) > self.max_length:
             if self.on_too_long == "error":
@@ -145,9 +146,8 @@ class PromptEncoder:
                     f"{record.prompt[0]['content'][:60]!r}); raise max_prompt_length or set on_too_long"
                 )
             if self.on_too_long == "skip":
-                self.num_skipped += 1
                 return None
-            self.num_cut += 1
+            self.counts.cut += 1
             ids = ids[-self.max_length :]
         return {"ids": ids, "prompt": record.prompt, "anchors": record.anchors, "length": len(ids)}
 

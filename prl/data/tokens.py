@@ -1,5 +1,6 @@
 """Text as token ids and rows of ids as batches: what every encoder shares."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,19 @@ OnTooLong = Literal["error", "truncate", "skip"]
 
 class TooLongError(ValueError):
     """A comparison that does not fit, with the numbers and the settings that change it."""
+
+
+@dataclass
+class EncodingCounts:
+    """What an encoder did to the texts it has seen."""
+
+    seen: int = 0
+    cut: int = 0
+
+    @property
+    def cut_share(self) -> float:
+        """Share of the texts that lost something."""
+        return self.cut / max(self.seen, 1)
 
 
 def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
     Returns:
         accuracy (both orders averaged; a tie of probabilities counts one half), accuracy_chosen_first and
         accuracy_rejected_first (each order alone), nll (nats, debiased probability), brier, ece (15 bins),
-        flip_rate, order_gap, first_position_rate, margin. Pairs whose target is 1/2 count in nll and brier only.
+        flip_rate, order_gap, first_position_rate, margin.
+        Pairs whose target is 1/2 have no winner and stay out of the accuracies and ece.
     """
     prob, targets = verdict.win_prob.double().cpu(), targets.double().cpu()
     first, second = verdict.margin_ab.double().cpu(), verdict.margin_ba.double().cpu()

@@ -26,6 +26,10 @@ class PairwiseJudge(nn.Module, ABC):
     def load(self) -> None:
         """Read what the judge needs; safe to call twice."""
 
+    def cut_share(self) -> float:
+        """Share of the texts read so far that had to be cut to fit; 0 for a judge that reads everything."""
+        return 0.0
+
     @abstractmethod
     def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
         """z(u, v) for each (prompt, response shown first, response shown second): [N] float32."""

@@ -17,7 +17,11 @@ from prl.models.policy import model_inputs
 
 
 def scalar_rewards(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """r(x, y) read at the last token: [N, S] -> [N] float32."""
+    """r(x, y) of each row: [N, S] -> [N] float32.
+
+    Read where transformers' own class reads it, at the last token that is not the padding id. Where padding and end of
+    sequence share an id, that is the token before the end.
+    """
     return model(**model_inputs(input_ids, attention_mask)).logits[:, 0].float()
 
 
@@ -46,6 +50,10 @@ class BradleyTerryJudge(PairwiseJudge):
         source = ModelSource(path=self.path, dtype=self.dtype)  # type: ignore[arg-type]
         self.encoder = ConversationEncoder(load_tokenizer(source), settings["max_length"], "truncate")
         self.model = freeze(load_scalar_classifier(source))
+
+    def cut_share(self) -> float:
+        """Share of the responses read so far that were longer than the model's `max_length`."""
+        return self.encoder.counts.cut_share if self.encoder is not None else 0.0
 
     @torch.no_grad()
     def margins(self, comparisons: list[Comparison]) -> Tensor:

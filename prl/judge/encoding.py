@@ -1,6 +1,5 @@
 """Comparisons as token ids: what to cut when a pair does not fit, and how a batch is padded."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.records import Conversation, PreferencePair
-from prl.data.tokens import OnTooLong, TooLongError, encode_content, left_pad
+from prl.data.tokens import EncodingCounts, OnTooLong, TooLongError, encode_content, left_pad
 from prl.judge.template import JudgeTemplate, compile_template, render_conversation
 
 
@@ -32,15 +31,6 @@ def fit(prompt: list[int], first: list[int], second: list[int], room: int) -> tu
             excess -= step
     kept = prompt[excess:] if excess > 0 else prompt
     return kept, first[: lengths[0]], second[: lengths[1]]
-
-
-@dataclass
-class EncodingCounts:
-    """What happened to the comparisons so far."""
-
-    seen: int = 0
-    cut: int = 0
-    skipped: int = 0
 
 
 class ComparisonEncoder:
@@ -108,7 +98,6 @@ class ComparisonEncoder:
                     f"{self.max_length} (prompt starts {texts[0][:60]!r}); raise max_length or set on_too_long"
                 )
             if self.on_too_long == "skip":
-                self.counts.skipped += 1
                 return None
             self.counts.cut += 1
             contents = list(fit(contents[0], contents[1], contents[2], room))
@@ -135,7 +124,6 @@ class ComparisonEncoder:
             return None
         prompt, chosen, rejected = contents
         if chosen == rejected:
-            self.counts.skipped += 1
             return None
         chosen_first = self._assemble(prompt, chosen, rejected)
         return {

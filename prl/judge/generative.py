@@ -50,8 +50,18 @@ class GenerativeJudge(PairwiseJudge):
         source = ModelSource(path=self.path, dtype=self.dtype)  # type: ignore[arg-type]
         template = JudgeTemplate(**{**settings["template"], "verdicts": tuple(settings["template"]["verdicts"])})
         self.encoder = ComparisonEncoder(load_tokenizer(source), template, settings["max_length"])
+        found, saved = list(self.encoder.verdict_ids), settings["verdict_ids"]
+        if found != saved:
+            raise ValueError(
+                f"{self.path}: the tokenizer now writes the verdict words {template.verdicts} as tokens {found}, in "
+                f"training they were {saved}; restore the tokenizer that was saved with the judge"
+            )
         self.temperature = settings["temperature"]
         self.model = freeze(load_causal_lm(source))
+
+    def cut_share(self) -> float:
+        """Share of the comparisons read so far that were longer than the judge's `max_length`."""
+        return self.encoder.counts.cut_share if self.encoder is not None else 0.0
 
     @torch.no_grad()
     def margins(self, comparisons: list[Comparison]) -> torch.Tensor:

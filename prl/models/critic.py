@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prl.masking import masked_var
 from prl.models.policy import model_inputs
 
 
@@ -62,7 +63,5 @@ def shared_forward(
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - var(return - value) / var(return) over the tokens that count on all ranks: a scalar, 1 is perfect."""
-    from prl.masking import masked_var
-
     spread = masked_var(returns, mask)
     return torch.where(spread > 0, 1 - masked_var(returns - values, mask) / spread.clamp(min=1e-12), torch.zeros(()))

@@ -76,7 +76,8 @@ def _load(auto_class: Any, source: ModelSource, **extra: Any) -> PreTrainedModel
         options = {"attn_implementation": source.attn_implementation} if source.attn_implementation else {}
         model = auto_class.from_config(config, dtype=dtype, **options)
     disable_dropout(model)
-    return add_lora(model, source.lora) if source.lora else model
+    task = "SEQ_CLS" if auto_class is AutoModelForSequenceClassification else None  # keeps the new head trainable
+    return add_lora(model, source.lora, task) if source.lora else model
 
 
 def load_causal_lm(source: ModelSource) -> PreTrainedModel:
@@ -107,11 +108,17 @@ def disable_dropout(model: nn.Module) -> None:
                     setattr(holder, name, 0.0)
 
 
-def add_lora(model: PreTrainedModel, lora: LoRA) -> Any:
-    """The model with its weights frozen and low-rank adapters to train."""
+def add_lora(model: PreTrainedModel, lora: LoRA, task_type: str | None = None) -> Any:
+    """The model with its weights frozen and low-rank adapters to train; `task_type` in peft's words."""
     from peft import LoraConfig, get_peft_model
 
-    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.target_modules, lora_dropout=0.0)
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=lora.target_modules,
+        lora_dropout=0.0,
+        task_type=task_type,
+    )
     return get_peft_model(model, settings)
 
 

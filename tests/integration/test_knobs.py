@@ -18,7 +18,7 @@ from tests.integration.runs import Home
 SETTINGS = {"sampling": Sampling, "reward": Reward, "ppo": PPO, "optimization": Optimization}
 BASE: dict[str, Any] = {
     "sampling": Sampling(max_new_tokens=8),
-    "reward": Reward(),
+    "reward": Reward(missing_eos_value=1.0),
     "ppo": PPO(epochs=2, minibatches=2, microbatch_size=3),
     "optimization": Optimization(learning_rate=1e-2),
 }
@@ -33,6 +33,8 @@ class Turn:
     needs: tuple[tuple[str, Any], ...] = ()
 
 
+AS_LOSS = (("reward.kl_estimator", "k2"), ("reward.kl_placement", "loss"))
+
 # The table: setting -> how it is turned. `where` is the network in which the effect is looked for.
 TURNS: dict[str, list[Turn]] = {
     "sampling.max_new_tokens": [Turn(5)],
@@ -42,9 +44,9 @@ TURNS: dict[str, list[Turn]] = {
     "reward.max_log_odds": [Turn(0.1, needs=(("reward.mapping", "log_odds"),))],
     "reward.missing_eos": [Turn("keep"), Turn("replace")],
     "reward.missing_eos_value": [Turn(0.3), Turn(0.3, needs=(("reward.missing_eos", "replace"),))],
-    "reward.kl_coef": [Turn(0.5), Turn(0.5, needs=(("reward.kl_placement", "loss"),))],
-    "reward.kl_estimator": [Turn("k2"), Turn("k3"), Turn("k2", needs=(("reward.kl_placement", "loss"),))],
-    "reward.kl_placement": [Turn("loss")],
+    "reward.kl_coef": [Turn(0.5), Turn(0.5, needs=AS_LOSS)],
+    "reward.kl_estimator": [Turn("k2"), Turn("k3"), Turn("k3", needs=AS_LOSS)],
+    "reward.kl_placement": [Turn("loss", needs=(("reward.kl_estimator", "k2"),))],
     "reward.kl_target": [Turn(0.01, needs=(("reward.kl_horizon", 20),))],
     "reward.kl_horizon": [Turn(20, needs=(("reward.kl_target", 0.01),))],
     "ppo.epochs": [Turn(3)],

@@ -1,6 +1,7 @@
 """What a run writes for TensorBoard, read back from the event files."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from tests.integration.runs import DATA, Home, Interrupt, InterruptedRun, callback
+from tests.integration.runs import CONFIGS, DATA, Home, Interrupt, InterruptedRun, callback
 
 MODEL = "--model.init_args."
 LEARNING_RATES = {"policy", "policy_vectors", "critic", "critic_vectors"}
@@ -18,8 +19,8 @@ PPO_TAGS = {
     *(f"policy/{name}" for name in ("loss", "approx_kl", "clip_frac_low", "clip_frac_high", "ratio_mean")),
     *("policy/first_ratio", "policy/num_steps", "policy/grad_norm"),
     *(f"value/{name}" for name in ("loss", "clip_frac", "mean", "return_mean", "explained_var")),
-    *(f"completions/{name}" for name in ("mean_length", "max_length", "clipped_ratio")),
-    *("progress/episodes", "perf/tok_s"),
+    *(f"completions/{name}" for name in ("mean_length", "max_length", "clipped_ratio", "empty_ratio")),
+    *("progress/episodes", "perf/tok_s", "reward/judge_cut_rate"),
     *(f"time/{name}_s" for name in ("rollout", "judge", "score", "update")),
 }
 PPO_VALIDATION_TAGS = {
@@ -151,3 +152,27 @@ def test_a_resumed_run_draws_one_line(stage: str, home: Home, tmp_path: Path) ->
     assert_sound(board)
     tag = "reward/win_prob" if stage == "pairwise_ppo" else "train/loss"
     assert len(scalars(board)[tag]) == 6
+
+
+def documented_tags() -> set[str]:
+    """Every tag of docs/metrics.md, braces expanded."""
+    found = set()
+    for line in (CONFIGS.parent / "docs" / "metrics.md").read_text().splitlines():
+        for tag in re.findall(r"`([a-z]+/[^`]+)`", line.split("|")[1]) if line.startswith("| `") else ():
+            opening, _, rest = tag.partition("{")
+            names, _, ending = rest.partition("}")
+            found |= {f"{opening}{name}{ending}" for name in names.split(",")} if rest else {tag}
+    return found
+
+
+def test_documented_metrics_are_the_logged_ones(boards: Boards) -> None:
+    logged = set()
+    for board in boards.values():
+        tags = board.Tags()
+        logged |= {
+            *tags["scalars"],
+            *tags["histograms"],
+            *(tag.removesuffix("/text_summary") for tag in tags["tensors"]),
+        }
+    logged = {tag for tag in logged if tag != "epoch" and not tag.startswith("lr-")}
+    assert logged == documented_tags()

@@ -195,3 +195,10 @@ def test_saved_folders_hold_model_and_tokenizer(tmp_path) -> None:
     assert (tmp_path / "model.safetensors").is_file()
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template == tokenizer.chat_template
     assert not list(tmp_path.glob("*.bin"))
+
+
+def test_an_adapted_scalar_model_keeps_its_new_head_trainable(tiny_folder) -> None:
+    model = load_scalar_classifier(ModelSource(path=str(tiny_folder), lora=LoRA(rank=2)))
+    head = [parameter for name, parameter in model.named_parameters() if "score" in name and "original" not in name]
+    assert head
+    assert all(parameter.requires_grad for parameter in head)

@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from prl.config import PPO, Reward
+from prl.kl import token_kl
 from prl.losses.pairwise import consistency_loss, pairwise_loss, smooth, verdict_language_loss, verdict_loss
 from prl.losses.ppo import clipped_policy_loss, clipped_value_loss, entropy
 from prl.objective import ppo_objective, token_weights
 from tests.helpers.records import make_experience, ragged_mask
+
+AS_LOSS = Reward(kl_placement="loss", kl_estimator="k2")
 
 
 def f64(*numbers: float) -> torch.Tensor:
@@ -100,7 +103,7 @@ def test_microbatches_add_up_to_the_minibatch(aggregation) -> None:
         width = part.rollout.response_ids.shape[1]
         weights = token_weights(part.rollout.response_mask, aggregation, MASK.sum(), torch.tensor(3))
         new = new_logprobs[rows, :width], new_values[rows, :width]
-        return ppo_objective(part, *new, None, weights, kl_coef=0.3, ppo=PPO(), reward=Reward(kl_placement="loss"))
+        return ppo_objective(part, *new, None, weights, kl_coef=0.3, ppo=PPO(), reward=AS_LOSS)
 
     whole, whole_stats = objective(torch.tensor([0, 1, 2]))
     parts = [objective(torch.tensor(rows)) for rows in ([1], [2, 0])]
@@ -127,14 +130,14 @@ def test_terms_of_the_objective_by_hand() -> None:
     in_reward, stats = objective_of(ppo, Reward(), zeros)
     assert in_reward.item() == pytest.approx(value_term, abs=1e-6)
     assert stats["value_loss"].item() == pytest.approx(2.0, abs=1e-6)
-    in_loss, _ = objective_of(ppo, Reward(kl_placement="loss"), zeros)
-    assert in_loss.item() == pytest.approx(value_term + 0.5 * 1.0, abs=1e-6)  # k1 = 0 - (-1)
+    in_loss, _ = objective_of(ppo, AS_LOSS, zeros)
+    assert in_loss.item() == pytest.approx(value_term + 0.5 * 0.5, abs=1e-6)  # k2 = (0 - (-1))^2 / 2
     with_entropy, _ = objective_of(ppo, Reward(), zeros, spread)
     assert with_entropy.item() == pytest.approx(value_term - 0.2 * 1.5, abs=1e-6)
 
 
 def test_only_the_critic_learns_without_new_logprobs() -> None:
-    loss, stats = objective_of(PPO(value_coef=0.1), Reward(kl_placement="loss"), None)
+    loss, stats = objective_of(PPO(value_coef=0.1), AS_LOSS, None)
     assert loss.item() == pytest.approx(0.2, abs=1e-6)
     assert set(stats) == {"value_loss", "value_clip_frac"}
 
@@ -183,3 +186,21 @@ def test_language_loss_counts_the_whole_vocabulary() -> None:
     normaliser = math.log(math.exp(2) + math.e + 2)
     expected = [math.log(4), 0.25 * (normaliser - 1) + 0.75 * normaliser]
     assert verdict_language_loss(logits, ids, target).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_gradient_of_the_kl_as_a_loss_is_that_of_the_kl_for_k2() -> None:
+    """Exact expectation over a categorical: k1 has no gradient at all, which is why it is refused."""
+    logits = torch.tensor([0.3, -1.0, 0.8], dtype=torch.float64, requires_grad=True)
+    ref = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64).log()
+    logprobs = logits.log_softmax(0)
+    probs = logprobs.exp()
+    (true,) = torch.autograd.grad((probs * (logprobs - ref)).sum(), logits, retain_graph=True)
+
+    def gradient(estimator: str) -> torch.Tensor:
+        weighted = (probs.detach() * token_kl(logprobs, ref, estimator)).sum()
+        return torch.autograd.grad(weighted, logits, retain_graph=True)[0]
+
+    torch.testing.assert_close(gradient("k2"), true, atol=1e-12, rtol=0)
+    torch.testing.assert_close(gradient("k1"), torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="kl_estimator k1 has no gradient as a loss"):
+        Reward(kl_placement="loss")

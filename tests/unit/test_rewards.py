@@ -108,7 +108,7 @@ def assembled(reward: Reward, ppo: PPO, finished=(True, True)):
 def test_assemble_takes_the_kl_off_the_rewards_or_leaves_it_to_the_loss() -> None:
     ppo = PPO(whiten_advantages=False)
     assert assembled(Reward(), ppo).rewards.tolist() == [[-0.25, -0.25, 0.75], [1.75, 0.0, 0.0]]
-    as_loss = assembled(Reward(kl_placement="loss"), ppo)
+    as_loss = assembled(Reward(kl_placement="loss", kl_estimator="k2"), ppo)
     assert as_loss.rewards.tolist() == [[0.0, 0.0, 1.0], [2.0, 0.0, 0.0]]
 
 

@@ -75,13 +75,6 @@ def test_no_opinion_is_no_flip() -> None:
     assert not verdict(0.0, 0.0).flipped.item()
 
 
-def test_concatenate_keeps_the_order() -> None:
-    both = Verdict.concatenate([verdict(1.0, 2.0), verdict(3.0, 4.0)])
-    assert both.margin_ab.tolist() == [1.0, 3.0]
-    assert both.margin_ba.tolist() == [2.0, 4.0]
-    assert len(both) == 2
-
-
 def test_verdict_checks_shapes() -> None:
     with pytest.raises(ValueError, match=r"margin_ba has shape \(2,\), expected \(3,\)"):
         Verdict(torch.zeros(3), torch.zeros(2))
