@@ -11,6 +11,10 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.helpers.tiny import tiny_tokenizer, write_tiny_model
 
+# Models this small are faster on one thread, and a second one waits for the first wherever the machine is busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
 # The same examples on every machine and no time limit per example: a loaded machine is no failure.
 hypothesis.settings.register_profile("prl", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("prl")
