@@ -252,13 +252,8 @@ class PairwisePPOModule(Stage):
 
         Scoring and updating call this with the same tensors, so unchanged weights give a ratio of exactly one.
         """
-        return actor_critic.evaluate(
-            self.policy,
-            self.critic,
-            rollout,
-            temperature=self.sampling.temperature,
-            with_entropy=self.ppo.entropy_coef > 0,
-        )
+        temperature, spread = self.sampling.temperature, self.ppo.entropy_coef > 0
+        return actor_critic.evaluate(self.policy, self.critic, rollout, temperature=temperature, with_entropy=spread)
 
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
         """[B, T] log-probabilities under the frozen start point."""
@@ -323,6 +318,9 @@ class PairwisePPOModule(Stage):
     def on_train_start(self) -> None:
         """A run that was complete when it stopped has nothing left to do."""
         self.trainer.should_stop |= self.batches_done() >= self.iterations
+
+    def _optimizer_settings(self) -> dict[str, float | None]:
+        return {**super()._optimizer_settings(), "critic_learning_rate": self.critic_learning_rate}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The KL coefficient travels with the weights."""

@@ -61,7 +61,7 @@ class Stage(LightningModule, ABC):
         """AdamW and its schedule over `self.model`."""
         return optimizers.configure(self.model.parameters(), self.optimization, self.trainer)
 
-    def _optimizer_settings(self) -> dict[str, float]:
+    def _optimizer_settings(self) -> dict[str, float | None]:
         """What the optimizer's saved state would override on resume."""
         names = ("learning_rate", "weight_decay", "beta1", "beta2")
         return {name: getattr(self.optimization, name) for name in names}

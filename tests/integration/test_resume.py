@@ -188,3 +188,10 @@ def test_settings_on_resume_are_those_of_the_command_line(home: Home, tmp_path: 
     cli = home.run("pairwise_ppo", tmp_path, *again)
     assert cli.model.ppo.clip_range == 0.37
     assert cli.model.batches_done() == 2
+
+
+def test_another_learning_rate_of_the_critic_is_refused_on_resume(home: Home, tmp_path: Path) -> None:
+    """The optimizer's saved state would override it without a word."""
+    home.run("pairwise_ppo", tmp_path, f"{MODEL}iterations", "1", f"{MODEL}critic_learning_rate", "1e-3")
+    with pytest.raises(ValueError, match=r"'critic_learning_rate': 0.001.*the configuration says.*0.002"):
+        home.run("pairwise_ppo", tmp_path, "--ckpt_path", "last", f"{MODEL}critic_learning_rate", "2e-3")
