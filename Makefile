@@ -1,15 +1,16 @@
 # make quickstart   the whole method on a small world, less than eight minutes on two cores after the installation
 # make test         lint, types and the fast test suite
+# make cuda         compile the CUDA kernel for every architecture that nvcc knows, without installing it
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow lint cuda clean
 
-# One stamp for the environment: made again when what it depends on changes. torch is installed first and alone, so
+# One stamp for the environment: made again when what it depends on changes, the kernels' sources included. torch is installed first and alone, so
 # that no other package's wish for "torch" decides which build comes; TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # takes the small build without CUDA from PyTorch's own index.
-$(VENV)/.installed: requirements.txt pyproject.toml
+$(VENV)/.installed: requirements.txt pyproject.toml setup.py $(wildcard prl/csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' requirements.txt) $(addprefix --index-url ,$(TORCH_INDEX))
@@ -31,5 +32,8 @@ test: lint
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m "slow"
 
+cuda: $(VENV)/.installed
+	PRL_BUILD=cuda $(BIN)/python setup.py --quiet build_ext --build-lib build/cuda
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info prl/ops/*.so prl/ops/built.json

@@ -1,7 +1,23 @@
-"""Generalised advantage estimation in plain torch: the specification that any faster kernel is tested against."""
+"""Generalised advantage estimation as the trainer calls it; the operators in `prl.ops` do the work."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from prl import ops
+from prl.config import KLEstimator
+
+
+class ShapedAdvantages(NamedTuple):
+    """What `shaped_gae` returns."""
+
+    advantages: Tensor
+    """[B, T] (or [N]) float32, zero outside the mask."""
+    returns: Tensor
+    """[B, T] (or [N]) float32, zero outside the mask."""
+    moments: Tensor
+    """[3] float64: how many tokens count, the sum of their advantages and of the squares. Of this rank only."""
 
 
 def gae(
@@ -12,6 +28,7 @@ def gae(
     gamma: float = 1.0,
     gae_lambda: float | Tensor = 0.95,
     critic_lambda: float | None = None,
+    offsets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns over the tokens that count.
 
@@ -21,46 +38,90 @@ def gae(
     (2503.01491).
 
     Args:
-        rewards: [B, T] token rewards.
-        values: [B, T] value of the state before each token.
+        rewards: [B, T] token rewards, float32 or bfloat16.
+        values: [B, T] value of the state before each token, float32 or bfloat16.
         mask: [B, T] bool, True on tokens that count.
         gamma: discount in [0, 1].
         gae_lambda: trace decay of the advantages: one number, or [B] one per row (length-adaptive, VAPO 2504.05118).
         critic_lambda: trace decay of the returns; the same as `gae_lambda` when None.
+        offsets: [B + 1] int64. When given, the rows lie one after the other in tensors of shape [N] instead: row b is
+            offsets[b] ... offsets[b + 1] - 1.
 
     Returns:
-        advantages, returns: [B, T] float32, zero outside the mask. Constants: no gradient flows.
+        advantages, returns: float32 in the shape of the inputs, zero outside the mask. Constants: no gradient flows.
 
     Raises:
-        ValueError: when shapes differ or the mask is not bool.
+        ValueError: when shapes, dtypes or devices do not fit.
     """
-    if rewards.dim() != 2 or rewards.shape != values.shape or rewards.shape != mask.shape:
-        raise ValueError(
-            f"rewards {tuple(rewards.shape)}, values {tuple(values.shape)} and mask {tuple(mask.shape)} must share one "
-            "shape [B, T]"
-        )
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask has dtype {mask.dtype}, expected torch.bool (True = counts)")
-    with torch.no_grad():
-        rewards, values = rewards.float(), values.float()
-        advantages = _scan(rewards, values, mask, gamma, gae_lambda)
-        traces = advantages if critic_lambda is None else _scan(rewards, values, mask, gamma, critic_lambda)
-        return advantages, (traces + values).masked_fill(~mask, 0)
+    row_lambda = _row_lambda(gae_lambda)
+    _check({"rewards": rewards, "values": values}, mask, {"gae_lambda": row_lambda}, offsets)
+    return torch.ops.prl.gae(
+        rewards, values, mask, gamma, _one_lambda(gae_lambda), critic_lambda, row_lambda=row_lambda, offsets=offsets
+    )
 
 
-def _scan(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, trace_decay: float | Tensor) -> Tensor:
-    advantages = torch.zeros_like(rewards)
-    next_value = next_advantage = rewards.new_zeros(rewards.shape[0])
-    for t in reversed(range(rewards.shape[1])):
-        counts = mask[:, t]
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        advantage = delta + gamma * trace_decay * next_advantage
-        advantages[:, t] = torch.where(counts, advantage, 0)
-        next_advantage = torch.where(counts, advantage, next_advantage)
-        next_value = torch.where(counts, values[:, t], next_value)
-    return advantages
+def shaped_gae(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    scores: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    *,
+    kl_coef: float,
+    kl_estimator: KLEstimator = "k1",
+    gamma: float = 1.0,
+    gae_lambda: float | Tensor = 0.95,
+    critic_lambda: float | None = None,
+    offsets: Tensor | None = None,
+) -> ShapedAdvantages:
+    """`gae` of r_t = -kl_coef * kl_t, plus the score on each row's last token that counts, without writing r_t down.
+
+    Beside the results come the sums that whitening over the global batch needs (`prl.masking.whiten`).
+
+    Args:
+        logprobs: [B, T] log-probability of each token under the policy that sampled it.
+        ref_logprobs: [B, T] under the reference. Not read when kl_coef is 0.
+        scores: [B] float32 reward of each response. A row without tokens that count gets none.
+        values: as for `gae`.
+        mask: as for `gae`.
+        kl_coef: weight of the KL penalty.
+        kl_estimator: k1, k2 or k3 (`prl.kl.token_kl`).
+        gamma: as for `gae`.
+        gae_lambda: as for `gae`.
+        critic_lambda: as for `gae`.
+        offsets: as for `gae`.
+
+    Raises:
+        ValueError: when shapes, dtypes or devices do not fit, or the estimator is unknown.
+    """
+    row_lambda = _row_lambda(gae_lambda)
+    tokens = {"logprobs": logprobs, "ref_logprobs": ref_logprobs, "values": values}
+    _check(tokens, mask, {"scores": scores, "gae_lambda": row_lambda}, offsets)
+    ops.operators.known_estimator(kl_estimator)
+    found = torch.ops.prl.shaped_gae(
+        *(logprobs, ref_logprobs, scores, values, mask, kl_coef, kl_estimator, gamma, _one_lambda(gae_lambda)),
+        critic_lambda,
+        row_lambda=row_lambda,
+        offsets=offsets,
+    )
+    return ShapedAdvantages(*found)
 
 
 def length_adaptive_lambda(lengths: Tensor, alpha: float) -> Tensor:
     """Trace decay 1 - 1 / (alpha l), not below 0, for responses of length l: [B] -> [B]. Source: VAPO (2504.05118)."""
     return (1 - 1 / (alpha * lengths.float())).clamp(min=0)
+
+
+def _check(tokens: dict[str, Tensor], mask: Tensor, rows: dict[str, Tensor | None], offsets: Tensor | None) -> None:
+    ops.operators.check(tokens, mask, rows, offsets)
+    # Reading row starts would wait for a GPU and break a compiled graph.
+    if offsets is not None and offsets.device.type == "cpu" and not torch.compiler.is_compiling():
+        ops.operators.check_rising(offsets, mask.shape[0])
+
+
+def _row_lambda(gae_lambda: float | Tensor) -> Tensor | None:
+    return gae_lambda.detach() if isinstance(gae_lambda, Tensor) else None
+
+
+def _one_lambda(gae_lambda: float | Tensor) -> float:
+    return 0.0 if isinstance(gae_lambda, Tensor) else gae_lambda

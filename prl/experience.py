@@ -2,11 +2,10 @@
 
 from torch import Tensor
 
-from prl import kl
-from prl.advantages import gae, length_adaptive_lambda
+from prl.advantages import length_adaptive_lambda, shaped_gae
 from prl.config import PPO, Reward
 from prl.masking import whiten
-from prl.rewards import apply_missing_eos, sequence_scores, token_rewards
+from prl.rewards import apply_missing_eos, sequence_scores
 from prl.types import Experience, Rollout, Verdict
 
 
@@ -36,7 +35,7 @@ def assemble(
     reward: Reward,
     ppo: PPO,
 ) -> Experience:
-    """Token rewards, advantages and returns of a rollout (DESIGN 1.2).
+    """Advantages and returns of a rollout, from its scores and KL (DESIGN 1.2).
 
     Args:
         rollout: B responses.
@@ -52,14 +51,16 @@ def assemble(
     mask = rollout.response_mask
     value = 1.0 if reward.missing_eos_value is None else reward.missing_eos_value
     scores = apply_missing_eos(scores, rollout.finished, reward.missing_eos, value)
-    penalty = kl_coef if reward.kl_placement == "reward" else 0.0
-    rewards = token_rewards(scores, kl.token_kl(old_logprobs, ref_logprobs, reward.kl_estimator), mask, penalty)
     alpha = ppo.length_adaptive_alpha
-    trace_decay = ppo.gae_lambda if alpha is None else length_adaptive_lambda(mask.sum(1), alpha)
-    critic_decay = ppo.gae_lambda if ppo.critic_lambda is None else ppo.critic_lambda
-    advantages, returns = gae(
-        rewards, values, mask, gamma=ppo.gamma, gae_lambda=trace_decay, critic_lambda=critic_decay
+    advantages, returns, moments = shaped_gae(
+        *(old_logprobs, ref_logprobs, scores.float(), values, mask),
+        kl_coef=kl_coef if reward.kl_placement == "reward" else 0.0,
+        kl_estimator=reward.kl_estimator,
+        gamma=ppo.gamma,
+        gae_lambda=ppo.gae_lambda if alpha is None else length_adaptive_lambda(mask.sum(1), alpha),
+        # Lengths change the trace decay of the policy only.
+        critic_lambda=ppo.gae_lambda if ppo.critic_lambda is None and alpha is not None else ppo.critic_lambda,
     )
     if ppo.whiten_advantages:
-        advantages = whiten(advantages, mask)
-    return Experience(rollout, old_logprobs, ref_logprobs, values, scores, rewards, advantages, returns, microbatches)
+        advantages = whiten(advantages, mask, moments)
+    return Experience(rollout, old_logprobs, ref_logprobs, values, scores, advantages, returns, microbatches)

@@ -1,5 +1,6 @@
 """Reductions over tokens that count. Averages use counts agreed across ranks: averages of averages are wrong."""
 
+import torch
 from torch import Tensor
 
 from prl.distributed import global_sum
@@ -23,10 +24,26 @@ def masked_var(values: Tensor, mask: Tensor) -> Tensor:
     return global_sum(masked_sum(centred.square(), mask)) / (count - 1).clamp(min=1)
 
 
-def whiten(values: Tensor, mask: Tensor, *, epsilon: float = 1e-8) -> Tensor:
+def moments(values: Tensor, mask: Tensor) -> Tensor:
+    """How many tokens count, the sum of their values and of the squares: [3] float64, this rank only. No gradient."""
+    # In float64 the squares may be summed before the mean is known; MPS has none.
+    wide = values.detach().masked_fill(~mask, 0).to(torch.float32 if values.device.type == "mps" else torch.float64)
+    return torch.stack([mask.sum().to(wide.dtype), wide.sum(), wide.square().sum()])
+
+
+def whiten(values: Tensor, mask: Tensor, sums: Tensor | None = None, *, epsilon: float = 1e-8) -> Tensor:
     """Zero mean and unit variance over the tokens that count on all ranks; zero elsewhere.
 
     Same formula as TRL 1.9.2's `masked_whiten`: unbiased variance, epsilon inside the root.
+
+    Args:
+        values: [B, T].
+        mask: [B, T] bool.
+        sums: [3] the `moments` of this rank's values, where they are known already.
+        epsilon: added to the variance.
     """
-    mean, var = masked_mean(values, mask), masked_var(values, mask)
-    return ((values - mean) * (var + epsilon).rsqrt()).masked_fill(~mask, 0)
+    count, total, squares = global_sum(moments(values, mask) if sums is None else sums).unbind()
+    mean = total / count.clamp(min=1)
+    var = (squares - total * mean).clamp(min=0) / (count - 1).clamp(min=1)
+    scale = (var + epsilon).rsqrt()
+    return ((values - mean.to(values.dtype)) * scale.to(values.dtype)).masked_fill(~mask, 0)

@@ -1,4 +1,4 @@
-"""From a verdict to token rewards: pure functions, no model calls."""
+"""From a verdict to the score of a response: pure functions, no model calls."""
 
 from torch import Tensor
 
@@ -40,20 +40,3 @@ def apply_missing_eos(scores: Tensor, finished: Tensor, policy: MissingEOS, valu
     if policy == "penalise":
         return scores - value * (~finished).to(scores.dtype)
     raise ValueError(f"unknown missing_eos {policy!r}; known: keep, replace, penalise")
-
-
-def token_rewards(scores: Tensor, token_kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """r_t = -kl_coef * kl_t, plus the score on the last token that counts (DESIGN 1.2).
-
-    Args:
-        scores: [B] sequence rewards.
-        token_kl: [B, T] KL estimate per token, nats.
-        mask: [B, T] bool, True on response tokens.
-        kl_coef: weight of the KL penalty; 0 when the KL is a loss term instead.
-
-    Returns:
-        [B, T] token rewards, zero outside the mask. A row without tokens gets no reward at all.
-    """
-    rewards = (-kl_coef * token_kl).masked_fill(~mask, 0)
-    is_last = mask & (mask.flip(1).cumsum(1).flip(1) == 1)
-    return rewards + is_last * scores[:, None]

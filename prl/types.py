@@ -181,8 +181,6 @@ class Experience:
     """[B, T] the critic's value of the state before each token."""
     scores: Tensor
     """[B] sequence rewards."""
-    rewards: Tensor
-    """[B, T] token rewards: minus KL, plus the score on the last token."""
     advantages: Tensor
     """[B, T] advantages, whitened if the setting says so."""
     returns: Tensor
@@ -192,7 +190,7 @@ class Experience:
 
     def __post_init__(self) -> None:
         shape = tuple(self.rollout.response_ids.shape)
-        for name in ("old_logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns"):
+        for name in ("old_logprobs", "ref_logprobs", "values", "advantages", "returns"):
             _check_shape(name, getattr(self, name), shape)
         _check_shape("scores", self.scores, shape[:1])
 

@@ -20,6 +20,20 @@ hypothesis.settings.register_profile("prl", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("prl")
 
 
+MEASURED = pytest.StashKey[dict[str, float]]()
+
+
+@pytest.fixture(scope="session")
+def measured(pytestconfig: pytest.Config) -> dict[str, float]:
+    """Numbers that tests find, by name: printed at the end of the session."""
+    return pytestconfig.stash.setdefault(MEASURED, {})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for name, number in sorted(config.stash.get(MEASURED, {}).items()):
+        terminalreporter.write_line(f"{name}: {number:.2g}")
+
+
 @pytest.fixture(autouse=True)
 def _same_start_for_every_test() -> Iterator[None]:
     environment, dtype = dict(os.environ), torch.get_default_dtype()

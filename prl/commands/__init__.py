@@ -15,5 +15,11 @@ def _convert(args: list[str]) -> None:
     convert.main(args)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"quickstart": _quickstart, "convert": _convert}
+def _env(args: list[str]) -> None:
+    from prl.commands import env
+
+    env.main(args)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"quickstart": _quickstart, "convert": _convert, "env": _env}
 """Name on the command line -> what runs; imported when called."""

@@ -21,8 +21,7 @@ def make_rollout(mask: Tensor) -> Rollout:
 def make_experience(mask: Tensor, **tensors: Tensor) -> Experience:
     """An experience whose tensors are zero unless given."""
     fields = {
-        name: torch.zeros(mask.shape)
-        for name in ("old_logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
+        name: torch.zeros(mask.shape) for name in ("old_logprobs", "ref_logprobs", "values", "advantages", "returns")
     }
     fields["scores"] = torch.zeros(mask.shape[0])
     return Experience(rollout=make_rollout(mask), microbatches=[], **{**fields, **tensors})

@@ -4,16 +4,15 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from prl.advantages import gae
+from prl.advantages import ShapedAdvantages, shaped_gae
 from prl.config import PPO, Reward
 from prl.experience import assemble
-from prl.kl import token_kl
 from prl.losses.bradley_terry import bradley_terry_loss
 from prl.losses.pairwise import consistency_loss, pairwise_loss
 from prl.losses.ppo import clipped_policy_loss, clipped_value_loss
 from prl.models.policy import verdict_margins
 from prl.objective import ppo_objective, token_weights
-from prl.rewards import sequence_scores, token_rewards
+from prl.rewards import sequence_scores
 from prl.types import Verdict
 from tests.helpers.records import make_experience, make_rollout, ragged_mask
 from tests.helpers.tiny import ConstantJudge, PositionJudge
@@ -50,13 +49,15 @@ def test_block_1_losses(verdict) -> None:
     close(consistency_loss(verdict.margin_ab, verdict.margin_ba), 0.016282)
 
 
-def block_2_rewards() -> torch.Tensor:
-    kl = token_kl(f64(-1, -0.5, -2)[None], f64(-1.2, -0.4, -1.5)[None])
-    return token_rewards(f64(0.7537745), kl, MASK, 0.1)
+def block_2(values: list[float], **settings: float) -> ShapedAdvantages:
+    logprobs, ref_logprobs = torch.tensor([[-1, -0.5, -2]]), torch.tensor([[-1.2, -0.4, -1.5]])
+    score = torch.tensor([0.7537745])
+    return shaped_gae(logprobs, ref_logprobs, score, torch.tensor([values]), MASK, kl_coef=0.1, **settings)
 
 
 def test_block_2_token_rewards() -> None:
-    close(block_2_rewards(), [-0.02, 0.01, 0.803775])
+    # without values and with gamma 0, an advantage is the reward of its token
+    close(block_2([0.0, 0.0, 0.0], gamma=0.0).advantages, [-0.02, 0.01, 0.803775], SIX_DECIMALS_FLOAT32)
 
 
 @pytest.mark.parametrize(
@@ -64,17 +65,16 @@ def test_block_2_token_rewards() -> None:
     [(0.95, [0.368406, 0.303586, 0.203775]), (1.0, [0.393775, 0.313775, 0.203775])],
 )
 def test_block_2_advantages(gae_lambda, advantages) -> None:
-    found, _ = gae(block_2_rewards(), f64(0.4, 0.5, 0.6)[None], MASK, gamma=1.0, gae_lambda=gae_lambda)
-    close(found, advantages, SIX_DECIMALS_FLOAT32)
+    close(block_2([0.4, 0.5, 0.6], gamma=1.0, gae_lambda=gae_lambda).advantages, advantages, SIX_DECIMALS_FLOAT32)
 
 
 def test_block_2_returns() -> None:
-    _, returns = gae(block_2_rewards(), f64(0.4, 0.5, 0.6)[None], MASK, gamma=1.0, gae_lambda=0.95)
+    _, returns, _ = block_2([0.4, 0.5, 0.6], gamma=1.0, gae_lambda=0.95)
     close(returns, [0.768406, 0.803586, 0.803775], SIX_DECIMALS_FLOAT32)
 
 
 def test_block_2_losses() -> None:
-    advantages, returns = gae(block_2_rewards(), f64(0.4, 0.5, 0.6)[None], MASK, gamma=1.0, gae_lambda=0.95)
+    advantages, returns, _ = block_2([0.4, 0.5, 0.6], gamma=1.0, gae_lambda=0.95)
     policy = clipped_policy_loss(f64(-0.8, -0.6, -2.3), f64(-1, -0.5, -2), advantages, clip_range=0.2)
     value = clipped_value_loss(f64(0.75, 0.45, 0.62), f64(0.4, 0.5, 0.6), returns, value_clip_range=0.2)
     close(policy.mean(), -0.289248, SIX_DECIMALS_FLOAT32)
@@ -95,7 +95,6 @@ def test_block_2_through_experience_and_objective() -> None:
         reward=reward,
         ppo=ppo,
     )
-    close(experience.rewards, [-0.02, 0.01, 0.803775], SIX_DECIMALS_FLOAT32)
     weights = token_weights(MASK, "token_mean", torch.tensor(3), torch.tensor(1))
     new_logprobs, new_values = torch.tensor([[-0.8, -0.6, -2.3]]), torch.tensor([[0.75, 0.45, 0.62]])
     loss, stats = ppo_objective(
@@ -130,8 +129,8 @@ def test_block_3_a_judge_that_ignores_the_response_leaves_the_policy_alone(judge
     prompts = [[{"role": "user", "content": "x"}]] * 3
     verdict = judge.compare(prompts, ["good", "", "bad bad"], ["anchor"] * 3)
     mask = ragged_mask([4, 1, 2])
-    rewards = token_rewards(sequence_scores(verdict, mapping), torch.zeros(3, 4), mask, 0.05)
-    advantages, _ = gae(rewards, torch.zeros(3, 4), mask)
+    zeros = torch.zeros(3, 4)
+    advantages = shaped_gae(zeros, zeros, sequence_scores(verdict, mapping), zeros, mask, kl_coef=0.05).advantages
     new_logprobs = torch.randn(3, 4, requires_grad=True)
     weights = token_weights(mask, "token_mean", mask.sum(), torch.tensor(3))
     experience = make_experience(mask, advantages=advantages, old_logprobs=new_logprobs.detach())

@@ -98,7 +98,9 @@ def test_bfloat16_inputs_are_summed_in_float32() -> None:
 
 
 def test_wrong_shapes_and_masks_are_named() -> None:
-    with pytest.raises(ValueError, match=r"rewards \(2, 3\), values \(2, 4\) and mask \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"rewards \(2, 3\), values \(2, 4\), mask \(2, 3\) must share one shape \[B, T\]"
+    ):
         gae(torch.zeros(2, 3), torch.zeros(2, 4), torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="mask has dtype torch.int64, expected torch.bool"):
         gae(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.long))

@@ -1,10 +1,12 @@
 import pytest
 import torch
+from torch import Tensor
 
+from prl.advantages import shaped_gae
 from prl.config import PPO, Reward
 from prl.experience import anchored_scores, assemble
 from prl.masking import whiten
-from prl.rewards import apply_missing_eos, sequence_scores, token_rewards
+from prl.rewards import apply_missing_eos, sequence_scores
 from prl.types import Verdict
 from tests.helpers.records import make_rollout, ragged_mask
 
@@ -44,6 +46,12 @@ def test_unknown_names_are_listed_with_the_known_ones() -> None:
 def test_missing_eos(policy, scores) -> None:
     finished = torch.tensor([True, False])
     assert apply_missing_eos(torch.tensor([0.5, 0.25]), finished, policy, -2.0).tolist() == scores
+
+
+def token_rewards(scores: Tensor, difference: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+    """The rewards inside `shaped_gae`: with gamma 0 and no values, an advantage is the reward of its token."""
+    zeros = torch.zeros(mask.shape)
+    return shaped_gae(difference, zeros, scores, zeros, mask, kl_coef=kl_coef, gamma=0.0).advantages
 
 
 def test_the_score_stands_on_the_last_token_that_counts() -> None:
@@ -106,17 +114,18 @@ def assembled(reward: Reward, ppo: PPO, finished=(True, True)):
 
 
 def test_assemble_takes_the_kl_off_the_rewards_or_leaves_it_to_the_loss() -> None:
-    ppo = PPO(whiten_advantages=False)
-    assert assembled(Reward(), ppo).rewards.tolist() == [[-0.25, -0.25, 0.75], [1.75, 0.0, 0.0]]
+    # gamma and lambda 1: a return is the sum of the rewards to go
+    ppo = PPO(whiten_advantages=False, gamma=1.0, gae_lambda=1.0)
+    assert assembled(Reward(), ppo).returns.tolist() == [[0.25, 0.5, 0.75], [1.75, 0.0, 0.0]]
     as_loss = assembled(Reward(kl_placement="loss", kl_estimator="k2"), ppo)
-    assert as_loss.rewards.tolist() == [[0.0, 0.0, 1.0], [2.0, 0.0, 0.0]]
+    assert as_loss.returns.tolist() == [[1.0, 1.0, 1.0], [2.0, 0.0, 0.0]]
 
 
 def test_assemble_lowers_the_score_of_an_unfinished_response() -> None:
     reward = Reward(missing_eos_value=0.5)
     found = assembled(reward, PPO(), finished=(True, False))
     assert found.scores.tolist() == [1.0, 1.5]
-    assert found.rewards[1].tolist() == [1.25, 0.0, 0.0]
+    assert found.returns[1].tolist() == [1.25, 0.0, 0.0]
 
 
 def test_assemble_settings_of_the_advantages() -> None:

@@ -134,7 +134,7 @@ def test_rollout_checks_masks() -> None:
 def test_experience_selects_and_cuts_every_tensor_alike() -> None:
     mask = ragged_mask([2, 4, 1])
     numbers = torch.arange(12.0).reshape(3, 4)
-    names = ("old_logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
+    names = ("old_logprobs", "ref_logprobs", "values", "advantages", "returns")
     given_tensors = {name: numbers + 100 * i for i, name in enumerate(names)}
     experience = make_experience(mask, scores=torch.tensor([7.0, 8.0, 9.0]), **given_tensors)
     chosen = experience.select(torch.tensor([2, 0]))
