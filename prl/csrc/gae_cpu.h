@@ -71,9 +71,9 @@ struct Problem {
   int64_t length(int64_t row) const { return offsets ? offsets[row + 1] - offsets[row] : width; }
 };
 
-// Tokens begin ... end - 1 of one row, from the last to the first.
+// Tokens begin ... end - 1 of one row, from the last to the first; returns what they hand on.
 template <class Source, class V>
-void scan(const Problem<Source, V>& problem, int64_t row, int64_t begin, int64_t end, Carry& carry) {
+Carry scan(const Problem<Source, V>& problem, int64_t row, int64_t begin, int64_t end, Carry carry) {
   const auto reward = row_of(problem.source, row);
   const V* values = problem.values.row(row);
   const uint8_t* mask = problem.mask.row(row);
@@ -98,6 +98,7 @@ void scan(const Problem<Source, V>& problem, int64_t row, int64_t begin, int64_t
     carry.square += wide * wide;
     carry.count += counts;
   }
+  return carry;
 }
 
 template <class Source, class V>
@@ -196,13 +197,20 @@ PRL_INLINE void step8(
 
 constexpr int kStage = 256;  // columns of a row that are finished in the first-level cache before they are written
 
-// A stage of one row goes to memory; past the caches where the address allows it.
+// A stage of one row goes to memory; past the caches where it fills whole lines of 64 bytes.
 PRL_INLINE void write(float* target, const float* staged, int64_t columns, bool stream) {
-  if (!stream || reinterpret_cast<uintptr_t>(target) % 32 != 0) {
+  constexpr int64_t kLine = 16;
+  int64_t done = (64 - reinterpret_cast<uintptr_t>(target) % 64) % 64 / sizeof(float);
+  if (!stream || done + kLine > columns) {
     memcpy(target, staged, columns * sizeof(float));
     return;
   }
-  for (int64_t j = 0; j < columns; j += 8) _mm256_stream_ps(target + j, _mm256_load_ps(staged + j));
+  memcpy(target, staged, done * sizeof(float));
+  for (; done + kLine <= columns; done += kLine) {
+    _mm256_stream_ps(target + done, _mm256_loadu_ps(staged + done));
+    _mm256_stream_ps(target + done + 8, _mm256_loadu_ps(staged + done + 8));
+  }
+  memcpy(target + done, staged + done, (columns - done) * sizeof(float));
 }
 
 // Tokens 0 ... end - 1 of rows first ... first + 7, where end is a multiple of eight.
@@ -288,16 +296,14 @@ void scan_rows(const Problem<Source, V>& problem, int64_t first, int64_t last, C
     Carry eight[8];
     const int64_t end = problem.width / 8 * 8;
     for (int k = 0; k < 8; ++k) {
-      eight[k] = start(problem, row + k);
-      scan(problem, row + k, end, problem.width, eight[k]);
+      eight[k] = scan(problem, row + k, end, problem.width, start(problem, row + k));
     }
     carries ? scan8<true>(problem, row, end, eight) : scan8<false>(problem, row, end, eight);
     if (carries) std::copy(eight, eight + 8, carries + row);
   }
 #endif
   for (; row < last; ++row) {
-    Carry carry = start(problem, row);
-    scan(problem, row, 0, problem.length(row), carry);
+    const Carry carry = scan(problem, row, 0, problem.length(row), start(problem, row));
     if (carries) carries[row] = carry;
   }
 }

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from tests.helpers.implementations import OPERATORS, Implementation, usable
 from tests.parity.test_gae import forward_sums
 
 NAN, INF = float("nan"), float("inf")
+FLOATS = (torch.float32, torch.bfloat16)
+MASKS = ("mixed", "full", "right padded", "left padded", "holes", "none")
 operators = pytest.mark.parametrize("operator", OPERATORS)
 layouts = pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 
@@ -33,16 +36,24 @@ decays = st.sampled_from([0.0, 1.0, 0.95, 0.999]) | st.floats(0, 1)
 
 
 @st.composite
-def problems(draw, *, max_tokens=2**18, estimators=("k1", "k2", "k3"), packed=(False, True)):
+def shapes_of(draw, max_tokens):
     rows = draw(sizes(1, 4096))
     longest = max(1, min(8192, max_tokens // rows))
     # one in three is long: the reference needs a second for the longest
-    width = draw(st.one_of(*[sizes(0, min(512, longest))] * 2, sizes(0, longest)))
-    floats = st.sampled_from([torch.float32, torch.bfloat16])
+    return rows, draw(st.one_of(*[sizes(0, min(512, longest))] * 2, sizes(0, longest)))
+
+
+SMALL, TINY = shapes_of(2**18), shapes_of(2**8)
+ALL = st.tuples(st.integers(1, 4096), st.integers(0, 8192))
+
+
+@st.composite
+def problems(draw, *, shapes=SMALL, estimators=("k1", "k2", "k3"), packed=(False, True)):
+    floats = st.sampled_from(FLOATS)
     return random_problem(
-        *(rows, width),
+        *draw(shapes),
         seed=draw(st.integers(0, 2**31)),
-        mask=draw(st.sampled_from(["mixed", "full", "right padded", "left padded", "holes", "none"])),
+        mask=draw(st.sampled_from(MASKS)),
         packed=draw(st.sampled_from(packed)),
         per_row=draw(st.booleans()),
         poison=draw(st.sampled_from([0.0, NAN, INF])),
@@ -56,21 +67,37 @@ def problems(draw, *, max_tokens=2**18, estimators=("k1", "k2", "k3"), packed=(F
     )
 
 
+def every_kind(mask: str, packed: bool, estimators: tuple[str, ...] = ("k1", "k2", "k3")) -> Iterator[Problem]:
+    """All combinations of dtypes, estimators and ways to give lambda: eight rows for vectors and three that are not."""
+    kinds = product(FLOATS, FLOATS, estimators, (False, True), (None, 0.9))
+    # 0.9 * 0.95 and 0.9 * 0.9 in float32 are not the products of their factors in float32
+    for seed, (rewards, values, kl_estimator, per_row, critic_lambda) in enumerate(kinds):
+        yield random_problem(
+            *(11, 19),
+            **{"seed": seed, "mask": mask, "packed": packed, "poison": NAN, "gamma": 0.9},
+            dtypes=(rewards, rewards, FLOATS[seed % 2], values),
+            **{"kl_estimator": kl_estimator, "per_row": per_row, "critic_lambda": critic_lambda},
+        )
+
+
 def assert_close_to_float64(
     implementation: Implementation, problem: Problem, operator: str, measured: dict[str, float]
 ) -> None:
     """Each row within what float32 rounding can make of it (`Oracle`); the worst errors go to `measured`."""
     found = implementation(problem, operator)
     oracle = Oracle(problem, operator, scan=implementation.name == "cuda")
-    worst = {"worst relative error": 0.0, "worst part of the bound": 0.0}
-    for tensor, expected in zip(found[:2], (oracle.advantages, oracle.returns), strict=True):
+    label = f"{operator}, {implementation.name} on {implementation.device}: "
+    outputs = {"advantages": oracle.advantages, "returns": oracle.returns}
+    for (name, expected), tensor in zip(outputs.items(), found[:2], strict=True):
         errors = oracle.errors(tensor, expected)
         assert (errors <= expected.bound).all()
-        for name, scale in zip(worst, (np.maximum(expected.largest, 1), expected.bound), strict=True):
-            worst[name] = max(worst[name], float((errors / scale).max(initial=0)))
-    for name, number in worst.items():
-        key = f"{operator}, {implementation.name} on {implementation.device}: {name}"
-        measured[key] = max(measured.get(key, 0.0), number)
+        # returns are V + A, so where these cancel their errors are large beside what is left
+        relative = (errors / np.maximum(expected.largest, 1)).max(initial=0)
+        for what, number in {
+            f"worst relative error of {name}": relative,
+            "worst error as part of its bound": (errors / expected.bound).max(initial=0),
+        }.items():
+            measured[label + what] = max(measured.get(label + what, 0.0), float(number))
     if operator == "shaped_gae":
         moments, bounds = oracle.moments()
         # beside the errors of the advantages, those of their sum in float64
@@ -84,6 +111,14 @@ def test_float64_agrees(implementation, operator, measured, problem) -> None:
     assert_close_to_float64(implementation, problem, operator, measured)
 
 
+@operators
+@layouts
+@pytest.mark.parametrize("mask", ["mixed", "full"])
+def test_float64_agrees_on_every_kind_of_problem(implementation, operator, mask, packed, measured) -> None:
+    for problem in every_kind(mask, packed):
+        assert_close_to_float64(implementation, problem, operator, measured)
+
+
 # Nothing is forgotten over 8192 tokens: errors have the longest way on which to add up.
 @pytest.mark.parametrize(("operator", "packed"), [("gae", False), ("shaped_gae", True)])
 def test_float64_agrees_on_long_rows_without_decay(implementation, operator, packed, measured) -> None:
@@ -94,8 +129,8 @@ def test_float64_agrees_on_long_rows_without_decay(implementation, operator, pac
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @operators
-@settings(max_examples=30)
-@given(problem=problems(max_tokens=4096 * 8192))
+@settings(max_examples=10)
+@given(problem=problems(shapes=ALL))
 def test_float64_agrees_on_problems_of_any_size(implementation, operator, measured, problem) -> None:
     assert_close_to_float64(implementation, problem, operator, measured)
 
@@ -109,7 +144,7 @@ def test_float64_agrees_on_the_longest_rows(implementation, operator, packed, ro
     assert_close_to_float64(implementation, problem, operator, measured)
 
 
-@given(problem=problems(max_tokens=2**8, packed=(False,)))
+@given(problem=problems(shapes=TINY, packed=(False,)))
 def test_the_oracle_is_the_definition(problem) -> None:
     lambdas = [problem.gae_lambda] * len(problem.mask) if problem.row_lambda is None else problem.row_lambda.tolist()
     expected = forward_sums(problem.rewards, problem.values, problem.mask, problem.gamma, lambdas)
@@ -180,6 +215,14 @@ def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None
 @given(problem=problems(estimators=("k1", "k2")))
 def test_cpp_is_the_reference_bit_for_bit(operator, problem) -> None:
     assert_same(usable("cpp")(problem, operator), usable("torch")(problem, operator))
+
+
+@operators
+@layouts
+@pytest.mark.parametrize("mask", ["mixed", "full"])
+def test_cpp_is_the_reference_bit_for_bit_on_every_kind_of_problem(operator, mask, packed) -> None:
+    for problem in every_kind(mask, packed, ("k1", "k2")):
+        assert_same(usable("cpp")(problem, operator), usable("torch")(problem, operator))
 
 
 # Results of 16 MiB are written past the caches; rows of 1031 floats begin at any address.
