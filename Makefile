@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 
 .PHONY: quickstart test test-slow lint cuda clean
 
-# One stamp for the environment: made again when what it depends on changes, the kernels' sources included. torch is installed first and alone, so
-# that no other package's wish for "torch" decides which build comes; TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# takes the small build without CUDA from PyTorch's own index.
+# One stamp for the environment: made again when what it depends on changes, the kernels' sources included. torch is
+# installed first and alone, so that no other package's wish for "torch" decides which build comes, and so that the
+# kernels find its headers; TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the small build without CUDA from
+# PyTorch's own index.
 $(VENV)/.installed: requirements.txt pyproject.toml setup.py $(wildcard prl/csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

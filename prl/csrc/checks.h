@@ -81,11 +81,6 @@ inline MaybeTensor contiguous(const MaybeTensor& tensor) {
   return tensor ? MaybeTensor(torch::stable::contiguous(*tensor)) : tensor;
 }
 
-template <class T>
-Array<T> array_of(const Tensor& tensor, const int64_t* offsets) {
-  return Array<T>{static_cast<const T*>(tensor.const_data_ptr()), tensor.dim() == 2 ? tensor.stride(0) : 0, offsets};
-}
-
 inline Tensor empty_like(const Tensor& mask, ScalarType dtype) {
   return torch::stable::empty(mask.sizes(), dtype, std::nullopt, mask.device());
 }

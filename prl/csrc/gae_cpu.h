@@ -1,4 +1,4 @@
-// GAE on the CPU: every row from its last token to its first, eight rows side by side where AVX2 is there.
+// GAE on the CPU: every row from its last token to its first; of padded rows eight side by side where AVX2 is there.
 //
 // The order of operations is that of the reference in prl/ops/reference.py and nothing is contracted (compile with
 // -ffp-contract=off), so float32 results are equal to it bit for bit, whatever the number of threads and lanes.
@@ -14,6 +14,32 @@
 #endif
 
 namespace prl::cpu {
+
+// Where the tokens of a row lie in one tensor: rows of equal length `stride` apart, or packed at `offsets`.
+template <class T>
+struct Array {
+  const T* data;
+  int64_t stride;
+  const int64_t* offsets;  // [B + 1], or null
+
+  const T* row(int64_t index) const {
+    return data + (offsets ? offsets[index] : index * stride);
+  }
+};
+
+// Token rewards that are given: prl::gae.
+template <class T>
+struct GivenRewards {
+  Array<T> rewards;
+};
+
+// Token rewards -coefficient * KL, made on the fly: prl::shaped_gae.
+template <class T>
+struct KLRewards {
+  Array<T> logprobs, ref_logprobs;
+  float coefficient;  // 0: the log-probabilities are not read
+  Estimator estimator;
+};
 
 // What a row hands from one token to the one before it.
 struct Carry {
@@ -287,7 +313,7 @@ inline bool has_lanes() {
 #endif
 }
 
-// Rows first ... last - 1; moments[2 * row] and the next are the sums of a row's advantages and squares, if wanted.
+// Rows first ... last - 1; carries[row] is what a row hands on from its first token, if wanted.
 template <class Source, class V>
 void scan_rows(const Problem<Source, V>& problem, int64_t first, int64_t last, Carry* carries) {
   int64_t row = first;

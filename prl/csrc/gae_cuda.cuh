@@ -32,20 +32,12 @@ struct Map {
   float b, d;
 };
 
-// d == 0 hides the right-hand side altogether: infinities and NaN of one row do not reach the row before it.
-PRL_HD float apply(Map map, float c) {
-  return map.d == 0 ? map.b : map.b + map.d * c;
-}
-
-// `left` after `right`: the tokens of `left` stand before those of `right`.
-PRL_HD Map compose(Map left, Map right) {
-  return Map{apply(left, right.b), left.d * right.d};
-}
-
-// One map where actor and critic share lambda, else the actor's and the critic's.
+// Maps of some tokens: one where actor and critic share lambda, else the actor's and the critic's. `closed` once a row
+// ends among the tokens: what stands to their right is another row's and must not be looked at, not even times zero.
 template <int N>
 struct Maps {
   Map of[N];
+  int closed;
 };
 
 template <int N>
@@ -53,14 +45,20 @@ PRL_HD Maps<N> identity() {
   Maps<N> maps;
   PRL_UNROLL
   for (int n = 0; n < N; ++n) maps.of[n] = Map{0, 1};
+  maps.closed = 0;
   return maps;
 }
 
+// `left` after `right`: the tokens of `left` stand before those of `right`.
 template <int N>
 PRL_HD Maps<N> compose(const Maps<N>& left, const Maps<N>& right) {
   Maps<N> maps;
   PRL_UNROLL
-  for (int n = 0; n < N; ++n) maps.of[n] = compose(left.of[n], right.of[n]);
+  for (int n = 0; n < N; ++n) {
+    const Map &l = left.of[n], &r = right.of[n];
+    maps.of[n] = left.closed ? l : Map{l.b + l.d * r.b, l.d * r.d};
+  }
+  maps.closed = left.closed | right.closed;
   return maps;
 }
 
@@ -85,11 +83,11 @@ struct Meeting {
   unsigned* counters;  // [2]: blocks that have started, blocks that have finished
   unsigned* ready;     // [num_chunks]: 1 once the chunk's map is there
   double* partials;    // [num_chunks, 3]
-  float* maps;         // [num_chunks, 2 N]
+  float* maps;         // [num_chunks, 2 N + 1]
 
   static int64_t zeroed_bytes(int64_t num_chunks) { return (8 + 4 * num_chunks + 15) / 16 * 16; }
   static int64_t bytes(int64_t num_chunks, int num_maps) {
-    return zeroed_bytes(num_chunks) + num_chunks * (3 * sizeof(double) + 2 * sizeof(float) * num_maps);
+    return zeroed_bytes(num_chunks) + num_chunks * (3 * sizeof(double) + sizeof(float) * (2 * num_maps + 1));
   }
   void lie_at(char* memory, int64_t num_chunks) {
     counters = reinterpret_cast<unsigned*>(memory);
@@ -98,6 +96,12 @@ struct Meeting {
     maps = reinterpret_cast<float*>(partials + 3 * num_chunks);
   }
 };
+
+// Tokens that a block can hold of rows of a width: chunks of whole rows may begin up to items - 1 places into a vector,
+// unless the width is a multiple of `items`.
+inline int64_t room_for(int64_t width, int64_t threads, int64_t items) {
+  return threads * items - (width % items ? items - 1 : 0);
+}
 
 template <class Source>
 struct Problem {
@@ -121,12 +125,10 @@ struct Problem {
   // Cuts the tokens into chunks for blocks of `threads` times `items`: whole rows where a block holds one, so that
   // blocks need not wait for each other.
   void cut(int64_t threads, int64_t items) {
-    const int64_t tile = threads * items;
-    // A chunk that is no multiple of `items` may begin up to items - 1 places into its block's first vector.
-    const int64_t whole_rows = width ? (tile - items + 1) / width * width : 0;
-    chunk = width == tile || whole_rows == 0 ? tile : whole_rows;
+    const int64_t whole_rows = width ? room_for(width, threads, items) / width * width : 0;
+    chunk = whole_rows ? whole_rows : threads * items;
     num_chunks = (num_tokens + chunk - 1) / chunk;
-    independent = width == tile || whole_rows > 0 || num_chunks == 1;
+    independent = whole_rows > 0 || num_chunks == 1;
   }
 };
 
@@ -139,10 +141,13 @@ PRL_HD int place(int64_t p, int64_t base) {
 
 constexpr int kItems = 8;  // tokens of a thread: two vectors of floats in flight for each tensor
 
-// Threads of a block: as few as hold a row of up to 4096 tokens. Longer rows, and packed ones (width 0), are shared.
+// Threads of a block: as few as hold a row, which goes up to about 4096 tokens. Longer rows, and packed ones (width 0),
+// are shared by blocks.
 inline int threads_for(int64_t width) {
-  if (width > 0 && width <= 128 * kItems) return 128;
-  return width > 256 * kItems && width <= 512 * kItems ? 512 : 256;
+  for (int threads : {128, 256, 512}) {
+    if (width > 0 && width <= room_for(width, threads, kItems)) return threads;
+  }
+  return 256;
 }
 
 // Starts the kernel on a CUDA stream, after `cut` and `lie_at`; null, or what went wrong. Defined in gae_cuda.cu.
@@ -322,6 +327,7 @@ PRL_HD Maps<N> summarise(const Problem<Source>& problem, const Piece<Items>& pie
     const int p = piece.first + i;
     cursor.retreat(problem, piece.base, p);
     const float decays[2] = {cursor.actor, cursor.critic};
+    maps.closed |= p + 1 == cursor.end;
     PRL_UNROLL
     for (int n = 0; n < N; ++n) {
       Map& map = maps.of[n];
@@ -387,6 +393,7 @@ __device__ Maps<N> shift_down(const Maps<N>& maps, int delta) {
     shifted.of[n].b = __shfl_down_sync(kAll, maps.of[n].b, delta);
     shifted.of[n].d = __shfl_down_sync(kAll, maps.of[n].d, delta);
   }
+  shifted.closed = __shfl_down_sync(kAll, maps.closed, delta);
   return shifted;
 }
 
@@ -419,12 +426,13 @@ __device__ Maps<N> scan_block(const Maps<N>& own, Maps<N>* total) {
 
 template <int N>
 __device__ void publish(const Meeting& meeting, int64_t chunk, const Maps<N>& maps) {
-  volatile float* place = meeting.maps + chunk * 2 * N;
+  volatile float* place = meeting.maps + chunk * (2 * N + 1);
   PRL_UNROLL
   for (int n = 0; n < N; ++n) {
     place[2 * n] = maps.of[n].b;
     place[2 * n + 1] = maps.of[n].d;
   }
+  place[2 * N] = maps.closed;
   __threadfence();
   *static_cast<volatile unsigned*>(meeting.ready + chunk) = 1;
 }
@@ -433,13 +441,14 @@ template <int N>
 __device__ Maps<N> await(const Meeting& meeting, int64_t chunk) {
   while (*static_cast<volatile unsigned*>(meeting.ready + chunk) == 0) wait_a_little();
   __threadfence();
-  const volatile float* place = meeting.maps + chunk * 2 * N;
+  const volatile float* place = meeting.maps + chunk * (2 * N + 1);
   Maps<N> maps;
   PRL_UNROLL
   for (int n = 0; n < N; ++n) {
     maps.of[n].b = place[2 * n];
     maps.of[n].d = place[2 * n + 1];
   }
+  maps.closed = place[2 * N] != 0;
   return maps;
 }
 
@@ -460,8 +469,8 @@ __device__ Maps<N> gather(const Problem<Source>& problem, int64_t chunk) {
       maps.of[n].b = __shfl_sync(kAll, maps.of[n].b, 0);
       maps.of[n].d = __shfl_sync(kAll, maps.of[n].d, 0);
     }
+    maps.closed = __shfl_sync(kAll, maps.closed, 0);
     all = compose(all, maps);
-    if (all.of[0].d == 0 && all.of[N - 1].d == 0) break;  // nothing further to the right shows through
   }
   return all;
 }
@@ -476,7 +485,6 @@ __device__ Moments sum_block(Moments own) {
     own.sum += __shfl_down_sync(kAll, own.sum, delta);
     own.square += __shfl_down_sync(kAll, own.square, delta);
   }
-  __syncthreads();  // an earlier call may still be read
   if (lane == 0) warps[warp] = own;
   __syncthreads();
   Moments total{0, 0, 0};
@@ -553,7 +561,7 @@ __global__ void __launch_bounds__(Threads) scan(const Problem<Source> problem) {
   __syncthreads();
   float c[N];
   PRL_UNROLL
-  for (int n = 0; n < N; ++n) c[n] = apply(right.of[n], carry[n]);
+  for (int n = 0; n < N; ++n) c[n] = right.closed ? right.of[n].b : right.of[n].b + right.of[n].d * carry[n];
   const Moments moments = finish<N>(problem, piece, c);
   if (problem.moments) add_moments<Threads>(problem, chunk, moments);
 }

@@ -1,4 +1,4 @@
-// Numbers and token rewards that the CPU and the CUDA kernel share. No torch header: nvcc or g++ alone compiles this.
+// Numbers, KL and decays that the CPU and the CUDA kernel share. No torch header: nvcc or g++ alone compiles this.
 #pragma once
 
 #include <cmath>
@@ -37,34 +37,6 @@ PRL_HD float token_kl(float d, Estimator estimator) {
   if (estimator == Estimator::k2) return d * d / 2;
   return expm1f(-d) + d;
 }
-
-// Where the tokens of a row lie in one tensor: rows of equal length `stride` apart, or packed at `offsets`.
-template <class T>
-struct Array {
-  const T* data;
-  int64_t stride;
-  const int64_t* offsets;  // [B + 1], or null
-
-  PRL_HD const T* row(int64_t index) const {
-    return data + (offsets ? offsets[index] : index * stride);
-  }
-};
-
-// Token rewards that are given: prl::gae.
-template <class T>
-struct GivenRewards {
-  using Type = T;
-  Array<T> rewards;
-};
-
-// Token rewards -coefficient * KL, made on the fly: prl::shaped_gae.
-template <class T>
-struct KLRewards {
-  using Type = T;
-  Array<T> logprobs, ref_logprobs;
-  float coefficient;  // 0: the log-probabilities are not read
-  Estimator estimator;
-};
 
 // Discount times lambda, for all rows or for each.
 struct Decays {

@@ -10,6 +10,11 @@ namespace {
 constexpr int64_t kStreamFrom = 16 << 20;   // bytes of results from which they are written past the caches
 constexpr int64_t kTokensPerThread = 8192;  // fewer do not pay for waking a thread
 
+template <class T>
+cpu::Array<T> array_of(const Tensor& tensor, const int64_t* offsets) {
+  return cpu::Array<T>{static_cast<const T*>(tensor.const_data_ptr()), tensor.dim() == 2 ? tensor.stride(0) : 0, offsets};
+}
+
 void check_offsets(const MaybeTensor& offsets, int64_t num_tokens) {
   if (!offsets) return;
   const int64_t* starts = offsets_of(offsets);
@@ -64,7 +69,7 @@ std::tuple<Tensor, Tensor> gae(Tensor rewards, Tensor values, Tensor mask, doubl
   const Tensor given = walkable(rewards);
   by_dtype(given, [&](auto r) {
     by_dtype(call.values, [&](auto v) {
-      call.run(GivenRewards<decltype(r)>{array_of<decltype(r)>(given, offsets_of(call.offsets))}, v, nullptr);
+      call.run(cpu::GivenRewards<decltype(r)>{array_of<decltype(r)>(given, offsets_of(call.offsets))}, v, nullptr);
     });
   });
   return {call.advantages, call.returns};
@@ -98,7 +103,7 @@ std::tuple<Tensor, Tensor, Tensor> shaped_gae(Tensor logprobs, Tensor ref_logpro
     by_dtype(call.values, [&](auto v) {
       const int64_t* starts = offsets_of(call.offsets);
       call.run(
-          KLRewards<decltype(l)>{array_of<decltype(l)>(policy, starts), array_of<decltype(l)>(reference, starts),
+          cpu::KLRewards<decltype(l)>{array_of<decltype(l)>(policy, starts), array_of<decltype(l)>(reference, starts),
               static_cast<float>(kl_coef), estimator},
           v, carries.data());
     });

@@ -23,7 +23,7 @@ struct Call {
   Tensor values, mask;
   MaybeTensor scores, row_lambda, offsets;
   Decays decays;
-  Tensor advantages, returns, moments;
+  Tensor advantages, returns;
 
   Call(const Tensor& values_, const Tensor& mask_, const MaybeTensor& scores_, double gamma, double gae_lambda,
       std::optional<double> critic_lambda, const MaybeTensor& row_lambda_, const MaybeTensor& offsets_)
@@ -35,14 +35,13 @@ struct Call {
         offsets(contiguous(offsets_)),
         decays(decays_of(gamma, gae_lambda, critic_lambda, row_lambda)),
         advantages(empty_like(mask, ScalarType::Float)),
-        returns(empty_like(mask, ScalarType::Float)),
-        moments(torch::stable::empty({3}, ScalarType::Double, std::nullopt, mask.device())) {
+        returns(empty_like(mask, ScalarType::Float)) {
     STD_TORCH_CHECK(num_rows <= INT32_MAX, "too many rows: ", num_rows);
     STD_TORCH_CHECK(num_rows > 0 || mask.numel() == 0, "offsets must rise from 0 to N = ", mask.numel());
   }
 
   template <class Source>
-  cuda::Problem<Source> problem(const Source& source, bool with_moments) const {
+  cuda::Problem<Source> problem(const Source& source, double* moments) const {
     cuda::Problem<Source> problem{};
     problem.source = source;
     problem.values = tokens_of(values);
@@ -55,14 +54,14 @@ struct Call {
     problem.num_tokens = mask.numel();
     problem.advantages = static_cast<float*>(advantages.mutable_data_ptr());
     problem.returns = static_cast<float*>(returns.mutable_data_ptr());
-    problem.moments = with_moments ? static_cast<double*>(moments.mutable_data_ptr()) : nullptr;
+    problem.moments = moments;
     return problem;
   }
 };
 
 template <class Source>
-void run(const Call& call, const Source& source, bool with_moments) {
-  cuda::Problem<Source> problem = call.problem(source, with_moments);
+void run(const Call& call, const Source& source, double* moments) {
+  cuda::Problem<Source> problem = call.problem(source, moments);
   const int threads = cuda::threads_for(problem.width);
   problem.cut(threads, cuda::kItems);
   STD_TORCH_CHECK(problem.num_chunks <= INT32_MAX, "too many tokens for one launch: ", problem.num_tokens);
@@ -82,7 +81,7 @@ std::tuple<Tensor, Tensor> gae(Tensor rewards, Tensor values, Tensor mask, doubl
   const Call call(values, mask, std::nullopt, gamma, gae_lambda, critic_lambda, row_lambda, offsets);
   check_tokens(rewards, call.mask, "rewards");
   const Tensor given = torch::stable::contiguous(rewards);
-  run(call, cuda::Given{tokens_of(given)}, false);
+  run(call, cuda::Given{tokens_of(given)}, nullptr);
   return {call.advantages, call.returns};
 }
 
@@ -94,8 +93,10 @@ std::tuple<Tensor, Tensor, Tensor> shaped_gae(Tensor logprobs, Tensor ref_logpro
   check_tokens(ref_logprobs, call.mask, "ref_logprobs");
   const Tensor policy = torch::stable::contiguous(logprobs), reference = torch::stable::contiguous(ref_logprobs);
   const Estimator estimator = estimator_of(kl_estimator);
-  run(call, cuda::Shaped{tokens_of(policy), tokens_of(reference), static_cast<float>(kl_coef), estimator}, true);
-  return {call.advantages, call.returns, call.moments};
+  const Tensor moments = torch::stable::empty({3}, ScalarType::Double, std::nullopt, call.mask.device());
+  run(call, cuda::Shaped{tokens_of(policy), tokens_of(reference), static_cast<float>(kl_coef), estimator},
+      static_cast<double*>(moments.mutable_data_ptr()));
+  return {call.advantages, call.returns, moments};
 }
 
 }  // namespace

@@ -13,8 +13,8 @@ import torch
 CHOICES = ("auto", "cuda", "cpp", "torch")
 FOLDER = Path(__file__).parent
 SOURCES = FOLDER.parent / "csrc"
-DRIVER = Path("/dev/nvidiactl")
-"""Exists where a GPU can be used; looking does not touch CUDA."""
+DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""One of them exists where a GPU can be used (the second under WSL); looking does not touch CUDA."""
 OLDEST_TORCH = (2, 10)
 """The stable ABI has everything the kernels call from this version on."""
 
@@ -65,15 +65,17 @@ def load() -> None:
     wanted = {"auto": ("cpp", "cuda"), "cuda": ("cpp", "cuda"), "cpp": ("cpp",), "torch": ()}[choice]
     for name in ("cpp", "cuda"):
         why_not = _obstacle(name, built) if name in wanted else f"switched off by PRL_KERNELS={choice}"
+        if why_not is None and choice == name == "cuda" and not _has_gpu():
+            why_not = "there is no GPU here"
         if why_not is None:
             why_not = _open(name)
         if why_not is not None and choice == name:
             raise RuntimeError(f"PRL_KERNELS={choice}, but this kernel cannot be used: {why_not}")
         _STATUS[name] = Kernel(name, why_not is None, built["built"][name] if why_not is None else why_not)
     _STATUS["torch"] = Kernel("torch", True, "plain torch: runs wherever no compiled kernel is active")
-    needed = ["cpp", "cuda"] if torch.version.cuda is not None and DRIVER.exists() else ["cpp"]
+    needed = ["cpp", "cuda"] if torch.version.cuda is not None and _has_gpu() else ["cpp"]
     missing = [f"{name}: {_STATUS[name].reason}" for name in needed if not _STATUS[name].active]
-    if choice == "auto" and missing and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    if choice == "auto" and missing and os.environ.get("LOCAL_RANK", "0") in ("", "0"):
         warnings.warn(
             f"advantages run in plain torch, which is right but slow ({'; '.join(missing)}). `prl env` tells more; "
             "PRL_KERNELS=torch chooses plain torch without this warning.",
@@ -110,6 +112,10 @@ def _open(name: str) -> str | None:
     except OSError as error:
         return f"{_library(name).name} does not load: {error.__cause__ or error}"  # torch puts its own words in front
     return None
+
+
+def _has_gpu() -> bool:
+    return any(path.exists() for path in DRIVERS)
 
 
 def _library(name: str) -> Path:

@@ -135,6 +135,10 @@ def _shaped_gae(
     return _rows(rewards, values, mask, scores, decays, offsets)
 
 
+def _empty(mask: Tensor) -> Tensor:
+    return torch.empty(mask.shape, dtype=torch.float32, device=mask.device)
+
+
 @torch.library.register_fake("prl::gae", lib=LIBRARY)
 def _fake_gae(
     rewards: Tensor,
@@ -148,7 +152,7 @@ def _fake_gae(
     offsets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     check({"rewards": rewards, "values": values}, mask, {"row_lambda": row_lambda}, offsets)
-    return torch.empty(mask.shape, device=mask.device), torch.empty(mask.shape, device=mask.device)
+    return _empty(mask), _empty(mask)
 
 
 @torch.library.register_fake("prl::shaped_gae", lib=LIBRARY)
@@ -170,6 +174,4 @@ def _fake_shaped_gae(
     tokens = {"logprobs": logprobs, "ref_logprobs": ref_logprobs, "values": values}
     check(tokens, mask, {"scores": scores, "row_lambda": row_lambda}, offsets)
     known_estimator(kl_estimator)
-    shape, device = mask.shape, mask.device
-    moments = torch.empty(3, dtype=torch.float64, device=device)
-    return torch.empty(shape, device=device), torch.empty(shape, device=device), moments
+    return _empty(mask), _empty(mask), torch.empty(3, dtype=torch.float64, device=mask.device)

@@ -143,7 +143,7 @@ def test_auto_with_an_nvcc_that_fails_succeeds_and_records_it(checkout, tmp_path
     nvcc = program(tools, "nvcc", "exit 1")
     environment = {"PATH": str(tools), "PYTHONPATH": other_torch(tmp_path, "2.13.0", cuda="13.0")}
     why = Build(checkout, tmp_path, **environment).record()["not_built"]["cuda"]
-    assert why == f"{nvcc} lists no architecture from sm_80 on: it is broken or too old"
+    assert why == f"{nvcc} lists no architecture from sm_70 on: it is broken or too old"
 
 
 # ---- what torch allows
@@ -153,6 +153,14 @@ def test_auto_leaves_cuda_out_where_torch_has_none(checkout, tmp_path, tools) ->
     program(tools, "nvcc", "echo compute_80")
     environment = {"PATH": str(tools), "PYTHONPATH": other_torch(tmp_path, "2.13.0", cuda=None)}
     assert "torch is a build without CUDA" in Build(checkout, tmp_path, **environment).record()["not_built"]["cuda"]
+
+
+def test_auto_leaves_cuda_out_where_nvcc_is_of_another_version(checkout, tmp_path, tools) -> None:
+    script = 'case "$*" in --version) echo "release 13.0, V13.0.88";; *) echo compute_80;; esac'
+    program(tools, "nvcc", script)
+    environment = {"PATH": str(tools), "PYTHONPATH": other_torch(tmp_path, "2.13.0", cuda="12.8")}
+    why = Build(checkout, tmp_path, **environment).record()["not_built"]["cuda"]
+    assert why == "nvcc is of CUDA 13, torch of CUDA 12.8 (PRL_BUILD=cuda builds it all the same)"
 
 
 def test_a_torch_without_the_stable_abi_is_too_old(checkout, tmp_path, tools) -> None:
@@ -167,7 +175,7 @@ def test_a_torch_without_the_stable_abi_is_too_old(checkout, tmp_path, tools) ->
 
 def test_nvcc_is_asked_for_the_architectures_of_the_list_or_all_it_knows(checkout, tmp_path, tools) -> None:
     asked = tmp_path / "asked"
-    listing = "for n in 75 80 90; do echo compute_$n; done"
+    listing = "for n in 61 80 90; do echo compute_$n; done"
     script = f'case "$*" in --list-gpu-arch) {listing};; --version) echo 13;; *) echo "$*" > {asked}; exit 1;; esac'
     program(tools, "nvcc", script)
     environment = {"PATH": str(tools), "PYTHONPATH": other_torch(tmp_path, "2.13.0", cuda="13.0")}

@@ -214,10 +214,20 @@ def test_only_the_first_process_of_a_machine_warns(installation, monkeypatch) ->
 def test_a_gpu_without_its_kernel_is_told_too(installation, monkeypatch) -> None:
     monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(kernels, "DRIVER", installation / "nvidiactl")
+    driver = installation / "nvidiactl"
+    monkeypatch.setattr(kernels, "DRIVERS", (driver,))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kernels.load()  # a torch with CUDA on a machine without a GPU: nothing runs slower than it could
-    kernels.DRIVER.touch()
+    monkeypatch.setenv("PRL_KERNELS", "cuda")
+    with pytest.raises(RuntimeError, match="PRL_KERNELS=cuda, but this kernel cannot be used: it was not built"):
+        kernels.load()
+    (installation / "_cuda.so").touch()
+    write_record(installation, sources=kernels.source_hash(kernels.SOURCES), built={"cpp": "b", "cuda": "b"})
+    with pytest.raises(RuntimeError, match="there is no GPU here"):
+        kernels.load()
+    (installation / "_cuda.so").unlink()
+    monkeypatch.delenv("PRL_KERNELS")
+    driver.touch()
     with pytest.warns(UserWarning, match=r"cuda: it was not built when prl was installed"):
         kernels.load()
