@@ -5,6 +5,6 @@ from prl.data import PreferencePair
 
 
 class PreferencePairDataModule(RecordDataModule):
-    """Rows with prompt, chosen, rejected and optionally preference; see `RecordDataModule` for the arguments."""
+    """Pairs of responses in any shape of docs/data.md; see `RecordDataModule` for the arguments."""
 
     record_type = PreferencePair
