@@ -51,8 +51,10 @@ def read_weight(row: Row) -> float:
     return row.number("weight", "invalid weight", lambda number: 0 < number < math.inf)
 
 
-def read_ranking(row: Row, order: str, prompt: Conversation) -> list[tuple[str, str]]:
-    """All pairs (better, worse) of a ranked list; equal ranks are left out and counted. Raises RowError.
+def read_ranking(row: Row, order: str, prompt: Conversation) -> list[tuple[tuple[str, str], tuple[int, int]]]:
+    """All pairs (better, worse) of a ranked list, each with the white space that the two lost.
+
+    Pairs of equal rank are left out and counted. Raises RowError.
 
     Args:
         row: the row, with `completions`.
@@ -78,5 +80,6 @@ def read_ranking(row: Row, order: str, prompt: Conversation) -> list[tuple[str, 
             raise RowError("same text ranked twice", f"completions[{other}]", found)
         first_is_better = (numbers[one] < numbers[other]) == (order == "rank")
         better, worse = (one, other) if first_is_better else (other, one)
-        pairs.append((completions[better], completions[worse]))
+        lost = (row.stripped[f"completions[{better}]"], row.stripped[f"completions[{worse}]"])
+        pairs.append(((completions[better], completions[worse]), lost))
     return pairs

@@ -165,7 +165,7 @@ class _Tally:
     def add(self, row: Row) -> None:
         self.num_rows += 1
         self.num_ties += row.num_ties
-        self.num_stripped += row.num_stripped
+        self.num_stripped += sum(count > 0 for count in row.stripped.values())
         self.shapes[row.shape] += 1
         if row.label:
             self.labels[row.label] += 1

@@ -98,6 +98,8 @@ class PreferencePair(Record):
     weight: float = 1.0
     """How much the pair counts in training, beside the others of its batch."""
     extra: dict[str, Any] = field(default_factory=dict)
+    stripped: tuple[int, int] = field(default=(0, 0), compare=False)
+    """Characters of white space that `chosen` and `rejected` had at their ends in the file."""
 
     @classmethod
     def from_row(cls, row: Row) -> list[Self]:
@@ -109,7 +111,10 @@ class PreferencePair(Record):
             prompt = row.prompt()
             ranked = read_ranking(row, names[1], prompt)
             # However long the list, the row counts once.
-            return [cls(prompt, *pair, weight=weight / len(ranked), extra=row.extra()) for pair in ranked]
+            return [
+                cls(prompt, *texts, weight=weight / len(ranked), extra=row.extra(), stripped=stripped)
+                for texts, stripped in ranked
+            ]
         first, second = names
         prompt, form = row.prompt_of(first, second)
         row.shape = f"prompt, {first}, {second}" if form == "explicit" else f"{first}, {second} ({form})"
@@ -120,7 +125,8 @@ class PreferencePair(Record):
             raise both_given(names, ("winner",), "label")
         default = 1.0 if first == "chosen" else None
         preference = read_preference(row, default, usual="winner" if first == "response_a" else "label")
-        return [cls(prompt, chosen, rejected, preference, weight, row.extra())]
+        stripped = (row.stripped[first], row.stripped[second])
+        return [cls(prompt, chosen, rejected, preference, weight, row.extra(), stripped)]
 
 
 @dataclass(frozen=True)

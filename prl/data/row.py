@@ -30,7 +30,8 @@ class Row:
     Attributes:
         shape: the columns that the record was made of; the kind of record sets it.
         label: the column that said which response is better; empty where the kind has no such thing.
-        num_stripped: responses that lost leading or trailing white space.
+        stripped: for each response, by its place in the row, how many characters of leading and trailing white space
+            it lost.
         num_ties: pairs of a ranked list left out because their ranks are equal.
         dropped_message_keys: keys beside role and content that held a value in a message.
     """
@@ -42,7 +43,7 @@ class Row:
         self._read: set[str] = set()
         self.shape = ""
         self.label = ""
-        self.num_stripped = 0
+        self.stripped: dict[str, int] = {}
         self.num_ties = 0
         self.dropped_message_keys: set[str] = set()
 
@@ -138,16 +139,17 @@ class Row:
             messages = self._messages(where, value)
             repeats_prompt = messages[: len(prompt)] == tuple(prompt)
             answer = messages[len(prompt) :] if repeats_prompt else messages
-            if [message["role"] for message in answer] != ["assistant"]:
-                found = "messages of " + ", ".join(message["role"] for message in messages)
-                if repeats_prompt and len(answer) > 1:
-                    found += f"; the last {len(answer)} come after the prompt"
+            roles = [message["role"] for message in answer]
+            if roles != ["assistant"]:
+                found = ("messages of " + ", ".join(roles)) if roles else "no message"
+                if repeats_prompt:
+                    found += " after the prompt"
                 raise RowError("not one assistant message", where, found)
             value = answer[0]["content"]
         text = checked_text(value, where, "text or a list with one assistant message")
         # White space at the ends differs by generator: a judge would learn who wrote the response.
         stripped = text.strip()
-        self.num_stripped += stripped != text
+        self.stripped[where] = len(text) - len(stripped)
         return stripped
 
     def _messages(self, where: str, value: Any) -> tuple[Message, ...]:

@@ -27,7 +27,7 @@ _ADVICE = {
     "assistant turn ends the prompt": ("a prompt to respond to", "Take the last turn off or remove the row."),
     "no prompt": ("a prompt and a last assistant message", "Add the turns that come before it or remove the row."),
     "no shared prompt": ("dialogues that begin with the same prompt", "Add a 'prompt' column or repair the dialogues."),
-    "not one assistant message": ("one assistant message, alone or after the prompt", "Move other turns to 'prompt'."),
+    "not one assistant message": ("one assistant message, alone or after the prompt", "Move or remove the others."),
     "chosen equals rejected": ("two different responses", "Remove the row: it does not say which is better."),
     "invalid preference": ("a number from 0 to 1", "Correct it, or leave it out where chosen is better for certain."),
     "invalid label": ("a number from 0 to 1", "Correct it: it is the probability that the first response is better."),

@@ -201,8 +201,9 @@ DIALOGUE = "\n\nHuman: a\n\nAssistant: b"
         ),
         (
             {"chosen": DIALOGUE, "rejected": f"{DIALOGUE}\n\nAssistant: c"},
-            "field 'rejected': found messages of user, assistant, assistant; the last 2 come after the prompt (not one",
+            "field 'rejected': found messages of assistant, assistant after the prompt (not one",
         ),
+        (PAIR | {"chosen": [*PROMPT]}, "field 'chosen': found no message after the prompt (not one assistant message)"),
         ({"chosen": DIALOGUE, "rejected": "\n\nHuman: z\n\nAssistant: b"}, "field 'rejected': found no common first"),
         ({"chosen": DIALOGUE, "rejected": DIALOGUE}, "field 'rejected': found 'b' (chosen equals rejected)"),
         (

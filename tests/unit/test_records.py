@@ -148,7 +148,11 @@ def test_a_bad_pair_is_explained(change, message):
         ([user("a"), assistant("x")], [user("b"), assistant("y")], "field 'rejected': found no common first message"),
         ([*SHARED, assistant("x")], [*SHARED, assistant("x ")], "(chosen equals rejected)"),
         ([*SHARED, assistant("x")], [*SHARED, assistant("x")], "(chosen equals rejected)"),
-        ([*SHARED, assistant("x")], [*SHARED, assistant("y"), user("z")], "field 'rejected': found messages of user"),
+        (
+            [*SHARED, assistant("x")],
+            [*SHARED, assistant("y"), user("z")],
+            "found messages of assistant, user after the",
+        ),
         (
             [*SHARED[:2], assistant("x")],
             [*SHARED[:2], assistant("y")],
@@ -201,7 +205,7 @@ def test_a_missing_column_shows_what_is_there(kind, row, message):
         (
             Demonstration,
             {"messages": [user("a"), user("b")]},
-            "field 'messages': found messages of user, user (not one",
+            "field 'messages': found messages of user after the prompt (not one",
         ),
         (Demonstration, {"messages": "a"}, "field 'messages': found 'a' (wrong type); expected a list of messages."),
     ],
