@@ -30,9 +30,18 @@ _ADVICE = {
     "not one assistant message": ("one assistant message, alone or after the prompt", "Move or remove the others."),
     "chosen equals rejected": ("two different responses", "Remove the row: it does not say which is better."),
     "invalid preference": ("a number from 0 to 1", "Correct it, or leave it out where chosen is better for certain."),
-    "invalid label": ("a number from 0 to 1", "Correct it: it is the probability that the first response is better."),
-    "invalid margin": ("a finite number", "Correct it: it is the log-odds that the first response is better."),
-    "invalid weight": ("a finite number above 0", "Correct it, or leave it out for a weight of 1."),
+    "invalid label": (
+        "a number from 0 to 1, the probability that the first response is better",
+        "Correct it, or leave another kind of label unread: columns: {label: null}.",
+    ),
+    "invalid margin": (
+        "a finite number, the log-odds that the first response is better",
+        "Correct it, or leave another kind of margin unread: columns: {margin: null}.",
+    ),
+    "invalid weight": (
+        "a finite number above 0",
+        "Correct it, leave it out for a weight of 1, or leave the column unread: columns: {weight: null}.",
+    ),
     "unknown winner": ("a, b or tie, or model_a, model_b or tie (bothbad)", "Rename the value or remove the row."),
     "not a list": ("a list with one entry per completion", "Convert the column or remove the row."),
     "wrong number of entries": ("one entry per completion, at least two", "Repair the lists or remove the row."),

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import datasets
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -238,10 +239,14 @@ DIALOGUE = "\n\nHuman: a\n\nAssistant: b"
         (ANCHORED, "field 'label': found columns 'prompt', 'response', 'anchor' (missing column); expected the colu"),
         (ANCHORED | {"label": None}, "field 'label': found null (no value)"),
         (RANKED, "field 'rank': found columns 'prompt', 'completions' (missing column); expected the columns"),
-        (ANCHORED | {"label": 2}, "field 'label': found 2 (invalid label); expected a number from 0 to 1. Correct it:"),
-        (PAIR | {"margin": float("inf")}, "field 'margin': found inf (invalid margin); expected a finite number."),
+        (ANCHORED | {"label": 2}, "found 2 (invalid label); expected a number from 0 to 1, the probability that the"),
+        (
+            PAIR | {"margin": float("inf")},
+            "field 'margin': found inf (invalid margin); expected a finite number, the log-odds",
+        ),
         (PAIR | {"margin": 10**400}, "(invalid margin)"),
         (PAIR | {"margin": "strong"}, "field 'margin': found 'strong' (invalid margin)"),
+        (PAIR | {"label": "spam"}, "leave another kind of label unread: columns: {label: null}."),
         (PAIR | {"weight": 0}, "field 'weight': found 0 (invalid weight); expected a finite number above 0."),
         (PAIR | {"weight": float("nan")}, "field 'weight': found nan (invalid weight)"),
         (PAIR | {"weight": float("inf")}, "field 'weight': found inf (invalid weight)"),
@@ -297,6 +302,20 @@ def test_columns_are_mapped_to_every_new_name(jsonl) -> None:
     loaded = load_records(jsonl([arena], columns=columns), PreferencePair)
     assert loaded.records == [PreferencePair(PROMPT, "Hello.", "Go away.", 0.0, 0.5)]
     assert loaded.report.shapes == {"response_a, response_b (messages)": 1}
+
+
+def test_lists_and_messages_of_a_table_are_read(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [RANKED | {"scores": [0.1, 0.5, 0.5], "prompt": sharegpt(PROMPT)}]
+    rows += [RANKED | {"scores": [1.0, 0.0], "prompt": list(PROMPT), "completions": ["x", "y"]}]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    loaded = load_records(DataSource(str(tmp_path / "a.parquet")), PreferencePair)
+    assert [(pair.prompt, pair.chosen, pair.rejected, pair.weight) for pair in loaded.records] == [
+        (PROMPT, "y", "x", 0.5),
+        (PROMPT, "z", "x", 0.5),
+        (PROMPT, "x", "y", 1.0),
+    ]
+    assert loaded.report.dropped_message_keys == []
 
 
 GOOD = [
