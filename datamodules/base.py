@@ -10,6 +10,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from prl.data import DataError, DataSource, LengthGroupedBatchSampler, Record, load_records, split_by_prompt
+from prl.data.audit import shared_prompts
 from prl.data.tokens import EncodingCounts, TooLongError
 from prl.run_position import batches_done, is_dry_run
 
@@ -77,6 +78,14 @@ class RecordDataModule(LightningDataModule):
         records = self._read("train", self.train_source, reports)
         if self.validation_source is not None:
             held_out = self._read("validation", self.validation_source, reports)
+            reports["num_shared_prompts"] = shared_prompts(records, held_out)
+            if reports["num_shared_prompts"]:
+                log.warning(
+                    "%d prompts of %s are in the training data too, so validation flatters the model; leave validation "
+                    "out to hold out whole prompts",
+                    reports["num_shared_prompts"],
+                    self.validation_source.path,
+                )
         else:
             records, held_out = split_by_prompt(records, self.validation_share, self.seed)
         self.rows = {

@@ -1,10 +1,50 @@
 """Preference pairs for the generative judge and the Bradley-Terry baseline."""
 
+import logging
+from typing import Any, Literal
+
 from datamodules.base import RecordDataModule
-from prl.data import PreferencePair
+from prl.data import DataSource, PreferencePair
+from prl.data.audit import audit_pairs
+
+log = logging.getLogger(__name__)
 
 
 class PreferencePairDataModule(RecordDataModule):
-    """Rows with prompt, chosen, rejected and optionally preference; see `RecordDataModule` for the arguments."""
+    """Pairs of responses in any shape of docs/data.md.
+
+    Args:
+        train: where training rows come from.
+        on_duplicate: what happens to pairs that an earlier one of the same source says already: keep or drop.
+            Contradictions are never dropped. Both are counted in the data report.
+        settings: the other arguments of `RecordDataModule`.
+
+    Raises:
+        DataError: for bad rows, or a set that leaves nothing to train on.
+    """
 
     record_type = PreferencePair
+
+    def __init__(self, train: DataSource, on_duplicate: Literal["keep", "drop"] = "keep", **settings: Any) -> None:
+        super().__init__(train, **settings)
+        if on_duplicate not in ("keep", "drop"):
+            raise ValueError(f"data.on_duplicate is {on_duplicate!r}; expected 'keep' or 'drop'")
+        self.on_duplicate = on_duplicate
+
+    def _read(self, name: str, source: DataSource, reports: dict[str, Any]) -> list[PreferencePair]:
+        records: list[PreferencePair] = super()._read(name, source, reports)
+        audit = audit_pairs(records)
+        repeated = set(audit.duplicates)
+        reports[name] |= {"num_duplicates": len(repeated), "num_contradictions": audit.num_contradictions}
+        if repeated or audit.num_contradictions:
+            done = "dropped" if self.on_duplicate == "drop" else "kept; on_duplicate: drop leaves them out"
+            log.warning(
+                "%s: %d pairs repeat an earlier one (%s), %d comparisons are won by both responses (kept)",
+                source.path,
+                len(repeated),
+                done,
+                audit.num_contradictions,
+            )
+        if self.on_duplicate == "keep":
+            return records
+        return [record for index, record in enumerate(records) if index not in repeated]

@@ -13,6 +13,7 @@ from prl.data.tokens import OnTooLong
 from prl.judge.bradley_terry import save_bradley_terry, scalar_rewards
 from prl.losses.bradley_terry import bradley_terry_loss
 from prl.losses.pairwise import smooth
+from prl.masking import weighted_mean
 from prl.models.loading import load_scalar_classifier, load_tokenizer
 from prl.types import Verdict
 
@@ -62,9 +63,10 @@ class BradleyTerryRewardModule(JudgeValidation):
         return Verdict(chosen - rejected, rejected - chosen)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean loss per pair."""
+        """Mean loss per pair, weighted."""
         chosen, rejected = self._rewards(batch)
-        loss = bradley_terry_loss(chosen, rejected, smooth(batch["targets"], self.label_smoothing)).mean()
+        losses = bradley_terry_loss(chosen, rejected, smooth(batch["targets"], self.label_smoothing))
+        loss = weighted_mean(losses, batch["weights"])
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log_training(Verdict((chosen - rejected).detach(), (rejected - chosen).detach()), batch["targets"])
         return loss

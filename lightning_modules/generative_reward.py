@@ -15,6 +15,7 @@ from prl.judge.encoding import ComparisonEncoder
 from prl.judge.generative import save_judge
 from prl.judge.template import JudgeTemplate
 from prl.losses.pairwise import consistency_loss, pairwise_loss, smooth, verdict_language_loss, verdict_loss
+from prl.masking import weighted_mean
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import model_inputs, token_logprobs, verdict_logits, verdict_margins
 from prl.types import Verdict
@@ -87,7 +88,7 @@ class GenerativeRewardModule(JudgeValidation):
         return Verdict(*verdict_margins(logits, self.verdict_ids).chunk(2))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean loss per pair."""
+        """Mean loss per pair, weighted; the text term has no pairs and is not."""
         targets = smooth(batch["targets"], self.label_smoothing)
         loss = self._loss_of_both(batch, targets) if self.order == "both" else self._loss_of_one(batch, targets)
         self.log("train/loss", loss.detach(), prog_bar=True)
@@ -111,8 +112,9 @@ class GenerativeRewardModule(JudgeValidation):
             both = verdict_language_loss(logits, self.verdict_ids, torch.cat([targets, 1 - targets]))
             loss = loss + self.language_coef * (both[: len(loss)] + both[len(loss) :]) / 2
         self.log_training(Verdict(margin_wl.detach(), margin_lw.detach()), batch["targets"])
-        self.log("train/verdict_loss", loss.detach().mean())
-        return loss.mean() + text_loss
+        verdict_loss_mean = weighted_mean(loss, batch["weights"])
+        self.log("train/verdict_loss", verdict_loss_mean.detach())
+        return verdict_loss_mean + text_loss
 
     def _loss_of_one(self, batch: dict[str, Tensor], targets: Tensor) -> Tensor:
         num_pairs = len(targets)
@@ -123,7 +125,7 @@ class GenerativeRewardModule(JudgeValidation):
         loss = verdict_loss(verdict_margins(logits, self.verdict_ids), stated)
         if self.language_coef:
             loss = loss + self.language_coef * verdict_language_loss(logits, self.verdict_ids, stated)
-        return loss.mean()
+        return weighted_mean(loss, batch["weights"])
 
     def export(self, folder: Path) -> None:
         """Write the judge as a folder for transformers and `GenerativeJudge`."""

@@ -1,9 +1,12 @@
-"""Reductions over tokens that count. Averages use counts agreed across ranks: averages of averages are wrong."""
+"""Reductions over what counts: tokens under a mask, pairs with a weight.
+
+Averages use counts agreed across ranks: averages of averages are wrong.
+"""
 
 import torch
 from torch import Tensor
 
-from prl.distributed import global_sum
+from prl.distributed import global_sum, world_size
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
@@ -15,6 +18,19 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the tokens of all ranks where `mask` is True: a scalar, 0 when no token counts. No gradient."""
     count = global_sum(mask.sum())
     return global_sum(masked_sum(values.detach().float(), mask)) / count.clamp(min=1)
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """This rank's part of the weighted mean over all ranks: the mean over ranks of it is the weighted mean.
+
+    Weights of 1 give `values.mean()` to the last bit. Gradient flows into `values`.
+
+    Args:
+        values: [N], as many on every rank.
+        weights: [N], above zero.
+    """
+    mean_weight = global_sum(weights.sum()) / (len(weights) * world_size())
+    return (values * (weights / mean_weight)).mean()
 
 
 def masked_var(values: Tensor, mask: Tensor) -> Tensor:

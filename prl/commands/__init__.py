@@ -15,11 +15,22 @@ def _convert(args: list[str]) -> None:
     convert.main(args)
 
 
+def _data(args: list[str]) -> None:
+    from prl.commands import data
+
+    data.main(args)
+
+
 def _env(args: list[str]) -> None:
     from prl.commands import env
 
     env.main(args)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"quickstart": _quickstart, "convert": _convert, "env": _env}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "quickstart": _quickstart,
+    "convert": _convert,
+    "data": _data,
+    "env": _env,
+}
 """Name on the command line -> what runs; imported when called."""

@@ -101,16 +101,18 @@ class ScalarPairEncoder(ConversationEncoder):
             "chosen": chosen["ids"],
             "rejected": rejected["ids"],
             "target": record.preference,
+            "weight": record.weight,
             "length": max(len(chosen["ids"]), len(rejected["ids"])),
         }
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Right-padded [2N, S]: the N chosen rows, then the N rejected ones; targets [N]."""
+        """Right-padded [2N, S]: the N chosen rows, then the N rejected ones; targets, weights [N]."""
         ids, mask = right_pad(
             [row["chosen"] for row in rows] + [row["rejected"] for row in rows], int(self.tokenizer.pad_token_id)
         )
         targets = torch.tensor([row["target"] for row in rows], dtype=torch.float32)
-        return {"input_ids": ids, "attention_mask": mask, "targets": targets}
+        weights = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
+        return {"input_ids": ids, "attention_mask": mask, "targets": targets, "weights": weights}
 
 
 class PromptEncoder:

@@ -5,13 +5,16 @@ import gzip
 import hashlib
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from prl.data.records import Record, Row, RowError, prompt_key
+from prl.data.records import Record, prompt_key
+from prl.data.row import Row
+from prl.data.row_errors import RowError
 
 MAX_ERRORS_SHOWN = 20
 _BUILDERS = {".json": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -34,8 +37,9 @@ class DataSource:
     """Split of a hub data set, in the notation of `datasets` (`train`, `test[:10%]`); needed if it has several."""
     name: str | None = None
     """Subset (configuration) of a hub data set."""
-    columns: dict[str, str] | None = None
-    """Where columns have other names: prl's name for a field -> the column in the file, `{prompt: question}`."""
+    columns: dict[str, str | None] | None = None
+    """Where columns have other names: prl's name for a field -> the column in the file, `{prompt: question}`; null
+    leaves a column of prl's name unread."""
     limit: int | None = None
     """Read only so many rows, from the first."""
 
@@ -55,13 +59,23 @@ class DataReport:
     kind: str
     """Name of the record class."""
     num_read: int
+    """Rows; kept and skipped ones add up to it."""
     num_kept: int
+    """Rows that are valid."""
+    num_records: int
+    """Records that they gave; a ranked list gives several."""
+    num_ties: int
+    """Pairs of ranked lists left out because their ranks are equal."""
     num_stripped: int
     """Responses that lost leading or trailing white space."""
+    shapes: dict[str, int]
+    """Columns that records were made of -> the number of kept rows."""
+    labels: dict[str, int]
+    """Column that said which response is better -> the number of kept rows; empty for kinds without such a column."""
     skipped: dict[str, list[int]]
     """Reason -> the numbers of the rows left out for it."""
     unknown_columns: list[str]
-    """Columns that mean nothing to prl, kept in each record's `extra`."""
+    """Columns that were not read, kept in each record's `extra`."""
     dropped_message_keys: list[str]
     """Keys beside role and content that were seen in messages and not kept."""
 
@@ -100,38 +114,63 @@ def load_records(source: DataSource, kind: type[R], on_invalid: Literal["error",
     if unknown := sorted(set(source.columns or {}) - set(kind.columns)):
         raise ValueError(f"columns maps {unknown}; a {kind.__name__} has the fields {list(kind.columns)}")
     records: list[R] = []
+    tally = _Tally()
     skipped: dict[str, list[int]] = {}
     complaints: list[str] = []
-    num_stripped, unknown_columns, dropped_keys = 0, set[str](), set[str]()
     for number, raw in islice(_numbered_rows(source), source.limit):
         try:
             if isinstance(raw, RowError):
                 raise raw
-            row = Row(_renamed(raw, source.columns or {}), kind)
-            records.append(kind.from_row(row))
+            row = kind.row(_renamed(raw, source.columns or {}))
+            records += kind.from_row(row)
         except RowError as error:
             skipped.setdefault(error.reason, []).append(number)
             if len(complaints) < MAX_ERRORS_SHOWN:
                 complaints.append(f"row {number}{':' if error.field is None else ','} {error}")
             continue
-        num_stripped += row.num_stripped
-        unknown_columns |= row.extra().keys()
-        dropped_keys |= row.dropped_message_keys
+        tally.add(row)
     num_invalid = sum(map(len, skipped.values()))
     if not records or (num_invalid and on_invalid == "error"):
-        raise DataError(_explain(source, complaints, num_invalid, num_valid=len(records)))
+        raise DataError(_explain(source, complaints, num_invalid, tally))
     report = DataReport(
         source=source.path,
         sha256=_sha256(Path(source.path)),
         kind=kind.__name__,
-        num_read=len(records) + num_invalid,
-        num_kept=len(records),
-        num_stripped=num_stripped,
+        num_read=tally.num_rows + num_invalid,
+        num_kept=tally.num_rows,
+        num_records=len(records),
+        num_ties=tally.num_ties,
+        num_stripped=tally.num_stripped,
+        shapes=dict(tally.shapes),
+        labels=dict(tally.labels),
         skipped=skipped,
-        unknown_columns=sorted(unknown_columns),
-        dropped_message_keys=sorted(dropped_keys),
+        unknown_columns=sorted(tally.unknown_columns),
+        dropped_message_keys=sorted(tally.dropped_message_keys),
     )
     return LoadedRecords(records, report)
+
+
+@dataclass
+class _Tally:
+    """What the valid rows of a source have in sum."""
+
+    num_rows: int = 0
+    num_ties: int = 0
+    num_stripped: int = 0
+    shapes: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    unknown_columns: set[str] = field(default_factory=set)
+    dropped_message_keys: set[str] = field(default_factory=set)
+
+    def add(self, row: Row) -> None:
+        self.num_rows += 1
+        self.num_ties += row.num_ties
+        self.num_stripped += sum(count > 0 for count in row.stripped.values())
+        self.shapes[row.shape] += 1
+        if row.label:
+            self.labels[row.label] += 1
+        self.unknown_columns |= row.extra().keys()
+        self.dropped_message_keys |= row.dropped_message_keys
 
 
 def split_by_prompt(records: Sequence[R], validation_share: float, seed: int) -> tuple[list[R], list[R]]:
@@ -158,7 +197,10 @@ def split_by_prompt(records: Sequence[R], validation_share: float, seed: int) ->
     return train, validation
 
 
-def _explain(source: DataSource, complaints: list[str], num_invalid: int, num_valid: int) -> str:
+def _explain(source: DataSource, complaints: list[str], num_invalid: int, tally: _Tally) -> str:
+    num_valid = tally.num_rows
+    if not num_invalid and num_valid:
+        return f"all {tally.num_ties} pairs of {source.path} are ties; expected a ranked list with different ranks"
     if not num_invalid:
         return f"{source.path} holds no rows; expected at least one"
     name = Path(source.path).name if Path(source.path).is_file() else source.path
@@ -173,10 +215,11 @@ def _explain(source: DataSource, complaints: list[str], num_invalid: int, num_va
     return "\n".join(lines)
 
 
-def _renamed(raw: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+def _renamed(raw: Mapping[str, Any], columns: Mapping[str, str | None]) -> dict[str, Any]:
     """The row under prl's names. A column whose name a mapped one takes over is gone, so nobody reads the wrong one."""
     kept = {name: value for name, value in raw.items() if name not in columns and name not in columns.values()}
-    return kept | {ours: raw[theirs] for ours, theirs in columns.items() if theirs in raw}
+    mapped = {ours: theirs for ours, theirs in columns.items() if theirs is not None and theirs in raw}
+    return kept | {ours: raw[theirs] for ours, theirs in mapped.items()}
 
 
 def _sha256(path: Path) -> str | None:

@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+PICKS_AT_ONCE = 4_000_000
+"""Draws held in memory at a time."""
+
 
 class Interval(NamedTuple):
     """A mean with its 95 % bootstrap interval."""
@@ -34,7 +37,14 @@ def bootstrap_mean(
     index = [numbers.setdefault(group, len(numbers)) for group in (groups or range(len(values)))]
     sums = np.bincount(index, weights=np.asarray(values, dtype=float))
     counts = np.bincount(index)
-    picks = np.random.default_rng(seed).integers(0, len(sums), (resamples, len(sums)))
-    means = sums[picks].sum(1) / counts[picks].sum(1)
+    generator = np.random.default_rng(seed)
+    rows = max(1, PICKS_AT_ONCE // len(sums))  # the draws are those of one large table, which may not fit in memory
+    means = np.concatenate(
+        [
+            sums[picks].sum(1) / counts[picks].sum(1)
+            for start in range(0, resamples, rows)
+            for picks in [generator.integers(0, len(sums), (min(rows, resamples - start), len(sums)))]
+        ]
+    )
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(np.mean(values)), float(low), float(high))

@@ -131,6 +131,7 @@ class ComparisonEncoder:
             "rejected_first": self._assemble(prompt, rejected, chosen),
             "num_before_responses": self._num_before_responses(len(prompt)),
             "target": pair.preference,
+            "weight": pair.weight,
             "length": len(chosen_first),
         }
 
@@ -138,11 +139,19 @@ class ComparisonEncoder:
         """Left-padded batch: the N readings with chosen first, then the same pairs swapped.
 
         Returns:
-            input_ids, attention_mask: [2N, S]; targets: [N]; text_mask: [2N, S] bool, True from the first response on.
+            input_ids, attention_mask: [2N, S]; targets, weights: [N]; text_mask: [2N, S] bool, True from the first
+            response on.
         """
         readings = [row["chosen_first"] for row in rows] + [row["rejected_first"] for row in rows]
         ids, mask = left_pad(readings, int(self.tokenizer.pad_token_id))
         targets = torch.tensor([row["target"] for row in rows], dtype=torch.float32)
+        weights = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
         before = torch.tensor([row["num_before_responses"] for row in rows]).repeat(2)
         text_mask = mask & (mask.cumsum(1) > before[:, None])
-        return {"input_ids": ids, "attention_mask": mask, "text_mask": text_mask, "targets": targets}
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "text_mask": text_mask,
+            "targets": targets,
+            "weights": weights,
+        }

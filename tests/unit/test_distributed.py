@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from prl.distributed import global_sum, rank, world_size
-from prl.masking import masked_mean, masked_var, whiten
+from prl.masking import masked_mean, masked_var, weighted_mean, whiten
 from prl.models.critic import explained_variance
 from tests.helpers.records import ragged_mask
 
@@ -30,6 +30,10 @@ def results(values: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]
     }
 
 
+def weighted() -> tuple[torch.Tensor, torch.Tensor]:
+    return numbers()[0, :4], torch.tensor([1.0, 0.5, 3.0, 2.0])
+
+
 def worker(process: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -38,6 +42,7 @@ def worker(process: int, folder: str) -> None:
     seen = {"rank": rank(), "world_size": world_size(), **results(numbers()[rows], MASK[rows])}
     nothing = torch.zeros_like(MASK[rows]) if process == 0 else MASK[rows]
     seen["one_side_empty"] = masked_mean(numbers()[rows], nothing)
+    seen["weighted"] = weighted_mean(*(part[2 * process : 2 * process + 2] for part in weighted()))
     with_gradient = torch.ones(2, requires_grad=True)
     seen["detached"] = not global_sum(with_gradient).requires_grad
     seen["untouched"] = torch.equal(with_gradient.detach(), torch.ones(2))
@@ -82,6 +87,13 @@ def test_a_rank_without_tokens_takes_part(shares) -> None:
     expected = masked_mean(numbers()[SPLIT:], MASK[SPLIT:])
     for share in shares:
         torch.testing.assert_close(share["one_side_empty"], expected, atol=0, rtol=1e-6)
+
+
+def test_the_mean_over_ranks_is_the_weighted_mean_of_all(shares) -> None:
+    values, weights = weighted()
+    mean = (shares[0]["weighted"] + shares[1]["weighted"]) / 2
+    torch.testing.assert_close(mean, (values * weights).sum() / weights.sum(), atol=0, rtol=1e-6)
+    assert (shares[0]["weighted"] - weighted_mean(values[:2], weights[:2])).abs() > 0.01  # not each rank by itself
 
 
 def test_alone_a_sum_is_a_copy() -> None:

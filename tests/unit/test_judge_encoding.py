@@ -138,7 +138,7 @@ def test_max_length_must_leave_room() -> None:
 
 
 def test_batch_holds_chosen_first_then_the_same_pairs_swapped() -> None:
-    pairs = [PreferencePair(turn("ask"), "one", "two!", 0.75), PreferencePair(turn("why"), "a", "b")]
+    pairs = [PreferencePair(turn("ask"), "one", "two!", 0.75), PreferencePair(turn("why"), "a", "b", weight=0.5)]
     rows = [encoder().encode(pair) for pair in pairs]
     batch = encoder().collate(rows)
     ids, mask = batch["input_ids"], batch["attention_mask"]
@@ -152,6 +152,7 @@ def test_batch_holds_chosen_first_then_the_same_pairs_swapped() -> None:
     ]
     assert (ids[~mask] == TOKENIZER.pad_token_id).all()
     assert batch["targets"].tolist() == [0.75, 1.0]
+    assert batch["weights"].tolist() == [1.0, 0.5]
 
 
 @pytest.mark.parametrize(

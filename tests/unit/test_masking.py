@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from prl.masking import masked_mean, masked_sum, masked_var, whiten
+from prl.masking import masked_mean, masked_sum, masked_var, weighted_mean, whiten
 from tests.helpers.records import ragged_mask
 
 MASK = ragged_mask([3, 1, 2])
@@ -49,3 +49,22 @@ def test_means_carry_no_gradient_but_sums_do() -> None:
     assert not masked_mean(values, MASK).requires_grad
     masked_sum(values, MASK).backward()
     assert torch.equal(values.grad, MASK.float())
+
+
+def test_weighted_mean_by_hand() -> None:
+    values = torch.tensor([1.0, 2.0, 6.0], requires_grad=True)
+    mean = weighted_mean(values, torch.tensor([1.0, 2.0, 0.5]))
+    assert mean.item() == pytest.approx(8 / 3.5)
+    mean.backward()
+    assert values.grad.tolist() == pytest.approx([1 / 3.5, 2 / 3.5, 0.5 / 3.5])
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 100])
+def test_weights_of_one_leave_every_bit_of_mean_and_gradient(count) -> None:
+    plain = torch.randn(count, requires_grad=True)
+    weighted = plain.detach().clone().requires_grad_()
+    plain.exp().mean().backward()
+    result = weighted_mean(weighted.exp(), torch.ones(count))
+    result.backward()
+    assert torch.equal(result, plain.exp().mean())
+    assert torch.equal(weighted.grad, plain.grad)

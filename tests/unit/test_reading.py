@@ -10,7 +10,7 @@ import pytest
 from prl.data import DataError, DataSource, Demonstration, PreferencePair, load_records, split_by_prompt
 
 PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Go away."}
-RECORD = PreferencePair.parse(PAIR)
+[RECORD] = PreferencePair.parse(PAIR)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,11 @@ def test_jsonl_is_read_with_a_report(jsonl, tmp_path, name):
         "kind": "PreferencePair",
         "num_read": 2,
         "num_kept": 2,
+        "num_records": 2,
+        "num_ties": 0,
         "num_stripped": 1,
+        "shapes": {"prompt, chosen, rejected": 2},
+        "labels": {"none, chosen is better": 2},
         "skipped": {},
         "unknown_columns": ["source"],
         "dropped_message_keys": ["name"],
@@ -219,7 +223,7 @@ def test_hub_failure_is_explained(monkeypatch):
 
 def pairs_over(num_prompts):
     rows = [{"prompt": f"{i % num_prompts}", "chosen": f"c{i}", "rejected": "x"} for i in range(3 * num_prompts)]
-    return [PreferencePair.parse(row) for row in rows]
+    return [record for row in rows for record in PreferencePair.parse(row)]
 
 
 def prompts_of(records):

@@ -33,25 +33,25 @@ CANONICAL_PAIR = PreferencePair((user("Hi?"),), "Hello.", "Go away.")
     ids=["strings", "messages", "response lists", "prompt repeated", "implicit", "implicit, null prompt", "stripped"],
 )
 def test_every_shape_of_a_pair_gives_the_same_record(row):
-    assert PreferencePair.parse(row) == CANONICAL_PAIR
+    assert PreferencePair.parse(row) == [CANONICAL_PAIR]
 
 
 def test_implicit_prompt_is_cut_at_the_first_difference():
     dialogue = [{"role": "system", "content": "Be kind."}, user("a"), assistant("b"), user("c")]
-    pair = PreferencePair.parse({"chosen": [*dialogue, assistant("d")], "rejected": [*dialogue, assistant("e")]})
+    [pair] = PreferencePair.parse({"chosen": [*dialogue, assistant("d")], "rejected": [*dialogue, assistant("e")]})
     assert pair.prompt == tuple(dialogue)
     assert (pair.chosen, pair.rejected) == ("d", "e")
 
 
 def test_prompt_white_space_and_unknown_columns_are_kept():
-    pair = PreferencePair.parse(PAIR | {"prompt": " Hi?\n", "preference": 0, "source": "web", "empty": None})
+    [pair] = PreferencePair.parse(PAIR | {"prompt": " Hi?\n", "preference": 0, "source": "web", "empty": None})
     assert pair.prompt == (user(" Hi?\n"),)
     assert pair.preference == 0.0
     assert pair.extra == {"source": "web"}
 
 
 def test_messages_keep_role_and_content_only():
-    pair = PreferencePair.parse(PAIR | {"prompt": [user("Hi?") | {"name": "Ann"}]})
+    [pair] = PreferencePair.parse(PAIR | {"prompt": [user("Hi?") | {"name": "Ann"}]})
     assert pair.prompt == (user("Hi?"),)
 
 
@@ -73,7 +73,7 @@ def test_records_are_frozen():
     ],
 )
 def test_anchor_shapes(columns, anchors):
-    assert AnchoredPrompt.parse({"prompt": "Hi?"} | columns) == AnchoredPrompt((user("Hi?"),), anchors)
+    assert AnchoredPrompt.parse({"prompt": "Hi?"} | columns) == [AnchoredPrompt((user("Hi?"),), anchors)]
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,16 @@ def test_anchor_shapes(columns, anchors):
         {"prompt": "Hi?", "completion": "Hello."},
         {"prompt": [user("Hi?")], "completion": [assistant(" Hello.")]},
         {"messages": [user("Hi?"), assistant("Hello.")]},
-        {"prompt": "Hi?", "completion": "Hello.", "messages": [user("not"), assistant("read")]},
     ],
 )
 def test_demonstration_shapes(row):
-    assert Demonstration.parse(row) == Demonstration((user("Hi?"),), "Hello.")
+    assert Demonstration.parse(row) == [Demonstration((user("Hi?"),), "Hello.")]
+
+
+def test_completion_wins_over_messages_which_stay_unread():
+    messages = [user("not"), assistant("read")]
+    [record] = Demonstration.parse({"prompt": "Hi?", "completion": "Hello.", "messages": messages})
+    assert record == Demonstration((user("Hi?"),), "Hello.", {"messages": messages})
 
 
 EMPTY = "field '{}': found '{}' (empty text); expected non-empty text. Give it a {} or remove the row."
@@ -118,9 +123,12 @@ SHARED = [user("Hi?"), assistant("a"), user("b")]
             "field 'prompt[0].role': found 'human' (unknown role); expected one of system, user, assistant, tool.",
         ),
         (
-            {"prompt": [{"from": "human", "value": "Hi?"}]},
-            "field 'prompt[0]': found {'from': 'human', 'value': 'Hi?'} (not",
+            {"prompt": [{"from": "robot", "value": "Hi?"}]},
+            "field 'prompt[0].from': found 'robot' (unknown role); expected one of human, gpt, system, user, assistant",
         ),
+        ({"prompt": [{"from": "human", "text": "Hi?"}]}, "found {'from': 'human', 'text': 'Hi?'} (not a message)"),
+        ({"prompt": [{"from": "human", "value": " "}]}, "field 'prompt[0].value': found ' ' (empty text)"),
+        ({"prompt": [{"role": ["user"], "content": "a"}]}, "field 'prompt[0].role': found ['user'] (unknown role)"),
         ({"prompt": ["Hi?"]}, "field 'prompt[0]': found 'Hi?' (not a message); expected a message {'role': ..., 'con"),
         ({"prompt": []}, "field 'prompt': found [] (empty message list)"),
         ({"prompt": [user("a"), assistant("b")]}, "field 'prompt': found 'b' (assistant turn ends the prompt)"),
@@ -140,7 +148,11 @@ def test_a_bad_pair_is_explained(change, message):
         ([user("a"), assistant("x")], [user("b"), assistant("y")], "field 'rejected': found no common first message"),
         ([*SHARED, assistant("x")], [*SHARED, assistant("x ")], "(chosen equals rejected)"),
         ([*SHARED, assistant("x")], [*SHARED, assistant("x")], "(chosen equals rejected)"),
-        ([*SHARED, assistant("x")], [*SHARED, assistant("y"), user("z")], "field 'rejected': found messages of user"),
+        (
+            [*SHARED, assistant("x")],
+            [*SHARED, assistant("y"), user("z")],
+            "found messages of assistant, user after the",
+        ),
         (
             [*SHARED[:2], assistant("x")],
             [*SHARED[:2], assistant("y")],
@@ -168,7 +180,8 @@ def test_a_bad_implicit_prompt_is_explained(chosen, rejected, message):
             PreferencePair,
             {"chosen": "b", "rejected": "c"},
             "field 'prompt': found columns 'chosen', 'rejected' (missing column); expected chosen and rejected as "
-            "message lists that begin with the same prompt. Add the column or map it: columns: {prompt: <column in",
+            "message lists or transcripts that begin with the same prompt. Add the column or map it: columns: {prompt: "
+            "<column in",
         ),
         (AnchoredPrompt, {}, "field 'prompt': found columns none (missing column); expected the column prompt."),
         (
@@ -192,7 +205,7 @@ def test_a_missing_column_shows_what_is_there(kind, row, message):
         (
             Demonstration,
             {"messages": [user("a"), user("b")]},
-            "field 'messages': found messages of user, user (not one",
+            "field 'messages': found messages of user after the prompt (not one",
         ),
         (Demonstration, {"messages": "a"}, "field 'messages': found 'a' (wrong type); expected a list of messages."),
     ],

@@ -1,0 +1,85 @@
+"""Which response is better: a label in any accepted form as a probability, a ranked list as pairs."""
+
+import math
+from itertools import combinations
+
+from prl.data.messages import Conversation
+from prl.data.row import Row
+from prl.data.row_errors import RowError, both_given, shown
+
+LABELS = ("preference", "label", "margin", "winner")
+"""Columns that say how likely the first response is the better one; a row has at most one of them."""
+
+NO_LABEL = "none, chosen is better"
+"""What a report calls a row whose columns alone say it."""
+
+_WINNERS = {"a": 1.0, "model_a": 1.0, "b": 0.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}
+
+
+def read_preference(row: Row, default: float | None, usual: str) -> float:
+    """Probability that the first response is better. Raises RowError.
+
+    Args:
+        row: the row.
+        default: what it is without a label; None where a row must have one.
+        usual: the label that an error asks for.
+    """
+    given = [name for name in LABELS if name in row]
+    if len(given) > 1:
+        raise both_given(given[:1], given[1:2], "label")
+    if not given:
+        if default is None:
+            raise row.missing(usual)
+        row.label = NO_LABEL
+        return default
+    [row.label] = given
+    if row.label == "winner":
+        value = row.take("winner")
+        if not isinstance(value, str) or value.strip().lower() not in _WINNERS:
+            raise RowError("unknown winner", "winner", shown(value))
+        return _WINNERS[value.strip().lower()]
+    if row.label == "margin":
+        # sigma in the form that cannot overflow
+        return (1 + math.tanh(row.number("margin", "invalid margin") / 2)) / 2
+    return row.number(row.label, f"invalid {row.label}", lambda number: 0 <= number <= 1)
+
+
+def read_weight(row: Row) -> float:
+    """How much a row counts, 1 unless it says otherwise. Raises RowError."""
+    if "weight" not in row:
+        return 1.0
+    return row.number("weight", "invalid weight", lambda number: 0 < number < math.inf)
+
+
+def read_ranking(row: Row, order: str, prompt: Conversation) -> list[tuple[tuple[str, str], tuple[int, int]]]:
+    """All pairs (better, worse) of a ranked list, each with the white space that the two lost.
+
+    Pairs of equal rank are left out and counted. Raises RowError.
+
+    Args:
+        row: the row, with `completions`.
+        order: the column that ranks them: `rank` (1 is the best) or `scores` (the higher the better).
+        prompt: what they answer.
+    """
+    if label := next((name for name in LABELS if name in row), None):
+        raise both_given((order,), (label,), "label")
+    if not isinstance(row.take("completions"), list):
+        raise RowError("not a list", "completions", shown(row.take("completions")), expected="a list of responses")
+    completions = row.responses("completions", prompt)
+    if len(completions) < 2:
+        raise RowError("wrong number of entries", "completions", str(len(completions)))
+    numbers = row.numbers(order, f"invalid {order.removesuffix('s')}", len(completions))
+    row.label = order
+    pairs = []
+    for one, other in combinations(range(len(completions)), 2):
+        if numbers[one] == numbers[other]:
+            row.num_ties += 1
+            continue
+        if completions[one] == completions[other]:
+            found = f"{shown(completions[one])}, as completions[{one}] too"
+            raise RowError("same text ranked twice", f"completions[{other}]", found)
+        first_is_better = (numbers[one] < numbers[other]) == (order == "rank")
+        better, worse = (one, other) if first_is_better else (other, one)
+        lost = (row.stripped[f"completions[{better}]"], row.stripped[f"completions[{worse}]"])
+        pairs.append(((completions[better], completions[worse]), lost))
+    return pairs

@@ -1,0 +1,171 @@
+"""A raw row on its way to becoming a record."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
+from typing import Any
+
+from prl.data.messages import (
+    Conversation,
+    Message,
+    checked_text,
+    is_transcript,
+    open_prompt,
+    read_messages,
+    read_transcript,
+)
+from prl.data.row_errors import RowError, both_given, missing_column, shown
+
+
+class Row:
+    """A raw row: hands out checked values and remembers how it was read.
+
+    Every method raises RowError where the row is not what it should be. A null cell counts as absent.
+
+    Args:
+        raw: the cells by column.
+        columns: names that the kind of record reads.
+        shapes: accepted sets of columns, each with its words for an error message.
+
+    Attributes:
+        shape: the columns that the record was made of; the kind of record sets it.
+        label: the column that said which response is better; empty where the kind has no such thing.
+        stripped: for each response, by its place in the row, how many characters of leading and trailing white space
+            it lost.
+        num_ties: pairs of a ranked list left out because their ranks are equal.
+        dropped_message_keys: keys beside role and content that held a value in a message.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], columns: Sequence[str], shapes: Mapping[tuple[str, ...], str]) -> None:
+        self._cells = {name: value for name, value in raw.items() if value is not None}
+        self._nulls = raw.keys() - self._cells.keys()
+        self._columns, self._shapes = columns, shapes
+        self._read: set[str] = set()
+        self.shape = ""
+        self.label = ""
+        self.stripped: dict[str, int] = {}
+        self.num_ties = 0
+        self.dropped_message_keys: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._cells
+
+    def choose(self, options: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+        """The option whose columns are all there; where none is, the one with most of them, the first of equals."""
+        whole = [option for option in options if all(name in self for name in option)]
+        if len(whole) > 1:
+            raise both_given(whole[0], whole[1], "shape")
+        return whole[0] if whole else max(options, key=lambda option: sum(name in self for name in option))
+
+    def missing(self, name: str) -> RowError:
+        """The error for a column that is not there, or that holds no value."""
+        if name in self._nulls:
+            return RowError("no value", name, "null")
+        return missing_column(name, list(self._cells), self._columns, self._shapes)
+
+    def prompt(self) -> tuple[Message, ...]:
+        """The explicit prompt."""
+        value = self.take("prompt")
+        if isinstance(value, list):
+            return open_prompt(self._messages("prompt", value), "prompt")
+        return ({"role": "user", "content": checked_text(value, "prompt", "text or a list of messages")},)
+
+    def prompt_of(self, first: str, second: str) -> tuple[tuple[Message, ...], str]:
+        """The prompt of two responses, and the form it was found in: explicit, messages or transcripts."""
+        values = [self._cells.get(name) for name in (first, second)]
+        if "prompt" not in self and all(isinstance(value, list) for value in values):
+            return self._shared_prompt(first, second), "messages"
+        texts = [value for value in values if isinstance(value, str)]
+        if "prompt" not in self and len(texts) == 2 and any(map(is_transcript, texts)):
+            # From here on the row holds messages, so that responses are cut off in one way.
+            for name, text in zip((first, second), texts, strict=True):
+                self._cells[name] = read_transcript(text, name)
+            return self._shared_prompt(first, second), "transcripts"
+        return self.prompt(), "explicit"
+
+    def _shared_prompt(self, first: str, second: str) -> tuple[Message, ...]:
+        """The turns with which two dialogues begin alike; the last turn of each is never part."""
+        sides = [self._messages(name, self.take(name))[:-1] for name in (first, second)]
+        shared = tuple(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*sides, strict=False)))
+        if not shared:
+            raise RowError("no shared prompt", second, f"no common first message with '{first}'")
+        return open_prompt(shared, first)
+
+    def dialogue(self, name: str) -> tuple[tuple[Message, ...], str]:
+        """A dialogue cut into the prompt and the last turn, which must be the assistant's."""
+        messages = self._messages(name, self.take(name))
+        if len(messages) < 2:
+            raise RowError("no prompt", name, "one message")
+        return open_prompt(messages[:-1], name), self.response(name, messages[:-1])
+
+    def response(self, name: str, prompt: Conversation) -> str:
+        """One response, stripped."""
+        return self._response(name, self.take(name), prompt)
+
+    def responses(self, name: str, prompt: Conversation) -> tuple[str, ...]:
+        """No, one or several responses, stripped."""
+        self._read.add(name)
+        value = self._cells.get(name, [])
+        if not isinstance(value, list) or (value and isinstance(value[0], Mapping)):
+            return (self._response(name, value, prompt),)
+        return tuple(self._response(f"{name}[{i}]", each, prompt) for i, each in enumerate(value))
+
+    def number(self, name: str, reason: str, valid: Callable[[float], bool] = math.isfinite) -> float:
+        """A number for which `valid` holds."""
+        return _number(self.take(name), name, reason, valid)
+
+    def numbers(self, name: str, reason: str, count: int) -> list[float]:
+        """A list of `count` finite numbers."""
+        values = self.take(name)
+        if not isinstance(values, list):
+            raise RowError("not a list", name, shown(values))
+        if len(values) != count:
+            raise RowError("wrong number of entries", name, f"{len(values)} for {count} completions")
+        return [_number(value, f"{name}[{i}]", reason, math.isfinite) for i, value in enumerate(values)]
+
+    def extra(self) -> dict[str, Any]:
+        """The columns that were not read."""
+        return {name: value for name, value in self._cells.items() if name not in self._read}
+
+    def take(self, name: str) -> Any:
+        """The value of a column, whatever it is."""
+        if name not in self:
+            raise self.missing(name)
+        self._read.add(name)
+        return self._cells[name]
+
+    def _response(self, where: str, value: Any, prompt: Conversation) -> str:
+        if isinstance(value, list):
+            messages = self._messages(where, value)
+            repeats_prompt = messages[: len(prompt)] == tuple(prompt)
+            answer = messages[len(prompt) :] if repeats_prompt else messages
+            roles = [message["role"] for message in answer]
+            if roles != ["assistant"]:
+                found = ("messages of " + ", ".join(roles)) if roles else "no message"
+                if repeats_prompt:
+                    found += " after the prompt"
+                raise RowError("not one assistant message", where, found)
+            value = answer[0]["content"]
+        text = checked_text(value, where, "text or a list with one assistant message")
+        # White space at the ends differs by generator: a judge would learn who wrote the response.
+        stripped = text.strip()
+        self.stripped[where] = len(text) - len(stripped)
+        return stripped
+
+    def _messages(self, where: str, value: Any) -> tuple[Message, ...]:
+        messages, dropped = read_messages(value, where)
+        self.dropped_message_keys |= dropped
+        return messages
+
+
+def _number(value: Any, where: str, reason: str, valid: Callable[[float], bool]) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RowError(reason, where, shown(value))
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    # NaN is never valid: every comparison with it is false.
+    if not valid(number):
+        raise RowError(reason, where, shown(value))
+    return number

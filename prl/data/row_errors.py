@@ -1,0 +1,90 @@
+"""Why a raw row is not a record, in words that name the field, what was found, what was expected and the fix."""
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
+
+
+# reason: (what was expected, what to do about it)
+_ADVICE = {
+    "invalid JSON": ("one JSON object", "Repair or remove the line."),
+    "undecodable text": ("text in UTF-8", "Write the file again as UTF-8 or remove the row."),
+    "no value": ("a value", "Fill the cell or remove the row."),
+    "wrong type": ("text", "Convert the column or map another one with `columns`."),
+    "empty text": ("non-empty text", "Give it a response or remove the row."),
+    "empty message list": ("at least one message", "Add the messages or remove the row."),
+    "not a message": (
+        "a message {'role': ..., 'content': ...} or {'from': ..., 'value': ...}",
+        "Rename or add these two keys.",
+    ),
+    "not a transcript": (
+        "a transcript, like the other response: turns that begin with '\\n\\nHuman:' or '\\n\\nAssistant:'",
+        "Repair it or remove the row.",
+    ),
+    "assistant turn ends the prompt": ("a prompt to respond to", "Take the last turn off or remove the row."),
+    "no prompt": ("a prompt and a last assistant message", "Add the turns that come before it or remove the row."),
+    "no shared prompt": ("dialogues that begin with the same prompt", "Add a 'prompt' column or repair the dialogues."),
+    "not one assistant message": ("one assistant message, alone or after the prompt", "Move or remove the others."),
+    "chosen equals rejected": ("two different responses", "Remove the row: it does not say which is better."),
+    "invalid preference": ("a number from 0 to 1", "Correct it, or leave it out where chosen is better for certain."),
+    "invalid label": (
+        "a number from 0 to 1, the probability that the first response is better",
+        "Correct it, or leave another kind of label unread: columns: {label: null}.",
+    ),
+    "invalid margin": (
+        "a finite number, the log-odds that the first response is better",
+        "Correct it, or leave another kind of margin unread: columns: {margin: null}.",
+    ),
+    "invalid weight": (
+        "a finite number above 0",
+        "Correct it, leave it out for a weight of 1, or leave the column unread: columns: {weight: null}.",
+    ),
+    "unknown winner": ("a, b or tie, or model_a, model_b or tie (bothbad)", "Rename the value or remove the row."),
+    "not a list": ("a list with one entry per completion", "Convert the column or remove the row."),
+    "wrong number of entries": ("one entry per completion, at least two", "Repair the lists or remove the row."),
+    "invalid rank": ("a finite number, 1 for the best", "Correct it or remove the row."),
+    "invalid score": ("a finite number, the higher the better", "Correct it or remove the row."),
+    "same text ranked twice": ("one rank for one text", "Remove the row or one of the completions."),
+}
+
+
+class RowError(ValueError):
+    """Why one raw row is not a record: the field, what was found, what was expected and the fix.
+
+    Attributes:
+        reason: short category, the key under which a report counts skipped rows.
+        field: column, with the position inside it (`prompt[2].role`); None if the row as a whole could not be read.
+    """
+
+    def __init__(self, reason: str, field: str | None, found: str, *, expected: str = "", fix: str = "") -> None:
+        self.reason, self.field = reason, field
+        usual_expected, usual_fix = _ADVICE.get(reason, ("", ""))
+        where = "" if field is None else f"field '{field}': "
+        super().__init__(f"{where}found {found} ({reason}); expected {expected or usual_expected}. {fix or usual_fix}")
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it: shortened."""
+    return _short.repr(value)
+
+
+def missing_column(
+    name: str, found: Sequence[str], columns: Sequence[str], shapes: Mapping[tuple[str, ...], str]
+) -> RowError:
+    """A column that is not there: what is, the closest accepted shape, and a guess at what it may be called."""
+    closest = max(shapes, key=lambda shape: sum(column in found for column in shape) / len(shape))
+    guess = get_close_matches(name, sorted(set(found) - set(columns)), n=1) or ["<column in the file>"]
+    fix = f"Add the column or map it: columns: {{{name}: {guess[0]}}}."
+    listed = "columns " + (", ".join(map(repr, found)) or "none")
+    return RowError("missing column", name, listed, expected=shapes[closest], fix=fix)
+
+
+def both_given(first: Sequence[str], second: Sequence[str], what: str) -> RowError:
+    """Two readings of one row at once, where choosing one would be a guess."""
+    found = " and ".join(", ".join(map(repr, names)) for names in (first, second))
+    [unread] = [name for name in second if name not in first][-1:]
+    fix = f"Remove one, or leave one unread: columns: {{{unread}: null}}."
+    return RowError(f"two {what}s at once", unread, found, expected=f"one {what}", fix=fix)
