@@ -30,11 +30,20 @@ def bootstrap_mean(
     """
     if len(values) == 0:
         raise ValueError("no values to average")
-    numbers: dict[Hashable, int] = {}
-    index = [numbers.setdefault(group, len(numbers)) for group in (groups or range(len(values)))]
+    index, picks = resampled_groups(groups or range(len(values)), resamples=resamples, seed=seed)
     sums = np.bincount(index, weights=np.asarray(values, dtype=float))
     counts = np.bincount(index)
-    picks = np.random.default_rng(seed).integers(0, len(sums), (resamples, len(sums)))
     means = sums[picks].sum(1) / counts[picks].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(np.mean(values)), float(low), float(high))
+
+
+def resampled_groups(groups: Sequence[Hashable], *, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bootstrap samples of whole groups.
+
+    Returns:
+        [N] the number of each row's group, and [resamples, G] the numbers of the groups drawn.
+    """
+    numbers: dict[Hashable, int] = {}
+    index = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
+    return index, np.random.default_rng(seed).integers(0, len(numbers), (resamples, len(numbers)))
