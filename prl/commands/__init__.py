@@ -21,5 +21,16 @@ def _env(args: list[str]) -> None:
     env.main(args)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"quickstart": _quickstart, "convert": _convert, "env": _env}
+def _judge(args: list[str]) -> None:
+    from prl.commands import judge
+
+    judge.main(args)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "quickstart": _quickstart,
+    "judge": _judge,
+    "convert": _convert,
+    "env": _env,
+}
 """Name on the command line -> what runs; imported when called."""

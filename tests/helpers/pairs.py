@@ -11,17 +11,24 @@ def response(quality: int, length: int) -> str:
     return "+" * quality + "x" * max(length - quality, 1)
 
 
-def labelled_pairs(number: int, seed: int = 0, per_prompt: int = 2) -> list[PreferencePair]:
+def labelled_pairs(
+    number: int, seed: int = 0, per_prompt: int = 2, sure: float = 1.0, growth: int = 4
+) -> list[PreferencePair]:
     """Pairs labelled by an annotator who is as unsure as the difference in quality is small.
 
-    Better responses tend to be longer, so that a judge of lengths is right more often than a coin.
+    Args:
+        number: of pairs.
+        seed: of every draw.
+        per_prompt: pairs of one prompt.
+        sure: the annotator's log-odds per plus sign of difference.
+        growth: characters that a plus sign brings along, so that a judge of lengths is right more often than a coin.
     """
     draw = random.Random(seed)
     pairs = []
     for row in range(number):
         q, r = draw.sample(range(1, 8), 2)
-        first, second = (response(each, 20 + 4 * each + draw.randint(-8, 8)) for each in (q, r))
-        if draw.random() > 1 / (1 + math.exp(r - q)):
+        first, second = (response(each, 20 + growth * each + draw.randint(-8, 8)) for each in (q, r))
+        if draw.random() > 1 / (1 + math.exp(sure * (r - q))):
             first, second = second, first
         prompt = [{"role": "user", "content": f"prompt {row // per_prompt}"}]
         pairs.append(PreferencePair(prompt, first, second, 1.0, {"source": f"half {row % 2}"}))
@@ -29,7 +36,7 @@ def labelled_pairs(number: int, seed: int = 0, per_prompt: int = 2) -> list[Pref
 
 
 class QualityJudge(PlantedJudge):
-    """Knows the annotator: its margin is the true log-odds, times `scale`, plus `bias` for the first place."""
+    """Sees quality: a margin of `scale` per plus sign of difference, and of `bias` for the first place."""
 
     def __init__(self, scale: float = 1.0, bias: float = 0.0) -> None:
         super().__init__()
