@@ -7,7 +7,7 @@ from typing import Any
 from prl.config import JudgeGate
 from prl.distributed import rank
 from prl.judge.base import PASSPORT_FILE, PairwiseJudge, read_judge_file
-from prl.judge.passport import judge_hashes, read_passport
+from prl.judge.passport import describe_judge, read_passport
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +90,12 @@ def folder_problems(folder: str, gate: JudgeGate) -> list[str]:
             f"`prl judge --judge {folder} --pairs FILE --write-passport`"
         ]
     problems = []
-    for name, now in judge_hashes(folder).items():
+    for name, now in describe_judge(folder).items():
         then = passport["judge"].get(name)
         if then != now:
             problems.append(
-                f"{name} is {_short(now)}, but the passport was written with {_short(then)}: the judge now reads other "
-                "text than was measured; put back what it was trained with, or write the passport again"
+                f"{name} is {_short(now)}, but the passport was written with {_short(then)}: this is not the judge "
+                "that was measured; put back what it was trained with, or write the passport again"
             )
     return problems + broken_limits(passport["report"], gate)
 
@@ -137,5 +137,5 @@ def _figure(found: Any) -> tuple[float | None, str]:
     return found, ""
 
 
-def _short(value: str | None) -> str:
-    return "missing" if value is None else value[:12]
+def _short(value: Any) -> str:
+    return "missing" if value is None else str(value)[:12]

@@ -22,26 +22,18 @@ FORMAT = 1
 
 def issue_passport(judge: PairwiseJudge, folder: str | Path, pairs: LoadedRecords[PreferencePair]) -> dict[str, Any]:
     """Examine the judge of a folder with pairs. Holds no date and no path: the same inputs give the same bytes."""
-    settings = read_judge_file(folder)
-    return rounded(
-        {
-            "format": FORMAT,
-            "prl": __version__,
-            "judge": {
-                "kind": settings["kind"],
-                "max_length": settings["max_length"],
-                "temperature": settings.get("temperature", 1.0),
-                **judge_hashes(folder),
-            },
-            "data": {
-                "file": Path(pairs.report.source).name,
-                "file_sha256": pairs.report.sha256,
-                "pairs_sha256": pairs_hash(pairs.records),
-                "num_pairs": len(pairs.records),
-            },
-            "report": examine(judge, pairs.records),
-        }
-    )
+    return {
+        "format": FORMAT,
+        "prl": __version__,
+        "judge": describe_judge(folder),
+        "data": {
+            "file": Path(pairs.report.source).name,
+            "file_sha256": pairs.report.sha256,
+            "pairs_sha256": pairs_hash(pairs.records),
+            "num_pairs": len(pairs.records),
+        },
+        "report": rounded(examine(judge, pairs.records)),
+    }
 
 
 def write_passport(folder: str | Path, passport: dict[str, Any]) -> Path:
@@ -77,12 +69,18 @@ def as_json(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
-def judge_hashes(folder: str | Path) -> dict[str, str | None]:
-    """What decides how a text reaches the judge's weights, as the folder holds it now: template and tokenizer."""
+def describe_judge(folder: str | Path) -> dict[str, Any]:
+    """What decides, beside the weights, how a text becomes a margin, as the folder holds it now."""
     settings = read_judge_file(folder)
     template = saved_template(settings).fingerprint if "template" in settings else None
     tokenizer = load_tokenizer(ModelSource(path=str(folder)))
-    return {"template_fingerprint": template, "tokenizer_sha256": tokenizer_hash(tokenizer)}
+    return {
+        "kind": settings["kind"],
+        "max_length": settings["max_length"],
+        "temperature": settings.get("temperature", 1.0),
+        "template_fingerprint": template,
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+    }
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -15,7 +15,7 @@ from prl.config import PPO, JudgeGate, ModelSource, Optimization, Reward, Sampli
 from prl.data import DataSource
 from prl.judge import GenerativeJudge
 from prl.judge.gate import JudgeRefusedError
-from prl.judge.passport import judge_hashes, write_passport
+from prl.judge.passport import describe_judge, write_passport
 from tests.integration.runs import Home
 
 SETTINGS = {"sampling": Sampling, "reward": Reward, "ppo": PPO, "optimization": Optimization}
@@ -156,7 +156,7 @@ def passing_judge(home: Home, tmp_path: Path) -> GenerativeJudge:
     means |= {"first_position_rate": 0.55, "cyclic_triples": 0.1}
     report = {name: {"mean": mean, "low": mean, "high": mean, "num": 100} for name, mean in means.items()}
     report |= {"num_pairs": 100, "num_ties": 0, "ece": 0.1, "canary_rate": 0.1}
-    write_passport(folder, {"format": 1, "judge": judge_hashes(folder), "data": {}, "report": report})
+    write_passport(folder, {"format": 1, "judge": describe_judge(folder), "data": {}, "report": report})
     return GenerativeJudge(str(folder))
 
 

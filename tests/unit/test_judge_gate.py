@@ -15,7 +15,7 @@ from prl.judge.base import JUDGE_FILE, PASSPORT_FILE
 from prl.judge.canaries import MAX_PROMPTS, attacks, canary_report
 from prl.judge.examination import examine
 from prl.judge.gate import JudgeRefusedError, broken_limits, check_judge, folder_problems
-from prl.judge.passport import judge_hashes, write_passport
+from prl.judge.passport import describe_judge, write_passport
 from tests.helpers.pairs import FooledJudge, GuessingJudge, QualityJudge, labelled_pairs
 from tests.helpers.tiny import ConstantJudge, LengthJudge, PositionJudge
 from tests.unit.test_passport import write_generative
@@ -156,7 +156,7 @@ def test_settings_out_of_range(setting: str, value: Any) -> None:
 def folder(tmp_path: Path, good: dict[str, Any]) -> Path:
     """A judge whose passport says that all is well."""
     write_generative(tmp_path)
-    write_passport(tmp_path, {"format": 1, "judge": judge_hashes(tmp_path), "data": {}, "report": good})
+    write_passport(tmp_path, {"format": 1, "judge": describe_judge(tmp_path), "data": {}, "report": good})
     return tmp_path
 
 
@@ -181,6 +181,14 @@ def test_off_template(folder: Path) -> None:
     (folder / JUDGE_FILE).write_text(json.dumps(settings))  # its own fingerprint still claims the old one
     (line,) = folder_problems(str(folder), GATE)
     assert line.startswith("template_fingerprint is ")
+
+
+@pytest.mark.parametrize(("setting", "value"), [("temperature", 2.0), ("max_length", 150)])
+def test_other_settings_than_were_measured(setting: str, value: Any, folder: Path) -> None:
+    settings = json.loads((folder / JUDGE_FILE).read_text())
+    (folder / JUDGE_FILE).write_text(json.dumps({**settings, setting: value}))
+    (line,) = folder_problems(str(folder), GATE)
+    assert line.startswith(f"{setting} is {value}, ")
 
 
 def test_another_tokenizer(folder: Path) -> None:

@@ -15,8 +15,8 @@ from prl.judge.bradley_terry import save_bradley_terry
 from prl.judge.generative import save_judge
 from prl.judge.passport import (
     as_json,
+    describe_judge,
     issue_passport,
-    judge_hashes,
     pairs_hash,
     read_passport,
     tokenizer_hash,
@@ -83,7 +83,7 @@ def test_what_it_says_of_itself(kind: str, folders: dict[str, Path], data: Path)
     passport = issued(folders[kind], data, limit=20)
     assert passport["prl"] == prl.__version__
     assert passport["judge"]["kind"] == kind
-    assert passport["judge"] == {**passport["judge"], **judge_hashes(folders[kind])}
+    assert passport["judge"] == describe_judge(folders[kind])
     assert (passport["judge"]["template_fingerprint"] is None) == (kind == "bradley_terry")
     assert passport["data"]["num_pairs"] == passport["report"]["num_pairs"] == 20
     assert passport["report"]["num_prompts"] == 7
@@ -136,7 +136,7 @@ def test_hash_of_a_tokenizer() -> None:
 
 def test_hash_of_the_template(folders: dict[str, Path], tmp_path: Path) -> None:
     other = write_generative(tmp_path, JudgeTemplate(TEMPLATE.text + " "))
-    first, second = judge_hashes(folders["generative"]), judge_hashes(other)
+    first, second = describe_judge(folders["generative"]), describe_judge(other)
     assert first["template_fingerprint"] != second["template_fingerprint"]
     assert first["tokenizer_sha256"] == second["tokenizer_sha256"]
 
