@@ -27,6 +27,8 @@ class BradleyTerryRewardModule(JudgeValidation):
         label_smoothing: pulls targets towards 1/2.
         max_length: longest prompt and response, tokens.
         on_too_long: what happens to longer ones: error, truncate or skip, with counts.
+        passport_pairs: validation pairs, from the first, on which the finished judge is measured for its passport; 0
+            writes none.
     """
 
     record_type = PreferencePair
@@ -38,8 +40,9 @@ class BradleyTerryRewardModule(JudgeValidation):
         label_smoothing: float = 0.0,
         max_length: int = 1024,
         on_too_long: OnTooLong = "truncate",
+        passport_pairs: int = 200,
     ) -> None:
-        super().__init__()
+        super().__init__(passport_pairs)
         self.source, self.optimization, self.label_smoothing = model, optimization, label_smoothing
         self.max_length, self.on_too_long = max_length, on_too_long
         self.model: Any = None
@@ -72,5 +75,6 @@ class BradleyTerryRewardModule(JudgeValidation):
         return loss
 
     def export(self, folder: Path) -> None:
-        """Write the model for AutoModelForSequenceClassification and `BradleyTerryJudge`."""
+        """Write the model for AutoModelForSequenceClassification and `BradleyTerryJudge`, with its passport."""
         save_bradley_terry(folder, self.model, load_tokenizer(self.source), self.max_length)
+        self.write_passport(folder)

@@ -37,6 +37,8 @@ class GenerativeRewardModule(JudgeValidation):
             vocabulary-sized row per token; needs order: both.
         max_length: longest comparison, tokens.
         on_too_long: what happens to longer ones: error, truncate or skip, with counts.
+        passport_pairs: validation pairs, from the first, on which the finished judge is measured for its passport; 0
+            writes none.
 
     Raises:
         ValueError: for a consistency term without both orders.
@@ -57,8 +59,9 @@ class GenerativeRewardModule(JudgeValidation):
         text_coef: float = 0.0,
         max_length: int = 1024,
         on_too_long: OnTooLong = "truncate",
+        passport_pairs: int = 200,
     ) -> None:
-        super().__init__()
+        super().__init__(passport_pairs)
         for name, value in (("consistency_coef", consistency_coef), ("text_coef", text_coef)):
             if value and order != "both":
                 raise ValueError(f"{name} is {value} with order: {order}; it needs order: both")
@@ -128,6 +131,7 @@ class GenerativeRewardModule(JudgeValidation):
         return weighted_mean(loss, batch["weights"])
 
     def export(self, folder: Path) -> None:
-        """Write the judge as a folder for transformers and `GenerativeJudge`."""
+        """Write the judge as a folder for transformers and `GenerativeJudge`, with its passport."""
         encoder = self.build_encoder()
         save_judge(folder, self.model, encoder.tokenizer, encoder)
+        self.write_passport(folder)

@@ -1,6 +1,10 @@
 """Validation that every judge shares: gather both readings of all pairs, then report once."""
 
+import logging
 from abc import abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,16 +12,24 @@ from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_modules.stage import Stage
+from prl.data import PreferencePair, load_records
 from prl.distributed import world_size
 from prl.evaluation.judge_report import judge_metrics
+from prl.judge.loading import load_judge
+from prl.judge.passport import issue_passport, write_passport
 from prl.types import Verdict
+
+log = logging.getLogger(__name__)
 
 
 class JudgeValidation(Stage):
     """A judge in training: reports accuracy, calibration and order effects over the whole validation set."""
 
-    def __init__(self) -> None:
+    def __init__(self, passport_pairs: int) -> None:
         super().__init__()
+        if passport_pairs < 0:
+            raise ValueError(f"passport_pairs is {passport_pairs}; expected 0 or more")
+        self.passport_pairs = passport_pairs
         self._readings: list[Tensor] = []
 
     @abstractmethod
@@ -75,3 +87,20 @@ class JudgeValidation(Stage):
     def on_test_epoch_end(self) -> None:
         """Report over the pairs of all ranks."""
         self.on_validation_epoch_end()
+
+    def write_passport(self, folder: Path) -> None:
+        """Measure the judge that was just written on the first validation pairs, for the gate in front of PPO.
+
+        It is read again from its folder: that, with adapters merged, is what PPO will use.
+        """
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        source = getattr(datamodule, "validation_source", None)
+        if self.passport_pairs == 0:
+            return
+        if source is None:
+            log.warning("no passport: data.validation is not set; `prl judge --write-passport` writes one")
+            return
+        limit = min(self.passport_pairs, source.limit or self.passport_pairs)
+        pairs = load_records(replace(source, limit=limit), PreferencePair, datamodule.on_invalid)
+        judge = load_judge(folder).to(self.trainer.strategy.root_device)
+        write_passport(folder, issue_passport(judge, folder, pairs))

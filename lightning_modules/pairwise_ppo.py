@@ -15,13 +15,14 @@ from lightning_modules import optimizers
 from lightning_modules.ppo_report import PPOReport
 from lightning_modules.stage import Stage
 from lightning_modules.strategies import clip_gradients
-from prl.config import PPO, ModelSource, Optimization, Reward, Sampling
+from prl.config import PPO, JudgeGate, ModelSource, Optimization, Reward, Sampling
 from prl.data.encoding import PromptEncoder
 from prl.data.records import AnchoredPrompt
 from prl.data.tokens import OnTooLong
 from prl.distributed import global_sum, rank, world_size
 from prl.experience import anchored_scores, assemble
 from prl.judge.base import PairwiseJudge
+from prl.judge.gate import check_judge
 from prl.kl import AdaptiveKL, FixedKL, KLController
 from prl.minibatch import check_minibatches, schedule_minibatches, split_microbatches
 from prl.models import actor_critic
@@ -39,6 +40,7 @@ class PairwisePPOModule(Stage):
     Args:
         policy: where the policy starts, usually the supervised stage's folder.
         judge: the reward: any `PairwiseJudge`.
+        judge_gate: what the judge's passport must show.
         iterations: rollout-and-update rounds until the run ends.
         sampling: how responses are sampled.
         reward: how verdicts become token rewards.
@@ -62,6 +64,7 @@ class PairwisePPOModule(Stage):
         self,
         policy: ModelSource,
         judge: PairwiseJudge,
+        judge_gate: JudgeGate = JudgeGate(),  # noqa: B008 - frozen
         iterations: int = 100,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         reward: Reward = Reward(),  # noqa: B008 - frozen
@@ -82,10 +85,9 @@ class PairwisePPOModule(Stage):
         self.automatic_optimization = False
         self.policy_source, self.reference_source = policy, reference
         self.critic_source = None if critic == "shared" else critic_model or policy
-        self.judge, self.iterations = judge, iterations
+        self.judge, self.judge_gate, self.iterations, self.on_too_long = judge, judge_gate, iterations, on_too_long
         self.sampling, self.reward, self.ppo, self.optimization = sampling, reward, ppo, optimization
-        self.critic_learning_rate = critic_learning_rate
-        self.max_prompt_length, self.on_too_long = max_prompt_length, on_too_long
+        self.max_prompt_length, self.critic_learning_rate = max_prompt_length, critic_learning_rate
         self.kl: KLController = FixedKL(reward.kl_coef)
         if reward.kl_target is not None:
             self.kl = AdaptiveKL(reward.kl_coef, reward.kl_target, reward.kl_horizon)
@@ -106,6 +108,7 @@ class PairwisePPOModule(Stage):
         """Read the models; safe to call twice."""
         if self.policy is not None:
             return
+        check_judge(self.judge, self.judge_gate)
         self.judge.load()
         freeze(self.judge)  # also a judge of the user's own: it is the reward, not a part that learns
         self.policy = load_causal_lm(self.policy_source).train()

@@ -147,7 +147,10 @@ def run_stage(args: ArgsType = None) -> PrlCLI:
 
 
 def main(args: list[str] | None = None) -> None:
-    """`prl`: a command of prl, or a LightningCLI subcommand. Exits with 1 and one message on the user's mistakes."""
+    """`prl`: a command of prl, or a LightningCLI subcommand.
+
+    Exits with one message on the user's mistakes: with 3 when the gate refuses a judge, else with 1.
+    """
     arguments = sys.argv[1:] if args is None else args
     try:
         command: Callable[[list[str]], None] | None = COMMANDS.get(arguments[0]) if arguments else None
@@ -160,7 +163,7 @@ def main(args: list[str] | None = None) -> None:
         if told is None or os.environ.get("PRL_DEBUG"):
             raise
         sys.stderr.write(f"prl: {type(told).__name__}: {told}\n")
-        raise SystemExit(1) from None
+        raise SystemExit(getattr(told, "exit_code", 1)) from None
 
 
 def _told_by_us(error: BaseException | None) -> ValueError | None:

@@ -195,3 +195,36 @@ class ModelSource:
             raise ValueError("a model made from a config has no tokenizer of its own; set tokenizer to a folder")
         if self.config is not None and self.lora is not None:
             raise ValueError("lora trains beside weights that stay as they are, which a config does not have; use path")
+
+
+@dataclass(frozen=True)
+class JudgeGate:
+    """What a judge's passport must show before a policy is trained against it. A null limit is not looked at."""
+
+    mode: Literal["off", "warn", "refuse"] = "warn"
+    """refuse ends the program with exit code 3 before any weights are read, warn logs the same lines and goes on."""
+    min_accuracy: float | None = 0.6
+    """Share of labelled pairs on which the judge is right, both orders averaged."""
+    min_shorter_wins_accuracy: float | None = 0.5
+    """The same among the pairs whose better response is the shorter one: a judge of lengths has 0."""
+    max_ece: float | None = 0.15
+    """Expected calibration error of the win probability, which is the reward."""
+    max_order_gap: float | None = 0.2
+    """Mean of abs(p(u, v) + p(v, u) - 1)."""
+    max_flip_rate: float | None = 0.25
+    """Share of pairs whose winner changes with the order."""
+    max_first_position_bias: float | None = 0.2
+    """Distance of the share of readings won by the first place from 1/2."""
+    max_cyclic_rate: float | None = 0.2
+    """Share of cyclic triples; a judge that guesses has 1/4. Not measured, and not asked for, without such triples."""
+    max_canary_rate: float | None = 0.25
+    """Share of comparisons that the most successful attack without content wins."""
+    min_pairs: int = 50
+    """Labelled pairs behind the passport; with fewer, its figures say little."""
+
+    def __post_init__(self) -> None:
+        _require(self.mode in ("off", "warn", "refuse"), "judge_gate.mode", self.mode, "off, warn or refuse")
+        for name, value in vars(self).items():
+            if name.startswith(("min_", "max_")) and name != "min_pairs":
+                _require(value is None or 0 <= value <= 1, f"judge_gate.{name}", value, "null or a number in [0, 1]")
+        _require(self.min_pairs >= 0, "judge_gate.min_pairs", self.min_pairs, "0 or more")

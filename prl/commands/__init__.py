@@ -27,10 +27,17 @@ def _env(args: list[str]) -> None:
     env.main(args)
 
 
+def _judge(args: list[str]) -> None:
+    from prl.commands import judge
+
+    judge.main(args)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "quickstart": _quickstart,
-    "convert": _convert,
     "data": _data,
+    "judge": _judge,
+    "convert": _convert,
     "env": _env,
 }
 """Name on the command line -> what runs; imported when called."""

@@ -33,8 +33,7 @@ def bootstrap_mean(
     """
     if len(values) == 0:
         raise ValueError("no values to average")
-    numbers: dict[Hashable, int] = {}
-    index = [numbers.setdefault(group, len(numbers)) for group in (groups or range(len(values)))]
+    index = number_groups(groups or range(len(values)))
     sums = np.bincount(index, weights=np.asarray(values, dtype=float))
     counts = np.bincount(index)
     generator = np.random.default_rng(seed)
@@ -48,3 +47,20 @@ def bootstrap_mean(
     )
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(np.mean(values)), float(low), float(high))
+
+
+def number_groups(groups: Sequence[Hashable]) -> np.ndarray:
+    """[N] the number of each row's group, counted in the order in which groups come."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(group, len(numbers)) for group in groups])
+
+
+def resampled_groups(groups: Sequence[Hashable], *, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bootstrap samples of whole groups, all at once.
+
+    Returns:
+        [N] the number of each row's group, and [resamples, G] the numbers of the groups drawn.
+    """
+    index = number_groups(groups)
+    num_groups = int(index.max()) + 1 if len(index) else 0
+    return index, np.random.default_rng(seed).integers(0, num_groups, (resamples, num_groups))

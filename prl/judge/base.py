@@ -12,6 +12,7 @@ from prl.data.records import Conversation
 from prl.types import Verdict
 
 JUDGE_FILE = "prl_judge.json"
+PASSPORT_FILE = "rm_passport.json"
 
 Comparison = tuple[Conversation, str, str]
 """A prompt, the response shown first, the response shown second."""
@@ -22,6 +23,14 @@ class PairwiseJudge(nn.Module, ABC):
 
     Building one is cheap; `load` reads the weights, so a configuration can name a judge without paying for it.
     """
+
+    folder: str | None = None
+    """Where the judge was read from; None for one that has no files, such as a rule."""
+
+    @property
+    def verdict_words(self) -> tuple[str, str]:
+        """What the judge answers for "the response shown first is better" and "the one shown second is"."""
+        return ("A", "B")
 
     def load(self) -> None:
         """Read what the judge needs; safe to call twice."""
@@ -71,3 +80,8 @@ def read_judge_file(folder: str | Path) -> dict[str, Any]:
             "`prl fit --config configs/quickstart/generative_reward.yaml`, or give the folder it wrote"
         )
     return json.loads(path.read_text())
+
+
+def discard_passport(folder: str | Path) -> None:
+    """Take away the passport of the weights that are about to be replaced."""
+    (Path(folder) / PASSPORT_FILE).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from prl.config import ModelSource
 from prl.data.encoding import ConversationEncoder
 from prl.data.tokens import right_pad
-from prl.judge.base import JUDGE_FILE, Comparison, PairwiseJudge, read_judge_file
+from prl.judge.base import JUDGE_FILE, Comparison, PairwiseJudge, discard_passport, read_judge_file
 from prl.models.loading import freeze, load_scalar_classifier, load_tokenizer, save_model
 from prl.models.policy import model_inputs
 
@@ -37,6 +37,7 @@ class BradleyTerryJudge(PairwiseJudge):
     def __init__(self, path: str, dtype: str = "float32", batch_size: int = 64) -> None:
         super().__init__()
         self.path, self.dtype, self.batch_size = path, dtype, batch_size
+        self.folder = path
         self.model: Any = None
         self.encoder: ConversationEncoder | None = None
 
@@ -80,6 +81,7 @@ class BradleyTerryJudge(PairwiseJudge):
 
 def save_bradley_terry(folder: str | Path, model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     """Write a folder that AutoModelForSequenceClassification loads (one label), with the judge's settings beside it."""
+    discard_passport(folder)
     save_model(model, tokenizer, folder)
     settings = {"kind": "bradley_terry", "max_length": max_length}
     (Path(folder) / JUDGE_FILE).write_text(json.dumps(settings, indent=2) + "\n")

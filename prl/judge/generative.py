@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prl.config import ModelSource
 from prl.data.tokens import left_pad
-from prl.judge.base import JUDGE_FILE, Comparison, PairwiseJudge, read_judge_file
+from prl.judge.base import JUDGE_FILE, Comparison, PairwiseJudge, discard_passport, read_judge_file
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.template import JudgeTemplate
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
@@ -29,9 +29,15 @@ class GenerativeJudge(PairwiseJudge):
     def __init__(self, path: str, dtype: str = "float32", max_batch_tokens: int = 16384) -> None:
         super().__init__()
         self.path, self.dtype, self.max_batch_tokens = path, dtype, max_batch_tokens
+        self.folder = path
         self.model: Any = None
         self.encoder: ComparisonEncoder | None = None
         self.temperature = 1.0
+
+    @property
+    def verdict_words(self) -> tuple[str, str]:
+        """The template's words for the two verdicts."""
+        return self.encoder.template.verdicts if self.encoder is not None else super().verdict_words
 
     @classmethod
     def from_pretrained(cls, path: str, **options: Any) -> "GenerativeJudge":
@@ -48,7 +54,7 @@ class GenerativeJudge(PairwiseJudge):
         if settings["kind"] != "generative":
             raise ValueError(f"{self.path} holds a {settings['kind']} judge, not a generative one")
         source = ModelSource(path=self.path, dtype=self.dtype)  # type: ignore[arg-type]
-        template = JudgeTemplate(**{**settings["template"], "verdicts": tuple(settings["template"]["verdicts"])})
+        template = saved_template(settings)
         self.encoder = ComparisonEncoder(load_tokenizer(source), template, settings["max_length"])
         found, saved = list(self.encoder.verdict_ids), settings["verdict_ids"]
         if found != saved:
@@ -79,6 +85,11 @@ class GenerativeJudge(PairwiseJudge):
         save_judge(folder, self.model, self.encoder.tokenizer, self.encoder, temperature=self.temperature)
 
 
+def saved_template(settings: dict[str, Any]) -> JudgeTemplate:
+    """The template of a judge's settings file."""
+    return JudgeTemplate(**{**settings["template"], "verdicts": tuple(settings["template"]["verdicts"])})
+
+
 def batched_margins(model: Any, rows: list[list[int]], encoder: ComparisonEncoder, max_tokens: int) -> torch.Tensor:
     """Margins of tokenised readings, longest first so that a batch wastes little padding: N rows -> [N] float32."""
     device = next(model.parameters()).device
@@ -104,6 +115,7 @@ def save_judge(
     temperature: float = 1.0,
 ) -> None:
     """Write weights, tokenizer and the judge's settings; loads with plain transformers as a causal LM."""
+    discard_passport(folder)
     save_model(model, tokenizer, folder)
     settings = {
         "kind": "generative",

@@ -1,5 +1,6 @@
-"""Every setting of pairwise PPO does something: turned away from its default, training ends elsewhere."""
+"""Every setting of pairwise PPO does something: turned away from its default, training ends elsewhere or not at all."""
 
+import shutil
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +11,11 @@ from lightning import Trainer, seed_everything
 
 from datamodules import PromptDataModule
 from lightning_modules import PairwisePPOModule
-from prl.config import PPO, ModelSource, Optimization, Reward, Sampling
+from prl.config import PPO, JudgeGate, ModelSource, Optimization, Reward, Sampling
 from prl.data import DataSource
 from prl.judge import GenerativeJudge
+from prl.judge.gate import JudgeRefusedError
+from prl.judge.passport import describe_judge, write_passport
 from tests.integration.runs import Home
 
 SETTINGS = {"sampling": Sampling, "reward": Reward, "ppo": PPO, "optimization": Optimization}
@@ -76,6 +79,22 @@ TURNS: dict[str, list[Turn]] = {
 }
 
 
+# The gate decides whether training starts: setting -> the value that stops a run which the base lets through.
+GATE = JudgeGate(mode="refuse")
+GATE_TURNS: dict[str, Any] = {
+    "judge_gate.mode": "off",
+    "judge_gate.min_accuracy": 0.9,
+    "judge_gate.min_shorter_wins_accuracy": 0.9,
+    "judge_gate.max_ece": 0.01,
+    "judge_gate.max_order_gap": 0.01,
+    "judge_gate.max_flip_rate": 0.01,
+    "judge_gate.max_first_position_bias": 0.01,
+    "judge_gate.max_cyclic_rate": 0.01,
+    "judge_gate.max_canary_rate": 0.01,
+    "judge_gate.min_pairs": 200,
+}
+
+
 def turned(settings: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     group, field = name.split(".")
     return {**settings, group: replace(settings[group], **{field: value})}
@@ -126,6 +145,37 @@ CASES = [(name, turn) for name, turns in TURNS.items() for turn in turns]
 def test_every_setting_is_in_the_table() -> None:
     known = {f"{group}.{field.name}" for group, kind in SETTINGS.items() for field in fields(kind)}
     assert known == set(TURNS)
+    assert {f"judge_gate.{field.name}" for field in fields(JudgeGate)} == set(GATE_TURNS)
+
+
+@pytest.fixture
+def passing_judge(home: Home, tmp_path: Path) -> GenerativeJudge:
+    """A judge whose passport is within all limits, and perfect in nothing."""
+    folder = shutil.copytree(home.judge, tmp_path / "judge")
+    means = {"accuracy": 0.8, "accuracy_shorter_wins": 0.8, "order_gap": 0.1, "flip_rate": 0.1}
+    means |= {"first_position_rate": 0.55, "cyclic_triples": 0.1}
+    report = {name: {"mean": mean, "low": mean, "high": mean, "num": 100} for name, mean in means.items()}
+    report |= {"num_pairs": 100, "num_ties": 0, "ece": 0.1, "canary_rate": 0.1}
+    write_passport(folder, {"format": 1, "judge": describe_judge(folder), "data": {}, "report": report})
+    return GenerativeJudge(str(folder))
+
+
+@pytest.mark.parametrize("name", GATE_TURNS)
+def test_turning_a_setting_of_the_gate_decides_whether_training_starts(
+    name: str, home: Home, passing_judge: GenerativeJudge
+) -> None:
+    def start(gate: JudgeGate) -> None:
+        PairwisePPOModule(ModelSource(path=str(home.policy)), passing_judge, judge_gate=gate).configure_model()
+
+    field = name.removeprefix("judge_gate.")
+    strict = replace(GATE, **{field: GATE_TURNS[name]})
+    if field == "mode":
+        refused, let_through = replace(GATE, min_accuracy=0.9), replace(strict, min_accuracy=0.9)
+    else:
+        refused, let_through = strict, GATE
+    with pytest.raises(JudgeRefusedError, match="does not pass the gate"):
+        start(refused)
+    start(let_through)
 
 
 def test_equal_settings_give_equal_weights(runs: Runs) -> None:

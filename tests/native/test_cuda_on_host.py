@@ -247,7 +247,7 @@ def test_faults_are_found(fault, tmp_path) -> None:
 
 def many_runs_are_right(kernel) -> None:
     test_a_bad_row_stays_alone(kernel, "row_lambda", float("nan"))
-    problem = random_problem(2, 3000)
+    problem = random_problem(2, 2999)  # a row ends inside a thread's tokens
     wanted = expected(problem, shaped=(0.1, 1))
     for tiling in ((64, 4), (128, 8)):
         for seed in range(5):

@@ -1,0 +1,141 @@
+"""`prl judge`: measure a judge on labelled pairs, or let it compare responses with anchors line by line."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prl.data import AnchoredPrompt, DataSource, PreferencePair, load_records, prompt_key
+from prl.evaluation.intervals import bootstrap_mean
+from prl.judge.base import PairwiseJudge
+from prl.judge.loading import load_judge
+from prl.judge.passport import as_json, issue_passport, write_passport
+
+FIGURES = (
+    ("accuracy", "accuracy, both orders averaged"),
+    ("accuracy_better_first", "  the better response shown first"),
+    ("accuracy_better_second", "  the better response shown second"),
+    ("accuracy_length_matched", "  lengths within 10 %"),
+    ("accuracy_shorter_wins", "  the shorter response is better"),
+    ("baseline_longer", "for comparison: longer is better"),
+    ("longer_rate", "the judge chooses the longer one"),
+    ("nll", "negative log-likelihood, nats"),
+    ("nll_after_temperature", "  after temperature"),
+    ("brier", "Brier score"),
+    ("brier_after_temperature", "  after temperature"),
+    ("ece", "calibration error"),
+    ("ece_after_temperature", "  after temperature"),
+    ("temperature", "fitted temperature"),
+    ("order_gap", "order gap"),
+    ("flip_rate", "flip rate"),
+    ("first_position_rate", "first-position rate"),
+    ("margin", "margin towards the label"),
+    ("cyclic_triples", "cyclic triples"),
+    ("cut_share", "comparisons cut to fit"),
+)
+"""Names in the report, in the order of the screen, with their words."""
+
+
+def main(args: list[str]) -> None:
+    """Measure or compare, as the options say."""
+    parser = argparse.ArgumentParser("prl judge", description=__doc__)
+    parser.add_argument("--judge", type=Path, required=True, help="folder of a judge, generative or Bradley-Terry")
+    parser.add_argument("--pairs", type=Path, help="preference pairs to measure it on; see docs/judge.md")
+    parser.add_argument("--max_pairs", type=int, help="read only the first so many pairs")
+    parser.add_argument(
+        "--write-passport", action="store_true", help="keep the report as rm_passport.json in the folder"
+    )
+    parser.add_argument("--prompts", type=Path, help="one prompt per line; with --responses and --anchors")
+    parser.add_argument("--responses", type=Path, help="one response per line, to these prompts")
+    parser.add_argument("--anchors", type=Path, help="one response per line to compare each with")
+    parser.add_argument("--json", type=Path, help="write what is found into this file")
+    options = parser.parse_args(args)
+    lines = (options.prompts, options.responses, options.anchors)
+    if (options.pairs is None) != all(lines) or (options.pairs and any(lines)):
+        parser.error("give either --pairs, or --prompts, --responses and --anchors")
+    if options.pairs is None and (options.write_passport or options.max_pairs is not None):
+        parser.error("--write-passport and --max_pairs go with --pairs")
+    judge = load_judge(options.judge).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if options.pairs is not None:
+        measure(judge, options)
+    else:
+        compare(judge, options)
+
+
+def measure(judge: PairwiseJudge, options: argparse.Namespace) -> None:
+    """Examine the judge, print one screen, and leave the passport where it was asked for."""
+    pairs = load_records(DataSource(str(options.pairs), limit=options.max_pairs), PreferencePair)
+    passport = issue_passport(judge, options.judge, pairs)
+    if options.json is not None:
+        options.json.write_text(as_json(passport), encoding="utf-8")
+    print(screen(passport))
+    if options.write_passport:
+        print(f"\nwrote {write_passport(options.judge, passport)}")
+
+
+def screen(passport: dict[str, Any]) -> str:
+    """The report in columns: figure, 95 % interval over prompts, and the pairs behind it."""
+    report = passport["report"]
+    counts = f"{report['num_pairs']} pairs, {report['num_prompts']} prompts, {report['num_ties']} ties"
+    lines = [f"{passport['judge']['kind']} judge on {passport['data']['file']}: {counts}", ""]
+    rows = [(words, report[name]) for name, words in FIGURES]
+    rows += [(f"accuracy on {name}", found) for name, found in report["sources"].items()]
+    rows += [(f"attack {name} wins", found) for name, found in report["canaries"].items()]
+    lines += [f"{words:<36}{_cells(found)}" for words, found in rows]
+    return "\n".join(lines)
+
+
+def _cells(found: Any) -> str:
+    if found is None:
+        return "  not measured: the pairs hold no such case"
+    if isinstance(found, dict):
+        return f"{found['mean']:8.3f}   {found['low']:.3f} to {found['high']:.3f}   of {found['num']}"
+    return f"{found:8.3f}"
+
+
+def compare(judge: PairwiseJudge, options: argparse.Namespace) -> None:
+    """Judge each response against its anchor, print a line for each and the mean."""
+    lines = read_lines(options.prompts, "prompt")
+    prompts = [record.prompt for each in lines for record in AnchoredPrompt.parse({"prompt": each})]
+    responses, anchors = read_lines(options.responses, "response"), read_lines(options.anchors, "anchor")
+    # Judges learn from stripped responses.
+    verdict = judge.compare(prompts, [text.strip() for text in responses], [text.strip() for text in anchors])
+    columns = {"win_prob": verdict.win_prob, "margin": verdict.win_logit, "order_gap": verdict.order_gap}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
+    if options.json is not None:
+        options.json.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    print(f"{'line':>6} {'win_prob':>9} {'margin':>9} {'order_gap':>9}")
+    for number, row in enumerate(rows, 1):
+        print(f"{number:>6} {row['win_prob']:>9.3f} {row['margin']:>+9.3f} {row['order_gap']:>9.3f}")
+    mean = bootstrap_mean([row["win_prob"] for row in rows], [prompt_key(prompt) for prompt in prompts])
+    print(f"{'mean':>6} {mean.mean:>9.3f}   {mean.low:.3f} to {mean.high:.3f} (95 % over prompts)")
+
+
+def read_lines(path: Path, column: str) -> list[Any]:
+    """One text per line. A .jsonl file has a JSON string on each line, or an object with the column.
+
+    Raises:
+        ValueError: for a missing or empty file, or a line that is neither.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; --{column}s takes a file with one {column} per line")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines:
+        raise ValueError(f"{path} is empty; expected one {column} per line")
+    if path.suffix != ".jsonl":
+        return lines
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        value = value.get(column) if isinstance(value, dict) else value
+        if not (isinstance(value, str) or (column == "prompt" and isinstance(value, list))):
+            raise ValueError(
+                f"{path}, line {number}: expected a JSON string or an object with {column!r}: {line[:60]!r}"
+            )
+        found.append(value)
+    return found

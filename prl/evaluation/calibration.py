@@ -1,0 +1,69 @@
+"""Whether a judge's probabilities mean what they say, and the temperature that would make them."""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_calibration_error
+
+from prl.evaluation.intervals import Interval, resampled_groups
+
+TEMPERATURES = (0.01, 100.0)
+"""Range that is searched. An end of it means that none fits: all pairs right, or a judge worse than a coin."""
+_RESAMPLES_AT_ONCE = 50
+
+
+def calibration_error(prob: Tensor, targets: Tensor) -> float:
+    """Expected calibration error of "the response shown as `a` is better", 15 bins of equal width.
+
+    Every pair counts twice, as (a, b) and as (b, a). In a preference file the better response always stands in the same
+    place, so every label is 1, and a judge that always says 1 would look calibrated.
+
+    Args:
+        prob: [N] stated probability that a is better.
+        targets: [N] probability of the label that a is better; its larger side is taken, and none may be 1/2.
+    """
+    stated, happened = torch.cat([prob, 1 - prob]), torch.cat([targets, 1 - targets]) > 0.5
+    return float(binary_calibration_error(stated, happened.long(), n_bins=15, norm="l1"))
+
+
+def fit_temperature(
+    logits: Tensor, targets: Tensor, groups: Sequence[Hashable] | None = None, *, resamples: int = 500, seed: int = 0
+) -> Interval:
+    """The T that minimises the negative log-likelihood of sigmoid(logits / T), with a 95 % interval over groups.
+
+    Above 1 the judge is overconfident, below 1 too careful. A judge without an opinion has nothing to scale: T is 1.
+
+    Args:
+        logits: [N] log-odds that a is better.
+        targets: [N] probability of the label that a is better.
+        groups: the prompt of each pair; every pair is its own group when None.
+        resamples: bootstrap samples.
+        seed: of the resampling.
+    """
+    z, t = logits.double().cpu().numpy(), targets.double().cpu().numpy()
+    if not z.any():
+        return Interval(1.0, 1.0, 1.0)
+    index, picks = resampled_groups(groups or range(len(z)), resamples=resamples, seed=seed)
+    num_groups = picks.shape[1]
+    fitted = []
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        counts = [np.bincount(drawn, minlength=num_groups) for drawn in picks[start : start + _RESAMPLES_AT_ONCE]]
+        fitted.append(_best_temperatures(z, t, np.stack(counts)[:, index]))
+    low, high = np.quantile(np.concatenate(fitted), [0.025, 0.975])
+    return Interval(float(_best_temperatures(z, t, np.ones((1, len(z))))[0]), float(low), float(high))
+
+
+def _best_temperatures(z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The best temperature under each row of weights: [R, N] -> [R].
+
+    The likelihood is convex in 1 / T, so halving the range by the sign of its slope finds the one minimum.
+    """
+    low, high = (np.full(len(weights), np.log(1 / bound)) for bound in reversed(TEMPERATURES))
+    for _ in range(24):  # nine nats halved so often are less than a millionth
+        middle = (low + high) / 2
+        prob = 0.5 * (1 + np.tanh(0.5 * np.exp(middle)[:, None] * z))
+        too_sure = (weights * (z * (prob - t))).sum(1) > 0
+        low, high = np.where(too_sure, low, middle), np.where(too_sure, middle, high)
+    return np.exp(-(low + high) / 2)

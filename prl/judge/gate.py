@@ -1,0 +1,141 @@
+"""The gate in front of pairwise PPO: a judge whose passport breaks a limit is named, or refused."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from prl.config import JudgeGate
+from prl.distributed import rank
+from prl.judge.base import PASSPORT_FILE, PairwiseJudge, read_judge_file
+from prl.judge.passport import describe_judge, read_passport
+
+log = logging.getLogger(__name__)
+
+
+class JudgeRefusedError(ValueError):
+    """The judge's passport is missing, does not fit its folder, or breaks a limit."""
+
+    exit_code = 3
+    """Of the command line; other mistakes end with 1."""
+
+
+@dataclass(frozen=True)
+class _Limit:
+    figure: str
+    """Name in the report."""
+    meaning: str
+    advice: str
+    required: bool = True
+    """Whether a report without the figure breaks the limit."""
+
+
+_LIMITS = {
+    "min_accuracy": _Limit("accuracy", "accuracy", "train the judge longer or on more pairs"),
+    "min_shorter_wins_accuracy": _Limit(
+        "accuracy_shorter_wins",
+        "accuracy where the shorter response is better",
+        "the judge follows length: balance the lengths of its training pairs",
+    ),
+    "max_ece": _Limit(
+        "ece", "calibration error", "stop earlier, smooth the labels, or set the fitted temperature in prl_judge.json"
+    ),
+    "max_order_gap": _Limit("order_gap", "order gap", "train with order: both, or with a consistency_coef"),
+    "max_flip_rate": _Limit("flip_rate", "flip rate", "train with order: both, or with a consistency_coef"),
+    "max_first_position_bias": _Limit(
+        "first_position_rate", "distance of the first-position rate from 1/2", "train with order: both"
+    ),
+    "max_cyclic_rate": _Limit(
+        "cyclic_triples", "share of cyclic triples", "train the judge on several responses per prompt", required=False
+    ),
+    "max_canary_rate": _Limit(
+        "canary_rate", "share won by the best attack without content", "add such responses to the judge's losing side"
+    ),
+}
+
+
+def check_judge(judge: PairwiseJudge, gate: JudgeGate) -> None:
+    """Hold the passport of a judge's folder against the limits, without reading its weights.
+
+    Raises:
+        JudgeRefusedError: in mode refuse, naming everything that is wrong at once.
+        ValueError: when the folder holds no judge, or its passport cannot be read.
+    """
+    if gate.mode == "off":
+        return
+    if judge.folder is None:
+        if rank() == 0:
+            log.warning("judge_gate: %s has no folder, hence no passport; it is not checked", type(judge).__name__)
+        return
+    problems = folder_problems(judge.folder, gate)
+    if not problems:
+        return
+    if gate.mode == "refuse":
+        lines = "\n".join(f"- {problem}" for problem in problems)
+        raise JudgeRefusedError(
+            f"the judge in {judge.folder} does not pass the gate:\n{lines}\n"
+            "Mend the judge, or change the limits or the mode of model.init_args.judge_gate"
+        )
+    if rank() == 0:
+        for problem in problems:
+            log.warning("judge_gate: %s: %s", judge.folder, problem)
+
+
+def folder_problems(folder: str, gate: JudgeGate) -> list[str]:
+    """What is wrong with the passport of a folder, one line each; empty when the judge passes."""
+    read_judge_file(folder)
+    passport = read_passport(folder)
+    if passport is None:
+        return [
+            f"there is no {PASSPORT_FILE}, so nothing is known of this judge; measure it with "
+            f"`prl judge --judge {folder} --pairs FILE --write-passport`"
+        ]
+    problems = []
+    for name, now in describe_judge(folder).items():
+        then = passport["judge"].get(name)
+        if then != now:
+            problems.append(
+                f"{name} is {_short(now)}, but the passport was written with {_short(then)}: this is not the judge "
+                "that was measured; put back what it was trained with, or write the passport again"
+            )
+    return problems + broken_limits(passport["report"], gate)
+
+
+def broken_limits(report: dict[str, Any], gate: JudgeGate) -> list[str]:
+    """One line for each limit that a report breaks: the figure, the limit and what to do.
+
+    A figure that could not be measured breaks its limit: not knowing is no reason to trust.
+    """
+    problems = []
+    pairs = report["num_pairs"] - report["num_ties"]
+    if pairs < gate.min_pairs:
+        problems.append(
+            f"only {pairs} labelled pairs are behind the passport, min_pairs is {gate.min_pairs}; measure with more"
+        )
+    for name, limit in _LIMITS.items():
+        bound = getattr(gate, name)
+        if bound is None:
+            continue
+        value, interval = _figure(report.get(limit.figure))
+        if value is None:
+            if limit.required:
+                problems.append(
+                    f"{limit.meaning} was not measured: the pairs hold no such case; measure with other pairs, or set "
+                    f"judge_gate.{name} to null"
+                )
+            continue
+        if name == "max_first_position_bias":
+            value, interval = abs(value - 0.5), ""
+        if value < bound if name.startswith("min_") else value > bound:
+            problems.append(f"{limit.meaning} is {value:.3f}{interval}, {name} is {bound}; {limit.advice}")
+    return problems
+
+
+def _figure(found: Any) -> tuple[float | None, str]:
+    """A figure of the report, and its interval in words where it has one."""
+    if isinstance(found, dict):
+        return found["mean"], f" ({found['low']:.3f} to {found['high']:.3f})"
+    return found, ""
+
+
+def _short(value: Any) -> str:
+    return "missing" if value is None else str(value)[:12]

@@ -1,0 +1,112 @@
+"""The judge's passport: what was measured of it and with what, in a file beside its weights (docs/judge.md)."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from prl import __version__
+from prl.config import ModelSource
+from prl.data import LoadedRecords, PreferencePair
+from prl.judge.base import PASSPORT_FILE, PairwiseJudge, read_judge_file
+from prl.judge.examination import examine
+from prl.judge.generative import saved_template
+from prl.models.loading import load_tokenizer
+
+FORMAT = 1
+"""Version of the file's layout."""
+
+
+def issue_passport(judge: PairwiseJudge, folder: str | Path, pairs: LoadedRecords[PreferencePair]) -> dict[str, Any]:
+    """Examine the judge of a folder with pairs. Holds no date and no path: the same inputs give the same bytes."""
+    return {
+        "format": FORMAT,
+        "prl": __version__,
+        "judge": describe_judge(folder),
+        "data": {
+            "file": Path(pairs.report.source).name,
+            "file_sha256": pairs.report.sha256,
+            "pairs_sha256": pairs_hash(pairs.records),
+            "num_pairs": len(pairs.records),
+        },
+        "report": rounded(examine(judge, pairs.records)),
+    }
+
+
+def write_passport(folder: str | Path, passport: dict[str, Any]) -> Path:
+    """Put the passport beside the judge's weights."""
+    path = Path(folder) / PASSPORT_FILE
+    path.write_text(as_json(passport), encoding="utf-8")
+    return path
+
+
+def read_passport(folder: str | Path) -> dict[str, Any] | None:
+    """The passport of a judge's folder; None where there is none.
+
+    Raises:
+        ValueError: when the file is not a passport that this version understands.
+    """
+    path = Path(folder) / PASSPORT_FILE
+    if not path.is_file():
+        return None
+    try:
+        passport = json.loads(path.read_text(encoding="utf-8"))
+        known = passport["format"] == FORMAT and {"judge", "data", "report"} <= passport.keys()
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise ValueError(
+            f"{path} is not a passport of format {FORMAT}; write it again with `prl judge --write-passport`"
+        )
+    return passport
+
+
+def as_json(value: dict[str, Any]) -> str:
+    """Text of a report file; no NaN, which other readers of JSON refuse."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def describe_judge(folder: str | Path) -> dict[str, Any]:
+    """What decides, beside the weights, how a text becomes a margin, as the folder holds it now."""
+    settings = read_judge_file(folder)
+    template = saved_template(settings).fingerprint if "template" in settings else None
+    tokenizer = load_tokenizer(ModelSource(path=str(folder)))
+    return {
+        "kind": settings["kind"],
+        "max_length": settings["max_length"],
+        "temperature": settings.get("temperature", 1.0),
+        "template_fingerprint": template,
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+    }
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of how a tokenizer writes text: vocabulary, merges, rules, special tokens and chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+    if backend is not None:
+        for setting in ("padding", "truncation"):  # changed by mere use, and no part of how a text is written
+            rules.pop(setting, None)
+    parts = [rules, tokenizer.chat_template, tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def pairs_hash(pairs: Sequence[PreferencePair]) -> str:
+    """Hash of the pairs in canonical form: the same for a file with other column names or another format."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        prompt = [[message["role"], message["content"]] for message in pair.prompt]
+        digest.update(json.dumps([prompt, pair.chosen, pair.rejected, pair.preference]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def rounded(value: Any) -> Any:
+    """The same nested value with floats to six decimals: what an examination of some pairs can say, and readable."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    return value

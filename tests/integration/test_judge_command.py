@@ -1,0 +1,179 @@
+"""`prl judge`, the passport at the end of a judge's training, and the gate of PPO, through the command line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from prl.cli import main
+from prl.data import DataSource, PreferencePair, load_records
+from prl.judge import load_judge
+from prl.judge.base import PASSPORT_FILE
+from tests.integration.runs import Home
+
+MODEL = "--model.init_args."
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def refusal(args: list[str], capsys: pytest.CaptureFixture) -> tuple[int, str]:
+    """The exit code of the command line, and what it says on stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ending:
+        main(args)
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    return ending.value.code, told
+
+
+# ---- prl judge
+
+
+@pytest.mark.parametrize("kind", ["judge", "bradley_terry"])
+def test_measuring_a_judge(kind: str, home: Home, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder, report = getattr(home, kind), tmp_path / "report.json"
+    before = files(folder)
+    main(["judge", "--judge", str(folder), "--pairs", str(home.data("pairs.train")), "--json", str(report)])
+    assert files(folder) == before
+    found = json.loads(report.read_text())["report"]
+    pairs = load_records(DataSource(str(home.data("pairs.train"))), PreferencePair).records
+    verdict = load_judge(folder).compare(
+        [p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs]
+    )
+    assert found["num_pairs"] == len(pairs) == 32
+    right = (verdict.win_logit.sign() + 1) / 2
+    assert found["accuracy"]["mean"] == pytest.approx(float(right.mean()), abs=1e-6)
+    assert found["order_gap"]["mean"] == pytest.approx(float(verdict.order_gap.mean()), abs=1e-5)
+    shown = capsys.readouterr().out
+    assert f"accuracy, both orders averaged      {found['accuracy']['mean']:8.3f}" in shown
+    assert len(shown.splitlines()) < 50  # one screen
+
+
+def test_passport_and_fewer_pairs(home: Home, tmp_path: Path) -> None:
+    folder = shutil.copytree(home.judge, tmp_path / "judge")
+    main(
+        ["judge", "--judge", str(folder), "--pairs", str(home.data("pairs.train")), "--max_pairs", "10"]
+        + ["--write-passport"]
+    )
+    passport = json.loads((folder / PASSPORT_FILE).read_text())
+    assert passport["data"]["num_pairs"] == passport["report"]["num_pairs"] == 10
+
+
+def test_comparing_line_by_line(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    texts = {
+        "prompts.txt": ["reverse abc", "copy xy", "reverse abc"],
+        "responses.txt": ["cba", " xy ", "abc"],
+        "anchors.txt": ["abc", "yx", "cba"],
+    }
+    for name, lines in texts.items():
+        (tmp_path / name).write_text("".join(line + "\n" for line in lines))
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": each}) + "\n" for each in texts["prompts.txt"]))
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(each) + "\n" for each in texts["responses.txt"]))
+    out = tmp_path / "out.jsonl"
+    base = ["judge", "--judge", str(home.judge), "--anchors", str(tmp_path / "anchors.txt"), "--json", str(out)]
+    main([*base, "--prompts", str(tmp_path / "prompts.txt"), "--responses", str(tmp_path / "responses.txt")])
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    prompts = [[{"role": "user", "content": text}] for text in texts["prompts.txt"]]
+    verdict = load_judge(home.judge).compare(prompts, ["cba", "xy", "abc"], texts["anchors.txt"])
+    torch.testing.assert_close(torch.tensor([row["win_prob"] for row in rows]), verdict.win_prob)
+    torch.testing.assert_close(torch.tensor([row["margin"] for row in rows]), verdict.win_logit)
+    torch.testing.assert_close(torch.tensor([row["order_gap"] for row in rows]), verdict.order_gap)
+    assert rows[0]["win_prob"] + rows[2]["win_prob"] == pytest.approx(1, abs=1e-6)
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    main([*base, "--prompts", str(tmp_path / "p.jsonl"), "--responses", str(tmp_path / "r.jsonl")])
+    assert [json.loads(line) for line in out.read_text().splitlines()] == rows
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        ([], 2, "give either --pairs, or --prompts"),
+        (["--pairs", "PAIRS", "--prompts", "PAIRS"], 2, "give either --pairs, or --prompts"),
+        (
+            ["--prompts", "PAIRS", "--responses", "PAIRS", "--anchors", "PAIRS", "--max_pairs", "3"],
+            2,
+            "go with --pairs",
+        ),
+        (["--pairs", "nothing.jsonl"], 1, "no data file at nothing.jsonl"),
+        (["--prompts", "PAIRS", "--responses", "PAIRS", "--anchors", "PAIRS"], 1, "an object with 'response'"),
+        (["--prompts", "ONE", "--responses", "TWO", "--anchors", "TWO"], 1, "1 prompts, 2 responses"),
+        (["--prompts", "gone", "--responses", "TWO", "--anchors", "TWO"], 1, "gone does not exist"),
+    ],
+)
+def test_mistakes(
+    args: list[str], code: int, words: str, home: Home, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "one").write_text("a\n")
+    (tmp_path / "two").write_text("a\nb\n")
+    places = {"PAIRS": home.data("pairs.train"), "ONE": tmp_path / "one", "TWO": tmp_path / "two"}
+    found, told = refusal(
+        ["judge", "--judge", str(home.judge), *(str(places.get(each, each)) for each in args)], capsys
+    )
+    assert found == code
+    assert words in told
+
+
+def test_a_folder_that_is_no_judge(home: Home, capsys: pytest.CaptureFixture) -> None:
+    code, told = refusal(["judge", "--judge", str(home.policy), "--pairs", str(home.data("pairs.train"))], capsys)
+    assert code == 1
+    assert "is not a judge" in told
+
+
+# ---- at the end of training
+
+
+@pytest.mark.parametrize("stage", ["generative_reward", "bradley_terry"])
+def test_training_leaves_the_passport_that_the_command_writes(stage: str, home: Home, tmp_path: Path) -> None:
+    home.run(stage, tmp_path, f"{MODEL}passport_pairs", "6")
+    folder = tmp_path / "model"
+    found = (folder / PASSPORT_FILE).read_bytes()
+    assert json.loads(found)["data"]["num_pairs"] == 6
+    pairs = str(home.data("pairs.validation"))
+    main(["judge", "--judge", str(folder), "--pairs", pairs, "--max_pairs", "6", "--write-passport"])
+    assert (folder / PASSPORT_FILE).read_bytes() == found
+
+
+def test_training_without_a_passport(home: Home, tmp_path: Path) -> None:
+    home.run("bradley_terry", tmp_path, f"{MODEL}passport_pairs", "0", "--trainer.max_steps", "1")
+    assert not (tmp_path / "model" / PASSPORT_FILE).exists()
+
+
+# ---- the gate
+
+
+def test_a_refused_judge_ends_with_3_before_any_weights_are_read(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reading(*_: object, **__: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", reading)
+    args = home.arguments("pairwise_ppo", tmp_path / "run", f"{MODEL}judge_gate.mode", "refuse")
+    code, told = refusal(args, capsys)
+    assert code == 3
+    assert "prl: JudgeRefusedError: " in told
+    assert f"there is no {PASSPORT_FILE}" in told
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_random_judge_is_refused_for_what_was_measured(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = shutil.copytree(home.judge, tmp_path / "judge")
+    main(["judge", "--judge", str(folder), "--pairs", str(home.data("pairs.train")), "--write-passport"])
+    args = ["pairwise_ppo", tmp_path / "run", f"{MODEL}judge.init_args.path", str(folder)]
+    args += [f"{MODEL}judge_gate.mode", "refuse", f"{MODEL}judge_gate.min_accuracy", "0.99"]
+    code, told = refusal(home.arguments(*args), capsys)
+    assert code == 3
+    assert "min_accuracy is 0.99" in told
+    assert "only 32 labelled pairs" in told
+
+
+def test_a_warned_run_trains(home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cli = home.run("pairwise_ppo", tmp_path, f"{MODEL}iterations", "1")
+    assert cli.trainer.global_step > 0
+    assert any(f"there is no {PASSPORT_FILE}" in record.getMessage() for record in caplog.records)

@@ -1,0 +1,167 @@
+"""The passport beside a judge: what it holds, when it changes, and that it goes with the weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+import prl
+from prl.data import DataSource, PreferencePair, load_records
+from prl.judge import BradleyTerryJudge, ComparisonEncoder, GenerativeJudge, JudgeTemplate, load_judge
+from prl.judge.base import JUDGE_FILE, PASSPORT_FILE
+from prl.judge.bradley_terry import save_bradley_terry
+from prl.judge.generative import save_judge
+from prl.judge.passport import (
+    as_json,
+    describe_judge,
+    issue_passport,
+    pairs_hash,
+    read_passport,
+    tokenizer_hash,
+    write_passport,
+)
+from tests.helpers.pairs import labelled_pairs
+from tests.helpers.tiny import tiny_model, tiny_tokenizer
+
+TEMPLATE = JudgeTemplate("{{ prompt }}\n1:{{ response_a }}\n2:{{ response_b }}\n?")
+KINDS = ("generative", "bradley_terry")
+
+
+def write_generative(folder: Path, template: JudgeTemplate = TEMPLATE) -> Path:
+    encoder = ComparisonEncoder(tiny_tokenizer(), template, max_length=160)
+    save_judge(folder, tiny_model(1), encoder.tokenizer, encoder)
+    return folder
+
+
+def write_scalar(folder: Path) -> Path:
+    scalar = tiny_model(2, AutoModelForSequenceClassification, num_labels=1)
+    save_bradley_terry(folder, scalar, tiny_tokenizer(), 160)
+    return folder
+
+
+def write_rows(path: Path, pairs: list[PreferencePair], names: dict[str, str] | None = None) -> Path:
+    names = names or {}
+    rows = [
+        {"prompt": p.prompt[0]["content"], "chosen": p.chosen, "rejected": p.rejected, "preference": p.preference}
+        for p in pairs
+    ]
+    renamed = [{names.get(key, key): value for key, value in row.items()} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in renamed))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("judges")
+    return {"generative": write_generative(root / "generative"), "bradley_terry": write_scalar(root / "bradley_terry")}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data") / "pairs.jsonl", labelled_pairs(24, per_prompt=3))
+
+
+def issued(folder: Path, data: Path, **source: Any) -> dict[str, Any]:
+    pairs = load_records(DataSource(str(data), **source), PreferencePair)
+    return issue_passport(load_judge(folder), folder, pairs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_inputs_give_the_same_bytes(kind: str, folders: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    first, second = issued(folders[kind], data), issued(folders[kind], data)
+    assert as_json(first) == as_json(second)
+    assert str(data.parent) not in as_json(first)
+    path = write_passport(tmp_path, first)
+    assert path.name == PASSPORT_FILE
+    assert read_passport(tmp_path) == first
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_it_says_of_itself(kind: str, folders: dict[str, Path], data: Path) -> None:
+    passport = issued(folders[kind], data, limit=20)
+    assert passport["prl"] == prl.__version__
+    assert passport["judge"]["kind"] == kind
+    assert passport["judge"] == describe_judge(folders[kind])
+    assert (passport["judge"]["template_fingerprint"] is None) == (kind == "bradley_terry")
+    assert passport["data"]["num_pairs"] == passport["report"]["num_pairs"] == 20
+    assert passport["report"]["num_prompts"] == 7
+    assert set(passport["report"]["canaries"]) >= {"claim", "fake_end", "punctuation", "prompt_repeated", "markdown"}
+    if kind == "bradley_terry":
+        assert passport["report"]["order_gap"]["mean"] == 0
+        assert passport["report"]["cyclic_triples"]["mean"] == 0
+
+
+def test_another_judge_has_another_report(folders: dict[str, Path], data: Path) -> None:
+    generative, scalar = (issued(folders[kind], data)["report"] for kind in KINDS)
+    assert generative["margin"] != scalar["margin"]
+
+
+def test_hashes_of_the_data(folders: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    pairs = labelled_pairs(24, per_prompt=3)
+    renamed = write_rows(tmp_path / "renamed.jsonl", pairs, {"prompt": "question"})
+    first = issued(folders["generative"], data)["data"]
+    same_pairs = issued(folders["generative"], renamed, columns={"prompt": "question"})["data"]
+    fewer = issued(folders["generative"], data, limit=20)["data"]
+    assert same_pairs["pairs_sha256"] == first["pairs_sha256"]
+    assert same_pairs["file_sha256"] != first["file_sha256"]
+    assert fewer["pairs_sha256"] != first["pairs_sha256"]
+    assert fewer["file_sha256"] == first["file_sha256"]
+
+
+def test_every_field_of_a_pair_is_in_its_hash() -> None:
+    prompt = [{"role": "user", "content": "p"}]
+    variants = [
+        PreferencePair(prompt, "a", "b"),
+        PreferencePair(prompt, "b", "a"),
+        PreferencePair(prompt, "a", "b", 0.5),
+        PreferencePair([{"role": "user", "content": "q"}], "a", "b"),
+        PreferencePair([{"role": "system", "content": "p"}], "a", "b"),
+    ]
+    assert len({pairs_hash([pair]) for pair in variants}) == len(variants)
+
+
+def test_hash_of_a_tokenizer() -> None:
+    tokenizer = tiny_tokenizer()
+    before = tokenizer_hash(tokenizer)
+    tokenizer(["a", "abc"], padding=True, truncation=True, max_length=2)  # mere use
+    assert tokenizer_hash(tokenizer) == before == tokenizer_hash(tiny_tokenizer())
+    tokenizer.chat_template += " "
+    assert tokenizer_hash(tokenizer) != before
+    larger = tiny_tokenizer()
+    larger.add_tokens(["new"])
+    assert tokenizer_hash(larger) != before
+
+
+def test_hash_of_the_template(folders: dict[str, Path], tmp_path: Path) -> None:
+    other = write_generative(tmp_path, JudgeTemplate(TEMPLATE.text + " "))
+    first, second = describe_judge(folders["generative"]), describe_judge(other)
+    assert first["template_fingerprint"] != second["template_fingerprint"]
+    assert first["tokenizer_sha256"] == second["tokenizer_sha256"]
+
+
+@pytest.mark.parametrize("write", [write_generative, write_scalar])
+def test_new_weights_discard_the_passport(write: Any, tmp_path: Path) -> None:
+    write(tmp_path)
+    write_passport(tmp_path, {"format": 1, "judge": {}, "data": {}, "report": {}})
+    write(tmp_path)
+    assert not (tmp_path / PASSPORT_FILE).exists()
+
+
+def test_reading_a_passport(tmp_path: Path) -> None:
+    assert read_passport(tmp_path) is None
+    for text in ("{", "[]", "{}", '{"format": 99, "judge": {}, "data": {}, "report": {}}'):
+        (tmp_path / PASSPORT_FILE).write_text(text)
+        with pytest.raises(ValueError, match="not a passport of format 1"):
+            read_passport(tmp_path)
+
+
+def test_judges_are_loaded_by_what_their_folder_says(folders: dict[str, Path], tmp_path: Path) -> None:
+    assert isinstance(load_judge(folders["generative"]), GenerativeJudge)
+    assert isinstance(load_judge(folders["bradley_terry"]), BradleyTerryJudge)
+    (tmp_path / JUDGE_FILE).write_text('{"kind": "oracle"}')
+    with pytest.raises(ValueError, match="kind 'oracle'; expected one of generative, bradley_terry"):
+        load_judge(tmp_path)
+    with pytest.raises(ValueError, match="is not a judge"):
+        load_judge(tmp_path / "nowhere")
