@@ -75,6 +75,5 @@ class BradleyTerryRewardModule(JudgeValidation):
         return loss
 
     def export(self, folder: Path) -> None:
-        """Write the model for AutoModelForSequenceClassification and `BradleyTerryJudge`, with its passport."""
+        """Write the model for AutoModelForSequenceClassification and `BradleyTerryJudge`."""
         save_bradley_terry(folder, self.model, load_tokenizer(self.source), self.max_length)
-        self.write_passport(folder)

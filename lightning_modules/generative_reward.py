@@ -131,7 +131,6 @@ class GenerativeRewardModule(JudgeValidation):
         return weighted_mean(loss, batch["weights"])
 
     def export(self, folder: Path) -> None:
-        """Write the judge as a folder for transformers and `GenerativeJudge`, with its passport."""
+        """Write the judge as a folder for transformers and `GenerativeJudge`."""
         encoder = self.build_encoder()
         save_judge(folder, self.model, encoder.tokenizer, encoder)
-        self.write_passport(folder)

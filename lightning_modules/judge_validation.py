@@ -88,7 +88,7 @@ class JudgeValidation(Stage):
         """Report over the pairs of all ranks."""
         self.on_validation_epoch_end()
 
-    def write_passport(self, folder: Path) -> None:
+    def after_export(self, folder: Path) -> None:
         """Measure the judge that was just written on the first validation pairs, for the gate in front of PPO.
 
         It is read again from its folder: that, with adapters merged, is what PPO will use.

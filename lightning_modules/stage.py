@@ -43,6 +43,9 @@ class Stage(LightningModule, ABC):
     def export(self, folder: Path) -> None:
         """Write what was trained as a folder that transformers loads."""
 
+    def after_export(self, folder: Path) -> None:
+        """What the end of training adds to an exported folder; nothing by default."""
+
     def batches_done(self) -> int:
         """Training batches completed over the life of the run."""
         return batches_done(self.trainer)
@@ -78,23 +81,35 @@ class Stage(LightningModule, ABC):
         checkpoint["optimizer_settings"] = self._optimizer_settings()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
+    def restore(self, checkpoint: dict[str, Any], path: str | Path) -> None:
+        """Take the weights of a checkpoint without a trainer, after `configure_model`.
+
+        Raises:
+            ValueError: when another stage wrote the checkpoint.
+        """
+        self._put_frozen_back(checkpoint, path)
+        self.load_state_dict(checkpoint["state_dict"])
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put frozen weights back from memory, so that loading stays strict about everything else.
 
         Raises:
             ValueError: when another stage wrote the checkpoint, or with other settings of the optimizer.
         """
-        found = checkpoint.get("stage", type(self).__name__)
-        if found != type(self).__name__:
-            raise ValueError(
-                f"checkpoint {self.trainer.ckpt_path} was written by {found}, this run trains {type(self).__name__}; "
-                "give the checkpoint of this stage"
-            )
+        self._put_frozen_back(checkpoint, str(self.trainer.ckpt_path))
         before, now = checkpoint.get("optimizer_settings"), self._optimizer_settings()
         if self.trainer.training and before not in (None, now):
             raise ValueError(
                 f"the checkpoint was trained with {before}, the configuration says {now}. The optimizer continues with "
                 "its own, so a change would have no effect; put the old values back, or start a new run"
+            )
+
+    def _put_frozen_back(self, checkpoint: dict[str, Any], path: str | Path) -> None:
+        found = checkpoint.get("stage", type(self).__name__)
+        if found != type(self).__name__:
+            raise ValueError(
+                f"checkpoint {path} was written by {found}, this run trains {type(self).__name__}; "
+                "give the checkpoint of this stage"
             )
         current, frozen = self.state_dict(), self._frozen()
         checkpoint["state_dict"] = {**{k: current[k] for k in frozen if k in current}, **checkpoint["state_dict"]}

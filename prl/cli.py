@@ -96,7 +96,9 @@ class PrlCLI(LightningCLI):
         """Write what was trained where transformers can load it."""
         trainer = self.trainer
         if trainer.is_global_zero and not is_dry_run(trainer):
-            self.model.export(Path(trainer.default_root_dir) / "model")
+            folder = Path(trainer.default_root_dir) / "model"
+            self.model.export(folder)
+            self.model.after_export(folder)
 
 
 def resolve_checkpoint(ckpt_path: str | None, last: Path) -> str | None:

@@ -27,6 +27,12 @@ def _env(args: list[str]) -> None:
     env.main(args)
 
 
+def _export(args: list[str]) -> None:
+    from prl.commands import export
+
+    export.main(args)
+
+
 def _judge(args: list[str]) -> None:
     from prl.commands import judge
 
@@ -37,6 +43,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "quickstart": _quickstart,
     "data": _data,
     "judge": _judge,
+    "export": _export,
     "convert": _convert,
     "env": _env,
 }
