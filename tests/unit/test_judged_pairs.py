@@ -133,7 +133,7 @@ def test_swapping_turns_the_margin_of_each_pair() -> None:
 
 def test_swapping_the_file_changes_no_number_of_an_examination() -> None:
     pairs = labelled_pairs(60)
-    other_way = [PreferencePair(p.prompt, p.rejected, p.chosen, 1 - p.preference, p.extra) for p in pairs]
+    other_way = [PreferencePair(p.prompt, p.rejected, p.chosen, 1 - p.preference, extra=p.extra) for p in pairs]
     judge = QualityJudge(2.0, bias=0.7)
     assert same(examine(judge, pairs), examine(judge, other_way))
 
