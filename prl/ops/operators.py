@@ -144,10 +144,7 @@ def _fake_gae(
     rewards: Tensor,
     values: Tensor,
     mask: Tensor,
-    gamma: float,
-    gae_lambda: float,
-    critic_lambda: float | None = None,
-    *,
+    *numbers: float | None,
     row_lambda: Tensor | None = None,
     offsets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -164,10 +161,7 @@ def _fake_shaped_gae(
     mask: Tensor,
     kl_coef: float,
     kl_estimator: str,
-    gamma: float,
-    gae_lambda: float,
-    critic_lambda: float | None = None,
-    *,
+    *numbers: float | None,
     row_lambda: Tensor | None = None,
     offsets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
