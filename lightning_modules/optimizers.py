@@ -24,8 +24,10 @@ def parameter_group(parameters: Iterable[nn.Parameter], settings: Optimization, 
 
 
 def build_optimizer(groups: list[dict[str, Any]], settings: Optimization) -> torch.optim.AdamW:
-    """AdamW over the groups."""
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2))
+    """AdamW over the groups, as one kernel where there is one: several times faster, without temporaries."""
+    has_kernel = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+    betas = (settings.beta1, settings.beta2)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=has_kernel)
 
 
 def learning_rate_factor(step: int, settings: Optimization, total_steps: int) -> float:

@@ -64,6 +64,11 @@ class Stage(LightningModule, ABC):
         """AdamW and its schedule over `self.model`."""
         return optimizers.configure(self.model.parameters(), self.optimization, self.trainer)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step, and the gradients are gone: Lightning would keep them, a model's size, through the next forward."""
+        super().optimizer_step(*args, **kwargs)
+        self.optimizers().zero_grad()  # type: ignore[union-attr]
+
     def _optimizer_settings(self) -> dict[str, float | None]:
         """What the optimizer's saved state would override on resume."""
         names = ("learning_rate", "weight_decay", "beta1", "beta2")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lightning_modules import PairwisePPOModule
+from lightning_modules.stage import Stage
 from prl.quickstart.world import WorldSizes, write_world
 from prl.types import Experience
 from tests.helpers.tiny import LLAMA
@@ -171,3 +172,18 @@ def test_several_rollouts_and_anchors_of_a_prompt(home: Home, tmp_path: Path, ex
     assert [each["progress/episodes"] for each in numbers.training] == [16, 32, 48, 64]
     assert all(0 < each["reward/score"] < 1 for each in numbers.training)
     assert numbers.validation
+
+
+@pytest.mark.parametrize("stage", ["supervised", "generative_reward", "bradley_terry"])
+def test_no_gradients_are_kept_through_the_next_forward_pass(
+    stage: str, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+
+    def look(module: Stage, *args: Any) -> None:
+        kept.append(sum(p.grad is not None for p in module.parameters()))
+
+    monkeypatch.setattr(Stage, "on_train_batch_start", look)
+    home.run(stage, tmp_path, "--trainer.accumulate_grad_batches", "2", "--trainer.limit_val_batches", "0")
+    # A step is two batches, and only the second of them finds the gradients of the first.
+    assert [number > 0 for number in kept] == [False, True] * 4

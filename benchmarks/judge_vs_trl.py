@@ -1,0 +1,231 @@
+"""Training speed and peak memory of prl's judges beside TRL's RewardTrainer, as ratios.
+
+python -m venv trl-env && trl-env/bin/pip install torch==2.13.0 trl
+python benchmarks/judge_vs_trl.py --trl-python trl-env/bin/python --model DIR --pairs FILE --json judge_vs_trl.json
+
+Same backbone, pairs, maximum length, batch size, dtype, threads, optimizer and clipping; every weight is trained, and
+neither side checkpoints activations. Each run is a process of its own, and the contestants take turns. Only pairs
+whose two rows fit are used, since TRL leaves the others out; the generative judge reads both responses in one row of
+the same maximum length, and cuts what does not fit.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+CONTESTANTS = ("trl", "bradley_terry", "random", "both")
+WARMUP_STEPS = 2
+
+
+class Clock:
+    """End times of optimizer steps."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def tick(self) -> None:
+        """One step is done."""
+        self.ends.append(time.perf_counter())
+
+    def result(self, batch_size: int) -> dict[str, float]:
+        """Pairs per second after the first steps, and the most memory that the process ever held."""
+        steps = len(self.ends) - WARMUP_STEPS
+        seconds = self.ends[-1] - self.ends[WARMUP_STEPS - 1]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return {"pairs_per_s": steps * batch_size / seconds, "peak_gib": peak, "steps": steps}
+
+
+def train_with_trl(options: argparse.Namespace) -> dict[str, Any]:
+    """RewardTrainer of the installed TRL. Imports nothing of prl."""
+    import torch
+    import trl
+    from datasets import load_dataset
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+
+    clock = Clock()
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            clock.tick()
+
+    dtype = getattr(torch, options.dtype)
+    model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=1, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    settings = trl.RewardConfig(
+        output_dir=options.folder,
+        per_device_train_batch_size=options.batch_size,
+        max_steps=options.steps + WARMUP_STEPS,
+        max_length=options.max_length,
+        learning_rate=1e-5,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    rows = load_dataset("json", data_files=options.rows, split="train", cache_dir=options.folder)
+    trainer = trl.RewardTrainer(
+        model=model, args=settings, train_dataset=rows, processing_class=tokenizer, callbacks=[Steps()]
+    )
+    trainer.train()
+    return {**clock.result(options.batch_size), "version": trl.__version__, "num_pairs": len(trainer.train_dataset)}
+
+
+def train_with_prl(options: argparse.Namespace) -> dict[str, Any]:
+    """prl's stage of this name through a plain Lightning trainer."""
+    import lightning
+
+    from datamodules import PreferencePairDataModule
+    from lightning_modules import BradleyTerryRewardModule, GenerativeRewardModule
+    from prl.config import ModelSource
+    from prl.data import DataSource
+
+    clock = Clock()
+
+    class Steps(lightning.Callback):
+        def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+            clock.tick()
+
+    shared: dict[str, Any] = {
+        "model": ModelSource(path=options.model, dtype=options.dtype),
+        "max_length": options.max_length,
+        "passport_pairs": 0,
+    }
+    if options.worker == "bradley_terry":
+        module: Any = BradleyTerryRewardModule(**shared)
+    else:
+        module = GenerativeRewardModule(order=options.worker, **shared)
+    data = PreferencePairDataModule(train=DataSource(options.rows), batch_size=options.batch_size)
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        devices=1,
+        max_steps=options.steps + WARMUP_STEPS,
+        max_epochs=-1,
+        gradient_clip_val=1.0,
+        log_every_n_steps=10,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=options.folder,
+        callbacks=[Steps()],
+    )
+    trainer.fit(module, data)
+    return clock.result(options.batch_size)
+
+
+def write_rows(options: argparse.Namespace, path: Path) -> dict[str, Any]:
+    """The first pairs that fit, as messages, and how many tokens a pair costs in each form."""
+    from prl.config import ModelSource
+    from prl.data import DataSource, PreferencePair, load_records
+    from prl.data.encoding import ScalarPairEncoder
+    from prl.judge import ComparisonEncoder, JudgeTemplate
+    from prl.models.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(ModelSource(path=options.model))
+    scalar = ScalarPairEncoder(tokenizer, options.max_length, "skip")
+    judge = ComparisonEncoder(tokenizer, JudgeTemplate(), options.max_length)
+    rows, alone, together = [], [], []
+    for record in load_records(DataSource(options.pairs), PreferencePair, "skip").records:
+        if len(rows) == options.num_pairs:
+            break
+        row, comparison = scalar.encode(record), judge.encode(record)
+        if row is None or comparison is None:
+            continue
+        alone.append(len(row["chosen"]) + len(row["rejected"]))
+        together.append(len(comparison["chosen_first"]))
+        sides = {side: [{"role": "assistant", "content": getattr(record, side)}] for side in ("chosen", "rejected")}
+        rows.append(json.dumps({"prompt": list(record.prompt), **sides}))
+    path.write_text("\n".join(rows) + "\n")
+    mean = statistics.mean
+    return {
+        "num_pairs": len(rows),
+        "tokens_per_pair": {
+            "trl": mean(alone),
+            "bradley_terry": mean(alone),
+            "random": mean(together),
+            "both": 2 * mean(together),
+        },
+        "cut_share": judge.counts.cut_share,
+    }
+
+
+def run_once(name: str, options: argparse.Namespace, rows: Path) -> dict[str, Any]:
+    """One training in a process of its own."""
+    interpreter = options.trl_python if name == "trl" else sys.executable
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
+    if name == "trl":
+        environment.pop("PYTHONPATH", None)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [interpreter, __file__, "--worker", name, "--rows", str(rows), "--folder", folder]
+        for field in ("model", "steps", "batch_size", "max_length", "dtype"):
+            command += [f"--{field.replace('_', '-')}", str(getattr(options, field))]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """All rounds of all contestants, their medians, and the ratios to TRL."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.jsonl"
+        found: dict[str, Any] = {"settings": {k: v for k, v in vars(options).items() if k in SETTINGS}}
+        found |= write_rows(options, rows)
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
+        for number in range(options.rounds):
+            for name in CONTESTANTS[number % 4 :] + CONTESTANTS[: number % 4]:
+                runs[name].append(run_once(name, options, rows))
+                print(number, name, runs[name][-1], file=sys.stderr, flush=True)
+    found["runs"] = runs
+    for figure in ("pairs_per_s", "peak_gib"):
+        medians = {name: statistics.median(run[figure] for run in runs[name]) for name in CONTESTANTS}
+        found[figure] = medians
+        found[f"{figure}_ratio_to_trl"] = {name: medians[name] / medians["trl"] for name in CONTESTANTS}
+    return found
+
+
+SETTINGS = ("model", "steps", "batch_size", "max_length", "dtype", "threads", "rounds")
+
+
+def main() -> None:
+    """Print one JSON object; as a worker, that of one run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of the backbone")
+    parser.add_argument("--pairs", help="preference file in any shape of docs/data.md")
+    parser.add_argument("--trl-python", default="trl-env/bin/python", help="interpreter of the environment with TRL")
+    parser.add_argument("--num-pairs", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=4, help="pairs per step")
+    parser.add_argument("--max-length", type=int, default=384)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--json", type=Path, help="also write the result here")
+    for name in ("--worker", "--rows", "--folder"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        train = train_with_trl if options.worker == "trl" else train_with_prl
+        print(json.dumps(train(options)))
+        return
+    text = json.dumps(compare(options), indent=2)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
