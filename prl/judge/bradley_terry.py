@@ -77,7 +77,9 @@ class BradleyTerryJudge(PairwiseJudge):
         index = {response: i for i, response in enumerate(dict.fromkeys(responses))}
         rows = [self.encoder.encode_response(json.loads(prompt), text) for prompt, text in index]
         rewards = self._rewards([row["ids"] for row in rows if row])
-        scores = rewards[torch.tensor([index[response] for response in responses], device=rewards.device)]
+        scores = rewards[
+            torch.tensor([index[response] for response in responses], dtype=torch.long, device=rewards.device)
+        ]
         return scores[0::2] - scores[1::2]
 
     def _rewards(self, rows: list[list[int]]) -> Tensor:
