@@ -74,6 +74,6 @@ class BradleyTerryRewardModule(JudgeValidation):
         self.log_training(Verdict((chosen - rejected).detach(), (rejected - chosen).detach()), batch["targets"])
         return loss
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the model for AutoModelForSequenceClassification and `BradleyTerryJudge`."""
-        save_bradley_terry(folder, self.model, load_tokenizer(self.source), self.max_length)
+        save_bradley_terry(folder, self.model, load_tokenizer(self.source), self.max_length, merge=merge)

@@ -130,7 +130,7 @@ class GenerativeRewardModule(JudgeValidation):
             loss = loss + self.language_coef * verdict_language_loss(logits, self.verdict_ids, stated)
         return weighted_mean(loss, batch["weights"])
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the judge as a folder for transformers and `GenerativeJudge`."""
         encoder = self.build_encoder()
-        save_judge(folder, self.model, encoder.tokenizer, encoder)
+        save_judge(folder, self.model, encoder.tokenizer, encoder, merge=merge)

@@ -335,9 +335,9 @@ class PairwisePPOModule(Stage):
         super().on_load_checkpoint(checkpoint)
         self.kl.load_state_dict(checkpoint["kl_controller"])
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the policy as a folder for transformers."""
-        save_model(self.policy, self.tokenizer, folder)
+        save_model(self.policy, self.tokenizer, folder, merge=merge)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

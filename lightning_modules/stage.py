@@ -40,8 +40,16 @@ class Stage(LightningModule, ABC):
         """How this stage reads a record; the data module asks for it."""
 
     @abstractmethod
-    def export(self, folder: Path) -> None:
-        """Write what was trained as a folder that transformers loads."""
+    def export(self, folder: Path, *, merge: bool = True) -> None:
+        """Write what was trained as a folder that transformers loads.
+
+        Args:
+            folder: made if need be.
+            merge: put adapters into the weights, instead of writing them alone.
+
+        Raises:
+            ValueError: for merge: false without adapters.
+        """
 
     def after_export(self, folder: Path) -> None:
         """What the end of training adds to an exported folder; nothing by default."""

@@ -81,6 +81,6 @@ class SupervisedModule(Stage):
         rows = zip(logprobs.sum(1).tolist(), mask.sum(1).tolist(), strict=True)
         return [{"logprob": logprob, "tokens": tokens} for logprob, tokens in rows]
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the trained model as a folder for transformers."""
-        save_model(self.model, load_tokenizer(self.source), folder)
+        save_model(self.model, load_tokenizer(self.source), folder, merge=merge)

@@ -27,6 +27,8 @@ from lightning_modules.callbacks import (
 from lightning_modules.callbacks.run_checkpoint import LAST
 from lightning_modules.stage import Stage
 from prl.commands import COMMANDS
+from prl.judge.base import judge_kind
+from prl.model_card import write_card
 from prl.run_position import is_dry_run
 
 
@@ -98,6 +100,7 @@ class PrlCLI(LightningCLI):
         if trainer.is_global_zero and not is_dry_run(trainer):
             folder = Path(trainer.default_root_dir) / "model"
             self.model.export(folder)
+            write_card(folder, judge_kind(folder), self.config[self.subcommand].as_dict())
             self.model.after_export(folder)
 
 

@@ -219,6 +219,8 @@ class JudgeGate:
     """Share of cyclic triples; a judge that guesses has 1/4. Not measured, and not asked for, without such triples."""
     max_canary_rate: float | None = 0.25
     """Share of comparisons that the most successful attack without content wins."""
+    max_layout_gap: float | None = 0.1
+    """Largest change of a margin between judging pairs one by one and in padded batches, log-odds."""
     min_pairs: int = 50
     """Labelled pairs behind the passport; with fewer, its figures say little."""
 

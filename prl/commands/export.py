@@ -1,8 +1,8 @@
 """`prl export --checkpoint FILE --output DIR`: the model of any checkpoint as a folder that transformers loads.
 
-The same folder as the `model/` that a finished run leaves: safetensors, tokenizer, chat template, of a judge its
-template too; adapters are merged. No GPU and no data are needed, so a judge's passport is not written
-(`prl judge --write-passport` does).
+The same folder as the `model/` that a finished run leaves: safetensors, tokenizer, chat template, model card, of a
+judge its template too; adapters are merged. No GPU and no data are needed, so no judge is measured: it gets the
+passport of the run's `model/` if that has the same weights, else `prl judge --write-passport` writes one.
 """
 
 import argparse
@@ -15,6 +15,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_modules.stage import Stage
 from prl.cli import RunError, resolve_checkpoint
+from prl.judge.base import judge_kind
+from prl.judge.passport import adopt_passport
+from prl.model_card import write_card
 
 
 def main(args: list[str]) -> None:
@@ -23,21 +26,24 @@ def main(args: list[str]) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt file of a run")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")
     parser.add_argument("--config", type=Path, help="the run's config.yaml; found beside the checkpoint when left out")
+    parser.add_argument("--adapter-only", action="store_true", help="write the adapters alone, in peft's files")
     options = parser.parse_args(args)
-    export(options.checkpoint, options.output, options.config)
+    export(options.checkpoint, options.output, options.config, merge=not options.adapter_only)
     print(f"wrote {options.output}")
 
 
-def export(checkpoint: Path, output: Path, config: Path | None = None) -> None:
+def export(checkpoint: Path, output: Path, config: Path | None = None, *, merge: bool = True) -> None:
     """Write the model of a checkpoint.
 
     Args:
         checkpoint: a .ckpt file.
         output: folder that does not exist yet, or is empty.
         config: the run's config.yaml; `run/config.yaml` of `run/checkpoints/x.ckpt` when None.
+        merge: put adapters into the weights, instead of writing them alone.
 
     Raises:
         RunError: when a file is missing or torn, or the folder holds something.
+        ValueError: for a checkpoint of another stage, or for merge: false without adapters.
     """
     resolve_checkpoint(str(checkpoint), checkpoint)
     config = config or checkpoint.absolute().parent.parent / "config.yaml"
@@ -45,15 +51,19 @@ def export(checkpoint: Path, output: Path, config: Path | None = None) -> None:
         raise RunError(f"no config at {config}; give the config.yaml of the run with --config")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RunError(f"--output {output} holds something already; choose a new folder")
-    stage = _build_stage(config)
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    stage = _build_stage(settings)
     stage.configure_model()
     stage.restore(torch.load(checkpoint, map_location="cpu", weights_only=True), checkpoint)
-    stage.export(output)
+    stage.export(output, merge=merge)
+    kind = judge_kind(output)
+    write_card(output, kind, settings, adapter=not merge)
+    if kind is not None:
+        adopt_passport(output, config.parent / "model")
 
 
-def _build_stage(config: Path) -> Any:
+def _build_stage(settings: dict[str, Any]) -> Any:
     """The stage of a resolved configuration, as LightningCLI builds it, without data and trainer."""
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(Stage, "model", subclass_mode=True)
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     return parser.instantiate_classes(parser.parse_object({"model": settings["model"]})).model

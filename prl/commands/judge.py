@@ -5,12 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from prl.data import AnchoredPrompt, DataSource, PreferencePair, load_records, prompt_key
+from prl.data import DataSource, PreferencePair, load_records
 from prl.evaluation.intervals import bootstrap_mean
-from prl.judge.base import PairwiseJudge
-from prl.judge.loading import load_judge
+from prl.judge.base import judge_folder
+from prl.judge.loading import Judge
 from prl.judge.passport import as_json, issue_passport, write_passport
 
 FIGURES = (
@@ -33,6 +31,11 @@ FIGURES = (
     ("first_position_rate", "first-position rate"),
     ("margin", "margin towards the label"),
     ("cyclic_triples", "cyclic triples"),
+    ("scale_fit", "share that one scale explains"),
+    ("anchor_tau", "agreement of two anchors, tau"),
+    ("best_of_n", "the judge's favourite is the best"),
+    ("baseline_best_of_n", "for comparison: a draw"),
+    ("layout_gap", "change of a margin in batches"),
     ("cut_share", "comparisons cut to fit"),
 )
 """Names in the report, in the order of the screen, with their words."""
@@ -41,7 +44,7 @@ FIGURES = (
 def main(args: list[str]) -> None:
     """Measure or compare, as the options say."""
     parser = argparse.ArgumentParser("prl judge", description=__doc__)
-    parser.add_argument("--judge", type=Path, required=True, help="folder of a judge, generative or Bradley-Terry")
+    parser.add_argument("--judge", required=True, help="folder or hub id of a judge, generative or Bradley-Terry")
     parser.add_argument("--pairs", type=Path, help="preference pairs to measure it on; see docs/judge.md")
     parser.add_argument("--max_pairs", type=int, help="read only the first so many pairs")
     parser.add_argument(
@@ -57,17 +60,19 @@ def main(args: list[str]) -> None:
         parser.error("give either --pairs, or --prompts, --responses and --anchors")
     if options.pairs is None and (options.write_passport or options.max_pairs is not None):
         parser.error("--write-passport and --max_pairs go with --pairs")
-    judge = load_judge(options.judge).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if options.write_passport and not Path(options.judge).is_dir():
+        parser.error(f"--write-passport writes into the judge's folder, but {options.judge} is none")
+    judge = Judge.from_pretrained(options.judge)
     if options.pairs is not None:
         measure(judge, options)
     else:
         compare(judge, options)
 
 
-def measure(judge: PairwiseJudge, options: argparse.Namespace) -> None:
+def measure(judge: Judge, options: argparse.Namespace) -> None:
     """Examine the judge, print one screen, and leave the passport where it was asked for."""
     pairs = load_records(DataSource(str(options.pairs), limit=options.max_pairs), PreferencePair)
-    passport = issue_passport(judge, options.judge, pairs)
+    passport = issue_passport(judge.model, judge_folder(options.judge), pairs)
     if options.json is not None:
         options.json.write_text(as_json(passport), encoding="utf-8")
     print(screen(passport))
@@ -95,13 +100,10 @@ def _cells(found: Any) -> str:
     return f"{found:8.3f}"
 
 
-def compare(judge: PairwiseJudge, options: argparse.Namespace) -> None:
+def compare(judge: Judge, options: argparse.Namespace) -> None:
     """Judge each response against its anchor, print a line for each and the mean."""
-    lines = read_lines(options.prompts, "prompt")
-    prompts = [record.prompt for each in lines for record in AnchoredPrompt.parse({"prompt": each})]
-    responses, anchors = read_lines(options.responses, "response"), read_lines(options.anchors, "anchor")
-    # Judges learn from stripped responses.
-    verdict = judge.compare(prompts, [text.strip() for text in responses], [text.strip() for text in anchors])
+    prompts = read_lines(options.prompts, "prompt")
+    verdict = judge.compare(prompts, read_lines(options.responses, "response"), read_lines(options.anchors, "anchor"))
     columns = {"win_prob": verdict.win_prob, "margin": verdict.win_logit, "order_gap": verdict.order_gap}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
     if options.json is not None:
@@ -109,7 +111,7 @@ def compare(judge: PairwiseJudge, options: argparse.Namespace) -> None:
     print(f"{'line':>6} {'win_prob':>9} {'margin':>9} {'order_gap':>9}")
     for number, row in enumerate(rows, 1):
         print(f"{number:>6} {row['win_prob']:>9.3f} {row['margin']:>+9.3f} {row['order_gap']:>9.3f}")
-    mean = bootstrap_mean([row["win_prob"] for row in rows], [prompt_key(prompt) for prompt in prompts])
+    mean = bootstrap_mean([row["win_prob"] for row in rows], [json.dumps(prompt) for prompt in prompts])
     print(f"{'mean':>6} {mean.mean:>9.3f}   {mean.low:.3f} to {mean.high:.3f} (95 % over prompts)")
 
 

@@ -49,6 +49,25 @@ def bootstrap_mean(
     return Interval(float(np.mean(values)), float(low), float(high))
 
 
+def bootstrap_ratio(
+    above: Sequence[float], below: Sequence[float], *, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """sum(above) / sum(below) with a 95 % percentile interval over resampled groups, of which each row is one.
+
+    Resamples whose `below` is zero have no ratio and stay out.
+
+    Raises:
+        ValueError: when `below` sums to zero.
+    """
+    top, bottom = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
+    if bottom.sum() == 0:
+        raise ValueError("the ratio's lower sum is zero")
+    _, picks = resampled_groups(range(len(bottom)), resamples=resamples, seed=seed)
+    tops, bottoms = top[picks].sum(1), bottom[picks].sum(1)
+    low, high = np.quantile(tops[bottoms > 0] / bottoms[bottoms > 0], [0.025, 0.975])
+    return Interval(float(top.sum() / bottom.sum()), float(low), float(high))
+
+
 def number_groups(groups: Sequence[Hashable]) -> np.ndarray:
     """[N] the number of each row's group, counted in the order in which groups come."""
     numbers: dict[Hashable, int] = {}

@@ -25,18 +25,18 @@ def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
 
     Returns:
         accuracy (both orders averaged; a tie of probabilities counts one half), accuracy_chosen_first and
-        accuracy_rejected_first (each order alone), nll (nats, debiased probability), brier, ece (15 bins),
-        flip_rate, order_gap, first_position_rate, margin.
+        accuracy_rejected_first (each order alone; "chosen" is what the label calls better), nll (nats, debiased
+        probability), brier, ece (15 bins), flip_rate, order_gap, first_position_rate, margin.
         Pairs whose target is 1/2 have no winner and stay out of the accuracies and ece.
     """
+    verdict, targets = turned(verdict, targets)
     prob, targets = verdict.win_prob.double().cpu(), targets.double().cpu()
     first, second = verdict.margin_ab.double().cpu(), verdict.margin_ba.double().cpu()
     win = verdict.win_logit.double().cpu()
     decided = targets != 0.5
-    sign = torch.where(targets > 0.5, 1.0, -1.0)[decided].double()
 
     def accuracy(logit: Tensor) -> float:
-        return float(won(logit[decided] * sign).mean()) if len(sign) else float("nan")
+        return float(won(logit[decided]).mean()) if decided.any() else float("nan")
 
     return {
         "accuracy": accuracy(win),
@@ -50,6 +50,15 @@ def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
         "first_position_rate": float(won(torch.cat([first, second])).mean()),
         "margin": float(((2 * targets - 1) * win).mean()),
     }
+
+
+def turned(verdict: Verdict, targets: Tensor) -> tuple[Verdict, Tensor]:
+    """Verdicts and labels with the pairs turned so that `a` is the response that the label calls better.
+
+    A file may put it on either side. After this nothing that is reported depends on which.
+    """
+    turn, ab, ba = targets < 0.5, verdict.margin_ab, verdict.margin_ba
+    return Verdict(torch.where(turn, ba, ab), torch.where(turn, ab, ba)), torch.where(turn, 1 - targets, targets)
 
 
 def won(logit: Tensor) -> Tensor:
@@ -90,19 +99,9 @@ class JudgedPairs:
             )
 
     def better_first(self) -> "JudgedPairs":
-        """The same pairs turned so that `a` is the response that the label calls better.
-
-        A file may put it on either side. After this nothing that is reported depends on which.
-        """
-        turn = self.targets < 0.5
-        ab, ba = self.verdict.margin_ab, self.verdict.margin_ba
-        return JudgedPairs(
-            Verdict(torch.where(turn, ba, ab), torch.where(turn, ab, ba)),
-            torch.where(turn, 1 - self.targets, self.targets),
-            self.prompts,
-            torch.where(turn[:, None], self.lengths.flip(1), self.lengths),
-            self.sources,
-        )
+        """The same pairs turned so that `a` is the response that the label calls better."""
+        lengths = torch.where((self.targets < 0.5)[:, None], self.lengths.flip(1), self.lengths)
+        return JudgedPairs(*turned(self.verdict, self.targets), self.prompts, lengths, self.sources)
 
 
 def judge_report(pairs: JudgedPairs, *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:

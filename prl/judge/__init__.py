@@ -4,13 +4,14 @@ from prl.judge.base import PairwiseJudge
 from prl.judge.bradley_terry import BradleyTerryJudge
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.generative import GenerativeJudge
-from prl.judge.loading import load_judge
+from prl.judge.loading import Judge, load_judge
 from prl.judge.template import JudgeTemplate
 
 __all__ = [
     "BradleyTerryJudge",
     "ComparisonEncoder",
     "GenerativeJudge",
+    "Judge",
     "JudgeTemplate",
     "PairwiseJudge",
     "load_judge",

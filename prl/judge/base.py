@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import torch
 from torch import nn
 
 from prl.data.records import Conversation
+from prl.model_card import renew_figures
+from prl.models.loading import is_hub_id
 from prl.types import Verdict
 
 JUDGE_FILE = "prl_judge.json"
+TEMPLATE_FILE = "judge_template.jinja"
 PASSPORT_FILE = "rm_passport.json"
 
 Comparison = tuple[Conversation, str, str]
@@ -34,6 +38,10 @@ class PairwiseJudge(nn.Module, ABC):
 
     def load(self) -> None:
         """Read what the judge needs; safe to call twice."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the judge as a folder. Raises ValueError for one that has no files."""
+        raise ValueError(f"{type(self).__name__} has no weights to write")
 
     def cut_share(self) -> float:
         """Share of the texts read so far that had to be cut to fit; 0 for a judge that reads everything."""
@@ -67,6 +75,32 @@ class PairwiseJudge(nn.Module, ABC):
         return Verdict(both[: len(a)], both[len(a) :])
 
 
+def judge_kind(folder: str | Path) -> str | None:
+    """Kind of the judge in a folder; None where there is none."""
+    return read_judge_file(folder)["kind"] if (Path(folder) / JUDGE_FILE).is_file() else None
+
+
+def judge_folder(path: str | Path) -> str:
+    """The local folder of a judge: `path` itself, or what the hub holds under this id.
+
+    The hub is asked once per process and kept in Hugging Face's cache; HF_HUB_OFFLINE=1 reads the cache alone.
+
+    Raises:
+        ValueError: when the hub has no such judge, or cannot be reached and the cache has none.
+    """
+    return _download(str(path)) if is_hub_id(str(path)) else str(path)
+
+
+@cache
+def _download(hub_id: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
+    except (OSError, ValueError) as error:  # what the hub's client raises is one of both
+        raise ValueError(f"{hub_id} is neither a folder here nor a judge on the hub: {error}") from None
+
+
 def read_judge_file(folder: str | Path) -> dict[str, Any]:
     """The judge's own settings beside its weights.
 
@@ -74,14 +108,21 @@ def read_judge_file(folder: str | Path) -> dict[str, Any]:
         ValueError: when the folder or the file is missing.
     """
     path = Path(folder) / JUDGE_FILE
-    if not path.is_file():
+    if path.is_file():
+        return json.loads(path.read_text())
+    if (path.parent / "model" / JUDGE_FILE).is_file():
+        raise ValueError(f"{folder} is the folder of a run; its judge is in {path.parent / 'model'}")
+    if path.parent.suffix == ".ckpt":
         raise ValueError(
-            f"{path} does not exist: {folder} is not a judge. Train one with "
-            "`prl fit --config configs/quickstart/generative_reward.yaml`, or give the folder it wrote"
+            f"{folder} is a checkpoint; `prl export --checkpoint {folder} --output DIR` makes a judge of it"
         )
-    return json.loads(path.read_text())
+    raise ValueError(
+        f"{path} does not exist: {folder} is not a judge. Train one with "
+        "`prl fit --config configs/quickstart/generative_reward.yaml`, or give the folder it wrote"
+    )
 
 
 def discard_passport(folder: str | Path) -> None:
-    """Take away the passport of the weights that are about to be replaced."""
+    """Take away the passport of the weights that are about to be replaced, and its figures from the card."""
     (Path(folder) / PASSPORT_FILE).unlink(missing_ok=True)
+    renew_figures(folder, None)

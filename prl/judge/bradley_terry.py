@@ -11,7 +11,14 @@ from transformers import PreTrainedTokenizerBase
 from prl.config import ModelSource
 from prl.data.encoding import ConversationEncoder
 from prl.data.tokens import right_pad
-from prl.judge.base import JUDGE_FILE, Comparison, PairwiseJudge, discard_passport, read_judge_file
+from prl.judge.base import (
+    JUDGE_FILE,
+    Comparison,
+    PairwiseJudge,
+    discard_passport,
+    judge_folder,
+    read_judge_file,
+)
 from prl.models.loading import freeze, load_scalar_classifier, load_tokenizer, save_model
 from prl.models.policy import model_inputs
 
@@ -29,7 +36,7 @@ class BradleyTerryJudge(PairwiseJudge):
     """Margins from a scalar reward: antisymmetric by construction, blind to what stands beside a response.
 
     Args:
-        path: folder written by training.
+        path: folder written by training or `save_pretrained`, or the id of one on the hub.
         dtype: type of the weights at inference.
         batch_size: responses per forward pass.
     """
@@ -45,12 +52,18 @@ class BradleyTerryJudge(PairwiseJudge):
         """Read weights and tokenizer; safe to call twice."""
         if self.model is not None:
             return
-        settings = read_judge_file(self.path)
+        self.folder = judge_folder(self.path)
+        settings = read_judge_file(self.folder)
         if settings["kind"] != "bradley_terry":
             raise ValueError(f"{self.path} holds a {settings['kind']} judge, not a Bradley-Terry one")
-        source = ModelSource(path=self.path, dtype=self.dtype)  # type: ignore[arg-type]
+        source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
         self.encoder = ConversationEncoder(load_tokenizer(source), settings["max_length"], "truncate")
         self.model = freeze(load_scalar_classifier(source))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that transformers loads, with the judge's settings beside it."""
+        assert self.encoder is not None, "call load() first"
+        save_bradley_terry(folder, self.model, self.encoder.tokenizer, self.encoder.max_length)
 
     def cut_share(self) -> float:
         """Share of the responses read so far that were longer than the model's `max_length`."""
@@ -64,7 +77,9 @@ class BradleyTerryJudge(PairwiseJudge):
         index = {response: i for i, response in enumerate(dict.fromkeys(responses))}
         rows = [self.encoder.encode_response(json.loads(prompt), text) for prompt, text in index]
         rewards = self._rewards([row["ids"] for row in rows if row])
-        scores = rewards[torch.tensor([index[response] for response in responses], device=rewards.device)]
+        scores = rewards[
+            torch.tensor([index[response] for response in responses], dtype=torch.long, device=rewards.device)
+        ]
         return scores[0::2] - scores[1::2]
 
     def _rewards(self, rows: list[list[int]]) -> Tensor:
@@ -79,9 +94,14 @@ class BradleyTerryJudge(PairwiseJudge):
         return rewards
 
 
-def save_bradley_terry(folder: str | Path, model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    """Write a folder that AutoModelForSequenceClassification loads (one label), with the judge's settings beside it."""
+def save_bradley_terry(
+    folder: str | Path, model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int, *, merge: bool = True
+) -> None:
+    """Write a folder that AutoModelForSequenceClassification loads (one label), with the judge's settings beside it.
+
+    `merge` is that of `save_model`.
+    """
     discard_passport(folder)
-    save_model(model, tokenizer, folder)
+    save_model(model, tokenizer, folder, merge=merge)
     settings = {"kind": "bradley_terry", "max_length": max_length}
     (Path(folder) / JUDGE_FILE).write_text(json.dumps(settings, indent=2) + "\n")

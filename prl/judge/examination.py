@@ -1,15 +1,15 @@
-"""Everything that is measured of a judge with a set of pairs: the report, the attacks, and cycles among responses."""
+"""Everything that is measured of a judge with a set of pairs: report, attacks, round robins, batch layouts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import torch
 
 from prl.data.records import Conversation, PreferencePair, prompt_key
-from prl.evaluation.intervals import bootstrap_mean
 from prl.evaluation.judge_report import JudgedPairs, judge_report
-from prl.evaluation.transitivity import cyclic_triples
+from prl.evaluation.transitivity import RoundRobin, transitivity_report
 from prl.judge.base import PairwiseJudge
 from prl.judge.canaries import canary_report
 
@@ -17,6 +17,8 @@ MAX_PROMPTS = 20
 """Prompts whose responses are compared all with all."""
 MAX_RESPONSES = 5
 """Responses of each of them: ten triples."""
+LAYOUT_PAIRS = 32
+"""Pairs that are judged one by one as well."""
 
 
 def examine(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
@@ -27,6 +29,7 @@ def examine(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> dict[str, 
     """
     if not pairs:
         raise ValueError("no pairs to examine the judge with")
+    pairs = [turned(pair) for pair in pairs]
     verdict = judge.compare([p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs])
     sources = [p.extra.get("source") for p in pairs]
     judged = JudgedPairs(
@@ -39,40 +42,66 @@ def examine(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> dict[str, 
     canaries = canary_report(judge, pairs)
     return {
         **judge_report(judged),
-        "cyclic_triples": cyclic_share(judge, pairs),
+        **transitivity_report(round_robins(judge, pairs)),
         "canaries": canaries,
         "canary_rate": max((each["mean"] for each in canaries.values()), default=None),
+        "layout_gap": layout_gap(judge, pairs[:LAYOUT_PAIRS]),
         "cut_share": judge.cut_share(),
     }
 
 
-def cyclic_share(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> dict[str, Any] | None:
-    """Share of the triples of responses to one prompt that go round in a circle; None without three to any prompt.
+def turned(pair: PreferencePair) -> PreferencePair:
+    """The pair with the better response as `chosen`; of a tie, the response that comes first in the alphabet.
 
-    The responses of a prompt are those of all its pairs. The first MAX_PROMPTS prompts with three are used, and the
-    first MAX_RESPONSES responses of each.
+    A file may put either in front. Everything is measured on turned pairs, so that not even a batch depends on it.
     """
-    responses: dict[str, tuple[Conversation, dict[str, None]]] = {}
+    behind = pair.rejected < pair.chosen if pair.preference == 0.5 else pair.preference < 0.5
+    if not behind:
+        return pair
+    return replace(pair, chosen=pair.rejected, rejected=pair.chosen, preference=1 - pair.preference)
+
+
+def layout_gap(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> float:
+    """Largest change of any margin between judging pairs one by one and all in padded batches, in log-odds.
+
+    A judge that reads padding, or positions that count it, has a margin that depends on what else is judged.
+    """
+    columns = [p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs]
+    together = judge.compare(*columns)
+    alone = [judge.compare([prompt], [a], [b]) for prompt, a, b in zip(*columns, strict=True)]
+    change = [
+        torch.cat([getattr(each, name) for each in alone]) - getattr(together, name)
+        for name in ("margin_ab", "margin_ba")
+    ]
+    return float(torch.cat(change).abs().max())
+
+
+def round_robins(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> list[RoundRobin]:
+    """Compare the responses to one prompt all with all, for the prompts that have three or more in the pairs.
+
+    The first MAX_PROMPTS of these prompts are used, and the first MAX_RESPONSES responses of each.
+    """
+    prompts: dict[str, tuple[Conversation, dict[str, None]]] = {}
+    beaten: set[tuple[str, str, str]] = set()
     for pair in pairs:
-        known = responses.setdefault(prompt_key(pair.prompt), (pair.prompt, {}))[1]
+        name = prompt_key(pair.prompt)
+        known = prompts.setdefault(name, (pair.prompt, {}))[1]
         known.update(dict.fromkeys((pair.chosen, pair.rejected)))
-    groups = [(prompt, list(known)[:MAX_RESPONSES]) for prompt, known in responses.values() if len(known) >= 3]
-    groups = groups[:MAX_PROMPTS]
-    if not groups:
-        return None
+        if pair.preference != 0.5:
+            winner = pair.preference > 0.5
+            beaten.add((name, *((pair.chosen, pair.rejected) if winner else (pair.rejected, pair.chosen))))
+    several = [(name, prompt, list(known)) for name, (prompt, known) in prompts.items() if len(known) >= 3]
+    groups = [(name, prompt, texts[:MAX_RESPONSES]) for name, prompt, texts in several[:MAX_PROMPTS]]
     # One order of the names is enough: `compare` reads both.
-    rows = [(prompt, u, v) for prompt, texts in groups for u, v in combinations(texts, 2)]
+    rows = [(prompt, u, v) for _, prompt, texts in groups for u, v in combinations(texts, 2)]
     verdict = judge.compare([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
     logits = iter(verdict.win_logit.double().cpu().tolist())
-    cyclic: list[float] = []
-    names: list[int] = []
-    for number, (_, texts) in enumerate(groups):
-        wins = torch.zeros(len(texts), len(texts), dtype=torch.float64)
+    robins = []
+    for name, _, texts in groups:
+        matrix = torch.zeros(len(texts), len(texts), dtype=torch.float64)
         for i, j in combinations(range(len(texts)), 2):
-            wins[i, j] = next(logits)
-            wins[j, i] = -wins[i, j]
-        found, triples = cyclic_triples(wins)
-        cyclic += [1.0] * found + [0.0] * (triples - found)
-        names += [number] * triples
-    interval = bootstrap_mean(cyclic, names)
-    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "num": len(cyclic)}
+            matrix[i, j] = next(logits)
+            matrix[j, i] = -matrix[i, j]
+        best = [all((name, u, v) in beaten and (name, v, u) not in beaten for v in texts if v != u) for u in texts]
+        robins.append(RoundRobin(matrix, best.index(True) if any(best) else None))
+    return robins

@@ -6,7 +6,7 @@ from typing import Any
 
 from prl.config import JudgeGate
 from prl.distributed import rank
-from prl.judge.base import PASSPORT_FILE, PairwiseJudge, read_judge_file
+from prl.judge.base import PASSPORT_FILE, PairwiseJudge, judge_folder, read_judge_file
 from prl.judge.passport import describe_judge, read_passport
 
 log = logging.getLogger(__name__)
@@ -50,11 +50,16 @@ _LIMITS = {
     "max_canary_rate": _Limit(
         "canary_rate", "share won by the best attack without content", "add such responses to the judge's losing side"
     ),
+    "max_layout_gap": _Limit(
+        "layout_gap",
+        "largest change of a margin with the batch layout",
+        "the model reads its padding, or counts it in positions; use an attention implementation that masks it",
+    ),
 }
 
 
 def check_judge(judge: PairwiseJudge, gate: JudgeGate) -> None:
-    """Hold the passport of a judge's folder against the limits, without reading its weights.
+    """Hold the passport of a judge's folder against the limits, without building its model.
 
     Raises:
         JudgeRefusedError: in mode refuse, naming everything that is wrong at once.
@@ -66,7 +71,7 @@ def check_judge(judge: PairwiseJudge, gate: JudgeGate) -> None:
         if rank() == 0:
             log.warning("judge_gate: %s has no folder, hence no passport; it is not checked", type(judge).__name__)
         return
-    problems = folder_problems(judge.folder, gate)
+    problems = folder_problems(judge_folder(judge.folder), gate)
     if not problems:
         return
     if gate.mode == "refuse":

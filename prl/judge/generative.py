@@ -10,7 +10,15 @@ from transformers import PreTrainedTokenizerBase
 
 from prl.config import ModelSource
 from prl.data.tokens import left_pad
-from prl.judge.base import JUDGE_FILE, Comparison, PairwiseJudge, discard_passport, read_judge_file
+from prl.judge.base import (
+    JUDGE_FILE,
+    TEMPLATE_FILE,
+    Comparison,
+    PairwiseJudge,
+    discard_passport,
+    judge_folder,
+    read_judge_file,
+)
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.template import JudgeTemplate
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
@@ -21,7 +29,7 @@ class GenerativeJudge(PairwiseJudge):
     """A causal language model that writes a verdict token; its margin is read from the logits (DESIGN 1.1).
 
     Args:
-        path: folder written by training or `save_pretrained`.
+        path: folder written by training or `save_pretrained`, or the id of one on the hub.
         dtype: type of the weights at inference.
         max_batch_tokens: padded tokens of one forward pass.
     """
@@ -50,11 +58,18 @@ class GenerativeJudge(PairwiseJudge):
         """Read weights, tokenizer and template; safe to call twice."""
         if self.model is not None:
             return
-        settings = read_judge_file(self.path)
+        self.folder = judge_folder(self.path)
+        settings = read_judge_file(self.folder)
         if settings["kind"] != "generative":
             raise ValueError(f"{self.path} holds a {settings['kind']} judge, not a generative one")
-        source = ModelSource(path=self.path, dtype=self.dtype)  # type: ignore[arg-type]
+        source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
         template = saved_template(settings)
+        copied = Path(self.folder) / TEMPLATE_FILE
+        if copied.is_file() and copied.read_text(encoding="utf-8") != template.text:
+            raise ValueError(
+                f"{copied} differs from the template in {JUDGE_FILE}, which is the one that is read; the judge knows "
+                "only the template that it was trained with, so put the old text back"
+            )
         self.encoder = ComparisonEncoder(load_tokenizer(source), template, settings["max_length"])
         found, saved = list(self.encoder.verdict_ids), settings["verdict_ids"]
         if found != saved:
@@ -113,10 +128,15 @@ def save_judge(
     encoder: ComparisonEncoder,
     *,
     temperature: float = 1.0,
+    merge: bool = True,
 ) -> None:
-    """Write weights, tokenizer and the judge's settings; loads with plain transformers as a causal LM."""
+    """Write weights, tokenizer and the judge's settings; loads with plain transformers as a causal LM.
+
+    `merge` is that of `save_model`.
+    """
     discard_passport(folder)
-    save_model(model, tokenizer, folder)
+    save_model(model, tokenizer, folder, merge=merge)
+    (Path(folder) / TEMPLATE_FILE).write_text(encoder.template.text, encoding="utf-8")  # for others to read
     settings = {
         "kind": "generative",
         "template": asdict(encoder.template),

@@ -1,27 +1,136 @@
 """A judge of any kind from its folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Self
 
-from prl.judge.base import JUDGE_FILE, PairwiseJudge, read_judge_file
+import torch
+
+from prl.data.records import AnchoredPrompt, Conversation, RowError
+from prl.judge.base import JUDGE_FILE, PairwiseJudge, judge_folder, read_judge_file
 from prl.judge.bradley_terry import BradleyTerryJudge
 from prl.judge.generative import GenerativeJudge
+from prl.judge.passport import adopt_passport
+from prl.types import Verdict
 
 _KINDS: dict[str, Callable[..., PairwiseJudge]] = {
     "generative": GenerativeJudge,
     "bradley_terry": BradleyTerryJudge,
 }
+_DTYPES = ("float32", "bfloat16", "float16")
+
+Text = str | Sequence[dict[str, str]]
+"""A text, or a list of messages with role and content."""
 
 
-def load_judge(folder: str | Path, dtype: str = "float32") -> PairwiseJudge:
-    """The judge in a folder, ready to compare.
+def load_judge(folder: str | Path, dtype: str = "float32", **options: Any) -> PairwiseJudge:
+    """The judge in a folder or under a hub id, ready to compare.
+
+    Args:
+        folder: what training, `prl export` or `save_pretrained` wrote.
+        dtype: float32, bfloat16 or float16.
+        options: `max_batch_tokens` of a generative judge, `batch_size` of a Bradley-Terry one.
 
     Raises:
         ValueError: when the folder holds no judge, or one of an unknown kind.
     """
-    kind = read_judge_file(folder)["kind"]
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}")
+    local = judge_folder(folder)
+    kind = read_judge_file(local)["kind"]
     if kind not in _KINDS:
-        raise ValueError(f"{Path(folder) / JUDGE_FILE} names the kind {kind!r}; expected one of {', '.join(_KINDS)}")
-    judge = _KINDS[kind](str(folder), dtype=dtype)
+        raise ValueError(f"{Path(local) / JUDGE_FILE} names the kind {kind!r}; expected one of {', '.join(_KINDS)}")
+    judge = _KINDS[kind](local, dtype=dtype, **options)
     judge.load()
     return judge
+
+
+class Judge:
+    """A trained judge for use from Python: text or messages in, verdicts out.
+
+    Args:
+        model: a judge that is ready to compare; `from_pretrained` reads one.
+    """
+
+    def __init__(self, model: PairwiseJudge) -> None:
+        self.model = model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype = "float32",
+        **options: Any,
+    ) -> Self:
+        """Read a judge, generative or Bradley-Terry as its folder says.
+
+        Args:
+            path: folder that training, `prl export` or `save_pretrained` wrote, or the id of one on the hub.
+            device: where it runs; the first GPU where there is one, else the CPU, when None.
+            dtype: float32, bfloat16 or float16.
+            options: `max_batch_tokens` of a generative judge, `batch_size` of a Bradley-Terry one.
+
+        Raises:
+            ValueError: when there is no judge.
+        """
+        model = load_judge(path, str(dtype).removeprefix("torch."), **options)
+        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the judge as a folder that transformers loads too, with its passport where that still holds.
+
+        Raises:
+            ValueError: for a judge that has no files.
+        """
+        self.model.save_pretrained(folder)
+        if self.model.folder is not None:
+            adopt_passport(folder, self.model.folder)
+
+    def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> Verdict:
+        """Read every pair of responses in both orders, in batches of like lengths.
+
+        White space around a response is dropped, as it was when the judge was trained.
+
+        Args:
+            prompts: N texts of the user, or lists of messages that end with the turn to answer.
+            a: N responses, each a text or a list with one assistant message.
+            b: N responses to compare them with.
+
+        Returns:
+            On the CPU, [N] each: `win_prob` that a is better, debiased over both orders; its log-odds `win_logit` (the
+            margin); `order_gap`, how far the two orders disagree, in [0, 1].
+
+        Raises:
+            ValueError: when the lists differ in length, or one of their entries is no text.
+        """
+        for name, texts in (("prompts", prompts), ("a", a), ("b", b)):
+            if isinstance(texts, str):
+                raise ValueError(f"{name} is one text; expected a list of texts, one for each comparison")
+        verdict = self.model.compare(
+            [_prompt(text, f"prompts[{i}]") for i, text in enumerate(prompts)],
+            [_response(text, f"a[{i}]") for i, text in enumerate(a)],
+            [_response(text, f"b[{i}]") for i, text in enumerate(b)],
+        )
+        return Verdict(verdict.margin_ab.cpu(), verdict.margin_ba.cpu())
+
+
+def _prompt(text: Text, where: str) -> Conversation:
+    try:
+        (record,) = AnchoredPrompt.parse({"prompt": text if isinstance(text, str) else list(text)})
+    except (RowError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from None
+    return record.prompt
+
+
+def _response(text: Text, where: str) -> str:
+    if isinstance(text, str):
+        return text.strip()
+    try:
+        (message,) = text
+        if message["role"] == "assistant":
+            return message["content"].strip()
+    except (TypeError, ValueError, KeyError, AttributeError):
+        pass
+    raise ValueError(f"{where} is {str(text)[:60]!r}; expected a text or a list with one assistant message")

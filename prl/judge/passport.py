@@ -12,8 +12,9 @@ from prl import __version__
 from prl.config import ModelSource
 from prl.data import LoadedRecords, PreferencePair
 from prl.judge.base import PASSPORT_FILE, PairwiseJudge, read_judge_file
-from prl.judge.examination import examine
+from prl.judge.examination import examine, turned
 from prl.judge.generative import saved_template
+from prl.model_card import renew_figures
 from prl.models.loading import load_tokenizer
 
 FORMAT = 1
@@ -37,10 +38,18 @@ def issue_passport(judge: PairwiseJudge, folder: str | Path, pairs: LoadedRecord
 
 
 def write_passport(folder: str | Path, passport: dict[str, Any]) -> Path:
-    """Put the passport beside the judge's weights."""
+    """Put the passport beside the judge's weights, and its figures into the model card."""
     path = Path(folder) / PASSPORT_FILE
     path.write_text(as_json(passport), encoding="utf-8")
+    renew_figures(folder, passport)
     return path
+
+
+def adopt_passport(folder: str | Path, measured: str | Path) -> None:
+    """Take over the passport of another folder where it tells of the very judge of this one; else do nothing."""
+    passport = read_passport(measured)
+    if passport is not None and passport["judge"] == describe_judge(folder):
+        write_passport(folder, passport)
 
 
 def read_passport(folder: str | Path) -> dict[str, Any] | None:
@@ -70,7 +79,7 @@ def as_json(value: dict[str, Any]) -> str:
 
 
 def describe_judge(folder: str | Path) -> dict[str, Any]:
-    """What decides, beside the weights, how a text becomes a margin, as the folder holds it now."""
+    """What decides how a text becomes a margin, as the folder holds it now."""
     settings = read_judge_file(folder)
     template = saved_template(settings).fingerprint if "template" in settings else None
     tokenizer = load_tokenizer(ModelSource(path=str(folder)))
@@ -80,7 +89,25 @@ def describe_judge(folder: str | Path) -> dict[str, Any]:
         "temperature": settings.get("temperature", 1.0),
         "template_fingerprint": template,
         "tokenizer_sha256": tokenizer_hash(tokenizer),
+        "weights_sha256": weights_hash(folder),
     }
+
+
+def weights_hash(folder: str | Path) -> str:
+    """Hash of the contents of a folder's safetensors files, in the order of their names; streamed.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    digest = hashlib.sha256()
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{folder} holds no .safetensors file, so it has no weights that could be measured")
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -95,9 +122,9 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def pairs_hash(pairs: Sequence[PreferencePair]) -> str:
-    """Hash of the pairs in canonical form: the same for a file with other column names or another format."""
+    """Hash of the pairs in canonical form: the same for other column names, another format, or responses swapped."""
     digest = hashlib.sha256()
-    for pair in pairs:
+    for pair in map(turned, pairs):
         prompt = [[message["role"], message["content"]] for message in pair.prompt]
         digest.update(json.dumps([prompt, pair.chosen, pair.rejected, pair.preference]).encode() + b"\n")
     return digest.hexdigest()

@@ -25,6 +25,15 @@ class ModelNotFoundError(ValueError):
     """A model folder or file that is not there, with what to do about it."""
 
 
+def is_hub_id(path: str) -> bool:
+    """Whether a path means a model on the Hugging Face hub: a name or owner/name, and no folder of that name here.
+
+    Anything else with a slash, a dot in front or a root is meant as a folder.
+    """
+    meant_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".gguf")
+    return not meant_local and not Path(path).is_dir()
+
+
 def _location(path: str) -> dict[str, Any]:
     """Arguments for from_pretrained: a GGUF file is named inside its folder."""
     local = Path(path).expanduser()
@@ -32,9 +41,7 @@ def _location(path: str) -> dict[str, Any]:
         if not local.is_file():
             raise ModelNotFoundError(f"GGUF file {path} does not exist")
         return {"pretrained_model_name_or_path": str(local.parent), "gguf_file": local.name}
-    # A hub id is a name or owner/name; anything else with a slash, a dot in front or a root is meant as a folder.
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
-    if looks_local and not local.is_dir():
+    if not local.is_dir() and not is_hub_id(path):
         raise ModelNotFoundError(
             f"model folder {path} does not exist; run the stage that writes it first, or give another folder or hub id"
         )
@@ -132,11 +139,26 @@ def freeze(model: nn.Module) -> nn.Module:
     return model.requires_grad_(False).eval()
 
 
-def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *, merge: bool = True) -> None:
     """Write a folder that transformers loads without prl: safetensors, configs, tokenizer, chat template.
 
-    Adapters are merged into the weights; the model in memory keeps them apart.
+    Args:
+        model: what to write; in memory its adapters stay apart.
+        tokenizer: written beside it.
+        folder: made if need be.
+        merge: put adapters into the weights. Otherwise only they are written, in peft's files, which transformers
+            loads too where peft is installed and the base model is where it was.
+
+    Raises:
+        ValueError: for merge: false on a model without adapters.
     """
+    if not merge:
+        if not is_adapted(model):
+            raise ValueError("the model has no adapters to write alone: model.lora was not set when it was trained")
+        model.save_pretrained(folder)
+        (Path(folder) / "README.md").unlink()  # peft's template of a card, all gaps
+        tokenizer.save_pretrained(folder)
+        return
     if is_adapted(model):
         import copy
 

@@ -3,7 +3,12 @@
 import math
 import random
 
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
 from prl.data.records import PreferencePair
+from prl.judge.base import Comparison
 from tests.helpers.tiny import PlantedJudge
 
 
@@ -58,6 +63,55 @@ class CircleJudge(PlantedJudge):
 
     def rule(self, first: str, second: str) -> float:
         return {0: 0.0, 1: 2.0, 2: -2.0}[(len(first) - len(second)) % 3]
+
+
+class RingJudge(PlantedJudge):
+    """Prefers up to `size // 2` more plus signs, counted round a ring of odd `size`: no response is the best of all."""
+
+    def __init__(self, size: int = 7) -> None:
+        super().__init__()
+        self.size = size
+
+    def rule(self, first: str, second: str) -> float:
+        ahead = (first.count("+") - second.count("+")) % self.size
+        return 0.0 if ahead == 0 else 1.0 if ahead <= self.size // 2 else -1.0
+
+
+class UnmaskedJudge(QualityJudge):
+    """Knows quality, but reads the padding of its batch: every column of it adds to the margin."""
+
+    def margins(self, comparisons: list[Comparison]) -> Tensor:
+        widths = torch.tensor([len(first) + len(second) for _, first, second in comparisons])
+        return super().margins(comparisons) + 0.01 * (widths.max() - widths)
+
+
+class FittedJudge(PlantedJudge):
+    """A scalar reward that was trained: logistic regression of the labels of pairs on features of the texts.
+
+    Two of them tell quality and length, the others are noise: what a judge of great capacity learns wrong labels by.
+    """
+
+    def __init__(self, pairs: list[PreferencePair]) -> None:
+        super().__init__()
+        differences = torch.stack([self.features(p.chosen) - self.features(p.rejected) for p in pairs])
+        targets = torch.tensor([p.preference for p in pairs])
+        self.weights = torch.zeros(differences.shape[1], requires_grad=True)
+        optimizer = torch.optim.LBFGS([self.weights], max_iter=100, line_search_fn="strong_wolfe")
+
+        def step() -> Tensor:
+            optimizer.zero_grad()
+            loss = binary_cross_entropy_with_logits(differences @ self.weights, targets)
+            loss.backward()
+            return loss
+
+        optimizer.step(step)
+
+    def features(self, text: str) -> Tensor:
+        draw = random.Random(text)
+        return torch.tensor([text.count("+"), len(text) / 10, *(draw.gauss(0, 1) for _ in range(40))])
+
+    def rule(self, first: str, second: str) -> float:
+        return float((self.features(first) - self.features(second)) @ self.weights)
 
 
 class FooledJudge(QualityJudge):

@@ -3,15 +3,19 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from lightning_modules.callbacks.run_checkpoint import LAST
 from prl.cli import RunError, main
 from prl.commands.export import export
+from prl.judge import GenerativeJudge, Judge
 from tests.integration.runs import Home
 
 LORA = json.dumps({"rank": 2, "alpha": 4})
@@ -22,33 +26,146 @@ STAGES = {
     "bradley_terry": (),
     "pairwise_ppo": (),
 }
-LOGITS = """
-import sys, torch, transformers
-kind, folder, out = sys.argv[1:]
-model = getattr(transformers, kind).from_pretrained(folder)
-assert not any(name.partition(".")[0] in ("prl", "lightning") for name in sys.modules)
-transformers.AutoTokenizer.from_pretrained(folder)
-torch.save(model(torch.tensor([[5, 6, 7, 8]])).logits, out)
+WITHOUT_PRL = """
+import json, sys
+sys.modules.update(dict.fromkeys(["prl", "lightning_modules", "datamodules", "lightning"]))  # None: cannot be imported
+import torch, transformers
+for line in sys.stdin:
+    kind, folder, rows, out = json.loads(line)
+    model = getattr(transformers, kind).from_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        torch.save([model(torch.tensor([row])).logits[0] for row in rows], out)
+    print("done", flush=True)
 """
+
+LogitsWithoutPrl = Callable[[Any, Path, list[list[int]]], list[torch.Tensor]]
+
+
+@pytest.fixture(scope="module")
+def logits_without_prl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LogitsWithoutPrl]:
+    """Logits of each row of ids alone, read by plain transformers in a process that cannot import prl."""
+    out = tmp_path_factory.mktemp("without_prl") / "logits.pt"
+    command, environment = [sys.executable, "-c", WITHOUT_PRL], {"PATH": "", "PYTHONSAFEPATH": "1"}
+    with subprocess.Popen(
+        command, cwd=out.parent, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def read(kind: Any, folder: Path, rows: list[list[int]]) -> list[torch.Tensor]:
+            process.stdin.write(json.dumps([kind.__name__, str(folder), rows, str(out)]) + "\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "done\n", "the process without prl ended; see its errors above"
+            return torch.load(out)
+
+        yield read
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("case", STAGES)
-def test_the_checkpoint_gives_the_folder_of_the_finished_run(case, home: Home, tmp_path: Path) -> None:
+def test_the_checkpoint_gives_the_folder_of_the_finished_run(
+    case: str, home: Home, tmp_path: Path, logits_without_prl: LogitsWithoutPrl
+) -> None:
     stage = case.partition(" ")[0]
     home.run(stage, tmp_path / "run", *STAGES[case])
     folder = tmp_path / "exported"
     main(["export", "--checkpoint", str(tmp_path / "run" / "checkpoints" / LAST), "--output", str(folder)])
     finished = tmp_path / "run" / "model"
-    # the passport is a measurement of the finished run, not a part of the model
-    written = {path.name for path in finished.iterdir()} - {"rm_passport.json"}
+    written = {path.name for path in finished.iterdir()}
     assert {path.name for path in folder.iterdir()} == written
+    assert {"README.md", "chat_template.jinja"} <= written
+    # The same weights have the same passport, so the export of the last checkpoint has it as well.
+    assert ("rm_passport.json" in written) == (stage in ("generative_reward", "bradley_terry"))
     for name in written:
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
     kind = AutoModelForSequenceClassification if stage == "bradley_terry" else AutoModelForCausalLM
-    command = [sys.executable, "-c", LOGITS, kind.__name__, str(folder), str(tmp_path / "logits.pt")]
-    subprocess.run(command, cwd=tmp_path, env={"PATH": "", "PYTHONSAFEPATH": "1"}, check=True)
-    here = kind.from_pretrained(finished)(torch.tensor([[5, 6, 7, 8]])).logits
-    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), here, atol=1e-6, rtol=0)
+    (found,) = logits_without_prl(kind, folder, [[5, 6, 7, 8]])
+    here = kind.from_pretrained(finished)(torch.tensor([[5, 6, 7, 8]])).logits[0]
+    torch.testing.assert_close(found, here, atol=1e-6, rtol=0)
+
+
+def test_an_earlier_checkpoint_gets_no_passport_of_later_weights(home: Home, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    home.run("bradley_terry", run)
+    weights = torch.load(run / "checkpoints" / LAST, weights_only=True)
+    weights["state_dict"] = {name: 0.9 * tensor for name, tensor in weights["state_dict"].items()}
+    torch.save(weights, run / "checkpoints" / "earlier.ckpt")
+    export(run / "checkpoints" / "earlier.ckpt", tmp_path / "out")
+    assert not (tmp_path / "out" / "rm_passport.json").exists()
+    assert "## Measured" not in (tmp_path / "out" / "README.md").read_text()
+
+
+# ---- save, load, merge, load
+
+
+def rows_of(judge: Judge) -> tuple[list[str], list[str], list[str], list[list[int]]]:
+    """Prompts, responses and others; and the ids of each reading, chosen first."""
+    prompts = ["copy abc", "reverse xyz", "sort cab", "copy q"]
+    a, b = ["abc", "xyz", "abc", "q"], ["abcabc", "zyx", "cab", "qqqqqqqq"]
+    messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    encoder = judge.model.encoder
+    if isinstance(judge.model, GenerativeJudge):
+        return prompts, a, b, [encoder.compare(*each)[0] for each in zip(messages, a, b, strict=True)]
+    rows = [(p, text) for p, *both in zip(messages, a, b, strict=True) for text in both]
+    return prompts, a, b, [encoder.encode_response(*row)["ids"] for row in rows]
+
+
+def margins_of(judge: Judge, logits: list[torch.Tensor]) -> torch.Tensor:
+    """Margins of readings from their logits, as anybody would compute them."""
+    if isinstance(judge.model, GenerativeJudge):
+        first, second = judge.model.encoder.verdict_ids
+        return torch.stack([each[-1, first] - each[-1, second] for each in logits])
+    rewards = torch.stack([each[0] for each in logits])
+    return rewards[0::2] - rewards[1::2]
+
+
+@pytest.mark.parametrize("adapters", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("stage", ["generative_reward", "bradley_terry"])
+def test_margins_survive_saving_loading_and_merging(
+    stage: str,
+    adapters: bool,
+    home: Home,
+    tmp_path: Path,
+    logits_without_prl: LogitsWithoutPrl,
+    measured: dict[str, float],
+) -> None:
+    """Save, load, merge, load: the largest change of a margin is below 1e-5 on every way."""
+    run = tmp_path / "run"
+    overrides = ["--model.init_args.optimization.learning_rate", "0.01", "--model.init_args.passport_pairs", "0"]
+    trained = home.run(stage, run, *overrides, *(("--model.init_args.model.lora", LORA) if adapters else ())).model
+    kind = AutoModelForSequenceClassification if stage == "bradley_terry" else AutoModelForCausalLM
+    labels = {"num_labels": 1} if stage == "bradley_terry" else {}
+    judge = Judge.from_pretrained(run / "model", device="cpu")
+    prompts, a, b, rows = rows_of(judge)
+
+    def alone(model: Any) -> torch.Tensor:
+        model.eval()
+        with torch.no_grad():
+            return margins_of(judge, [model(torch.tensor([row])).logits[0] for row in rows])
+
+    in_memory = alone(trained.model)
+    untrained = alone(kind.from_pretrained(home.policy, **labels))
+    assert (in_memory - untrained).abs().max() > 0.1  # otherwise equality would say nothing
+    found = {
+        "saved": margins_of(judge, logits_without_prl(kind, run / "model", rows)),
+        "judge": judge.compare(prompts, a, b).margin_ab,
+    }
+    judge.save_pretrained(tmp_path / "again")
+    found["saved again"] = Judge.from_pretrained(tmp_path / "again", device="cpu").compare(prompts, a, b).margin_ab
+    if adapters:
+        apart = tmp_path / "apart"
+        main(["export", "--checkpoint", str(run / "checkpoints" / LAST), "--output", str(apart), "--adapter-only"])
+        assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in apart.iterdir()}
+        assert not (apart / "model.safetensors").exists()
+        base = kind.from_pretrained(home.policy, **labels)
+        with_adapter = PeftModel.from_pretrained(base, apart)
+        found["adapter"] = alone(with_adapter)
+        found["merged by peft"] = alone(with_adapter.merge_and_unload())
+        found["judge of the adapter"] = Judge.from_pretrained(apart, device="cpu").compare(prompts, a, b).margin_ab
+    for name, margins in found.items():
+        change = (margins - in_memory).abs().max().item()
+        measured[f"margins: {stage}, {'lora' if adapters else 'full'}, {name}"] = change
+        assert change < 1e-5, name
 
 
 def test_what_cannot_be_exported_is_named(home: Home, tmp_path: Path) -> None:
@@ -65,6 +182,8 @@ def test_what_cannot_be_exported_is_named(home: Home, tmp_path: Path) -> None:
     home.run("generative_reward", judge)
     with pytest.raises(ValueError, match="was written by SupervisedModule, this run trains GenerativeRewardModule"):
         export(checkpoint, tmp_path / "out", judge / "config.yaml")
+    with pytest.raises(ValueError, match="no adapters to write alone: model.lora was not set"):
+        export(checkpoint, tmp_path / "out", merge=False)
     torn = tmp_path / "torn.ckpt"
     torn.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(RunError, match="is torn"):

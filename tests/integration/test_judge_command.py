@@ -1,5 +1,6 @@
 """`prl judge`, the passport at the end of a judge's training, and the gate of PPO, through the command line."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from prl.cli import main
 from prl.data import DataSource, PreferencePair, load_records
-from prl.judge import load_judge
+from prl.judge import Judge, load_judge
 from prl.judge.base import PASSPORT_FILE
 from tests.integration.runs import Home
 
@@ -51,6 +52,62 @@ def test_measuring_a_judge(kind: str, home: Home, tmp_path: Path, capsys: pytest
     shown = capsys.readouterr().out
     assert f"accuracy, both orders averaged      {found['accuracy']['mean']:8.3f}" in shown
     assert len(shown.splitlines()) < 50  # one screen
+
+
+def turned_rows(rows: list[dict]) -> list[dict]:
+    """The same data, with every pair written the other way round."""
+    return [
+        {**row, "chosen": row["rejected"], "rejected": row["chosen"], "preference": 1 - row["preference"]}
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("kind", ["judge", "bradley_terry"])
+def test_swapping_every_pair_of_a_file_changes_no_reported_bit(kind: str, home: Home, tmp_path: Path) -> None:
+    labels = itertools.cycle([1.0, 0.0, 0.7, 0.5, 0.1])
+    prompts = ["copy abc", "reverse xyz", "sort dcba", "copy q"]
+    # Seven responses to a prompt: more than a round robin takes, so it matters which come first.
+    texts = ["abc", "cba", "a", "xyzzy", "q", "abcd", "zzzzzz"]
+    rows = [
+        {"prompt": prompt, "chosen": u, "rejected": v, "preference": next(labels), "source": f"half {n % 2}"}
+        for n, prompt in enumerate(prompts)
+        for u, v in zip(texts, [*texts[1:], texts[0]], strict=True)
+    ]
+    reports = []
+    for name, version in (("there", rows), ("back", turned_rows(rows))):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in version))
+        out = tmp_path / f"{name}.json"
+        main(["judge", "--judge", str(getattr(home, kind)), "--pairs", str(path), "--json", str(out)])
+        reports.append(json.loads(out.read_text()))
+    there, back = reports
+    assert there["report"] == back["report"]
+    assert there["report"]["num_ties"] == 5
+    assert there["report"]["scale_fit"]["num"] == 4
+    assert there["data"]["pairs_sha256"] == back["data"]["pairs_sha256"]
+    assert there["data"]["file_sha256"] != back["data"]["file_sha256"]
+
+
+@pytest.mark.parametrize("kind", ["judge", "bradley_terry"])
+def test_swapping_two_files_of_responses_turns_the_margins(kind: str, home: Home, tmp_path: Path) -> None:
+    for name, lines in (("prompts", ["copy abc", "sort cab", "copy q"]), ("u", ["abc", "cab", "qq"]), ("v", "xyz")):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    found = []
+    for responses, anchors in ("uv", "vu"):
+        args = ["--prompts", "prompts", "--responses", responses, "--anchors", anchors, "--json", "out.jsonl"]
+        args = [part if part.startswith("--") else str(tmp_path / part) for part in args]
+        main(["judge", "--judge", str(getattr(home, kind)), *args])
+        found.append([json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()])
+    judge = Judge.from_pretrained(getattr(home, kind))
+    verdict = judge.compare(["copy abc", "sort cab", "copy q"], ["abc", "cab", "qq"], ["x", "y", "z"])
+    columns = {"win_prob": verdict.win_prob, "margin": verdict.win_logit, "order_gap": verdict.order_gap}
+    for there, back in zip(*found, strict=True):
+        # Rows of a batch may stand in another order, so the last bits of float32 may differ.
+        assert back["margin"] == pytest.approx(-there["margin"], abs=1e-5)
+        assert back["win_prob"] == pytest.approx(1 - there["win_prob"], abs=1e-5)
+        assert back["order_gap"] == pytest.approx(there["order_gap"], abs=1e-5)
+    for name, values in columns.items():
+        assert [row[name] for row in found[0]] == values.tolist()  # Python and the command line say the same
 
 
 def test_passport_and_fewer_pairs(home: Home, tmp_path: Path) -> None:
@@ -99,6 +156,7 @@ def test_comparing_line_by_line(home: Home, tmp_path: Path, capsys: pytest.Captu
             "go with --pairs",
         ),
         (["--pairs", "nothing.jsonl"], 1, "no data file at nothing.jsonl"),
+        (["--judge", "no/where", "--pairs", "PAIRS", "--write-passport"], 2, "writes into the judge's folder"),
         (["--prompts", "PAIRS", "--responses", "PAIRS", "--anchors", "PAIRS"], 1, "an object with 'response'"),
         (["--prompts", "ONE", "--responses", "TWO", "--anchors", "TWO"], 1, "1 prompts, 2 responses"),
         (["--prompts", "gone", "--responses", "TWO", "--anchors", "TWO"], 1, "gone does not exist"),

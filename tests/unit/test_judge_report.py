@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prl.evaluation.judge_report import judge_metrics
 from prl.types import Verdict
@@ -80,6 +82,19 @@ def test_soft_targets_by_hand() -> None:
     assert found["brier"] == pytest.approx(((p - 0.8) ** 2 + (q - 0.25) ** 2) / 2, abs=1e-7)
     assert found["accuracy"] == 1.0
     assert found["margin"] == pytest.approx((0.6 * 1.0 + 0.5 * 0.5) / 2, abs=1e-7)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(-8, 8), st.floats(-8, 8), st.sampled_from([0.0, 0.25, 0.5, 1.0])), min_size=1, max_size=9
+    )
+)
+@settings(max_examples=40)
+def test_swapping_every_pair_changes_no_figure(rows: list[tuple[float, float, float]]) -> None:
+    ab, ba, targets = torch.tensor(rows, dtype=torch.float64).T
+    there, back = report(ab, ba, targets), report(ba, ab, 1 - targets)
+    for name in there:  # ties keep their order, so sums may run in another one
+        assert back[name] == pytest.approx(there[name], abs=1e-6, nan_ok=True), name
 
 
 def test_undecided_labels_count_in_nll_and_brier_only() -> None:

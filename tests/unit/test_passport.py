@@ -1,10 +1,12 @@
 """The passport beside a judge: what it holds, when it changes, and that it goes with the weights."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification
 
 import prl
@@ -12,6 +14,7 @@ from prl.data import DataSource, PreferencePair, load_records
 from prl.judge import BradleyTerryJudge, ComparisonEncoder, GenerativeJudge, JudgeTemplate, load_judge
 from prl.judge.base import JUDGE_FILE, PASSPORT_FILE
 from prl.judge.bradley_terry import save_bradley_terry
+from prl.judge.examination import layout_gap
 from prl.judge.generative import save_judge
 from prl.judge.passport import (
     as_json,
@@ -20,6 +23,7 @@ from prl.judge.passport import (
     pairs_hash,
     read_passport,
     tokenizer_hash,
+    weights_hash,
     write_passport,
 )
 from tests.helpers.pairs import labelled_pairs
@@ -110,6 +114,13 @@ def test_hashes_of_the_data(folders: dict[str, Path], data: Path, tmp_path: Path
     assert fewer["file_sha256"] == first["file_sha256"]
 
 
+def test_hash_of_pairs_does_not_depend_on_the_column_of_the_better_response() -> None:
+    prompt = [{"role": "user", "content": "p"}]
+    for preference in (1.0, 0.7, 0.5, 0.1):
+        there = PreferencePair(prompt, "a", "b", preference)
+        assert pairs_hash([there]) == pairs_hash([PreferencePair(prompt, "b", "a", 1 - preference)])
+
+
 def test_every_field_of_a_pair_is_in_its_hash() -> None:
     prompt = [{"role": "user", "content": "p"}]
     variants = [
@@ -139,6 +150,35 @@ def test_hash_of_the_template(folders: dict[str, Path], tmp_path: Path) -> None:
     first, second = describe_judge(folders["generative"]), describe_judge(other)
     assert first["template_fingerprint"] != second["template_fingerprint"]
     assert first["tokenizer_sha256"] == second["tokenizer_sha256"]
+
+
+def test_hash_of_the_weights_is_that_of_the_contents_of_all_files(tmp_path: Path) -> None:
+    for name, content in (("model-00001-of-00002", b"ab"), ("model-00002-of-00002", b"c")):
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+    (tmp_path / "training_args.bin").write_bytes(b"no weights")
+    assert weights_hash(tmp_path) == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_the_hash_of_the_weights_is_the_same_for_the_same_weights(folders: dict[str, Path], tmp_path: Path) -> None:
+    before = weights_hash(folders["generative"])
+    assert weights_hash(write_generative(tmp_path, JudgeTemplate(TEMPLATE.text + " "))) == before
+    assert weights_hash(folders["bradley_terry"]) != before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_margins_of_a_sound_judge_hardly_depend_on_the_batch(kind: str, folders: dict[str, Path]) -> None:
+    gap = layout_gap(load_judge(folders[kind]), labelled_pairs(24))
+    assert 0 <= gap < 1e-5  # float32 on margins of a few units
+
+
+def test_a_judge_that_attends_to_its_padding_is_seen(folders: dict[str, Path]) -> None:
+    judge = load_judge(folders["generative"])
+
+    def unmasked(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, {**kwargs, "attention_mask": torch.ones_like(kwargs["attention_mask"])}
+
+    judge.model.register_forward_pre_hook(unmasked, with_kwargs=True)
+    assert layout_gap(judge, labelled_pairs(24)) > 0.1
 
 
 @pytest.mark.parametrize("write", [write_generative, write_scalar])

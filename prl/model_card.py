@@ -1,0 +1,193 @@
+"""The model card (README.md) of an exported folder: what it is, how to load it, and what was measured of it.
+
+A card is signed with a hash of its text. One that somebody has edited no longer fits its hash and is left alone.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from prl import __version__
+from prl.models.loading import is_hub_id
+
+log = logging.getLogger(__name__)
+
+CARD = "README.md"
+_MEASURED = "\n## Measured\n"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a folder holds, in the words of a card and of the hub."""
+
+    title: str
+    pipeline_tag: str
+    auto_class: str
+    tags: tuple[str, ...] = ("prl", "pairwise-rl")
+
+    @property
+    def is_judge(self) -> bool:
+        """Whether it compares responses."""
+        return "reward-model" in self.tags
+
+
+_JUDGE_TAGS = ("prl", "pairwise-rl", "reward-model")
+KINDS = {
+    "generative": Kind("Generative pairwise judge", "text-generation", "AutoModelForCausalLM", _JUDGE_TAGS),
+    "bradley_terry": Kind(
+        "Bradley-Terry reward model", "text-classification", "AutoModelForSequenceClassification", _JUDGE_TAGS
+    ),
+    None: Kind("Language model", "text-generation", "AutoModelForCausalLM"),
+}
+"""Kind of a judge, None for a model that is none -> what its card says."""
+
+_FIGURES = {
+    "accuracy": "accuracy, both orders averaged",
+    "accuracy_shorter_wins": "accuracy where the shorter response is better",
+    "baseline_longer": "for comparison: longer is better",
+    "nll": "negative log-likelihood, nats",
+    "ece": "calibration error",
+    "temperature": "fitted temperature",
+    "order_gap": "order gap",
+    "flip_rate": "flip rate",
+    "canary_rate": "wins of the best attack without content",
+}
+"""Names in a judge's report -> the words of the card; docs/judge.md explains them all."""
+
+
+def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any], *, adapter: bool = False) -> None:
+    """Write the card of a folder that a run has exported, unless there is one that somebody has edited.
+
+    Args:
+        folder: the exported folder.
+        kind: a key of KINDS.
+        settings: the run's configuration as plain values, with `model` and `data`.
+        adapter: the folder holds adapters alone.
+    """
+    words = KINDS[kind]
+    init_args = settings["model"]["init_args"]
+    base = _base_model((init_args.get("model") or init_args.get("policy") or {}).get("path"))
+    data = ((settings.get("data") or {}).get("init_args") or {}).items()
+    paths = {split: source["path"] for split, source in data if split in ("train", "validation") and source}
+    metadata = ModelCardData(
+        library_name="peft" if adapter else "transformers",
+        base_model=base,
+        datasets=sorted({path for path in paths.values() if is_data_set(path)}) or None,
+        tags=[*words.tags, *(["lora"] if adapter else [])],
+        pipeline_tag=words.pipeline_tag,
+    )
+    module = settings["model"]["class_path"].rpartition(".")[2]
+    lines = [f"---\n{metadata.to_yaml()}\n---\n", f"# {words.title}\n"]
+    lines += [f"Trained by `{module}` of [prl](https://arxiv.org/abs/2504.04950) {__version__}"]
+    names = [f"{path if is_data_set(path) else Path(path).name} ({split})" for split, path in paths.items()]
+    lines[-1] += f" on {', '.join(names)}.\n" if names else ".\n"
+    lines += ["## Load\n", _loading(words)]
+    _put(Path(folder) / CARD, "\n".join(lines))
+
+
+def renew_figures(folder: str | Path, passport: Mapping[str, Any] | None) -> None:
+    """Let the card say what a passport says; None takes the figures away. A card that is missing or edited stays so."""
+    path = Path(folder) / CARD
+    if not path.is_file() or (text := _unsigned(path)) is None:
+        return
+    text = text.partition(_MEASURED)[0]
+    _put(path, text if passport is None else text + _MEASURED + _figures(passport))
+
+
+def is_data_set(path: str) -> bool:
+    """Whether a source of rows is a data set on the hub, not a file."""
+    return (
+        is_hub_id(path)
+        and not Path(path).is_file()
+        and Path(path).suffix
+        not in (".jsonl", ".json", ".gz")
+        + (
+            ".csv",
+            ".parquet",
+        )
+    )
+
+
+def _base_model(path: str | None) -> str | None:
+    """The hub id that a model comes from: its own, or the one that the card of a folder of prl names."""
+    if path is None or is_hub_id(path):
+        return path
+    card = Path(path).expanduser() / CARD
+    if not card.is_file():
+        return None
+    metadata = ModelCard.load(card, ignore_metadata_errors=True).data
+    return metadata.base_model if "prl" in (metadata.tags or []) else None
+
+
+def _loading(words: Kind) -> str:
+    plain = f"""```python
+from transformers import {words.auto_class}, AutoTokenizer
+
+model = {words.auto_class}.from_pretrained(FOLDER)
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+```
+"""
+    if not words.is_judge:
+        return plain
+    return f"""```python
+from prl.judge import Judge
+
+judge = Judge.from_pretrained(FOLDER)
+verdict = judge.compare(["a prompt"], ["a response"], ["another one"])
+verdict.win_prob  # probability that the first response is better, both orders read
+```
+
+Without prl it is an ordinary model, whose input `prl_judge.json` describes:
+
+{plain}"""
+
+
+def _figures(passport: Mapping[str, Any]) -> str:
+    data, report = passport["data"], passport["report"]
+    rows = [f"| {words} | {_cell(report.get(name))} |" for name, words in _FIGURES.items()]
+    return "\n".join(
+        [
+            "",
+            f"On {report['num_pairs']} pairs of {data['file']} ({report['num_prompts']} prompts), with 95 % intervals "
+            "over prompts. `rm_passport.json` holds the whole report.",
+            "",
+            "| figure | value |",
+            "|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _cell(found: Any) -> str:
+    if found is None:
+        return "not measured"
+    if isinstance(found, Mapping):
+        return f"{found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    return f"{found:.3f}"
+
+
+# ---- the signature
+
+
+def _signature(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"\n<!-- {digest}: prl renews this card as long as nobody edits it -->\n"
+
+
+def _unsigned(path: Path) -> str | None:
+    """The text of a card without its signature; None where that does not fit."""
+    text, mark, end = path.read_text(encoding="utf-8").rpartition("\n<!-- ")
+    return text if _signature(text) == mark + end else None
+
+
+def _put(path: Path, text: str) -> None:
+    if path.is_file() and _unsigned(path) is None:
+        log.warning("%s was edited, so it is left as it is; delete it to have it written", path)
+        return
+    path.write_text(text + _signature(text), encoding="utf-8")
