@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from prl.data import AnchoredPrompt, DataSource, PreferencePair, load_records, prompt_key
+from prl.evaluation.figures import judge_figures
 from prl.evaluation.intervals import bootstrap_mean
 from prl.judge.base import PairwiseJudge
+from prl.judge.examination import judge_pairs
 from prl.judge.loading import load_judge
 from prl.judge.passport import as_json, issue_passport, write_passport
 
@@ -47,6 +49,7 @@ def main(args: list[str]) -> None:
     parser.add_argument(
         "--write-passport", action="store_true", help="keep the report as rm_passport.json in the folder"
     )
+    parser.add_argument("--figures", type=Path, help="draw what the report says as pictures into this folder")
     parser.add_argument("--prompts", type=Path, help="one prompt per line; with --responses and --anchors")
     parser.add_argument("--responses", type=Path, help="one response per line, to these prompts")
     parser.add_argument("--anchors", type=Path, help="one response per line to compare each with")
@@ -55,8 +58,8 @@ def main(args: list[str]) -> None:
     lines = (options.prompts, options.responses, options.anchors)
     if (options.pairs is None) != all(lines) or (options.pairs and any(lines)):
         parser.error("give either --pairs, or --prompts, --responses and --anchors")
-    if options.pairs is None and (options.write_passport or options.max_pairs is not None):
-        parser.error("--write-passport and --max_pairs go with --pairs")
+    if options.pairs is None and (options.write_passport or options.figures or options.max_pairs is not None):
+        parser.error("--write-passport, --figures and --max_pairs go with --pairs")
     judge = load_judge(options.judge).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if options.pairs is not None:
         measure(judge, options)
@@ -67,12 +70,18 @@ def main(args: list[str]) -> None:
 def measure(judge: PairwiseJudge, options: argparse.Namespace) -> None:
     """Examine the judge, print one screen, and leave the passport where it was asked for."""
     pairs = load_records(DataSource(str(options.pairs), limit=options.max_pairs), PreferencePair)
-    passport = issue_passport(judge, options.judge, pairs)
+    judged = judge_pairs(judge, pairs.records)
+    passport = issue_passport(judge, options.judge, pairs, judged)
     if options.json is not None:
         options.json.write_text(as_json(passport), encoding="utf-8")
     print(screen(passport))
     if options.write_passport:
         print(f"\nwrote {write_passport(options.judge, passport)}")
+    if options.figures is not None:
+        options.figures.mkdir(parents=True, exist_ok=True)
+        for tag, figure in judge_figures(judged).items():
+            figure.savefig(options.figures / f"{tag.rpartition('/')[2]}.png")
+        print(f"\ndrew reliability, margins, orders and accuracy by length into {options.figures}")
 
 
 def screen(passport: dict[str, Any]) -> str:
