@@ -56,12 +56,17 @@ class JudgeValidation(Stage):
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
         """Both readings of every pair of a batch, chosen as `a`."""
 
-    def log_training(self, verdict: Verdict, targets: Tensor) -> None:
-        """Accuracy of one training batch over pairs that are not ties, and its mean margin."""
-        right = (verdict.win_logit > 0) == (targets > 0.5)
+    def log_training(self, win_logit: Tensor, targets: Tensor) -> None:
+        """Accuracy of one training batch over pairs that are not ties, and its mean margin.
+
+        Args:
+            win_logit: [N] log-odds that chosen is better, without gradient.
+            targets: [N] probability of the label that it is.
+        """
+        right = (win_logit > 0) == (targets > 0.5)
         decided = targets != 0.5
         self.log("train/accuracy", right[decided].float().mean() if decided.any() else 0.5, prog_bar=True)
-        self.log("train/margin", ((2 * targets - 1) * verdict.win_logit).mean())
+        self.log("train/margin", ((2 * targets - 1) * win_logit).mean())
 
     def on_validation_epoch_start(self) -> None:
         """Start afresh."""
