@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from prl.data import DataError, DataSource, LengthGroupedBatchSampler, Record, load_records, split_by_prompt
 from prl.data.audit import shared_prompts
@@ -15,6 +15,19 @@ from prl.data.tokens import EncodingCounts, TooLongError
 from prl.run_position import batches_done, is_dry_run
 
 log = logging.getLogger(__name__)
+
+
+class _Numbered(Dataset):
+    """Rows that know their number, by which a validation finds their texts again whichever rank read them."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.rows[index], "index": index}
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 class RecordDataModule(LightningDataModule):
@@ -137,7 +150,7 @@ class RecordDataModule(LightningDataModule):
         # A generator of its own: a loader otherwise draws its seed from torch's global state, and a validation would
         # change the training that follows.
         return DataLoader(
-            rows,  # type: ignore[arg-type]
+            _Numbered(rows),
             batch_sampler=batches,
             collate_fn=self.encoder.collate,
             num_workers=self.num_workers,

@@ -68,10 +68,10 @@ class BradleyTerryRewardModule(JudgeValidation):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean loss per pair, weighted."""
         chosen, rejected = self._rewards(batch)
-        losses = bradley_terry_loss(chosen, rejected, smooth(batch["targets"], self.label_smoothing))
+        losses = bradley_terry_loss(chosen, rejected, smooth(batch["targets"].float(), self.label_smoothing))
         loss = weighted_mean(losses, batch["weights"])
         self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log_training(Verdict((chosen - rejected).detach(), (rejected - chosen).detach()), batch["targets"])
+        self.log_training((chosen - rejected).detach(), batch["targets"])
         return loss
 
     def export(self, folder: Path, *, merge: bool = True) -> None:

@@ -14,7 +14,14 @@ from prl.distributed import global_sum, world_size
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.generative import save_judge
 from prl.judge.template import JudgeTemplate
-from prl.losses.pairwise import consistency_loss, pairwise_loss, smooth, verdict_language_loss, verdict_loss
+from prl.losses.pairwise import (
+    ConsistencyForm,
+    consistency_loss,
+    pairwise_loss,
+    smooth,
+    verdict_language_loss,
+    verdict_loss,
+)
 from prl.masking import weighted_mean
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import model_inputs, token_logprobs, verdict_logits, verdict_margins
@@ -30,8 +37,11 @@ class GenerativeRewardModule(JudgeValidation):
         optimization: learning rate and schedule.
         order: both (two readings per pair in one batch) or random (one of them).
         label_smoothing: pulls targets towards 1/2.
-        consistency_coef: weight c of (p(w, l) + p(l, w) - 1)^2; needs order: both.
-        language_coef: weight d of the verdict token's cross-entropy over the whole vocabulary.
+        verdict_loss: cross-entropy of the verdict between its two tokens (two_tokens), or over the full_vocabulary,
+            which also learns to say one of them. Either way a margin is read from the two.
+        consistency_coef: weight c of what the order of the responses changes; needs order: both.
+        consistency: measured as a probability, (p(w, l) + p(l, w) - 1)^2, or as log_odds, (z(w, l) + z(l, w))^2.
+        language_coef: weight d of the cross-entropy over the whole vocabulary beside that between the two tokens.
         text_coef: weight of the next-token cross-entropy of the comparison from its first response on. It keeps
             the generative head in use while the verdict is learnt (text regularisation as in 2406.10216), and costs a
             vocabulary-sized row per token; needs order: both.
@@ -41,7 +51,7 @@ class GenerativeRewardModule(JudgeValidation):
             writes none.
 
     Raises:
-        ValueError: for a consistency term without both orders.
+        ValueError: for a term that needs both orders without them, or settings that say the same twice.
     """
 
     record_type = PreferencePair
@@ -54,7 +64,9 @@ class GenerativeRewardModule(JudgeValidation):
         optimization: Optimization = Optimization(learning_rate=1e-5),  # noqa: B008 - frozen
         order: Literal["both", "random"] = "both",
         label_smoothing: float = 0.0,
+        verdict_loss: Literal["two_tokens", "full_vocabulary"] = "two_tokens",
         consistency_coef: float = 0.0,
+        consistency: ConsistencyForm = "probability",
         language_coef: float = 0.0,
         text_coef: float = 0.0,
         max_length: int = 1024,
@@ -65,9 +77,16 @@ class GenerativeRewardModule(JudgeValidation):
         for name, value in (("consistency_coef", consistency_coef), ("text_coef", text_coef)):
             if value and order != "both":
                 raise ValueError(f"{name} is {value} with order: {order}; it needs order: both")
+        two_tokens = verdict_loss == "two_tokens"
+        if language_coef and not two_tokens:
+            raise ValueError(
+                f"language_coef is {language_coef} with verdict_loss: full_vocabulary, which is that term alone; set "
+                "language_coef to 0, or verdict_loss to two_tokens"
+            )
         self.source, self.template, self.optimization = model, template, optimization
         self.order, self.label_smoothing = order, label_smoothing
-        self.consistency_coef, self.language_coef, self.text_coef = consistency_coef, language_coef, text_coef
+        self.verdict_coef, self.language_coef = (1.0, language_coef) if two_tokens else (0.0, 1.0)
+        self.consistency_coef, self.consistency, self.text_coef = consistency_coef, consistency, text_coef
         self.max_length, self.on_too_long = max_length, on_too_long
         self.model: Any = None
         self.encoder: ComparisonEncoder | None = None
@@ -92,7 +111,7 @@ class GenerativeRewardModule(JudgeValidation):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean loss per pair, weighted; the text term has no pairs and is not."""
-        targets = smooth(batch["targets"], self.label_smoothing)
+        targets = smooth(batch["targets"].float(), self.label_smoothing)
         loss = self._loss_of_both(batch, targets) if self.order == "both" else self._loss_of_one(batch, targets)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
@@ -108,13 +127,13 @@ class GenerativeRewardModule(JudgeValidation):
         else:
             logits = verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
         margin_wl, margin_lw = verdict_margins(logits, self.verdict_ids).chunk(2)
-        loss = pairwise_loss(margin_wl, margin_lw, targets)
+        loss = self.verdict_coef * pairwise_loss(margin_wl, margin_lw, targets)
         if self.consistency_coef:
-            loss = loss + self.consistency_coef * consistency_loss(margin_wl, margin_lw)
+            loss = loss + self.consistency_coef * consistency_loss(margin_wl, margin_lw, self.consistency)
         if self.language_coef:
             both = verdict_language_loss(logits, self.verdict_ids, torch.cat([targets, 1 - targets]))
             loss = loss + self.language_coef * (both[: len(loss)] + both[len(loss) :]) / 2
-        self.log_training(Verdict(margin_wl.detach(), margin_lw.detach()), batch["targets"])
+        self.log_training((margin_wl - margin_lw).detach() / 2, batch["targets"])
         verdict_loss_mean = weighted_mean(loss, batch["weights"])
         self.log("train/verdict_loss", verdict_loss_mean.detach())
         return verdict_loss_mean + text_loss
@@ -125,10 +144,14 @@ class GenerativeRewardModule(JudgeValidation):
         rows = (torch.arange(num_pairs) + swapped * num_pairs).to(targets.device)
         stated = torch.where(swapped.to(targets.device), 1 - targets, targets)
         logits = verdict_logits(self.model, batch["input_ids"][rows], batch["attention_mask"][rows])
-        loss = verdict_loss(verdict_margins(logits, self.verdict_ids), stated)
+        margin = verdict_margins(logits, self.verdict_ids)
+        loss = self.verdict_coef * verdict_loss(margin, stated)
         if self.language_coef:
             loss = loss + self.language_coef * verdict_language_loss(logits, self.verdict_ids, stated)
-        return weighted_mean(loss, batch["weights"])
+        self.log_training(torch.where(swapped.to(targets.device), -margin, margin).detach(), batch["targets"])
+        verdict_loss_mean = weighted_mean(loss, batch["weights"])
+        self.log("train/verdict_loss", verdict_loss_mean.detach())
+        return verdict_loss_mean
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the judge as a folder for transformers and `GenerativeJudge`."""

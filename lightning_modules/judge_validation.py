@@ -12,14 +12,33 @@ from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_modules.stage import Stage
-from prl.data import PreferencePair, load_records
+from prl.data import PreferencePair, load_records, prompt_key
 from prl.distributed import world_size
-from prl.evaluation.judge_report import judge_metrics
+from prl.evaluation.figures import judge_figures
+from prl.evaluation.judge_report import JudgedPairs, judge_metrics, slice_metrics
+from prl.evaluation.tables import PairText, most_order_dependent, most_wrong, pair_table
 from prl.judge.loading import load_judge
 from prl.judge.passport import issue_passport, write_passport
+from prl.judge.template import render_conversation
 from prl.types import Verdict
 
 log = logging.getLogger(__name__)
+
+
+def _of_all_ranks(parts: list[Tensor]) -> Tensor:
+    whole = torch.cat(parts)
+    return (dim_zero_cat(gather_all_tensors(whole)) if world_size() > 1 else whole).cpu()
+
+
+def judged_rows(rows: list[dict[str, Any]], verdict: Verdict, targets: Tensor) -> JudgedPairs:
+    """What a report needs of encoded pairs and their readings; lengths are characters."""
+    return JudgedPairs(
+        verdict,
+        targets,
+        [prompt_key(row["prompt"]) for row in rows],
+        torch.tensor([[len(text) for text in row["texts"]] for row in rows]),
+        [row["source"] for row in rows],
+    )
 
 
 class JudgeValidation(Stage):
@@ -31,35 +50,47 @@ class JudgeValidation(Stage):
             raise ValueError(f"passport_pairs is {passport_pairs}; expected 0 or more")
         self.passport_pairs = passport_pairs
         self._readings: list[Tensor] = []
+        self._rows: list[Tensor] = []
 
     @abstractmethod
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
         """Both readings of every pair of a batch, chosen as `a`."""
 
-    def log_training(self, verdict: Verdict, targets: Tensor) -> None:
-        """Accuracy of one training batch over pairs that are not ties, and its mean margin."""
-        right = (verdict.win_logit > 0) == (targets > 0.5)
+    def log_training(self, win_logit: Tensor, targets: Tensor) -> None:
+        """Accuracy of one training batch over pairs that are not ties, and its mean margin.
+
+        Args:
+            win_logit: [N] log-odds that chosen is better, without gradient.
+            targets: [N] probability of the label that it is.
+        """
+        right = (win_logit > 0) == (targets > 0.5)
         decided = targets != 0.5
         self.log("train/accuracy", right[decided].float().mean() if decided.any() else 0.5, prog_bar=True)
-        self.log("train/margin", ((2 * targets - 1) * verdict.win_logit).mean())
+        self.log("train/margin", ((2 * targets - 1) * win_logit).mean())
 
     def on_validation_epoch_start(self) -> None:
         """Start afresh."""
-        self._readings = []
+        self._readings, self._rows = [], []
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Remember both margins and the label of each pair."""
+        """Remember both margins, the label and the row of each pair."""
         verdict = self.verdict(batch)
-        self._readings.append(torch.stack([verdict.margin_ab, verdict.margin_ba, batch["targets"]], dim=1))
+        self._readings.append(torch.stack([verdict.margin_ab, verdict.margin_ba, batch["targets"].float()], dim=1))
+        if "index" in batch:  # rows of another data module need not have texts
+            self._rows.append(batch["index"])
 
     def on_validation_epoch_end(self) -> None:
         """Report over the pairs of all ranks."""
-        readings = torch.cat(self._readings)
-        if world_size() > 1:
-            readings = dim_zero_cat(gather_all_tensors(readings))
-        self._readings = []
-        verdict = Verdict(readings[:, 0], readings[:, 1])
-        metrics = judge_metrics(verdict, readings[:, 2])
+        readings, rows = _of_all_ranks(self._readings), []
+        if self._rows:
+            numbers, order = _of_all_ranks(self._rows).sort()  # the order of the file, however many ranks read it
+            readings, rows = readings[order], self._encoded_rows(numbers)
+        self._readings, self._rows = [], []
+        verdict, targets = Verdict(readings[:, 0], readings[:, 1]), readings[:, 2]
+        metrics = judge_metrics(verdict, targets)
+        pairs = judged_rows(rows, verdict, targets) if rows else None
+        if pairs is not None:
+            metrics |= slice_metrics(pairs)
         shown = {"accuracy", "nll"}
         for name, value in metrics.items():
             self.log(f"val/{name}", value, prog_bar=name in shown, rank_zero_only=True)
@@ -68,6 +99,24 @@ class JudgeValidation(Stage):
             step = self.logged_step()
             board.add_histogram("val/win_prob_of_chosen", verdict.win_prob.float().cpu(), step)
             board.add_histogram("val/position_bias", verdict.position_bias.float().cpu(), step)
+            if pairs is not None:
+                self._draw(board, pairs, rows, step)
+
+    def _encoded_rows(self, numbers: Tensor) -> list[dict[str, Any]]:
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return [datamodule.rows["validation"][number] for number in numbers.tolist()]
+
+    @staticmethod
+    def _draw(board: Any, pairs: JudgedPairs, rows: list[dict[str, Any]], step: int) -> None:
+        for tag, figure in judge_figures(pairs).items():
+            board.add_figure(tag, figure, step)
+        tables = {
+            "samples/worst": most_wrong(pairs.verdict, pairs.targets),
+            "samples/order_gap": most_order_dependent(pairs.verdict),
+        }
+        for tag, chosen in tables.items():
+            texts = [PairText(render_conversation(rows[n]["prompt"]), *rows[n]["texts"]) for n in chosen]
+            board.add_text(tag, pair_table(chosen, texts, pairs.verdict, pairs.targets), step)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Testing reports what validation does."""

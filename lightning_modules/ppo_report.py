@@ -9,6 +9,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from prl.data.records import prompt_key
 from prl.distributed import global_sum, world_size
 from prl.evaluation.intervals import bootstrap_mean
+from prl.evaluation.tables import markdown_table
 from prl.judge.template import render_conversation
 from prl.kl import token_kl
 from prl.masking import masked_mean
@@ -29,17 +30,6 @@ def mean_over_ranks(values: Tensor) -> float:
 def win_score(verdict: Verdict) -> Tensor:
     """1 where the response wins, 0 where the anchor does, 1/2 for a tie of both readings: [N]."""
     return (verdict.win_logit.sign() + 1) / 2
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A table that TensorBoard's text tab draws; cell text cannot break out of its cell."""
-
-    def cell(text: str) -> str:
-        clean = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;").replace("`", "&#96;")
-        return clean.replace("\n", "<br>") or "(empty)"
-
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(cell(text) for text in row) + " |" for row in rows])
 
 
 class PPOReport:

@@ -185,6 +185,8 @@ class ModelSource:
     """Run code found in the model folder. Off: nothing from a model folder is executed."""
     lora: LoRA | None = None
     """Train adapters on frozen weights."""
+    gradient_checkpointing: bool = False
+    """Keep one activation per layer in training and compute the others again: less memory for another forward pass."""
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.config is None):

@@ -29,6 +29,7 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
         values: [N], as many on every rank.
         weights: [N], above zero.
     """
+    weights = weights.to(values.dtype)  # bf16-true halves the batch, and a sum of weights needs more digits
     mean_weight = global_sum(weights.sum()) / (len(weights) * world_size())
     return (values * (weights / mean_weight)).mean()
 

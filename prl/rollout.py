@@ -14,18 +14,21 @@ from prl.types import PromptBatch, Rollout
 
 @contextmanager
 def _plain_sampling(model: Any, generation: GenerationConfig) -> Iterator[None]:
-    """Hide the model folder's own sampling habits.
+    """Hide the model folder's own sampling habits, and sample in eval mode.
 
     transformers fills every unset field from `model.generation_config`, so a folder with top_p or a repetition penalty
-    would change the distribution behind the recorded log-probabilities.
+    would change the distribution behind the recorded log-probabilities. In train mode gradient checkpointing takes the
+    cache away from layers that then see the newest token only.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    own = inner.generation_config
+    own, training = inner.generation_config, model.training
     inner.generation_config = generation
+    model.eval()
     try:
         yield
     finally:
         inner.generation_config = own
+        model.train(training)
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from prl.data import DataSource, PreferencePair, load_records
+from prl.evaluation.figures import judge_figures
 from prl.evaluation.intervals import bootstrap_mean
 from prl.judge.base import judge_folder
+from prl.judge.examination import judge_pairs
 from prl.judge.loading import Judge
 from prl.judge.passport import as_json, issue_passport, write_passport
 
@@ -50,6 +52,7 @@ def main(args: list[str]) -> None:
     parser.add_argument(
         "--write-passport", action="store_true", help="keep the report as rm_passport.json in the folder"
     )
+    parser.add_argument("--figures", type=Path, help="draw what the report says as pictures into this folder")
     parser.add_argument("--prompts", type=Path, help="one prompt per line; with --responses and --anchors")
     parser.add_argument("--responses", type=Path, help="one response per line, to these prompts")
     parser.add_argument("--anchors", type=Path, help="one response per line to compare each with")
@@ -58,8 +61,8 @@ def main(args: list[str]) -> None:
     lines = (options.prompts, options.responses, options.anchors)
     if (options.pairs is None) != all(lines) or (options.pairs and any(lines)):
         parser.error("give either --pairs, or --prompts, --responses and --anchors")
-    if options.pairs is None and (options.write_passport or options.max_pairs is not None):
-        parser.error("--write-passport and --max_pairs go with --pairs")
+    if options.pairs is None and (options.write_passport or options.figures or options.max_pairs is not None):
+        parser.error("--write-passport, --figures and --max_pairs go with --pairs")
     if options.write_passport and not Path(options.judge).is_dir():
         parser.error(f"--write-passport writes into the judge's folder, but {options.judge} is none")
     judge = Judge.from_pretrained(options.judge)
@@ -72,12 +75,18 @@ def main(args: list[str]) -> None:
 def measure(judge: Judge, options: argparse.Namespace) -> None:
     """Examine the judge, print one screen, and leave the passport where it was asked for."""
     pairs = load_records(DataSource(str(options.pairs), limit=options.max_pairs), PreferencePair)
-    passport = issue_passport(judge.model, judge_folder(options.judge), pairs)
+    judged = judge_pairs(judge.model, pairs.records)
+    passport = issue_passport(judge.model, judge_folder(options.judge), pairs, judged)
     if options.json is not None:
         options.json.write_text(as_json(passport), encoding="utf-8")
     print(screen(passport))
     if options.write_passport:
         print(f"\nwrote {write_passport(options.judge, passport)}")
+    if options.figures is not None:
+        options.figures.mkdir(parents=True, exist_ok=True)
+        for tag, figure in judge_figures(judged).items():
+            figure.savefig(options.figures / f"{tag.rpartition('/')[2]}.png")
+        print(f"\ndrew reliability, margins, orders and accuracy by length into {options.figures}")
 
 
 def screen(passport: dict[str, Any]) -> str:

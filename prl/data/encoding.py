@@ -7,7 +7,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.records import AnchoredPrompt, Conversation, Demonstration, PreferencePair
-from prl.data.tokens import EncodingCounts, OnTooLong, TooLongError, encode_content, left_pad, right_pad
+from prl.data.tokens import (
+    EncodingCounts,
+    OnTooLong,
+    TooLongError,
+    encode_content,
+    left_pad,
+    pair_facts,
+    pair_tensors,
+    right_pad,
+)
 from prl.types import PromptBatch
 
 
@@ -100,19 +109,16 @@ class ScalarPairEncoder(ConversationEncoder):
         return {
             "chosen": chosen["ids"],
             "rejected": rejected["ids"],
-            "target": record.preference,
-            "weight": record.weight,
+            **pair_facts(record),
             "length": max(len(chosen["ids"]), len(rejected["ids"])),
         }
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Right-padded [2N, S]: the N chosen rows, then the N rejected ones; targets, weights [N]."""
+        """Right-padded [2N, S]: the N chosen rows, then the N rejected ones; and `pair_tensors`."""
         ids, mask = right_pad(
             [row["chosen"] for row in rows] + [row["rejected"] for row in rows], int(self.tokenizer.pad_token_id)
         )
-        targets = torch.tensor([row["target"] for row in rows], dtype=torch.float32)
-        weights = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
-        return {"input_ids": ids, "attention_mask": mask, "targets": targets, "weights": weights}
+        return {"input_ids": ids, "attention_mask": mask, **pair_tensors(rows)}
 
 
 class PromptEncoder:

@@ -1,11 +1,14 @@
 """Text as token ids and rows of ids as batches: what every encoder shares."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from prl.data.records import PreferencePair
 
 OnTooLong = Literal["error", "truncate", "skip"]
 
@@ -47,3 +50,24 @@ def encode_content(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of user text; a special token written in it is read as plain characters."""
     ids: Any = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return list(ids)
+
+
+def pair_facts(pair: PreferencePair) -> dict[str, Any]:
+    """What a row keeps of its pair beside the ids: for the loss, and for the reports on validation pairs."""
+    source = pair.extra.get("source")
+    return {
+        "target": pair.preference,
+        "weight": pair.weight,
+        "prompt": pair.prompt,
+        "texts": [pair.chosen, pair.rejected],
+        "source": None if source is None else str(source),
+    }
+
+
+def pair_tensors(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Targets and weights [N] of rows of pairs, and the rows' numbers `index` [N] where a data module gave them."""
+    columns = {
+        "targets": torch.tensor([row["target"] for row in rows], dtype=torch.float32),
+        "weights": torch.tensor([row["weight"] for row in rows], dtype=torch.float32),
+    }
+    return columns | ({"index": torch.tensor([row["index"] for row in rows])} if "index" in rows[0] else {})

@@ -11,11 +11,13 @@ from prl.evaluation.intervals import Interval, resampled_groups
 
 TEMPERATURES = (0.01, 100.0)
 """Range that is searched. An end of it means that none fits: all pairs right, or a judge worse than a coin."""
+NUM_BINS = 15
+"""Bins of equal width for stated probabilities."""
 _RESAMPLES_AT_ONCE = 50
 
 
 def calibration_error(prob: Tensor, targets: Tensor) -> float:
-    """Expected calibration error of "the response shown as `a` is better", 15 bins of equal width.
+    """Expected calibration error of "the response shown as `a` is better", bins of equal width.
 
     Every pair counts twice, as (a, b) and as (b, a). In a preference file the better response always stands in the same
     place, so every label is 1, and a judge that always says 1 would look calibrated.
@@ -24,8 +26,26 @@ def calibration_error(prob: Tensor, targets: Tensor) -> float:
         prob: [N] stated probability that a is better.
         targets: [N] probability of the label that a is better; its larger side is taken, and none may be 1/2.
     """
-    stated, happened = torch.cat([prob, 1 - prob]), torch.cat([targets, 1 - targets]) > 0.5
-    return float(binary_calibration_error(stated, happened.long(), n_bins=15, norm="l1"))
+    stated, happened = _both_directions(prob, targets)
+    return float(binary_calibration_error(stated, happened.long(), n_bins=NUM_BINS, norm="l1"))
+
+
+def reliability_bins(prob: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `calibration_error` sums up, bin by bin; the same arguments.
+
+    Returns:
+        number of readings, their mean stated probability, and the share in which it happened: [NUM_BINS] each; an empty
+        bin has NaN for both means.
+    """
+    stated, happened = (column.double().cpu().numpy() for column in _both_directions(prob, targets))
+    index = np.minimum((stated * NUM_BINS).astype(int), NUM_BINS - 1)
+    counts, sums, hits = (np.bincount(index, weights, NUM_BINS) for weights in (None, stated, happened))
+    with np.errstate(invalid="ignore"):
+        return counts, sums / counts, hits / counts
+
+
+def _both_directions(prob: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.cat([prob, 1 - prob]), torch.cat([targets, 1 - targets]) > 0.5
 
 
 def fit_temperature(
@@ -43,8 +63,9 @@ def fit_temperature(
         seed: of the resampling.
     """
     z, t = logits.double().cpu().numpy(), targets.double().cpu().numpy()
+    best = best_temperature(logits, targets)
     if not z.any():
-        return Interval(1.0, 1.0, 1.0)
+        return Interval(best, best, best)
     index, picks = resampled_groups(groups or range(len(z)), resamples=resamples, seed=seed)
     num_groups = picks.shape[1]
     fitted = []
@@ -52,7 +73,13 @@ def fit_temperature(
         counts = [np.bincount(drawn, minlength=num_groups) for drawn in picks[start : start + _RESAMPLES_AT_ONCE]]
         fitted.append(_best_temperatures(z, t, np.stack(counts)[:, index]))
     low, high = np.quantile(np.concatenate(fitted), [0.025, 0.975])
-    return Interval(float(_best_temperatures(z, t, np.ones((1, len(z))))[0]), float(low), float(high))
+    return Interval(best, float(low), float(high))
+
+
+def best_temperature(logits: Tensor, targets: Tensor) -> float:
+    """`fit_temperature` without its interval, which is what takes time."""
+    z, t = logits.double().cpu().numpy(), targets.double().cpu().numpy()
+    return float(_best_temperatures(z, t, np.ones((1, len(z))))[0]) if z.any() else 1.0
 
 
 def _best_temperatures(z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What is said of a judge on labelled pairs (DESIGN 1.1): quick numbers for every validation, and the whole report."""
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from prl.types import Verdict
 
 LENGTH_MATCHED = 0.1
 """Two responses count as equally long when their lengths differ by at most this share of the longer one."""
+MAX_SOURCES = 20
+"""Sources with a number of their own at every validation; the report has them all."""
 
 
 def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
@@ -135,6 +138,23 @@ def judge_report(pairs: JudgedPairs, *, resamples: int = 2000, seed: int = 0) ->
         for source in sorted({source for source in pairs.sources if source is not None})
     }
     return report
+
+
+def slice_metrics(pairs: JudgedPairs) -> dict[str, float]:
+    """Where a judge is right, as quick numbers for every validation: what the report says of lengths and sources.
+
+    Returns:
+        accuracy_len_matched, accuracy_shorter_wins, longer_rate, baseline_longer, and accuracy_source_<name> for the
+        MAX_SOURCES most frequent sources. A name without a pair to count is left out.
+    """
+    pairs = pairs.better_first()
+    columns = _columns(pairs, 1.0)
+    names = ("accuracy_len_matched", "accuracy_shorter_wins", "longer_rate", "baseline_longer")
+    slices = {name: columns[name.replace("_len_", "_length_")] for name in names}
+    right, decided = columns["accuracy"]
+    for source, _ in Counter(source for source in pairs.sources if source is not None).most_common(MAX_SOURCES):
+        slices[f"accuracy_source_{source}"] = right, decided & torch.tensor([each == source for each in pairs.sources])
+    return {name: float(values[where].mean()) for name, (values, where) in slices.items() if where.any()}
 
 
 def _columns(pairs: JudgedPairs, temperature: float) -> dict[str, tuple[Tensor, Tensor]]:

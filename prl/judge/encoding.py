@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.records import Conversation, PreferencePair
-from prl.data.tokens import EncodingCounts, OnTooLong, TooLongError, encode_content, left_pad
+from prl.data.tokens import EncodingCounts, OnTooLong, TooLongError, encode_content, left_pad, pair_facts, pair_tensors
 from prl.judge.template import JudgeTemplate, compile_template, render_conversation
 
 
@@ -130,8 +130,7 @@ class ComparisonEncoder:
             "chosen_first": chosen_first,
             "rejected_first": self._assemble(prompt, rejected, chosen),
             "num_before_responses": self._num_before_responses(len(prompt)),
-            "target": pair.preference,
-            "weight": pair.weight,
+            **pair_facts(pair),
             "length": len(chosen_first),
         }
 
@@ -139,19 +138,11 @@ class ComparisonEncoder:
         """Left-padded batch: the N readings with chosen first, then the same pairs swapped.
 
         Returns:
-            input_ids, attention_mask: [2N, S]; targets, weights: [N]; text_mask: [2N, S] bool, True from the first
-            response on.
+            input_ids, attention_mask: [2N, S]; text_mask: [2N, S] bool, True from the first response on; and
+            `pair_tensors`.
         """
         readings = [row["chosen_first"] for row in rows] + [row["rejected_first"] for row in rows]
         ids, mask = left_pad(readings, int(self.tokenizer.pad_token_id))
-        targets = torch.tensor([row["target"] for row in rows], dtype=torch.float32)
-        weights = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
         before = torch.tensor([row["num_before_responses"] for row in rows]).repeat(2)
         text_mask = mask & (mask.cumsum(1) > before[:, None])
-        return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "text_mask": text_mask,
-            "targets": targets,
-            "weights": weights,
-        }
+        return {"input_ids": ids, "attention_mask": mask, "text_mask": text_mask, **pair_tensors(rows)}

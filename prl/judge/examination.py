@@ -21,8 +21,8 @@ LAYOUT_PAIRS = 32
 """Pairs that are judged one by one as well."""
 
 
-def examine(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
-    """Judge all pairs in both orders, and say everything that docs/judge.md explains, as plain JSON values.
+def judge_pairs(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> JudgedPairs:
+    """Judge all pairs in both orders.
 
     Raises:
         ValueError: without pairs, or when the judge gives numbers that are not finite.
@@ -32,13 +32,23 @@ def examine(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> dict[str, 
     pairs = [turned(pair) for pair in pairs]
     verdict = judge.compare([p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs])
     sources = [p.extra.get("source") for p in pairs]
-    judged = JudgedPairs(
+    return JudgedPairs(
         verdict,
         torch.tensor([p.preference for p in pairs], device=verdict.margin_ab.device, dtype=torch.float64),
         [prompt_key(p.prompt) for p in pairs],
         torch.tensor([[len(p.chosen), len(p.rejected)] for p in pairs], device=verdict.margin_ab.device),
         [None if source is None else str(source) for source in sources],
     )
+
+
+def examine(judge: PairwiseJudge, pairs: Sequence[PreferencePair], judged: JudgedPairs | None = None) -> dict[str, Any]:
+    """Say everything that docs/judge.md explains, as plain JSON values; `judged` is what `judge_pairs` found, if known.
+
+    Raises:
+        ValueError: without pairs, or when the judge gives numbers that are not finite.
+    """
+    judged = judged or judge_pairs(judge, pairs)
+    pairs = [turned(pair) for pair in pairs]
     canaries = canary_report(judge, pairs)
     return {
         **judge_report(judged),

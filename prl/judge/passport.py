@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from prl import __version__
 from prl.config import ModelSource
 from prl.data import LoadedRecords, PreferencePair
+from prl.evaluation.judge_report import JudgedPairs
 from prl.judge.base import PASSPORT_FILE, PairwiseJudge, read_judge_file
 from prl.judge.examination import examine, turned
 from prl.judge.generative import saved_template
@@ -21,7 +22,9 @@ FORMAT = 1
 """Version of the file's layout."""
 
 
-def issue_passport(judge: PairwiseJudge, folder: str | Path, pairs: LoadedRecords[PreferencePair]) -> dict[str, Any]:
+def issue_passport(
+    judge: PairwiseJudge, folder: str | Path, pairs: LoadedRecords[PreferencePair], judged: JudgedPairs | None = None
+) -> dict[str, Any]:
     """Examine the judge of a folder with pairs. Holds no date and no path: the same inputs give the same bytes."""
     return {
         "format": FORMAT,
@@ -33,7 +36,7 @@ def issue_passport(judge: PairwiseJudge, folder: str | Path, pairs: LoadedRecord
             "pairs_sha256": pairs_hash(pairs.records),
             "num_pairs": len(pairs.records),
         },
-        "report": rounded(examine(judge, pairs.records)),
+        "report": rounded(examine(judge, pairs.records, judged)),
     }
 
 

@@ -1,5 +1,7 @@
 """The loss of the generative pairwise judge (DESIGN 1.1): pure functions of verdict margins."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,13 +33,25 @@ def pairwise_loss(margin_wl: Tensor, margin_lw: Tensor, target: Tensor) -> Tenso
     return (verdict_loss(margin_wl, target) + verdict_loss(margin_lw, 1 - target)) / 2
 
 
-def consistency_loss(margin_wl: Tensor, margin_lw: Tensor) -> Tensor:
-    """(p(w, l) + p(l, w) - 1)^2 per pair: [N] -> [N]; zero when the order does not matter."""
+ConsistencyForm = Literal["probability", "log_odds"]
+
+
+def consistency_loss(margin_wl: Tensor, margin_lw: Tensor, form: ConsistencyForm = "probability") -> Tensor:
+    """What the order changes, per pair: [N] -> [N]; zero when it does not matter.
+
+    `probability` is (p(w, l) + p(l, w) - 1)^2, at most 1 and flat where both readings are sure; `log_odds` is
+    (z(w, l) + z(l, w))^2, which pulls as hard on sure pairs as on unsure ones.
+    """
+    if form == "log_odds":
+        return (margin_wl + margin_lw).square()
     return (torch.sigmoid(margin_wl) + torch.sigmoid(margin_lw) - 1).square()
 
 
 def verdict_language_loss(logits: Tensor, verdict_ids: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of the verdict token over the whole vocabulary per reading: [N, V] -> [N].
+
+    Equals `verdict_loss` plus -log of the mass on the two verdict tokens together, which has no target to it: soft
+    labels and ties mean the same in both.
 
     Args:
         logits: [N, V] logits of the verdict position.

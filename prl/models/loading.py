@@ -83,6 +83,11 @@ def _load(auto_class: Any, source: ModelSource, **extra: Any) -> PreTrainedModel
         options = {"attn_implementation": source.attn_implementation} if source.attn_implementation else {}
         model = auto_class.from_config(config, dtype=dtype, **options)
     disable_dropout(model)
+    if source.gradient_checkpointing:
+        # Only in train mode: a frozen model never pays. Without re-entry it works where no input has a gradient (LoRA).
+        # Earlier releases of transformers 5 know it by its second name only.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     task = "SEQ_CLS" if auto_class is AutoModelForSequenceClassification else None  # keeps the new head trainable
     return add_lora(model, source.lora, task) if source.lora else model
 

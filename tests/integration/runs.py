@@ -88,7 +88,7 @@ SMALL_WORLD = WorldSizes(
     train_demonstrations=32,
     validation_demonstrations=8,
     train_pairs=32,
-    validation_pairs=8,
+    validation_pairs=9,
     train_prompts=32,
     validation_prompts=8,
 )

@@ -1,5 +1,6 @@
 """Every stage from its shipped config: trains what it should, saves what it should, and the result loads elsewhere."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,51 @@ def assert_export_is(module: Any, stage: str, folder: Path) -> None:
     with torch.no_grad():
         # Adapters are merged in float32, which rounds once more than adding their output does.
         torch.testing.assert_close(loaded(ids).logits, trained(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+# ---- precision and memory
+
+HALF = ("--model.init_args.model.dtype", "bfloat16", "--trainer.precision", "bf16-true")
+SAVING = ("--model.init_args.model.gradient_checkpointing", "true")
+PRECISIONS = {
+    "judge, weights in bfloat16": ("generative_reward", HALF, torch.bfloat16),
+    "judge, bf16-mixed, checkpointing, LoRA": (
+        "generative_reward",
+        ("--trainer.precision", "bf16-mixed", "--model.init_args.model.lora.rank", "4", *SAVING),
+        torch.float32,
+    ),
+    "Bradley-Terry, weights in bfloat16": ("bradley_terry", (*HALF, *SAVING), torch.bfloat16),
+    "Bradley-Terry, bf16-mixed": ("bradley_terry", ("--trainer.precision", "bf16-mixed"), torch.float32),
+}
+
+
+@pytest.mark.parametrize(("stage", "overrides", "dtype"), PRECISIONS.values(), ids=PRECISIONS)
+def test_half_precision(stage: str, overrides: tuple, dtype: torch.dtype, home: Home, tmp_path: Path) -> None:
+    cli = home.run(
+        stage, tmp_path, *overrides, callback(Numbers), "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"
+    )
+    numbers = find_callback(cli.trainer, Numbers)
+    assert (len(numbers.training), len(numbers.validation)) == (2, 1)
+    assert all(math.isfinite(value) for each in numbers.training + numbers.validation for value in each.values())
+    assert {p.dtype for p in cli.model.parameters()} == {dtype}
+    batch = next(iter(cli.datamodule.val_dataloader()))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32), torch.no_grad():
+        verdict = cli.model.verdict(batch)
+    assert verdict.margin_ab.dtype == verdict.margin_ba.dtype == torch.float32
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").dtype == dtype
+
+
+@pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["own critic", "shared"])
+def test_ppo_with_gradient_checkpointing_learns_the_same(shared: bool, home: Home, tmp_path: Path) -> None:
+    critic = [f"{MODEL}critic", "shared"] if shared else [f"{MODEL}critic_model.path", str(home.policy)]
+    saving = [f"{MODEL}policy.gradient_checkpointing", "true"]
+    saving += [] if shared else [f"{MODEL}critic_model.gradient_checkpointing", "true"]
+    runs = {"plain": [], "saving": saving}
+    for name, more in runs.items():
+        home.run("pairwise_ppo", tmp_path / name, f"{MODEL}iterations", "2", *critic, *more)
+    plain, saved = (last_checkpoint(tmp_path / name)["state_dict"] for name in runs)
+    for name, weight in plain.items():
+        torch.testing.assert_close(saved[name], weight, atol=1e-6, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
 # ---- configuration

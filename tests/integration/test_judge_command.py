@@ -110,6 +110,14 @@ def test_swapping_two_files_of_responses_turns_the_margins(kind: str, home: Home
         assert [row[name] for row in found[0]] == values.tolist()  # Python and the command line say the same
 
 
+def test_figures(home: Home, tmp_path: Path) -> None:
+    pairs, folder = str(home.data("pairs.train")), tmp_path / "some" / "figures"
+    main(["judge", "--judge", str(home.judge), "--pairs", pairs, "--figures", str(folder)])
+    found = files(folder)
+    assert found.keys() == {"reliability.png", "margins.png", "orders.png", "accuracy_by_length.png"}
+    assert all(content.startswith(b"\x89PNG") for content in found.values())
+
+
 def test_passport_and_fewer_pairs(home: Home, tmp_path: Path) -> None:
     folder = shutil.copytree(home.judge, tmp_path / "judge")
     main(

@@ -5,17 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.integration.runs import CONFIGS, Home, last_checkpoint, state_of
+from tests.integration.test_tensorboard import events, scalars, table, text
 
 MODEL = "--model.init_args."
 
 
 def run(home: Home, stage: str, folder: Path, processes: int, *overrides: str) -> dict[str, torch.Tensor]:
     """Final weights of a tiny run in as many processes, each a real `python -m prl`."""
-    args = home.arguments(stage, folder, *overrides, "--trainer.limit_val_batches", "0")
+    args = home.arguments(stage, folder, "--trainer.limit_val_batches", "0", *overrides)
     args[3:3] = ["--config", str(CONFIGS / "strategies" / "ddp.yaml"), "--trainer.devices", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -35,6 +37,22 @@ def test_weights_do_not_depend_on_the_number_of_processes(stage: str, home: Home
         torch.testing.assert_close(
             together[name], weight, atol=1e-5, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+@pytest.mark.slow
+def test_validation_does_not_depend_on_the_number_of_processes(home: Home, tmp_path: Path) -> None:
+    """Nine pairs in slices of three and three, two and one: each counts once, with its own text."""
+    settings = ["--trainer.limit_val_batches", "1.0", "--data.init_args.validation_batch_size", "6"]
+    for number in (1, 2):
+        run(home, "generative_reward", tmp_path / str(number), number, *settings)
+    alone, together = (events(tmp_path / str(number)) for number in (1, 2))
+    numbers = {tag: points for tag, points in scalars(alone).items() if tag.startswith("val/")}
+    assert "val/accuracy_shorter_wins" in numbers
+    for tag, points in numbers.items():
+        assert np.array(scalars(together)[tag]) == pytest.approx(np.array(points), abs=1e-4), tag
+    assert together.Tags()["images"] == alone.Tags()["images"]
+    tables = [table(text(board, "samples/order_gap")[-1][1]) for board in (alone, together)]
+    assert [row[:5] for row in tables[0]] == [row[:5] for row in tables[1]]
 
 
 def test_pairwise_ppo_trains_in_two_processes_and_each_draws_its_own_samples(home: Home, tmp_path: Path) -> None:

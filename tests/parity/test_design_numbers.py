@@ -47,6 +47,7 @@ def test_block_1_probabilities(verdict) -> None:
 def test_block_1_losses(verdict) -> None:
     close(pairwise_loss(verdict.margin_ab, verdict.margin_ba, f64(1.0)), 0.286257)
     close(consistency_loss(verdict.margin_ab, verdict.margin_ba), 0.016282)
+    close(consistency_loss(verdict.margin_ab, verdict.margin_ba, "log_odds"), 0.49)  # 1.5 and -0.8
 
 
 def block_2(values: list[float], **settings: float) -> ShapedAdvantages:

@@ -20,12 +20,15 @@ def make(kind: str, tiny_folder: Any) -> Any:
         torch.manual_seed(0)  # the scalar head is new
         module: Any = BradleyTerryRewardModule(source, max_length=64)
     else:
-        order, _, language = kind.partition(", ")
+        order, _, term = kind.partition(", ")
         module = GenerativeRewardModule(
             source,
             TEMPLATE,
             order="both" if order == "both" else "random",
-            language_coef=0.5 if language else 0.0,
+            verdict_loss="full_vocabulary" if term == "full" else "two_tokens",
+            consistency_coef=0.5 if term == "log_odds" else 0.0,
+            consistency="log_odds" if term == "log_odds" else "probability",
+            language_coef=0.5 if term == "language" else 0.0,
             max_length=64,
         )
     module.configure_model()
@@ -39,7 +42,10 @@ def loss(module: Any, pairs: list[PreferencePair]) -> float:
     return module.training_step(encoder.collate([encoder.encode(pair) for pair in pairs]), 0).item()
 
 
-@pytest.mark.parametrize("kind", ["both", "both, language", "random", "random, language", "bradley_terry"])
+KINDS = ["both", "both, language", "both, full", "both, log_odds", "random", "random, language", "random, full"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "bradley_terry"])
 def test_the_loss_is_the_weighted_mean(kind: str, tiny_folder: Any) -> None:
     module = make(kind, tiny_folder)
     first = PreferencePair(PROMPT, "bacd", "bcad")

@@ -1,0 +1,137 @@
+"""The settings of a judge's training: what each adds to the loss, and what the language head is asked for."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_modules import GenerativeRewardModule
+from prl.config import ModelSource
+from prl.data import PreferencePair
+from prl.judge.template import JudgeTemplate
+
+TEMPLATE = JudgeTemplate(text="p {{ prompt }} 1 {{ response_a }} 2 {{ response_b }} best", chat=False)
+PROMPT = ({"role": "user", "content": "reverse dcab"},)
+PAIRS = [  # labels: certain, soft, a tie
+    PreferencePair(PROMPT, "bacd", "bcad"),
+    PreferencePair(PROMPT, "dcab", "a", 0.8),
+    PreferencePair(PROMPT, "ab", "cd", 0.5),
+]
+TARGETS = torch.tensor([1.0, 0.8, 0.5])
+
+
+def make(tiny_folder: Any, **settings: Any) -> GenerativeRewardModule:
+    module = GenerativeRewardModule(ModelSource(path=str(tiny_folder)), TEMPLATE, max_length=64, **settings)
+    module.configure_model()
+    module.logged = {}
+    module.log = lambda name, value, **_: module.logged.update({name: float(value)})  # there is no trainer
+    return module
+
+
+def batch_of(module: GenerativeRewardModule) -> dict[str, Tensor]:
+    encoder = module.build_encoder()
+    return encoder.collate([encoder.encode(pair) for pair in PAIRS])
+
+
+def loss(tiny_folder: Any, **settings: Any) -> float:
+    module = make(tiny_folder, **settings)
+    torch.manual_seed(1)  # order: random draws
+    return module.training_step(batch_of(module), 0).item()
+
+
+@pytest.fixture
+def logprobs(tiny_folder: Any) -> Tensor:
+    """Log-probabilities of the whole vocabulary after each of the six readings, by a plain forward pass per reading."""
+    module = make(tiny_folder)
+    batch = batch_of(module)
+    rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    with torch.no_grad():
+        logits = [module.model(input_ids=ids[mask][None]).logits[0, -1] for ids, mask in rows]
+    return torch.stack(logits).log_softmax(-1)[:, module.verdict_ids]
+
+
+def cross_entropy(logprobs: Tensor, first_is_better: Tensor) -> Tensor:
+    return -(first_is_better * logprobs[:, 0] + (1 - first_is_better) * logprobs[:, 1])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("verdict_loss", ["two_tokens", "full_vocabulary"])
+def test_both_orders_of_certain_soft_and_tied_pairs(verdict_loss, smoothing, tiny_folder, logprobs) -> None:
+    targets = TARGETS * (1 - smoothing) + smoothing / 2
+    if verdict_loss == "two_tokens":
+        logprobs = logprobs.log_softmax(-1)
+    expected = cross_entropy(logprobs, torch.cat([targets, 1 - targets])).mean().item()
+    assert loss(tiny_folder, verdict_loss=verdict_loss, label_smoothing=smoothing) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("verdict_loss", ["two_tokens", "full_vocabulary"])
+def test_random_order_reads_each_pair_one_way(verdict_loss, smoothing, tiny_folder, logprobs) -> None:
+    targets = TARGETS * (1 - smoothing) + smoothing / 2
+    if verdict_loss == "two_tokens":
+        logprobs = logprobs.log_softmax(-1)
+    each = cross_entropy(logprobs, torch.cat([targets, 1 - targets])).view(2, 3)
+    torch.manual_seed(1)
+    swapped = torch.rand(3) < 0.5
+    assert swapped.any()
+    assert not swapped.all()
+    expected = torch.where(swapped, each[1], each[0]).mean().item()
+    settings = {"order": "random", "verdict_loss": verdict_loss, "label_smoothing": smoothing}
+    assert loss(tiny_folder, **settings) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("form", ["probability", "log_odds"])
+@pytest.mark.parametrize("verdict_loss", ["two_tokens", "full_vocabulary"])
+def test_consistency_is_added_in_either_form(form, verdict_loss, tiny_folder, logprobs) -> None:
+    first, second = (logprobs[:, 0] - logprobs[:, 1]).chunk(2)
+    gap = first + second if form == "log_odds" else first.sigmoid() + second.sigmoid() - 1
+    plain = loss(tiny_folder, verdict_loss=verdict_loss)
+    found = loss(tiny_folder, verdict_loss=verdict_loss, consistency_coef=0.5, consistency=form)
+    assert found - plain == pytest.approx(0.5 * gap.square().mean().item(), abs=1e-5)
+    assert found > plain + 1e-4
+
+
+@pytest.mark.parametrize("order", ["both", "random"])
+def test_training_numbers_exist_in_either_order(order, tiny_folder, logprobs) -> None:
+    module = make(tiny_folder, order=order)
+    torch.manual_seed(1)
+    module.training_step(batch_of(module), 0)
+    first, second = (logprobs[:, 0] - logprobs[:, 1]).chunk(2)
+    torch.manual_seed(1)
+    margin = torch.where(torch.rand(3) < 0.5, -second, first) if order == "random" else (first - second) / 2
+    assert module.logged["train/accuracy"] == pytest.approx(float((margin[:2] > 0).float().mean()))
+    assert module.logged["train/margin"] == pytest.approx(float(((2 * TARGETS - 1) * margin).mean()), abs=1e-5)
+    assert module.logged["train/verdict_loss"] == module.logged["train/loss"]
+
+
+@pytest.fixture
+def rows_of_the_head(tiny_folder: Any) -> Iterator[tuple[GenerativeRewardModule, list[int]]]:
+    """A judge, and how many positions its language head was asked for in each pass."""
+    module = make(tiny_folder)
+    seen: list[int] = []
+    handle = module.model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0][..., 0].numel()))
+    yield module, seen
+    handle.remove()
+
+
+@pytest.mark.parametrize(("order", "rows"), [("both", 6), ("random", 3)])
+def test_the_language_head_runs_on_one_position_of_each_reading(order, rows, rows_of_the_head) -> None:
+    module, seen = rows_of_the_head
+    module.order = order
+    module.training_step(batch_of(module), 0)
+    module.verdict(batch_of(module))
+    assert seen == [rows, 6]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"consistency_coef": 1.0, "order": "random"}, "it needs order: both"),
+        ({"language_coef": 0.5, "verdict_loss": "full_vocabulary"}, "set language_coef to 0"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings, words, tiny_folder) -> None:
+    with pytest.raises(ValueError, match=words):
+        GenerativeRewardModule(ModelSource(path=str(tiny_folder)), TEMPLATE, **settings)
