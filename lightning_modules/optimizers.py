@@ -23,11 +23,16 @@ def parameter_group(parameters: Iterable[nn.Parameter], settings: Optimization, 
     return [{**group, "lr": settings.learning_rate} for group in groups if group["params"]]
 
 
-def build_optimizer(groups: list[dict[str, Any]], settings: Optimization) -> torch.optim.AdamW:
-    """AdamW over the groups, as one kernel where there is one: several times faster, without temporaries."""
+def build_optimizer(groups: list[dict[str, Any]], settings: Optimization, precision: str) -> torch.optim.AdamW:
+    """AdamW over the groups, as one kernel where there is one: several times faster, without temporaries.
+
+    In mixed precision Lightning does not clip gradients for such a kernel, so there it takes torch's default.
+    """
     has_kernel = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-    betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=has_kernel)
+    fused = has_kernel and not precision.endswith("-mixed")
+    return torch.optim.AdamW(
+        groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=fused or None
+    )
 
 
 def learning_rate_factor(step: int, settings: Optimization, total_steps: int) -> float:
@@ -79,6 +84,6 @@ def configure(parameters: Iterable[nn.Parameter], settings: Optimization, traine
 
     The number of steps is `trainer.max_steps`: asking Lightning for its estimate would build the data loader early.
     """
-    optimizer = build_optimizer(parameter_group(parameters, settings, "model"), settings)
+    optimizer = build_optimizer(parameter_group(parameters, settings, "model"), settings, trainer.precision)
     schedule = build_schedule(optimizer, settings, trainer.max_steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -141,7 +141,7 @@ class PairwisePPOModule(Stage):
         critic = self.optimization if rate is None else replace(self.optimization, learning_rate=rate)
         groups = optimizers.parameter_group(self.policy.parameters(), self.optimization, "policy")
         groups += optimizers.parameter_group(self.critic.parameters(), critic, "critic")
-        optimizer = optimizers.build_optimizer(groups, self.optimization)
+        optimizer = optimizers.build_optimizer(groups, self.optimization, self.trainer.precision)
         schedule = optimizers.build_schedule(
             optimizer, self.optimization, self.iterations, critic_warmup=self.ppo.critic_warmup
         )
