@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from yaml import YAMLError
 
 from prl import __version__
 from prl.models.loading import is_hub_id
@@ -69,19 +70,19 @@ def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any]
         settings: the run's configuration as plain values, with `model` and `data`.
         adapter: the folder holds adapters alone.
     """
-    words = KINDS[kind]
-    init_args = settings["model"]["init_args"]
-    base = _base_model((init_args.get("model") or init_args.get("policy") or {}).get("path"))
-    data = ((settings.get("data") or {}).get("init_args") or {}).items()
-    paths = {split: source["path"] for split, source in data if split in ("train", "validation") and source}
+    words, model = KINDS[kind], settings["model"]
+    sources = model.get("init_args") or {}
+    base = _path(sources.get("model") or sources.get("policy"))
+    data = (settings.get("data") or {}).get("init_args") or {}
+    paths = {split: path for split in ("train", "validation") if (path := _path(data.get(split))) is not None}
     metadata = ModelCardData(
         library_name="peft" if adapter else "transformers",
-        base_model=base,
+        base_model=_base_model(base),
         datasets=sorted({path for path in paths.values() if is_data_set(path)}) or None,
         tags=[*words.tags, *(["lora"] if adapter else [])],
         pipeline_tag=words.pipeline_tag,
     )
-    module = settings["model"]["class_path"].rpartition(".")[2]
+    module = model["class_path"].rpartition(".")[2]
     lines = [f"---\n{metadata.to_yaml()}\n---\n", f"# {words.title}\n"]
     lines += [f"Trained by `{module}` of [prl](https://arxiv.org/abs/2504.04950) {__version__}"]
     names = [f"{path if is_data_set(path) else Path(path).name} ({split})" for split, path in paths.items()]
@@ -113,6 +114,12 @@ def is_data_set(path: str) -> bool:
     )
 
 
+def _path(source: Any) -> str | None:
+    """The path of a model or data source; None for what a stage or data module of the user's own calls by that name."""
+    path = source.get("path") if isinstance(source, Mapping) else None
+    return path if isinstance(path, str) else None
+
+
 def _base_model(path: str | None) -> str | None:
     """The hub id that a model comes from: its own, or the one that the card of a folder of prl names."""
     if path is None or is_hub_id(path):
@@ -120,7 +127,10 @@ def _base_model(path: str | None) -> str | None:
     card = Path(path).expanduser() / CARD
     if not card.is_file():
         return None
-    metadata = ModelCard.load(card, ignore_metadata_errors=True).data
+    try:
+        metadata = ModelCard.load(card, ignore_metadata_errors=True).data
+    except (ValueError, YAMLError):  # somebody's own, in another shape
+        return None
     return metadata.base_model if "prl" in (metadata.tags or []) else None
 
 

@@ -1,6 +1,5 @@
 """`prl.judge.Judge`: what users of Python see."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ from prl.judge.passport import describe_judge, write_passport
 from tests.helpers.pairs import QualityJudge
 from tests.unit.test_passport import TEMPLATE, write_generative, write_scalar
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 PROMPTS, A, B = ["reverse abc", "copy xy", "sort cab"], ["cba", "xy", "abc and more"], ["abc", "yx", "cab"]
 
 
@@ -146,11 +145,13 @@ def test_a_hub_id_is_read_from_the_cache_without_a_network(
         Judge.from_pretrained("someone/else")
 
 
-def test_the_example_of_the_readme_runs(folder: Path) -> None:
-    (example,) = (
-        code for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "prl.judge" in code
-    )
+@pytest.mark.parametrize("document", ["README.md", "docs/judge.md"])
+def test_the_example_of_a_document_runs(
+    document: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / document).read_text()
+    monkeypatch.chdir(tmp_path)
+    (example,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "prl.judge" in code)
     names: dict = {}
     exec(example.replace("runs/quickstart/judge/model", str(folder)), names)
     assert names["verdict"].win_prob.shape == (1,)
-    assert json.dumps(names["verdict"].win_prob.tolist())

@@ -82,9 +82,18 @@ def test_the_base_model_is_handed_on_from_stage_to_stage(tmp_path: Path) -> None
     write_card(judge, "generative", settings(str(supervised)))
     assert card(judge).base_model == "someone/base"
     # The card of a stranger's folder names what that was made of, which is not the folder.
-    (downloaded / CARD).write_text("---\nbase_model: someone/base\n---\n")
-    write_card(judge, "generative", settings(str(downloaded)))
-    assert card(judge).base_model is None
+    for text in ("---\nbase_model: someone/base\n---\n", "---\n: [\n---\n", "---\n- a\n---\n", "no metadata"):
+        (downloaded / CARD).write_text(text)
+        write_card(judge, "generative", settings(str(downloaded)))
+        assert card(judge).base_model is None
+
+
+def test_stages_and_data_modules_of_the_users_own(tmp_path: Path) -> None:
+    own = {"class_path": "mine.Stage", "init_args": {"model": "an object"}}
+    for given in ({"model": {"class_path": "mine.Stage"}}, {"model": own, "data": {"init_args": {"train": 3}}}):
+        write_card(tmp_path, None, given)
+        assert "Trained by `Stage`" in (tmp_path / CARD).read_text()
+        assert card(tmp_path).base_model is None
 
 
 def test_adapters_are_of_another_library(tmp_path: Path) -> None:
