@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules import GenerativeRewardModule
+from lightning_modules import BradleyTerryRewardModule, GenerativeRewardModule
 from prl.config import ModelSource
 from prl.data import PreferencePair
 from prl.judge.template import JudgeTemplate
@@ -30,7 +30,7 @@ def make(tiny_folder: Any, **settings: Any) -> GenerativeRewardModule:
     return module
 
 
-def batch_of(module: GenerativeRewardModule) -> dict[str, Tensor]:
+def batch_of(module: Any) -> dict[str, Tensor]:
     encoder = module.build_encoder()
     return encoder.collate([encoder.encode(pair) for pair in PAIRS])
 
@@ -91,6 +91,20 @@ def test_consistency_is_added_in_either_form(form, verdict_loss, tiny_folder, lo
     found = loss(tiny_folder, verdict_loss=verdict_loss, consistency_coef=0.5, consistency=form)
     assert found - plain == pytest.approx(0.5 * gap.square().mean().item(), abs=1e-5)
     assert found > plain + 1e-4
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_bradley_terry_of_certain_soft_and_tied_pairs(smoothing: float, tiny_folder: Any) -> None:
+    torch.manual_seed(0)  # the scalar head is new
+    module: Any = BradleyTerryRewardModule(ModelSource(path=str(tiny_folder)), label_smoothing=smoothing, max_length=64)
+    module.configure_model()
+    module.log = lambda *_, **__: None
+    batch = batch_of(module)
+    margin = module.verdict(batch).win_logit.detach()
+    targets = TARGETS * (1 - smoothing) + smoothing / 2
+    expected = cross_entropy(torch.stack([margin, 0 * margin], dim=1).log_softmax(1), targets).mean().item()
+    assert margin.abs().min() > 1e-3
+    assert module.training_step(batch, 0).item() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("order", ["both", "random"])
