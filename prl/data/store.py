@@ -33,9 +33,10 @@ _BATCH = 256
 
 
 class RecordEncoder(Protocol):
-    """What the store asks of an encoder."""
+    """Turns records into token ids."""
 
     counts: EncodingCounts
+    """Texts seen so far, and what they lost."""
 
     @property
     def fingerprint(self) -> str:
