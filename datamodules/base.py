@@ -2,16 +2,19 @@
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from prl.data import DataError, DataSource, LengthGroupedBatchSampler, Record, load_records, split_by_prompt
+from prl.data import DataError, DataSource, LengthGroupedBatchSampler, Record, RecordStream, held_out
 from prl.data.audit import shared_prompts
-from prl.data.tokens import EncodingCounts, TooLongError
+from prl.data.store import EncodedRecords, encode_records
+from prl.data.tokens import Loss
 from prl.run_position import batches_done, is_dry_run
 
 log = logging.getLogger(__name__)
@@ -20,11 +23,15 @@ log = logging.getLogger(__name__)
 class _Numbered(Dataset):
     """Rows that know their number, by which a validation finds their texts again whichever rank read them."""
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
+    def __init__(self, rows: Any) -> None:
         self.rows = rows
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.rows[index], "index": index}
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """Rows of a batch, read at once."""
+        return [{**row, "index": index} for index, row in zip(indices, self.rows.__getitems__(indices), strict=True)]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -44,6 +51,8 @@ class RecordDataModule(LightningDataModule):
         group_by_length: batches of like lengths, which wastes little padding.
         seed: of the order and the split.
         num_workers: processes that collate.
+        cache: keep encoded rows in prl's cache folder for later runs on the same data; false encodes them anew into a
+            temporary folder.
 
     Raises:
         DataError: for bad rows, or a set that leaves nothing to train on.
@@ -62,6 +71,7 @@ class RecordDataModule(LightningDataModule):
         group_by_length: bool = True,
         seed: int = 0,
         num_workers: int = 0,
+        cache: bool = True,
     ) -> None:
         super().__init__()
         if validation is None and not 0 < validation_share < 1:
@@ -71,9 +81,12 @@ class RecordDataModule(LightningDataModule):
         self.train_source, self.validation_source = train, validation
         self.batch_size, self.validation_batch_size = batch_size, validation_batch_size or batch_size
         self.validation_share, self.on_invalid = validation_share, on_invalid
-        self.group_by_length, self.seed, self.num_workers = group_by_length, seed, num_workers
+        self.group_by_length, self.seed, self.num_workers, self.cache = group_by_length, seed, num_workers, cache
         self.encoder: Any = None
-        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.rows: dict[str, Any] = {}
+        """`datasets.Dataset` of the encoded rows of train and validation."""
+        self.lengths: dict[str, Any] = {}
+        """Tokens of each of these rows, int32."""
 
     def setup(self, stage: str) -> None:
         """Read, check and encode everything once; safe to call twice."""
@@ -87,56 +100,72 @@ class RecordDataModule(LightningDataModule):
                 f"gives {self.record_type.__name__} rows; choose the other data module in the config"
             )
         self.encoder = module.build_encoder()
-        reports: dict[str, Any] = {}
-        records = self._read("train", self.train_source, reports)
+        reports: dict[str, Any] = {"train": None}
         if self.validation_source is not None:
-            held_out = self._read("validation", self.validation_source, reports)
-            reports["num_shared_prompts"] = shared_prompts(records, held_out)
-            if reports["num_shared_prompts"]:
-                log.warning(
-                    "%d prompts of %s are in the training data too, so validation flatters the model; leave validation "
-                    "out to hold out whole prompts",
-                    reports["num_shared_prompts"],
-                    self.validation_source.path,
-                )
+            # First, since it is the smaller one as a rule, and a mistake in it would show only after hours.
+            held_out_records, held_out_kept = self._encode("validation", self.validation_source, reports)
+        train_records, train_kept = self._encode("train", self.train_source, reports)
+        if self.validation_source is not None:
+            shared = shared_prompts(train_records.prompts[train_kept], held_out_records.prompts[held_out_kept])
+            self._tell_shared(shared, reports)
         else:
-            records, held_out = split_by_prompt(records, self.validation_share, self.seed)
+            held_out_records = train_records
+            aside = held_out(train_records.prompts[train_kept], self.validation_share, self.seed)
+            train_kept, held_out_kept = train_kept[~aside], train_kept[aside]
         self.rows = {
-            "train": self._encode("train", self.train_source, records, reports),
-            "validation": self._encode("validation", self.validation_source or self.train_source, held_out, reports),
+            "train": self._select("train", train_records, train_kept, reports),
+            "validation": self._select("validation", held_out_records, held_out_kept, reports),
         }
         self._write_report(reports)
 
-    def _read(self, name: str, source: DataSource, reports: dict[str, Any]) -> list[Any]:
-        loaded = load_records(source, self.record_type, self.on_invalid)
-        reports[name] = loaded.report.as_dict()
-        return loaded.records
+    def _encode(self, name: str, source: DataSource, reports: dict[str, Any]) -> tuple[EncodedRecords, np.ndarray]:
+        """The encoded records of a source and the numbers of those that are used."""
+        stream = RecordStream(source, self.record_type, self.on_invalid)
+        records = encode_records(stream, self._usable(stream), self.encoder, self.cache)
+        reports[name] = records.report
+        return records, np.arange(len(records.losses))
 
-    def _encode(
-        self, name: str, source: DataSource, records: list[Any], reports: dict[str, Any]
-    ) -> list[dict[str, Any]]:
-        counts = self.encoder.counts = EncodingCounts()
-        rows = []
-        for number, record in enumerate(records, 1):
-            try:
-                row = self.encoder.encode(record)
-            except TooLongError as error:
-                raise TooLongError(f"{source.path}, valid row {number}: {error}") from None
-            if row is not None:
-                rows.append(row)
-        if not rows:
-            raise DataError(f"no {name} row is left of {len(records)}; see max_length and on_too_long, or the split")
-        lengths = sorted(row["length"] for row in rows)
+    def _usable(self, stream: RecordStream) -> Iterable[Record]:
+        """The records of a stream, checked further."""
+        return stream
+
+    def _tell_shared(self, num_shared: int, reports: dict[str, Any]) -> None:
+        assert self.validation_source is not None
+        reports["num_shared_prompts"] = num_shared
+        if num_shared:
+            log.warning(
+                "%d prompts of %s are in the training data too, so validation flatters the model; leave validation "
+                "out to hold out whole prompts",
+                num_shared,
+                self.validation_source.path,
+            )
+
+    def _select(self, name: str, records: EncodedRecords, kept: np.ndarray, reports: dict[str, Any]) -> Any:
+        """The rows of one side, and what was lost among its records."""
+        lost = {loss: int(((records.losses[kept] & loss) > 0).sum()) for loss in Loss}
+        rows = records.rows_of(kept)
+        if not len(rows):
+            raise DataError(f"no {name} row is left of {len(kept)}; see max_length and on_too_long, or the split")
+        self.lengths[name] = records.lengths[kept[records.encoded[kept]]]
         reports[f"{name}_tokens"] = {
+            "records": len(kept),
             "rows": len(rows),
-            # Too long with on_too_long: skip, or the same text twice once both responses were cut.
-            "left_out": len(records) - len(rows),
-            "cut_share": counts.cut_share,
-            "median_length": lengths[len(lengths) // 2],
-            "max_length": lengths[-1],
+            "left_out": {"too long": lost[Loss.TOO_LONG], "identical after the cut": lost[Loss.IDENTICAL]},
+            "lost_turns": lost[Loss.TURNS],
+            "lost_response_ends": lost[Loss.RESPONSES],
+            "lost_prompt_beginnings": lost[Loss.PROMPT],
+            "cut_share": float(((records.losses[kept] & Loss.CUT) > 0).mean()),
+            "median_length": int(np.sort(self.lengths[name])[len(rows) // 2]),
+            "max_length": int(self.lengths[name].max()),
         }
-        if len(rows) < len(records):
-            log.warning("%s: %d of %d rows left out for their length", name, len(records) - len(rows), len(records))
+        if len(rows) < len(kept):
+            log.warning(
+                "%s: of %d records %d are left out as too long, and %d as the same text twice once they were cut",
+                name,
+                len(kept),
+                lost[Loss.TOO_LONG],
+                lost[Loss.IDENTICAL],
+            )
         return rows
 
     def _write_report(self, reports: dict[str, Any]) -> None:
@@ -146,7 +175,7 @@ class RecordDataModule(LightningDataModule):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "data_report.json").write_text(json.dumps(reports, indent=2, default=str) + "\n")
 
-    def _loader(self, rows: list[dict[str, Any]], batches: Sampler[list[int]]) -> DataLoader:
+    def _loader(self, rows: Any, batches: Sampler[list[int]]) -> DataLoader:
         # A generator of its own: a loader otherwise draws its seed from torch's global state, and a validation would
         # change the training that follows.
         return DataLoader(
@@ -162,7 +191,7 @@ class RecordDataModule(LightningDataModule):
         assert self.trainer is not None
         trainer = self.trainer
         batches = LengthGroupedBatchSampler(
-            [row["length"] for row in self.rows["train"]],
+            self.lengths["train"],
             self.batch_size,
             shuffle=True,
             seed=self.seed,
@@ -178,7 +207,7 @@ class RecordDataModule(LightningDataModule):
         """Validation rows in their own order."""
         assert self.trainer is not None
         batches = LengthGroupedBatchSampler(
-            [row["length"] for row in self.rows["validation"]],
+            self.lengths["validation"],
             self.validation_batch_size,
             shuffle=False,
             seed=self.seed,
@@ -196,6 +225,7 @@ class RecordDataModule(LightningDataModule):
         """Prediction reads the validation rows, in file order; each process takes every world_size-th."""
         assert self.trainer is not None
         # Not `_loader`: for predictions Lightning makes the batch sampler anew, with the arguments of torch's own.
-        rows = self.rows["validation"][self.trainer.global_rank :: self.trainer.world_size]
+        rows = self.rows["validation"]
+        rows = rows.select(range(self.trainer.global_rank, len(rows), self.trainer.world_size))
         size = max(1, self.validation_batch_size // self.trainer.world_size)
-        return DataLoader(rows, batch_size=size, collate_fn=self.encoder.collate)  # type: ignore[arg-type]
+        return DataLoader(rows, batch_size=size, collate_fn=self.encoder.collate)

@@ -3,9 +3,12 @@
 import logging
 from typing import Any, Literal
 
+import numpy as np
+
 from datamodules.base import RecordDataModule
 from prl.data import DataSource, PreferencePair
-from prl.data.audit import audit_pairs
+from prl.data.audit import find_repeats
+from prl.data.store import EncodedRecords
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +34,21 @@ class PreferencePairDataModule(RecordDataModule):
             raise ValueError(f"data.on_duplicate is {on_duplicate!r}; expected 'keep' or 'drop'")
         self.on_duplicate = on_duplicate
 
-    def _read(self, name: str, source: DataSource, reports: dict[str, Any]) -> list[PreferencePair]:
-        records: list[PreferencePair] = super()._read(name, source, reports)
-        audit = audit_pairs(records)
-        repeated = set(audit.duplicates)
-        reports[name] |= {"num_duplicates": len(repeated), "num_contradictions": audit.num_contradictions}
+    def _encode(self, name: str, source: DataSource, reports: dict[str, Any]) -> tuple[EncodedRecords, np.ndarray]:
+        records, kept = super()._encode(name, source, reports)
+        audit = find_repeats(records.comparisons, records.winners)
+        repeated, dropped = len(audit.duplicates), self.on_duplicate == "drop"
+        reports[name] |= {
+            "num_duplicates": repeated,
+            "num_dropped": repeated if dropped else 0,
+            "num_contradictions": audit.num_contradictions,
+        }
         if repeated or audit.num_contradictions:
-            done = "dropped" if self.on_duplicate == "drop" else "kept; on_duplicate: drop leaves them out"
             log.warning(
                 "%s: %d pairs repeat an earlier one (%s), %d comparisons are won by both responses (kept)",
                 source.path,
-                len(repeated),
-                done,
+                repeated,
+                "dropped" if dropped else "kept; on_duplicate: drop leaves them out",
                 audit.num_contradictions,
             )
-        if self.on_duplicate == "keep":
-            return records
-        return [record for index, record in enumerate(records) if index not in repeated]
+        return records, np.setdiff1d(kept, audit.duplicates) if dropped else kept

@@ -1,9 +1,9 @@
 """Prompts with anchor responses for pairwise PPO."""
 
-from typing import Any
+from collections.abc import Iterable
 
 from datamodules.base import RecordDataModule
-from prl.data import AnchoredPrompt, DataError, DataSource
+from prl.data import AnchoredPrompt, DataError, Record, RecordStream
 
 
 class PromptDataModule(RecordDataModule):
@@ -11,13 +11,16 @@ class PromptDataModule(RecordDataModule):
 
     record_type = AnchoredPrompt
 
-    def _read(self, name: str, source: DataSource, reports: dict[str, Any]) -> list[AnchoredPrompt]:
-        records: list[AnchoredPrompt] = super()._read(name, source, reports)
-        bare = [record for record in records if not record.anchors]
-        if bare:
+    def _usable(self, stream: RecordStream) -> Iterable[Record]:
+        num_bare, beginning = 0, ""
+        for record in stream:
+            if not record.anchors:
+                num_bare, beginning = num_bare + 1, beginning or record.prompt[-1]["content"][:60]
+            elif not num_bare:
+                yield record
+        if num_bare:
             raise DataError(
-                f"{source.path}: {len(bare)} of {len(records)} prompts have no anchor, the first one begins "
-                f"{bare[0].prompt[-1]['content'][:60]!r}. Pairwise PPO needs one: add a column 'anchor', or "
-                "map one, for example columns: {anchor: chosen}"
+                f"{stream.source.path}: {num_bare} of {stream.report.num_records} prompts have no anchor, the first "
+                f"one begins {beginning!r}. Pairwise PPO needs one: add a column 'anchor', or map one, for example "
+                "columns: {anchor: chosen}"
             )
-        return records

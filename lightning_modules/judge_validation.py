@@ -37,7 +37,7 @@ def judged_rows(rows: list[dict[str, Any]], verdict: Verdict, targets: Tensor) -
         targets,
         [prompt_key(row["prompt"]) for row in rows],
         torch.tensor([[len(text) for text in row["texts"]] for row in rows]),
-        [row["source"] for row in rows],
+        [row["source"] or None for row in rows],
     )
 
 
@@ -104,7 +104,8 @@ class JudgeValidation(Stage):
 
     def _encoded_rows(self, numbers: Tensor) -> list[dict[str, Any]]:
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return [datamodule.rows["validation"][number] for number in numbers.tolist()]
+        texts = datamodule.rows["validation"].select_columns(["prompt", "texts", "source"])
+        return list(texts.select(numbers.tolist()))
 
     @staticmethod
     def _draw(board: Any, pairs: JudgedPairs, rows: list[dict[str, Any]], step: int) -> None:

@@ -10,18 +10,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_modules import optimizers
 from prl.config import Optimization
 from prl.data.records import Record
-from prl.data.tokens import EncodingCounts
+from prl.data.store import RecordEncoder
 from prl.run_position import batches_done
 
 
-class Encoder(Protocol):
+class Encoder(RecordEncoder, Protocol):
     """Turns records into token ids and rows of them into batches: all that a data module needs of a stage."""
-
-    counts: EncodingCounts
-    """Texts seen and cut so far."""
-
-    def encode(self, record: Any) -> dict[str, Any] | None:
-        """One record as ids, with its `length` in tokens; None when it is skipped for its length."""
 
     def collate(self, rows: list[dict[str, Any]]) -> Any:
         """Encoded rows as one batch."""

@@ -34,6 +34,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"{name}: {number:.2g}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _caches_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["PRL_HOME"] = str(tmp_path_factory.mktemp("prl_home"))
+
+
 @pytest.fixture(autouse=True)
 def _same_start_for_every_test() -> Iterator[None]:
     environment, dtype = dict(os.environ), torch.get_default_dtype()

@@ -1,35 +1,52 @@
 """Repeated and contradictory pairs, and prompts on both sides of a split. Finds and counts; changes nothing."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prl.data.records import PreferencePair, Record, prompt_key
+import numpy as np
+
+from prl.data.records import PreferencePair, prompt_key
 
 
 @dataclass(frozen=True)
 class PairAudit:
     """What pairs say more than once. Two pairs compare the same if prompt and responses are equal, in either order."""
 
-    duplicates: list[int]
+    duplicates: np.ndarray
     """Indices of pairs that an earlier one says already: the same comparison with the same winner (or a tie again)."""
     num_contradictions: int
     """Comparisons of which one pair prefers the one response and another pair the other."""
 
 
+def comparison_key(pair: PreferencePair) -> tuple[bytes, int]:
+    """Name what a pair compares, in 16 bytes; and the winner: 0 or 1, in alphabetical order, or 2 for a tie."""
+    ordered = sorted((pair.chosen, pair.rejected))
+    text = json.dumps([prompt_key(pair.prompt), *ordered])
+    winner = 2 if pair.preference == 0.5 else int((pair.preference > 0.5) == (pair.chosen == ordered[1]))
+    return hashlib.sha256(text.encode()).digest()[:16], winner
+
+
+def find_repeats(comparisons: np.ndarray, winners: np.ndarray) -> PairAudit:
+    """Find exact duplicates and contradictions.
+
+    Args:
+        comparisons: key of each pair, [N] S16.
+        winners: which response wins, [N].
+    """
+    comparison_of = np.unique(comparisons, return_inverse=True)[1]
+    verdicts, first = np.unique(3 * comparison_of + winners, return_index=True)
+    decided = verdicts[verdicts % 3 != 2] // 3
+    return PairAudit(np.setdiff1d(np.arange(len(comparisons)), first), int((np.bincount(decided) == 2).sum()))
+
+
 def audit_pairs(pairs: Sequence[PreferencePair]) -> PairAudit:
-    """Find exact duplicates and contradictions."""
-    verdicts: dict[tuple[str, str, str], set[str | None]] = {}
-    duplicates = []
-    for index, pair in enumerate(pairs):
-        one, other = sorted((pair.chosen, pair.rejected))
-        seen = verdicts.setdefault((prompt_key(pair.prompt), one, other), set())
-        winner = None if pair.preference == 0.5 else pair.chosen if pair.preference > 0.5 else pair.rejected
-        if winner in seen:
-            duplicates.append(index)
-        seen.add(winner)
-    return PairAudit(duplicates, sum(len(winners - {None}) == 2 for winners in verdicts.values()))
+    """The same for pairs in memory."""
+    keys = [comparison_key(pair) for pair in pairs]
+    return find_repeats(np.array([key for key, _ in keys], "S16"), np.array([winner for _, winner in keys], np.int64))
 
 
-def shared_prompts(one: Sequence[Record], other: Sequence[Record]) -> int:
-    """How many prompts stand in both."""
-    return len({prompt_key(record.prompt) for record in one} & {prompt_key(record.prompt) for record in other})
+def shared_prompts(one: np.ndarray, other: np.ndarray) -> int:
+    """How many prompts stand in both: keys of prompts, any number of times each."""
+    return len(np.intersect1d(one, other))

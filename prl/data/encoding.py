@@ -1,21 +1,28 @@
 """Conversations as token ids for the policy, its supervised stage and the scalar baseline."""
 
+import re
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from prl.data.fitting import fit_prompt
 from prl.data.records import AnchoredPrompt, Conversation, Demonstration, PreferencePair
 from prl.data.tokens import (
     EncodingCounts,
+    Loss,
     OnTooLong,
     TooLongError,
+    check_one_bos,
     encode_content,
     left_pad,
     pair_facts,
     pair_tensors,
     right_pad,
+    settings_hash,
+    tokenizer_hash,
 )
 from prl.types import PromptBatch
 
@@ -23,33 +30,48 @@ from prl.types import PromptBatch
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> list[int]:
     """A conversation up to where the response begins, through the model's own chat template where it has one.
 
+    A special token that a message has written in it is read as plain characters.
+
     Raises:
         ValueError: when the result starts with two beginning-of-sequence tokens.
     """
-    if tokenizer.chat_template:
+    if not tokenizer.chat_template:
+        text = "\n\n".join(message["content"] for message in messages)
+        ids = list(tokenizer(text, split_special_tokens=True)["input_ids"])
+        if ids and ids[-1] == tokenizer.eos_token_id:
+            ids.pop()  # some tokenizers close every text
+    elif any(_special_tokens(tokenizer).search(message["content"]) for message in messages):
+        ids = _encode_apart(tokenizer, messages)
+    else:
         rendered: Any = tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, tokenize=True, return_dict=True
         )
         ids = list(rendered["input_ids"])
-    else:
-        text = "\n\n".join(message["content"] for message in messages)
-        ids = list(tokenizer(text)["input_ids"])
-        if ids and ids[-1] == tokenizer.eos_token_id:
-            ids.pop()  # some tokenizers close every text
-    bos = tokenizer.bos_token_id
-    if bos is not None and ids[:2] == [bos, bos]:
-        raise ValueError("the chat template and the tokenizer both add a beginning-of-sequence token; fix one of them")
+    check_one_bos(tokenizer, ids, "the chat template" if tokenizer.chat_template else "the text of a prompt")
     return ids
 
 
-class ConversationEncoder:
-    """Prompt and response in one row, the response closed by the end-of-sequence token.
+@cache
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return re.compile("|".join(map(re.escape, sorted(added | set(tokenizer.all_special_tokens)))))
 
-    Args:
-        tokenizer: the model's tokenizer.
-        max_length: longest row in tokens.
-        on_too_long: error, truncate (the beginning of the prompt goes first; counted) or skip (counted).
-    """
+
+def _encode_apart(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> list[int]:
+    """The chat template's own text and the messages as separate tokens, so that none of these can be a special one."""
+    marked = [{**message, "content": f"\u0001{number}\u0002"} for number, message in enumerate(messages)]
+    text = str(tokenizer.apply_chat_template(marked, add_generation_prompt=True, tokenize=False))
+    ids: list[int] = []
+    for place, part in enumerate(re.split("\u0001(\\d+)\u0002", text)):
+        if place % 2:
+            ids += encode_content(tokenizer, messages[int(part)]["content"])
+        else:
+            ids += tokenizer.encode(part, add_special_tokens=False)
+    return ids
+
+
+class _Encoder:
+    """What the encoders of this file share: a tokenizer, a length, and the account of what did not fit it."""
 
     def __init__(
         self,
@@ -60,25 +82,58 @@ class ConversationEncoder:
         self.tokenizer, self.max_length, self.on_too_long = tokenizer, max_length, on_too_long
         self.counts = EncodingCounts()
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all settings that decide what a record is encoded as."""
+        return settings_hash(type(self).__name__, tokenizer_hash(self.tokenizer), self.max_length, self.on_too_long)
+
+    def _encode_prompt(self, messages: Conversation) -> list[int]:
+        return encode_prompt(self.tokenizer, messages)
+
+
+class ConversationEncoder(_Encoder):
+    """Prompt and response in one row, the response closed by the end-of-sequence token.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        max_length: longest row in tokens.
+        on_too_long: error, truncate (counted) or skip (counted). The end-of-sequence token always stays. `fit_prompt`
+            says what goes first; the response loses its end down to half of the row before the prompt's last turn is
+            touched.
+    """
+
     def encode_response(self, prompt: Conversation, response: str) -> dict[str, Any] | None:
-        """Ids of prompt and response, and how many belong to the response; None when skipped for its length."""
-        prompt_ids = encode_prompt(self.tokenizer, prompt)
-        response_ids = [*encode_content(self.tokenizer, response), int(self.tokenizer.eos_token_id)]
-        self.counts.seen += 1
-        excess = len(prompt_ids) + len(response_ids) - self.max_length
-        if excess > 0:
-            if self.on_too_long == "error":
-                raise TooLongError(
-                    f"prompt and response take {len(prompt_ids) + len(response_ids)} tokens, max_length is "
-                    f"{self.max_length}; raise max_length or set on_too_long"
-                )
-            if self.on_too_long == "skip":
-                return None
-            self.counts.cut += 1
-            keep = max(self.max_length // 4, len(prompt_ids) - excess)
-            prompt_ids = prompt_ids[-keep:]
-            response_ids = response_ids[: self.max_length - len(prompt_ids)]
-        return {"ids": prompt_ids + response_ids, "num_response": len(response_ids)}
+        """Ids of prompt and response, and how many belong to the response; None when skipped for its length.
+
+        Raises:
+            TooLongError: when it does not fit and `on_too_long` is error.
+        """
+        prompt_ids = self._encode_prompt(prompt)
+        response_ids = encode_content(self.tokenizer, response)
+        room = self.max_length - 1  # the end-of-sequence token
+        total, loss = len(prompt_ids) + len(response_ids), Loss(0)
+        if total > room and self.on_too_long == "error":
+            raise TooLongError(
+                f"prompt and response take {total + 1} tokens, max_length is {self.max_length}; "
+                "raise max_length or set on_too_long"
+            )
+        if total > room and self.on_too_long == "skip":
+            self.counts.add(Loss.TOO_LONG)
+            return None
+        if total > room:
+            prompt_ids, loss = fit_prompt(
+                prompt,
+                prompt_ids,
+                self._encode_prompt,
+                self.tokenizer,
+                room=room - len(response_ids),
+                last_room=room - min(len(response_ids), room // 2),
+            )
+        if len(prompt_ids) + len(response_ids) > room:
+            response_ids, loss = response_ids[: room - len(prompt_ids)], loss | Loss.RESPONSES
+        self.counts.add(loss)
+        ids = [*prompt_ids, *response_ids, int(self.tokenizer.eos_token_id)]
+        return {"ids": ids, "num_response": len(response_ids) + 1}
 
 
 class DemonstrationEncoder(ConversationEncoder):
@@ -101,10 +156,16 @@ class ScalarPairEncoder(ConversationEncoder):
     """Preference pairs for a scalar reward model: each response in a row of its own."""
 
     def encode(self, record: PreferencePair) -> dict[str, Any] | None:
-        """Both rows of a pair; None when either is skipped."""
+        """Both rows of a pair; None when either is skipped, or when they are identical after the cut.
+
+        Each row is cut on its own, as in use: a scalar reward reads one response and knows of no other.
+        """
         chosen = self.encode_response(record.prompt, record.chosen)
         rejected = self.encode_response(record.prompt, record.rejected)
         if chosen is None or rejected is None:
+            return None
+        if chosen["ids"] == rejected["ids"]:
+            self.counts.by_loss[Loss.IDENTICAL] += 1
             return None
         return {
             "chosen": chosen["ids"],
@@ -121,23 +182,14 @@ class ScalarPairEncoder(ConversationEncoder):
         return {"input_ids": ids, "attention_mask": mask, **pair_tensors(rows)}
 
 
-class PromptEncoder:
+class PromptEncoder(_Encoder):
     """Prompts for sampling, left padded.
 
     Args:
         tokenizer: the policy's tokenizer.
         max_length: longest prompt in tokens.
-        on_too_long: error, truncate (drops the beginning; counted) or skip (counted).
+        on_too_long: error, truncate (see `fit_prompt`; counted) or skip (counted).
     """
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
-        on_too_long: OnTooLong = "error",
-    ) -> None:
-        self.tokenizer, self.max_length, self.on_too_long = tokenizer, max_length, on_too_long
-        self.counts = EncodingCounts()
 
     def encode(self, record: AnchoredPrompt) -> dict[str, Any] | None:
         """One prompt with its anchors; None when it is skipped.
@@ -145,21 +197,21 @@ class PromptEncoder:
         Raises:
             TooLongError: when it does not fit and `on_too_long` is error.
         """
-        self.counts.seen += 1
-        ids = encode_prompt(self.tokenizer, record.prompt)
+        ids, loss = self._encode_prompt(record.prompt), Loss(0)
+        if len(ids) > self.max_length and self.on_too_long == "error":
+            raise TooLongError(
+                f"a prompt takes {len(ids)} tokens, max_prompt_length is {self.max_length} (it starts "
+                f"{record.prompt[0]['content'][:60]!r}); raise max_prompt_length or set on_too_long"
+            )
+        if len(ids) > self.max_length and self.on_too_long == "skip":
+            self.counts.add(Loss.TOO_LONG)
+            return None
         if len(ids) > self.max_length:
-            if self.on_too_long == "error":
-                raise TooLongError(
-                    f"a prompt takes {len(ids)} tokens, max_prompt_length is {self.max_length} (it starts "
-                    f"{record.prompt[0]['content'][:60]!r}); raise max_prompt_length or set on_too_long"
-                )
-            if self.on_too_long == "skip":
-                return None
-            self.counts.cut += 1
-            ids = ids[-self.max_length :]
-        return {"ids": ids, "prompt": record.prompt, "anchors": record.anchors, "length": len(ids)}
+            ids, loss = fit_prompt(record.prompt, ids, self._encode_prompt, self.tokenizer, room=self.max_length)
+        self.counts.add(loss)
+        return {"ids": ids, "prompt": list(record.prompt), "anchors": list(record.anchors), "length": len(ids)}
 
     def collate(self, rows: list[dict[str, Any]]) -> PromptBatch:
         """Left-padded prompts with their messages and anchors."""
         ids, mask = left_pad([row["ids"] for row in rows], int(self.tokenizer.pad_token_id))
-        return PromptBatch(ids, mask, [row["prompt"] for row in rows], [row["anchors"] for row in rows])
+        return PromptBatch(ids, mask, [row["prompt"] for row in rows], [tuple(row["anchors"]) for row in rows])

@@ -6,13 +6,14 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from prl.data.records import Record, prompt_key
+from prl.data.records import Record
 from prl.data.row import Row
 from prl.data.row_errors import RowError
 
@@ -42,6 +43,9 @@ class DataSource:
     leaves a column of prl's name unread."""
     limit: int | None = None
     """Read only so many rows, from the first."""
+    streaming: bool = False
+    """Read a hub data set over the network while it is checked, and a .json, .parquet or .csv file from its place,
+    without the copy on disk that `datasets` makes first. Rows, checks and report are the same."""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -97,73 +101,138 @@ class LoadedRecords(Generic[R]):
     report: DataReport
 
 
-def load_records(source: DataSource, kind: type[R], on_invalid: Literal["error", "skip"] = "error") -> LoadedRecords[R]:
-    """Read and check all rows of a source.
+class RecordStream(Generic[R]):
+    """The valid records of a source in file order, one at a time, and then the account of how they were read.
+
+    Iterating raises DataError if the source cannot be read or, at its end, if it has a bad row under "error" or no good
+    row at all. From the first bad row under "error" on, rows are only checked.
 
     Args:
         source: file or hub data set.
         kind: record class that the rows must form.
         on_invalid: "error" looks at every row and then raises once; "skip" leaves bad rows out and reports them.
 
+    Attributes:
+        row: number of the row that the last record came from.
+
     Raises:
-        DataError: the source cannot be read, has a bad row under "error", or no good row at all.
         ValueError: `on_invalid` or a name in `source.columns` is not one of the accepted ones.
     """
-    if on_invalid not in ("error", "skip"):
-        raise ValueError(f"on_invalid is {on_invalid!r}; expected 'error' or 'skip'")
-    if unknown := sorted(set(source.columns or {}) - set(kind.columns)):
-        raise ValueError(f"columns maps {unknown}; a {kind.__name__} has the fields {list(kind.columns)}")
-    records: list[R] = []
-    tally = _Tally()
-    skipped: dict[str, list[int]] = {}
-    complaints: list[str] = []
-    for number, raw in islice(_numbered_rows(source), source.limit):
-        try:
-            if isinstance(raw, RowError):
-                raise raw
-            row = kind.row(_renamed(raw, source.columns or {}))
-            records += kind.from_row(row)
-        except RowError as error:
-            skipped.setdefault(error.reason, []).append(number)
-            if len(complaints) < MAX_ERRORS_SHOWN:
-                complaints.append(f"row {number}{':' if error.field is None else ','} {error}")
-            continue
-        tally.add(row)
-    num_invalid = sum(map(len, skipped.values()))
-    if not records or (num_invalid and on_invalid == "error"):
-        raise DataError(_explain(source, complaints, num_invalid, tally))
-    report = DataReport(
-        source=source.path,
-        sha256=_sha256(Path(source.path)),
-        kind=kind.__name__,
-        num_read=tally.num_rows + num_invalid,
-        num_kept=tally.num_rows,
-        num_records=len(records),
-        num_ties=tally.num_ties,
-        num_stripped=tally.num_stripped,
-        shapes=dict(tally.shapes),
-        labels=dict(tally.labels),
-        skipped=skipped,
-        unknown_columns=sorted(tally.unknown_columns),
-        dropped_message_keys=sorted(tally.dropped_message_keys),
-    )
-    return LoadedRecords(records, report)
+
+    def __init__(self, source: DataSource, kind: type[R], on_invalid: Literal["error", "skip"] = "error") -> None:
+        if on_invalid not in ("error", "skip"):
+            raise ValueError(f"on_invalid is {on_invalid!r}; expected 'error' or 'skip'")
+        if unknown := sorted(set(source.columns or {}) - set(kind.columns)):
+            raise ValueError(f"columns maps {unknown}; a {kind.__name__} has the fields {list(kind.columns)}")
+        self.source, self.kind, self.on_invalid = source, kind, on_invalid
+        self.row = 0
+        self._tally = _Tally()
+
+    def __iter__(self) -> Iterator[R]:
+        tally = self._tally = _Tally()
+        complaints: list[str] = []
+        for number, raw in islice(self._rows(), self.source.limit):
+            self.row = number
+            try:
+                if isinstance(raw, RowError):
+                    raise raw
+                row = self.kind.row(_renamed(raw, self.source.columns or {}))
+                records = self.kind.from_row(row)
+            except RowError as error:
+                tally.skipped.setdefault(error.reason, []).append(number)
+                if len(complaints) < MAX_ERRORS_SHOWN:
+                    complaints.append(f"row {number}{':' if error.field is None else ','} {error}")
+                continue
+            tally.add(row, len(records))
+            if not tally.skipped or self.on_invalid == "skip":
+                yield from records
+        if not tally.num_records or (tally.skipped and self.on_invalid == "error"):
+            raise DataError(_explain(self.source, complaints, tally))
+
+    def content_hash(self) -> str | None:
+        """Name of the data by its content; None where there is none, as for a folder of files that is streamed.
+
+        Of a hub data set it is the fingerprint that `datasets` gives it, or its commit if it is streamed.
+        """
+        path = Path(self.source.path)
+        if path.is_file():
+            return self._sha256
+        if not self.source.streaming:
+            return self._dataset._fingerprint
+        return None if path.is_dir() else _hub_commit(self.source.path)
+
+    @property
+    def report(self) -> DataReport:
+        """The account, once all rows were read."""
+        tally = self._tally
+        return DataReport(
+            source=self.source.path,
+            sha256=self._sha256,
+            kind=self.kind.__name__,
+            num_read=tally.num_rows + tally.num_invalid,
+            num_kept=tally.num_rows,
+            num_records=tally.num_records,
+            num_ties=tally.num_ties,
+            num_stripped=tally.num_stripped,
+            shapes=dict(tally.shapes),
+            labels=dict(tally.labels),
+            skipped=tally.skipped,
+            unknown_columns=sorted(tally.unknown_columns),
+            dropped_message_keys=sorted(tally.dropped_message_keys),
+        )
+
+    @cached_property
+    def _sha256(self) -> str | None:
+        path = Path(self.source.path)
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @cached_property
+    def _dataset(self) -> Any:
+        return _load_dataset(self.source)
+
+    def _rows(self) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
+        """Every row with its number, or the reason why it cannot be read."""
+        source, path = self.source, Path(self.source.path)
+        if path.is_file():
+            if source.split or source.name:
+                raise DataError(f"{source.path} is a local file and has no split or name; remove these two settings")
+            if not path.name.endswith(_SUFFIXES):
+                raise DataError(f"{source.path} is a {path.suffix or 'bare'} file; expected {', '.join(_SUFFIXES)}")
+            if path.suffix not in _BUILDERS:
+                return _jsonl_rows(path)
+        return _dataset_rows(self.source, self._dataset)
+
+
+def load_records(source: DataSource, kind: type[R], on_invalid: Literal["error", "skip"] = "error") -> LoadedRecords[R]:
+    """Read and check all rows of a source into memory; see `RecordStream` for arguments and errors."""
+    stream = RecordStream(source, kind, on_invalid)
+    return LoadedRecords(list(stream), stream.report)
 
 
 @dataclass
 class _Tally:
-    """What the valid rows of a source have in sum."""
+    """What the rows of a source have in sum; all but `skipped` is of the valid ones."""
 
     num_rows: int = 0
+    num_records: int = 0
     num_ties: int = 0
     num_stripped: int = 0
     shapes: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     unknown_columns: set[str] = field(default_factory=set)
     dropped_message_keys: set[str] = field(default_factory=set)
+    skipped: dict[str, list[int]] = field(default_factory=dict)
 
-    def add(self, row: Row) -> None:
+    @property
+    def num_invalid(self) -> int:
+        return sum(map(len, self.skipped.values()))
+
+    def add(self, row: Row, num_records: int) -> None:
         self.num_rows += 1
+        self.num_records += num_records
         self.num_ties += row.num_ties
         self.num_stripped += sum(count > 0 for count in row.stripped.values())
         self.shapes[row.shape] += 1
@@ -173,32 +242,8 @@ class _Tally:
         self.dropped_message_keys |= row.dropped_message_keys
 
 
-def split_by_prompt(records: Sequence[R], validation_share: float, seed: int) -> tuple[list[R], list[R]]:
-    """Split records into train and validation so that all records of a prompt are on one side.
-
-    Prompts are ranked by a hash of seed and content, and the first share of them is held out. So the row order does not
-    matter, and new data moves few old prompts to the other side. Each side keeps the given order.
-
-    Raises:
-        ValueError: `validation_share` is not in [0, 1), or there are too few prompts for two sides.
-    """
-    if not 0 <= validation_share < 1:
-        raise ValueError(f"validation_share is {validation_share}; expected a number in [0, 1)")
-    if validation_share == 0:
-        return list(records), []
-    keys = [prompt_key(record.prompt) for record in records]
-    ranked = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
-    if len(ranked) < 2:
-        raise ValueError(f"validation_share is {validation_share}, but {len(ranked)} prompt(s) cannot fill two sides")
-    num_held_out = min(max(round(validation_share * len(ranked)), 1), len(ranked) - 1)
-    held_out = set(ranked[:num_held_out])
-    train = [record for record, key in zip(records, keys, strict=True) if key not in held_out]
-    validation = [record for record, key in zip(records, keys, strict=True) if key in held_out]
-    return train, validation
-
-
-def _explain(source: DataSource, complaints: list[str], num_invalid: int, tally: _Tally) -> str:
-    num_valid = tally.num_rows
+def _explain(source: DataSource, complaints: list[str], tally: _Tally) -> str:
+    num_valid, num_invalid = tally.num_rows, tally.num_invalid
     if not num_invalid and num_valid:
         return f"all {tally.num_ties} pairs of {source.path} are ties; expected a ranked list with different ranks"
     if not num_invalid:
@@ -220,31 +265,6 @@ def _renamed(raw: Mapping[str, Any], columns: Mapping[str, str | None]) -> dict[
     kept = {name: value for name, value in raw.items() if name not in columns and name not in columns.values()}
     mapped = {ours: theirs for ours, theirs in columns.items() if theirs is not None and theirs in raw}
     return kept | {ours: raw[theirs] for ours, theirs in mapped.items()}
-
-
-def _sha256(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _numbered_rows(source: DataSource) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
-    """Every row with its number, or the reason why it cannot be read."""
-    path = Path(source.path)
-    if path.is_file():
-        if source.split or source.name:
-            raise DataError(f"{source.path} is a local file and has no split or name; remove these two settings")
-        if not path.name.endswith(_SUFFIXES):
-            raise DataError(f"{source.path} is a {path.suffix or 'bare'} file; expected {', '.join(_SUFFIXES)}")
-        if path.suffix not in _BUILDERS:
-            return _jsonl_rows(path)
-    elif not path.is_dir() and (path.name.endswith(_SUFFIXES) or source.path.startswith(("/", "./", "../", "~"))):
-        raise DataError(
-            f"no data file at {source.path} (looked for {path.absolute()}); "
-            "expected a local file, or a hub id such as owner/name"
-        )
-    return enumerate(_load_dataset(source), start=1)
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
@@ -271,25 +291,56 @@ def _json_object(line: bytes) -> Mapping[str, Any] | RowError:
 
 
 def _load_dataset(source: DataSource) -> Any:
-    import datasets  # seconds to import, and .jsonl files do not need it
+    import datasets  # a second to import, and .jsonl files are read without it
 
     path = Path(source.path)
+    looks_local = path.name.endswith(_SUFFIXES) or source.path.startswith(("/", "./", "../", "~"))
+    if looks_local and not path.exists():
+        raise DataError(
+            f"no data file at {source.path} (looked for {path.absolute()}); "
+            "expected a local file, or a hub id such as owner/name"
+        )
+    streaming = {"streaming": True} if source.streaming else {}
     try:
         if path.is_file():
             # An answer may well be "NA" or "null": only an empty cell is no value.
             cells = {"keep_default_na": False, "na_values": [""]} if path.suffix == ".csv" else {}
-            return datasets.load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train", **cells)
-        loaded = datasets.load_dataset(source.path, name=source.name, split=source.split)
+            builder = _BUILDERS[path.suffix]
+            return datasets.load_dataset(builder, data_files=str(path), split="train", **cells, **streaming)
+        loaded = datasets.load_dataset(source.path, name=source.name, split=source.split, **streaming)
     except Exception as error:  # the readers and the hub client raise many unrelated classes
-        cause = f"{type(error).__name__}: {error.__cause__ or error}"
-        if path.is_file():
-            raise DataError(f"{source.path} cannot be read as {path.suffix}: {cause}") from error
-        raise DataError(
-            f"{source.path} is not a local file, and the hub data set could not be loaded "
-            f"(name={source.name}, split={source.split}): {cause}"
-        ) from error
+        raise _unreadable(source, error) from error
     if not isinstance(loaded, dict):
         return loaded
     if len(loaded) > 1:
         raise DataError(f"{source.path} has the splits {', '.join(loaded)}; choose one with `split`")
     return next(iter(loaded.values()))
+
+
+def _dataset_rows(source: DataSource, dataset: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    try:
+        yield from enumerate(dataset, start=1)
+    except Exception as error:  # what is streamed is read only now
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: DataSource, error: Exception) -> DataError:
+    cause = f"{type(error).__name__}: {error.__cause__ or error}"
+    path = Path(source.path)
+    if path.is_file():
+        return DataError(f"{source.path} cannot be read as {path.suffix}: {cause}")
+    return DataError(
+        f"{source.path} is not a local file, and the hub data set could not be loaded "
+        f"(name={source.name}, split={source.split}): {cause}"
+    )
+
+
+def _hub_commit(name: str) -> str | None:
+    """The commit that a hub id stands for now; None where the hub does not say."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return HfApi().dataset_info(name).sha
+    except (HfHubHTTPError, OSError):
+        return None

@@ -1,7 +1,11 @@
 """Text as token ids and rows of ids as batches: what every encoder shares."""
 
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntFlag
 from typing import Any, Literal
 
 import torch
@@ -17,12 +21,38 @@ class TooLongError(ValueError):
     """A comparison that does not fit, with the numbers and the settings that change it."""
 
 
+class Loss(IntFlag):
+    """What a text lost so that it fits, or why its record was left out."""
+
+    TURNS = 1
+    """Whole turns: the oldest ones, or the system message."""
+    RESPONSES = 2
+    """Ends of responses."""
+    PROMPT = 4
+    """The beginning of the prompt's last turn: only here does a prompt start within a turn."""
+    TOO_LONG = 8
+    """The record, because it does not fit and `on_too_long` is skip."""
+    IDENTICAL = 16
+    """The record, because its two responses are the same once they are cut."""
+
+    CUT = TURNS | RESPONSES | PROMPT
+    LEFT_OUT = TOO_LONG | IDENTICAL
+
+
 @dataclass
 class EncodingCounts:
     """What an encoder did to the texts it has seen."""
 
     seen: int = 0
     cut: int = 0
+    by_loss: Counter[Loss] = field(default_factory=Counter)
+    """Texts by each single loss that they had."""
+
+    def add(self, loss: Loss) -> None:
+        """One more text."""
+        self.seen += 1
+        self.cut += bool(loss & Loss.CUT)
+        self.by_loss.update(loss)
 
     @property
     def cut_share(self) -> float:
@@ -46,10 +76,50 @@ def right_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     return ids, torch.arange(width).expand(len(rows), -1) < lengths[:, None]
 
 
-def encode_content(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of user text; a special token written in it is read as plain characters."""
-    ids: Any = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+def encode_contents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of user texts; a special token written in one is read as plain characters."""
+    ids: Any = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return list(ids)
+
+
+def encode_content(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The same for one text."""
+    return encode_contents(tokenizer, [text])[0]
+
+
+def check_one_bos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], written_by: str) -> None:
+    """Refuse a row that begins with two beginning-of-sequence tokens: no model has seen such a text.
+
+    Args:
+        tokenizer: whose token it is.
+        ids: the row, or its beginning.
+        written_by: what put the text of the row together, in the words of the settings.
+
+    Raises:
+        ValueError: names the tokenizer, the template, and the fix.
+    """
+    bos = tokenizer.bos_token_id
+    if bos is not None and list(ids[:2]) == [bos, bos]:
+        raise ValueError(
+            f"{written_by} and tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} together begin a text "
+            f"with two beginning-of-sequence tokens {tokenizer.bos_token!r}; take it out of the template, or set "
+            "add_bos_token to false in tokenizer_config.json"
+        )
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of how a tokenizer writes text: vocabulary, merges, rules, special tokens and chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+    if backend is not None:
+        for setting in ("padding", "truncation"):  # changed by mere use, and no part of how a text is written
+            rules.pop(setting, None)
+    return settings_hash(rules, tokenizer.chat_template, tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+def settings_hash(*settings: Any) -> str:
+    """One hash of JSON values."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def pair_facts(pair: PreferencePair) -> dict[str, Any]:
@@ -60,7 +130,7 @@ def pair_facts(pair: PreferencePair) -> dict[str, Any]:
         "weight": pair.weight,
         "prompt": pair.prompt,
         "texts": [pair.chosen, pair.rejected],
-        "source": None if source is None else str(source),
+        "source": "" if source is None else str(source),  # a column of a file has one type
     }
 
 

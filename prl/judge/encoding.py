@@ -6,31 +6,32 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from prl.data.fitting import fit_prompt
 from prl.data.records import Conversation, PreferencePair
-from prl.data.tokens import EncodingCounts, OnTooLong, TooLongError, encode_content, left_pad, pair_facts, pair_tensors
+from prl.data.tokens import (
+    EncodingCounts,
+    Loss,
+    OnTooLong,
+    TooLongError,
+    check_one_bos,
+    encode_content,
+    encode_contents,
+    left_pad,
+    pair_facts,
+    pair_tensors,
+    settings_hash,
+    tokenizer_hash,
+)
 from prl.judge.template import JudgeTemplate, compile_template, render_conversation
 
 
-def fit(prompt: list[int], first: list[int], second: list[int], room: int) -> tuple[list[int], list[int], list[int]]:
-    """Cut three contents to `room` tokens together.
+def cut_evenly(first: list[int], second: list[int], room: int) -> tuple[list[int], list[int]]:
+    """Cut the ends of two responses so that they take `room` tokens together: the longer one first, then both alike.
 
-    Responses lose their ends evenly (the longer one first) down to a third of the room each; then the prompt loses its
-    beginning, since its tail holds the question.
+    The result does not depend on which of them comes first.
     """
-    floor = room // 3
-    excess = len(prompt) + len(first) + len(second) - room
-    lengths = [len(first), len(second)]
-    while excess > 0 and max(lengths) > floor:
-        longest = lengths.index(max(lengths))
-        if lengths[0] == lengths[1]:  # both lose one, or the cut would depend on which is shown first
-            lengths = [lengths[0] - 1] * 2
-            excess -= 2
-        else:
-            step = min(excess, lengths[longest] - max(min(lengths), floor))
-            lengths[longest] -= step
-            excess -= step
-    kept = prompt[excess:] if excess > 0 else prompt
-    return kept, first[: lengths[0]], second[: lengths[1]]
+    share = room // 2
+    return first[: max(share, room - len(second))], second[: max(share, room - len(first))]
 
 
 class ComparisonEncoder:
@@ -44,7 +45,7 @@ class ComparisonEncoder:
 
     Raises:
         VerdictTokenError: when a verdict word is not one token.
-        ValueError: when the template alone leaves no room.
+        ValueError: when the template alone leaves no room, or begins with two beginning-of-sequence tokens.
     """
 
     def __init__(
@@ -57,12 +58,19 @@ class ComparisonEncoder:
         self.tokenizer, self.template = tokenizer, template
         self.max_length, self.on_too_long = max_length, on_too_long
         self.compiled = compile_template(template, tokenizer)
+        check_one_bos(tokenizer, self.compiled.pieces[0], "the judge's template, the chat template")
         self.counts = EncodingCounts()
         if max_length - self.compiled.num_literal_tokens < 12:
             raise ValueError(
                 f"max_length is {max_length}, but the judge's template alone takes "
                 f"{self.compiled.num_literal_tokens} tokens; raise max_length"
             )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all settings that decide what a pair is encoded as."""
+        settings = (self.compiled.pieces, self.compiled.fields, self.max_length, self.on_too_long)
+        return settings_hash(type(self).__name__, tokenizer_hash(self.tokenizer), *settings)
 
     @property
     def verdict_ids(self) -> tuple[int, int]:
@@ -83,25 +91,39 @@ class ComparisonEncoder:
     def _contents(self, prompt: Conversation, first: str, second: str) -> list[list[int]] | None:
         """Prompt and responses as ids that fit together; None when the comparison is skipped for its length.
 
+        The verdict slot and the rest of the template always stay. `fit_prompt` says what goes first; responses lose
+        their ends down to a third of the room each before the prompt's last turn is touched.
+
         Raises:
             TooLongError: when it does not fit and `on_too_long` is error.
         """
         texts = (render_conversation(prompt), first, second)
-        contents = [encode_content(self.tokenizer, text) for text in texts]
+        ids, first_ids, second_ids = encode_contents(self.tokenizer, texts)
         room = self.max_length - self.compiled.num_literal_tokens
-        total = sum(len(ids) for ids in contents)
-        self.counts.seen += 1
+        total, loss = len(ids) + len(first_ids) + len(second_ids), Loss(0)
+        if total > room and self.on_too_long == "error":
+            raise TooLongError(
+                f"a comparison takes {total + self.compiled.num_literal_tokens} tokens, max_length is "
+                f"{self.max_length} (prompt starts {texts[0][:60]!r}); raise max_length or set on_too_long"
+            )
+        if total > room and self.on_too_long == "skip":
+            self.counts.add(Loss.TOO_LONG)
+            return None
         if total > room:
-            if self.on_too_long == "error":
-                raise TooLongError(
-                    f"a comparison takes {total + self.compiled.num_literal_tokens} tokens, max_length is "
-                    f"{self.max_length} (prompt starts {texts[0][:60]!r}); raise max_length or set on_too_long"
-                )
-            if self.on_too_long == "skip":
-                return None
-            self.counts.cut += 1
-            contents = list(fit(contents[0], contents[1], contents[2], room))
-        return contents
+            floors = [min(len(response), room // 3) for response in (first_ids, second_ids)]
+            ids, loss = fit_prompt(
+                prompt,
+                ids,
+                lambda messages: encode_content(self.tokenizer, render_conversation(messages)),
+                self.tokenizer,
+                room=room - len(first_ids) - len(second_ids),
+                last_room=room - sum(floors),
+            )
+        if len(ids) + len(first_ids) + len(second_ids) > room:
+            first_ids, second_ids = cut_evenly(first_ids, second_ids, room - len(ids))
+            loss |= Loss.RESPONSES
+        self.counts.add(loss)
+        return [ids, first_ids, second_ids]
 
     def _assemble(self, prompt: list[int], response_a: list[int], response_b: list[int]) -> list[int]:
         contents = {"prompt": prompt, "response_a": response_a, "response_b": response_b}
@@ -124,6 +146,7 @@ class ComparisonEncoder:
             return None
         prompt, chosen, rejected = contents
         if chosen == rejected:
+            self.counts.by_loss[Loss.IDENTICAL] += 1
             return None
         chosen_first = self._assemble(prompt, chosen, rejected)
         return {

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from prl import __version__
 from prl.config import ModelSource
 from prl.data import LoadedRecords, PreferencePair
+from prl.data.tokens import tokenizer_hash
 from prl.evaluation.judge_report import JudgedPairs
 from prl.judge.base import PASSPORT_FILE, PairwiseJudge, read_judge_file
 from prl.judge.examination import examine, turned
@@ -111,17 +110,6 @@ def weights_hash(folder: str | Path) -> str:
             while block := file.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of how a tokenizer writes text: vocabulary, merges, rules, special tokens and chat template."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
-    if backend is not None:
-        for setting in ("padding", "truncation"):  # changed by mere use, and no part of how a text is written
-            rules.pop(setting, None)
-    parts = [rules, tokenizer.chat_template, tokenizer.bos_token_id, tokenizer.eos_token_id]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def pairs_hash(pairs: Sequence[PreferencePair]) -> str:

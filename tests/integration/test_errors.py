@@ -120,7 +120,7 @@ def test_too_long_demonstrations(refused: Refused, run: Path) -> None:
 
 def test_nothing_left_after_skipping(refused: Refused, run: Path) -> None:
     args = refused.home.arguments("supervised", run, f"{MODEL}max_length", "2", f"{MODEL}on_too_long", "skip")
-    refused(args, "DataError", "no train row is left of 32", "max_length")
+    refused(args, "DataError", "no row of .*demonstrations.validation.jsonl is left of 8", "max_length")
 
 
 def test_batch_larger_than_the_data(refused: Refused, run: Path) -> None:

@@ -2,15 +2,22 @@
 
 import json
 import logging
+import re
+import tempfile
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datamodules import PreferencePairDataModule
 from prl.data import DataSource, PreferencePair
 from prl.data.encoding import ScalarPairEncoder
+from prl.judge import ComparisonEncoder, JudgeTemplate
+from tests.helpers.tiny import tiny_tokenizer
 
 GOOD = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "No."}
 AGAIN = {"prompt": "Hi?", "chosen": "No.", "rejected": "Hello.", "label": 0.1}
@@ -75,3 +82,108 @@ def test_clean_data_is_set_up_without_a_word(set_up, tmp_path) -> None:
 def test_an_unknown_policy_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"data\.on_duplicate is 'ask'; expected 'keep' or 'drop'"):
         PreferencePairDataModule(DataSource("pairs.jsonl"), on_duplicate="ask")
+
+
+TEMPLATE = JudgeTemplate("{{ prompt }}|{{ response_a }}|{{ response_b }}>", chat=False)
+MAX_LENGTH = 40
+
+
+def set_up_alone(folder: Path, encoder: Any, **settings: Any) -> tuple[PreferencePairDataModule, dict[str, Any]]:
+    """A data module set up without a trainer and without a cache, and its report."""
+    data = PreferencePairDataModule(cache=False, on_invalid="skip", **settings)
+    stage = SimpleNamespace(record_type=PreferencePair, build_encoder=lambda: encoder)
+    trainer: Any = SimpleNamespace(
+        lightning_module=stage, is_global_zero=True, default_root_dir=folder, fast_dev_run=False
+    )
+    data.trainer = trainer
+    data.setup("fit")
+    return data, json.loads((folder / "data_report.json").read_text())
+
+
+rows = st.builds(
+    lambda prompt, older, length, end, other: {
+        "prompt": [{"role": "user", "content": "o" * older}, {"role": "assistant", "content": "a"}] * (older > 0)
+        + [{"role": "user", "content": str(prompt)}],
+        "chosen": "y" * length + end,
+        "rejected": "y" * length + other,
+    },
+    st.integers(0, 30),
+    st.integers(0, 30),
+    st.integers(0, 40),
+    st.sampled_from(["", "c", "cc"]),  # an empty response makes some rows invalid, and the same end does
+    st.sampled_from(["", "c", "d"]),
+)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(rows, min_size=6, max_size=25), st.sampled_from(["skip", "truncate"]), st.sampled_from(["keep", "drop"])
+)
+def test_what_is_emitted_and_what_is_left_out_add_up_to_the_rows(given_rows, on_too_long, on_duplicate) -> None:
+    encoder = ComparisonEncoder(tiny_tokenizer(), TEMPLATE, MAX_LENGTH, on_too_long)
+    with tempfile.TemporaryDirectory() as folder:
+        train = source(Path(folder) / "train.jsonl", *given_rows)
+        try:
+            data, report = set_up_alone(
+                Path(folder), encoder, train=train, validation_share=0.4, on_duplicate=on_duplicate
+            )
+        except ValueError as error:
+            if re.search("row .*is left of|cannot fill two sides|No row is valid", str(error)):
+                return
+            raise
+        sides = {name: data.rows[name].to_list() for name in ("train", "validation")}
+    read = report["train"]
+    assert read["num_read"] == len(given_rows) == read["num_kept"] + sum(map(len, read["skipped"].values()))
+    assert read["num_records"] == read["num_kept"]
+    tokens = [report["train_tokens"], report["validation_tokens"]]
+    assert read["num_records"] == read["num_dropped"] + sum(each["records"] for each in tokens)
+    for each, (name, emitted) in zip(tokens, sides.items(), strict=True):
+        assert each["records"] == each["rows"] + sum(each["left_out"].values())
+        assert each["rows"] == len(emitted) == len(data.lengths[name])
+        assert [row["length"] for row in emitted] == data.lengths[name].tolist()
+        assert max(data.lengths[name]) <= MAX_LENGTH
+        assert all(row["chosen_first"] != row["rejected_first"] for row in emitted)
+        assert each["left_out"]["too long"] == 0 or on_too_long == "skip"
+        cut = {name: each[name] for name in ("lost_turns", "lost_response_ends", "lost_prompt_beginnings")}
+        assert max(cut.values()) <= round(each["cut_share"] * each["records"]) <= sum(cut.values())
+    # What each record lost, told by the encoder alone.
+    valid = [pair for row in given_rows for pair in parsed(row)]
+    if on_duplicate == "keep":
+        alone = ComparisonEncoder(tiny_tokenizer(), TEMPLATE, MAX_LENGTH, on_too_long)
+        num_emitted = sum(alone.encode(pair) is not None for pair in valid)
+        assert num_emitted == sum(each["rows"] for each in tokens)
+        expected = Counter({loss.name: number for loss, number in alone.counts.by_loss.items()})
+        names = {"TURNS": "lost_turns", "RESPONSES": "lost_response_ends", "PROMPT": "lost_prompt_beginnings"}
+        for loss, name in names.items():
+            assert expected[loss] == sum(each[name] for each in tokens)
+        assert expected["TOO_LONG"] == sum(each["left_out"]["too long"] for each in tokens)
+        assert expected["IDENTICAL"] == sum(each["left_out"]["identical after the cut"] for each in tokens)
+
+
+def parsed(row: dict[str, Any]) -> list[PreferencePair]:
+    try:
+        return PreferencePair.parse(row)
+    except ValueError:
+        return []
+
+
+def test_a_second_set_up_reads_the_cache_and_reports_the_same(tmp_path, tokenizer, set_up) -> None:
+    train = source(tmp_path / "train.jsonl", GOOD, OTHER, OTHER | {"prompt": "New?"}, AGAIN)
+    first = PreferencePairDataModule(train, validation_share=0.3)
+    report, _ = set_up(first)
+    second = PreferencePairDataModule(train, validation_share=0.3)
+    again, _ = set_up(second)
+    assert again == report
+    for side in ("train", "validation"):
+        assert first.rows[side].to_list() == second.rows[side].to_list()
+        assert first.rows[side].cache_files == second.rows[side].cache_files
+
+
+def test_another_split_or_order_needs_no_new_encoding(tmp_path, set_up) -> None:
+    train = source(tmp_path / "train.jsonl", *(OTHER | {"prompt": f"{i}?"} for i in range(9)))
+    files = set()
+    for change in ({}, {"seed": 1}, {"validation_share": 0.5}, {"on_duplicate": "drop"}):
+        data = PreferencePairDataModule(train, **change)
+        set_up(data)
+        files |= {file["filename"] for side in data.rows.values() for file in side.cache_files}
+    assert len(files) == 1

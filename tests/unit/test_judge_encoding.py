@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from prl.data.records import PreferencePair
 from prl.data.tokens import TooLongError
-from prl.judge.encoding import ComparisonEncoder, fit
+from prl.judge.encoding import ComparisonEncoder, cut_evenly
 from prl.judge.template import JudgeTemplate
 from tests.helpers.tiny import tiny_tokenizer
 
@@ -28,35 +28,25 @@ def text(ids) -> str:
     return TOKENIZER.decode(ids)
 
 
-@given(lengths, lengths, lengths, st.integers(12, 70))
-def test_fit_keeps_to_the_room(p, u, v, room) -> None:
-    prompt, first, second = list(range(p)), list(range(100, 100 + u)), list(range(200, 200 + v))
-    kept, kept_first, kept_second = fit(prompt, first, second, room)
-    # No more than needed, give or take the one token that two responses of equal length can not share.
-    assert min(room, p + u + v) - 1 <= len(kept) + len(kept_first) + len(kept_second) <= room
-    assert kept == prompt[p - len(kept) :]  # the tail of the prompt, where the question stands
-    assert kept_first == first[: len(kept_first)]
-    assert kept_second == second[: len(kept_second)]
+@given(lengths, lengths, st.integers(2, 120))
+def test_responses_are_cut_at_their_ends_the_longer_one_first(u, v, room) -> None:
+    first, second = list(range(u)), list(range(100, 100 + v))
+    kept_first, kept_second = cut_evenly(first, second, room)
+    assert (kept_first, kept_second) == (first[: len(kept_first)], second[: len(kept_second)])
+    # No more than needed, give or take the one token that two responses can not share.
+    assert min(room, u + v) - 1 <= len(kept_first) + len(kept_second) <= room
+    if len(kept_first) < u and len(kept_second) < v:
+        assert len(kept_first) == len(kept_second)
+    elif len(kept_first) < u:
+        assert len(kept_first) >= len(kept_second)
+    elif len(kept_second) < v:
+        assert len(kept_second) >= len(kept_first)
 
 
-@given(lengths, lengths, lengths, st.integers(12, 70))
-def test_fit_cuts_the_longer_response_first(p, u, v, room) -> None:
-    _, first, second = fit([0] * p, [1] * u, [2] * v, room)
-    if len(first) < u and len(second) < v:
-        assert abs(len(first) - len(second)) <= 1
-    elif len(first) < u:
-        assert len(first) >= len(second)
-    elif len(second) < v:
-        assert len(second) >= len(first)
-
-
-@given(lengths, lengths, lengths, st.integers(12, 70))
-def test_fit_leaves_a_third_of_the_room_to_each_response(p, u, v, room) -> None:
-    prompt, first, second = fit([0] * p, [1] * u, [2] * v, room)
-    assert len(first) >= min(u, room // 3)
-    assert len(second) >= min(v, room // 3)
-    if len(prompt) < p:  # the prompt is cut only once the responses are down to their share
-        assert max(len(first), len(second)) <= room // 3
+@given(lengths, lengths, st.integers(2, 120))
+def test_the_cut_does_not_depend_on_which_response_comes_first(u, v, room) -> None:
+    first, second = [1] * u, [2] * v
+    assert cut_evenly(first, second, room) == cut_evenly(second, first, room)[::-1]
 
 
 def test_both_orders_hold_the_same_contents_in_other_places() -> None:
@@ -78,29 +68,6 @@ def test_special_tokens_written_in_contents_are_plain_characters(special) -> Non
         for ids in encoder().compare(turn(pieces[0]), *pieces[1:]):
             assert not set(ids) & {TOKENIZER.eos_token_id, TOKENIZER.pad_token_id, TOKENIZER.unk_token_id}
             assert len(ids) == FRAME + sum(map(len, pieces))
-
-
-@given(st.text("ab", max_size=80), st.text("cd", max_size=80), st.text("ef", max_size=80), st.integers(40, 120))
-def test_truncation_never_touches_the_frame_or_the_tail_of_the_prompt(prompt, u, v, max_length) -> None:
-    both = encoder(max_length).compare(turn(prompt), u, v)
-    for ids, (first, second) in zip(both, ((u, v), (v, u)), strict=True):
-        assert min(max_length, FRAME + len(prompt) + len(u) + len(v)) - 1 <= len(ids) <= max_length
-        shown = text(ids)
-        assert shown.startswith("P:")
-        assert shown.endswith(" best?")
-        body, shown_second = shown[2:-6].rsplit(" 2:", 1)
-        shown_prompt, shown_first = body.split(" 1:")
-        assert prompt.endswith(shown_prompt)
-        assert first.startswith(shown_first)
-        assert second.startswith(shown_second)
-        assert len(shown_prompt) >= min(len(prompt), (max_length - FRAME) // 3)
-
-
-def test_the_cut_does_not_depend_on_which_response_comes_first() -> None:
-    for u, v in ((40, 40), (41, 40), (60, 30)):
-        _, first, second = fit([0] * 10, [1] * u, [2] * v, 31)
-        _, swapped_second, swapped_first = fit([0] * 10, [2] * v, [1] * u, 31)
-        assert (first, second) == (swapped_first, swapped_second)
 
 
 def test_too_long_is_an_error_when_asked() -> None:

@@ -1,13 +1,12 @@
 import gzip
 import hashlib
 import json
-import random
 import re
 
 import datasets
 import pytest
 
-from prl.data import DataError, DataSource, Demonstration, PreferencePair, load_records, split_by_prompt
+from prl.data import DataError, DataSource, Demonstration, PreferencePair, load_records
 
 PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Go away."}
 [RECORD] = PreferencePair.parse(PAIR)
@@ -219,33 +218,3 @@ def test_hub_failure_is_explained(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(DataError, match=r"owner/pairs is not a local file.*split=test\): ConnectionError: no route"):
         load_records(DataSource("owner/pairs", split="test"), PreferencePair)
-
-
-def pairs_over(num_prompts):
-    rows = [{"prompt": f"{i % num_prompts}", "chosen": f"c{i}", "rejected": "x"} for i in range(3 * num_prompts)]
-    return [record for row in rows for record in PreferencePair.parse(row)]
-
-
-def prompts_of(records):
-    return {record.prompt[0]["content"] for record in records}
-
-
-def test_split_keeps_prompts_together_and_ignores_row_order():
-    records = pairs_over(20)
-    train, validation = split_by_prompt(records, 0.25, seed=1)
-    assert (len(train), len(validation)) == (45, 15)
-    assert not prompts_of(train) & prompts_of(validation)
-    shuffled = random.Random(0).sample(records, len(records))
-    assert prompts_of(split_by_prompt(shuffled, 0.25, seed=1)[1]) == prompts_of(validation)
-    assert prompts_of(split_by_prompt(records, 0.25, seed=2)[1]) != prompts_of(validation)
-
-
-def test_split_never_leaves_a_side_empty():
-    records = pairs_over(2)
-    assert [len(part) for part in split_by_prompt(records, 0.01, seed=0)] == [3, 3]
-    assert [len(part) for part in split_by_prompt(records, 0.99, seed=0)] == [3, 3]
-    assert split_by_prompt(records, 0, seed=0) == (records, [])
-    with pytest.raises(ValueError, match=r"1 prompt\(s\) cannot fill two sides"):
-        split_by_prompt(pairs_over(1), 0.5, seed=0)
-    with pytest.raises(ValueError, match="validation_share is 1; expected a number in"):
-        split_by_prompt(records, 1, seed=0)

@@ -1,0 +1,107 @@
+"""What a conversation loses when it is too long: whole turns first, the oldest first, and part of a turn last.
+
+A prompt never starts within a turn as long as leaving out turns is enough, and what is left starts with a system
+message or a user's turn, as chat templates demand.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+from transformers import PreTrainedTokenizerBase
+
+from prl.data.messages import Conversation
+from prl.data.tokens import Loss, TooLongError, encode_content
+
+Encode = Callable[[Conversation], list[int]]
+"""A prompt as token ids, with everything that its template puts around it."""
+
+
+def fit_prompt(
+    messages: Conversation,
+    ids: list[int],
+    encode: Encode,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    room: int,
+    last_room: int | None = None,
+) -> tuple[list[int], Loss]:
+    """Ids of a prompt that fits, and what it lost.
+
+    The oldest turns are left out first, then the system message, then the beginning of what is left.
+
+    Args:
+        messages: the prompt.
+        ids: the whole of it as `encode` gives it.
+        encode: the prompt's template.
+        tokenizer: that of `encode`.
+        room: tokens for the prompt as long as turns can be left out; may be negative.
+        last_room: tokens for it after that, when responses give way too; `room` if None.
+
+    Raises:
+        TooLongError: when not one token of text fits beside the template.
+    """
+    loss = Loss(0)
+    last_room = room if last_room is None else last_room
+    if len(ids) > room and len(kept := leave_out_oldest(messages, encode, room)) < len(messages):
+        messages, ids, loss = kept, encode(kept), Loss.TURNS
+    if len(ids) > last_room and len(kept := leave_out_system(messages)) < len(messages):
+        messages, ids, loss = kept, encode(kept), Loss.TURNS
+    if len(ids) > last_room:
+        ids, loss = cut_beginning(messages, encode, last_room, tokenizer), loss | Loss.PROMPT
+    return ids, loss
+
+
+def leave_out_oldest(messages: Conversation, encode: Encode, room: int) -> Conversation:
+    """Leave out as few of the oldest turns as make a prompt of more than `room` tokens fit.
+
+    System messages at the beginning stay, and so does the last user's turn with what follows it; where nothing fits,
+    only these are left. The number of turns is found by bisection: a dialogue of n turns is tokenised log n times.
+    """
+    head = _num_system(messages)
+    starts = [i for i in range(head, len(messages)) if messages[i]["role"] == "user"]
+    kept = [[*messages[:head], *messages[start:]] for start in starts if start > head]
+    if not kept:
+        return messages
+    fits = bisect_left(range(len(kept) - 1), True, key=lambda i: len(encode(kept[i])) <= room)
+    return kept[fits]
+
+
+def leave_out_system(messages: Conversation) -> Conversation:
+    """The conversation without the system messages at its beginning; as it is if it has nothing else."""
+    return messages[_num_system(messages) :] or messages
+
+
+def cut_beginning(messages: Conversation, encode: Encode, room: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a prompt whose text loses its beginning until it fits; the template around it stays whole.
+
+    Raises:
+        TooLongError: when not one token of text fits beside the template.
+    """
+    messages = list(messages)
+    ids = encode(messages)
+    for number, message in enumerate(messages):
+        while len(ids) > room and message["content"]:
+            message = {**message, "content": _tail(tokenizer, message["content"], len(ids) - room)}
+            messages[number] = message
+            ids = encode(messages)
+    if len(ids) > room or not any(message["content"] for message in messages):
+        raise TooLongError(
+            f"a prompt has {room} tokens left, and its template takes more; raise max_length (PPO: max_prompt_length)"
+        )
+    return ids
+
+
+def _num_system(messages: Conversation) -> int:
+    return next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
+
+
+def _tail(tokenizer: PreTrainedTokenizerBase, text: str, num_lost: int) -> str:
+    """A text without its first tokens; always shorter than before."""
+    ids = encode_content(tokenizer, text)
+    if num_lost >= len(ids):
+        return ""
+    if not tokenizer.is_fast:
+        shorter = str(tokenizer.decode(ids[num_lost:]))
+        return shorter if len(shorter) < len(text) else text[1:]
+    offsets = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    return text[max(offsets["offset_mapping"][num_lost][0], 1) :]

@@ -1,0 +1,235 @@
+"""Encoded records on disk: written one by one, read through a memory map, and found again by what decides them.
+
+A folder of the cache holds `rows.arrow` (token ids and labels of every record that was not left out), `records.npz` (a
+few bytes for each record, left out or not) and `report.json`. Its name is a hash of the data, of how they are read and
+of the encoder, so a folder is never changed, only written once or not found.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tokenizers
+import transformers
+from filelock import FileLock
+
+from prl.data.audit import comparison_key
+from prl.data.reading import DataError, RecordStream
+from prl.data.records import PreferencePair, Record, prompt_key
+from prl.data.tokens import EncodingCounts, Loss, TooLongError, settings_hash
+
+ROWS, RECORDS, REPORT = "rows.arrow", "records.npz", "report.json"
+_BATCH = 256
+"""Rows held in memory until they are written; a few of the longest ones are megabytes."""
+
+
+class RecordEncoder(Protocol):
+    """Turns records into token ids."""
+
+    counts: EncodingCounts
+    """Texts seen so far, and what they lost."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all settings that decide what a record is encoded as."""
+
+    def encode(self, record: Any) -> dict[str, Any] | None:
+        """One record as ids, with its `length` in tokens; None when it is left out."""
+
+
+@dataclass(frozen=True)
+class EncodedRecords:
+    """All records of a source in file order. Arrays are over the N records, left out or not."""
+
+    rows: Any
+    """`datasets.Dataset` of the encoded rows, in memory maps; those left out have none."""
+    prompts: np.ndarray
+    """SHA-256 of each prompt: [N] S32."""
+    comparisons: np.ndarray
+    """Key of what a preference pair compares: [N] S16; empty for other kinds."""
+    winners: np.ndarray
+    """Which response of it wins, see `comparison_key`: [N] uint8."""
+    losses: np.ndarray
+    """What each record lost, or why it was left out, as bits of `Loss`: [N] uint8."""
+    lengths: np.ndarray
+    """Tokens of each row: [N] int32; 0 where it was left out."""
+    report: dict[str, Any]
+    """How the rows were read (`DataReport`)."""
+    folder: Any = None
+    """Keeps a temporary folder for as long as the rows are in use."""
+
+    @property
+    def encoded(self) -> np.ndarray:
+        """Which records have a row: [N] bool."""
+        return (self.losses & Loss.LEFT_OUT) == 0
+
+    def rows_of(self, records: np.ndarray) -> Any:
+        """The rows of the records of these numbers, in their order."""
+        row_of = np.cumsum(self.encoded) - 1
+        return self.rows.select(row_of[records[self.encoded[records]]])
+
+
+def cache_home() -> Path:
+    """Folder of prl's caches: $PRL_HOME, else prl in the user's cache folder."""
+    if home := os.environ.get("PRL_HOME"):
+        return Path(home).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prl"
+
+
+def encode_records(
+    stream: RecordStream, records: Iterable[Record], encoder: RecordEncoder, cache: bool
+) -> EncodedRecords:
+    """The encoded records of a source: from the cache, or made now, one record at a time.
+
+    Several processes may ask at once: one makes them, the others wait for it.
+
+    Args:
+        stream: reads the source.
+        records: its records, perhaps checked further.
+        encoder: how one becomes token ids.
+        cache: keep the result for later runs; without it, it lives in a temporary folder for as long as it is used.
+
+    Raises:
+        DataError: for bad rows, none that fits, or a cache that cannot be written.
+        TooLongError: for a record that does not fit, where the encoder refuses these.
+    """
+    key = _key(stream, encoder) if cache else None
+    if key is None:
+        folder = tempfile.TemporaryDirectory(prefix="prl-rows-")
+        _write(Path(folder.name), stream, records, encoder)
+        return _read(Path(folder.name), stream.source.path, folder)
+    place = cache_home() / "encoded" / key
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(f"{place}.lock").acquire()
+    except OSError as error:
+        raise DataError(
+            f"the cache in {cache_home()} cannot be written ({error}); set PRL_HOME to another folder, or data.cache "
+            "to false"
+        ) from error
+    with held:
+        if not _is_whole(place):
+            for rest in place.parent.glob(f"{key}.tmp*"):  # of a process that was killed
+                shutil.rmtree(rest, ignore_errors=True)
+            unfinished = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{key}.tmp"))
+            try:
+                _write(unfinished, stream, records, encoder)
+                shutil.rmtree(place, ignore_errors=True)
+                unfinished.rename(place)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+        return _read(place, stream.source.path)
+
+
+def _key(stream: RecordStream, encoder: RecordEncoder) -> str | None:
+    """Name of what the encoder makes of the source; None where the two cannot be named."""
+    data, code = stream.content_hash(), _code_hash(encoder)
+    if data is None or code is None:
+        return None
+    source = stream.source
+    suffix = "".join(Path(source.path).suffixes[-2:])  # the same bytes may be read in several ways
+    reading = [suffix, source.split, source.name, source.columns, source.limit, stream.kind.__name__, stream.on_invalid]
+    return settings_hash(data, reading, encoder.fingerprint, code)
+
+
+def _code_hash(encoder: RecordEncoder) -> str | None:
+    """Hash of the code that reads and encodes: whoever changes it need not remember to raise a version."""
+    try:
+        folders = {Path(__file__).parent, Path(inspect.getfile(type(encoder))).parent}
+    except (TypeError, OSError):  # typed into an interpreter
+        return None
+    digest = hashlib.sha256(f"{transformers.__version__} {tokenizers.__version__}".encode())
+    for path in sorted(path for folder in folders for path in folder.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _write(folder: Path, stream: RecordStream, records: Iterable[Record], encoder: RecordEncoder) -> None:
+    from datasets.arrow_writer import ArrowWriter  # a second to import
+
+    index = _Index()
+    with ArrowWriter(path=str(folder / ROWS), writer_batch_size=_BATCH) as writer:
+        for row in _encoded(stream, records, encoder, index):
+            writer.write(row)
+        if not any(index.lengths):
+            raise DataError(
+                f"no row of {stream.source.path} is left of {len(index.lengths)}: all are too long, or the same twice "
+                "once they are cut; see max_length and on_too_long"
+            )
+        writer.finalize()
+    index.save(folder / RECORDS)
+    sizes = {name: (folder / name).stat().st_size for name in (ROWS, RECORDS)}
+    (folder / REPORT).write_text(json.dumps({"report": stream.report.as_dict(), "sizes": sizes}))
+
+
+def _encoded(
+    stream: RecordStream, records: Iterable[Record], encoder: RecordEncoder, index: "_Index"
+) -> Iterator[dict[str, Any]]:
+    for record in records:
+        encoder.counts = EncodingCounts()
+        try:
+            row = encoder.encode(record)
+        except TooLongError as error:
+            raise TooLongError(f"{stream.source.path}, row {stream.row}: {error}") from None
+        index.add(record, encoder.counts, 0 if row is None else row["length"])
+        if row is not None:
+            # As arrays, ids take four bytes each, here and in the file.
+            yield {
+                k: np.array(v, np.int32) if isinstance(v, list) and isinstance(v[0], int) else v for k, v in row.items()
+            }
+
+
+class _Index:
+    """The few bytes of each record that splits, duplicates, the sampler and the report need."""
+
+    def __init__(self) -> None:
+        self.prompts, self.comparisons = bytearray(), bytearray()
+        self.winners, self.losses, self.lengths = array("B"), array("B"), array("i")
+
+    def add(self, record: Record, counts: EncodingCounts, length: int) -> None:
+        self.prompts += bytes.fromhex(prompt_key(record.prompt))
+        if isinstance(record, PreferencePair):
+            key, winner = comparison_key(record)
+            self.comparisons += key
+            self.winners.append(winner)
+        self.losses.append(sum(counts.by_loss))  # each loss is a bit of its own
+        self.lengths.append(length)
+
+    def save(self, path: Path) -> None:
+        np.savez(
+            path,
+            prompts=np.frombuffer(self.prompts, "S32"),
+            comparisons=np.frombuffer(self.comparisons, "S16"),
+            winners=np.array(self.winners, np.uint8),
+            losses=np.array(self.losses, np.uint8),
+            lengths=np.array(self.lengths, np.int32),
+        )
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all files are there in full; the report is written last."""
+    try:
+        sizes = json.loads((folder / REPORT).read_text())["sizes"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _read(folder: Path, source: str, keep: Any = None) -> EncodedRecords:
+    from datasets import Dataset
+
+    with np.load(folder / RECORDS) as arrays:
+        index = {name: arrays[name] for name in arrays.files}
+    report = json.loads((folder / REPORT).read_text())["report"]
+    return EncodedRecords(
+        Dataset.from_file(str(folder / ROWS)), **index, report=report | {"source": source}, folder=keep
+    )
