@@ -204,7 +204,7 @@ class JudgeGate:
     """What a judge's passport must show before a policy is trained against it. A null limit is not looked at."""
 
     mode: Literal["off", "warn", "refuse"] = "warn"
-    """refuse ends the program with exit code 3 before any weights are read, warn logs the same lines and goes on."""
+    """refuse ends the program with exit code 3 before any model is built, warn logs the same lines and goes on."""
     min_accuracy: float | None = 0.6
     """Share of labelled pairs on which the judge is right, both orders averaged."""
     min_shorter_wins_accuracy: float | None = 0.5
