@@ -12,6 +12,7 @@ from prl.data.records import PreferencePair
 from prl.data.tokens import OnTooLong
 from prl.distributed import global_sum, world_size
 from prl.judge.encoding import ComparisonEncoder
+from prl.judge.fused import FusedMode, Fusing, branch_logits
 from prl.judge.generative import save_judge
 from prl.judge.template import JudgeTemplate
 from prl.losses.pairwise import consistency_loss, pairwise_loss, smooth, verdict_language_loss, verdict_loss
@@ -39,6 +40,8 @@ class GenerativeRewardModule(JudgeValidation):
         on_too_long: what happens to longer ones: error, truncate or skip, with counts.
         passport_pairs: validation pairs, from the first, on which the finished judge is measured for its passport; 0
             writes none.
+        fused: compute what both orders of a pair share once: auto where it pays, on wherever it saves tokens, off
+            never. The loss is the same (docs/results/fused.md).
 
     Raises:
         ValueError: for a consistency term without both orders.
@@ -60,6 +63,7 @@ class GenerativeRewardModule(JudgeValidation):
         max_length: int = 1024,
         on_too_long: OnTooLong = "truncate",
         passport_pairs: int = 200,
+        fused: FusedMode = "auto",
     ) -> None:
         super().__init__(passport_pairs)
         for name, value in (("consistency_coef", consistency_coef), ("text_coef", text_coef)):
@@ -69,6 +73,7 @@ class GenerativeRewardModule(JudgeValidation):
         self.order, self.label_smoothing = order, label_smoothing
         self.consistency_coef, self.language_coef, self.text_coef = consistency_coef, language_coef, text_coef
         self.max_length, self.on_too_long = max_length, on_too_long
+        self.fusing = Fusing(fused)
         self.model: Any = None
         self.encoder: ComparisonEncoder | None = None
 
@@ -76,7 +81,8 @@ class GenerativeRewardModule(JudgeValidation):
         """How this stage reads a pair; the data module asks for it."""
         if self.encoder is None:
             tokenizer = load_tokenizer(self.source)
-            self.encoder = ComparisonEncoder(tokenizer, self.template, self.max_length, self.on_too_long)
+            pack_pairs = self.fusing.mode != "off"
+            self.encoder = ComparisonEncoder(tokenizer, self.template, self.max_length, self.on_too_long, pack_pairs)
         return self.encoder
 
     def configure_model(self) -> None:
@@ -87,8 +93,14 @@ class GenerativeRewardModule(JudgeValidation):
 
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
         """Both readings of every pair, chosen as `a`."""
-        logits = verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
-        return Verdict(*verdict_margins(logits, self.verdict_ids).chunk(2))
+        return Verdict(*verdict_margins(self._verdict_logits(batch), self.verdict_ids).chunk(2))
+
+    def _verdict_logits(self, batch: dict[str, Any]) -> Tensor:
+        """Logits after all 2N readings of a batch, by whichever way is less work: [2N, V]."""
+        ids, packed = batch["input_ids"], batch.get("packed")
+        if packed is None or not self.fusing.prefers(self.model, packed, ids, batch["attention_mask"]):
+            return verdict_logits(self.model, ids, batch["attention_mask"])
+        return branch_logits(self.model, packed)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean loss per pair, weighted; the text term has no pairs and is not."""
@@ -106,7 +118,7 @@ class GenerativeRewardModule(JudgeValidation):
             logprobs = token_logprobs(all_logits[:, :-1], batch["input_ids"][:, 1:], mask)
             text_loss = -self.text_coef * logprobs.sum() * world_size() / global_sum(mask.sum())
         else:
-            logits = verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
+            logits = self._verdict_logits(batch)
         margin_wl, margin_lw = verdict_margins(logits, self.verdict_ids).chunk(2)
         loss = pairwise_loss(margin_wl, margin_lw, targets)
         if self.consistency_coef:

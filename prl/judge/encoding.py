@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.records import Conversation, PreferencePair
 from prl.data.tokens import EncodingCounts, OnTooLong, TooLongError, encode_content, left_pad
+from prl.judge.packing import pack
 from prl.judge.template import JudgeTemplate, compile_template, render_conversation
 
 
@@ -41,6 +41,7 @@ class ComparisonEncoder:
         template: its prompt.
         max_length: longest comparison in tokens, the template included.
         on_too_long: error, truncate (counted), or skip (counted; for training rows only).
+        pack_pairs: batches also hold both orders of each pair as one row, for a model that reads shared tokens once.
 
     Raises:
         VerdictTokenError: when a verdict word is not one token.
@@ -53,8 +54,10 @@ class ComparisonEncoder:
         template: JudgeTemplate,
         max_length: int,
         on_too_long: OnTooLong = "truncate",
+        pack_pairs: bool = False,
     ) -> None:
         self.tokenizer, self.template = tokenizer, template
+        self.pack_pairs = pack_pairs
         self.max_length, self.on_too_long = max_length, on_too_long
         self.compiled = compile_template(template, tokenizer)
         self.counts = EncodingCounts()
@@ -135,12 +138,12 @@ class ComparisonEncoder:
             "length": len(chosen_first),
         }
 
-    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Left-padded batch: the N readings with chosen first, then the same pairs swapped.
 
         Returns:
             input_ids, attention_mask: [2N, S]; targets, weights: [N]; text_mask: [2N, S] bool, True from the first
-            response on.
+            response on; with `pack_pairs` also packed: the 2N readings in N rows (prl/judge/packing.py).
         """
         readings = [row["chosen_first"] for row in rows] + [row["rejected_first"] for row in rows]
         ids, mask = left_pad(readings, int(self.tokenizer.pad_token_id))
@@ -148,10 +151,14 @@ class ComparisonEncoder:
         weights = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
         before = torch.tensor([row["num_before_responses"] for row in rows]).repeat(2)
         text_mask = mask & (mask.cumsum(1) > before[:, None])
-        return {
+        batch: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": mask,
             "text_mask": text_mask,
             "targets": targets,
             "weights": weights,
         }
+        if self.pack_pairs:
+            both_orders = [[i, i + len(rows)] for i in range(len(rows))]
+            batch["packed"] = pack(both_orders, readings, int(self.tokenizer.pad_token_id))
+        return batch
