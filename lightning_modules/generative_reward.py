@@ -12,7 +12,7 @@ from prl.data.records import PreferencePair
 from prl.data.tokens import OnTooLong
 from prl.distributed import global_sum, world_size
 from prl.judge.encoding import ComparisonEncoder
-from prl.judge.fused import FusedMode, Fusing, branch_logits
+from prl.judge.fused import FusedMode, Fusing, branch_logits, branch_text_logits
 from prl.judge.generative import save_judge
 from prl.judge.template import JudgeTemplate
 from prl.losses.pairwise import consistency_loss, pairwise_loss, smooth, verdict_language_loss, verdict_loss
@@ -95,12 +95,25 @@ class GenerativeRewardModule(JudgeValidation):
         """Both readings of every pair, chosen as `a`."""
         return Verdict(*verdict_margins(self._verdict_logits(batch), self.verdict_ids).chunk(2))
 
+    def _is_fused(self, batch: dict[str, Any]) -> bool:
+        ids, mask, packed = batch["input_ids"], batch["attention_mask"], batch.get("packed")
+        return packed is not None and self.fusing.prefers(self.model, packed, ids, mask)
+
     def _verdict_logits(self, batch: dict[str, Any]) -> Tensor:
         """Logits after all 2N readings of a batch, by whichever way is less work: [2N, V]."""
-        ids, packed = batch["input_ids"], batch.get("packed")
-        if packed is None or not self.fusing.prefers(self.model, packed, ids, batch["attention_mask"]):
-            return verdict_logits(self.model, ids, batch["attention_mask"])
-        return branch_logits(self.model, packed)
+        if self._is_fused(batch):
+            return branch_logits(self.model, batch["packed"])
+        return verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
+
+    def _text_logits(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, and the log-probability of each token of the rows with how often it counts as text: [rows, S]."""
+        mask, text_mask = batch["attention_mask"], batch["text_mask"]
+        if self._is_fused(batch):
+            counts = batch["packed"].count((mask & ~text_mask).sum(1))
+            return *branch_text_logits(self.model, batch["packed"]), counts
+        logits = self.model(**model_inputs(batch["input_ids"], mask)).logits
+        logprobs = token_logprobs(logits[:, :-1], batch["input_ids"][:, 1:], text_mask[:, 1:])
+        return logits[:, -1].float(), logprobs, text_mask[:, 1:]  # left padded: the verdict slot is last in every row
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean loss per pair, weighted; the text term has no pairs and is not."""
@@ -112,11 +125,8 @@ class GenerativeRewardModule(JudgeValidation):
     def _loss_of_both(self, batch: dict[str, Tensor], targets: Tensor) -> Tensor:
         text_loss: Tensor | float = 0.0
         if self.text_coef:
-            all_logits = self.model(**model_inputs(batch["input_ids"], batch["attention_mask"])).logits
-            logits = all_logits[:, -1].float()  # left padded: the verdict slot is last in every row
-            mask = batch["text_mask"][:, 1:]
-            logprobs = token_logprobs(all_logits[:, :-1], batch["input_ids"][:, 1:], mask)
-            text_loss = -self.text_coef * logprobs.sum() * world_size() / global_sum(mask.sum())
+            logits, logprobs, counts = self._text_logits(batch)
+            text_loss = -self.text_coef * (logprobs * counts).sum() * world_size() / global_sum(counts.sum())
         else:
             logits = self._verdict_logits(batch)
         margin_wl, margin_lw = verdict_margins(logits, self.verdict_ids).chunk(2)
@@ -129,6 +139,7 @@ class GenerativeRewardModule(JudgeValidation):
         self.log_training(Verdict(margin_wl.detach(), margin_lw.detach()), batch["targets"])
         verdict_loss_mean = weighted_mean(loss, batch["weights"])
         self.log("train/verdict_loss", verdict_loss_mean.detach())
+        self.log("perf/saved_tokens", self.fusing.tokens.saved_share)
         return verdict_loss_mean + text_loss
 
     def _loss_of_one(self, batch: dict[str, Tensor], targets: Tensor) -> Tensor:

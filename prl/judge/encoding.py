@@ -149,7 +149,8 @@ class ComparisonEncoder:
         ids, mask = left_pad(readings, int(self.tokenizer.pad_token_id))
         targets = torch.tensor([row["target"] for row in rows], dtype=torch.float32)
         weights = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
-        before = torch.tensor([row["num_before_responses"] for row in rows]).repeat(2)
+        # A first token is no text: there is nothing from which it could be predicted.
+        before = torch.tensor([max(row["num_before_responses"], 1) for row in rows]).repeat(2)
         text_mask = mask & (mask.cumsum(1) > before[:, None])
         batch: dict[str, Any] = {
             "input_ids": ids,

@@ -41,7 +41,7 @@ class TokenCounts:
     @property
     def saved_share(self) -> float:
         """Share of the tokens that were not computed again."""
-        return 1 - self.computed / max(self.plain, 1)
+        return (self.plain - self.computed) / max(self.plain, 1)
 
     def add(self, plain: int, computed: int, positions: int) -> None:
         """Count one forward pass."""
@@ -52,13 +52,29 @@ class TokenCounts:
 
 def branch_logits(model: Any, packed: Packed) -> Tensor:
     """Logits of the token after each reading: [N, V] float32, equal to those of plain forward passes."""
-    inputs = {
-        "input_ids": packed.input_ids,
-        "position_ids": packed.depth,
-        "attention_mask": attention_mask(model, packed),
-    }
-    logits = model(**inputs, use_cache=False, logits_to_keep=packed.num_columns).logits
+    logits = model(**branch_inputs(model, packed), logits_to_keep=packed.num_columns).logits
     return logits[packed.row, packed.column].float()
+
+
+def branch_text_logits(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
+    """The same [N, V], and the log-probability of each token after those that it sees: [R, L] float32.
+
+    A first token has nothing before it, and its entry means nothing.
+    """
+    logits = model(**branch_inputs(model, packed)).logits.float()
+    rows, parents = torch.arange(len(logits), device=logits.device)[:, None], packed.parents()
+    logprobs = logits[rows, parents, packed.input_ids] - logits.logsumexp(-1).gather(1, parents)
+    return logits[packed.row, packed.last()], logprobs
+
+
+def branch_inputs(model: Any, packed: Packed) -> dict[str, Any]:
+    """Arguments of one forward pass over packed readings."""
+    return {
+        "input_ids": packed.input_ids,
+        "attention_mask": attention_mask(model, packed),
+        "position_ids": packed.depth,
+        "use_cache": False,
+    }
 
 
 def attention_mask(model: Any, packed: Packed) -> Tensor:

@@ -45,6 +45,24 @@ class Packed(NamedTuple):
         query, key, end = self.place[:, :, None], self.place[:, None, :], self.end[:, None, :]
         return (key <= query) & (query < end)
 
+    def last(self) -> Tensor:
+        """The place in its row of each reading's last token: [N]."""
+        return self.input_ids.shape[1] - self.num_columns + self.column
+
+    def parents(self) -> Tensor:
+        """The place in the row of the token before each token; 0 where there is none: [R, L]."""
+        before = self.visible() & (self.depth[:, None, :] == self.depth[:, :, None] - 1)
+        return before.int().argmax(-1)
+
+    def count(self, counted_from: Tensor) -> Tensor:
+        """How many readings hold each token and count it: [R, L].
+
+        Args:
+            counted_from: [N] tokens at the beginning of each reading that it does not count.
+        """
+        counted = self.visible()[self.row, self.last()] & (self.depth[self.row] >= counted_from[:, None])
+        return torch.zeros_like(self.input_ids).index_add(0, self.row, counted.long())
+
     def to(self, device: torch.device) -> "Packed":
         """The same on a device."""
         moved = {name: each.to(device) for name, each in self._asdict().items() if isinstance(each, Tensor)}

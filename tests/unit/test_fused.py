@@ -236,7 +236,8 @@ def test_a_judge_is_the_same_in_every_mode(folder) -> None:
         torch.testing.assert_close(verdicts[mode].margin_ba, verdicts["off"].margin_ba, **EQUAL)
     assert tokens["on"].computed < tokens["auto"].computed < tokens["off"].computed
     assert tokens["off"].computed == tokens["off"].plain == tokens["on"].plain == tokens["auto"].plain
-    assert tokens["on"].saved_share == 1 - tokens["on"].computed / tokens["on"].plain
+    assert tokens["on"].saved_share == pytest.approx(1 - tokens["on"].computed / tokens["on"].plain)
+    assert tokens["off"].saved_share == 0
     assert all(each.computed <= each.positions for each in tokens.values())
 
 
