@@ -38,9 +38,9 @@ MOST_DIFFERENT = 1e-3
 """Of float32 margins of a real model; they are in the tens."""
 
 
-def make_readings(length: int, share: float, samples: int, vocabulary: int) -> Readings:
-    """Both orders of an anchor and each sample, `share` of each reading being the prompt."""
-    draw = random.Random(0)
+def make_readings(length: int, share: float, samples: int, vocabulary: int, seed: int) -> Readings:
+    """Both orders of an anchor and each sample of a prompt; the prompt is `share` of each reading."""
+    draw = random.Random(seed)
 
     def text(size: int) -> list[int]:
         return [draw.randrange(vocabulary) for _ in range(size)]
@@ -50,16 +50,21 @@ def make_readings(length: int, share: float, samples: int, vocabulary: int) -> R
     return [prompt + u + v for s in responses for u, v in ((anchor, s), (s, anchor))]
 
 
+def pairs_of(readings: Readings) -> list[list[int]]:
+    """Two readings in a row, as training packs them."""
+    return [[i, i + 1] for i in range(0, len(readings), 2)]
+
+
 def training_step(model: Any, readings: Readings, ids: tuple[int, int], mode: str) -> Tensor:
     """Gradients of the margins' difference; returns the margins. `auto` reads as `Fusing.prefers` says."""
     plain_ids, mask = left_pad(readings, 0)
-    packed = pack([[0, 1]], readings, 0)
+    packed = pack(pairs_of(readings), readings, 0)
     if mode == "on" or (mode == "auto" and Fusing("auto").prefers(model, packed, plain_ids, mask)):
         logits = branch_logits(model, packed.to(model.device))
     else:
         logits = verdict_logits(model, plain_ids.to(model.device), mask.to(model.device))
     margins = logits[:, ids[0]] - logits[:, ids[1]]
-    torch.nn.functional.softplus(margins[1] - margins[0]).backward()
+    torch.nn.functional.softplus(margins[1::2] - margins[::2]).mean().backward()
     model.zero_grad()
     return margins.detach()
 
@@ -103,19 +108,25 @@ def inference(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds
         times = measure({mode: calls[mode] for mode in ways}, rounds)
     times.setdefault("auto", times["on" if rows["auto"] == rows["on"] else "off"])
     shares = {mode: 1 - fusing[mode].tokens.saved_share for mode in MODES}
-    return ratios(times) | {f"tokens_{mode}": shares[mode] for mode in ("on", "auto")} | {"trees": len(rows["auto"])}
+    return (
+        ratios(times) | {f"tokens_{mode}": shares[mode] for mode in ("on", "auto")} | {"rows_auto": len(rows["auto"])}
+    )
 
 
 def training(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds: int) -> dict[str, Any]:
-    """The same for one pair of a training batch, backward pass included."""
-    fusing, packed = Fusing("auto"), pack([[0, 1]], readings, 0)
+    """The same for a training batch of pairs, backward pass included."""
+    fusing, packed = Fusing("auto"), pack(pairs_of(readings), readings, 0)
     fused = fusing.prefers(model, packed, *left_pad(readings, 0))
     times = measure(
         {mode: partial(training_step, model, readings, encoder.verdict_ids, mode) for mode in ("off", "on")}, rounds
     )
     times["auto"] = times["on" if fused else "off"]
     share = packed.num_tokens / packed.num_plain_tokens
-    return ratios(times) | {"tokens_on": share, "tokens_auto": share if fused else 1.0, "trees": 1 if fused else 2}
+    return ratios(times) | {
+        "tokens_on": share,
+        "tokens_auto": share if fused else 1.0,
+        "rows_auto": len(readings) // (1 + fused),
+    }
 
 
 def ratios(times: dict[str, float]) -> dict[str, float]:
@@ -131,6 +142,7 @@ def main() -> None:
     parser.add_argument("--cases", default="inference:1,inference:4,training:1", help="what, and samples per prompt")
     parser.add_argument("--lengths", default="300", help="tokens of one comparison")
     parser.add_argument("--shares", default="0.1,0.3,0.5,0.7", help="share of the prompt in it")
+    parser.add_argument("--prompts", type=int, default=1, help="different prompts of a batch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -143,13 +155,17 @@ def main() -> None:
         "model": {"hidden_size": config.hidden_size, "layers": config.num_hidden_layers, "dtype": str(model.dtype)},
         "where": {"machine": platform.machine(), "device": str(model.device), "threads": options.threads},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "prl": prl.__version__},
-        **{"rounds": options.rounds, "load": [os.getloadavg()], "table": []},
+        **{"prompts": options.prompts, "rounds": options.rounds, "load": [os.getloadavg()], "table": []},
     }
     for case in options.cases.split(","):
         what, samples = case.split(":")
         for length in map(int, options.lengths.split(",")):
             for share in map(float, options.shares.split(",")):
-                readings = make_readings(length, share, int(samples), config.vocab_size)
+                readings = [
+                    reading
+                    for seed in range(options.prompts)
+                    for reading in make_readings(length, share, int(samples), config.vocab_size, seed)
+                ]
                 row = {"what": what, "samples": int(samples), "length": length, "prompt_share": share}
                 row |= {"training": training, "inference": inference}[what](model, encoder, readings, options.rounds)
                 result["table"].append(row)

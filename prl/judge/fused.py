@@ -174,7 +174,7 @@ def _objection(model: Any, reading: list[int]) -> str | None:
     """Why a model cannot read branches; None when it can.
 
     It is tried on the reading and the same with its second half backwards, beside a plain forward pass. They may
-    differ by four times what a column of padding changes, since rounding differs between types and devices.
+    differ by three times what a column of padding changes, since rounding differs between types and devices.
     """
     if _attention(model) not in ("sdpa", "eager"):
         return f"attn_implementation {_attention(model)} takes no mask of our own (sdpa and eager do)"
@@ -193,7 +193,7 @@ def _objection(model: Any, reading: list[int]) -> str | None:
         except Exception as error:  # whatever a model does to a mask that it does not expect
             return f"{type(model).__name__} takes no block mask ({type(error).__name__}: {error})"
     difference = _distance(plain, branches)
-    if difference <= max(NOISE, 4 * noise):
+    if difference <= max(NOISE, 3 * noise):
         return None
     return (
         f"{type(model).__name__} ignores a part of the block mask or of the positions: logits differ by "

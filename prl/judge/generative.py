@@ -77,6 +77,10 @@ class GenerativeJudge(PairwiseJudge):
         """Share of the comparisons read so far that were longer than the judge's `max_length`."""
         return self.encoder.counts.cut_share if self.encoder is not None else 0.0
 
+    def saved_share(self) -> float:
+        """Share of the tokens read so far that were not computed again, since they begin other readings too."""
+        return self.tokens.saved_share
+
     @property
     def tokens(self) -> TokenCounts:
         """What was computed so far, and what reading every comparison whole would have taken."""
