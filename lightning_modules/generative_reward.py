@@ -109,7 +109,7 @@ class GenerativeRewardModule(JudgeValidation):
         """The same, and the log-probability of each token of the rows with how often it counts as text: [rows, S]."""
         mask, text_mask = batch["attention_mask"], batch["text_mask"]
         if self._is_fused(batch):
-            counts = batch["packed"].count((mask & ~text_mask).sum(1))
+            counts = batch["packed"].num_readers((mask & ~text_mask).sum(1))
             return *branch_text_logits(self.model, batch["packed"]), counts
         logits = self.model(**model_inputs(batch["input_ids"], mask)).logits
         logprobs = token_logprobs(logits[:, :-1], batch["input_ids"][:, 1:], text_mask[:, 1:])

@@ -54,7 +54,7 @@ class Packed(NamedTuple):
         before = self.visible() & (self.depth[:, None, :] == self.depth[:, :, None] - 1)
         return before.int().argmax(-1)
 
-    def count(self, counted_from: Tensor) -> Tensor:
+    def num_readers(self, counted_from: Tensor) -> Tensor:
         """How many readings hold each token and count it: [R, L].
 
         Args:
@@ -65,8 +65,8 @@ class Packed(NamedTuple):
 
     def to(self, device: torch.device) -> "Packed":
         """The same on a device."""
-        moved = {name: each.to(device) for name, each in self._asdict().items() if isinstance(each, Tensor)}
-        return self._replace(**moved)
+        ids, depth, place, end, row, column = (tensor.to(device) for tensor in self[:6])
+        return Packed(ids, depth, place, end, row, column, *self[6:])
 
 
 def shared_length(a: list[int], b: list[int]) -> int:

@@ -73,6 +73,7 @@ def alone(model, rows: list[list[int]]) -> torch.Tensor:
 # The layout
 
 
+@settings(max_examples=40)
 @given(readings_of_one_tree)
 def test_every_reading_is_what_its_last_token_sees(tree) -> None:
     packed = pack([list(range(len(tree)))], tree, pad_id=0)
@@ -86,6 +87,7 @@ def test_every_reading_is_what_its_last_token_sees(tree) -> None:
         assert seen.nonzero().max() == start + column  # nothing behind it
 
 
+@settings(max_examples=40)
 @given(readings_of_one_tree)
 def test_a_tree_is_as_long_as_it_has_different_beginnings(tree) -> None:
     tree = sorted(tree)
@@ -119,6 +121,7 @@ def every_cut(order: list[int]):
         yield rows
 
 
+@settings(max_examples=40)
 @given(readings_of_one_tree, st.sampled_from([4.0, 12.0, 100.0]), st.sampled_from([0.0, 0.1]))
 def test_the_plan_is_the_least_work(tree, attention_length, overhead) -> None:
     work = Work(attention_length, overhead)

@@ -94,7 +94,7 @@ def test_swapping_the_responses_swaps_the_branches(tiny_folder) -> None:
     torch.testing.assert_close(there.win_logit, -back.win_logit, atol=1e-5, rtol=0)
     assert (there.margin_ab - there.margin_ba).abs().min() > 1e-3
     one, other = (batch_of(module, pairs)["packed"] for pairs in (PAIRS[:1], swapped[:1]))
-    shared = int((one.count(torch.zeros(2, dtype=torch.long)) == 2).sum())
+    shared = int((one.num_readers(torch.zeros(2, dtype=torch.long)) == 2).sum())
     assert torch.equal(one.input_ids[0, :shared], other.input_ids[0, :shared])
     assert sorted(one.input_ids[0].tolist()) == sorted(other.input_ids[0].tolist())
 
