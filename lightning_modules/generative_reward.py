@@ -12,6 +12,7 @@ from prl.data.records import PreferencePair
 from prl.data.tokens import OnTooLong
 from prl.distributed import global_sum, world_size
 from prl.judge.encoding import ComparisonEncoder
+from prl.judge.fused import FusedMode, Fusing, branch_logits, branch_text_logits
 from prl.judge.generative import save_judge
 from prl.judge.template import JudgeTemplate
 from prl.losses.pairwise import (
@@ -49,6 +50,8 @@ class GenerativeRewardModule(JudgeValidation):
         on_too_long: what happens to longer ones: error, truncate or skip, with counts.
         passport_pairs: validation pairs, from the first, on which the finished judge is measured for its passport; 0
             writes none.
+        fused: compute what both orders of a pair share once: auto where it pays, on wherever it saves tokens, off
+            never. The loss is the same (docs/results/fused.md).
 
     Raises:
         ValueError: for a term that needs both orders without them, or settings that say the same twice.
@@ -72,6 +75,7 @@ class GenerativeRewardModule(JudgeValidation):
         max_length: int = 1024,
         on_too_long: OnTooLong = "truncate",
         passport_pairs: int = 200,
+        fused: FusedMode = "auto",
     ) -> None:
         super().__init__(passport_pairs)
         for name, value in (("consistency_coef", consistency_coef), ("text_coef", text_coef)):
@@ -88,6 +92,7 @@ class GenerativeRewardModule(JudgeValidation):
         self.verdict_coef, self.language_coef = (1.0, language_coef) if two_tokens else (0.0, 1.0)
         self.consistency_coef, self.consistency, self.text_coef = consistency_coef, consistency, text_coef
         self.max_length, self.on_too_long = max_length, on_too_long
+        self.fusing = Fusing(fused)
         self.model: Any = None
         self.encoder: ComparisonEncoder | None = None
 
@@ -95,7 +100,8 @@ class GenerativeRewardModule(JudgeValidation):
         """How this stage reads a pair; the data module asks for it."""
         if self.encoder is None:
             tokenizer = load_tokenizer(self.source)
-            self.encoder = ComparisonEncoder(tokenizer, self.template, self.max_length, self.on_too_long)
+            pack_pairs = self.fusing.mode != "off"
+            self.encoder = ComparisonEncoder(tokenizer, self.template, self.max_length, self.on_too_long, pack_pairs)
         return self.encoder
 
     def configure_model(self) -> None:
@@ -106,8 +112,27 @@ class GenerativeRewardModule(JudgeValidation):
 
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
         """Both readings of every pair, chosen as `a`."""
-        logits = verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
-        return Verdict(*verdict_margins(logits, self.verdict_ids).chunk(2))
+        return Verdict(*verdict_margins(self._verdict_logits(batch), self.verdict_ids).chunk(2))
+
+    def _is_fused(self, batch: dict[str, Any]) -> bool:
+        ids, mask, packed = batch["input_ids"], batch["attention_mask"], batch.get("packed")
+        return packed is not None and self.fusing.prefers(self.model, packed, ids, mask)
+
+    def _verdict_logits(self, batch: dict[str, Any]) -> Tensor:
+        """Logits after all 2N readings of a batch, by whichever way is less work: [2N, V]."""
+        if self._is_fused(batch):
+            return branch_logits(self.model, batch["packed"])
+        return verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
+
+    def _text_logits(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, and the log-probability of each token of the rows with how often it counts as text: [rows, S]."""
+        mask, text_mask = batch["attention_mask"], batch["text_mask"]
+        if self._is_fused(batch):
+            counts = batch["packed"].num_readers((mask & ~text_mask).sum(1))
+            return *branch_text_logits(self.model, batch["packed"]), counts
+        logits = self.model(**model_inputs(batch["input_ids"], mask)).logits
+        logprobs = token_logprobs(logits[:, :-1], batch["input_ids"][:, 1:], text_mask[:, 1:])
+        return logits[:, -1].float(), logprobs, text_mask[:, 1:]  # left padded: the verdict slot is last in every row
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean loss per pair, weighted; the text term has no pairs and is not."""
@@ -119,13 +144,10 @@ class GenerativeRewardModule(JudgeValidation):
     def _loss_of_both(self, batch: dict[str, Tensor], targets: Tensor) -> Tensor:
         text_loss: Tensor | float = 0.0
         if self.text_coef:
-            all_logits = self.model(**model_inputs(batch["input_ids"], batch["attention_mask"])).logits
-            logits = all_logits[:, -1].float()  # left padded: the verdict slot is last in every row
-            mask = batch["text_mask"][:, 1:]
-            logprobs = token_logprobs(all_logits[:, :-1], batch["input_ids"][:, 1:], mask)
-            text_loss = -self.text_coef * logprobs.sum() * world_size() / global_sum(mask.sum())
+            logits, logprobs, counts = self._text_logits(batch)
+            text_loss = -self.text_coef * (logprobs * counts).sum() * world_size() / global_sum(counts.sum())
         else:
-            logits = verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
+            logits = self._verdict_logits(batch)
         margin_wl, margin_lw = verdict_margins(logits, self.verdict_ids).chunk(2)
         loss = self.verdict_coef * pairwise_loss(margin_wl, margin_lw, targets)
         if self.consistency_coef:
@@ -136,6 +158,7 @@ class GenerativeRewardModule(JudgeValidation):
         self.log_training((margin_wl - margin_lw).detach() / 2, batch["targets"])
         verdict_loss_mean = weighted_mean(loss, batch["weights"])
         self.log("train/verdict_loss", verdict_loss_mean.detach())
+        self.log("perf/saved_tokens", self.fusing.tokens.saved_share)
         return verdict_loss_mean + text_loss
 
     def _loss_of_one(self, batch: dict[str, Tensor], targets: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ class PPOReport:
             "completions/clipped_ratio": mean_over_ranks(~experience.rollout.finished),
             "completions/empty_ratio": mean_over_ranks(torch.tensor([not text.strip() for text in responses])),
             "reward/judge_cut_rate": module.judge.cut_share(),
+            "perf/judge_saved_tokens": module.judge.saved_share(),
             "progress/episodes": float((module.batches_done() + 1) * num_rows),
         }
         names = {"value_loss": "value/loss", "value_clip_frac": "value/clip_frac"}

@@ -47,6 +47,10 @@ class PairwiseJudge(nn.Module, ABC):
         """Share of the texts read so far that had to be cut to fit; 0 for a judge that reads everything."""
         return 0.0
 
+    def saved_share(self) -> float:
+        """Share of the tokens read so far that were not computed again; 0 for a judge that reads everything anew."""
+        return 0.0
+
     @abstractmethod
     def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
         """z(u, v) for each (prompt, response shown first, response shown second): [N] float32."""

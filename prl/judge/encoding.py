@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.fitting import fit_prompt
@@ -22,6 +21,7 @@ from prl.data.tokens import (
     settings_hash,
     tokenizer_hash,
 )
+from prl.judge.packing import pack
 from prl.judge.template import JudgeTemplate, compile_template, render_conversation
 
 
@@ -42,6 +42,7 @@ class ComparisonEncoder:
         template: its prompt.
         max_length: longest comparison in tokens, the template included.
         on_too_long: error, truncate (counted), or skip (counted; for training rows only).
+        pack_pairs: batches also hold both orders of each pair as one row, for a model that reads shared tokens once.
 
     Raises:
         VerdictTokenError: when a verdict word is not one token.
@@ -54,8 +55,10 @@ class ComparisonEncoder:
         template: JudgeTemplate,
         max_length: int,
         on_too_long: OnTooLong = "truncate",
+        pack_pairs: bool = False,
     ) -> None:
         self.tokenizer, self.template = tokenizer, template
+        self.pack_pairs = pack_pairs
         self.max_length, self.on_too_long = max_length, on_too_long
         self.compiled = compile_template(template, tokenizer)
         check_one_bos(tokenizer, self.compiled.pieces[0], "the judge's template, the chat template")
@@ -157,15 +160,20 @@ class ComparisonEncoder:
             "length": len(chosen_first),
         }
 
-    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Left-padded batch: the N readings with chosen first, then the same pairs swapped.
 
         Returns:
             input_ids, attention_mask: [2N, S]; text_mask: [2N, S] bool, True from the first response on; and
-            `pair_tensors`.
+            `pair_tensors`; with `pack_pairs` also packed: the 2N readings in N rows (prl/judge/packing.py).
         """
         readings = [row["chosen_first"] for row in rows] + [row["rejected_first"] for row in rows]
         ids, mask = left_pad(readings, int(self.tokenizer.pad_token_id))
-        before = torch.tensor([row["num_before_responses"] for row in rows]).repeat(2)
+        # A first token is no text: there is nothing from which it could be predicted.
+        before = torch.tensor([max(row["num_before_responses"], 1) for row in rows]).repeat(2)
         text_mask = mask & (mask.cumsum(1) > before[:, None])
-        return {"input_ids": ids, "attention_mask": mask, "text_mask": text_mask, **pair_tensors(rows)}
+        batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "text_mask": text_mask, **pair_tensors(rows)}
+        if self.pack_pairs:
+            both_orders = [[i, i + len(rows)] for i in range(len(rows))]
+            batch["packed"] = pack(both_orders, readings, int(self.tokenizer.pad_token_id))
+        return batch

@@ -1,6 +1,7 @@
 """The generative judge as an inference object: load, compare, save."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from prl.judge.base import (
     read_judge_file,
 )
 from prl.judge.encoding import ComparisonEncoder
+from prl.judge.fused import FusedMode, Fusing, TokenCounts, branch_logits
+from prl.judge.packing import pack, tree_size
 from prl.judge.template import JudgeTemplate
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import verdict_logits, verdict_margins
@@ -32,10 +35,15 @@ class GenerativeJudge(PairwiseJudge):
         path: folder written by training or `save_pretrained`, or the id of one on the hub.
         dtype: type of the weights at inference.
         max_batch_tokens: padded tokens of one forward pass.
+        fused: read what comparisons share (prompt, anchor) once: auto where it pays, on wherever anything is shared,
+            off never. The margins are the same (docs/results/fused.md).
     """
 
-    def __init__(self, path: str, dtype: str = "float32", max_batch_tokens: int = 16384) -> None:
+    def __init__(
+        self, path: str, dtype: str = "float32", max_batch_tokens: int = 16384, fused: FusedMode = "auto"
+    ) -> None:
         super().__init__()
+        self.fusing = Fusing(fused)
         self.path, self.dtype, self.max_batch_tokens = path, dtype, max_batch_tokens
         self.folder = path
         self.model: Any = None
@@ -84,14 +92,23 @@ class GenerativeJudge(PairwiseJudge):
         """Share of the comparisons read so far that were longer than the judge's `max_length`."""
         return self.encoder.counts.cut_share if self.encoder is not None else 0.0
 
+    def saved_share(self) -> float:
+        """Share of the tokens read so far that were not computed again, since they begin other readings too."""
+        return self.tokens.saved_share
+
+    @property
+    def tokens(self) -> TokenCounts:
+        """What was computed so far, and what reading every comparison whole would have taken."""
+        return self.fusing.tokens
+
     @torch.no_grad()
     def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
-        """z(u, v) for each comparison, in batches of like lengths."""
+        """z(u, v) for each comparison, in batches of like lengths; shared beginnings are computed once."""
         assert self.encoder is not None, "call load() first"
         rows = [self.encoder.compare(*comparison) for comparison in comparisons]
+        readings = [row[0] for row in rows if row]
         return (
-            batched_margins(self.model, [row[0] for row in rows if row], self.encoder, self.max_batch_tokens)
-            / self.temperature
+            batched_margins(self.model, readings, self.encoder, self.max_batch_tokens, self.fusing) / self.temperature
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -105,20 +122,40 @@ def saved_template(settings: dict[str, Any]) -> JudgeTemplate:
     return JudgeTemplate(**{**settings["template"], "verdicts": tuple(settings["template"]["verdicts"])})
 
 
-def batched_margins(model: Any, rows: list[list[int]], encoder: ComparisonEncoder, max_tokens: int) -> torch.Tensor:
-    """Margins of tokenised readings, longest first so that a batch wastes little padding: N rows -> [N] float32."""
+def batched_margins(
+    model: Any, readings: list[list[int]], encoder: ComparisonEncoder, max_tokens: int, fusing: Fusing | None = None
+) -> torch.Tensor:
+    """Margins of tokenised readings, longest row first so that a batch wastes little padding: N -> [N] float32."""
     device = next(model.parameters()).device
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
+    fusing = fusing or Fusing("off")
+    pad_id = int(encoder.tokenizer.pad_token_id)
     verdict_ids = torch.tensor(encoder.verdict_ids, device=device)
-    result = torch.empty(len(rows), device=device)
-    start = 0
-    while start < len(order):
-        batch = order[start : start + max(1, max_tokens // len(rows[order[start]]))]
-        ids, mask = left_pad([rows[i] for i in batch], int(encoder.tokenizer.pad_token_id))
-        logits = verdict_logits(model, ids.to(device), mask.to(device))
-        result[torch.tensor(batch, device=device)] = verdict_margins(logits, verdict_ids)
-        start += len(batch)
+    result = torch.empty(len(readings), device=device)
+    for rows in _batches(fusing.rows(model, readings, max_tokens), readings, max_tokens):
+        numbers = [i for row in rows for i in row]
+        members = [readings[i] for i in numbers]
+        if len(rows) == len(members):
+            ids, mask = left_pad(members, pad_id)
+            logits = verdict_logits(model, ids.to(device), mask.to(device))
+            fusing.tokens.add(sum(map(len, members)), sum(map(len, members)), ids.numel())
+        else:
+            order = iter(range(len(numbers)))
+            packed = pack([[next(order) for _ in row] for row in rows], members, pad_id)
+            logits = branch_logits(model, packed.to(device))
+            fusing.tokens.add(packed.num_plain_tokens, packed.num_tokens, packed.input_ids.numel())
+        result[torch.tensor(numbers, device=device)] = verdict_margins(logits, verdict_ids)
     return result
+
+
+def _batches(rows: list[list[int]], readings: list[list[int]], max_tokens: int) -> Iterator[list[list[int]]]:
+    """Rows in batches of like lengths; rows of one reading, which need no mask of their own, apart from trees."""
+    for alone in (True, False):
+        sized = [(tree_size([readings[i] for i in row]), row) for row in rows if (len(row) == 1) == alone]
+        sized.sort(key=lambda entry: entry[0], reverse=True)
+        while sized:
+            number = max(1, max_tokens // sized[0][0])
+            yield [row for _, row in sized[:number]]
+            sized = sized[number:]
 
 
 def save_judge(

@@ -24,7 +24,7 @@ PPO_TAGS = {
     *("policy/first_ratio", "policy/num_steps", "policy/grad_norm"),
     *(f"value/{name}" for name in ("loss", "clip_frac", "mean", "return_mean", "explained_var")),
     *(f"completions/{name}" for name in ("mean_length", "max_length", "clipped_ratio", "empty_ratio")),
-    *("progress/episodes", "perf/tok_s", "reward/judge_cut_rate"),
+    *("progress/episodes", "perf/tok_s", "perf/judge_saved_tokens", "reward/judge_cut_rate"),
     *(f"time/{name}_s" for name in ("rollout", "judge", "score", "update")),
 }
 PPO_VALIDATION_TAGS = {
@@ -32,7 +32,7 @@ PPO_VALIDATION_TAGS = {
     *("val/order_gap", "val/kl", "val/length", "val/clipped_ratio"),
 }
 JUDGE_FIGURES = {"calibration/reliability", "val/margins", "val/orders", "val/accuracy_by_length"}
-JUDGE_TAGS = {"train/loss", "train/accuracy", "train/margin"}
+JUDGE_TAGS = {"train/loss", "train/accuracy", "train/margin", "perf/saved_tokens"}
 JUDGE_VALIDATION_TAGS = {
     *("val/accuracy", "val/accuracy_chosen_first", "val/accuracy_rejected_first", "val/nll", "val/brier", "val/ece"),
     *("val/order_gap", "val/flip_rate", "val/first_position_rate", "val/margin"),

@@ -1,0 +1,174 @@
+"""Readings that begin alike as one row: what they share is computed once, each ending is a branch (DESIGN 1.1)."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LARGEST_TREE = 64
+"""Readings of one row; bounds the time that `plan` takes."""
+
+
+class Packed(NamedTuple):
+    """N readings in R rows of L tokens; every row is a tree whose paths from the root are its readings.
+
+    The last token of a reading is never shared and stands at the end of its row, so that the language head runs on the
+    last few positions only. All other tokens stand in depth-first order.
+    """
+
+    input_ids: Tensor
+    """[R, L], left padded."""
+    depth: Tensor
+    """[R, L]: place of the token in its own reading, which is its position."""
+    place: Tensor
+    """[R, L]: number of the token in depth-first order; -1 in the padding."""
+    end: Tensor
+    """[R, L]: the first number that is no longer below the token; 0 in the padding."""
+    row: Tensor
+    """[N]: the row of each reading."""
+    column: Tensor
+    """[N]: where its last token stands among the last `num_columns` of the row."""
+    num_columns: int
+    """Readings of the fullest row."""
+    num_tokens: int
+    """Tokens without padding."""
+    num_plain_tokens: int
+    """Tokens of the readings, each read whole."""
+
+    def visible(self) -> Tensor:
+        """Whether a query (second last axis) may look at a key (last axis), its ancestors and itself: [R, L, L] bool.
+
+        Padding looks at padding, since a softmax over nothing is not a number.
+        """
+        query, key, end = self.place[:, :, None], self.place[:, None, :], self.end[:, None, :]
+        return (key <= query) & (query < end)
+
+    def last(self) -> Tensor:
+        """The place in its row of each reading's last token: [N]."""
+        return self.input_ids.shape[1] - self.num_columns + self.column
+
+    def parents(self) -> Tensor:
+        """The place in the row of the token before each token; 0 where there is none: [R, L]."""
+        before = self.visible() & (self.depth[:, None, :] == self.depth[:, :, None] - 1)
+        return before.int().argmax(-1)
+
+    def num_readers(self, counted_from: Tensor) -> Tensor:
+        """How many readings hold each token and count it: [R, L].
+
+        Args:
+            counted_from: [N] tokens at the beginning of each reading that it does not count.
+        """
+        counted = self.visible()[self.row, self.last()] & (self.depth[self.row] >= counted_from[:, None])
+        return torch.zeros_like(self.input_ids).index_add(0, self.row, counted.long())
+
+    def to(self, device: torch.device) -> "Packed":
+        """The same on a device."""
+        ids, depth, place, end, row, column = (tensor.to(device) for tensor in self[:6])
+        return Packed(ids, depth, place, end, row, column, *self[6:])
+
+
+def shared_length(a: list[int], b: list[int]) -> int:
+    """Tokens from the beginning that two readings can share: both keep a last token of their own."""
+    limit = min(len(a), len(b)) - 1
+    return next((i for i in range(limit) if a[i] != b[i]), limit)
+
+
+def tree_size(readings: list[list[int]]) -> int:
+    """Tokens of one row of readings, of which neighbours share their beginnings."""
+    return sum(map(len, readings)) - sum(map(shared_length, readings, readings[1:]))
+
+
+def pack(rows: list[list[int]], readings: list[list[int]], pad_id: int) -> Packed:
+    """Lay readings out as trees.
+
+    Args:
+        rows: numbers of the readings in each row; together every reading once. Neighbours that begin alike share.
+        readings: token ids, none of them empty.
+        pad_id: what stands in the padding.
+    """
+    trees = [_tree([readings[i] for i in numbers]) for numbers in rows]
+    width = max(tree.shape[1] for tree in trees)
+    stacked = torch.tensor([pad_id, 0, -1, 0])[:, None, None].repeat(1, len(trees), width)
+    for i, tree in enumerate(trees):
+        stacked[:, i, width - tree.shape[1] :] = tree
+    num_columns = max(map(len, rows))
+    row, column = torch.zeros(2, len(readings), dtype=torch.long)
+    for i, numbers in enumerate(rows):
+        row[numbers] = i
+        column[numbers] = torch.arange(num_columns - len(numbers), num_columns)
+    ids, depth, place, end = stacked
+    num_tokens = sum(tree.shape[1] for tree in trees)
+    return Packed(ids, depth, place, end, row, column, num_columns, num_tokens, sum(map(len, readings)))
+
+
+def _tree(readings: list[list[int]]) -> Tensor:
+    """Ids, depths, places and ends of one row: [4, L]."""
+    shared = [0, *map(shared_length, readings, readings[1:])]
+    sizes = [len(reading) - kept for reading, kept in zip(readings, shared, strict=True)]
+    starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    below = torch.full((max(map(len, readings)),), starts.pop())  # at each depth: where the next branch sets in
+    bodies, leaves = [], []
+    for reading, kept, start in reversed(list(zip(readings, shared, starts, strict=True))):
+        depth = torch.arange(kept, len(reading))
+        place = start + depth - kept
+        end = below[kept : len(reading)].clone()
+        end[-1] = place[-1] + 1
+        below[kept:] = start
+        branch = torch.stack([torch.tensor(reading[kept:]), depth, place, end])
+        bodies.append(branch[:, :-1])
+        leaves.append(branch[:, -1:])
+    return torch.cat(bodies[::-1] + leaves[::-1], dim=1)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Work of one row, in tokens of a very short one. As it stands it counts tokens and nothing else."""
+
+    attention_length: float = math.inf
+    """Length at which attention, which grows with the square, costs as much as the rest of the network."""
+    overhead: float = 0.0
+    """What a tree costs more than a plain row of its length, as a share."""
+
+    def row(self, length: int) -> float:
+        """Work of one reading alone."""
+        return length * (1 + length / self.attention_length)
+
+    def tree(self, length: int) -> float:
+        """Work of several readings in `length` tokens."""
+        return self.row(length) * (1 + self.overhead)
+
+
+def plan(readings: list[list[int]], max_tokens: int, work: Work) -> list[list[int]]:
+    """Which readings share a row, so that all rows together are the least work: numbers of the readings.
+
+    Sorted, readings that begin alike are neighbours, and the best way to cut this sequence into rows is found exactly.
+    Larger trees save tokens and pay for it in attention, which looks at a whole row.
+
+    Args:
+        readings: token ids.
+        max_tokens: longest row of several readings.
+        work: what a row costs.
+    """
+    order = sorted(range(len(readings)), key=lambda i: readings[i])
+    ordered = [readings[i] for i in order]
+    shared = [0, *map(shared_length, ordered, ordered[1:])]
+    best, first = [0.0], []  # work of the best rows of the first i readings; where the last of these rows begins
+    for last, reading in enumerate(ordered):
+        least, begin = best[last] + work.row(len(reading)), last
+        added = 0
+        for start in range(last - 1, max(-1, last - LARGEST_TREE), -1):
+            added += len(ordered[start + 1]) - shared[start + 1]
+            size = len(ordered[start]) + added
+            if size > max_tokens:
+                break
+            if best[start] + work.tree(size) < least:
+                least, begin = best[start] + work.tree(size), start
+        best.append(least)
+        first.append(begin)
+    rows, end = [], len(ordered)
+    while end > 0:
+        rows.append(order[first[end - 1] : end])
+        end = first[end - 1]
+    return rows[::-1]
