@@ -49,6 +49,12 @@ def main(args: list[str]) -> None:
     parser.add_argument("--judge", required=True, help="folder or hub id of a judge, generative or Bradley-Terry")
     parser.add_argument("--pairs", type=Path, help="preference pairs to measure it on; see docs/judge.md")
     parser.add_argument("--max_pairs", type=int, help="read only the first so many pairs")
+    parser.add_argument("--on_invalid", choices=("error", "skip"), default="error", help="what bad rows of --pairs are")
+    parser.add_argument(
+        "--no-probes",
+        action="store_true",
+        help="judge the pairs only: no attacks, no round robins, no other batch layouts, which take as long again",
+    )
     parser.add_argument(
         "--write-passport", action="store_true", help="keep the report as rm_passport.json in the folder"
     )
@@ -63,6 +69,8 @@ def main(args: list[str]) -> None:
         parser.error("give either --pairs, or --prompts, --responses and --anchors")
     if options.pairs is None and (options.write_passport or options.figures or options.max_pairs is not None):
         parser.error("--write-passport, --figures and --max_pairs go with --pairs")
+    if options.no_probes and (options.pairs is None or options.write_passport):
+        parser.error("--no-probes goes with --pairs and without --write-passport: a passport holds the probes too")
     if options.write_passport and not Path(options.judge).is_dir():
         parser.error(f"--write-passport writes into the judge's folder, but {options.judge} is none")
     judge = Judge.from_pretrained(options.judge)
@@ -74,9 +82,13 @@ def main(args: list[str]) -> None:
 
 def measure(judge: Judge, options: argparse.Namespace) -> None:
     """Examine the judge, print one screen, and leave the passport where it was asked for."""
-    pairs = load_records(DataSource(str(options.pairs), limit=options.max_pairs), PreferencePair)
+    source = DataSource(str(options.pairs), limit=options.max_pairs)
+    pairs = load_records(source, PreferencePair, options.on_invalid)
+    for reason, numbers in pairs.report.skipped.items():
+        print(f"left out for '{reason}': row {', '.join(map(str, numbers))}")
     judged = judge_pairs(judge.model, pairs.records)
-    passport = issue_passport(judge.model, judge_folder(options.judge), pairs, judged)
+    folder, probes = judge_folder(options.judge), not options.no_probes
+    passport = issue_passport(judge.model, folder, pairs, judged, probes=probes)
     if options.json is not None:
         options.json.write_text(as_json(passport), encoding="utf-8")
     print(screen(passport))
@@ -94,9 +106,9 @@ def screen(passport: dict[str, Any]) -> str:
     report = passport["report"]
     counts = f"{report['num_pairs']} pairs, {report['num_prompts']} prompts, {report['num_ties']} ties"
     lines = [f"{passport['judge']['kind']} judge on {passport['data']['file']}: {counts}", ""]
-    rows = [(words, report[name]) for name, words in FIGURES]
+    rows = [(words, report[name]) for name, words in FIGURES if name in report]
     rows += [(f"accuracy on {name}", found) for name, found in report["sources"].items()]
-    rows += [(f"attack {name} wins", found) for name, found in report["canaries"].items()]
+    rows += [(f"attack {name} wins", found) for name, found in report.get("canaries", {}).items()]
     lines += [f"{words:<36}{_cells(found)}" for words, found in rows]
     return "\n".join(lines)
 

@@ -41,13 +41,23 @@ def judge_pairs(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> Judged
     )
 
 
-def examine(judge: PairwiseJudge, pairs: Sequence[PreferencePair], judged: JudgedPairs | None = None) -> dict[str, Any]:
-    """Say everything that docs/judge.md explains, as plain JSON values; `judged` is what `judge_pairs` found, if known.
+def examine(
+    judge: PairwiseJudge, pairs: Sequence[PreferencePair], judged: JudgedPairs | None = None, *, probes: bool = True
+) -> dict[str, Any]:
+    """Say everything that docs/judge.md explains, as plain JSON values.
+
+    Args:
+        judge: ready to compare.
+        pairs: labelled pairs.
+        judged: what `judge_pairs` found, if known.
+        probes: judge more than the pairs themselves: attacks, round robins, batch layouts.
 
     Raises:
         ValueError: without pairs, or when the judge gives numbers that are not finite.
     """
     judged = judged or judge_pairs(judge, pairs)
+    if not probes:
+        return {**judge_report(judged), "cut_share": judge.cut_share()}
     pairs = [turned(pair) for pair in pairs]
     canaries = canary_report(judge, pairs)
     return {

@@ -22,9 +22,17 @@ FORMAT = 1
 
 
 def issue_passport(
-    judge: PairwiseJudge, folder: str | Path, pairs: LoadedRecords[PreferencePair], judged: JudgedPairs | None = None
+    judge: PairwiseJudge,
+    folder: str | Path,
+    pairs: LoadedRecords[PreferencePair],
+    judged: JudgedPairs | None = None,
+    *,
+    probes: bool = True,
 ) -> dict[str, Any]:
-    """Examine the judge of a folder with pairs. Holds no date and no path: the same inputs give the same bytes."""
+    """Examine the judge of a folder with pairs; `judged` and `probes` are those of `examine`.
+
+    Holds no date and no path: the same inputs give the same bytes.
+    """
     return {
         "format": FORMAT,
         "prl": __version__,
@@ -35,7 +43,7 @@ def issue_passport(
             "pairs_sha256": pairs_hash(pairs.records),
             "num_pairs": len(pairs.records),
         },
-        "report": rounded(examine(judge, pairs.records, judged)),
+        "report": rounded(examine(judge, pairs.records, judged, probes=probes)),
     }
 
 

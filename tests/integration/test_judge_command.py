@@ -10,7 +10,7 @@ import torch
 
 from prl.cli import main
 from prl.data import DataSource, PreferencePair, load_records
-from prl.judge import Judge, load_judge
+from prl.judge import GenerativeJudge, Judge, load_judge
 from prl.judge.base import PASSPORT_FILE
 from tests.integration.runs import Home
 
@@ -116,6 +116,42 @@ def test_figures(home: Home, tmp_path: Path) -> None:
     found = files(folder)
     assert found.keys() == {"reliability.png", "margins.png", "orders.png", "accuracy_by_length.png"}
     assert all(content.startswith(b"\x89PNG") for content in found.values())
+
+
+def test_without_probes_the_pairs_are_judged_and_nothing_else(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_read: list[int] = []
+    margins = GenerativeJudge.margins
+    monkeypatch.setattr(
+        GenerativeJudge, "margins", lambda self, rows: num_read.append(len(rows)) or margins(self, rows)
+    )
+    reports = {}
+    for name, options in {"whole": [], "quick": ["--no-probes"]}.items():
+        num_read.clear()
+        args = ["--judge", str(home.judge), "--pairs", str(home.data("pairs.validation")), *options]
+        main(["judge", *args, "--json", str(tmp_path / name)])
+        reports[name] = json.loads((tmp_path / name).read_text())["report"]
+    assert num_read == [2 * reports["quick"]["num_pairs"]]
+    missing = reports["whole"].keys() - reports["quick"].keys()
+    assert missing >= {"canaries", "canary_rate", "layout_gap", "cyclic_triples"}
+    for name in reports["quick"].keys() - {"cut_share"}:  # that one counts the attacks too
+        assert reports["quick"][name] == reports["whole"][name]
+
+
+def test_bad_rows_are_named_or_left_out_by_number(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [json.loads(line) for line in home.data("pairs.validation").read_text().splitlines()]
+    rows[2]["chosen"] = " "
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = ["judge", "--judge", str(home.judge), "--pairs", str(path), "--no-probes"]
+    with pytest.raises(SystemExit):
+        main(args)
+    assert "row 3" in capsys.readouterr().err
+    main([*args, "--on_invalid", "skip"])
+    shown = capsys.readouterr().out
+    assert "left out for 'empty text': row 3" in shown
+    assert f"{len(rows) - 1} pairs" in shown
 
 
 def test_passport_and_fewer_pairs(home: Home, tmp_path: Path) -> None:
