@@ -133,17 +133,22 @@ class PreferencePair(Record):
 class AnchoredPrompt(Record):
     """A prompt for reinforcement learning, with the responses that an answer to it may be compared with."""
 
-    columns: ClassVar = ("prompt", "anchor", "anchors")
-    shapes: ClassVar = {("prompt",): "the column prompt", ("prompt", "anchor"): "the columns prompt and anchor"}
+    columns: ClassVar = ("prompt", "messages", "anchor", "anchors")
+    shapes: ClassVar = {
+        ("prompt",): "the column prompt",
+        ("prompt", "anchor"): "the columns prompt and anchor",
+        ("messages",): "the column messages, ending in a user turn",
+    }
 
     anchors: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_row(cls, row: Row) -> list[Self]:
-        """Build the prompt from a row that is being checked. Raises RowError."""
-        row.shape = ", ".join(name for name in cls.columns if name == "prompt" or name in row)
-        prompt = row.prompt()
+        """Build the prompt from a row that is being checked; `prompt` wins over `messages`. Raises RowError."""
+        column = "messages" if "messages" in row and "prompt" not in row else "prompt"
+        row.shape = ", ".join([column, *(name for name in ("anchor", "anchors") if name in row)])
+        prompt = row.open_dialogue(column) if column == "messages" else row.prompt()
         anchors = row.responses("anchor", prompt) + row.responses("anchors", prompt)
         return [cls(prompt, anchors, row.extra())]
 

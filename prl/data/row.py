@@ -63,11 +63,15 @@ class Row:
             return RowError("no value", name, "null")
         return missing_column(name, list(self._cells), self._columns, self._shapes)
 
+    def open_dialogue(self, name: str) -> tuple[Message, ...]:
+        """Messages that wait for an answer."""
+        return open_prompt(self._messages(name, self.take(name)), name)
+
     def prompt(self) -> tuple[Message, ...]:
         """The explicit prompt."""
         value = self.take("prompt")
         if isinstance(value, list):
-            return open_prompt(self._messages("prompt", value), "prompt")
+            return self.open_dialogue("prompt")
         return ({"role": "user", "content": checked_text(value, "prompt", "text or a list of messages")},)
 
     def prompt_of(self, first: str, second: str) -> tuple[tuple[Message, ...], str]:

@@ -74,6 +74,13 @@ def test_records_are_frozen():
 )
 def test_anchor_shapes(columns, anchors):
     assert AnchoredPrompt.parse({"prompt": "Hi?"} | columns) == [AnchoredPrompt((user("Hi?"),), anchors)]
+    assert AnchoredPrompt.parse({"messages": [user("Hi?")]} | columns) == [AnchoredPrompt((user("Hi?"),), anchors)]
+
+
+def test_a_prompt_wins_over_messages() -> None:
+    [record] = AnchoredPrompt.parse({"prompt": "Hi?", "messages": [user("Hi?"), assistant("Hello.")]})
+    assert record.prompt == (user("Hi?"),)
+    assert record.extra == {"messages": [user("Hi?"), assistant("Hello.")]}
 
 
 @pytest.mark.parametrize(
@@ -201,6 +208,8 @@ def test_a_missing_column_shows_what_is_there(kind, row, message):
     [
         (AnchoredPrompt, {"prompt": "a", "anchor": ["x", ""]}, "field 'anchor[1]': found '' (empty text)"),
         (AnchoredPrompt, {"prompt": "a", "anchor": 3}, "field 'anchor': found 3 (wrong type)"),
+        (AnchoredPrompt, {"messages": [user("a"), assistant("b")]}, "field 'messages': found "),
+        (AnchoredPrompt, {"messages": "a"}, "field 'messages': found 'a' ("),
         (Demonstration, {"messages": [assistant("x")]}, "field 'messages': found one message (no prompt)"),
         (
             Demonstration,
