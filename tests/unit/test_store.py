@@ -15,7 +15,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from prl.data import AnchoredPrompt, DataError, DataSource, PreferencePair, RecordStream
+from prl.data import AnchoredPrompt, DataError, DataSource, PreferencePair, RecordStream, store
 from prl.data.encoding import PromptEncoder, ScalarPairEncoder
 from prl.data.store import REPORT, ROWS, EncodedRecords, encode_records
 from prl.data.tokens import Loss
@@ -167,7 +167,7 @@ def test_one_changed_letter_in_the_file_is_another_set(source) -> None:
 
 def test_changed_code_is_another_set(source, monkeypatch) -> None:
     encode(source, judge_encoder())
-    monkeypatch.setattr("transformers.__version__", "0")
+    monkeypatch.setattr(store.transformers, "__version__", "0")
     assert encode(source, judge_encoder())[1] == len(PAIRS)
 
 
