@@ -128,9 +128,10 @@ def pair_facts(pair: PreferencePair) -> dict[str, Any]:
     return {
         "target": pair.preference,
         "weight": pair.weight,
-        "prompt": pair.prompt,
+        "prompt": list(pair.prompt),
         "texts": [pair.chosen, pair.rejected],
-        "source": "" if source is None else str(source),  # a column of a file has one type
+        # A column of a file has one type, and its texts are UTF-8.
+        "source": "" if source is None else str(source).encode(errors="replace").decode(),
     }
 
 
