@@ -116,6 +116,7 @@ class RecordDataModule(LightningDataModule):
             "train": self._select("train", train_records, train_kept, reports),
             "validation": self._select("validation", held_out_records, held_out_kept, reports),
         }
+        self._folders = train_records.folder, held_out_records.folder  # temporary ones live as long as this
         self._write_report(reports)
 
     def _encode(self, name: str, source: DataSource, reports: dict[str, Any]) -> tuple[EncodedRecords, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import logging
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,11 @@ def _of_all_ranks(parts: list[Tensor]) -> Tensor:
     return (dim_zero_cat(gather_all_tensors(whole)) if world_size() > 1 else whole).cpu()
 
 
-def judged_rows(rows: list[dict[str, Any]], verdict: Verdict, targets: Tensor) -> JudgedPairs:
-    """What a report needs of encoded pairs and their readings; lengths are characters."""
-    return JudgedPairs(
-        verdict,
-        targets,
-        [prompt_key(row["prompt"]) for row in rows],
-        torch.tensor([[len(text) for text in row["texts"]] for row in rows]),
-        [row["source"] or None for row in rows],
-    )
+def judged_rows(rows: Iterable[dict[str, Any]], verdict: Verdict, targets: Tensor) -> JudgedPairs:
+    """What a report needs of encoded pairs, read one at a time, and of their readings; lengths are characters."""
+    facts = [(prompt_key(row["prompt"]), [len(text) for text in row["texts"]], row["source"] or None) for row in rows]
+    prompts, lengths, sources = zip(*facts, strict=True)
+    return JudgedPairs(verdict, targets, prompts, torch.tensor(lengths), sources)
 
 
 class JudgeValidation(Stage):
@@ -81,14 +78,14 @@ class JudgeValidation(Stage):
 
     def on_validation_epoch_end(self) -> None:
         """Report over the pairs of all ranks."""
-        readings, rows = _of_all_ranks(self._readings), []
+        readings, rows = _of_all_ranks(self._readings), None
         if self._rows:
             numbers, order = _of_all_ranks(self._rows).sort()  # the order of the file, however many ranks read it
             readings, rows = readings[order], self._encoded_rows(numbers)
         self._readings, self._rows = [], []
         verdict, targets = Verdict(readings[:, 0], readings[:, 1]), readings[:, 2]
         metrics = judge_metrics(verdict, targets)
-        pairs = judged_rows(rows, verdict, targets) if rows else None
+        pairs = None if rows is None else judged_rows(rows, verdict, targets)
         if pairs is not None:
             metrics |= slice_metrics(pairs)
         shown = {"accuracy", "nll"}
@@ -102,13 +99,14 @@ class JudgeValidation(Stage):
             if pairs is not None:
                 self._draw(board, pairs, rows, step)
 
-    def _encoded_rows(self, numbers: Tensor) -> list[dict[str, Any]]:
+    def _encoded_rows(self, numbers: Tensor) -> Any:
+        """What the reports read of these validation rows, still on disk: a `datasets.Dataset`."""
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         texts = datamodule.rows["validation"].select_columns(["prompt", "texts", "source"])
-        return list(texts.select(numbers.tolist()))
+        return texts.select(numbers.tolist())
 
     @staticmethod
-    def _draw(board: Any, pairs: JudgedPairs, rows: list[dict[str, Any]], step: int) -> None:
+    def _draw(board: Any, pairs: JudgedPairs, rows: Any, step: int) -> None:
         for tag, figure in judge_figures(pairs).items():
             board.add_figure(tag, figure, step)
         tables = {

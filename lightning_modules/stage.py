@@ -69,7 +69,9 @@ class Stage(LightningModule, ABC):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step, and the gradients are gone: Lightning would keep them, a model's size, through the next forward."""
         super().optimizer_step(*args, **kwargs)
-        self.optimizers().zero_grad()  # type: ignore[union-attr]
+        # DeepSpeed comes here after every backward pass, keeps what accumulates, and drops it by itself.
+        if not self.trainer.strategy.handles_gradient_accumulation:
+            self.optimizers().zero_grad()  # type: ignore[union-attr]
 
     def _optimizer_settings(self) -> dict[str, float | None]:
         """What the optimizer's saved state would override on resume."""

@@ -102,16 +102,8 @@ def renew_figures(folder: str | Path, passport: Mapping[str, Any] | None) -> Non
 
 def is_data_set(path: str) -> bool:
     """Whether a source of rows is a data set on the hub, not a file."""
-    return (
-        is_hub_id(path)
-        and not Path(path).is_file()
-        and Path(path).suffix
-        not in (".jsonl", ".json", ".gz")
-        + (
-            ".csv",
-            ".parquet",
-        )
-    )
+    suffixes = (".jsonl", ".json", ".gz", ".csv", ".parquet")
+    return is_hub_id(path) and not Path(path).is_file() and Path(path).suffix not in suffixes
 
 
 def _path(source: Any) -> str | None:

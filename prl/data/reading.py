@@ -159,6 +159,7 @@ class RecordStream(Generic[R]):
             return self._sha256
         if not self.source.streaming:
             return self._dataset._fingerprint
+        _check_there(self.source)
         return None if path.is_dir() else _hub_commit(self.source.path)
 
     @property
@@ -290,16 +291,20 @@ def _json_object(line: bytes) -> Mapping[str, Any] | RowError:
     return value
 
 
-def _load_dataset(source: DataSource) -> Any:
-    import datasets  # a second to import, and .jsonl files are read without it
-
+def _check_there(source: DataSource) -> None:
     path = Path(source.path)
-    looks_local = path.name.endswith(_SUFFIXES) or source.path.startswith(("/", "./", "../", "~"))
-    if looks_local and not path.exists():
+    if (path.name.endswith(_SUFFIXES) or source.path.startswith(("/", "./", "../", "~"))) and not path.exists():
         raise DataError(
             f"no data file at {source.path} (looked for {path.absolute()}); "
             "expected a local file, or a hub id such as owner/name"
         )
+
+
+def _load_dataset(source: DataSource) -> Any:
+    import datasets  # a second to import, and .jsonl files are read without it
+
+    _check_there(source)
+    path = Path(source.path)
     streaming = {"streaming": True} if source.streaming else {}
     try:
         if path.is_file():
@@ -338,9 +343,8 @@ def _unreadable(source: DataSource, error: Exception) -> DataError:
 def _hub_commit(name: str) -> str | None:
     """The commit that a hub id stands for now; None where the hub does not say."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return HfApi().dataset_info(name).sha
-    except (HfHubHTTPError, OSError):
+    except Exception:  # the hub client raises many unrelated classes; reading the rows will tell what is wrong
         return None

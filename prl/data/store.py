@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import shutil
+import sys
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
@@ -43,7 +44,10 @@ class RecordEncoder(Protocol):
         """Hash of all settings that decide what a record is encoded as."""
 
     def encode(self, record: Any) -> dict[str, Any] | None:
-        """One record as ids, with its `length` in tokens; None when it is left out."""
+        """One record as ids, with its `length` in tokens; None when it is left out.
+
+        A value has one type in all rows, and a list of integers is never empty.
+        """
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def encode_records(
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(f"{place}.lock").acquire()
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the second: a file system without locks
         raise DataError(
             f"the cache in {cache_home()} cannot be written ({error}); set PRL_HOME to another folder, or data.cache "
             "to false"
@@ -132,7 +136,7 @@ def encode_records(
 
 def _key(stream: RecordStream, encoder: RecordEncoder) -> str | None:
     """Name of what the encoder makes of the source; None where the two cannot be named."""
-    data, code = stream.content_hash(), _code_hash(encoder)
+    data, code = stream.content_hash(), _code_hash(type(encoder), stream.kind)
     if data is None or code is None:
         return None
     source = stream.source
@@ -141,10 +145,15 @@ def _key(stream: RecordStream, encoder: RecordEncoder) -> str | None:
     return settings_hash(data, reading, encoder.fingerprint, code)
 
 
-def _code_hash(encoder: RecordEncoder) -> str | None:
-    """Hash of the code that reads and encodes: whoever changes it need not remember to raise a version."""
+def _code_hash(*kinds: type) -> str | None:
+    """Hash of the code that reads and encodes: whoever changes it need not remember to raise a version.
+
+    It covers the folders of these classes, of all that they inherit from, and of this file.
+    """
+    classes = [each for kind in kinds for each in kind.__mro__]
+    ours = [each for each in classes if each.__module__.partition(".")[0] not in sys.stdlib_module_names]
     try:
-        folders = {Path(__file__).parent, Path(inspect.getfile(type(encoder))).parent}
+        folders = {Path(__file__).parent, *(Path(inspect.getfile(each)).parent for each in ours)}
     except (TypeError, OSError):  # typed into an interpreter
         return None
     digest = hashlib.sha256(f"{transformers.__version__} {tokenizers.__version__}".encode())
@@ -182,10 +191,15 @@ def _encoded(
             raise TooLongError(f"{stream.source.path}, row {stream.row}: {error}") from None
         index.add(record, encoder.counts, 0 if row is None else row["length"])
         if row is not None:
-            # As arrays, ids take four bytes each, here and in the file.
-            yield {
-                k: np.array(v, np.int32) if isinstance(v, list) and isinstance(v[0], int) else v for k, v in row.items()
-            }
+            yield {name: _narrow(value) for name, value in row.items()}
+
+
+def _narrow(value: Any) -> Any:
+    """Ids as an array of four bytes each, here and in the file; anything else as it is."""
+    if not isinstance(value, list) or not value or not isinstance(value[0], int):
+        return value
+    array = np.array(value)
+    return array.astype(np.int32) if array.dtype.kind == "i" else value
 
 
 class _Index:

@@ -130,7 +130,8 @@ def pair_facts(pair: PreferencePair) -> dict[str, Any]:
         "weight": pair.weight,
         "prompt": list(pair.prompt),
         "texts": [pair.chosen, pair.rejected],
-        "source": "" if source is None else str(source),  # a column of a file has one type
+        # A column of a file has one type, and its texts are UTF-8.
+        "source": "" if source is None else str(source).encode(errors="replace").decode(),
     }
 
 

@@ -1,5 +1,6 @@
 """What the data modules find in their rows, write into the report, and warn of."""
 
+import gc
 import json
 import logging
 import re
@@ -177,6 +178,17 @@ def test_a_second_set_up_reads_the_cache_and_reports_the_same(tmp_path, tokenize
     for side in ("train", "validation"):
         assert first.rows[side].to_list() == second.rows[side].to_list()
         assert first.rows[side].cache_files == second.rows[side].cache_files
+
+
+def test_temporary_rows_stay_on_disk_as_long_as_the_data_module(tmp_path, set_up) -> None:
+    # A worker that is not forked opens the file again.
+    data = PreferencePairDataModule(source(tmp_path / "train.jsonl", GOOD, OTHER), validation_share=0.5, cache=False)
+    set_up(data)
+    [path] = {file["filename"] for side in data.rows.values() for file in side.cache_files}
+    assert Path(path).is_file()
+    del data
+    gc.collect()
+    assert not Path(path).exists()
 
 
 def test_another_split_or_order_needs_no_new_encoding(tmp_path, set_up) -> None:

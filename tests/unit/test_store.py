@@ -1,5 +1,6 @@
 """Encoded records on disk: made once, found again only where nothing has changed, and never all in memory."""
 
+import importlib
 import json
 import os
 import threading
@@ -286,7 +287,7 @@ def test_a_streamed_hub_set_is_known_by_its_commit(monkeypatch) -> None:
     assert encode(hub, judge_encoder())[1] == len(PAIRS)
 
     def offline(self: Any, name: str) -> None:
-        raise ConnectionError("no route")
+        raise RuntimeError("no route")  # what the client raises is no OSError as a rule
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", offline)
     again, asked = encode(hub, judge_encoder())
@@ -336,3 +337,50 @@ def test_no_more_than_a_few_records_are_in_memory(tmp_path) -> None:
     arrays = [getattr(records, name).nbytes for name in ("prompts", "comparisons", "winners", "losses", "lengths")]
     assert sum(arrays) == number * (32 + 16 + 1 + 1 + 4)
     assert records.rows.cache_files  # in a file that is mapped, not in memory
+
+
+# ---- encoders of other people
+
+
+class Given:
+    """An encoder whose rows are given, one for each record."""
+
+    fingerprint = "given"
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = iter(values)
+
+    def encode(self, record: PreferencePair) -> dict[str, Any]:
+        return {"value": next(self.values), "length": 1}
+
+
+@pytest.mark.parametrize("values", [[[1], [2, 3]], [[1, 0.5], [2.0]], [["a"], []], [[[1], []], [[2]]]])
+def test_lists_of_any_kind_are_kept_as_they_are(source, values) -> None:
+    records, _ = encode(replace(source, limit=len(values)), Given(values), cache=False)
+    assert records.rows["value"][:] == values
+
+
+def test_a_source_that_is_no_utf8_is_kept_all_the_same(tmp_path) -> None:
+    records, _ = encode(write(tmp_path / "pairs.jsonl", [PAIRS[0] | {"source": "a\ud83d"}]), judge_encoder())
+    assert records.rows["source"][:] == ["a?"]
+
+
+def test_the_code_of_base_classes_counts_too(source, tmp_path, monkeypatch) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "mine").mkdir()
+    code = tmp_path / "theirs" / "their_base.py"
+    code.write_text("from prl.judge import ComparisonEncoder\n\nclass Base(ComparisonEncoder):\n    pass\n")
+    (tmp_path / "mine" / "my_encoder.py").write_text("from their_base import Base\n\nclass Mine(Base):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "theirs"))
+    monkeypatch.syspath_prepend(str(tmp_path / "mine"))
+    mine = importlib.import_module("my_encoder").Mine
+    assert encode(source, mine(tiny_tokenizer(), TEMPLATE, 60))[1] == len(PAIRS)
+    assert encode(source, mine(tiny_tokenizer(), TEMPLATE, 60))[1] == 0
+    code.write_text(code.read_text() + "\n# changed\n")
+    assert encode(source, mine(tiny_tokenizer(), TEMPLATE, 60))[1] == len(PAIRS)
+
+
+def test_a_streamed_file_that_is_not_there_is_named_without_asking_the_hub(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: pytest.fail("the hub was asked"))
+    with pytest.raises(DataError, match=r"no data file at .*gone\.jsonl"):
+        encode(DataSource(str(tmp_path / "gone.jsonl"), streaming=True), judge_encoder())
