@@ -8,6 +8,7 @@ of the encoder, so a folder is never changed, only written once or not found.
 import hashlib
 import inspect
 import json
+import logging
 import os
 import shutil
 import sys
@@ -27,6 +28,8 @@ from prl.data.audit import comparison_key
 from prl.data.reading import DataError, RecordStream
 from prl.data.records import PreferencePair, Record, prompt_key
 from prl.data.tokens import EncodingCounts, Loss, TooLongError, settings_hash
+
+log = logging.getLogger(__name__)
 
 ROWS, RECORDS, REPORT = "rows.arrow", "records.npz", "report.json"
 _BATCH = 256
@@ -103,23 +106,16 @@ def encode_records(
         cache: keep the result for later runs; without it, it lives in a temporary folder for as long as it is used.
 
     Raises:
-        DataError: for bad rows, none that fits, or a cache that cannot be written.
+        DataError: for bad rows, or none that fits.
         TooLongError: for a record that does not fit, where the encoder refuses these.
     """
     key = _key(stream, encoder) if cache else None
-    if key is None:
+    place = cache_home() / "encoded" / str(key)
+    held = _lock(place) if key is not None else None
+    if held is None:
         folder = tempfile.TemporaryDirectory(prefix="prl-rows-")
         _write(Path(folder.name), stream, records, encoder)
         return _read(Path(folder.name), stream.source.path, folder)
-    place = cache_home() / "encoded" / key
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(f"{place}.lock").acquire()
-    except (OSError, NotImplementedError) as error:  # the second: a file system without locks
-        raise DataError(
-            f"the cache in {cache_home()} cannot be written ({error}); set PRL_HOME to another folder, or data.cache "
-            "to false"
-        ) from error
     with held:
         if not _is_whole(place):
             for rest in place.parent.glob(f"{key}.tmp*"):  # of a process that was killed
@@ -132,6 +128,21 @@ def encode_records(
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
         return _read(place, stream.source.path)
+
+
+def _lock(place: Path) -> Any:
+    """The held lock of a folder of the cache; None, with a warning, where the cache cannot be written."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(f"{place}.lock").acquire()
+    except (OSError, NotImplementedError) as error:  # the second: a file system without locks
+        log.warning(
+            "the cache in %s cannot be written (%s), so rows are encoded anew in each run; set PRL_HOME to another "
+            "folder, or data.cache to false",
+            cache_home(),
+            error,
+        )
+        return None
 
 
 def _key(stream: RecordStream, encoder: RecordEncoder) -> str | None:

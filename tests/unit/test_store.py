@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import threading
 import time
 import weakref
@@ -227,14 +228,16 @@ def test_of_several_at_once_one_encodes_and_the_others_wait(source) -> None:
     assert found[0] == found[1] == found[2]
 
 
-def test_a_cache_that_cannot_be_written_is_named(source, tmp_path, monkeypatch) -> None:
+def test_a_cache_that_cannot_be_written_is_named_and_done_without(source, tmp_path, monkeypatch, caplog) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PRL_HOME", str(tmp_path / "file"))
-    with pytest.raises(
-        DataError, match=r"the cache in .*file cannot be written.*set PRL_HOME .*or data\.cache to false"
-    ):
-        encode(source, judge_encoder())
+    records, asked = encode(source, judge_encoder())
+    assert asked == len(records.rows) == len(PAIRS)
+    [told] = caplog.messages
+    assert re.search(r"the cache in .*file cannot be written.*set PRL_HOME .*or data\.cache to false", told)
+    caplog.clear()
     assert encode(source, judge_encoder(), cache=False)[1] == len(PAIRS)
+    assert not caplog.messages
 
 
 def test_the_default_place_is_the_cache_folder_of_the_user(monkeypatch) -> None:
