@@ -117,13 +117,6 @@ def test_the_whole_core_loads_without_lightning() -> None:
     assert not loaded & (LIGHTNING | {"lightning_modules", "datamodules", "deepspeed"})
 
 
-def test_matplotlib_is_imported_where_something_is_drawn() -> None:
-    """Nothing of prl pays for it at its start."""
-    for name in FILES:
-        top = [node for node in tree(name).body if isinstance(node, ast.Import | ast.ImportFrom)]
-        assert "matplotlib" not in " ".join(map(ast.unparse, top)), name
-
-
 def test_functions_fit_on_a_screen() -> None:
     long = {
         f"{name}.{node.name}": node.end_lineno - node.lineno + 1

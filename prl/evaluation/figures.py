@@ -1,15 +1,13 @@
 """Pictures of a judge on labelled pairs (docs/metrics.md), as matplotlib figures without pyplot's global state."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from prl.evaluation.calibration import NUM_BINS, best_temperature, calibration_error, reliability_bins
 from prl.evaluation.judge_report import LENGTH_MATCHED, JudgedPairs, estimate, won
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"
 """Colours that colour-blind readers tell apart (Okabe and Ito)."""
@@ -17,7 +15,7 @@ LENGTH_EDGES = (-1.0, -0.5, -0.25, -LENGTH_MATCHED, LENGTH_MATCHED, 0.25, 0.5, 1
 """Bins of the length difference, better minus worse, as a share of the longer response; the middle one is "matched"."""
 
 
-def judge_figures(pairs: JudgedPairs) -> dict[str, "Figure"]:
+def judge_figures(pairs: JudgedPairs) -> dict[str, Figure]:
     """TensorBoard tag -> figure, of N pairs whose better response may stand on either side."""
     pairs = pairs.better_first()
     return {
@@ -28,16 +26,13 @@ def judge_figures(pairs: JudgedPairs) -> dict[str, "Figure"]:
     }
 
 
-def _axes(rows: int = 1, **options: Any) -> tuple["Figure", Any]:
-    # Imported here: it takes a fifth of a second, which a command that draws nothing should not pay.
-    from matplotlib.figure import Figure
-
+def _axes(rows: int = 1, **options: Any) -> tuple[Figure, Any]:
     figure = Figure(figsize=(6.4, 5.2), dpi=100)
     figure.subplots_adjust(left=0.12, right=0.97, top=0.9, bottom=0.12)
     return figure, figure.subplots(rows, **options)
 
 
-def reliability_diagram(pairs: JudgedPairs) -> "Figure":
+def reliability_diagram(pairs: JudgedPairs) -> Figure:
     """What happened against what was stated, in bins with their counts, before and after the fitted temperature."""
     figure, (top, bottom) = _axes(2, sharex=True, gridspec_kw={"height_ratios": [3, 1], "hspace": 0.08})
     win, targets = pairs.verdict.win_logit.double().cpu(), pairs.targets.double().cpu()
@@ -60,7 +55,7 @@ def reliability_diagram(pairs: JudgedPairs) -> "Figure":
     return figure
 
 
-def margin_histogram(pairs: JudgedPairs) -> "Figure":
+def margin_histogram(pairs: JudgedPairs) -> Figure:
     """Debiased margin of the better response over the worse one; pairs on the right of zero are judged rightly."""
     figure, axes = _axes()
     win, targets = pairs.verdict.win_logit.double().cpu().numpy(), pairs.targets.cpu().numpy()
@@ -87,7 +82,7 @@ def margin_histogram(pairs: JudgedPairs) -> "Figure":
     return figure
 
 
-def order_scatter(pairs: JudgedPairs) -> "Figure":
+def order_scatter(pairs: JudgedPairs) -> Figure:
     """Probability of the better response as each order reads it; on the diagonal the order does not matter."""
     figure, axes = _axes()
     first = torch.sigmoid(pairs.verdict.margin_ab.double()).cpu().numpy()
@@ -115,7 +110,7 @@ def order_scatter(pairs: JudgedPairs) -> "Figure":
     return figure
 
 
-def accuracy_by_length(pairs: JudgedPairs) -> "Figure":
+def accuracy_by_length(pairs: JudgedPairs) -> Figure:
     """Accuracy in bins of the length difference, with 95 % intervals over prompts and the number of pairs."""
     figure, axes = _axes()
     decided = (pairs.targets != 0.5).cpu()
