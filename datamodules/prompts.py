@@ -7,20 +7,20 @@ from prl.data import AnchoredPrompt, DataError, Record, RecordStream
 
 
 class PromptDataModule(RecordDataModule):
-    """Rows with prompt and anchor (one or several); see `RecordDataModule` for the arguments."""
+    """Rows with prompt and, where the stage reads them, anchors; see `RecordDataModule` for the arguments."""
 
     record_type = AnchoredPrompt
 
     def _usable(self, stream: RecordStream) -> Iterable[Record]:
         num_bare, beginning = 0, ""
         for record in stream:
-            if not record.anchors:
+            if self.encoder.needs_anchors and not record.anchors:
                 num_bare, beginning = num_bare + 1, beginning or record.prompt[-1]["content"][:60]
             elif not num_bare:
                 yield record
         if num_bare:
             raise DataError(
                 f"{stream.source.path}: {num_bare} of {stream.report.num_records} prompts have no anchor, the first "
-                f"one begins {beginning!r}. Pairwise PPO needs one: add a column 'anchor', or map one, for example "
-                "columns: {anchor: chosen}"
+                f"one begins {beginning!r}. Add a column 'anchor', or map one, for example columns: "
+                "{anchor: chosen}; or let the run find anchors by itself: model.init_args.anchors (docs/ppo.md)"
             )

@@ -1,7 +1,7 @@
 """AdamW with a schedule for every stage: one optimizer, because Lightning's DeepSpeed strategy accepts one only."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -50,7 +50,11 @@ def learning_rate_factor(step: int, settings: Optimization, total_steps: int) ->
 
 
 def build_schedule(
-    optimizer: torch.optim.Optimizer, settings: Optimization, total_steps: int, *, critic_warmup: int = 0
+    optimizer: torch.optim.Optimizer,
+    settings: Optimization,
+    total_steps: int,
+    *,
+    critic_warmup: Callable[[], int] = lambda: 0,
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Warm-up and schedule of every parameter group.
 
@@ -58,8 +62,8 @@ def build_schedule(
         optimizer: its groups are named by `parameter_group`.
         settings: the schedule.
         total_steps: last step of the run; 0 or less when there is none.
-        critic_warmup: steps in which only the critic learns. Its rate starts at the peak, and the policy's warm-up
-            begins behind them.
+        critic_warmup: steps in which only the critic learns, as far as is known. Its rate starts at the peak, and the
+            policy's warm-up begins behind them.
 
     Raises:
         ValueError: when the schedule needs a last step and there is none.
@@ -73,7 +77,8 @@ def build_schedule(
     def factor(step: int, is_critic: bool) -> float:
         if is_critic:
             return learning_rate_factor(step, replace(settings, warmup=0), total_steps)
-        return learning_rate_factor(max(step - critic_warmup, 0), settings, total_steps - critic_warmup)
+        alone = critic_warmup()
+        return learning_rate_factor(max(step - alone, 0), settings, total_steps - alone)
 
     critics = [group["name"].startswith("critic") for group in optimizer.param_groups]
     return torch.optim.lr_scheduler.LambdaLR(optimizer, [partial(factor, is_critic=critic) for critic in critics])

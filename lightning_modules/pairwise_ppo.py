@@ -12,26 +12,28 @@ import torch
 from torch import Tensor
 
 from lightning_modules import optimizers
-from lightning_modules.ppo_report import PPOReport
+from lightning_modules.policies import RunPolicies
+from lightning_modules.ppo_report import PPOReport, prediction_rows
 from lightning_modules.stage import Stage
 from lightning_modules.strategies import clip_gradients
+from prl.anchors import AnchorSource, DatasetAnchors
 from prl.config import PPO, JudgeGate, ModelSource, Optimization, Reward, Sampling
+from prl.critic_warmup import CriticWarmup
 from prl.data.encoding import PromptEncoder
 from prl.data.records import AnchoredPrompt
 from prl.data.tokens import OnTooLong
 from prl.distributed import global_sum, rank, world_size
-from prl.experience import anchored_scores, assemble
-from prl.judge.base import PairwiseJudge
+from prl.experience import assemble
 from prl.judge.gate import check_judge
+from prl.judge.source import RewardSource
 from prl.kl import AdaptiveKL, FixedKL, KLController
 from prl.minibatch import check_minibatches, schedule_minibatches, split_microbatches
-from prl.models import actor_critic
-from prl.models.critic import Critic, ValueHead, hidden_size
+from prl.models.critic import Critic, ValueHead, explained_variance, hidden_size
 from prl.models.loading import freeze, is_adapted, load_backbone, load_causal_lm, load_tokenizer, save_model
 from prl.objective import ppo_objective, token_weights
 from prl.randomness import forked
-from prl.rollout import decode, end_token_ids, generate
-from prl.types import Experience, PromptBatch, Rollout, Verdict
+from prl.rollout import end_token_ids
+from prl.types import Experience, PromptBatch, Rollout, Scores
 
 
 class PairwisePPOModule(Stage):
@@ -39,8 +41,9 @@ class PairwisePPOModule(Stage):
 
     Args:
         policy: where the policy starts, usually the supervised stage's folder.
-        judge: the reward: any `PairwiseJudge`.
+        judge: the reward: a `PairwiseJudge`, or another `RewardSource`.
         judge_gate: what the judge's passport must show.
+        anchors: what rollouts are compared with.
         iterations: rollout-and-update rounds until the run ends.
         sampling: how responses are sampled.
         reward: how verdicts become token rewards.
@@ -63,8 +66,9 @@ class PairwisePPOModule(Stage):
     def __init__(
         self,
         policy: ModelSource,
-        judge: PairwiseJudge,
+        judge: RewardSource,
         judge_gate: JudgeGate = JudgeGate(),  # noqa: B008 - frozen
+        anchors: AnchorSource | None = None,
         iterations: int = 100,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         reward: Reward = Reward(),  # noqa: B008 - frozen
@@ -87,22 +91,26 @@ class PairwisePPOModule(Stage):
         self.critic_source = None if critic == "shared" else critic_model or policy
         self.judge, self.judge_gate, self.iterations, self.on_too_long = judge, judge_gate, iterations, on_too_long
         self.sampling, self.reward, self.ppo, self.optimization = sampling, reward, ppo, optimization
+        self.anchors = anchors or DatasetAnchors()
+        self.anchors.check(sampling)
         self.max_prompt_length, self.critic_learning_rate = max_prompt_length, critic_learning_rate
         self.kl: KLController = FixedKL(reward.kl_coef)
         if reward.kl_target is not None:
             self.kl = AdaptiveKL(reward.kl_coef, reward.kl_target, reward.kl_horizon)
+        self.warmup = CriticWarmup(ppo.critic_warmup, ppo.critic_warmup_until)
         self.policy: Any = None
         self.reference: Any = None
         self.critic: Any = None
         self.tokenizer = load_tokenizer(policy)
-        self.report = PPOReport(self)
+        self.policies, self.report = RunPolicies(self), PPOReport(self)
         self.seconds: dict[str, float] = defaultdict(float)
 
     # ---- set-up
 
     def build_encoder(self) -> PromptEncoder:
         """How this stage reads a prompt; the data module asks for it."""
-        return PromptEncoder(self.tokenizer, self.max_prompt_length, self.on_too_long)
+        needs_anchors = self.anchors.reads_column and self.judge.needs_anchors
+        return PromptEncoder(self.tokenizer, self.max_prompt_length, self.on_too_long, needs_anchors)
 
     def configure_model(self) -> None:
         """Read the models; safe to call twice."""
@@ -143,51 +151,63 @@ class PairwisePPOModule(Stage):
         groups += optimizers.parameter_group(self.critic.parameters(), critic, "critic")
         optimizer = optimizers.build_optimizer(groups, self.optimization, self.trainer.precision)
         schedule = optimizers.build_schedule(
-            optimizer, self.optimization, self.iterations, critic_warmup=self.ppo.critic_warmup
+            optimizer, self.optimization, self.iterations, critic_warmup=lambda: self.warmup.length
         )
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     # ---- one iteration
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Prompts -> rollout -> judge -> rewards and advantages -> minibatch updates -> logs."""
+        """Prompts -> rollout -> anchors -> judge -> rewards and advantages -> minibatch updates -> logs."""
         self.seconds.clear()
-        batch = batch.repeat(self.sampling.per_prompt)
-        rollout = self.generate(batch)  # policy samples
-        responses = decode(self.tokenizer, rollout)
-        verdict, row_of = self.compare(batch, responses)  # against the anchors, both orders
-        experience = self.assemble(rollout, verdict, row_of)  # reference, critic, rewards, advantages
+        rollout, responses = self.generate(batch.repeat(self.sampling.per_prompt))  # policy samples
+        anchored = self.place_anchors(batch, responses)
+        scores = self.judge_responses(anchored, responses)  # against the anchors, both orders
+        experience = self.assemble(rollout, scores)  # reference, critic, rewards, advantages
         stats = self.update(experience)  # losses, backward, clip, step
-        self.report.training(verdict, responses, experience, stats)
+        stats |= self.anchors.observe(anchored, responses, scores, self.policies)
+        self.report.training(scores, responses, rollout, experience, stats)
         self.kl.update(self.report.sequence_kl(experience), len(rollout) * world_size())
 
-    def generate(self, batch: PromptBatch) -> Rollout:
-        """Sample one response to each prompt."""
+    def generate(self, batch: PromptBatch) -> tuple[Rollout, list[str]]:
+        """Sample one response to each prompt: as tokens, and as text."""
         with self.phase("rollout"):
-            return generate(
-                self.policy, batch, self.sampling, end_ids=self.end_ids, pad_id=int(self.tokenizer.pad_token_id)
-            )
+            rollout = self.policies.rollout(batch)
+            return rollout, self.policies.responses(rollout)
 
-    def compare(self, batch: PromptBatch, responses: list[str]) -> tuple[Verdict, Tensor]:
-        """Judge each response against each of its anchors: N verdicts and [N] the response each is about."""
-        row_of = [row for row, anchors in enumerate(batch.anchors) for _ in anchors]
-        anchors = [anchor for anchors in batch.anchors for anchor in anchors]
-        # The data layer strips the responses that judges learn from, so rollouts are judged stripped as well.
-        texts = [responses[row].strip() for row in row_of]
+    def place_anchors(self, batch: PromptBatch, responses: list[str]) -> PromptBatch:
+        """The prompt of each rollout, with what it is compared with."""
+        with self.phase("anchors"):
+            anchors = self.anchors.place(batch, responses, self.policies)
+        return batch.repeat(self.sampling.per_prompt).anchored(anchors)
+
+    def judge_responses(self, batch: PromptBatch, responses: list[str]) -> Scores:
+        """The reward of each response.
+
+        Raises:
+            ValueError: when none could be had, on any rank.
+        """
         with self.phase("judge"):
-            verdict = self.judge.compare([batch.prompts[row] for row in row_of], texts, anchors)
-        return verdict, torch.tensor(row_of, device=verdict.margin_ab.device)
+            scores = self.judge.score(batch, responses, self.reward)
+        if not int(global_sum((~scores.failed).sum())):
+            raise ValueError(
+                f"none of the {len(responses)} responses could be rewarded; the last failure: {self.judge.failure()}"
+            )
+        return scores
 
     @torch.no_grad()
-    def assemble(self, rollout: Rollout, verdict: Verdict, row_of: Tensor) -> Experience:
-        """Score the rollout under policy, reference and critic, and turn it all into constants."""
+    def assemble(self, rollout: Rollout, scores: Scores) -> Experience:
+        """Score the rollout under policy, reference and critic, and turn it all into constants.
+
+        A response without a reward stays in its place, so that all ranks take the same steps, and counts for nothing.
+        """
         with self.phase("score"):
+            rollout = rollout.without(scores.failed.to(rollout.finished.device))
             groups = split_microbatches(len(rollout), self.ppo.microbatch_size)
-            old, ref, values = self.score(rollout, groups)
-            scores = anchored_scores(verdict, row_of, len(rollout), self.reward).to(old.device)
+            old, ref, values = self.policies.score(rollout, groups)
             return assemble(
                 rollout,
-                scores,
+                scores.values.to(old.device),
                 old_logprobs=old,
                 ref_logprobs=ref,
                 values=values,
@@ -195,22 +215,14 @@ class PairwisePPOModule(Stage):
                 kl_coef=self.kl.coef,
                 reward=self.reward,
                 ppo=self.ppo,
+                max_length=self.sampling.max_new_tokens,
             )
-
-    def score(self, rollout: Rollout, groups: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities under policy and reference, and values, group by group: [B, T] each."""
-        shape, device = rollout.response_ids.shape, rollout.response_ids.device
-        policy, reference, values = (torch.zeros(shape, device=device) for _ in range(3))
-        for rows in groups:
-            part = rollout.select(rows)
-            width = part.response_ids.shape[1]
-            policy[rows, :width], values[rows, :width], _ = self.evaluate(part)
-            reference[rows, :width] = self.reference_logprobs(part)
-        return policy, reference, values
 
     def update(self, experience: Experience) -> dict[str, float]:
         """Several epochs of minibatches; ends early when the policy has moved past `stop_kl`."""
         history: list[dict[str, float]] = []
+        explained = explained_variance(experience.values, experience.returns, experience.rollout.response_mask)
+        self.warmup.observe(self.batches_done(), float(explained))
         with self.phase("update"):
             for groups in schedule_minibatches(experience.microbatches, self.ppo.minibatches, self.ppo.epochs):
                 history.append(self.step(experience, groups))
@@ -219,22 +231,22 @@ class PairwisePPOModule(Stage):
             self.lr_schedulers().step()  # type: ignore[union-attr]
         stats = {name: sum(step[name] for step in history) / len(history) for name in history[0]}
         first = {"first_ratio": history[0]["ratio_mean"]} if "ratio_mean" in history[0] else {}
-        return {**stats, **first, "num_steps": len(history)}
+        return {**stats, **first, "num_steps": len(history), "value/explained_var": float(explained)}
 
     def step(self, experience: Experience, groups: list[Tensor]) -> dict[str, float]:
         """One optimizer step over a minibatch made of micro-batches."""
         mask = experience.rollout.response_mask
         tokens = global_sum(torch.stack([mask[rows].sum() for rows in groups]).sum())
-        rows_total = global_sum(torch.tensor(sum(len(rows) for rows in groups), device=mask.device))
-        warming_up = self.batches_done() < self.ppo.critic_warmup
+        rows_total = global_sum(torch.stack([mask[rows].any(1).sum() for rows in groups]).sum())
+        warming_up = self.warmup.is_active(self.batches_done())
         totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=mask.device))
         for rows in groups:
             part = experience.select(rows)
             if warming_up:
-                values = actor_critic.evaluate_critic(self.policy, self.critic, part.rollout)
+                values = self.policies.values(part.rollout)
                 logprobs = entropy = None
             else:
-                logprobs, values, entropy = self.evaluate(part.rollout)
+                logprobs, values, entropy = self.policies.evaluate(part.rollout)
             weights = token_weights(part.rollout.response_mask, self.ppo.aggregation, tokens, rows_total)
             loss, stats = ppo_objective(
                 part, logprobs, values, entropy, weights, kl_coef=self.kl.coef, ppo=self.ppo, reward=self.reward
@@ -248,38 +260,31 @@ class PairwisePPOModule(Stage):
         optimizer.zero_grad()
         return {**{name: float(global_sum(value)) for name, value in totals.items()}, "grad_norm": float(norm)}
 
-    # ---- models
-
-    def evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Log-probabilities, values and (when it has a weight) entropy of every response token: [B, T] each.
-
-        Scoring and updating call this with the same tensors, so unchanged weights give a ratio of exactly one.
-        """
-        temperature, spread = self.sampling.temperature, self.ppo.entropy_coef > 0
-        return actor_critic.evaluate(self.policy, self.critic, rollout, temperature=temperature, with_entropy=spread)
-
-    def reference_logprobs(self, rollout: Rollout) -> Tensor:
-        """[B, T] log-probabilities under the frozen start point."""
-        temperature = self.sampling.temperature
-        return actor_critic.evaluate_reference(self.policy, self.reference, rollout, temperature=temperature)
-
     # ---- validation
 
     def on_validation_epoch_start(self) -> None:
         """Start afresh."""
         self.report.start_validation()
 
+    def _judged(self, batch: PromptBatch, batch_idx: int) -> tuple[PromptBatch, Rollout, list[str], Scores]:
+        """One response to each prompt, of the same draws every time, against the anchors of the data.
+
+        A row without an anchor is compared with a sample of the reference, which is the same every time too.
+        """
+        with forked(seed=batch_idx * world_size() + rank()):
+            rollout, responses = self.generate(batch)
+            if not all(batch.anchors):
+                drawn = self.policies.reference_responses(batch)
+                batch = batch.anchored([own or (text,) for own, text in zip(batch.anchors, drawn, strict=True)])
+        return batch, rollout, responses, self.judge_responses(batch, responses)
+
     @torch.no_grad()
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Sample with the same draws every time, judge against the anchors, measure the KL to the reference."""
-        with forked(seed=batch_idx * world_size() + rank()):
-            rollout = self.generate(batch)
-        responses = decode(self.tokenizer, rollout)
-        verdict, row_of = self.compare(batch, responses)
+        """Judge responses against the anchors, and measure the KL to the reference."""
+        batch, rollout, responses, scores = self._judged(batch, batch_idx)
         groups = list(torch.arange(len(rollout)).split(self.ppo.microbatch_size))
-        policy, reference, _ = self.score(rollout, groups)
-        kl = (policy - reference).sum(1)
-        self.report.validation(batch, responses, verdict, row_of, rollout, kl)
+        policy, reference, _ = self.policies.score(rollout, groups)
+        self.report.validation(batch, responses, scores, rollout, (policy - reference).sum(1))
 
     def on_validation_epoch_end(self) -> None:
         """Win rate with its interval, KL, lengths, and a table of samples."""
@@ -292,17 +297,8 @@ class PairwisePPOModule(Stage):
     @torch.no_grad()
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """For each validation prompt: a sampled response, and its win probability against each anchor."""
-        with forked(seed=batch_idx * world_size() + rank()):
-            rollout = self.generate(batch)
-        responses = decode(self.tokenizer, rollout)
-        verdict, row_of = self.compare(batch, responses)
-        rows: list[dict[str, Any]] = [
-            {"prompt": list(prompt), "response": response, "anchors": list(anchors), "win_prob": []}
-            for prompt, response, anchors in zip(batch.prompts, responses, batch.anchors, strict=True)
-        ]
-        for row, probability in zip(row_of.tolist(), verdict.win_prob.tolist(), strict=True):
-            rows[row]["win_prob"].append(probability)
-        return rows
+        batch, _, responses, scores = self._judged(batch, batch_idx)
+        return prediction_rows(batch, responses, scores)
 
     def on_test_epoch_start(self) -> None:
         """Start afresh."""
@@ -326,14 +322,18 @@ class PairwisePPOModule(Stage):
         return {**super()._optimizer_settings(), "critic_learning_rate": self.critic_learning_rate}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The KL coefficient travels with the weights."""
+        """KL coefficient, critic warm-up and anchors travel with the weights."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["kl_controller"] = self.kl.state_dict()
+        checkpoint["critic_warmup"] = self.warmup.state_dict()
+        checkpoint["anchors"] = self.anchors.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with the KL coefficient that was reached."""
+        """Continue with what was reached."""
         super().on_load_checkpoint(checkpoint)
         self.kl.load_state_dict(checkpoint["kl_controller"])
+        self.warmup.load_state_dict(checkpoint["critic_warmup"])
+        self.anchors.load_state_dict(checkpoint["anchors"])
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the policy as a folder for transformers."""

@@ -1,6 +1,7 @@
 """Everything pairwise PPO says about itself, in one place: names, formulas and tables are in docs/metrics.md."""
 
-from typing import TYPE_CHECKING
+from math import isnan
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,8 +14,8 @@ from prl.evaluation.tables import markdown_table
 from prl.judge.template import render_conversation
 from prl.kl import token_kl
 from prl.masking import masked_mean
-from prl.models.critic import explained_variance
-from prl.types import Experience, PromptBatch, Rollout, Verdict
+from prl.rewards import mean_per_row
+from prl.types import Experience, PromptBatch, Rollout, Scores, Verdict
 
 if TYPE_CHECKING:
     from lightning_modules.pairwise_ppo import PairwisePPOModule
@@ -28,8 +29,21 @@ def mean_over_ranks(values: Tensor) -> float:
 
 
 def win_score(verdict: Verdict) -> Tensor:
-    """1 where the response wins, 0 where the anchor does, 1/2 for a tie of both readings: [N]."""
-    return (verdict.win_logit.sign() + 1) / 2
+    """1 where the response wins, 0 where the anchor does, 1/2 for a tie, NaN where judging failed: [N]."""
+    won = (verdict.win_logit.sign() + 1) / 2
+    return won.masked_fill(~verdict.judged, torch.nan)  # the sign of NaN is 0, which would be a tie
+
+
+def prediction_rows(batch: PromptBatch, responses: list[str], scores: Scores) -> list[dict[str, Any]]:
+    """Each prompt with its response and, for each anchor, the probability to beat it; null where judging failed."""
+    rows: list[dict[str, Any]] = [
+        {"prompt": list(prompt), "response": response, "anchors": list(anchors), "win_prob": []}
+        for prompt, response, anchors in zip(batch.prompts, responses, batch.anchors, strict=True)
+    ]
+    if scores.verdict is not None and scores.row_of is not None:
+        for row, probability in zip(scores.row_of.tolist(), scores.verdict.win_prob.tolist(), strict=True):
+            rows[row]["win_prob"].append(None if isnan(probability) else probability)
+    return rows
 
 
 class PPOReport:
@@ -49,42 +63,47 @@ class PPOReport:
         """Mean over responses of the summed k1 estimate of KL(policy || reference), nats."""
         return mean_over_ranks((experience.old_logprobs - experience.ref_logprobs).sum(1))
 
-    def training(self, verdict: Verdict, responses: list[str], experience: Experience, stats: dict[str, float]) -> None:
+    def training(
+        self,
+        scores: Scores,
+        responses: list[str],
+        rollout: Rollout,
+        experience: Experience,
+        stats: dict[str, float],
+    ) -> None:
         """Log one iteration."""
         module, mask = self.module, experience.rollout.response_mask
-        lengths, num_rows = mask.sum(1).float(), len(mask) * world_size()
+        lengths, num_rows = rollout.response_mask.sum(1).float(), len(mask) * world_size()
         kl = experience.old_logprobs, experience.ref_logprobs
         numbers = {
-            "reward/win_prob": mean_over_ranks(verdict.win_prob),
-            "reward/win_rate": mean_over_ranks(win_score(verdict)),
-            "reward/score": mean_over_ranks(experience.scores),
-            "reward/logodds_mean": mean_over_ranks(verdict.win_logit),
-            "reward/logodds_std": float(verdict.win_logit.float().std(correction=0)),
-            "reward/order_gap": mean_over_ranks(verdict.order_gap),
-            "reward/flip_rate": mean_over_ranks(verdict.flipped),
+            "reward/score": mean_over_ranks(experience.scores[~scores.failed.to(experience.scores.device)]),
+            "reward/failed_frac": mean_over_ranks(scores.failed),
             "kl/k1": self.sequence_kl(experience),
             "kl/k3": mean_over_ranks(token_kl(*kl, "k3").masked_fill(~mask, 0).sum(1)),
             "kl/coef": module.kl.coef,
             "value/mean": float(masked_mean(experience.values, mask)),
             "value/return_mean": float(masked_mean(experience.returns, mask)),
-            "value/explained_var": float(explained_variance(experience.values, experience.returns, mask)),
             "completions/mean_length": mean_over_ranks(lengths),
             "completions/max_length": float(lengths.max()),
-            "completions/clipped_ratio": mean_over_ranks(~experience.rollout.finished),
+            "completions/clipped_ratio": mean_over_ranks(~rollout.finished),
             "completions/empty_ratio": mean_over_ranks(torch.tensor([not text.strip() for text in responses])),
             "reward/judge_cut_rate": module.judge.cut_share(),
             "perf/judge_saved_tokens": module.judge.saved_share(),
             "progress/episodes": float((module.batches_done() + 1) * num_rows),
         }
-        names = {"value_loss": "value/loss", "value_clip_frac": "value/clip_frac"}
-        numbers |= {names.get(name, f"policy/{name}".replace("policy_loss", "loss")): v for name, v in stats.items()}
-        numbers |= self._timings(float(mask.sum()))
+        names = {"value_loss": "value/loss", "value_clip_frac": "value/clip_frac", "policy_loss": "policy/loss"}
+        # What an anchor source says has its group already.
+        numbers |= {names.get(name, name if "/" in name else f"policy/{name}"): v for name, v in stats.items()}
+        numbers |= self._timings(float(rollout.response_mask.sum())) | self._sources(scores)
         module.log_dict(numbers, rank_zero_only=True, batch_size=num_rows)
-        shown = {"win": numbers["reward/win_prob"], "kl": numbers["kl/k1"], "tok/s": numbers["perf/tok_s"]}
+        reward = "reward/win_prob" if scores.verdict is not None else "reward/score"
+        shown = {"win": numbers[reward], "kl": numbers["kl/k1"], "tok/s": numbers["perf/tok_s"]}
         module.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True, batch_size=num_rows)
         if self.module.board is not None:
             step = module.logged_step()
-            self.module.board.add_histogram("reward/win_prob_histogram", verdict.win_prob.float().cpu(), step)
+            if scores.verdict is not None:
+                judged = scores.verdict.select(scores.verdict.judged)
+                self.module.board.add_histogram("reward/win_prob_histogram", judged.win_prob.float().cpu(), step)
             self.module.board.add_histogram(
                 "policy/advantage_histogram", experience.advantages[mask].float().cpu(), step
             )
@@ -95,6 +114,25 @@ class PPOReport:
         times["perf/tok_s"] = tokens * world_size() / max(sum(seconds.values()), 1e-9)
         return times
 
+    def _sources(self, scores: Scores) -> dict[str, float]:
+        """What comparisons showed, where there were any, and each part of a mix."""
+        numbers = {}
+        if scores.verdict is not None:
+            verdict = scores.verdict.select(scores.verdict.judged)
+            numbers = {
+                "reward/win_prob": mean_over_ranks(verdict.win_prob),
+                "reward/win_rate": mean_over_ranks(win_score(verdict)),
+                "reward/logodds_mean": mean_over_ranks(verdict.win_logit),
+                "reward/logodds_std": float(verdict.win_logit.float().std(correction=0)),
+                "reward/order_gap": mean_over_ranks(verdict.order_gap),
+                "reward/flip_rate": mean_over_ranks(verdict.flipped),
+            }
+        for name, values in scores.parts.items():
+            known = values[~values.isnan()].float()
+            numbers[f"rewards/{name}/mean"] = mean_over_ranks(known)
+            numbers[f"rewards/{name}/std"] = float(known.std(correction=0)) if len(known) else 0.0
+        return numbers
+
     def start_validation(self) -> None:
         """Forget the last validation."""
         self._rows, self._samples, self._prompts = [], [], {}
@@ -103,19 +141,16 @@ class PPOReport:
         self,
         batch: PromptBatch,
         responses: list[str],
-        verdict: Verdict,
-        row_of: Tensor,
+        scores: Scores,
         rollout: Rollout,
         kl: Tensor,
     ) -> None:
         """Remember one validation batch."""
-        num_rows, device = len(rollout), kl.device
-        num_anchors = row_of.bincount(minlength=num_rows)
-
-        def per_response(values: Tensor) -> Tensor:
-            return values.new_zeros(num_rows).index_add(0, row_of, values) / num_anchors
-
-        judged = [per_response(column) for column in (win_score(verdict), verdict.win_prob, verdict.order_gap)]
+        assert scores.verdict is not None, "validation places anchors"
+        assert scores.row_of is not None
+        verdict, row_of, device = scores.verdict, scores.row_of, kl.device
+        measures = (win_score(verdict), verdict.win_prob, verdict.order_gap)
+        judged = [mean_per_row(values, row_of, len(rollout)) for values in measures]
         groups = torch.tensor([int(prompt_key(prompt)[:12], 16) for prompt in batch.prompts], dtype=torch.float64)
         columns = [*judged, kl, rollout.response_mask.sum(1), ~rollout.finished, groups]
         self._rows.append(torch.stack([column.double().to(device) for column in columns], dim=1))
@@ -138,7 +173,11 @@ class PPOReport:
         rows = torch.cat(self._rows)
         if world_size() > 1:
             rows = torch.cat(gather_all_tensors(rows))
-        win, prob, gap, kl, length, missing, group = rows.cpu().T.tolist()
+        kl, length, missing = rows[:, 3:6].cpu().T.tolist()
+        known = rows[~rows[:, 0].isnan()].cpu()
+        if not len(known):
+            raise ValueError(f"no validation response could be judged; last failure: {self.module.judge.failure()}")
+        win, prob, gap, group = known[:, 0].tolist(), known[:, 1].tolist(), known[:, 2].tolist(), known[:, -1].tolist()
         rate, mean_prob = bootstrap_mean(win, group), bootstrap_mean(prob, group)
         numbers = {
             "val/win_rate": rate.mean,
@@ -148,6 +187,7 @@ class PPOReport:
             "val/win_prob_lo": mean_prob.low,
             "val/win_prob_hi": mean_prob.high,
             "val/order_gap": sum(gap) / len(gap),
+            "val/failed_frac": 1 - len(known) / len(rows),
             "val/kl": sum(kl) / len(kl),
             "val/length": sum(length) / len(length),
             "val/clipped_ratio": sum(missing) / len(missing),

@@ -1,6 +1,6 @@
 """Settings of the algorithms: frozen, each field explained, checked when made. No torch, no derived fields."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 RewardMapping = Literal["probability", "mean_probability", "centered", "log_odds"]
@@ -15,7 +15,10 @@ def _require(ok: bool, name: str, found: object, expected: str) -> None:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the policy samples. No top-k or top-p: they would make the recorded log-probabilities wrong."""
+    """How the policy samples: from softmax(logits / temperature), whole.
+
+    The fields after `per_prompt` take their defaults only. They are here to be refused with the reason.
+    """
 
     max_new_tokens: int = 64
     """Length limit of a response, tokens."""
@@ -23,8 +26,26 @@ class Sampling:
     """Divides the logits when sampling, and wherever these tokens are scored again."""
     per_prompt: int = 1
     """Rollouts of each prompt of a batch."""
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    min_new_tokens: int = 0
+    num_beams: int = 1
 
     def __post_init__(self) -> None:
+        for entry in fields(self)[3:]:
+            if getattr(self, entry.name) != entry.default:
+                # The update weighs each token by the policy's own probability of it, and the ratio of the first update
+                # would not be one.
+                raise ValueError(
+                    f"sampling.{entry.name} is {getattr(self, entry.name)!r}, and only {entry.default!r} can be "
+                    "trained: it changes the distribution that tokens are drawn from, so that their log-probabilities "
+                    "under the policy, and with them ratios and KL, would be wrong. Use sampling.temperature, or set "
+                    "it where the finished model is used"
+                )
         _require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "at least 1")
         _require(self.temperature > 0, "sampling.temperature", self.temperature, "a positive number")
         _require(self.per_prompt >= 1, "sampling.per_prompt", self.per_prompt, "at least 1")
@@ -42,6 +63,10 @@ class Reward:
     """What happens to the reward of a response that hits the length limit."""
     missing_eos_value: float | None = None
     """What is taken off (penalise; 1 when null), or the reward instead (replace; must be given)."""
+    overlong_penalty: float = 0.0
+    """What is taken off at the length limit; it rises from nothing over the last overlong_buffer tokens (DAPO)."""
+    overlong_buffer: int = 16
+    """Tokens before the length limit over which overlong_penalty rises."""
     kl_coef: float = 0.05
     """Weight of the KL to the reference (beta); the starting value when kl_target is set."""
     kl_estimator: KLEstimator = "k1"
@@ -59,6 +84,8 @@ class Reward:
         _require(self.kl_target is None or self.kl_target > 0, "reward.kl_target", self.kl_target, "null or positive")
         _require(self.kl_horizon > 0, "reward.kl_horizon", self.kl_horizon, "a positive number")
         _require(self.kl_target is None or self.kl_coef > 0, "reward.kl_coef", self.kl_coef, "above 0 with a kl_target")
+        _require(self.overlong_penalty >= 0, "reward.overlong_penalty", self.overlong_penalty, "0 or more")
+        _require(self.overlong_buffer >= 1, "reward.overlong_buffer", self.overlong_buffer, "at least 1")
         missing = self.missing_eos == "replace" and self.missing_eos_value is None
         _require(not missing, "reward.missing_eos_value", None, "a number with missing_eos: replace")
         if self.kl_placement == "loss" and self.kl_estimator == "k1":
@@ -108,6 +135,8 @@ class PPO:
     """Gradient norm clip over policy and critic together."""
     critic_warmup: int = 0
     """Iterations at the start in which only the critic learns."""
+    critic_warmup_until: float | None = None
+    """Explained variance of a fresh rollout's returns that ends critic_warmup early; never when null."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "minibatches", "microbatch_size"):
@@ -124,6 +153,9 @@ class PPO:
         _require(self.entropy_coef >= 0, "ppo.entropy_coef", self.entropy_coef, "0 or more")
         _require(self.dual_clip is None or self.dual_clip > 1, "ppo.dual_clip", self.dual_clip, "null or above 1")
         _require(self.critic_warmup >= 0, "ppo.critic_warmup", self.critic_warmup, "0 or more")
+        until = self.critic_warmup_until
+        _require(until is None or until < 1, "ppo.critic_warmup_until", until, "null or a number below 1")
+        _require(until is None or self.critic_warmup > 0, "ppo.critic_warmup", 0, "a budget, with critic_warmup_until")
         _require(self.max_grad_norm > 0, "ppo.max_grad_norm", self.max_grad_norm, "a positive number")
 
 

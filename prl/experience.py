@@ -5,22 +5,8 @@ from torch import Tensor
 from prl.advantages import length_adaptive_lambda, shaped_gae
 from prl.config import PPO, Reward
 from prl.masking import whiten
-from prl.rewards import apply_missing_eos, sequence_scores
-from prl.types import Experience, Rollout, Verdict
-
-
-def anchored_scores(verdict: Verdict, row_of: Tensor, num_rows: int, settings: Reward) -> Tensor:
-    """Reward of each response: the mean over its anchors, [B].
-
-    Args:
-        verdict: N comparisons of a response (`a`) with one of its anchors (`b`).
-        row_of: [N] which response each comparison is about.
-        num_rows: B.
-        settings: the reward mapping.
-    """
-    scores = sequence_scores(verdict, settings.mapping, max_log_odds=settings.max_log_odds)
-    totals = scores.new_zeros(num_rows).index_add(0, row_of, scores)
-    return totals / row_of.bincount(minlength=num_rows)
+from prl.rewards import apply_missing_eos, overlong
+from prl.types import Experience, Rollout
 
 
 def assemble(
@@ -34,12 +20,13 @@ def assemble(
     kl_coef: float,
     reward: Reward,
     ppo: PPO,
+    max_length: int,
 ) -> Experience:
     """Advantages and returns of a rollout, from its scores and KL (DESIGN 1.2).
 
     Args:
         rollout: B responses.
-        scores: [B] reward of each against its anchors.
+        scores: [B] reward of each response; a response without one has an empty mask.
         old_logprobs: [B, T] under the policy that sampled.
         ref_logprobs: [B, T] under the reference.
         values: [B, T] of the critic.
@@ -47,10 +34,12 @@ def assemble(
         kl_coef: current weight of the KL.
         reward: settings of the reward.
         ppo: settings of the advantages.
+        max_length: length limit of a response, tokens.
     """
     mask = rollout.response_mask
     value = 1.0 if reward.missing_eos_value is None else reward.missing_eos_value
-    scores = apply_missing_eos(scores, rollout.finished, reward.missing_eos, value)
+    scores = apply_missing_eos(scores.nan_to_num(), rollout.finished, reward.missing_eos, value)
+    scores = scores - overlong(mask.sum(1), max_length, reward.overlong_buffer, reward.overlong_penalty)
     alpha = ppo.length_adaptive_alpha
     advantages, returns, moments = shaped_gae(
         *(old_logprobs, ref_logprobs, scores.float(), values, mask),

@@ -1,5 +1,6 @@
 """From a verdict to the score of a response: pure functions, no model calls."""
 
+import torch
 from torch import Tensor
 
 from prl.config import MissingEOS, RewardMapping
@@ -25,6 +26,28 @@ def sequence_scores(verdict: Verdict, mapping: RewardMapping = "probability", *,
     if mapping == "log_odds":
         return verdict.win_logit.clamp(-max_log_odds, max_log_odds)
     raise ValueError(f"unknown reward mapping {mapping!r}; known: probability, mean_probability, centered, log_odds")
+
+
+def mean_per_row(values: Tensor, row_of: Tensor, num_rows: int) -> Tensor:
+    """Mean of the values about each row, those that are NaN left out: [N] -> [B]; NaN where none is left.
+
+    Args:
+        values: [N].
+        row_of: [N] which row each value is about.
+        num_rows: B.
+    """
+    known = ~values.isnan()
+    totals = values.new_zeros(num_rows).index_add(0, row_of[known], values[known])
+    counts = row_of[known].bincount(minlength=num_rows)
+    return torch.where(counts > 0, totals / counts.clamp(min=1), torch.nan)
+
+
+def overlong(lengths: Tensor, max_length: int, buffer: int, penalty: float) -> Tensor:
+    """What a response near the length limit loses: [B] lengths in tokens -> [B].
+
+    Nothing up to max_length - buffer, then rising to `penalty` at max_length. Source: DAPO (2503.14476), eq. 13.
+    """
+    return penalty * ((lengths - (max_length - buffer)) / buffer).clamp(0, 1)
 
 
 def apply_missing_eos(scores: Tensor, finished: Tensor, policy: MissingEOS, value: float) -> Tensor:

@@ -3,7 +3,7 @@
 Every mask is bool and True means "counts". Shapes are checked once, when a record is made, and trusted afterwards.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -39,19 +39,27 @@ class PromptBatch:
     """B conversations as messages; the judge reads these with its own tokenizer."""
     anchors: list[tuple[str, ...]]
     """B tuples of anchor responses; the policy and the critic never see them."""
+    extras: list[dict[str, Any]] = field(default_factory=list)
+    """B rows of columns that nobody else reads, for rules; empty when the rows had none."""
 
     def __post_init__(self) -> None:
         rows, width = self.prompt_ids.shape
         _check_mask("prompt_mask", self.prompt_mask, (rows, width))
         if len(self.prompts) != rows or len(self.anchors) != rows:
             raise ValueError(f"{rows} prompt rows but {len(self.prompts)} prompts and {len(self.anchors)} anchor lists")
+        if self.extras and len(self.extras) != rows:
+            raise ValueError(f"{rows} prompt rows but {len(self.extras)} rows of extra columns")
 
     def __len__(self) -> int:
         return self.prompt_ids.shape[0]
 
     def to(self, device: torch.device) -> "PromptBatch":
         """The same batch on another device."""
-        return PromptBatch(self.prompt_ids.to(device), self.prompt_mask.to(device), self.prompts, self.anchors)
+        return replace(self, prompt_ids=self.prompt_ids.to(device), prompt_mask=self.prompt_mask.to(device))
+
+    def anchored(self, anchors: list[tuple[str, ...]]) -> "PromptBatch":
+        """The same prompts with other anchors."""
+        return replace(self, anchors=anchors)
 
     def repeat(self, times: int) -> "PromptBatch":
         """Every prompt `times` times in a row: several rollouts per prompt."""
@@ -60,6 +68,7 @@ class PromptBatch:
             self.prompt_mask.repeat_interleave(times, 0),
             [prompt for prompt in self.prompts for _ in range(times)],
             [anchors for anchors in self.anchors for _ in range(times)],
+            [extra for extra in self.extras for _ in range(times)],
         )
 
 
@@ -99,6 +108,10 @@ class Rollout:
         """[B, P + T] True on every token that is not padding."""
         return torch.cat([self.prompt_mask, self.response_mask], dim=1)
 
+    def without(self, rows: Tensor) -> "Rollout":
+        """The same responses, those of `rows` ([B] bool) counting for nothing: their masks are empty."""
+        return replace(self, response_mask=self.response_mask & ~rows[:, None])
+
     def select(self, rows: Tensor) -> "Rollout":
         """Some rows, cut to the widest prompt and response among them.
 
@@ -133,6 +146,15 @@ class Verdict:
 
     def __len__(self) -> int:
         return self.margin_ab.shape[0]
+
+    def select(self, rows: Tensor) -> "Verdict":
+        """Some of the pairs, by number or by a [N] mask."""
+        return Verdict(self.margin_ab[rows], self.margin_ba[rows])
+
+    @property
+    def judged(self) -> Tensor:
+        """[N] False where a judgement failed: there the other figures are NaN."""
+        return ~(self.margin_ab.isnan() | self.margin_ba.isnan())
 
     @property
     def win_logit(self) -> Tensor:
@@ -169,6 +191,31 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What a reward source says of B responses. Raises ValueError when shapes disagree."""
+
+    values: Tensor
+    """[B] float32 reward of each response; NaN where it could not be had."""
+    verdict: Verdict | None = None
+    """N comparisons of a response (`a`) with one of its anchors (`b`), where there were any."""
+    row_of: Tensor | None = None
+    """[N] which response each comparison is about."""
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    """[B] each: what the sources of a mix said, by their names."""
+
+    def __post_init__(self) -> None:
+        if (self.verdict is None) != (self.row_of is None):
+            raise ValueError("a verdict and the rows it is about come together")
+        for name, part in self.parts.items():
+            _check_shape(name, part, tuple(self.values.shape))
+
+    @property
+    def failed(self) -> Tensor:
+        """[B] True where there is no reward."""
+        return self.values.isnan()
+
+
+@dataclass(frozen=True)
 class Experience:
     """Everything an update needs, made of constants. Nothing later writes to it. Raises ValueError on wrong shapes."""
 
@@ -199,8 +246,8 @@ class Experience:
         rollout = self.rollout.select(rows)
         width = rollout.response_ids.shape[1]
         chosen: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for each in fields(self):
+            value = getattr(self, each.name)
             if isinstance(value, Tensor):
-                chosen[field.name] = value[rows, :width] if value.dim() == 2 else value[rows]
+                chosen[each.name] = value[rows, :width] if value.dim() == 2 else value[rows]
         return Experience(rollout=rollout, microbatches=[], **chosen)

@@ -1,5 +1,6 @@
 """Conversations as token ids for the policy, its supervised stage and the scalar baseline."""
 
+import json
 import re
 from functools import cache
 from typing import Any
@@ -189,7 +190,18 @@ class PromptEncoder(_Encoder):
         tokenizer: the policy's tokenizer.
         max_length: longest prompt in tokens.
         on_too_long: error, truncate (see `fit_prompt`; counted) or skip (counted).
+        needs_anchors: whether a prompt without an anchor is of no use.
     """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        on_too_long: OnTooLong = "error",
+        needs_anchors: bool = True,
+    ) -> None:
+        super().__init__(tokenizer, max_length, on_too_long)
+        self.needs_anchors = needs_anchors
 
     def encode(self, record: AnchoredPrompt) -> dict[str, Any] | None:
         """One prompt with its anchors; None when it is skipped.
@@ -209,9 +221,12 @@ class PromptEncoder(_Encoder):
         if len(ids) > self.max_length:
             ids, loss = fit_prompt(record.prompt, ids, self._encode_prompt, self.tokenizer, room=self.max_length)
         self.counts.add(loss)
-        return {"ids": ids, "prompt": list(record.prompt), "anchors": list(record.anchors), "length": len(ids)}
+        # As text: an extra column may hold anything, and rows on disk have one type per column.
+        about = json.dumps([record.prompt, record.anchors, record.extra], default=str)
+        return {"ids": ids, "about": about, "length": len(ids)}
 
     def collate(self, rows: list[dict[str, Any]]) -> PromptBatch:
-        """Left-padded prompts with their messages and anchors."""
+        """Left-padded prompts with their messages, anchors and extra columns."""
         ids, mask = left_pad([row["ids"] for row in rows], int(self.tokenizer.pad_token_id))
-        return PromptBatch(ids, mask, [row["prompt"] for row in rows], [tuple(row["anchors"]) for row in rows])
+        prompts, anchors, extras = zip(*(json.loads(row["about"]) for row in rows), strict=True)
+        return PromptBatch(ids, mask, list(prompts), [tuple(some) for some in anchors], list(extras))

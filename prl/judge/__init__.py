@@ -1,11 +1,15 @@
-"""The judge: template, verdict tokens, both orders, and the objects that compare two responses."""
+"""The judge: template, verdict tokens, both orders, and the objects that compare two responses or reward one."""
 
 from prl.judge.base import PairwiseJudge
 from prl.judge.bradley_terry import BradleyTerryJudge
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.generative import GenerativeJudge
 from prl.judge.loading import Judge, load_judge
+from prl.judge.rule import RuleReward
+from prl.judge.scalar import ScalarReward
+from prl.judge.source import RewardSource
 from prl.judge.template import JudgeTemplate
+from prl.judge.weighted import WeightedReward
 
 __all__ = [
     "BradleyTerryJudge",
@@ -14,5 +18,9 @@ __all__ = [
     "Judge",
     "JudgeTemplate",
     "PairwiseJudge",
+    "RewardSource",
+    "RuleReward",
+    "ScalarReward",
+    "WeightedReward",
     "load_judge",
 ]

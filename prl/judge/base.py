@@ -1,18 +1,20 @@
 """What the loop asks of any judge, generative, Bradley-Terry or a rule: both margins of a pair of responses."""
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from prl.config import Reward
 from prl.data.records import Conversation
+from prl.judge.source import RewardSource, against_anchors
 from prl.model_card import renew_figures
 from prl.models.loading import is_hub_id
-from prl.types import Verdict
+from prl.rewards import mean_per_row, sequence_scores
+from prl.types import PromptBatch, Scores, Verdict
 
 JUDGE_FILE = "prl_judge.json"
 TEMPLATE_FILE = "judge_template.jinja"
@@ -22,38 +24,27 @@ Comparison = tuple[Conversation, str, str]
 """A prompt, the response shown first, the response shown second."""
 
 
-class PairwiseJudge(nn.Module, ABC):
-    """Compares two responses to a prompt. Boundary: text in, margins out; tokenizers may differ from the policy's.
-
-    Building one is cheap; `load` reads the weights, so a configuration can name a judge without paying for it.
-    """
-
-    folder: str | None = None
-    """Where the judge was read from; None for one that has no files, such as a rule."""
+class PairwiseJudge(RewardSource):
+    """Compares two responses to a prompt. Boundary: text in, margins out; tokenizers may differ from the policy's."""
 
     @property
     def verdict_words(self) -> tuple[str, str]:
         """What the judge answers for "the response shown first is better" and "the one shown second is"."""
         return ("A", "B")
 
-    def load(self) -> None:
-        """Read what the judge needs; safe to call twice."""
-
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the judge as a folder. Raises ValueError for one that has no files."""
         raise ValueError(f"{type(self).__name__} has no weights to write")
 
-    def cut_share(self) -> float:
-        """Share of the texts read so far that had to be cut to fit; 0 for a judge that reads everything."""
-        return 0.0
-
-    def saved_share(self) -> float:
-        """Share of the tokens read so far that were not computed again; 0 for a judge that reads everything anew."""
-        return 0.0
-
     @abstractmethod
     def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
-        """z(u, v) for each (prompt, response shown first, response shown second): [N] float32."""
+        """z(u, v) for each (prompt, response shown first, response shown second): [N] float32; NaN where it failed."""
+
+    def score(self, batch: PromptBatch, responses: list[str], settings: Reward) -> Scores:
+        """The mean reward of each response over the anchors that it could be compared with, in both orders."""
+        verdict, row_of = against_anchors(self.compare, batch, responses)
+        values = sequence_scores(verdict, settings.mapping, max_log_odds=settings.max_log_odds)
+        return Scores(mean_per_row(values, row_of, len(batch)), verdict, row_of)
 
     @torch.no_grad()
     def compare(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prl.config import ModelSource
 from prl.data.encoding import ConversationEncoder
+from prl.data.records import Conversation
 from prl.data.tokens import right_pad
 from prl.judge.base import (
     JUDGE_FILE,
@@ -72,15 +73,19 @@ class BradleyTerryJudge(PairwiseJudge):
     @torch.no_grad()
     def margins(self, comparisons: list[Comparison]) -> Tensor:
         """r(u) - r(v) for each comparison; every response is scored once."""
+        prompts = [prompt for prompt, _, _ in comparisons for _ in range(2)]
+        scores = self.rewards(prompts, [text for _, first, second in comparisons for text in (first, second)])
+        return scores[0::2] - scores[1::2]
+
+    @torch.no_grad()
+    def rewards(self, prompts: list[Conversation], responses: list[str]) -> Tensor:
+        """r(x, y) of each response; one that is there twice is read once: [N] float32."""
         assert self.encoder is not None, "call load() first"
-        responses = [(json.dumps(p), text) for p, first, second in comparisons for text in (first, second)]
-        index = {response: i for i, response in enumerate(dict.fromkeys(responses))}
+        texts = [(json.dumps(prompt), text) for prompt, text in zip(prompts, responses, strict=True)]
+        index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         rows = [self.encoder.encode_response(json.loads(prompt), text) for prompt, text in index]
         rewards = self._rewards([row["ids"] for row in rows if row])
-        scores = rewards[
-            torch.tensor([index[response] for response in responses], dtype=torch.long, device=rewards.device)
-        ]
-        return scores[0::2] - scores[1::2]
+        return rewards[torch.tensor([index[text] for text in texts], dtype=torch.long, device=rewards.device)]
 
     def _rewards(self, rows: list[list[int]]) -> Tensor:
         assert self.encoder is not None

@@ -6,8 +6,9 @@ from typing import Any
 
 from prl.config import JudgeGate
 from prl.distributed import rank
-from prl.judge.base import PASSPORT_FILE, PairwiseJudge, judge_folder, read_judge_file
+from prl.judge.base import PASSPORT_FILE, judge_folder, read_judge_file
 from prl.judge.passport import describe_judge, read_passport
+from prl.judge.source import RewardSource
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ _LIMITS = {
 }
 
 
-def check_judge(judge: PairwiseJudge, gate: JudgeGate) -> None:
-    """Hold the passport of a judge's folder against the limits, without building its model.
+def check_judge(judge: RewardSource, gate: JudgeGate) -> None:
+    """Hold the passport of each judge's folder against the limits, without building its model.
 
     Raises:
         JudgeRefusedError: in mode refuse, naming everything that is wrong at once.
@@ -67,22 +68,26 @@ def check_judge(judge: PairwiseJudge, gate: JudgeGate) -> None:
     """
     if gate.mode == "off":
         return
-    if judge.folder is None:
-        if rank() == 0:
-            log.warning("judge_gate: %s has no folder, hence no passport; it is not checked", type(judge).__name__)
-        return
-    problems = folder_problems(judge_folder(judge.folder), gate)
+    for source in judge.sources():
+        if source.folder is not None:
+            _check_folder(source.folder, gate)
+        elif rank() == 0:
+            log.warning("judge_gate: %s has no folder, hence no passport; it is not checked", type(source).__name__)
+
+
+def _check_folder(folder: str, gate: JudgeGate) -> None:
+    problems = folder_problems(judge_folder(folder), gate)
     if not problems:
         return
     if gate.mode == "refuse":
         lines = "\n".join(f"- {problem}" for problem in problems)
         raise JudgeRefusedError(
-            f"the judge in {judge.folder} does not pass the gate:\n{lines}\n"
+            f"the judge in {folder} does not pass the gate:\n{lines}\n"
             "Mend the judge, or change the limits or the mode of model.init_args.judge_gate"
         )
     if rank() == 0:
         for problem in problems:
-            log.warning("judge_gate: %s: %s", judge.folder, problem)
+            log.warning("judge_gate: %s: %s", folder, problem)
 
 
 def folder_problems(folder: str, gate: JudgeGate) -> list[str]:

@@ -47,6 +47,8 @@ TURNS: dict[str, list[Turn]] = {
     "reward.max_log_odds": [Turn(0.1, needs=(("reward.mapping", "log_odds"),))],
     "reward.missing_eos": [Turn("keep"), Turn("replace")],
     "reward.missing_eos_value": [Turn(0.3), Turn(0.3, needs=(("reward.missing_eos", "replace"),))],
+    "reward.overlong_penalty": [Turn(0.5)],
+    "reward.overlong_buffer": [Turn(2, needs=(("reward.overlong_penalty", 0.5),))],
     "reward.kl_coef": [Turn(0.5), Turn(0.5, needs=AS_LOSS)],
     "reward.kl_estimator": [Turn("k2"), Turn("k3"), Turn("k3", needs=AS_LOSS)],
     "reward.kl_placement": [Turn("loss", needs=(("reward.kl_estimator", "k2"),))],
@@ -70,12 +72,20 @@ TURNS: dict[str, list[Turn]] = {
     "ppo.stop_kl": [Turn(1e-6)],
     "ppo.max_grad_norm": [Turn(0.01)],
     "ppo.critic_warmup": [Turn(1)],
+    "ppo.critic_warmup_until": [Turn(-1e9, needs=(("ppo.critic_warmup", 1),))],
     "optimization.learning_rate": [Turn(3e-3)],
     "optimization.weight_decay": [Turn(0.1)],
     "optimization.beta1": [Turn(0.5)],
     "optimization.beta2": [Turn(0.5)],
     "optimization.schedule": [Turn("linear"), Turn("cosine")],
     "optimization.warmup": [Turn(2)],
+}
+
+
+# Sampling habits that cannot be trained: setting -> a value that is refused.
+REFUSED: dict[str, Any] = {
+    **{"top_k": 50, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.9, "repetition_penalty": 1.1},
+    **{"no_repeat_ngram_size": 3, "min_new_tokens": 4, "num_beams": 4},
 }
 
 
@@ -145,8 +155,14 @@ CASES = [(name, turn) for name, turns in TURNS.items() for turn in turns]
 
 def test_every_setting_is_in_the_table() -> None:
     known = {f"{group}.{field.name}" for group, kind in SETTINGS.items() for field in fields(kind)}
-    assert known == set(TURNS)
+    assert known - {f"sampling.{name}" for name in REFUSED} == set(TURNS)
     assert {f"judge_gate.{field.name}" for field in fields(JudgeGate)} == set(GATE_TURNS)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_sampling_that_makes_log_probabilities_wrong_is_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"sampling.{name} is {REFUSED[name]}.*log-probabilities .* would be wrong"):
+        Sampling(**{name: REFUSED[name]})
 
 
 @pytest.fixture

@@ -19,17 +19,17 @@ MODEL = "--model.init_args."
 LEARNING_RATES = {"policy", "policy_vectors", "critic", "critic_vectors"}
 PPO_TAGS = {
     *(f"reward/{name}" for name in ("win_prob", "win_rate", "score", "logodds_mean", "logodds_std")),
-    *("reward/order_gap", "reward/flip_rate", "kl/k1", "kl/k3", "kl/coef"),
+    *("reward/order_gap", "reward/flip_rate", "reward/failed_frac", "kl/k1", "kl/k3", "kl/coef"),
     *(f"policy/{name}" for name in ("loss", "approx_kl", "clip_frac_low", "clip_frac_high", "ratio_mean")),
     *("policy/first_ratio", "policy/num_steps", "policy/grad_norm"),
     *(f"value/{name}" for name in ("loss", "clip_frac", "mean", "return_mean", "explained_var")),
     *(f"completions/{name}" for name in ("mean_length", "max_length", "clipped_ratio", "empty_ratio")),
     *("progress/episodes", "perf/tok_s", "perf/judge_saved_tokens", "reward/judge_cut_rate"),
-    *(f"time/{name}_s" for name in ("rollout", "judge", "score", "update")),
+    *(f"time/{name}_s" for name in ("rollout", "anchors", "judge", "score", "update")),
 }
 PPO_VALIDATION_TAGS = {
     *(f"val/win_{kind}{end}" for kind in ("rate", "prob") for end in ("", "_lo", "_hi")),
-    *("val/order_gap", "val/kl", "val/length", "val/clipped_ratio"),
+    *("val/order_gap", "val/kl", "val/length", "val/clipped_ratio", "val/failed_frac"),
 }
 JUDGE_FIGURES = {"calibration/reliability", "val/margins", "val/orders", "val/accuracy_by_length"}
 JUDGE_TAGS = {"train/loss", "train/accuracy", "train/margin", "perf/saved_tokens"}

@@ -4,9 +4,9 @@ from torch import Tensor
 
 from prl.advantages import shaped_gae
 from prl.config import PPO, Reward
-from prl.experience import anchored_scores, assemble
+from prl.experience import assemble
 from prl.masking import whiten
-from prl.rewards import apply_missing_eos, sequence_scores
+from prl.rewards import apply_missing_eos, mean_per_row, overlong, sequence_scores
 from prl.types import Verdict
 from tests.helpers.records import make_rollout, ragged_mask
 
@@ -88,11 +88,22 @@ def test_the_kl_of_masked_tokens_does_not_matter() -> None:
 
 
 def test_scores_are_means_over_the_anchors_of_a_response() -> None:
-    verdict = Verdict(torch.tensor([4.0, 0.0, -4.0]), torch.tensor([0.0, 0.0, 0.0]))
-    found = anchored_scores(verdict, torch.tensor([1, 0, 1]), 2, Reward(mapping="log_odds"))
-    assert found.tolist() == [0.0, (2.0 - 2.0) / 2]
-    found = anchored_scores(verdict, torch.tensor([1, 0, 0]), 2, Reward(mapping="log_odds"))
-    assert found.tolist() == [-1.0, 2.0]
+    values = torch.tensor([2.0, 0.5, -1.0])
+    assert mean_per_row(values, torch.tensor([1, 0, 1]), 2).tolist() == [0.5, 0.5]
+    assert mean_per_row(values, torch.tensor([1, 0, 0]), 2).tolist() == [-0.25, 2.0]
+
+
+def test_a_failed_comparison_is_left_out_of_the_mean_and_a_row_without_one_has_no_score() -> None:
+    values = torch.tensor([2.0, float("nan"), float("nan")])
+    found = mean_per_row(values, torch.tensor([0, 0, 1]), 3)
+    assert found[0] == 2.0
+    assert found[1:].isnan().all()
+
+
+def test_a_response_near_the_limit_loses_more_and_more() -> None:
+    lengths = torch.tensor([3, 8, 9, 11, 12])
+    assert overlong(lengths, 12, 4, 2.0).tolist() == [0.0, 0.0, 0.5, 1.5, 2.0]
+    assert overlong(lengths, 12, 4, 0.0).tolist() == [0.0] * 5
 
 
 def assembled(reward: Reward, ppo: PPO, finished=(True, True)):
@@ -110,6 +121,7 @@ def assembled(reward: Reward, ppo: PPO, finished=(True, True)):
         kl_coef=0.5,
         reward=reward,
         ppo=ppo,
+        max_length=3,
     )
 
 
@@ -119,6 +131,11 @@ def test_assemble_takes_the_kl_off_the_rewards_or_leaves_it_to_the_loss() -> Non
     assert assembled(Reward(), ppo).returns.tolist() == [[0.25, 0.5, 0.75], [1.75, 0.0, 0.0]]
     as_loss = assembled(Reward(kl_placement="loss", kl_estimator="k2"), ppo)
     assert as_loss.returns.tolist() == [[1.0, 1.0, 1.0], [2.0, 0.0, 0.0]]
+
+
+def test_assemble_takes_a_penalty_off_responses_near_the_length_limit() -> None:
+    found = assembled(Reward(overlong_penalty=0.5, overlong_buffer=2), PPO())
+    assert found.scores.tolist() == [0.5, 2.0]  # lengths 3 and 1 of 3
 
 
 def test_assemble_lowers_the_score_of_an_unfinished_response() -> None:

@@ -21,7 +21,7 @@ def test_critic_learns_at_full_rate_while_the_policy_waits_for_it() -> None:
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     groups = [{"params": [w], "name": name} for w, name in zip(weights, ("policy", "critic"), strict=True)]
     optimizer = torch.optim.SGD(groups, lr=1.0)
-    schedule = build_schedule(optimizer, Optimization(warmup=1), 0, critic_warmup=2)
+    schedule = build_schedule(optimizer, Optimization(warmup=1), 0, critic_warmup=lambda: 2)
     seen = []
     for _ in range(4):
         seen.append([group["lr"] for group in optimizer.param_groups])

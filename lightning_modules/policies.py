@@ -1,0 +1,120 @@
+"""The policies of a PPO run, the one that learns and those it was: who samples, and what each says of a rollout."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from prl.anchors import Weights
+from prl.data.records import Conversation
+from prl.judge.base import PairwiseJudge
+from prl.models import actor_critic
+from prl.rollout import decode, generate
+from prl.types import PromptBatch, Rollout, Verdict
+
+if TYPE_CHECKING:
+    from lightning_modules.pairwise_ppo import PairwisePPOModule
+
+
+class RunPolicies:
+    """Policy, reference and critic of a `PairwisePPOModule` at work."""
+
+    def __init__(self, module: "PairwisePPOModule") -> None:
+        self.module = module
+
+    # ---- sampling
+
+    def rollout(self, batch: PromptBatch) -> Rollout:
+        """One response of the policy to each prompt."""
+        return self._sample(self.module.policy, batch)
+
+    def responses(self, rollout: Rollout) -> list[str]:
+        """A rollout as text."""
+        return decode(self.module.tokenizer, rollout)
+
+    def reference_responses(self, batch: PromptBatch) -> list[str]:
+        """One response of the reference to each prompt, stripped like the anchors of a file."""
+        reference = self.module.reference
+        with self.module.policy.disable_adapter() if reference is None else nullcontext():
+            rollout = self._sample(self.module.policy if reference is None else reference, batch)
+        return [text.strip() for text in self.responses(rollout)]
+
+    def weights(self) -> Weights:
+        """A copy of what training has made of the policy so far."""
+        return {name: parameter.detach().clone() for name, parameter in self._trained()}
+
+    def responses_under(self, weights: Weights, batch: PromptBatch) -> list[str]:
+        """One response to each prompt, of the policy as it was with these weights."""
+        with self._replaced(weights):
+            rollout = self._sample(self.module.policy, batch)
+        return [text.strip() for text in self.responses(rollout)]
+
+    def confirm(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
+        """Both orders under the judge.
+
+        Raises:
+            ValueError: when the reward does not come from comparisons.
+        """
+        for source in self.module.judge.sources():
+            if isinstance(source, PairwiseJudge):
+                return source.compare(prompts, a, b)
+        raise ValueError("an AnchorBank asks a judge about each new anchor, and this run has rules only; add a judge")
+
+    def _sample(self, model: Any, batch: PromptBatch) -> Rollout:
+        module = self.module
+        pad_id = int(module.tokenizer.pad_token_id)
+        return generate(model, batch, module.sampling, end_ids=module.end_ids, pad_id=pad_id)
+
+    def _trained(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, p) for name, p in self.module.policy.named_parameters() if p.requires_grad)
+
+    @contextmanager
+    def _replaced(self, weights: Weights) -> Iterator[None]:
+        own = self.weights()
+        try:
+            self._put(weights)
+            yield
+        finally:
+            self._put(own)
+
+    @torch.no_grad()
+    def _put(self, weights: Weights) -> None:
+        for name, parameter in self._trained():
+            parameter.copy_(weights[name])
+
+    # ---- scoring
+
+    def score(self, rollout: Rollout, groups: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities under policy and reference, and values, group by group: [B, T] each."""
+        shape, device = rollout.response_ids.shape, rollout.response_ids.device
+        policy, reference, values = (torch.zeros(shape, device=device) for _ in range(3))
+        for rows in groups:
+            part = rollout.select(rows)
+            width = part.response_ids.shape[1]
+            policy[rows, :width], values[rows, :width], _ = self.evaluate(part)
+            reference[rows, :width] = self.reference_logprobs(part)
+        return policy, reference, values
+
+    def evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probabilities, values and (when it has a weight) entropy of every response token: [B, T] each.
+
+        Scoring and updating call this with the same tensors, so unchanged weights give a ratio of exactly one.
+        """
+        module = self.module
+        temperature, spread = module.sampling.temperature, module.ppo.entropy_coef > 0
+        return actor_critic.evaluate(
+            module.policy, module.critic, rollout, temperature=temperature, with_entropy=spread
+        )
+
+    def values(self, rollout: Rollout) -> Tensor:
+        """[B, T] values for a step in which the policy stays as it is."""
+        return actor_critic.evaluate_critic(self.module.policy, self.module.critic, rollout)
+
+    def reference_logprobs(self, rollout: Rollout) -> Tensor:
+        """[B, T] log-probabilities under the frozen start point."""
+        module = self.module
+        return actor_critic.evaluate_reference(
+            module.policy, module.reference, rollout, temperature=module.sampling.temperature
+        )

@@ -1,0 +1,66 @@
+"""Where rewards come from: the one thing that the loop asks of judges, rules and mixtures of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from prl.config import Reward
+from prl.data.records import Conversation
+from prl.types import PromptBatch, Scores, Verdict
+
+Compare = Callable[[list[Conversation], list[str], list[str]], Verdict]
+"""Prompts, responses a and responses b, as many of each, to their verdicts."""
+
+
+class RewardSource(nn.Module, ABC):
+    """Rewards responses. Boundary: text in, numbers out.
+
+    Building one is cheap; `load` reads the weights, so a configuration can name one without paying for it.
+    """
+
+    folder: str | None = None
+    """Where it was read from; None for one that has no files, such as a rule."""
+    needs_anchors = True
+    """Whether a response without an anchor has no reward."""
+
+    def load(self) -> None:
+        """Read what it needs; safe to call twice."""
+
+    def sources(self) -> "Iterator[RewardSource]":
+        """Itself, or what it is mixed from."""
+        yield self
+
+    @abstractmethod
+    def score(self, batch: PromptBatch, responses: list[str], settings: Reward) -> Scores:
+        """The reward of each response; NaN, never a stand-in, where it could not be had.
+
+        Args:
+            batch: B prompts with their anchors.
+            responses: one response to each.
+            settings: how a verdict becomes a number.
+        """
+
+    def failure(self) -> str | None:
+        """Why the last reward that is missing is missing; None when none was."""
+        return None
+
+    def cut_share(self) -> float:
+        """Share of the texts read so far that had to be cut to fit; 0 for one that reads everything."""
+        return 0.0
+
+    def saved_share(self) -> float:
+        """Share of the tokens read so far that were not computed again; 0 for one that reads everything anew."""
+        return 0.0
+
+
+def against_anchors(compare: Compare, batch: PromptBatch, responses: list[str]) -> tuple[Verdict, Tensor]:
+    """Each response against each of its anchors: N verdicts and [N] the response that each is about.
+
+    Responses are stripped, as the data layer strips those that judges learn from.
+    """
+    row_of = [row for row, anchors in enumerate(batch.anchors) for _ in anchors]
+    anchors = [anchor for anchors in batch.anchors for anchor in anchors]
+    verdict = compare([batch.prompts[row] for row in row_of], [responses[row].strip() for row in row_of], anchors)
+    return verdict, torch.tensor(row_of, dtype=torch.long, device=verdict.margin_ab.device)

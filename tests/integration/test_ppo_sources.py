@@ -1,0 +1,143 @@
+"""Whole PPO runs with each kind of anchor and each source of reward, through the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers.tiny import LengthJudge
+from tests.integration.runs import (
+    Home,
+    Interrupt,
+    InterruptedRun,
+    Numbers,
+    callback,
+    differences,
+    find_callback,
+    state_of,
+)
+
+MODEL = "--model.init_args."
+PER_PROMPT = (f"{MODEL}sampling.per_prompt", "2")
+ANCHORS: dict[str, dict[str, Any]] = {
+    "ReferenceSamples": {"count": 2},
+    "PreviousPolicy": {"every": 2},
+    "RoundRobin": {},
+    "AnchorBank": {"min_judged": 1, "refresh_above": 0.01},
+}
+
+
+def configured(name: str, kind: str, arguments: dict[str, Any]) -> tuple[str, ...]:
+    return (f"{MODEL}{name}", json.dumps({"class_path": kind, "init_args": arguments}))
+
+
+def bare(home: Home, folder: Path) -> tuple[str, ...]:
+    """The prompts of the world without their anchors."""
+    arguments = []
+    for split in ("train", "validation"):
+        rows = [json.loads(line) for line in home.data(f"prompts.{split}").read_text().splitlines()]
+        path = folder / f"bare.{split}.jsonl"
+        path.write_text("".join(json.dumps({"prompt": row["prompt"], "answer": row["anchor"]}) + "\n" for row in rows))
+        arguments += [f"--data.init_args.{split}.path", str(path)]
+    return tuple(arguments)
+
+
+@pytest.mark.parametrize("kind", ANCHORS)
+def test_every_kind_of_anchor_trains_without_a_column_and_resumes_exactly(
+    kind: str, home: Home, tmp_path: Path
+) -> None:
+    settings = (*bare(home, tmp_path), *PER_PROMPT, *configured("anchors", kind, ANCHORS[kind]))
+    cli = home.run("pairwise_ppo", tmp_path / "whole", callback(Numbers), *settings)
+    numbers = find_callback(cli.trainer, Numbers)
+    assert all(0 <= each["reward/win_prob"] <= 1 for each in numbers.training)
+    assert all(0 <= each["val/win_rate"] <= 1 for each in numbers.validation)
+    if kind == "AnchorBank":
+        assert sum(each["anchors/replaced"] for each in numbers.training) > 0
+    if kind == "RoundRobin":  # every win is a sibling's loss
+        assert all(each["reward/win_prob"] == pytest.approx(0.5, abs=1e-6) for each in numbers.training)
+    if kind == "PreviousPolicy":
+        assert [each["anchors/age"] for each in numbers.training] == [1, 2, 1, 2]
+    with pytest.raises(InterruptedRun):
+        home.run("pairwise_ppo", tmp_path / "cut", callback(Interrupt, batch=3), *settings)
+    home.run("pairwise_ppo", tmp_path / "cut", "--ckpt_path", "last", *settings)
+    assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "cut")) == []
+
+
+def test_a_data_set_without_anchors_is_refused_where_they_are_read(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"8 of 8 prompts have no anchor.*model.init_args.anchors"):
+        home.run("pairwise_ppo", tmp_path / "run", *bare(home, tmp_path))
+
+
+def sources(home: Home) -> dict[str, tuple[str, dict[str, Any]]]:
+    rule = {"class_path": "RuleReward", "init_args": {"rule": "prl.judge.rule.exact_match"}}
+    judge = {"class_path": "GenerativeJudge", "init_args": {"path": str(home.judge)}}
+    return {
+        "Bradley-Terry judge": ("BradleyTerryJudge", {"path": str(home.bradley_terry)}),
+        "scalar": ("ScalarReward", {"path": str(home.bradley_terry)}),
+        "rule": ("RuleReward", rule["init_args"]),
+        "mix": ("WeightedReward", {"sources": {"judge": judge, "rule": rule}, "weights": {"judge": 1.0, "rule": 0.5}}),
+    }
+
+
+@pytest.mark.parametrize("name", ["Bradley-Terry judge", "scalar", "rule", "mix"])
+def test_every_source_of_reward_trains(name: str, home: Home, tmp_path: Path) -> None:
+    given = {split: [json.loads(line) for line in home.data(f"prompts.{split}").open()] for split in ("train",)}
+    rows = [{**row, "answer": row["anchor"]} for row in given["train"]]
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cli = home.run(
+        *("pairwise_ppo", tmp_path / "run", callback(Numbers), *configured("judge", *sources(home)[name])),
+        *("--data.init_args.train.path", str(path), "--data.init_args.validation.path", str(path)),
+        *(f"{MODEL}judge_gate.mode", "off"),
+    )
+    numbers = find_callback(cli.trainer, Numbers)
+    assert [each["reward/failed_frac"] for each in numbers.training] == [0] * 4
+    assert all(0 <= each["val/win_rate"] <= 1 for each in numbers.validation)
+    if name == "mix":
+        for each in numbers.training:
+            parts = each["rewards/judge/mean"] + 0.5 * each["rewards/rule/mean"]
+            unfinished = each["completions/clipped_ratio"]  # each costs 1
+            assert each["reward/score"] == pytest.approx(parts - unfinished, abs=1e-5)
+
+
+class SometimesSilent(LengthJudge):
+    """Fails on half of all pairs of texts."""
+
+    def margins(self, comparisons: list[Any]) -> torch.Tensor:
+        margins = super().margins(comparisons)
+        silent = [sum(map(ord, first + second)) % 2 == 0 for _, first, second in comparisons]
+        return margins.masked_fill(torch.tensor(silent), torch.nan)
+
+
+class Silent(LengthJudge):
+    """Fails always."""
+
+    def margins(self, comparisons: list[Any]) -> torch.Tensor:
+        return super().margins(comparisons) * torch.nan
+
+    def failure(self) -> str:
+        return "the judge is asleep"
+
+
+def test_responses_that_could_not_be_judged_are_left_out_and_counted(home: Home, tmp_path: Path) -> None:
+    kind = f"{__name__}.SometimesSilent"
+    cli = home.run(
+        *("pairwise_ppo", tmp_path / "run", callback(Numbers), *configured("judge", kind, {})),
+        *(f"{MODEL}judge_gate.mode", "off", f"{MODEL}sampling.max_new_tokens", "12"),
+    )
+    numbers = find_callback(cli.trainer, Numbers)
+    failed = [each["reward/failed_frac"] for each in numbers.training]
+    assert 0 < max(failed) < 1
+    for each in [*numbers.training, *numbers.validation]:
+        assert [name for name, value in each.items() if value != value] == []  # no NaN got anywhere
+    assert all(parameter.isfinite().all() for parameter in cli.model.parameters())
+
+
+def test_a_judge_that_never_answers_ends_the_run_with_its_reason(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none of the 8 responses could be rewarded.*the judge is asleep"):
+        home.run(
+            *("pairwise_ppo", tmp_path / "run", *configured("judge", f"{__name__}.Silent", {})),
+            *(f"{MODEL}judge_gate.mode", "off"),
+        )
