@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prl.losses.ppo import entropy
-from prl.models.critic import ValueHead, response_hidden, shared_forward
-from prl.models.policy import response_logits, token_logprobs
+from prl.models.critic import ValueHead
+from prl.models.head import response_hidden, response_logprobs
 from prl.types import Rollout
 
 
@@ -28,12 +27,13 @@ def evaluate(
         temperature: that of the sampling.
         with_entropy: compute the entropy as well.
     """
-    if isinstance(critic, ValueHead):
-        logits, values = shared_forward(policy, critic, *_inputs(rollout))
-    else:
-        logits, values = response_logits(policy, *_inputs(rollout)), critic(*_inputs(rollout))
-    logprobs = token_logprobs(logits, rollout.response_ids, rollout.response_mask, temperature)
-    spread = entropy(logits / temperature) if with_entropy else None
+    logprobs, spread, hidden = response_logprobs(
+        policy,
+        *(rollout.input_ids, rollout.attention_mask, rollout.response_ids, rollout.response_mask),
+        temperature=temperature,
+        with_entropy=with_entropy,
+    )
+    values = critic(hidden) if isinstance(critic, ValueHead) else critic(*_inputs(rollout))
     return logprobs, values.masked_fill(~rollout.response_mask, 0), spread
 
 
@@ -52,5 +52,9 @@ def evaluate_critic(policy: Any, critic: Any, rollout: Rollout) -> Tensor:
 def evaluate_reference(policy: Any, reference: Any, rollout: Rollout, *, temperature: float) -> Tensor:
     """Log-probabilities under the frozen start point; `reference` None means the policy with its adapters off."""
     with policy.disable_adapter() if reference is None else nullcontext():
-        logits = response_logits(policy if reference is None else reference, *_inputs(rollout))
-    return token_logprobs(logits, rollout.response_ids, rollout.response_mask, temperature)
+        logprobs, _, _ = response_logprobs(
+            policy if reference is None else reference,
+            *(rollout.input_ids, rollout.attention_mask, rollout.response_ids, rollout.response_mask),
+            temperature=temperature,
+        )
+    return logprobs

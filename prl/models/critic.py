@@ -41,26 +41,6 @@ class Critic(nn.Module):
         return self.head(hidden[:, -num_response_tokens - 1 : -1])
 
 
-def response_hidden(policy: Any, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int) -> Tensor:
-    """Last hidden states of the policy before each response token: [B, S] -> [B, T, D]."""
-    inputs = model_inputs(input_ids, attention_mask)
-    hidden = policy(**inputs, logits_to_keep=1, output_hidden_states=True).hidden_states[-1]
-    return hidden[:, -num_response_tokens - 1 : -1]
-
-
-def shared_forward(
-    policy: Any, head: ValueHead, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int
-) -> tuple[Tensor, Tensor]:
-    """One pass of the policy's backbone for both heads: logits [B, T, V] and values [B, T]."""
-    output = policy(
-        **model_inputs(input_ids, attention_mask),
-        logits_to_keep=num_response_tokens + 1,
-        output_hidden_states=True,
-    )
-    hidden = output.hidden_states[-1][:, -num_response_tokens - 1 : -1]
-    return output.logits[:, :-1], head(hidden)
-
-
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - var(return - value) / var(return) over the tokens that count on all ranks: a scalar, 1 is perfect."""
     spread = masked_var(returns, mask)

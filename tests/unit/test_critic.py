@@ -2,8 +2,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from prl.models.critic import Critic, ValueHead, explained_variance, response_hidden, shared_forward
-from prl.models.policy import response_logits
+from prl.models.critic import Critic, ValueHead, explained_variance
 from tests.helpers.records import ragged_mask
 from tests.helpers.tiny import tiny_model
 
@@ -54,19 +53,6 @@ def test_values_do_not_depend_on_left_padding() -> None:
     padded = torch.nn.functional.pad(IDS, (3, 0), value=77)
     mask = torch.nn.functional.pad(ONES, (3, 0), value=False)
     torch.testing.assert_close(critic(padded, mask, 4), critic(IDS, ONES, 4), atol=1e-5, rtol=0)
-
-
-@torch.no_grad()
-def test_one_shared_pass_equals_two_passes() -> None:
-    policy, head = tiny_model(4), filled(ValueHead(16))
-    padded = torch.nn.functional.pad(IDS, (2, 0), value=77)
-    mask = torch.nn.functional.pad(ONES, (2, 0), value=False)
-    logits, values = shared_forward(policy, head, padded, mask, 4)
-    torch.testing.assert_close(logits, response_logits(policy, padded, mask, 4), atol=1e-6, rtol=0)
-    torch.testing.assert_close(values, head(response_hidden(policy, padded, mask, 4)), atol=1e-6, rtol=0)
-    own = head(policy.model(IDS).last_hidden_state[:, 6:10])
-    torch.testing.assert_close(values, own, atol=1e-5, rtol=0)
-    assert values.std() > 0.1
 
 
 def test_gradients_reach_the_head_and_the_backbone() -> None:

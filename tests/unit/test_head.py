@@ -1,0 +1,115 @@
+"""Log-probabilities a slice of tokens at a time: the numbers of whole logits, without whole logits."""
+
+import gc
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prl.losses.ppo import entropy
+from prl.models import head
+from prl.models.critic import ValueHead
+from prl.models.head import response_hidden, response_logprobs
+from prl.models.policy import response_logits, token_logprobs
+from tests.helpers.records import ragged_mask
+from tests.helpers.tiny import tiny_model
+
+PROMPT, WIDTH = 5, 6
+MASK = ragged_mask([6, 2, 4])
+
+
+def inputs(seed: int = 0, vocab: int = 90) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ids = torch.randint(3, vocab, (3, PROMPT + WIDTH), generator=torch.Generator().manual_seed(seed))
+    attention = torch.cat([torch.ones(3, PROMPT, dtype=torch.bool), MASK], 1)
+    attention[1, :2] = False  # left padding
+    return ids, attention, ids[:, PROMPT:], MASK
+
+
+def whole(model, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    ids, attention, response, mask = inputs()
+    logits = response_logits(model, ids, attention, WIDTH)
+    return token_logprobs(logits, response, mask, temperature), entropy(logits / temperature).masked_fill(~mask, 0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("slices", [1, 4])
+def test_values_and_gradients_are_those_of_whole_logits(family, slices, monkeypatch) -> None:
+    model = tiny_model(4, model_type=family, head_dim=8, final_logit_softcapping=2.0)
+    vocab = model.get_output_embeddings().weight.shape[0]
+    monkeypatch.setattr(head, "LOGITS_AT_ONCE", vocab * int(MASK.sum()) // slices)
+    expected, spread = whole(model, 0.7)
+    (expected.sum() + 0.3 * spread.sum()).backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    logprobs, found_spread, hidden = response_logprobs(model, *inputs(), temperature=0.7, with_entropy=True)
+    (logprobs.sum() + 0.3 * found_spread.sum()).backward()
+    torch.testing.assert_close(logprobs, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found_spread, spread, atol=1e-6, rtol=0)
+    assert hidden.shape == (3, WIDTH, 16)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], atol=2e-5, rtol=1e-5, msg=name)
+
+
+def test_a_model_that_caps_its_logits_is_noticed(caplog) -> None:
+    model = tiny_model(4, model_type="gemma2", head_dim=8, final_logit_softcapping=2.0)
+    response_logprobs(model, *inputs())
+    assert "changes the logits after its language head" in caplog.text
+    caplog.clear()
+    response_logprobs(tiny_model(4), *inputs())
+    assert caplog.text == ""
+
+
+@torch.no_grad()
+def test_hidden_states_are_those_before_each_response_token() -> None:
+    model = tiny_model(4)
+    ids, attention, _, _ = inputs()
+    hidden = response_hidden(model, ids, attention, WIDTH)
+    own = model.model(ids[:1]).last_hidden_state[:, PROMPT - 1 : -1]
+    torch.testing.assert_close(hidden[:1], own, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ValueHead(16)(hidden).shape, torch.Size([3, WIDTH]))
+    assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_rows_that_do_not_count_are_left_alone() -> None:
+    ids, attention, response, _ = inputs()
+    nothing = torch.zeros_like(MASK)
+    logprobs, _, _ = response_logprobs(tiny_model(4), ids, attention, response, nothing)
+    assert torch.equal(logprobs, torch.zeros(3, WIDTH))
+    logprobs.sum().backward()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that any tensor had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_twice_the_vocabulary_does_not_need_twice_the_memory(training, monkeypatch) -> None:
+    """The largest tensor of a pass, the head's own weights apart, stays below the limit whatever the vocabulary."""
+    limit = 4000
+    monkeypatch.setattr(head, "LOGITS_AT_ONCE", limit)
+    for vocab in (1000, 2000):
+        model = tiny_model(
+            4, vocab_size=vocab, hidden_size=2, intermediate_size=4, num_attention_heads=1, num_key_value_heads=1
+        )
+        if not training:
+            model.requires_grad_(False)
+        model.get_output_embeddings().requires_grad_(False)  # its gradient has the size of the vocabulary anyway
+        model.get_input_embeddings().requires_grad_(False)
+        with LargestTensor() as seen:
+            logprobs, _, _ = response_logprobs(model, *inputs())
+            if training:
+                logprobs.sum().backward()
+        gc.collect()
+        assert seen.largest <= max(limit, 2 * vocab)  # the head's weights, D = 2
+        assert int(MASK.sum()) * vocab > 2 * limit
