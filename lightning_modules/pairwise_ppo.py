@@ -188,7 +188,7 @@ class PairwisePPOModule(Stage):
             ValueError: when none could be had, on any rank.
         """
         with self.phase("judge"):
-            scores = self.judge.score(batch, responses, self.reward)
+            scores = self.judge.score(batch, responses, self.reward).to(self.device)
         if not int(global_sum((~scores.failed).sum())):
             raise ValueError(
                 f"none of the {len(responses)} responses could be rewarded; the last failure: {self.judge.failure()}"
@@ -202,12 +202,12 @@ class PairwisePPOModule(Stage):
         A response without a reward stays in its place, so that all ranks take the same steps, and counts for nothing.
         """
         with self.phase("score"):
-            rollout = rollout.without(scores.failed.to(rollout.finished.device))
+            rollout = rollout.without(scores.failed)
             groups = split_microbatches(len(rollout), self.ppo.microbatch_size)
             old, ref, values = self.policies.score(rollout, groups)
             return assemble(
                 rollout,
-                scores.values.to(old.device),
+                scores.values,
                 old_logprobs=old,
                 ref_logprobs=ref,
                 values=values,

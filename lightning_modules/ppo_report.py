@@ -76,7 +76,7 @@ class PPOReport:
         lengths, num_rows = rollout.response_mask.sum(1).float(), len(mask) * world_size()
         kl = experience.old_logprobs, experience.ref_logprobs
         numbers = {
-            "reward/score": mean_over_ranks(experience.scores[~scores.failed.to(experience.scores.device)]),
+            "reward/score": mean_over_ranks(experience.scores[~scores.failed]),
             "reward/failed_frac": mean_over_ranks(scores.failed),
             "kl/k1": self.sequence_kl(experience),
             "kl/k3": mean_over_ranks(token_kl(*kl, "k3").masked_fill(~mask, 0).sum(1)),

@@ -209,6 +209,15 @@ class Scores:
         for name, part in self.parts.items():
             _check_shape(name, part, tuple(self.values.shape))
 
+    def to(self, device: torch.device) -> "Scores":
+        """The same on another device."""
+        verdict, row_of = self.verdict, self.row_of
+        if verdict is not None and row_of is not None:
+            verdict = Verdict(verdict.margin_ab.to(device), verdict.margin_ba.to(device))
+            row_of = row_of.to(device)
+        parts = {name: part.to(device) for name, part in self.parts.items()}
+        return Scores(self.values.to(device), verdict, row_of, parts)
+
     @property
     def failed(self) -> Tensor:
         """[B] True where there is no reward."""

@@ -3,6 +3,7 @@
 from prl.judge.base import PairwiseJudge
 from prl.judge.bradley_terry import BradleyTerryJudge
 from prl.judge.encoding import ComparisonEncoder
+from prl.judge.endpoint import EndpointJudge
 from prl.judge.generative import GenerativeJudge
 from prl.judge.loading import Judge, load_judge
 from prl.judge.rule import RuleReward
@@ -14,6 +15,7 @@ from prl.judge.weighted import WeightedReward
 __all__ = [
     "BradleyTerryJudge",
     "ComparisonEncoder",
+    "EndpointJudge",
     "GenerativeJudge",
     "Judge",
     "JudgeTemplate",

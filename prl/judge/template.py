@@ -72,6 +72,14 @@ def render_conversation(messages: Conversation) -> str:
     return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)
 
 
+def render_text(template: JudgeTemplate, prompt: Conversation, first: str, second: str) -> str:
+    """A comparison as plain text, for a judge that tokenises by itself."""
+    environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True)
+    return environment.from_string(template.text).render(
+        prompt=render_conversation(prompt), response_a=first, response_b=second
+    )
+
+
 @dataclass(frozen=True)
 class CompiledTemplate:
     """A template in token ids: literal pieces around the three contents, and the two verdict tokens."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.judge_server import TEMPLATE, serving
 from tests.helpers.tiny import LengthJudge
 from tests.integration.runs import (
     Home,
@@ -100,6 +101,19 @@ def test_every_source_of_reward_trains(name: str, home: Home, tmp_path: Path) ->
             parts = each["rewards/judge/mean"] + 0.5 * each["rewards/rule/mean"]
             unfinished = each["completions/clipped_ratio"]  # each costs 1
             assert each["reward/score"] == pytest.approx(parts - unfinished, abs=1e-5)
+
+
+def test_a_judge_behind_a_server_trains(home: Home, tmp_path: Path) -> None:
+    template = {"text": TEMPLATE.text, "chat": False}
+    with serving() as server:
+        cli = home.run(
+            *("pairwise_ppo", tmp_path / "run", callback(Numbers)),
+            *configured("judge", "EndpointJudge", {"base_url": server.url, "model": "m", "template": template}),
+            *(f"{MODEL}judge_gate.mode", "off", f"{MODEL}iterations", "2"),
+        )
+        assert len(server.seen) > 16  # two orders of two batches of eight
+    numbers = find_callback(cli.trainer, Numbers).training
+    assert all(0 <= each["reward/win_prob"] <= 1 for each in numbers)
 
 
 class SometimesSilent(LengthJudge):

@@ -1,0 +1,70 @@
+"""A small server that answers as an OpenAI-compatible one does, with a rule for a model."""
+
+import json
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prl.judge import JudgeTemplate
+
+TEMPLATE = JudgeTemplate("{{ prompt }}|{{ response_a }}|{{ response_b }}|", chat=False)
+
+
+def answer(first: str, second: str) -> dict[str, float]:
+    """Longer is better; words in the responses ask for trouble."""
+    if "mumble" in first + second:
+        return {"Well": -0.1, "Hmm": -3.0}
+    margin = float(len(first) - len(second))
+    if "certain" in first:
+        return {"A": -0.001, "Hm": -7.0}
+    return {"A": -math.log1p(math.exp(-margin)), "B": -math.log1p(math.exp(margin)), "x": -9.0}
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server: Any = self.server
+        server.seen.append((self.path, body, self.headers.get("Authorization")))
+        chat = self.path.endswith("/chat/completions")
+        text = body["messages"][0]["content"] if chat else body["prompt"]
+        _, first, second, _ = text.split("|")
+        if "busy" in first and len([1 for _, b, _ in server.seen if b == body]) < 3:
+            self.reply(503, {"error": "busy"})
+            return
+        if "broken" in first:
+            self.reply(400, {"error": "bad prompt"})
+            return
+        tokens = answer(first, second)
+        if chat:
+            top = [{"token": token, "logprob": value} for token, value in tokens.items()]
+            logprobs: Any = {"content": [{"top_logprobs": top}]}
+        else:
+            logprobs = {"top_logprobs": [tokens]}
+        self.reply(200, {"choices": [{"logprobs": logprobs}]})
+
+    def reply(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def serving() -> Iterator[Any]:
+    """A server on a free port; `seen` holds path, body and key of each request."""
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.seen = []
+    server.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
