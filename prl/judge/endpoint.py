@@ -23,7 +23,7 @@ class EndpointJudge(PairwiseJudge):
 
     A request that fails `retries` times, or whose answer names neither word among its top tokens, is a failed
     judgement: NaN, left out of the update and counted. Where only one word is among them, the other one is known to be
-    at most as likely as the last token listed, and that bound takes its place: to leave such comparisons out would leave
+    at most as likely as the last token listed, and that bound takes its place: leaving such comparisons out would leave
     out the clearest ones.
 
     Args:
