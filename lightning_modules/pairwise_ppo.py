@@ -91,6 +91,7 @@ class PairwisePPOModule(Stage):
         self.kl: KLController = FixedKL(reward.kl_coef)
         if reward.kl_target is not None:
             self.kl = AdaptiveKL(reward.kl_coef, reward.kl_target, reward.kl_horizon)
+        self.run_state.register("kl", self.kl)
         self.policy: Any = None
         self.reference: Any = None
         self.critic: Any = None
@@ -325,16 +326,6 @@ class PairwisePPOModule(Stage):
     def _optimizer_settings(self) -> dict[str, float | None]:
         return {**super()._optimizer_settings(), "critic_learning_rate": self.critic_learning_rate}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The KL coefficient travels with the weights."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["kl_controller"] = self.kl.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with the KL coefficient that was reached."""
-        super().on_load_checkpoint(checkpoint)
-        self.kl.load_state_dict(checkpoint["kl_controller"])
-
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the policy as a folder for transformers."""
         save_model(self.policy, self.tokenizer, folder, merge=merge)
@@ -342,9 +333,7 @@ class PairwisePPOModule(Stage):
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time a phase of the iteration and show its name in the progress bar."""
-        show = getattr(self.trainer.progress_bar_callback, "show_phase", None)
-        if show is not None:
-            show(name)
+        self.begin_phase(name)
         start = perf_counter()
         yield
         self.seconds[name] += perf_counter() - start

@@ -11,7 +11,7 @@ import torch
 from lightning import Callback
 from transformers import AutoModelForSequenceClassification
 
-from lightning_modules.callbacks.run_checkpoint import LAST
+from prl.checkpoint_files import LAST
 from prl.cli import PrlCLI, run_stage
 from prl.judge import ComparisonEncoder, JudgeTemplate
 from prl.judge.bradley_terry import save_bradley_terry
@@ -132,8 +132,7 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
 def state_of(run: Path) -> dict[str, Any]:
     """All that decides how training would go on: weights, optimizer, schedule, KL coefficient, random states."""
     checkpoint = last_checkpoint(run)
-    names = ["state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"]
-    names += ["kl_controller"] if "kl_controller" in checkpoint else []
+    names = ["state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch", "run_state"]
     state = {name: checkpoint[name] for name in names}
     state["random_states"] = next(v for k, v in checkpoint["callbacks"].items() if k.startswith("RandomStates"))
     return state
