@@ -150,7 +150,7 @@ class PairwisePPOModule(Stage):
 
     # ---- one iteration
 
-    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
         """Prompts -> rollout -> judge -> rewards and advantages -> minibatch updates -> logs."""
         self.seconds.clear()
         batch = batch.repeat(self.sampling.per_prompt)
@@ -161,6 +161,7 @@ class PairwisePPOModule(Stage):
         stats = self.update(experience)  # losses, backward, clip, step
         self.report.training(verdict, responses, experience, stats)
         self.kl.update(self.report.sequence_kl(experience), len(rollout) * world_size())
+        return {"responses": rollout.response_ids, "rewards": experience.scores}  # for the run ledger
 
     def generate(self, batch: PromptBatch) -> Rollout:
         """Sample one response to each prompt."""

@@ -49,8 +49,8 @@ class RunState:
         if state.keys() != self.parts.keys():
             missing, unknown = sorted(self.parts.keys() - state.keys()), sorted(state.keys() - self.parts.keys())
             raise ValueError(
-                f"the checkpoint and this run differ in stateful parts: missing in the checkpoint {missing}, unknown to "
-                f"this run {unknown}; continue with the settings and the version of prl that wrote it"
+                f"the checkpoint and this run differ in stateful parts: missing in the checkpoint {missing}, unknown "
+                f"to this run {unknown}; continue with the settings and the version of prl that wrote it"
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])

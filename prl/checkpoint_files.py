@@ -1,8 +1,8 @@
 """Checkpoints on disk: written aside, known whole by a manifest that comes last, and the newest whole one found again.
 
-`RUN_DIR/checkpoints` holds `batch-000200.ckpt` (a file, or a folder of shards), `batch-000200.json` (its manifest: sizes,
-sha256, batches, processes, version) and the link `last.ckpt` to the newest. Without a manifest that fits, a checkpoint
-is torn.
+`RUN_DIR/checkpoints` holds `batch-000200.ckpt` (a file, or a folder of shards), `batch-000200.json` (its manifest:
+sizes, sha256, batches, processes, version) and the link `last.ckpt` to the newest. Without a manifest that fits, a
+checkpoint is torn.
 """
 
 import hashlib
@@ -128,7 +128,7 @@ def newest_whole(folder: Path) -> Path:
     Raises:
         CheckpointError: when there is none.
     """
-    faults = []
+    faults: list[str] = []
     for path in _newest_first(folder):
         wrong = fault(path)
         if wrong is None:

@@ -22,6 +22,7 @@ from lightning_modules.callbacks import (
     PredictionFile,
     RandomStates,
     RunCheckpoint,
+    RunLedger,
 )
 from lightning_modules.stage import Stage
 from prl.checkpoint_files import CheckpointError, fault, holds_checkpoints, newest_whole
@@ -84,7 +85,7 @@ class PrlCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(folder, name="", version="")
         if self.subcommand != "fit":
             self.save_config_callback = None
-        own: list[Any] = [RandomStates(), ForgetRepeatedSteps(), PredictionFile()]
+        own = self.own_callbacks()
         given = config.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
@@ -93,6 +94,10 @@ class PrlCLI(LightningCLI):
             own.append(LearningRateMonitor(logging_interval="step"))
         kwargs["callbacks"] = [*given, *own]
         return super().instantiate_trainer(**kwargs)
+
+    def own_callbacks(self) -> list[Any]:
+        """What every run has beside its checkpoint; the ledger reads the random states that are put back before it."""
+        return [RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
 
     def after_fit(self) -> None:
         """Write what was trained where transformers can load it."""
@@ -124,9 +129,8 @@ def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:
     if not path.exists():
         raise RunError(f"checkpoint {path} does not exist. Check --run_dir, or leave --ckpt_path out to start")
     if wrong := fault(path):
-        raise RunError(
-            f"checkpoint {path} is torn: {wrong}. Use another one, or --ckpt_path last for the newest whole one"
-        )
+        hint = "Use another one, or --ckpt_path last for the newest whole one"
+        raise RunError(f"checkpoint {path} is torn: {wrong}. {hint}")
     return str(path)
 
 
@@ -139,10 +143,10 @@ def _quiet_lightning() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def run_stage(args: ArgsType = None) -> PrlCLI:
+def run_stage(args: ArgsType = None, cli: type[PrlCLI] = PrlCLI) -> PrlCLI:
     """LightningCLI with these arguments."""
     _quiet_lightning()
-    return PrlCLI(
+    return cli(
         Stage,
         LightningDataModule,
         subclass_mode_model=True,

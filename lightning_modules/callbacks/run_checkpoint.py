@@ -51,8 +51,8 @@ class RunCheckpoint(Checkpoint):
     `prl/checkpoint_files.py`.
 
     After SIGTERM, SIGUSR1 or Ctrl-C the run ends at the next place where ranks are in step: after a batch, between the
-    phases of a PPO iteration (`Stage.begin_phase`), after a validation batch. What was saved then is the state after the
-    last completed batch: before its first update an iteration has changed nothing but random states and counters, which
+    phases of a PPO iteration (`Stage.begin_phase`), after a validation batch. What is saved is the state after the last
+    completed batch: before its first update an iteration has changed nothing but random states and counters, which
     are put back, and after it the iteration is completed first.
 
     Args:

@@ -42,5 +42,5 @@ class StopSignals:
         self.received = max(self.received, number)
 
     def agreed(self, device: torch.device) -> int:
-        """The signal that any rank has received, the same on every rank; 0 for none. Call it where ranks are in step."""
+        """The signal that any rank has received, on every rank; 0 for none. Call it where ranks are in step."""
         return int(global_max(torch.tensor(self.received, device=device)))

@@ -64,7 +64,7 @@ def without_manifest(path: Path) -> None:
 
 
 def with_half_a_manifest(path: Path) -> None:
-    truncated(manifest_of(path))
+    manifest_of(path).write_text(manifest_of(path).read_text()[:20])
 
 
 def gone(path: Path) -> None:
