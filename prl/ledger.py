@@ -203,7 +203,7 @@ def _pairs(name: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
 def _difference(quantity: str, a: Any, b: Any) -> float:
     if a == b or a != a and b != b:  # not a number twice is no difference
         return 0.0
-    if isinstance(a, dict) and isinstance(b, dict):
+    if isinstance(a, dict) and isinstance(b, dict) and "sums" in a and "sums" in b:
         moved = max(abs(x - y) for x, y in zip(a["sums"], b["sums"], strict=True))
         return _finite(moved / max(a["norm"], _SMALLEST)) or 1e-12  # other bits, even where the sums agree
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
