@@ -1,5 +1,6 @@
 """A run that was cut off and continued ends bit for bit where an uninterrupted one does."""
 
+import multiprocessing
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from prl.checkpoint_files import LAST
+from prl.cli import run_stage
 from prl.ledger import LEDGER, compare, read_ledger
 from tests.integration.runs import (
     CONFIGS,
@@ -113,23 +115,23 @@ def test_killed_run_ends_like_an_uninterrupted_one(
 def test_twenty_kills_at_any_time_change_no_bit(home: Home, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
     """SIGKILL and SIGTERM by turns, at random times up to four batches after training has begun."""
     moments = random.Random(0)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    context = multiprocessing.get_context("forkserver")  # real processes, without the imports of each
+    context.set_forkserver_preload(["prl.cli"])
     ledger, resume, kills = tmp_path / LEDGER, (), []
     while len(kills) < 20:
-        start = num_lines(ledger)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prl", *home.arguments("pairwise_ppo", tmp_path, *LONG, *resume)],
-            **{"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE, "text": True},
-        )
-        begun, enough = 0.0, start + moments.randint(1, 4)  # the first line is that of the session
-        while process.poll() is None and num_lines(ledger) < enough:
+        start, begun = num_lines(ledger), 0.0
+        enough = start + moments.randint(1, 4)  # the first line is that of the session
+        process = context.Process(target=run_stage, args=(home.arguments("pairwise_ppo", tmp_path, *LONG, *resume),))
+        process.start()
+        while process.is_alive() and num_lines(ledger) < enough:
             begun = begun or (time.monotonic() if num_lines(ledger) > start else 0.0)
             time.sleep(0.01)
-        time.sleep(moments.random() * max(0.3, (time.monotonic() - begun) / (enough - start)))
-        process.send_signal((signal.SIGKILL, signal.SIGTERM)[len(kills) % 2])
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode in (-signal.SIGKILL, 143), errors[-3000:]
-        kills.append(process.returncode)
+        time.sleep(moments.random() * max(0.3, (time.monotonic() - (begun or time.monotonic())) / (enough - start)))
+        assert process.pid is not None
+        os.kill(process.pid, (signal.SIGKILL, signal.SIGTERM)[len(kills) % 2])
+        process.join(timeout=120)
+        assert process.exitcode in (-signal.SIGKILL, 143)
+        kills.append(process.exitcode)
         resume = ("--ckpt_path", "last") if (tmp_path / "checkpoints" / LAST).exists() else ()
     assert kills.count(143) == 10
     home.run("pairwise_ppo", tmp_path, *LONG, *resume)

@@ -108,13 +108,13 @@ def prompts_filtered_otherwise(patch: Patch) -> None:
     [
         (random_states_not_continued, 3, "rng"),
         (sampler_from_the_start, 3, "data"),
-        (prompts_filtered_otherwise, 3, "data"),
+        pytest.param(prompts_filtered_otherwise, 3, "data", marks=pytest.mark.slow),
         (cached_row_with_another_token, 3, "data"),
         (kl_coefficient_not_continued, 3, "state.kl.coef"),
         # The optimizer's own state holds the rate of the next step; the schedule decides from the one after.
         (schedule_not_continued, 4, "learning_rate"),
         (dropout, 3, "numbers"),
-        (judge_calibrated_otherwise, 3, "rewards"),
+        pytest.param(judge_calibrated_otherwise, 3, "rewards", marks=pytest.mark.slow),
     ],
 )
 def test_a_planted_fault_is_caught_and_named(
