@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class _Boundary:
     epoch: int
     loops: dict[str, Any]
     random: dict[str, Any]
+    validation_due: bool
+    """Whether a validation belongs to this batch that has not ended."""
 
 
 class RunCheckpoint(Checkpoint):
@@ -54,6 +56,9 @@ class RunCheckpoint(Checkpoint):
     phases of a PPO iteration (`Stage.begin_phase`), after a validation batch. What is saved is the state after the last
     completed batch: before its first update an iteration has changed nothing but random states and counters, which
     are put back, and after it the iteration is completed first.
+
+    Where a validation belongs to the batch, the checkpoint waits for its end, since Lightning would not repeat it: what
+    it decides (an early stop, the best checkpoint) is kept. After a stop in between, the resumed run validates first.
 
     Args:
         dirpath: folder of the checkpoints; the CLI sets it to RUN_DIR/checkpoints.
@@ -72,7 +77,7 @@ class RunCheckpoint(Checkpoint):
         self._saved_at = -1
         self._due = False
         self._boundary: _Boundary | None = None
-        self._turning_back = False
+        self._own_save = self._validates_first = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Nothing is written in a fast_dev_run."""
@@ -100,6 +105,18 @@ class RunCheckpoint(Checkpoint):
             given = Path(trainer.ckpt_path).resolve()
             if given.parent == self.folder.resolve() and checkpoint_files.batches_of(given) == done:
                 self._saved_at = done
+            if self._validates_first:
+                _validate(trainer)
+                self._validates_first = False
+                self._saved_at = -1  # what the validation changed is new
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether a resumed run has to validate before it goes on."""
+        return {"validation_due": self._own_save and self._boundary is not None and self._boundary.validation_due}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `state_dict`."""
+        self._validates_first = state_dict["validation_due"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -109,16 +126,22 @@ class RunCheckpoint(Checkpoint):
         self._due |= bool(self.every_n_batches) and done % self.every_n_batches == 0
         # Accumulated gradients are in no checkpoint, so one is only written after a whole step.
         if not trainer.fit_loop._should_accumulate():
-            loops = trainer._checkpoint_connector._get_loops_state_dict()
-            self._boundary = _Boundary(done, trainer.current_epoch, loops, random_states())
-            if self._due:
-                self._save(trainer, done)
-                self._due = False
+            loops, fetcher = trainer._checkpoint_connector._get_loops_state_dict(), trainer.fit_loop._data_fetcher
+            assert fetcher is not None
+            validation_due = trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+            self._boundary = _Boundary(done, trainer.current_epoch, loops, random_states(), validation_due)
+            self._save_if_due(trainer)
         self.poll(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Validation is left where it is."""
         self.poll(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The checkpoint that waited for it."""
+        if self._boundary is not None and self._boundary.batches == batches_done(trainer):
+            self._boundary = replace(self._boundary, validation_due=False)
+            self._save_if_due(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The end state, unless it was just saved."""
@@ -138,18 +161,27 @@ class RunCheckpoint(Checkpoint):
             return
         held = "no batch was completed in this session, so nothing is saved"
         if self._boundary is not None and not is_dry_run(trainer):
-            self._turning_back = True
             set_random_states(self._boundary.random)
-            self._save(trainer, self._boundary.batches)
+            self._save_boundary(trainer, self._boundary)
             held = f"the checkpoint in {self.folder} holds {self._boundary.batches} batches, continue with `prl resume`"
         if trainer.is_global_zero:
             log.warning("stopped by %s: %s", signal.Signals(number).name, held)
         raise StoppedRun(128 + number)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Counters as they were after the last completed batch, when an unfinished one is given up."""
-        if self._turning_back and self._boundary is not None:
+        """Counters as they were after the last completed batch; since then a validation or a batch may have begun."""
+        if self._own_save and self._boundary is not None:
             checkpoint["loops"], checkpoint["epoch"] = self._boundary.loops, self._boundary.epoch
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        if self._due and self._boundary is not None and not self._boundary.validation_due:
+            self._save_boundary(trainer, self._boundary)
+            self._due = False
+
+    def _save_boundary(self, trainer: Trainer, boundary: _Boundary) -> None:
+        self._own_save = True
+        self._save(trainer, boundary.batches)
+        self._own_save = False
 
     def _save(self, trainer: Trainer, done: int) -> None:
         if done == self._saved_at:
@@ -163,3 +195,12 @@ class RunCheckpoint(Checkpoint):
             checkpoint_files.prune(self.folder, done, self.keep)
         trainer.strategy.barrier("checkpoint in place")
         self._saved_at = done
+
+
+def _validate(trainer: Trainer) -> None:
+    """The validation that the interrupted run owed, as Lightning's training loop runs it, at the same step."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    loop.restarting = False
+    trainer.validating = True
+    loop.run()
+    trainer.training = True

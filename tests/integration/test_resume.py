@@ -26,6 +26,7 @@ from tests.integration.runs import (
     last_checkpoint,
     state_of,
 )
+from tests.integration.test_tensorboard import events, scalars
 
 ROOT = CONFIGS.parent
 MODEL = "--model.init_args."
@@ -257,6 +258,12 @@ def test_stopped_run_ends_like_an_uninterrupted_one(
     home.run(stage, tmp_path, *STAGES[stage], *overrides, *resume)
     assert_same_end(tmp_path, whole)
     assert same_ledger(tmp_path, whole)
+    assert validations(tmp_path) == validations(whole)
+
+
+def validations(run: Path) -> dict[str, Any]:
+    """Every point of every curve of the validations; one that was cut short must come again, at its step."""
+    return {tag: points for tag, points in scalars(events(run)).items() if tag.startswith("val/")}
 
 
 def test_a_run_that_is_stopped_before_its_first_batch_is_done_leaves_no_checkpoint(home: Home, tmp_path: Path) -> None:
