@@ -98,6 +98,8 @@ class PairwisePPOModule(Stage):
         if reward.kl_target is not None:
             self.kl = AdaptiveKL(reward.kl_coef, reward.kl_target, reward.kl_horizon)
         self.warmup = CriticWarmup(ppo.critic_warmup, ppo.critic_warmup_until)
+        for name, part in {"kl": self.kl, "critic_warmup": self.warmup, "anchors": self.anchors}.items():
+            self.run_state.register(name, part)
         self.policy: Any = None
         self.reference: Any = None
         self.critic: Any = None
@@ -157,7 +159,7 @@ class PairwisePPOModule(Stage):
 
     # ---- one iteration
 
-    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
         """Prompts -> rollout -> anchors -> judge -> rewards and advantages -> minibatch updates -> logs."""
         self.seconds.clear()
         rollout, responses = self.generate(batch.repeat(self.sampling.per_prompt))  # policy samples
@@ -168,6 +170,7 @@ class PairwisePPOModule(Stage):
         stats |= self.anchors.observe(anchored, responses, scores, self.policies)
         self.report.training(scores, responses, rollout, experience, stats)
         self.kl.update(self.report.sequence_kl(experience), len(rollout) * world_size())
+        return {"responses": rollout.response_ids, "rewards": experience.scores}  # for the run ledger
 
     def generate(self, batch: PromptBatch) -> tuple[Rollout, list[str]]:
         """Sample one response to each prompt: as tokens, and as text."""
@@ -222,8 +225,8 @@ class PairwisePPOModule(Stage):
         """Several epochs of minibatches; ends early when the policy has moved past `stop_kl`."""
         history: list[dict[str, float]] = []
         explained = explained_variance(experience.values, experience.returns, experience.rollout.response_mask)
-        self.warmup.observe(self.batches_done(), float(explained))
         with self.phase("update"):
+            self.warmup.observe(self.batches_done(), float(explained))
             for groups in schedule_minibatches(experience.microbatches, self.ppo.minibatches, self.ppo.epochs):
                 history.append(self.step(experience, groups))
                 if self.ppo.stop_kl is not None and history[-1].get("approx_kl", 0.0) > self.ppo.stop_kl:
@@ -321,20 +324,6 @@ class PairwisePPOModule(Stage):
     def _optimizer_settings(self) -> dict[str, float | None]:
         return {**super()._optimizer_settings(), "critic_learning_rate": self.critic_learning_rate}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """KL coefficient, critic warm-up and anchors travel with the weights."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["kl_controller"] = self.kl.state_dict()
-        checkpoint["critic_warmup"] = self.warmup.state_dict()
-        checkpoint["anchors"] = self.anchors.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with what was reached."""
-        super().on_load_checkpoint(checkpoint)
-        self.kl.load_state_dict(checkpoint["kl_controller"])
-        self.warmup.load_state_dict(checkpoint["critic_warmup"])
-        self.anchors.load_state_dict(checkpoint["anchors"])
-
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the policy as a folder for transformers."""
         save_model(self.policy, self.tokenizer, folder, merge=merge)
@@ -342,9 +331,7 @@ class PairwisePPOModule(Stage):
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time a phase of the iteration and show its name in the progress bar."""
-        show = getattr(self.trainer.progress_bar_callback, "show_phase", None)
-        if show is not None:
-            show(name)
+        self.begin_phase(name)
         start = perf_counter()
         yield
         self.seconds[name] += perf_counter() - start

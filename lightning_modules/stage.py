@@ -8,6 +8,8 @@ from lightning import LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_modules import optimizers
+from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
+from lightning_modules.run_state import RunState
 from prl.config import Optimization
 from prl.data.records import Record
 from prl.data.store import RecordEncoder
@@ -28,6 +30,10 @@ class Stage(LightningModule, ABC):
     """The kind of data row this stage learns from."""
     model: Any
     optimization: Optimization
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run_state = RunState()
 
     @abstractmethod
     def build_encoder(self) -> Encoder:
@@ -51,6 +57,18 @@ class Stage(LightningModule, ABC):
     def batches_done(self) -> int:
         """Training batches completed over the life of the run."""
         return batches_done(self.trainer)
+
+    def begin_phase(self, name: str) -> None:
+        """Show the phase of a batch that begins, and end the run here if a signal asked for it.
+
+        Nothing that a checkpoint holds may have changed since the last batch, and ranks are in step.
+        """
+        show = getattr(self.trainer.progress_bar_callback, "show_phase", None)
+        if show is not None:
+            show(name)
+        for callback in self.trainer.checkpoint_callbacks if self.trainer.state.fn == "fit" else []:
+            if isinstance(callback, RunCheckpoint):
+                callback.poll(self.trainer)
 
     def logged_step(self) -> int:
         """The x axis position that Lightning gives to what is logged now; for what goes to TensorBoard by hand."""
@@ -88,6 +106,7 @@ class Stage(LightningModule, ABC):
         frozen = self._frozen()
         checkpoint["stage"] = type(self).__name__
         checkpoint["optimizer_settings"] = self._optimizer_settings()
+        checkpoint["run_state"] = self.run_state.state_dict()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def restore(self, checkpoint: dict[str, Any], path: str | Path) -> None:
@@ -103,7 +122,8 @@ class Stage(LightningModule, ABC):
         """Put frozen weights back from memory, so that loading stays strict about everything else.
 
         Raises:
-            ValueError: when another stage wrote the checkpoint, or with other settings of the optimizer.
+            ValueError: when another stage wrote the checkpoint, or with other settings of the optimizer, or when it has
+                other stateful parts.
         """
         self._put_frozen_back(checkpoint, str(self.trainer.ckpt_path))
         before, now = checkpoint.get("optimizer_settings"), self._optimizer_settings()
@@ -112,6 +132,7 @@ class Stage(LightningModule, ABC):
                 f"the checkpoint was trained with {before}, the configuration says {now}. The optimizer continues with "
                 "its own, so a change would have no effect; put the old values back, or start a new run"
             )
+        self.run_state.load_state_dict(checkpoint.get("run_state", {}))
 
     def _put_frozen_back(self, checkpoint: dict[str, Any], path: str | Path) -> None:
         found = checkpoint.get("stage", type(self).__name__)

@@ -54,11 +54,14 @@ class AnchorBank(AnchorSource):
             raise ValueError(f"anchors.min_judged is {min_judged}; expected at least 1")
         self.refresh_above, self.min_judged = refresh_above, min_judged
         self.bank: dict[str, Anchor] = {}
+        self._first: dict[str, Anchor] = {}
         self.events: list[dict[str, Any]] = []
         """What happened in the last iteration, for the log: one entry for each anchor that was up for replacement."""
 
     def place(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
         """The bank's anchor of each prompt; a prompt that is new gets its first one."""
+        # They enter the bank with the first verdicts: a run may be stopped in between, and begins the batch again.
+        self._first = {}
         keys = [prompt_key(prompt) for prompt in batch.prompts]
         starts = [anchors[0] if anchors else None for anchors in batch.anchors]
         bare = any(key not in self.bank and start is None for key, start in zip(keys, starts, strict=True))
@@ -67,12 +70,13 @@ class AnchorBank(AnchorSource):
             starts = [text if start is None else start for start, text in zip(starts, drawn, strict=True)]
         for found in _gather(dict(zip(keys, starts, strict=True))):
             for key, text in found.items():
-                self.bank.setdefault(key, Anchor(text))
-        return repeated([(self.bank[key].text,) for key in keys], len(responses))
+                self._first.setdefault(key, Anchor(text))
+        return repeated([((self.bank.get(key) or self._first[key]).text,) for key in keys], len(responses))
 
     def observe(self, batch: PromptBatch, responses: list[str], scores: Scores, policies: Policies) -> dict[str, float]:
         """Count wins, and replace what is beaten. Every rank sees all verdicts, so all banks stay the same."""
         self.events = []
+        self.bank |= {key: anchor for key, anchor in self._first.items() if key not in self.bank}
         own = []
         if scores.verdict is not None and scores.row_of is not None:
             probabilities = scores.verdict.win_prob.tolist()

@@ -5,7 +5,6 @@ import os
 import sys
 import traceback
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,10 @@ from lightning_modules.callbacks import (
     PredictionFile,
     RandomStates,
     RunCheckpoint,
+    RunLedger,
 )
-from lightning_modules.callbacks.run_checkpoint import LAST
 from lightning_modules.stage import Stage
+from prl.checkpoint_files import CheckpointError, fault, holds_checkpoints, newest_whole
 from prl.commands import COMMANDS
 from prl.judge.base import judge_kind
 from prl.model_card import write_card
@@ -65,11 +65,12 @@ class PrlCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle which checkpoint is meant, before any compute is spent."""
         config = self.config[self.subcommand]
-        last = Path(config.run_dir) / "checkpoints" / LAST
-        config.ckpt_path = resolve_checkpoint(config.ckpt_path, last)
-        if self.subcommand == "fit" and config.ckpt_path is None and last.exists() and not config.overwrite:
+        folder = Path(config.run_dir) / "checkpoints"
+        config.ckpt_path = resolve_checkpoint(config.ckpt_path, folder)
+        is_new = self.subcommand == "fit" and config.ckpt_path is None
+        if is_new and holds_checkpoints(folder) and not config.overwrite:
             raise RunError(
-                f"run_dir {config.run_dir} already holds a run ({last}). Continue it with --ckpt_path last, choose "
+                f"run_dir {config.run_dir} already holds a run ({folder}). Continue it with --ckpt_path last, choose "
                 "another --run_dir, or start anew with --overwrite true"
             )
         if config.get("weights_only") is None:
@@ -84,7 +85,7 @@ class PrlCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(folder, name="", version="")
         if self.subcommand != "fit":
             self.save_config_callback = None
-        own: list[Any] = [RandomStates(), ForgetRepeatedSteps(), PredictionFile()]
+        own = self.own_callbacks()
         given = config.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
@@ -93,6 +94,10 @@ class PrlCLI(LightningCLI):
             own.append(LearningRateMonitor(logging_interval="step"))
         kwargs["callbacks"] = [*given, *own]
         return super().instantiate_trainer(**kwargs)
+
+    def own_callbacks(self) -> list[Any]:
+        """What every run has beside its checkpoint; the ledger reads the random states that are put back before it."""
+        return [RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
 
     def after_fit(self) -> None:
         """Write what was trained where transformers can load it."""
@@ -104,8 +109,8 @@ class PrlCLI(LightningCLI):
             self.model.after_export(folder)
 
 
-def resolve_checkpoint(ckpt_path: str | None, last: Path) -> str | None:
-    """The checkpoint file that is meant, checked to be there and whole.
+def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:
+    """The checkpoint that is meant, checked to be there and whole: for `last` the newest whole one in `folder`.
 
     Raises:
         RunError: when it is missing or torn. Lightning would warn about a missing `last` and start from the beginning.
@@ -114,15 +119,18 @@ def resolve_checkpoint(ckpt_path: str | None, last: Path) -> str | None:
         return None
     if str(ckpt_path) in ("best", "hpc", "registry"):
         raise RunError(f"--ckpt_path {ckpt_path}: give `last` or the path of a checkpoint")
-    path = last if str(ckpt_path) == "last" else Path(ckpt_path)
+    if str(ckpt_path) == "last":
+        try:
+            return str(newest_whole(folder))
+        except CheckpointError as error:
+            hint = "Check --run_dir, or leave --ckpt_path out to start"
+            raise RunError(f"--ckpt_path last: {error}. {hint}") from None
+    path = Path(ckpt_path)
     if not path.exists():
-        meant = f"--ckpt_path {ckpt_path}"
-        raise RunError(f"{meant}: checkpoint {path} does not exist. Check --run_dir, or leave --ckpt_path out to start")
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise RunError(
-            f"checkpoint {path} is torn: {path.stat().st_size} bytes that do not end like a checkpoint. It was "
-            "probably cut while being copied; use another copy or start anew"
-        )
+        raise RunError(f"checkpoint {path} does not exist. Check --run_dir, or leave --ckpt_path out to start")
+    if wrong := fault(path):
+        hint = "Use another one, or --ckpt_path last for the newest whole one"
+        raise RunError(f"checkpoint {path} is torn: {wrong}. {hint}")
     return str(path)
 
 
@@ -135,10 +143,10 @@ def _quiet_lightning() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def run_stage(args: ArgsType = None) -> PrlCLI:
+def run_stage(args: ArgsType = None, cli: type[PrlCLI] = PrlCLI) -> PrlCLI:
     """LightningCLI with these arguments."""
     _quiet_lightning()
-    return PrlCLI(
+    return cli(
         Stage,
         LightningDataModule,
         subclass_mode_model=True,

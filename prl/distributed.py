@@ -1,5 +1,7 @@
 """Counts agreed across ranks, over torch.distributed or alone. Knows nothing of strategies."""
 
+from typing import Any
+
 import torch.distributed as dist
 from torch import Tensor
 
@@ -20,3 +22,20 @@ def global_sum(value: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(total)
     return total
+
+
+def global_max(value: Tensor) -> Tensor:
+    """The largest `value` over all ranks, on every rank; a new tensor without gradient."""
+    largest = value.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest
+
+
+def gathered(value: Any) -> list[Any]:
+    """A plain object of every rank, in their order, on every rank."""
+    values = [value]
+    if world_size() > 1:
+        values = [None] * world_size()
+        dist.all_gather_object(values, value)
+    return values

@@ -1,73 +1,206 @@
-"""The checkpoint a run resumes from, counted in training batches."""
+"""The checkpoint a run resumes from, counted in training batches, and the end of a run that is told to stop."""
 
-import shutil
+import logging
+import os
+import signal
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from lightning_modules.callbacks.stop_signals import StoppedRun, StopSignals
+from prl import checkpoint_files
+from prl.distributed import world_size
+from prl.randomness import random_states, set_random_states
 from prl.run_position import batches_done, is_dry_run
 
-LAST = "last.ckpt"
+log = logging.getLogger(__name__)
+
+
+class PlainCheckpointIO(TorchCheckpointIO):
+    """Writes straight to the file. Lightning's own copies the checkpoint in memory twice and goes through /tmp."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """torch.save to a local path; anything else is Lightning's."""
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, path)
+
+
+@dataclass(frozen=True)
+class _Boundary:
+    """What would have moved on since the end of a batch, beside weights and registered state, which have not."""
+
+    batches: int
+    epoch: int
+    loops: dict[str, Any]
+    random: dict[str, Any]
+    validation_due: bool
+    """Whether a validation belongs to this batch that has not ended."""
 
 
 class RunCheckpoint(Checkpoint):
-    """Writes `last.ckpt` every so many training batches and at the end.
+    """Writes a checkpoint every so many training batches, at the end, and when a signal asks the run to stop.
 
     Lightning's ModelCheckpoint counts optimizer steps, of which a PPO iteration has many and not always equally many.
-    It can be added beside this one to keep the best by a metric. The file is written aside and moved into place, so
-    that a process killed while writing leaves the previous checkpoint whole.
+    It can be added beside this one to keep the best by a metric. How a file becomes whole is told in
+    `prl/checkpoint_files.py`.
+
+    After SIGTERM, SIGUSR1 or Ctrl-C the run ends at the next place where ranks are in step: after a batch, between the
+    phases of a PPO iteration (`Stage.begin_phase`), after a validation batch. What is saved is the state after the last
+    completed batch: before its first update an iteration has changed nothing but random states and counters, which
+    are put back, and after it the iteration is completed first.
+
+    Where a validation belongs to the batch, the checkpoint waits for its end, since Lightning would not repeat it: what
+    it decides (an early stop, the best checkpoint) is kept. After a stop in between, the resumed run validates first.
 
     Args:
         dirpath: folder of the checkpoints; the CLI sets it to RUN_DIR/checkpoints.
         every_n_batches: training batches (PPO: iterations) between two checkpoints; 0 writes at the end only.
+        keep: newest checkpoints to keep. With two, the one before takes over when the newest is found torn.
+
+    Raises:
+        ValueError: when none is to be kept.
     """
 
-    def __init__(self, dirpath: str = "checkpoints", every_n_batches: int = 100) -> None:
-        self.path, self.every_n_batches = Path(dirpath) / LAST, every_n_batches
+    def __init__(self, dirpath: str = "checkpoints", every_n_batches: int = 100, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"checkpoint.keep is {keep}; a run cannot be resumed without one")
+        self.folder, self.every_n_batches, self.keep = Path(dirpath), every_n_batches, keep
+        self.signals = StopSignals()
         self._saved_at = -1
         self._due = False
+        self._boundary: _Boundary | None = None
+        self._own_save = self._validates_first = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Nothing is written in a fast_dev_run."""
         if is_dry_run(trainer):
             self.every_n_batches = 0
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = PlainCheckpointIO()
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on signals are noted."""
+        self.signals.install()
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """A new run takes the checkpoints of an overwritten one away; a resumed one need not save what it was given."""
+        self.signals.install()
+        pl_module.run_state.check(pl_module)
+        if is_dry_run(trainer):
+            return
+        done = batches_done(trainer)
+        if done == 0:
+            if trainer.is_global_zero:
+                checkpoint_files.clear(self.folder)
+            trainer.strategy.barrier("checkpoints cleared")
+        elif trainer.ckpt_path is not None:
+            given = Path(trainer.ckpt_path).resolve()
+            if given.parent == self.folder.resolve() and checkpoint_files.batches_of(given) == done:
+                self._saved_at = done
+            if self._validates_first:
+                _validate(trainer)
+                self._validates_first = False
+                self._saved_at = -1  # what the validation changed is new
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether a resumed run has to validate before it goes on."""
+        return {"validation_due": self._own_save and self._boundary is not None and self._boundary.validation_due}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `state_dict`."""
+        self._validates_first = state_dict["validation_due"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when it is time."""
+        """Save when it is time, and stop when asked to."""
         done = batches_done(trainer)
         self._due |= bool(self.every_n_batches) and done % self.every_n_batches == 0
         # Accumulated gradients are in no checkpoint, so one is only written after a whole step.
-        if self._due and not trainer.fit_loop._should_accumulate():
-            self._save(trainer)
-            self._due = False
+        if not trainer.fit_loop._should_accumulate():
+            loops, fetcher = trainer._checkpoint_connector._get_loops_state_dict(), trainer.fit_loop._data_fetcher
+            assert fetcher is not None
+            validation_due = trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+            self._boundary = _Boundary(done, trainer.current_epoch, loops, random_states(), validation_due)
+            self._save_if_due(trainer)
+        self.poll(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Validation is left where it is."""
+        self.poll(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The checkpoint that waited for it."""
+        if self._boundary is not None and self._boundary.batches == batches_done(trainer):
+            self._boundary = replace(self._boundary, validation_due=False)
+            self._save_if_due(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The end state, unless it was just saved."""
         if not is_dry_run(trainer):
-            self._save(trainer)
+            self._save(trainer, batches_done(trainer))
 
-    def _save(self, trainer: Trainer) -> None:
-        done = batches_done(trainer)
+    def poll(self, trainer: Trainer) -> None:
+        """Save the last boundary and end the run if any rank was told to stop.
+
+        Weights and registered state must be as they were at the end of the last batch, and ranks in step.
+
+        Raises:
+            StoppedRun: with exit code 128 + signal.
+        """
+        number = self.signals.agreed(trainer.lightning_module.device)
+        if not number:
+            return
+        held = "no batch was completed in this session, so nothing is saved"
+        if self._boundary is not None and not is_dry_run(trainer):
+            set_random_states(self._boundary.random)
+            self._save_boundary(trainer, self._boundary)
+            held = f"the checkpoint in {self.folder} holds {self._boundary.batches} batches, continue with `prl resume`"
+        if trainer.is_global_zero:
+            log.warning("stopped by %s: %s", signal.Signals(number).name, held)
+        raise StoppedRun(128 + number)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Counters as they were after the last completed batch; since then a validation or a batch may have begun."""
+        if self._own_save and self._boundary is not None:
+            checkpoint["loops"], checkpoint["epoch"] = self._boundary.loops, self._boundary.epoch
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        if self._due and self._boundary is not None and not self._boundary.validation_due:
+            self._save_boundary(trainer, self._boundary)
+            self._due = False
+
+    def _save_boundary(self, trainer: Trainer, boundary: _Boundary) -> None:
+        self._own_save = True
+        self._save(trainer, boundary.batches)
+        self._own_save = False
+
+    def _save(self, trainer: Trainer, done: int) -> None:
         if done == self._saved_at:
             return
-        aside = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(aside)
-        if trainer.is_global_zero and aside.is_file():
-            aside.replace(self.path)
-        elif trainer.is_global_zero and aside.is_dir():  # sharded checkpoints are folders
-            _replace_folder(aside, self.path)
+        partial = checkpoint_files.aside(self.folder, done)
+        if trainer.is_global_zero and os.path.lexists(partial):
+            checkpoint_files.remove(partial)
+        trainer.save_checkpoint(partial)  # ends with a barrier
+        if trainer.is_global_zero:
+            checkpoint_files.publish(partial, world_size=world_size())
+            checkpoint_files.prune(self.folder, done, self.keep)
         trainer.strategy.barrier("checkpoint in place")
         self._saved_at = done
 
 
-def _replace_folder(new: Path, old: Path) -> None:
-    # A folder cannot be replaced in one move: killed between the two, the old checkpoint is whole under `.old`.
-    retired = old.with_suffix(".old")
-    if old.exists():
-        old.rename(retired)
-    new.rename(old)
-    shutil.rmtree(retired, ignore_errors=True)
+def _validate(trainer: Trainer) -> None:
+    """The validation that the interrupted run owed, as Lightning's training loop runs it, at the same step."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    loop.restarting = False
+    trainer.validating = True
+    loop.run()
+    trainer.training = True

@@ -45,7 +45,7 @@ def export(checkpoint: Path, output: Path, config: Path | None = None, *, merge:
         RunError: when a file is missing or torn, or the folder holds something.
         ValueError: for a checkpoint of another stage, or for merge: false without adapters.
     """
-    resolve_checkpoint(str(checkpoint), checkpoint)
+    resolve_checkpoint(str(checkpoint), checkpoint.parent)
     config = config or checkpoint.absolute().parent.parent / "config.yaml"
     if not config.is_file():
         raise RunError(f"no config at {config}; give the config.yaml of the run with --config")

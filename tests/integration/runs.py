@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import torch
 from lightning import Callback
 from transformers import AutoModelForSequenceClassification
 
-from lightning_modules.callbacks.run_checkpoint import LAST
+from prl.checkpoint_files import LAST
 from prl.cli import PrlCLI, run_stage
 from prl.judge import ComparisonEncoder, JudgeTemplate
 from prl.judge.bradley_terry import save_bradley_terry
@@ -132,8 +131,7 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
 def state_of(run: Path) -> dict[str, Any]:
     """All that decides how training would go on: weights, optimizer, schedule, KL coefficient, random states."""
     checkpoint = last_checkpoint(run)
-    names = ["state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"]
-    names += ["kl_controller"] if "kl_controller" in checkpoint else []
+    names = ["state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch", "run_state"]
     state = {name: checkpoint[name] for name in names}
     state["random_states"] = next(v for k, v in checkpoint["callbacks"].items() if k.startswith("RandomStates"))
     return state
@@ -153,32 +151,48 @@ class InterruptedRun(RuntimeError):
 
 
 class Interrupt(Callback):
-    """Ends a run at a chosen moment, by an exception or as `kill -9` does.
+    """Ends a run at a chosen moment, by an exception or by a signal.
 
     Args:
         batch: training batches done at that moment.
-        moment: batch_end; backward (inside the next batch); validation; saving (of a checkpoint).
+        moment: batch_end; rollout, judge, score, update or backward (inside the next batch); validation; saving (of a
+            checkpoint).
         times: how often the moment must come before it counts: the backward pass of an iteration has many.
-        kill: SIGKILL this process instead of raising.
+        number: a signal that this process gets instead of an exception.
+        rank: the only rank that is interrupted.
     """
 
     def __init__(
         self,
         batch: int,
-        moment: Literal["batch_end", "backward", "validation", "saving"] = "batch_end",
+        moment: Literal[
+            "batch_end", "rollout", "judge", "score", "update", "backward", "validation", "saving"
+        ] = "batch_end",
         times: int = 1,
-        kill: bool = False,
+        number: int | None = None,
+        rank: int = 0,
     ) -> None:
-        self.batch, self.moment, self.times, self.kill = batch, moment, times, kill
+        self.batch, self.moment, self.times, self.number, self.rank = batch, moment, times, number, rank
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        begin = pl_module.begin_phase
+
+        def begin_and_reach(name: str) -> None:
+            begin(name)
+            if not trainer.validating:
+                self._reached(trainer, name)
+
+        pl_module.begin_phase = begin_and_reach
 
     def _reached(self, trainer: Any, moment: str) -> None:
-        if moment != self.moment or batches_done(trainer) != self.batch:
+        if moment != self.moment or batches_done(trainer) != self.batch or trainer.global_rank != self.rank:
             return
         self.times -= 1
         if self.times:
             return
-        if self.kill:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.number is not None:
+            os.kill(os.getpid(), self.number)
+            return
         raise InterruptedRun(f"{moment} {self.batch}")
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:

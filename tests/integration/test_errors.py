@@ -196,16 +196,23 @@ def test_missing_checkpoint(refused: Refused, run: Path, tmp_path: Path) -> None
     refused(args, "RunError", re.escape(missing), "does not exist")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.98])
-def test_truncated_checkpoint(share: float, refused: Refused, run: Path) -> None:
+def test_torn_checkpoint(refused: Refused, run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By its path it is refused; as `last` the one before it is used; with none left that is an error too."""
     refused.home.run("supervised", run)
-    last = run / "checkpoints" / "last.ckpt"
-    whole = last.read_bytes()
-    last.write_bytes(whole[: int(share * len(whole))])
-    refused(
-        refused.home.arguments("supervised", run, "--ckpt_path", "last"),
-        *("RunError", "last.ckpt is torn", f"{int(share * len(whole))} bytes"),
-    )
+    folder = run / "checkpoints"
+    older, newest = folder / "batch-000002.ckpt", folder / "batch-000004.ckpt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    args = refused.home.arguments("supervised", run, "--ckpt_path", str(folder / "last.ckpt"))
+    refused(args, "RunError", "last.ckpt is torn", "has 1000 bytes", "--ckpt_path last")
+    refused(refused.home.arguments("supervised", run), "RunError", "already holds a run")
+    refused.home.run("supervised", run, "--ckpt_path", "last")
+    assert f"checkpoint {newest} is torn" in caplog.text
+    assert f"continuing from {older}" in caplog.text
+    assert last_checkpoint(run)["global_step"] == 4
+    for path in (older, newest):
+        path.write_bytes(b"")
+    args = refused.home.arguments("supervised", run, "--ckpt_path", "last")
+    refused(args, "RunError", "no whole checkpoint is left", older.name, newest.name)
 
 
 def test_checkpoint_of_another_stage(refused: Refused, run: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from lightning_modules.callbacks.run_checkpoint import LAST
+from prl.checkpoint_files import LAST
 from prl.cli import RunError, main
 from prl.commands.export import export
 from prl.judge import GenerativeJudge, Judge

@@ -1,14 +1,21 @@
 """A run that was cut off and continued ends bit for bit where an uninterrupted one does."""
 
+import multiprocessing
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prl.checkpoint_files import LAST
+from prl.cli import run_stage
+from prl.ledger import LEDGER, compare, read_ledger
 from tests.integration.runs import (
     CONFIGS,
     Home,
@@ -19,6 +26,7 @@ from tests.integration.runs import (
     last_checkpoint,
     state_of,
 )
+from tests.integration.test_tensorboard import events, scalars
 
 ROOT = CONFIGS.parent
 MODEL = "--model.init_args."
@@ -29,6 +37,7 @@ PPO = (
     *(f"{MODEL}reward.kl_target", "0.5", f"{MODEL}reward.kl_horizon", "50"),
     *(f"{MODEL}ppo.critic_warmup", "5"),
 )
+LONG = (*PPO, f"{MODEL}iterations", "100", f"{MODEL}sampling.max_new_tokens", "24")
 STAGES: dict[str, tuple[str, ...]] = {
     "supervised": TRAINING,
     "generative_reward": TRAINING,
@@ -70,7 +79,7 @@ def uninterrupted(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Unint
 
 def killed(home: Home, stage: str, run: Path, **moment: Any) -> None:
     """A real process that dies by SIGKILL at the moment."""
-    args = home.arguments(stage, run, *STAGES[stage], callback(Interrupt, kill=True, **moment))
+    args = home.arguments(stage, run, *STAGES[stage], callback(Interrupt, number=signal.SIGKILL, **moment))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         [sys.executable, "-m", "prl", *args], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
@@ -102,6 +111,46 @@ def test_killed_run_ends_like_an_uninterrupted_one(
     assert_same_end(tmp_path, uninterrupted(stage))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_twenty_kills_at_any_time_change_no_bit(home: Home, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    """SIGKILL and SIGTERM by turns, at random times up to four batches after training has begun."""
+    moments = random.Random(0)
+    context = multiprocessing.get_context("forkserver")  # real processes, without the imports of each
+    context.set_forkserver_preload(["prl.cli"])
+    ledger, resume, kills = tmp_path / LEDGER, (), []
+    while len(kills) < 20:
+        start, begun = num_lines(ledger), 0.0
+        enough = start + moments.randint(1, 4)  # the first line is that of the session
+        process = context.Process(target=run_stage, args=(home.arguments("pairwise_ppo", tmp_path, *LONG, *resume),))
+        process.start()
+        while process.is_alive() and num_lines(ledger) < enough:
+            begun = begun or (time.monotonic() if num_lines(ledger) > start else 0.0)
+            time.sleep(0.01)
+        time.sleep(moments.random() * max(0.3, (time.monotonic() - (begun or time.monotonic())) / (enough - start)))
+        assert process.pid is not None
+        os.kill(process.pid, (signal.SIGKILL, signal.SIGTERM)[len(kills) % 2])
+        process.join(timeout=120)
+        assert process.exitcode in (-signal.SIGKILL, 143)
+        kills.append(process.exitcode)
+        resume = ("--ckpt_path", "last") if (tmp_path / "checkpoints" / LAST).exists() else ()
+    assert kills.count(143) == 10
+    home.run("pairwise_ppo", tmp_path, *LONG, *resume)
+    whole = uninterrupted("pairwise_ppo", *LONG[len(PPO) :])
+    assert_same_end(tmp_path, whole)
+    assert same_ledger(tmp_path, whole)
+
+
+def num_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def same_ledger(run: Path, other: Path) -> bool:
+    """Whether every batch read and gave the same to the last bit, those before each interruption included."""
+    lines, expected = (list(read_ledger(each / LEDGER)[0].values()) for each in (run, other))
+    return len(lines) == len(expected) and compare(expected, lines, tolerance=0) is None
+
+
 def batches_in(run: Path) -> int:
     loops = last_checkpoint(run)["loops"]["fit_loop"]
     return loops["epoch_loop.batch_progress"]["total"]["processed"]
@@ -114,12 +163,19 @@ MID_UPDATE = {"moment": "backward", "times": 5}
 CASES = {
     # Where an epoch ends, the newest checkpoint holds all of its batches.
     "epoch_boundary": ("generative_reward", (), [{"batch": 4, "moment": "backward"}]),
+    # Checkpoints after 2, 4 and 6; validations after 3 and 6, before the checkpoint of the same batch is in place.
+    "phases": (
+        "pairwise_ppo",
+        (),
+        [
+            {"batch": 2, "moment": "rollout"},
+            {"batch": 3, "moment": "judge"},
+            {"batch": 4, "moment": "saving"},
+            {"batch": 5, "moment": "score"},
+            {"batch": 6, "moment": "validation"},
+        ],
+    ),
     "epoch_end": ("generative_reward", (), [{"batch": 5}]),
-    "before_the_checkpoint_at_an_epoch_end": ("pairwise_ppo", (), [{"batch": 4}]),
-    # Validation comes before the checkpoint of the same batch: the run dies between the two.
-    "in_validation": ("pairwise_ppo", (), [{"batch": 6, "moment": "validation"}]),
-    # Validation after batch 3, checkpoints after 2 and 4: resuming repeats a validation.
-    "after_a_validation": ("pairwise_ppo", (), [{"batch": 3, **MID_UPDATE}]),
     "twice": ("generative_reward", (), [{"batch": 3}, {"batch": 7, "moment": "backward"}]),
     "ppo_twice": ("pairwise_ppo", (), [{"batch": 3, **MID_UPDATE}, {"batch": 5}]),
     "random_order": ("generative_reward", (f"{MODEL}order", "random", f"{MODEL}text_coef", "0"), [{"batch": 7}]),
@@ -151,6 +207,72 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(
         resume = ["--ckpt_path", "last"]
     home.run(stage, tmp_path, *STAGES[stage], *overrides, *resume)
     assert_same_end(tmp_path, uninterrupted(stage, *overrides))
+    assert same_ledger(tmp_path, uninterrupted(stage, *overrides))
+
+
+# ---- signals: the last completed batch is saved, whatever the checkpoints' interval
+
+SELDOM = ("--checkpoint.every_n_batches", "100")
+STOPS: dict[str, tuple[str, tuple[str, ...], list[tuple[dict[str, Any], int]]]] = {
+    # An iteration is given up before its update, and completed from there on. Validation comes after batches 3 and 6.
+    "ppo": (
+        "pairwise_ppo",
+        SELDOM,
+        [
+            ({"batch": 1, "moment": "rollout"}, 1),
+            ({"batch": 2, "moment": "judge"}, 2),
+            ({"batch": 3, "moment": "validation"}, 3),
+            ({"batch": 3, "moment": "backward", "times": 5}, 4),
+        ],
+    ),
+    "ppo_saving": ("pairwise_ppo", (), [({"batch": 2, "moment": "saving"}, 2)]),
+    # Between the two batches of an accumulated step there is nothing to save but what was before them.
+    "judge": (
+        "generative_reward",
+        (*SELDOM, *ACCUMULATE),
+        [
+            ({"batch": 2, "moment": "backward"}, 2),
+            ({"batch": 6, "moment": "validation"}, 6),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case == "ppo_saving" else []) for case in STOPS]
+)
+def test_stopped_run_ends_like_an_uninterrupted_one(
+    case: str, home: Home, uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    stage, overrides, stops = STOPS[case]
+    whole = uninterrupted(stage, *(ACCUMULATE if case == "judge" else ()))
+    resume: list[str] = []
+    for moment, saved in stops:
+        interrupt = callback(Interrupt, number=signal.SIGTERM, **moment)
+        with pytest.raises(SystemExit) as stopped:
+            home.run(stage, tmp_path, *STAGES[stage], *overrides, interrupt, *resume)
+        assert stopped.value.code == 143
+        assert batches_in(tmp_path) == saved
+        assert not (tmp_path / "model").exists()
+        resume = ["--ckpt_path", "last"]
+    home.run(stage, tmp_path, *STAGES[stage], *overrides, *resume)
+    assert_same_end(tmp_path, whole)
+    assert same_ledger(tmp_path, whole)
+    assert validations(tmp_path) == validations(whole)
+
+
+def validations(run: Path) -> dict[str, Any]:
+    """Every point of every curve of the validations; one that was cut short must come again, at its step."""
+    return {tag: points for tag, points in scalars(events(run)).items() if tag.startswith("val/")}
+
+
+def test_a_run_that_is_stopped_before_its_first_batch_is_done_leaves_no_checkpoint(home: Home, tmp_path: Path) -> None:
+    for number, code in ((signal.SIGUSR1, 138), (signal.SIGINT, 130)):
+        interrupt = callback(Interrupt, batch=0, moment="rollout", number=number)
+        with pytest.raises(SystemExit) as stopped:
+            home.run("pairwise_ppo", tmp_path, *PPO, interrupt)
+        assert stopped.value.code == code
+        assert list(tmp_path.glob("checkpoints/*")) == []
 
 
 @pytest.mark.parametrize("stage", ["generative_reward", "pairwise_ppo"])
@@ -177,8 +299,10 @@ def test_a_finished_run_can_be_made_longer(stage: str, home: Home, tmp_path: Pat
 def test_what_an_interrupted_save_left_does_no_harm(home: Home, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
     with pytest.raises(InterruptedRun):
         home.run("supervised", tmp_path, *STAGES["supervised"], callback(Interrupt, batch=5))
-    (tmp_path / "checkpoints" / "last.partial").write_bytes(b"half a checkpoint")
+    partial = tmp_path / "checkpoints" / "batch-000006.partial"
+    partial.write_bytes(b"half a checkpoint")
     home.run("supervised", tmp_path, *STAGES["supervised"], "--ckpt_path", "last")
+    assert not partial.exists()
     assert_same_end(tmp_path, uninterrupted("supervised"))
 
 

@@ -1,0 +1,46 @@
+"""SIGTERM, SIGUSR1 and Ctrl-C as a wish to stop, which the run looks at where its state is in order."""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+
+from prl.distributed import global_max
+
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+
+
+class StoppedRun(SystemExit):
+    """Ends the process as a shell reports a signal: 128 + its number, 143 for SIGTERM."""
+
+
+class StopSignals:
+    """Notes signals and does nothing else in the handler.
+
+    Lightning's own handler calls a collective (which hangs when one rank alone is signalled), and its flag is read
+    between batches on rank 0 only; for SLURM's SIGUSR1 it saves in the middle of an iteration. Both are replaced;
+    Lightning puts back what was there before it when the run ends.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def install(self) -> None:
+        """Take the signals over; after Lightning took them. Python allows it in the main thread only."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> Any:
+        if number == signal.SIGINT:
+            if self.received:
+                signal.default_int_handler(number, frame)
+            os.write(2, b"\nprl: stopping at the end of this phase; Ctrl-C again stops at once\n")
+        self.received = max(self.received, number)
+
+    def agreed(self, device: torch.device) -> int:
+        """The signal that any rank has received, on every rank; 0 for none. Call it where ranks are in step."""
+        return int(global_max(torch.tensor(self.received, device=device)))

@@ -1,0 +1,77 @@
+"""Everything stateful of a run beside weights, optimizer and random states, in one place and under one key."""
+
+from typing import Any, Protocol, runtime_checkable
+
+from lightning import Trainer
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A part whose state decides how the run goes on. States are plain values and tensors: reading runs no code."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to save."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Continue from what was saved."""
+
+
+class RunState:
+    """The registered parts of a stage. They may change in the update of a batch or after it, until its end: what a stop
+    in between saves is the state of the last completed batch (`RunCheckpoint`)."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, Stateful] = {}
+
+    def register(self, name: str, part: Stateful) -> None:
+        """Keep the state of `part` in checkpoints as `name`.
+
+        Raises:
+            ValueError: for a name that is taken.
+        """
+        if name in self.parts:
+            raise ValueError(f"a part named {name!r} is registered already")
+        self.parts[name] = part
+
+    def state_dict(self) -> dict[str, Any]:
+        """Name -> state of each part."""
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Give each part its state.
+
+        Raises:
+            ValueError: when the saved parts are not the registered ones.
+        """
+        if state.keys() != self.parts.keys():
+            missing, unknown = sorted(self.parts.keys() - state.keys()), sorted(state.keys() - self.parts.keys())
+            raise ValueError(
+                f"the checkpoint and this run differ in stateful parts: missing in the checkpoint {missing}, unknown "
+                f"to this run {unknown}; continue with the settings and the version of prl that wrote it"
+            )
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+
+    def check(self, owner: Any) -> None:
+        """Find what a checkpoint would forget.
+
+        Raises:
+            ValueError: when an attribute of `owner` has a state and is not registered.
+        """
+        forgotten = [name for name, value in vars(owner).items() if _is_part(value) and not self._has(value)]
+        if forgotten:
+            raise ValueError(
+                f"{type(owner).__name__}.{forgotten[0]} has a state that no checkpoint keeps; register it in __init__: "
+                f"self.run_state.register({forgotten[0]!r}, self.{forgotten[0]})"
+            )
+
+    def _has(self, value: Any) -> bool:
+        return any(value is part for part in self.parts.values())
+
+
+def _is_part(value: Any) -> bool:
+    kept_by_lightning = (nn.Module, Optimizer, LRScheduler, Trainer, RunState)
+    return isinstance(value, Stateful) and not isinstance(value, (*kept_by_lightning, type))

@@ -1,0 +1,212 @@
+"""Checkpoints on disk: written aside, known whole by a manifest that comes last, and the newest whole one found again.
+
+`RUN_DIR/checkpoints` holds `batch-000200.ckpt` (a file, or a folder of shards), `batch-000200.json` (its manifest:
+sizes, sha256, batches, processes, version) and the link `last.ckpt` to the newest. Without a manifest that fits, a
+checkpoint is torn.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prl import __version__
+
+log = logging.getLogger(__name__)
+
+LAST = "last.ckpt"
+_NAME = re.compile(r"batch-(\d+)\.(?:ckpt|partial)")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing or torn."""
+
+
+def aside(folder: Path, batches: int) -> Path:
+    """Where the checkpoint after so many batches is written before it is whole."""
+    return folder / f"batch-{batches:06d}.partial"
+
+
+def publish(partial: Path, *, world_size: int) -> Path:
+    """Move a written checkpoint into place: synced, then moved, then its manifest, then `last`.
+
+    Killed between any two of these, the folder still names the previous checkpoint as the newest whole one.
+
+    Args:
+        partial: file or folder at `aside(...)`.
+        world_size: processes that wrote it.
+
+    Returns:
+        The checkpoint.
+    """
+    folder, final = partial.parent, partial.with_suffix(".ckpt")
+    manifest = manifest_of(final)
+    files = {}
+    for path in _files(partial):
+        _sync(path)  # first, so that the hash is not what waits for the disk
+        name = final.name if path == partial else f"{final.name}/{path.relative_to(partial).as_posix()}"
+        files[name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+    manifest.unlink(missing_ok=True)  # of a checkpoint of the same batch that is about to be replaced
+    _remove(final)
+    partial.rename(final)
+    text = {"batches": batches_of(final), "world_size": world_size, "prl": __version__, "files": files}
+    written = manifest.with_suffix(".manifest")
+    written.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    _sync(written)
+    _sync(folder)
+    written.rename(manifest)
+    _point_last_at(final)
+    _sync(folder)
+    return final
+
+
+def prune(folder: Path, newest: int, keep: int) -> None:
+    """Leave `newest` and the whole checkpoints before it, `keep` in all.
+
+    Later ones go too: they are torn, or of a future that the run has turned back from.
+    """
+    kept = 0
+    for path in _newest_first(folder):
+        whole = path.suffix == ".ckpt" and batches_of(path) <= newest and manifest_of(path).is_file()
+        if whole and kept < keep:
+            kept += 1
+        else:
+            remove(path)
+
+
+def clear(folder: Path) -> None:
+    """Take away all checkpoints of a run that starts anew."""
+    (folder / LAST).unlink(missing_ok=True)
+    for path in list(_newest_first(folder)):
+        remove(path)
+
+
+def holds_checkpoints(folder: Path) -> bool:
+    """Whether there is any checkpoint, whole or torn."""
+    return os.path.lexists(folder / LAST) or any(path.suffix == ".ckpt" for path in _newest_first(folder))
+
+
+def fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in words; None for a whole one.
+
+    One without a manifest, such as a copy or one of Lightning's own, is only looked at from outside.
+    """
+    path = path.resolve()
+    if path.suffix == ".partial":
+        return "it was being written when the run ended"
+    manifest = manifest_of(path)
+    if not manifest.is_file():
+        if _NAME.fullmatch(path.name):
+            return f"it has no manifest {manifest.name}: the run ended before the checkpoint was whole"
+        if path.is_file() and not zipfile.is_zipfile(path):
+            return f"{path.stat().st_size} bytes that do not end like a checkpoint"
+        return None
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, TypeError):
+        return f"its manifest {manifest.name} cannot be read"
+    for name, expected in files.items():
+        file = path.parent / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["size"]:
+            return f"{name} has {file.stat().st_size} bytes, its manifest says {expected['size']}"
+        if _sha256(file) != expected["sha256"]:
+            return f"{name} has the right size but other bytes than its manifest says (sha256)"
+    return None
+
+
+def newest_whole(folder: Path) -> Path:
+    """The newest whole checkpoint of a run; torn ones after it are named in a warning.
+
+    Raises:
+        CheckpointError: when there is none.
+    """
+    faults: list[str] = []
+    for path in _newest_first(folder):
+        wrong = fault(path)
+        if wrong is None:
+            if faults:
+                log.warning("%s; continuing from %s, the newest whole one", "; ".join(faults), path)
+            return path
+        faults.append(f"checkpoint {path} is torn: {wrong}")
+    if not faults and (folder / LAST).is_file():
+        faults = [f"{folder / LAST} is a file without manifest; give its path to use it as it is"]
+    detail = ("no whole checkpoint is left: " + "; ".join(faults)) if faults else f"{folder / LAST} does not exist"
+    raise CheckpointError(detail)
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """All whole checkpoints of a run, newest first."""
+    return [path for path in _newest_first(folder) if fault(path) is None]
+
+
+def batches_of(path: Path) -> int:
+    """Training batches that a checkpoint of a run holds, by its name; -1 for one of another name."""
+    found = _NAME.fullmatch(path.resolve().name)
+    return int(found.group(1)) if found else -1
+
+
+def manifest_of(path: Path) -> Path:
+    """Where the manifest of a checkpoint is."""
+    return path.with_suffix(".json")
+
+
+def remove(path: Path) -> None:
+    """Take a checkpoint away: the manifest first, so that half of it is never taken for whole."""
+    if path.suffix == ".ckpt":
+        manifest_of(path).unlink(missing_ok=True)
+    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("batch-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (batches_of(path), path.name), reverse=True)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from sorted(each for each in path.rglob("*") if each.is_file())
+    else:
+        yield path
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _point_last_at(path: Path) -> None:
+    link = path.with_name("last.link")
+    try:
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.name)
+        link.replace(path.with_name(LAST))
+    except OSError as error:  # a file system without links: `--ckpt_path last` does not need this one
+        log.warning("%s could not be pointed at %s (%s); name the checkpoint itself", LAST, path.name, error)
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """The manifest of a whole checkpoint."""
+    return json.loads(manifest_of(path.resolve()).read_text(encoding="utf-8"))
