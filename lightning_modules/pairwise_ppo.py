@@ -1,25 +1,25 @@
 """Pairwise PPO (DESIGN 1.2): raise the probability that the policy's response beats an anchor under the judge."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_modules import optimizers
+from lightning_modules.ppo_health import PPOHealth
 from lightning_modules.ppo_report import PPOReport
+from lightning_modules.ppo_validation import PPOValidation
 from lightning_modules.stage import Stage
 from lightning_modules.strategies import clip_gradients
-from prl.config import PPO, JudgeGate, ModelSource, Optimization, Reward, Sampling
+from prl.config import PPO, Health, JudgeGate, ModelSource, Optimization, Reward, Sampling, Validation
 from prl.data.encoding import PromptEncoder
 from prl.data.records import AnchoredPrompt
 from prl.data.tokens import OnTooLong
-from prl.distributed import global_sum, rank, world_size
+from prl.distributed import global_sum, world_size
 from prl.experience import anchored_scores, assemble
 from prl.judge.base import PairwiseJudge
 from prl.judge.gate import check_judge
@@ -29,8 +29,9 @@ from prl.models import actor_critic
 from prl.models.critic import Critic, ValueHead, hidden_size
 from prl.models.loading import freeze, is_adapted, load_backbone, load_causal_lm, load_tokenizer, save_model
 from prl.objective import ppo_objective, token_weights
-from prl.randomness import forked
+from prl.phases import PhaseMeter
 from prl.rollout import decode, end_token_ids, generate
+from prl.step_statistics import accumulate, agree, over_steps
 from prl.types import Experience, PromptBatch, Rollout, Verdict
 
 
@@ -53,6 +54,9 @@ class PairwisePPOModule(Stage):
             reference is the policy with adapters off and costs no memory.
         max_prompt_length: longest prompt, tokens.
         on_too_long: what happens to longer prompts: error, truncate or skip, with counts.
+        heldout_judge: judges validations beside the judge and is never in the reward.
+        validation: how validations are read.
+        health: when the run warns, and when it stops.
 
     Raises:
         ValueError: for settings that contradict each other.
@@ -76,12 +80,17 @@ class PairwisePPOModule(Stage):
         reference: ModelSource | None = None,
         max_prompt_length: int = 512,
         on_too_long: OnTooLong = "error",
+        heldout_judge: PairwiseJudge | None = None,
+        validation: Validation = Validation(),  # noqa: B008 - frozen
+        health: Health = Health(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         if critic == "shared" and critic_model is not None:
             raise ValueError("critic_model is set, but critic: shared grows on the policy; drop one of them")
         if policy.path is None and reference is None:
             raise ValueError("policy has random weights (config), so there is no start to read as reference; use path")
+        if heldout_judge is not None and judge.folder is not None and heldout_judge.folder == judge.folder:
+            raise ValueError(f"heldout_judge is the judge itself ({judge.folder}) and would show no gap; give another")
         self.automatic_optimization = False
         self.policy_source, self.reference_source = policy, reference
         self.critic_source = None if critic == "shared" else critic_model or policy
@@ -95,8 +104,9 @@ class PairwisePPOModule(Stage):
         self.reference: Any = None
         self.critic: Any = None
         self.tokenizer = load_tokenizer(policy)
-        self.report = PPOReport(self)
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.heldout_judge = heldout_judge
+        self.report, self.validation = PPOReport(self), PPOValidation(self, validation)
+        self.health, self.meter = PPOHealth(self, health), PhaseMeter()
 
     # ---- set-up
 
@@ -108,9 +118,10 @@ class PairwisePPOModule(Stage):
         """Read the models; safe to call twice."""
         if self.policy is not None:
             return
-        check_judge(self.judge, self.judge_gate)
-        self.judge.load()
-        freeze(self.judge)  # also a judge of the user's own: it is the reward, not a part that learns
+        for judge in filter(None, (self.judge, self.heldout_judge)):
+            check_judge(judge, self.judge_gate)
+            judge.load()
+            freeze(judge)  # also a judge of the user's own: it is the reward, not a part that learns
         self.policy = load_causal_lm(self.policy_source).train()
         if self.reference_source is not None or not is_adapted(self.policy):
             self.reference = freeze(load_causal_lm(self.reference_source or self.policy_source))
@@ -134,6 +145,7 @@ class PairwisePPOModule(Stage):
         rows = getattr(datamodule, "batch_size", 0) * self.sampling.per_prompt // self.trainer.world_size
         if rows:
             check_minibatches(-(-rows // self.ppo.microbatch_size), self.ppo.minibatches)
+        self.validation.start_fit()
 
     def configure_optimizers(self) -> Any:
         """One optimizer, two groups: Lightning's DeepSpeed strategy accepts one optimizer only."""
@@ -151,12 +163,15 @@ class PairwisePPOModule(Stage):
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Prompts -> rollout -> judge -> rewards and advantages -> minibatch updates -> logs."""
-        self.seconds.clear()
+        self.meter.clear()
         batch = batch.repeat(self.sampling.per_prompt)
         rollout = self.generate(batch)  # policy samples
         responses = decode(self.tokenizer, rollout)
         verdict, row_of = self.compare(batch, responses)  # against the anchors, both orders
         experience = self.assemble(rollout, verdict, row_of)  # reference, critic, rewards, advantages
+        if not self.health.is_sound(batch, responses, verdict, experience):
+            self.lr_schedulers().step()  # type: ignore[union-attr]  # the schedule counts iterations
+            return
         stats = self.update(experience)  # losses, backward, clip, step
         self.report.training(verdict, responses, experience, stats)
         self.kl.update(self.report.sequence_kl(experience), len(rollout) * world_size())
@@ -213,21 +228,22 @@ class PairwisePPOModule(Stage):
         history: list[dict[str, float]] = []
         with self.phase("update"):
             for groups in schedule_minibatches(experience.microbatches, self.ppo.minibatches, self.ppo.epochs):
-                history.append(self.step(experience, groups))
-                if self.ppo.stop_kl is not None and history[-1].get("approx_kl", 0.0) > self.ppo.stop_kl:
+                if (stats := self.step(experience, groups)) is None:
+                    break
+                history.append(stats)
+                if self.ppo.stop_kl is not None and stats.get("approx_kl", 0.0) > self.ppo.stop_kl:
                     break
             self.lr_schedulers().step()  # type: ignore[union-attr]
-        stats = {name: sum(step[name] for step in history) / len(history) for name in history[0]}
-        first = {"first_ratio": history[0]["ratio_mean"]} if "ratio_mean" in history[0] else {}
-        return {**stats, **first, "num_steps": len(history)}
+        first = {"first_ratio": history[0]["ratio_mean"]} if history and "ratio_mean" in history[0] else {}
+        return {**over_steps(history), **first, "num_steps": len(history)}
 
-    def step(self, experience: Experience, groups: list[Tensor]) -> dict[str, float]:
-        """One optimizer step over a minibatch made of micro-batches."""
+    def step(self, experience: Experience, groups: list[Tensor]) -> dict[str, float] | None:
+        """One optimizer step over a minibatch made of micro-batches; None, and no step, for numbers not finite."""
         mask = experience.rollout.response_mask
         tokens = global_sum(torch.stack([mask[rows].sum() for rows in groups]).sum())
         rows_total = global_sum(torch.tensor(sum(len(rows) for rows in groups), device=mask.device))
         warming_up = self.batches_done() < self.ppo.critic_warmup
-        totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=mask.device))
+        totals: dict[str, Tensor] = {}
         for rows in groups:
             part = experience.select(rows)
             if warming_up:
@@ -240,13 +256,13 @@ class PairwisePPOModule(Stage):
                 part, logprobs, values, entropy, weights, kl_coef=self.kl.coef, ppo=self.ppo, reward=self.reward
             )
             self.manual_backward(loss * world_size())  # gradients are averaged over ranks, weights are global
-            for name, value in stats.items():
-                totals[name] += value
+            accumulate(totals, stats)
         optimizer: Any = self.optimizers()
-        norm = clip_gradients(self.parameters(), self.ppo.max_grad_norm)
-        optimizer.step()
+        found = {**agree(totals), "grad_norm": float(clip_gradients(self.parameters(), self.ppo.max_grad_norm))}
+        if allowed := self.health.allows_step(found):
+            optimizer.step()
         optimizer.zero_grad()
-        return {**{name: float(global_sum(value)) for name, value in totals.items()}, "grad_norm": float(norm)}
+        return found if allowed else None
 
     # ---- models
 
@@ -267,23 +283,16 @@ class PairwisePPOModule(Stage):
 
     def on_validation_epoch_start(self) -> None:
         """Start afresh."""
-        self.report.start_validation()
+        self.validation.start()
 
     @torch.no_grad()
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Sample with the same draws every time, judge against the anchors, measure the KL to the reference."""
-        with forked(seed=batch_idx * world_size() + rank()):
-            rollout = self.generate(batch)
-        responses = decode(self.tokenizer, rollout)
-        verdict, row_of = self.compare(batch, responses)
-        groups = list(torch.arange(len(rollout)).split(self.ppo.microbatch_size))
-        policy, reference, _ = self.score(rollout, groups)
-        kl = (policy - reference).sum(1)
-        self.report.validation(batch, responses, verdict, row_of, rollout, kl)
+        self.validation.step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Win rate with its interval, KL, lengths, and a table of samples."""
-        self.report.finish_validation()
+        """Win rates with their intervals, KL, the gap between judges, samples."""
+        self.validation.finish()
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Testing reports what validation does."""
@@ -292,17 +301,7 @@ class PairwisePPOModule(Stage):
     @torch.no_grad()
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """For each validation prompt: a sampled response, and its win probability against each anchor."""
-        with forked(seed=batch_idx * world_size() + rank()):
-            rollout = self.generate(batch)
-        responses = decode(self.tokenizer, rollout)
-        verdict, row_of = self.compare(batch, responses)
-        rows: list[dict[str, Any]] = [
-            {"prompt": list(prompt), "response": response, "anchors": list(anchors), "win_prob": []}
-            for prompt, response, anchors in zip(batch.prompts, responses, batch.anchors, strict=True)
-        ]
-        for row, probability in zip(row_of.tolist(), verdict.win_prob.tolist(), strict=True):
-            rows[row]["win_prob"].append(probability)
-        return rows
+        return self.validation.predict(batch, batch_idx)
 
     def on_test_epoch_start(self) -> None:
         """Start afresh."""
@@ -326,14 +325,17 @@ class PairwisePPOModule(Stage):
         return {**super()._optimizer_settings(), "critic_learning_rate": self.critic_learning_rate}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The KL coefficient travels with the weights."""
+        """The KL coefficient, the first validation and the counts of findings travel with the weights."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["kl_controller"] = self.kl.state_dict()
+        checkpoint |= {"validation": self.validation.state_dict(), "health": self.health.record.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with the KL coefficient that was reached."""
+        """Continue with what `on_save_checkpoint` kept."""
         super().on_load_checkpoint(checkpoint)
         self.kl.load_state_dict(checkpoint["kl_controller"])
+        self.validation.load_state_dict(checkpoint["validation"])
+        self.health.record.load_state_dict(checkpoint["health"])
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the policy as a folder for transformers."""
@@ -341,10 +343,8 @@ class PairwisePPOModule(Stage):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a phase of the iteration and show its name in the progress bar."""
-        show = getattr(self.trainer.progress_bar_callback, "show_phase", None)
-        if show is not None:
+        """Measure a phase of the iteration and show its name in the progress bar."""
+        if show := getattr(self.trainer.progress_bar_callback, "show_phase", None):
             show(name)
-        start = perf_counter()
-        yield
-        self.seconds[name] += perf_counter() - start
+        with self.meter.measure(name, self.device):
+            yield

@@ -8,5 +8,5 @@ def _command(name: str) -> Callable[[list[str]], None]:
     return lambda args: import_module(f"prl.commands.{name}").main(args)
 
 
-COMMANDS = {name: _command(name) for name in ("quickstart", "data", "judge", "export", "convert", "env")}
+COMMANDS = {name: _command(name) for name in ("quickstart", "data", "judge", "frontier", "export", "convert", "env")}
 """Name on the command line -> what runs; imported when called."""

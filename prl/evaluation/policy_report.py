@@ -1,0 +1,100 @@
+"""What a validation of a policy says: win rates under one or two judges, raw and length-controlled, KL, the gap."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from prl.data.records import prompt_key
+from prl.evaluation.intervals import Interval, bootstrap_mean
+from prl.evaluation.length_control import length_controlled_rate
+
+Row = dict[str, Any]
+"""One comparison of a sampled response with an anchor, as in samples/batch=N.jsonl (docs/ppo.md)."""
+
+
+def win_score(margin: float) -> float:
+    """1 where the response wins, 0 where the anchor does, 1/2 for a tie."""
+    return float(margin > 0) + 0.5 * float(margin == 0)
+
+
+def policy_report(rows: Sequence[Row]) -> dict[str, float]:
+    """Every figure of one validation, intervals as `_lo` and `_hi`; held-out ones where rows have them.
+
+    A response counts once, however many anchors it was compared with. Intervals are over prompts.
+
+    Raises:
+        ValueError: when there are no rows.
+    """
+    answers = _by_response(rows)
+    prompts = [prompt_key(rows[own[0]]["prompt"]) for own in answers]
+
+    def mean(column: Iterable[float]) -> Interval:
+        values = list(column)
+        return bootstrap_mean([sum(values[n] for n in own) / len(own) for own in answers], prompts)
+
+    found = {}
+    for prefix, name in (("", ""), ("heldout_", "_heldout")):
+        if f"{prefix}margin" not in rows[0]:
+            continue
+        found[f"win_rate{name}"] = mean(win_score(row[f"{prefix}margin"]) for row in rows)
+        found[f"win_prob{name}"] = mean(row[f"{prefix}p_win"] for row in rows)
+        found[f"win_rate{name}_lc"] = _length_controlled(rows, answers, f"{prefix}p_win")
+    kl = mean(row["kl"] for row in rows).mean
+    numbers = {
+        "order_gap": mean(abs(row["p_response_first"] - row["p_anchor_first"]) for row in rows).mean,
+        "kl": kl,
+        "kl_sqrt": max(kl, 0.0) ** 0.5,
+        "length": mean(row["length"] for row in rows).mean,
+        "clipped_ratio": mean(row["truncated"] for row in rows).mean,
+    }
+    for name, interval in found.items():
+        numbers |= with_interval(name, interval)
+    return numbers
+
+
+def _by_response(rows: Sequence[Row]) -> list[list[int]]:
+    """The comparisons of each response, by their place in `rows`."""
+    if not rows:
+        raise ValueError("no comparisons to report on")
+    found: dict[int, list[int]] = defaultdict(list)
+    for n, row in enumerate(rows):
+        found[row["row"]].append(n)
+    return list(found.values())
+
+
+def _length_controlled(rows: Sequence[Row], answers: list[list[int]], column: str) -> Interval:
+    weight = {n: 1 / len(own) for own in answers for n in own}
+    return length_controlled_rate(
+        [row[column] for row in rows],
+        [len(row["response"].strip()) - len(row["anchor"].strip()) for row in rows],
+        [prompt_key(row["prompt"]) for row in rows],
+        [weight[n] for n in range(len(rows))],
+    )
+
+
+def with_interval(name: str, interval: Interval) -> dict[str, float]:
+    """An interval as three numbers: name, name_lo, name_hi."""
+    return {name: interval.mean, f"{name}_lo": interval.low, f"{name}_hi": interval.high}
+
+
+def judge_difference(rows: Sequence[Row]) -> dict[str, float]:
+    """For each prompt (its key): win rate under the training judge minus that under the held-out judge."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for own in _by_response(rows):
+        each = [win_score(rows[n]["margin"]) - win_score(rows[n]["heldout_margin"]) for n in own]
+        found[prompt_key(rows[own[0]]["prompt"])].append(sum(each) / len(each))
+    return {prompt: sum(values) / len(values) for prompt, values in found.items()}
+
+
+def goodhart_gap(first: dict[str, float], now: dict[str, float]) -> Interval | None:
+    """How much more the training judge's win rate rose than the held-out judge's, on the same prompts, paired.
+
+    Args:
+        first: `judge_difference` of the first validation.
+        now: of this one.
+
+    Returns:
+        The gap with its interval over prompts; None when the two validations share no prompt.
+    """
+    common = [prompt for prompt in now if prompt in first]
+    return bootstrap_mean([now[prompt] - first[prompt] for prompt in common]) if common else None
