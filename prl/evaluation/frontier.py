@@ -104,9 +104,9 @@ def draw_frontier(runs: Mapping[str, Sequence[Point]], measure: str | None = Non
         axes.plot(
             best.kl_sqrt, best.rate, "*", markersize=17, color="black", markerfacecolor="gold", label=label, zorder=5
         )
-    words = f" ({MEASURES[measure]})" if measure else ""
-    axes.set(xlabel="sqrt(KL to the reference), KL in nats per response", ylabel=f"win rate against the anchors{words}")
-    axes.set_title("Frontier: what KL buys; numbers are training batches")
-    axes.set_xlim(left=min([0.0, *(point.kl_sqrt for points in runs.values() for point in points)]))
+    words = f"{MEASURES[measure]}; " if measure else ""
+    axes.set(xlabel="sqrt(KL to the reference), KL in nats per response", ylabel="win rate against the anchors")
+    axes.set_title(f"Frontier ({words}numbers are training batches)", fontsize=10)
+    axes.margins(x=0.05)
     axes.legend(fontsize=8, loc="best")
     return figure

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prl.evaluation.intervals import Interval, resampled_groups
 
-RIDGE = 1e-3
+RIDGE = 1e-6
 """Pull of gamma towards zero, in pairs: only there to settle data that a length rule separates without an error."""
 _STEPS = 40
 _RESAMPLES_AT_ONCE = 100
