@@ -85,7 +85,8 @@ class OneRankInfinite(LengthJudge):
 def test_both_processes_leave_an_update_out_and_no_row_of_a_validation_is_lost(home: Home, tmp_path: Path) -> None:
     judge = f'{MODEL}judge={{"class_path": "{OneRankInfinite.__module__}.OneRankInfinite"}}'
     heldout = f'{MODEL}heldout_judge={{"class_path": "tests.helpers.tiny.LengthJudge"}}'
-    settings = ["--trainer.limit_val_batches", "1.0", f"{MODEL}ppo.microbatch_size", "2"]
+    settings = ["--trainer.limit_val_batches", "1.0", "--data.init_args.validation_batch_size", "4"]
+    settings += [f"{MODEL}ppo.microbatch_size", "2"]
     weights = run(home, "pairwise_ppo", tmp_path, 2, *settings, judge, heldout)
     assert all(weight.isfinite().all() for weight in weights.values())
     assert last_checkpoint(tmp_path)["health"]["skipped"] == 1
