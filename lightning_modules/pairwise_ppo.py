@@ -1,11 +1,9 @@
 """Pairwise PPO (DESIGN 1.2): raise the probability that the policy's response beats an anchor under the judge."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Literal
 
 import torch
@@ -13,17 +11,20 @@ from torch import Tensor
 
 from lightning_modules import optimizers
 from lightning_modules.policies import RunPolicies
-from lightning_modules.ppo_report import PPOReport, prediction_rows
+from lightning_modules.ppo_health import PPOHealth
+from lightning_modules.ppo_report import PPOReport
+from lightning_modules.ppo_validation import PPOValidation
 from lightning_modules.stage import Stage
 from lightning_modules.strategies import clip_gradients
 from prl.anchors import AnchorSource, DatasetAnchors
-from prl.config import PPO, JudgeGate, ModelSource, Optimization, Reward, Sampling
+from prl.config import PPO, Health, JudgeGate, ModelSource, Optimization, Reward, Sampling, Validation
 from prl.critic_warmup import CriticWarmup
 from prl.data.encoding import PromptEncoder
 from prl.data.records import AnchoredPrompt
 from prl.data.tokens import OnTooLong
-from prl.distributed import global_sum, rank, world_size
+from prl.distributed import global_sum, world_size
 from prl.experience import assemble
+from prl.judge.base import PairwiseJudge
 from prl.judge.gate import check_judge
 from prl.judge.source import RewardSource
 from prl.kl import AdaptiveKL, FixedKL, KLController
@@ -31,8 +32,9 @@ from prl.minibatch import check_minibatches, schedule_minibatches, split_microba
 from prl.models.critic import Critic, ValueHead, explained_variance, hidden_size
 from prl.models.loading import freeze, is_adapted, load_backbone, load_causal_lm, load_tokenizer, save_model
 from prl.objective import ppo_objective, token_weights
-from prl.randomness import forked
+from prl.phases import PhaseMeter
 from prl.rollout import end_token_ids
+from prl.step_statistics import accumulate, agree, over_steps
 from prl.types import Experience, PromptBatch, Rollout, Scores
 
 
@@ -56,6 +58,9 @@ class PairwisePPOModule(Stage):
             reference is the policy with adapters off and costs no memory.
         max_prompt_length: longest prompt, tokens.
         on_too_long: what happens to longer prompts: error, truncate or skip, with counts.
+        heldout_judge: judges validations beside the judge and is never in the reward.
+        validation: how validations are read.
+        health: when the run warns, and when it stops.
 
     Raises:
         ValueError: for settings that contradict each other.
@@ -80,12 +85,17 @@ class PairwisePPOModule(Stage):
         reference: ModelSource | None = None,
         max_prompt_length: int = 512,
         on_too_long: OnTooLong = "error",
+        heldout_judge: PairwiseJudge | None = None,
+        validation: Validation = Validation(),  # noqa: B008 - frozen
+        health: Health = Health(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         if critic == "shared" and critic_model is not None:
             raise ValueError("critic_model is set, but critic: shared grows on the policy; drop one of them")
         if policy.path is None and reference is None:
             raise ValueError("policy has random weights (config), so there is no start to read as reference; use path")
+        if heldout_judge is not None and judge.folder is not None and heldout_judge.folder == judge.folder:
+            raise ValueError(f"heldout_judge is the judge itself ({judge.folder}) and would show no gap; give another")
         self.automatic_optimization = False
         self.policy_source, self.reference_source = policy, reference
         self.critic_source = None if critic == "shared" else critic_model or policy
@@ -98,14 +108,20 @@ class PairwisePPOModule(Stage):
         if reward.kl_target is not None:
             self.kl = AdaptiveKL(reward.kl_coef, reward.kl_target, reward.kl_horizon)
         self.warmup = CriticWarmup(ppo.critic_warmup, ppo.critic_warmup_until)
-        for name, part in {"kl": self.kl, "critic_warmup": self.warmup, "anchors": self.anchors}.items():
-            self.run_state.register(name, part)
         self.policy: Any = None
         self.reference: Any = None
         self.critic: Any = None
         self.tokenizer = load_tokenizer(policy)
+        self.heldout_judge = heldout_judge
         self.policies, self.report = RunPolicies(self), PPOReport(self)
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.validation, self.health, self.meter = (
+            PPOValidation(self, validation),
+            PPOHealth(self, health),
+            PhaseMeter(),
+        )
+        for name in ("kl", "warmup", "anchors", "validation"):
+            self.run_state.register(name, getattr(self, name))
+        self.run_state.register("health", self.health.record)
 
     # ---- set-up
 
@@ -118,9 +134,10 @@ class PairwisePPOModule(Stage):
         """Read the models; safe to call twice."""
         if self.policy is not None:
             return
-        check_judge(self.judge, self.judge_gate)
-        self.judge.load()
-        freeze(self.judge)  # also a judge of the user's own: it is the reward, not a part that learns
+        for judge in filter(None, (self.judge, self.heldout_judge)):
+            check_judge(judge, self.judge_gate)
+            judge.load()
+            freeze(judge)  # also a judge of the user's own: it is the reward, not a part that learns
         self.policy = load_causal_lm(self.policy_source).train()
         if self.reference_source is not None or not is_adapted(self.policy):
             self.reference = freeze(load_causal_lm(self.reference_source or self.policy_source))
@@ -144,6 +161,7 @@ class PairwisePPOModule(Stage):
         rows = getattr(datamodule, "batch_size", 0) * self.sampling.per_prompt // self.trainer.world_size
         if rows:
             check_minibatches(-(-rows // self.ppo.microbatch_size), self.ppo.minibatches)
+        self.validation.start_fit()
 
     def configure_optimizers(self) -> Any:
         """One optimizer, two groups: Lightning's DeepSpeed strategy accepts one optimizer only."""
@@ -161,11 +179,14 @@ class PairwisePPOModule(Stage):
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
         """Prompts -> rollout -> anchors -> judge -> rewards and advantages -> minibatch updates -> logs."""
-        self.seconds.clear()
+        self.meter.clear()
         rollout, responses = self.generate(batch.repeat(self.sampling.per_prompt))  # policy samples
         anchored = self.place_anchors(batch, responses)
         scores = self.judge_responses(anchored, responses)  # against the anchors, both orders
         experience = self.assemble(rollout, scores)  # reference, critic, rewards, advantages
+        if not self.health.is_sound(anchored, responses, scores, experience):
+            self.lr_schedulers().step()  # type: ignore[union-attr]  # the schedule counts iterations
+            return {"responses": rollout.response_ids, "rewards": experience.scores}
         stats = self.update(experience)  # losses, backward, clip, step
         stats |= self.anchors.observe(anchored, responses, scores, self.policies)
         self.report.training(scores, responses, rollout, experience, stats)
@@ -228,21 +249,23 @@ class PairwisePPOModule(Stage):
         with self.phase("update"):
             self.warmup.observe(self.batches_done(), float(explained))
             for groups in schedule_minibatches(experience.microbatches, self.ppo.minibatches, self.ppo.epochs):
-                history.append(self.step(experience, groups))
-                if self.ppo.stop_kl is not None and history[-1].get("approx_kl", 0.0) > self.ppo.stop_kl:
+                if (stats := self.step(experience, groups)) is None:
+                    break
+                history.append(stats)
+                if self.ppo.stop_kl is not None and stats.get("approx_kl", 0.0) > self.ppo.stop_kl:
                     break
             self.lr_schedulers().step()  # type: ignore[union-attr]
-        stats = {name: sum(step[name] for step in history) / len(history) for name in history[0]}
-        first = {"first_ratio": history[0]["ratio_mean"]} if "ratio_mean" in history[0] else {}
-        return {**stats, **first, "num_steps": len(history), "value/explained_var": float(explained)}
+        first = {"first_ratio": history[0]["ratio_mean"]} if history and "ratio_mean" in history[0] else {}
+        last = {"num_steps": len(history), "value/explained_var": float(explained)}
+        return {**over_steps(history), **first, **last}
 
-    def step(self, experience: Experience, groups: list[Tensor]) -> dict[str, float]:
-        """One optimizer step over a minibatch made of micro-batches."""
+    def step(self, experience: Experience, groups: list[Tensor]) -> dict[str, float] | None:
+        """One optimizer step over a minibatch made of micro-batches; None, and no step, for numbers not finite."""
         mask = experience.rollout.response_mask
         tokens = global_sum(torch.stack([mask[rows].sum() for rows in groups]).sum())
         rows_total = global_sum(torch.stack([mask[rows].any(1).sum() for rows in groups]).sum())
         warming_up = self.warmup.is_active(self.batches_done())
-        totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=mask.device))
+        totals: dict[str, Tensor] = {}
         for rows in groups:
             part = experience.select(rows)
             if warming_up:
@@ -255,43 +278,28 @@ class PairwisePPOModule(Stage):
                 part, logprobs, values, entropy, weights, kl_coef=self.kl.coef, ppo=self.ppo, reward=self.reward
             )
             self.manual_backward(loss * world_size())  # gradients are averaged over ranks, weights are global
-            for name, value in stats.items():
-                totals[name] += value
+            accumulate(totals, stats)
         optimizer: Any = self.optimizers()
-        norm = clip_gradients(self.parameters(), self.ppo.max_grad_norm)
-        optimizer.step()
+        found = {**agree(totals), "grad_norm": float(clip_gradients(self.parameters(), self.ppo.max_grad_norm))}
+        if allowed := self.health.allows_step(found):
+            optimizer.step()
         optimizer.zero_grad()
-        return {**{name: float(global_sum(value)) for name, value in totals.items()}, "grad_norm": float(norm)}
+        return found if allowed else None
 
     # ---- validation
 
     def on_validation_epoch_start(self) -> None:
         """Start afresh."""
-        self.report.start_validation()
-
-    def _judged(self, batch: PromptBatch, batch_idx: int) -> tuple[PromptBatch, Rollout, list[str], Scores]:
-        """One response to each prompt, of the same draws every time, against the anchors of the data.
-
-        A row without an anchor is compared with a sample of the reference, which is the same every time too.
-        """
-        with forked(seed=batch_idx * world_size() + rank()):
-            rollout, responses = self.generate(batch)
-            if not all(batch.anchors):
-                drawn = self.policies.reference_responses(batch)
-                batch = batch.anchored([own or (text,) for own, text in zip(batch.anchors, drawn, strict=True)])
-        return batch, rollout, responses, self.judge_responses(batch, responses)
+        self.validation.start()
 
     @torch.no_grad()
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Judge responses against the anchors, and measure the KL to the reference."""
-        batch, rollout, responses, scores = self._judged(batch, batch_idx)
-        groups = list(torch.arange(len(rollout)).split(self.ppo.microbatch_size))
-        policy, reference, _ = self.policies.score(rollout, groups)
-        self.report.validation(batch, responses, scores, rollout, (policy - reference).sum(1))
+        """Sample with the same draws every time, judge against the anchors, measure the KL to the reference."""
+        self.validation.step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Win rate with its interval, KL, lengths, and a table of samples."""
-        self.report.finish_validation()
+        """Win rates with their intervals, KL, the gap between judges, samples."""
+        self.validation.finish()
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Testing reports what validation does."""
@@ -300,8 +308,7 @@ class PairwisePPOModule(Stage):
     @torch.no_grad()
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """For each validation prompt: a sampled response, and its win probability against each anchor."""
-        batch, _, responses, scores = self._judged(batch, batch_idx)
-        return prediction_rows(batch, responses, scores)
+        return self.validation.predict(batch, batch_idx)
 
     def on_test_epoch_start(self) -> None:
         """Start afresh."""
@@ -330,8 +337,7 @@ class PairwisePPOModule(Stage):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a phase of the iteration and show its name in the progress bar."""
+        """Measure a phase of the iteration and show its name in the progress bar."""
         self.begin_phase(name)
-        start = perf_counter()
-        yield
-        self.seconds[name] += perf_counter() - start
+        with self.meter.measure(name, self.device):
+            yield

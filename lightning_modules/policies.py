@@ -52,11 +52,13 @@ class RunPolicies:
         return [text.strip() for text in self.responses(rollout)]
 
     def confirm(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
-        """Both orders under the judge.
+        """Both orders under the held-out judge where the run has one, else under the judge.
 
         Raises:
             ValueError: when the reward does not come from comparisons.
         """
+        if self.module.heldout_judge is not None:
+            return self.module.heldout_judge.compare(prompts, a, b)
         for source in self.module.judge.sources():
             if isinstance(source, PairwiseJudge):
                 return source.compare(prompts, a, b)

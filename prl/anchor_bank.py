@@ -4,11 +4,9 @@ from dataclasses import asdict, dataclass
 from math import sqrt
 from typing import Any
 
-import torch.distributed as dist
-
 from prl.anchors import AnchorSource, Policies, repeated
 from prl.data.records import Conversation, prompt_key
-from prl.distributed import world_size
+from prl.distributed import gathered
 from prl.types import PromptBatch, Scores
 
 
@@ -65,10 +63,10 @@ class AnchorBank(AnchorSource):
         keys = [prompt_key(prompt) for prompt in batch.prompts]
         starts = [anchors[0] if anchors else None for anchors in batch.anchors]
         bare = any(key not in self.bank and start is None for key, start in zip(keys, starts, strict=True))
-        if any(_gather(bare)):  # on all ranks or none, since they sample together
+        if any(gathered(bare)):  # on all ranks or none, since they sample together
             drawn = policies.reference_responses(batch)
             starts = [text if start is None else start for start, text in zip(starts, drawn, strict=True)]
-        for found in _gather(dict(zip(keys, starts, strict=True))):
+        for found in gathered(dict(zip(keys, starts, strict=True))):
             for key, text in found.items():
                 self._first.setdefault(key, Anchor(text))
         return repeated([((self.bank.get(key) or self._first[key]).text,) for key in keys], len(responses))
@@ -84,7 +82,7 @@ class AnchorBank(AnchorSource):
                 if probability == probability:  # not a failed one
                     own.append((batch.prompts[row], responses[row].strip(), probability))
         prompts: dict[str, Conversation] = {}
-        for prompt, text, probability in (entry for entries in _gather(own) for entry in entries):
+        for prompt, text, probability in (entry for entries in gathered(own) for entry in entries):
             key = prompt_key(prompt)
             prompts[key] = prompt
             anchor = self.bank[key]
@@ -145,12 +143,3 @@ class AnchorBank(AnchorSource):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with them."""
         self.bank = {key: Anchor(**anchor) for key, anchor in state.items()}
-
-
-def _gather(value: Any) -> list[Any]:
-    """The values of all ranks, in order."""
-    if world_size() == 1:
-        return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values

@@ -160,6 +160,48 @@ class PPO:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """How the policy's validations are read."""
+
+    samples: int = 8
+    """Comparisons in the table of samples; the file of a validation has all of them."""
+    gap_limit: float | None = 0.1
+    """Alarm when the training judge's win rate rose by more than this beyond the held-out judge's; null for none."""
+
+    def __post_init__(self) -> None:
+        _require(self.samples >= 0, "validation.samples", self.samples, "0 or more")
+        _require(
+            self.gap_limit is None or 0 <= self.gap_limit <= 1, "validation.gap_limit", self.gap_limit, "null or 0 to 1"
+        )
+
+
+@dataclass(frozen=True)
+class Health:
+    """When a run of PPO warns, and when it stops. A null limit is not looked at."""
+
+    max_skipped: int = 3
+    """Updates left out for numbers that are not finite, over the life of the run, with which it stops."""
+    warn_every: int = 50
+    """A finding that comes back is told again at every so many of its iterations."""
+    max_ratio: float | None = 20.0
+    """Largest probability ratio of a token between the updated and the sampling policy."""
+    max_empty: float | None = 0.1
+    """Share of responses that are empty or white space."""
+    min_entropy: float | None = 0.1
+    """Entropy per token as a share of the first iteration's."""
+    max_saturated: float | None = 0.9
+    """Share of win probabilities outside 0.1 to 0.9."""
+
+    def __post_init__(self) -> None:
+        _require(self.max_skipped >= 1, "health.max_skipped", self.max_skipped, "at least 1")
+        _require(self.warn_every >= 1, "health.warn_every", self.warn_every, "at least 1")
+        _require(self.max_ratio is None or self.max_ratio > 1, "health.max_ratio", self.max_ratio, "null or above 1")
+        for name in ("max_empty", "min_entropy", "max_saturated"):
+            value = getattr(self, name)
+            _require(value is None or 0 <= value <= 1, f"health.{name}", value, "null or a number in [0, 1]")
+
+
+@dataclass(frozen=True)
 class Optimization:
     """AdamW with a warm-up and a schedule."""
 

@@ -1,5 +1,6 @@
 """Assembles what models said about a rollout into the constants an update learns from."""
 
+import torch
 from torch import Tensor
 
 from prl.advantages import length_adaptive_lambda, shaped_gae
@@ -38,7 +39,9 @@ def assemble(
     """
     mask = rollout.response_mask
     value = 1.0 if reward.missing_eos_value is None else reward.missing_eos_value
-    scores = apply_missing_eos(scores.nan_to_num(), rollout.finished, reward.missing_eos, value)
+    scores = apply_missing_eos(
+        scores.nan_to_num(0.0, torch.inf, -torch.inf), rollout.finished, reward.missing_eos, value
+    )
     scores = scores - overlong(mask.sum(1), max_length, reward.overlong_buffer, reward.overlong_penalty)
     alpha = ppo.length_adaptive_alpha
     advantages, returns, moments = shaped_gae(

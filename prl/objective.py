@@ -67,7 +67,8 @@ def ppo_objective(
         if reward.kl_placement == "loss":
             loss = loss + kl_coef * average(kl.token_kl(new_logprobs, experience.ref_logprobs, reward.kl_estimator))
         if entropy is not None:
-            loss = loss - ppo.entropy_coef * average(entropy)
+            stats["entropy"] = average(entropy)
+            loss = loss - ppo.entropy_coef * stats["entropy"]
     return loss, {name: value.detach() for name, value in stats.items()}
 
 
@@ -94,5 +95,6 @@ def _policy_part(experience: Experience, new_logprobs: Tensor, average, ppo: PPO
             "clip_frac_low": average(((ratio < 1 - ppo.clip_range) & (advantages < 0)).float()),
             "clip_frac_high": average(((ratio > 1 + high) & (advantages > 0)).float()),
             "ratio_mean": average(ratio),
+            "ratio_max": ratio.max() if ratio.numel() else ratio.new_ones(()),
         }
     return policy_loss, stats

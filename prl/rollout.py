@@ -60,6 +60,8 @@ def generate(model: Any, batch: PromptBatch, sampling: Sampling, *, end_ids: lis
         max_new_tokens=sampling.max_new_tokens,
         eos_token_id=end_ids,
         pad_token_id=pad_id,
+        # Changes no finite logit. Others would end the process in the draw, on a GPU beyond repair; scoring finds them.
+        remove_invalid_values=True,
     )
     with _plain_sampling(model, generation):
         sequences = model.generate(

@@ -203,6 +203,11 @@ class PromptEncoder(_Encoder):
         super().__init__(tokenizer, max_length, on_too_long)
         self.needs_anchors = needs_anchors
 
+    @property
+    def fingerprint(self) -> str:
+        """Rows that were accepted without anchors are no rows for a run that needs them."""
+        return settings_hash(super().fingerprint, self.needs_anchors)
+
     def encode(self, record: AnchoredPrompt) -> dict[str, Any] | None:
         """One prompt with its anchors; None when it is skipped.
 

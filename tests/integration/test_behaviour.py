@@ -10,8 +10,10 @@ import torch
 
 from lightning_modules import PairwisePPOModule
 from lightning_modules.stage import Stage
+from prl.judge import BradleyTerryJudge, ScalarReward
 from prl.quickstart.world import WorldSizes, write_world
 from prl.types import Experience
+from tests.helpers.judge_server import TEMPLATE, serving
 from tests.helpers.tiny import LLAMA
 from tests.integration.runs import FirstWeights, Home, Numbers, callback, differences, find_callback, state_of
 
@@ -97,13 +99,68 @@ def speaker(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
-@pytest.mark.parametrize("seed", ["0", "1"])
+def num_chars(prompt: Any, response: str, row: dict[str, Any]) -> float:
+    """A rule: the longer, the better."""
+    return float(len(response))
+
+
+class LengthScalar(ScalarReward):
+    """A scalar reward model that has learnt lengths."""
+
+    def __init__(self) -> None:
+        super().__init__("nowhere")
+        self.judge = LengthBradleyTerry("nowhere")
+        self.folder = None
+
+    def load(self) -> None:
+        return
+
+
+class LengthBradleyTerry(BradleyTerryJudge):
+    def rewards(self, prompts: list[Any], responses: list[str]) -> torch.Tensor:
+        return torch.tensor([float(len(text)) for text in responses])
+
+
+LENGTH = {"class_path": "tests.helpers.tiny.LengthJudge"}
+RULE = {"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.num_chars"}}
+LEARNING: dict[str, tuple[dict[str, Any], str]] = {
+    "judge, seed 0": (LENGTH, "0"),
+    "judge, seed 1": (LENGTH, "1"),
+    "rule": (RULE, "0"),
+    "scalar": ({"class_path": f"{__name__}.LengthScalar"}, "0"),
+    "mix": (
+        {
+            "class_path": "WeightedReward",
+            "init_args": {"sources": {"a": LENGTH, "b": RULE}, "weights": {"a": 0.5, "b": 0.1}},
+        },
+        "0",
+    ),
+    "server": (
+        {
+            "class_path": "EndpointJudge",
+            "init_args": {"model": "m", "template": {"text": TEMPLATE.text, "chat": False}},
+        },
+        "0",
+    ),
+}
+"""Where the reward comes from, and the seed."""
+
+
+@pytest.mark.parametrize("source", LEARNING)
 def test_policy_learns_to_answer_at_length_where_length_wins(
-    seed: str, home: Home, speaker: Path, tmp_path: Path
+    source: str, home: Home, speaker: Path, tmp_path: Path
 ) -> None:
+    judge, seed = LEARNING[source]
+    with serving() as server:
+        if source == "server":
+            judge = {**judge, "init_args": {**judge["init_args"], "base_url": server.url}}
+        learn(home, speaker, tmp_path, judge, seed)
+
+
+def learn(home: Home, speaker: Path, tmp_path: Path, judge: dict[str, Any], seed: str) -> None:
     limit = 8
     cli = home.run(
-        *("pairwise_ppo", tmp_path, callback(Numbers), *planted("LengthJudge"), "--seed_everything", seed),
+        *("pairwise_ppo", tmp_path, callback(Numbers), f"{MODEL}judge", json.dumps(judge), "--seed_everything", seed),
         *(f"{MODEL}policy.path", str(speaker), f"{MODEL}sampling.max_new_tokens", str(limit)),
         *(f"{MODEL}reward.missing_eos", "keep", f"{MODEL}reward.kl_coef", "0", f"{MODEL}iterations", "25"),
         *(f"{MODEL}ppo.microbatch_size", "16", f"{MODEL}optimization.learning_rate", "1e-2"),

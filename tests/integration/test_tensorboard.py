@@ -13,23 +13,45 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
+from prl.health import KINDS
 from tests.integration.runs import CONFIGS, DATA, Home, Interrupt, InterruptedRun, callback
 
 MODEL = "--model.init_args."
+ORDERS = ("p, response first", "p, anchor first")
 LEARNING_RATES = {"policy", "policy_vectors", "critic", "critic_vectors"}
+PHASES = ("rollout", "anchors", "judge", "score", "update")
 PPO_TAGS = {
     *(f"reward/{name}" for name in ("win_prob", "win_rate", "score", "logodds_mean", "logodds_std")),
-    *("reward/order_gap", "reward/flip_rate", "reward/failed_frac", "kl/k1", "kl/k3", "kl/coef"),
+    *(
+        f"reward/{name}"
+        for name in ("score_std", "tie_rate", "saturated_frac", "order_gap", "flip_rate", "failed_frac")
+    ),
+    *("kl/k1", "kl/k1_stderr", "kl/k3", "kl/coef"),
     *(f"policy/{name}" for name in ("loss", "approx_kl", "clip_frac_low", "clip_frac_high", "ratio_mean")),
     *("policy/first_ratio", "policy/num_steps", "policy/grad_norm"),
+    *("policy/ratio_max", "policy/entropy", "policy/entropy_sampled"),
     *(f"value/{name}" for name in ("loss", "clip_frac", "mean", "return_mean", "explained_var")),
-    *(f"completions/{name}" for name in ("mean_length", "max_length", "clipped_ratio", "empty_ratio")),
+    *(f"completions/{name}" for name in ("mean_length", "min_length", "max_length")),
+    *("completions/clipped_ratio", "completions/empty_ratio"),
     *("progress/episodes", "perf/tok_s", "perf/judge_saved_tokens", "reward/judge_cut_rate"),
-    *(f"time/{name}_s" for name in ("rollout", "anchors", "judge", "score", "update")),
+    *(tag for name in PHASES for tag in (f"time/{name}_s", f"mem/peak_gib/{name}")),
+    *(f"health/{name}" for name in ("skipped_steps", *KINDS)),
 }
+WIN_RATES = ("win_rate", "win_prob", "win_rate_lc", "win_rate_heldout", "win_prob_heldout", "win_rate_heldout_lc")
+ANCHOR_TAGS = {"anchors/mean_version", "anchors/replaced", "anchors/refused"}
+REPLACED_TAGS = {"anchors/beaten_win_rate", "anchors/confirmed_win_prob"}
+"""Of iterations in which an anchor is replaced."""
 PPO_VALIDATION_TAGS = {
-    *(f"val/win_{kind}{end}" for kind in ("rate", "prob") for end in ("", "_lo", "_hi")),
-    *("val/order_gap", "val/kl", "val/length", "val/clipped_ratio", "val/failed_frac"),
+    *(f"val/{name}{end}" for name in (*WIN_RATES, "goodhart_gap") for end in ("", "_lo", "_hi")),
+    *(
+        "val/order_gap",
+        "val/kl",
+        "val/kl_sqrt",
+        "val/length",
+        "val/clipped_ratio",
+        "val/goodhart_alarm",
+        "val/failed_frac",
+    ),
 }
 JUDGE_FIGURES = {"calibration/reliability", "val/margins", "val/orders", "val/accuracy_by_length"}
 JUDGE_TAGS = {"train/loss", "train/accuracy", "train/margin", "perf/saved_tokens"}
@@ -71,6 +93,16 @@ def table(markdown: str) -> list[list[str]]:
     return [header, *rows]
 
 
+def everything(home: Home) -> list[str]:
+    """Settings with which pairwise PPO logs all it can."""
+    learning = [f"{MODEL}ppo.critic_warmup", "0", f"{MODEL}ppo.entropy_coef", "0.001"]
+    judge = f"{MODEL}heldout_judge"
+    path = [f"{judge}.init_args.path", str(home.bradley_terry)]
+    bank = {"class_path": "AnchorBank", "init_args": {"min_judged": 1, "refresh_above": 0.01}}
+    learning += [f"{MODEL}anchors", json.dumps(bank)]
+    return [*learning, judge, "prl.judge.BradleyTerryJudge", *path]
+
+
 @pytest.fixture(scope="module")
 def boards(home: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[str, EventAccumulator]:
     """Four batches of each stage with two validations."""
@@ -79,8 +111,9 @@ def boards(home: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ev
         run = tmp_path_factory.mktemp(stage)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.argv", ["prl"])
-            warm_up = [f"{MODEL}ppo.critic_warmup", "0"] if stage == "pairwise_ppo" else []
-            home.run(stage, run, "--trainer.val_check_interval", "2", *warm_up)
+            home.run(
+                stage, run, "--trainer.val_check_interval", "2", *(everything(home) if stage == "pairwise_ppo" else [])
+            )
         found[stage] = events(run)
     return found
 
@@ -94,7 +127,7 @@ def test_pairwise_ppo(boards: Boards) -> None:
     points = scalars(board)
     rates = {tag.rsplit("/", 1)[-1] for tag in points if tag.startswith("lr-")}
     assert rates == LEARNING_RATES
-    expected = PPO_TAGS | PPO_VALIDATION_TAGS | {"epoch"}
+    expected = PPO_TAGS | PPO_VALIDATION_TAGS | ANCHOR_TAGS | REPLACED_TAGS | {"epoch"}
     assert {tag for tag in points if not tag.startswith("lr-")} == expected
     assert all(len(points[tag]) == 4 for tag in PPO_TAGS)
     assert all(len(points[tag]) == 2 for tag in PPO_VALIDATION_TAGS)
@@ -102,6 +135,9 @@ def test_pairwise_ppo(boards: Boards) -> None:
     histograms = {"reward/win_prob_histogram", "policy/advantage_histogram", "val/win_prob_histogram"}
     assert set(board.Tags()["histograms"]) == histograms
     assert len(board.Histograms("policy/advantage_histogram")) == 4
+    assert [event.step for event in board.Images("frontier/kl_winrate")] == [1, 3]
+    assert all(value > 0 for tag in points if tag.startswith("mem/") for _, value in points[tag])
+    assert all(value >= 1 for _, value in points["policy/ratio_max"])
 
 
 @pytest.mark.parametrize(
@@ -123,7 +159,7 @@ def test_table_of_samples(home: Home, boards: Boards) -> None:
     prompts = home.data("prompts.validation").read_text()
     for _, markdown in tables:
         header, *rows = table(markdown)
-        assert header == ["prompt", "response", "anchor", "p(win)", "p, response first", "p, anchor first"]
+        assert header == ["prompt", "response", "anchor", "p(win)", *ORDERS, "p(win), held-out judge"]
         assert len(rows) == 8
         for prompt, response, anchor, *probabilities in rows:
             assert f'"{prompt}", "anchor": "{anchor}"' in prompts
@@ -215,4 +251,5 @@ def test_documented_metrics_are_the_logged_ones(boards: Boards) -> None:
             *(tag.removesuffix("/text_summary") for tag in tags["tensors"]),
         }
     logged = {tag for tag in logged if tag != "epoch" and not tag.startswith("lr-")}
-    assert logged == {tag for tag in documented_tags() if "<" not in tag}  # the world's pairs name no source
+    # The world's pairs name no source; the age is that of another kind of anchors than the run has (test_ppo_sources).
+    assert logged == {tag for tag in documented_tags() if "<" not in tag} - {"anchors/age"}

@@ -1,5 +1,6 @@
 """Two processes on CPU: training must not depend on how a batch is spread over them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from prl.distributed import rank
+from prl.evaluation.validation_log import ValidationLog
+from prl.judge.base import Comparison
+from tests.helpers.tiny import LengthJudge
 from tests.integration.runs import CONFIGS, Home, last_checkpoint, state_of
 from tests.integration.test_tensorboard import events, scalars, table, text
 
@@ -61,3 +66,38 @@ def test_pairwise_ppo_trains_in_two_processes_and_each_draws_its_own_samples(hom
     assert all(weight.isfinite().all() for weight in weights.values())
     first, second = state_of(tmp_path)["random_states"]["ranks"]
     assert not torch.equal(first["torch"], second["torch"])
+
+
+class OneRankInfinite(LengthJudge):
+    """The second process, and it alone, gets an infinite margin in its second reading."""
+
+    reading = 0
+
+    def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
+        found = super().margins(comparisons)
+        self.reading += 1
+        if self.reading == 2 and rank() == 1:
+            found[0] = torch.inf
+        return found
+
+
+@pytest.mark.slow
+def test_both_processes_leave_an_update_out_and_no_row_of_a_validation_is_lost(home: Home, tmp_path: Path) -> None:
+    judge = f'{MODEL}judge={{"class_path": "{OneRankInfinite.__module__}.OneRankInfinite"}}'
+    heldout = f'{MODEL}heldout_judge={{"class_path": "tests.helpers.tiny.LengthJudge"}}'
+    settings = ["--trainer.limit_val_batches", "1.0", "--data.init_args.validation_batch_size", "4"]
+    settings += [f"{MODEL}ppo.microbatch_size", "2"]
+    weights = run(home, "pairwise_ppo", tmp_path, 2, *settings, judge, heldout)
+    assert all(weight.isfinite().all() for weight in weights.values())
+    assert last_checkpoint(tmp_path)["run_state"]["health"]["skipped"] == 1
+    saved = sorted((tmp_path / "health").iterdir())
+    assert [path.name for path in saved] == ["batch=000002.rank0.pt", "batch=000002.rank1.pt"]
+    infinite = [torch.load(path, weights_only=True)["margins"].isinf().any().item() for path in saved]
+    assert infinite == [False, True]
+    log = ValidationLog(tmp_path)
+    prompts = [json.loads(line)["prompt"] for line in home.data("prompts.validation").read_text().splitlines()]
+    for line in log.read():
+        rows = log.rows(line["batch"])
+        assert sorted(row["prompt"][0]["content"] for row in rows) == sorted(prompts)
+        assert len({row["row"] for row in rows}) == len(prompts)
+        assert line["win_rate"] == pytest.approx(line["win_rate_heldout"])

@@ -1,0 +1,37 @@
+"""Statistics of an update: gathered over micro-batches, agreed on by all ranks, then reduced over its steps.
+
+Names that end in `_max` are maxima; all others are sums whose weights make them means over the minibatch.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from prl.distributed import global_max, global_sum
+
+Totals = dict[str, Tensor]
+
+
+def accumulate(totals: Totals, stats: dict[str, Tensor]) -> None:
+    """Take the statistics of one more micro-batch into `totals`."""
+    for name, value in stats.items():
+        before = totals.get(name)
+        if before is None:
+            totals[name] = value
+        else:
+            totals[name] = torch.maximum(before, value) if name.endswith("_max") else before + value
+
+
+def agree(totals: Totals) -> dict[str, float]:
+    """The same over all ranks, which must call it with the same names."""
+    return {name: float((global_max if name.endswith("_max") else global_sum)(v)) for name, v in totals.items()}
+
+
+def over_steps(history: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean of each statistic over the steps of an update, of maxima the largest; nothing for an update without any."""
+    return {
+        name: max(values) if name.endswith("_max") else sum(values) / len(values)
+        for name in (history[0] if history else ())
+        for values in [[step[name] for step in history]]
+    }

@@ -1,0 +1,161 @@
+"""Validations of pairwise PPO: files, the held-out judge, the gap, and what a resume makes of them."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prl.data.records import Conversation
+from prl.evaluation.policy_report import policy_report
+from prl.evaluation.validation_log import ValidationLog
+from prl.types import Verdict
+from tests.helpers.tiny import ConstantJudge, LengthJudge, PlantedJudge
+from tests.integration.runs import Home, Interrupt, InterruptedRun, callback, last_checkpoint
+
+MODEL = "--model.init_args."
+FIELDS = {"row", "prompt", "response", "anchor", "margin", "p_win", "p_response_first", "p_anchor_first"}
+
+
+class ShorterJudge(PlantedJudge):
+    """The shorter response is better."""
+
+    def rule(self, first: str, second: str) -> float:
+        return float(len(second) - len(first))
+
+
+class ChangingJudge(ConstantJudge):
+    """Prefers every anchor in the first validation, of two batches, and every response from then on."""
+
+    batches = 0
+
+    def compare(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
+        margin = torch.ones(len(a)) * (1.0 if self.batches >= 2 else -1.0)
+        type(self).batches += 1
+        return Verdict(margin, -margin)
+
+
+def judges(training: type, heldout: type) -> list[str]:
+    """The two judges of a run, by class."""
+    names = {"judge": training, "heldout_judge": heldout}
+    given = {name: {"class_path": f"{kind.__module__}.{kind.__qualname__}"} for name, kind in names.items()}
+    return [word for name, value in given.items() for word in (f"{MODEL}{name}", json.dumps(value))]
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return ValidationLog(run).read()
+
+
+@pytest.fixture(scope="module")
+def run(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven iterations, validated before the first, after every third and at the end, by judges that disagree."""
+    folder = tmp_path_factory.mktemp("validated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["prl"])
+        home.run("pairwise_ppo", folder, *settings())
+    return folder
+
+
+def settings() -> list[str]:
+    # The quickstart's judge stands in the config; a class without its arguments takes its place.
+    return [
+        *judges(LengthJudge, ShorterJudge),
+        *(f"{MODEL}iterations", "7", "--trainer.num_sanity_val_steps", "-1"),
+    ]
+
+
+def test_every_validation_leaves_its_figures_and_all_its_comparisons(run: Path, home: Home) -> None:
+    prompts = [json.loads(each) for each in home.data("prompts.validation").read_text().splitlines()]
+    assert [line["batch"] for line in lines(run)] == [0, 3, 6, 7]
+    for line in lines(run):
+        rows = ValidationLog(run).rows(line["batch"])
+        assert sorted((row["prompt"][0]["content"], row["anchor"]) for row in rows) == sorted(
+            (each["prompt"], each["anchor"]) for each in prompts
+        )
+        assert rows[0].keys() == FIELDS | {
+            f"heldout_{name}" for name in FIELDS if name.startswith(("p_", "margin"))
+        } | {
+            "length",
+            "truncated",
+            "kl",
+        }
+        again = policy_report(rows)
+        assert {name: line[name] for name in again} == pytest.approx(again)
+        for row in rows:
+            assert row["margin"] == -row["heldout_margin"] == len(row["response"].strip()) - len(row["anchor"])
+    assert lines(run)[0]["kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_opposed_judges_have_opposed_win_rates_and_the_length_controlled_ones_meet(run: Path) -> None:
+    for line in lines(run):
+        assert line["win_rate"] == pytest.approx(1 - line["win_rate_heldout"])
+        assert line["win_rate_lc"] == pytest.approx(1 - line["win_rate_heldout_lc"], abs=1e-3)
+    first, last = lines(run)[0], lines(run)[-1]
+    assert first["goodhart_gap"] == 0
+    assert last["goodhart_gap"] == pytest.approx(2 * (last["win_rate"] - first["win_rate"]))
+
+
+def test_the_gap_of_a_resumed_run_still_starts_at_the_first_validation(run: Path, home: Home, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRun):
+        home.run("pairwise_ppo", tmp_path, *settings(), callback(Interrupt, batch=6, moment="validation"))
+    assert last_checkpoint(tmp_path)["run_state"]["validation"]["first"]
+    assert [line["batch"] for line in lines(tmp_path)] == [0, 3]
+    ValidationLog(tmp_path).add(9, {"win_rate": 0.0}, [])  # of a future that this run will not have
+    Path(tmp_path, "checkpoints", "last.ckpt").replace(tmp_path / "checkpoints" / "moved.ckpt")
+    home.run("pairwise_ppo", tmp_path, *settings(), "--ckpt_path", str(tmp_path / "checkpoints" / "moved.ckpt"))
+    expected = {line["batch"]: line for line in lines(run)}
+    for line in lines(tmp_path):
+        assert line == expected[line["batch"]]
+    assert lines(tmp_path)[-1]["batch"] == 7
+
+
+def test_a_first_validation_that_no_checkpoint_knows_is_read_from_its_file(
+    run: Path, home: Home, tmp_path: Path
+) -> None:
+    """The checkpoint of a batch is written before its validation."""
+    together = ["--checkpoint.every_n_batches", "3", "--trainer.num_sanity_val_steps", "0"]
+    with pytest.raises(InterruptedRun):
+        home.run("pairwise_ppo", tmp_path, *settings(), *together, callback(Interrupt, batch=4))
+    assert last_checkpoint(tmp_path)["run_state"]["validation"]["first"] is None
+    home.run("pairwise_ppo", tmp_path, *settings(), *together, "--ckpt_path", "last")
+    third, sixth, _ = lines(tmp_path)
+    assert third["goodhart_gap"] == 0
+    rise = sixth["win_rate"] - third["win_rate"] - (sixth["win_rate_heldout"] - third["win_rate_heldout"])
+    assert sixth["goodhart_gap"] == pytest.approx(rise)
+
+
+def test_the_alarm_is_logged_and_told_once(home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ChangingJudge.batches = 0
+    only_validated = [
+        "--trainer.num_sanity_val_steps",
+        "-1",
+        f"{MODEL}iterations",
+        "4",
+        "--trainer.val_check_interval",
+        "2",
+    ]
+    with caplog.at_level(logging.WARNING):
+        home.run("pairwise_ppo", tmp_path, *judges(ChangingJudge, ConstantJudge), *only_validated)
+    assert [line["goodhart_alarm"] for line in lines(tmp_path)] == [0, 1, 1]
+    told = [record.message for record in caplog.records if "over-optimisation" in record.message]
+    assert len(told) == 1
+    assert "rose by 1.00" in told[0]
+    assert "raise reward.kl_coef" in told[0]
+
+
+def test_a_heldout_judge_that_is_the_judge_is_refused(home: Home, tmp_path: Path) -> None:
+    same = [
+        f"{MODEL}heldout_judge",
+        "prl.judge.GenerativeJudge",
+        f"{MODEL}heldout_judge.init_args.path",
+        str(home.judge),
+    ]
+    with pytest.raises(ValueError, match="heldout_judge is the judge itself"):
+        home.run("pairwise_ppo", tmp_path, *same)
+
+
+def test_a_short_sanity_check_is_no_validation(home: Home, tmp_path: Path) -> None:
+    home.run("pairwise_ppo", tmp_path, "--trainer.num_sanity_val_steps", "1", f"{MODEL}iterations", "1")
+    assert [line["batch"] for line in lines(tmp_path)] == [1]
