@@ -245,7 +245,7 @@ def test_stopped_run_ends_like_an_uninterrupted_one(
     case: str, home: Home, uninterrupted: Uninterrupted, tmp_path: Path
 ) -> None:
     stage, overrides, stops = STOPS[case]
-    whole = uninterrupted(stage, *(ACCUMULATE if case == "judge" else ()))
+    whole = uninterrupted(stage, *(overrides if case == "judge" else ()))
     resume: list[str] = []
     for moment, saved in stops:
         interrupt = callback(Interrupt, number=signal.SIGTERM, **moment)
