@@ -65,15 +65,11 @@ class PPOValidation:
         return ValidationLog(Path(trainer.default_root_dir, verb))
 
     def start_fit(self) -> None:
-        """Forget files of batches that are trained again; find the first validation where no checkpoint knew it yet."""
+        """Forget files of batches that are trained again."""
         files = self.log_files
         if self.module.trainer.is_global_zero and not is_dry_run(self.module.trainer):
             files.forget_after(self.batch)
         self.module.trainer.strategy.barrier("validations of lost batches are gone")
-        if self.first is None and self.module.heldout_judge is not None and self.batch > 0:
-            # A checkpoint of the same batch is written before the validation, so the newest may not hold it.
-            rows = next((rows for line in files.read() if (rows := files.rows(line["batch"]))), [])
-            self.first = judge_difference(rows) if rows and "heldout_margin" in rows[0] else None
 
     # ---- one validation
 

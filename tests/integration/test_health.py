@@ -62,14 +62,14 @@ class SickRun(Callback):
     """A reference that finds every token more likely than the policy does, and updates that find them far likelier."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        reference, evaluate = pl_module.reference_logprobs, pl_module.evaluate
+        reference, evaluate = pl_module.policies.reference_logprobs, pl_module.policies.evaluate
 
         def evaluate_in_update(rollout: Rollout) -> Any:
             logprobs, *others = evaluate(rollout)
             return logprobs + 4.0 * (rollout.response_mask * torch.is_grad_enabled()), *others
 
-        pl_module.reference_logprobs = lambda rollout: reference(rollout) + rollout.response_mask.float()
-        pl_module.evaluate = evaluate_in_update
+        pl_module.policies.reference_logprobs = lambda rollout: reference(rollout) + rollout.response_mask.float()
+        pl_module.policies.evaluate = evaluate_in_update
 
 
 def assert_sound(checkpoint: dict[str, Any]) -> None:
@@ -92,9 +92,8 @@ def test_nan_logits_stop_the_run_before_they_reach_the_weights(home: Home, tmp_p
     assert len(saved["responses"]) == len(saved["prompts"]) == len(saved["response_ids"]) == 8
     checkpoint = last_checkpoint(tmp_path)
     assert_sound(checkpoint)
-    assert (
-        checkpoint["run_state"]["health"]["skipped"] == 2
-    )  # that of the fourth iteration; the fifth was not completed
+    state = checkpoint["run_state"]["health"]
+    assert state["skipped"] == 2  # that of the fourth iteration; the fifth was not completed
 
 
 def test_a_run_goes_on_after_an_infinite_reward_and_a_bad_gradient(
@@ -113,7 +112,7 @@ def test_a_run_goes_on_after_an_infinite_reward_and_a_bad_gradient(
     checkpoint = last_checkpoint(tmp_path)
     assert checkpoint["run_state"]["health"]["skipped"] == 2
     assert_sound(checkpoint)
-    assert math.isfinite(checkpoint["kl_controller"]["coef"])
+    assert math.isfinite(checkpoint["run_state"]["kl"]["coef"])
     saved = torch.load(tmp_path / "health" / "batch=000002.pt", weights_only=True)
     assert saved["margins"].isinf().sum() == 1
 

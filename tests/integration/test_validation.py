@@ -111,21 +111,6 @@ def test_the_gap_of_a_resumed_run_still_starts_at_the_first_validation(run: Path
     assert lines(tmp_path)[-1]["batch"] == 7
 
 
-def test_a_first_validation_that_no_checkpoint_knows_is_read_from_its_file(
-    run: Path, home: Home, tmp_path: Path
-) -> None:
-    """The checkpoint of a batch is written before its validation."""
-    together = ["--checkpoint.every_n_batches", "3", "--trainer.num_sanity_val_steps", "0"]
-    with pytest.raises(InterruptedRun):
-        home.run("pairwise_ppo", tmp_path, *settings(), *together, callback(Interrupt, batch=4))
-    assert last_checkpoint(tmp_path)["run_state"]["validation"]["first"] is None
-    home.run("pairwise_ppo", tmp_path, *settings(), *together, "--ckpt_path", "last")
-    third, sixth, _ = lines(tmp_path)
-    assert third["goodhart_gap"] == 0
-    rise = sixth["win_rate"] - third["win_rate"] - (sixth["win_rate_heldout"] - third["win_rate_heldout"])
-    assert sixth["goodhart_gap"] == pytest.approx(rise)
-
-
 def test_the_alarm_is_logged_and_told_once(home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ChangingJudge.batches = 0
     only_validated = [
