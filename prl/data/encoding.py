@@ -98,10 +98,13 @@ class ConversationEncoder(_Encoder):
     Args:
         tokenizer: the model's tokenizer.
         max_length: longest row in tokens.
-        on_too_long: error, truncate (counted) or skip (counted). The end-of-sequence token always stays. `fit_prompt`
+        on_too_long: error, truncate (counted) or skip (counted). The end-of-sequence token stays. `fit_prompt`
             says what goes first; the response loses its end down to half of the row before the prompt's last turn is
             touched.
     """
+
+    closes_cut_responses = True
+    """Whether the end-of-sequence token stands behind a response that lost its end too."""
 
     def encode_response(self, prompt: Conversation, response: str) -> dict[str, Any] | None:
         """Ids of prompt and response, and how many belong to the response; None when skipped for its length.
@@ -133,12 +136,14 @@ class ConversationEncoder(_Encoder):
         if len(prompt_ids) + len(response_ids) > room:
             response_ids, loss = response_ids[: room - len(prompt_ids)], loss | Loss.RESPONSES
         self.counts.add(loss)
-        ids = [*prompt_ids, *response_ids, int(self.tokenizer.eos_token_id)]
-        return {"ids": ids, "num_response": len(response_ids) + 1}
+        end = [] if loss & Loss.RESPONSES and not self.closes_cut_responses else [int(self.tokenizer.eos_token_id)]
+        return {"ids": [*prompt_ids, *response_ids, *end], "num_response": len(response_ids) + len(end)}
 
 
 class DemonstrationEncoder(ConversationEncoder):
     """Demonstrations for the supervised stage: the loss is on the completion only."""
+
+    closes_cut_responses = False  # or the model would learn to stop in the middle of a sentence
 
     def encode(self, record: Demonstration) -> dict[str, Any] | None:
         """One row; None when it is skipped."""
