@@ -33,6 +33,7 @@ from prl.models.critic import Critic, ValueHead, explained_variance, hidden_size
 from prl.models.loading import freeze, is_adapted, load_backbone, load_causal_lm, load_tokenizer, save_model
 from prl.objective import ppo_objective, token_weights
 from prl.phases import PhaseMeter
+from prl.residence import Residence
 from prl.rollout import end_token_ids
 from prl.step_statistics import accumulate, agree, over_steps
 from prl.types import Experience, PromptBatch, Rollout, Scores
@@ -58,6 +59,7 @@ class PairwisePPOModule(Stage):
             reference is the policy with adapters off and costs no memory.
         max_prompt_length: longest prompt, tokens.
         on_too_long: what happens to longer prompts: error, truncate or skip, with counts.
+        offload_frozen: judge, held-out judge and reference wait in the memory of the CPU while they have nothing to do.
         heldout_judge: judges validations beside the judge and is never in the reward.
         validation: how validations are read.
         health: when the run warns, and when it stops.
@@ -85,6 +87,7 @@ class PairwisePPOModule(Stage):
         reference: ModelSource | None = None,
         max_prompt_length: int = 512,
         on_too_long: OnTooLong = "error",
+        offload_frozen: bool = False,
         heldout_judge: PairwiseJudge | None = None,
         validation: Validation = Validation(),  # noqa: B008 - frozen
         health: Health = Health(),  # noqa: B008 - frozen
@@ -112,7 +115,7 @@ class PairwisePPOModule(Stage):
         self.reference: Any = None
         self.critic: Any = None
         self.tokenizer = load_tokenizer(policy)
-        self.heldout_judge = heldout_judge
+        self.heldout_judge, self.residence = heldout_judge, Residence(offload_frozen)
         self.policies, self.report = RunPolicies(self), PPOReport(self)
         self.validation, self.health, self.meter = (
             PPOValidation(self, validation),
@@ -195,6 +198,7 @@ class PairwisePPOModule(Stage):
 
     def generate(self, batch: PromptBatch) -> tuple[Rollout, list[str]]:
         """Sample one response to each prompt: as tokens, and as text."""
+        self.residence.send_home(self.judge, self.heldout_judge, self.reference)
         with self.phase("rollout"):
             rollout = self.policies.rollout(batch)
             return rollout, self.policies.responses(rollout)
@@ -211,7 +215,7 @@ class PairwisePPOModule(Stage):
         Raises:
             ValueError: when none could be had, on any rank.
         """
-        with self.phase("judge"):
+        with self.phase("judge"), self.residence.of(self.judge, self.device):
             scores = self.judge.score(batch, responses, self.reward).to(self.device)
         if not int(global_sum((~scores.failed).sum())):
             raise ValueError(

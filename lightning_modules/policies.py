@@ -1,7 +1,7 @@
 """The policies of a PPO run, the one that learns and those it was: who samples, and what each says of a rollout."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,9 +36,8 @@ class RunPolicies:
 
     def reference_responses(self, batch: PromptBatch) -> list[str]:
         """One response of the reference to each prompt, stripped like the anchors of a file."""
-        reference = self.module.reference
-        with self.module.policy.disable_adapter() if reference is None else nullcontext():
-            rollout = self._sample(self.module.policy if reference is None else reference, batch)
+        with self._reference() as model:
+            rollout = self._sample(model, batch)
         return [text.strip() for text in self.responses(rollout)]
 
     def weights(self) -> Weights:
@@ -57,11 +56,11 @@ class RunPolicies:
         Raises:
             ValueError: when the reward does not come from comparisons.
         """
-        if self.module.heldout_judge is not None:
-            return self.module.heldout_judge.compare(prompts, a, b)
-        for source in self.module.judge.sources():
-            if isinstance(source, PairwiseJudge):
-                return source.compare(prompts, a, b)
+        module = self.module
+        judges = [source for source in module.judge.sources() if isinstance(source, PairwiseJudge)]
+        for judge in filter(None, (module.heldout_judge, *judges)):
+            with module.residence.of(judge, module.device):
+                return judge.compare(prompts, a, b)
         raise ValueError("an AnchorBank asks a judge about each new anchor, and this run has rules only; add a judge")
 
     def _sample(self, model: Any, batch: PromptBatch) -> Rollout:
@@ -92,11 +91,13 @@ class RunPolicies:
         """Log-probabilities under policy and reference, and values, group by group: [B, T] each."""
         shape, device = rollout.response_ids.shape, rollout.response_ids.device
         policy, reference, values = (torch.zeros(shape, device=device) for _ in range(3))
-        for rows in groups:
-            part = rollout.select(rows)
+        parts = [(rows, rollout.select(rows)) for rows in groups]
+        for rows, part in parts:
             width = part.response_ids.shape[1]
             policy[rows, :width], values[rows, :width], _ = self.evaluate(part)
-            reference[rows, :width] = self.reference_logprobs(part)
+        with self.module.residence.of(self.module.reference, self.module.device):
+            for rows, part in parts:
+                reference[rows, : part.response_ids.shape[1]] = self.reference_logprobs(part)
         return policy, reference, values
 
     def evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -116,7 +117,16 @@ class RunPolicies:
 
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
         """[B, T] log-probabilities under the frozen start point."""
+        with self._reference() as model:
+            return actor_critic.evaluate_frozen(model, rollout, temperature=self.module.sampling.temperature)
+
+    @contextmanager
+    def _reference(self) -> Iterator[Any]:
+        """The reference, ready to work: a model of its own, or the policy with its adapters off."""
         module = self.module
-        return actor_critic.evaluate_reference(
-            module.policy, module.reference, rollout, temperature=module.sampling.temperature
-        )
+        if module.reference is None:
+            with module.policy.disable_adapter():
+                yield module.policy
+        else:
+            with module.residence.of(module.reference, module.device):
+                yield module.reference

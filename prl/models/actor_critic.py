@@ -1,6 +1,5 @@
 """Policy, critic and reference read a rollout: log-probabilities and values of every response token, [B, T] each."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -49,12 +48,11 @@ def evaluate_critic(policy: Any, critic: Any, rollout: Rollout) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate_reference(policy: Any, reference: Any, rollout: Rollout, *, temperature: float) -> Tensor:
-    """Log-probabilities under the frozen start point; `reference` None means the policy with its adapters off."""
-    with policy.disable_adapter() if reference is None else nullcontext():
-        logprobs, _, _ = response_logprobs(
-            policy if reference is None else reference,
-            *(rollout.input_ids, rollout.attention_mask, rollout.response_ids, rollout.response_mask),
-            temperature=temperature,
-        )
+def evaluate_frozen(model: Any, rollout: Rollout, *, temperature: float) -> Tensor:
+    """Log-probabilities of every response token under a model that does not learn."""
+    logprobs, _, _ = response_logprobs(
+        model,
+        *(rollout.input_ids, rollout.attention_mask, rollout.response_ids, rollout.response_mask),
+        temperature=temperature,
+    )
     return logprobs

@@ -155,3 +155,24 @@ def test_a_judge_that_never_answers_ends_the_run_with_its_reason(home: Home, tmp
             *("pairwise_ppo", tmp_path / "run", *configured("judge", f"{__name__}.Silent", {})),
             *(f"{MODEL}judge_gate.mode", "off"),
         )
+
+
+def test_models_that_wait_on_the_cpu_give_the_same_run(home: Home, tmp_path: Path) -> None:
+    heldout = configured("heldout_judge", "BradleyTerryJudge", {"path": str(home.bradley_terry)})
+    short = (f"{MODEL}iterations", "2", "--trainer.val_check_interval", "1", *heldout)
+    home.run("pairwise_ppo", tmp_path / "stay", *short)
+    home.run("pairwise_ppo", tmp_path / "move", *short, f"{MODEL}offload_frozen", "true")
+    assert differences(state_of(tmp_path / "stay"), state_of(tmp_path / "move")) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_models_that_wait_on_the_cpu_leave_their_memory_to_the_update(home: Home, tmp_path: Path) -> None:
+    peaks = {}
+    for offload in ("false", "true"):
+        cli = home.run(
+            *("pairwise_ppo", tmp_path / offload, callback(Numbers), f"{MODEL}iterations", "2"),
+            *("--trainer.accelerator", "gpu", f"{MODEL}offload_frozen", offload),
+        )
+        peaks[offload] = find_callback(cli.trainer, Numbers).training[-1]["mem/peak_gib/update"]
+    assert peaks["true"] < peaks["false"]

@@ -1,0 +1,41 @@
+"""Frozen models on the device only while they work: the rest of an iteration has their memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+HOME = torch.device("cpu")
+
+
+class Residence:
+    """Sends models home between their phases.
+
+    Args:
+        enabled: off, models stay where they are.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+        self._working: set[int] = set()
+
+    def send_home(self, *models: Any) -> None:
+        """Take models off their device; None is no model, and one at home stays there."""
+        for model in models:
+            if self.enabled and model is not None:
+                model.to(HOME)
+
+    @contextmanager
+    def of(self, model: Any, device: torch.device) -> Iterator[None]:
+        """Keep a model on the device for as long as the outermost such block of it runs."""
+        if not self.enabled or model is None or id(model) in self._working:
+            yield
+            return
+        self._working.add(id(model))
+        model.to(device)
+        try:
+            yield
+        finally:
+            self._working.discard(id(model))
+            self.send_home(model)
