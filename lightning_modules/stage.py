@@ -1,6 +1,7 @@
 """What every training stage offers: how it reads a record, what its checkpoint holds, what it exports."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -10,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_modules import optimizers
 from prl.config import Optimization
 from prl.data.records import Record
+from prl.data.row_errors import shown
 from prl.data.store import RecordEncoder
 from prl.run_position import batches_done
 
@@ -78,6 +80,17 @@ class Stage(LightningModule, ABC):
         names = ("learning_rate", "weight_decay", "beta1", "beta2")
         return {name: getattr(self.optimization, name) for name in names}
 
+    def fixed_settings(self) -> dict[str, Any]:
+        """What a checkpoint was trained with and its model is useless without, by the names of the settings.
+
+        Plain values; compared when a checkpoint is read.
+        """
+        return {}
+
+    @cached_property
+    def _fixed_settings(self) -> dict[str, Any]:
+        return self.fixed_settings()  # hashing a large tokenizer takes a second
+
     def _frozen(self) -> set[str]:
         # Tied weights have two names, and state_dict holds both.
         named = self.named_parameters(remove_duplicate=False)
@@ -88,13 +101,14 @@ class Stage(LightningModule, ABC):
         frozen = self._frozen()
         checkpoint["stage"] = type(self).__name__
         checkpoint["optimizer_settings"] = self._optimizer_settings()
+        checkpoint["fixed_settings"] = self._fixed_settings
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def restore(self, checkpoint: dict[str, Any], path: str | Path) -> None:
         """Take the weights of a checkpoint without a trainer, after `configure_model`.
 
         Raises:
-            ValueError: when another stage wrote the checkpoint.
+            ValueError: when another stage wrote the checkpoint, or with other `fixed_settings`.
         """
         self._put_frozen_back(checkpoint, path)
         self.load_state_dict(checkpoint["state_dict"])
@@ -103,7 +117,8 @@ class Stage(LightningModule, ABC):
         """Put frozen weights back from memory, so that loading stays strict about everything else.
 
         Raises:
-            ValueError: when another stage wrote the checkpoint, or with other settings of the optimizer.
+            ValueError: when another stage wrote the checkpoint, or with other settings of the optimizer or other
+                `fixed_settings`.
         """
         self._put_frozen_back(checkpoint, str(self.trainer.ckpt_path))
         before, now = checkpoint.get("optimizer_settings"), self._optimizer_settings()
@@ -119,6 +134,14 @@ class Stage(LightningModule, ABC):
             raise ValueError(
                 f"checkpoint {path} was written by {found}, this run trains {type(self).__name__}; "
                 "give the checkpoint of this stage"
+            )
+        before, now = checkpoint.get("fixed_settings", {}), self._fixed_settings
+        if changed := [name for name in before if name in now and before[name] != now[name]]:
+            lines = [f"- {name}: {shown(before[name])} in training, {shown(now[name])} now" for name in changed]
+            raise ValueError(
+                f"checkpoint {path} was trained with other settings than the configuration has:\n"
+                + "\n".join(lines)
+                + "\nThe model knows only what it was trained with; put the old values back, or start a new run"
             )
         current, frozen = self.state_dict(), self._frozen()
         checkpoint["state_dict"] = {**{k: current[k] for k in frozen if k in current}, **checkpoint["state_dict"]}

@@ -23,6 +23,7 @@ from lightning_modules.callbacks import (
     PredictionFile,
     RandomStates,
     RunCheckpoint,
+    RunConfig,
 )
 from lightning_modules.callbacks.run_checkpoint import LAST
 from lightning_modules.stage import Stage
@@ -144,6 +145,7 @@ def run_stage(args: ArgsType = None) -> PrlCLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=0,
+        save_config_callback=RunConfig,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
         parser_kwargs={"prog": "prl", "description": DESCRIPTION},

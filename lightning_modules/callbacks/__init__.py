@@ -5,5 +5,6 @@ from lightning_modules.callbacks.progress import PhaseProgressBar
 from lightning_modules.callbacks.random_states import RandomStates
 from lightning_modules.callbacks.resumed_events import ForgetRepeatedSteps
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
+from lightning_modules.callbacks.run_config import RunConfig
 
-__all__ = ["ForgetRepeatedSteps", "PhaseProgressBar", "PredictionFile", "RandomStates", "RunCheckpoint"]
+__all__ = ["ForgetRepeatedSteps", "PhaseProgressBar", "PredictionFile", "RandomStates", "RunCheckpoint", "RunConfig"]

@@ -215,6 +215,19 @@ def test_checkpoint_of_another_stage(refused: Refused, run: Path, tmp_path: Path
     refused(args, re.escape(checkpoint))
 
 
+def test_continuing_a_run_with_another_judge_changes_nothing(refused: Refused, run: Path) -> None:
+    refused.home.run("generative_reward", run)
+    record = {path: path.read_bytes() for path in (run / "config.yaml", *run.glob("model/*"))}
+    assert len(record) > 4
+    again = refused.home.arguments("generative_reward", run, "--ckpt_path", "last")
+    refused(
+        [*again, f"{MODEL}max_length", "90", f"{MODEL}template.verdicts", "[B, A]"],
+        *(r"- max_length: \d+ in training, 90 now", r"- template.verdicts: \['A', 'B'\] in training, \['B', 'A'\] now"),
+    )
+    refused([*again, f"{MODEL}optimization.learning_rate", "0.5"], "the configuration says .*0.5")
+    assert {path: path.read_bytes() for path in record} == record
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_run_folder_that_holds_a_run(overwrite: bool, refused: Refused, run: Path) -> None:
     refused.home.run("supervised", run)
