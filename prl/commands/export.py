@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning_modules.stage import Stage
 from prl.cli import RunError, resolve_checkpoint
 from prl.judge.base import judge_kind
-from prl.judge.passport import adopt_passport
+from prl.judge.passport import adopt_passport, read_passport
 from prl.model_card import write_card
 
 
@@ -59,7 +59,7 @@ def export(checkpoint: Path, output: Path, config: Path | None = None, *, merge:
     kind = judge_kind(output)
     write_card(output, kind, settings, adapter=not merge)
     if kind is not None:
-        adopt_passport(output, config.parent / "model")
+        adopt_passport(output, read_passport(config.parent / "model"))
 
 
 def _build_stage(settings: dict[str, Any]) -> Any:
