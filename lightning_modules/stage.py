@@ -35,6 +35,10 @@ class Stage(LightningModule, ABC):
     def build_encoder(self) -> Encoder:
         """How this stage reads a record; the data module asks for it."""
 
+    def configure_export(self) -> None:
+        """Read the parts that `export` writes; a stage may leave out the others."""
+        self.configure_model()
+
     @abstractmethod
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write what was trained as a folder that transformers loads.
@@ -105,13 +109,24 @@ class Stage(LightningModule, ABC):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def restore(self, checkpoint: dict[str, Any], path: str | Path) -> None:
-        """Take the weights of a checkpoint without a trainer, after `configure_model`.
+        """Take the weights of a checkpoint without a trainer, for the parts that `configure_export` has read.
 
         Raises:
             ValueError: when another stage wrote the checkpoint, or with other `fixed_settings`.
         """
         self._put_frozen_back(checkpoint, path)
-        self.load_state_dict(checkpoint["state_dict"])
+        self.load_state_dict({k: v for k, v in checkpoint["state_dict"].items() if self._is_read(k)})
+
+    def _is_read(self, key: str) -> bool:
+        """Whether the part of a weight is there: False where a name on the way to it stands for None."""
+        part: Any = self
+        for name in key.split("."):
+            if not hasattr(part, name):
+                return True  # then strict loading has to complain
+            part = getattr(part, name)
+            if part is None:
+                return False
+        return True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put frozen weights back from memory, so that loading stays strict about everything else.

@@ -14,6 +14,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import datamodules  # noqa: F401 - makes short class names known to YAML
 import lightning_modules  # noqa: F401
@@ -119,6 +120,8 @@ def resolve_checkpoint(ckpt_path: str | None, last: Path) -> str | None:
     if not path.exists():
         meant = f"--ckpt_path {ckpt_path}"
         raise RunError(f"{meant}: checkpoint {path} does not exist. Check --run_dir, or leave --ckpt_path out to start")
+    if path.is_file() and path.suffix != ".ckpt":
+        raise RunError(f"--ckpt_path {ckpt_path} is no checkpoint; give a .ckpt file, or `last`")
     if path.is_file() and not zipfile.is_zipfile(path):
         raise RunError(
             f"checkpoint {path} is torn: {path.stat().st_size} bytes that do not end like a checkpoint. It was "
@@ -173,11 +176,13 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(getattr(told, "exit_code", 1)) from None
 
 
-def _told_by_us(error: BaseException | None) -> ValueError | None:
+def _told_by_us(error: BaseException | None) -> Exception | None:
     """The ValueError of prl behind an exception: a mistake in what was given, told in words (PRL_DEBUG=1 shows where).
 
     jsonargparse and Lightning wrap what a constructor raises; the innermost message is the one written for the user.
+    Without one, Lightning's own word for settings that cannot be had, such as a GPU that is not there.
     """
+    misconfigured = error if isinstance(error, MisconfigurationException) else None
     while error is not None:
         frames = list(traceback.walk_tb(error.__traceback__))
         if isinstance(error, ValueError) and frames:
@@ -188,4 +193,4 @@ def _told_by_us(error: BaseException | None) -> ValueError | None:
             if deliberate and package in ("prl", "lightning_modules", "datamodules"):
                 return error
         error = error.__cause__
-    return None
+    return misconfigured

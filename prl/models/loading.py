@@ -142,7 +142,11 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def add_lora(model: PreTrainedModel, lora: LoRA, task_type: str | None = None) -> Any:
-    """The model with its weights frozen and low-rank adapters to train; `task_type` in peft's words."""
+    """The model with its weights frozen and low-rank adapters to train; `task_type` in peft's words.
+
+    Raises:
+        ValueError: when there is no layer of a name in `lora.target_modules`.
+    """
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(
@@ -152,7 +156,14 @@ def add_lora(model: PreTrainedModel, lora: LoRA, task_type: str | None = None) -
         lora_dropout=0.0,
         task_type=task_type,
     )
-    return get_peft_model(model, settings)
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:
+        layers = {name.rpartition(".")[2] for name, module in model.named_modules() if not any(module.children())}
+        names = ", ".join(sorted(name for name in layers if not name.isdecimal()))
+        raise ValueError(
+            f"lora.target_modules is {lora.target_modules}: {error}. Modules of this model: {names}"
+        ) from error
 
 
 def is_adapted(model: nn.Module) -> bool:

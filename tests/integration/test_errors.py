@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from prl.cli import main
 from tests.integration.runs import Home, last_checkpoint
@@ -180,6 +181,13 @@ def test_missing_model_folder(stage: str, option: str, refused: Refused, run: Pa
 def test_folder_that_holds_no_model(refused: Refused, run: Path, tmp_path: Path) -> None:
     args = refused.home.arguments("generative_reward", run, f"{MODEL}model.path", str(tmp_path))
     refused(args, "ModelNotFoundError", "is not a Hugging Face model folder")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_accelerator_that_is_not_there(refused: Refused, run: Path) -> None:
+    refused(
+        refused.home.arguments("supervised", run, "--trainer.accelerator", "gpu"), "MisconfigurationException: No supp"
+    )
 
 
 # ---- checkpoints and run folders
