@@ -9,10 +9,10 @@ from lightning_modules.judge_validation import JudgeValidation
 from prl.config import ModelSource, Optimization
 from prl.data.encoding import ScalarPairEncoder
 from prl.data.records import PreferencePair
-from prl.data.tokens import OnTooLong
+from prl.data.tokens import OnTooLong, tokenizer_hash
 from prl.judge.bradley_terry import save_bradley_terry, scalar_rewards
 from prl.losses.bradley_terry import bradley_terry_loss
-from prl.losses.pairwise import smooth
+from prl.losses.pairwise import check_smoothing, smooth
 from prl.masking import weighted_mean
 from prl.models.loading import load_scalar_classifier, load_tokenizer
 from prl.types import Verdict
@@ -29,6 +29,9 @@ class BradleyTerryRewardModule(JudgeValidation):
         on_too_long: what happens to longer ones: error, truncate or skip, with counts.
         passport_pairs: validation pairs, from the first, on which the finished judge is measured for its passport; 0
             writes none.
+
+    Raises:
+        ValueError: for a smoothing out of its range.
     """
 
     record_type = PreferencePair
@@ -43,6 +46,7 @@ class BradleyTerryRewardModule(JudgeValidation):
         passport_pairs: int = 200,
     ) -> None:
         super().__init__(passport_pairs)
+        check_smoothing(label_smoothing)
         self.source, self.optimization, self.label_smoothing = model, optimization, label_smoothing
         self.max_length, self.on_too_long = max_length, on_too_long
         self.model: Any = None
@@ -55,6 +59,10 @@ class BradleyTerryRewardModule(JudgeValidation):
         """Read or make the model; safe to call twice."""
         if self.model is None:
             self.model = load_scalar_classifier(self.source).train()
+
+    def fixed_settings(self) -> dict[str, Any]:
+        """The length and the tokenizer: both in the exported folder too."""
+        return {"max_length": self.max_length, "tokenizer (hash)": tokenizer_hash(load_tokenizer(self.source))}
 
     def _rewards(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         chosen, rejected = scalar_rewards(self.model, batch["input_ids"], batch["attention_mask"]).chunk(2)

@@ -1,5 +1,7 @@
 """Training of the generative pairwise judge (DESIGN 1.1)."""
 
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +11,7 @@ from torch import Tensor
 from lightning_modules.judge_validation import JudgeValidation
 from prl.config import ModelSource, Optimization
 from prl.data.records import PreferencePair
-from prl.data.tokens import OnTooLong
+from prl.data.tokens import OnTooLong, tokenizer_hash
 from prl.distributed import global_sum, world_size
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.fused import FusedMode, Fusing, branch_logits, branch_text_logits
@@ -17,6 +19,7 @@ from prl.judge.generative import save_judge
 from prl.judge.template import JudgeTemplate
 from prl.losses.pairwise import (
     ConsistencyForm,
+    check_smoothing,
     consistency_loss,
     pairwise_loss,
     smooth,
@@ -54,7 +57,8 @@ class GenerativeRewardModule(JudgeValidation):
             never. The loss is the same (docs/results/fused.md).
 
     Raises:
-        ValueError: for a term that needs both orders without them, or settings that say the same twice.
+        ValueError: for a weight or a smoothing out of its range, a term that needs both orders without them, or
+            settings that say the same twice.
     """
 
     record_type = PreferencePair
@@ -78,6 +82,12 @@ class GenerativeRewardModule(JudgeValidation):
         fused: FusedMode = "auto",
     ) -> None:
         super().__init__(passport_pairs)
+        check_smoothing(label_smoothing)
+        terms = {"consistency_coef": consistency_coef, "language_coef": language_coef, "text_coef": text_coef}
+        if wrong := [name for name, value in terms.items() if not 0 <= value < math.inf]:
+            raise ValueError(
+                f"{wrong[0]} is {terms[wrong[0]]}; expected a finite number of at least 0, the term's weight"
+            )
         for name, value in (("consistency_coef", consistency_coef), ("text_coef", text_coef)):
             if value and order != "both":
                 raise ValueError(f"{name} is {value} with order: {order}; it needs order: both")
@@ -175,6 +185,18 @@ class GenerativeRewardModule(JudgeValidation):
         verdict_loss_mean = weighted_mean(loss, batch["weights"])
         self.log("train/verdict_loss", verdict_loss_mean.detach())
         return verdict_loss_mean
+
+    def fixed_settings(self) -> dict[str, Any]:
+        """The template, its verdict tokens, the length and the tokenizer: all in the exported folder too."""
+        encoder = self.build_encoder()
+        template = {f"template.{name}": value for name, value in asdict(self.template).items()}
+        return {
+            **template,
+            "template.verdicts": list(self.template.verdicts),
+            "verdict tokens": list(encoder.verdict_ids),
+            "max_length": self.max_length,
+            "tokenizer (hash)": tokenizer_hash(encoder.tokenizer),
+        }
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the judge as a folder for transformers and `GenerativeJudge`."""

@@ -135,13 +135,13 @@ class PairwisePPOModule(Stage):
 
     def configure_model(self) -> None:
         """Read the models; safe to call twice."""
-        if self.policy is not None:
+        if self.critic is not None:
             return
         for judge in filter(None, (self.judge, self.heldout_judge)):
             check_judge(judge, self.judge_gate)
             judge.load()
             freeze(judge)  # also a judge of the user's own: it is the reward, not a part that learns
-        self.policy = load_causal_lm(self.policy_source).train()
+        self.configure_export()
         if self.reference_source is not None or not is_adapted(self.policy):
             self.reference = freeze(load_causal_lm(self.reference_source or self.policy_source))
         if self.critic_source is None:
@@ -149,6 +149,10 @@ class PairwisePPOModule(Stage):
         else:
             self.critic = Critic(load_backbone(self.critic_source)).train()
         self.end_ids = end_token_ids(self.policy, self.tokenizer)
+
+    def configure_export(self) -> None:
+        """Read the policy alone."""
+        self.policy = load_causal_lm(self.policy_source).train()
 
     def on_fit_start(self) -> None:
         """Refuse settings that do not fit together, before a rollout is paid for.
@@ -314,13 +318,7 @@ class PairwisePPOModule(Stage):
         """For each validation prompt: a sampled response, and its win probability against each anchor."""
         return self.validation.predict(batch, batch_idx)
 
-    def on_test_epoch_start(self) -> None:
-        """Start afresh."""
-        self.on_validation_epoch_start()
-
-    def on_test_epoch_end(self) -> None:
-        """As after validation."""
-        self.on_validation_epoch_end()
+    on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
 
     # ---- life cycle
 

@@ -1,6 +1,7 @@
 """What every training stage offers: how it reads a record, what its checkpoint holds, what it exports."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -12,6 +13,7 @@ from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
 from lightning_modules.run_state import RunState
 from prl.config import Optimization
 from prl.data.records import Record
+from prl.data.row_errors import shown
 from prl.data.store import RecordEncoder
 from prl.run_position import batches_done
 
@@ -38,6 +40,10 @@ class Stage(LightningModule, ABC):
     @abstractmethod
     def build_encoder(self) -> Encoder:
         """How this stage reads a record; the data module asks for it."""
+
+    def configure_export(self) -> None:
+        """Read the parts that `export` writes; a stage may leave out the others."""
+        self.configure_model()
 
     @abstractmethod
     def export(self, folder: Path, *, merge: bool = True) -> None:
@@ -96,6 +102,17 @@ class Stage(LightningModule, ABC):
         names = ("learning_rate", "weight_decay", "beta1", "beta2")
         return {name: getattr(self.optimization, name) for name in names}
 
+    def fixed_settings(self) -> dict[str, Any]:
+        """What a checkpoint was trained with and its model is useless without, by the names of the settings.
+
+        Plain values; compared when a checkpoint is read.
+        """
+        return {}
+
+    @cached_property
+    def _fixed_settings(self) -> dict[str, Any]:
+        return self.fixed_settings()  # hashing a large tokenizer takes a second
+
     def _frozen(self) -> set[str]:
         # Tied weights have two names, and state_dict holds both.
         named = self.named_parameters(remove_duplicate=False)
@@ -107,23 +124,35 @@ class Stage(LightningModule, ABC):
         checkpoint["stage"] = type(self).__name__
         checkpoint["optimizer_settings"] = self._optimizer_settings()
         checkpoint["run_state"] = self.run_state.state_dict()
+        checkpoint["fixed_settings"] = self._fixed_settings
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def restore(self, checkpoint: dict[str, Any], path: str | Path) -> None:
-        """Take the weights of a checkpoint without a trainer, after `configure_model`.
+        """Take the weights of a checkpoint without a trainer, for the parts that `configure_export` has read.
 
         Raises:
-            ValueError: when another stage wrote the checkpoint.
+            ValueError: when another stage wrote the checkpoint, or with other `fixed_settings`.
         """
         self._put_frozen_back(checkpoint, path)
-        self.load_state_dict(checkpoint["state_dict"])
+        self.load_state_dict({k: v for k, v in checkpoint["state_dict"].items() if self._is_read(k)})
+
+    def _is_read(self, key: str) -> bool:
+        """Whether the part of a weight is there: False where a name on the way to it stands for None."""
+        part: Any = self
+        for name in key.split("."):
+            if not hasattr(part, name):
+                return True  # then strict loading has to complain
+            part = getattr(part, name)
+            if part is None:
+                return False
+        return True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put frozen weights back from memory, so that loading stays strict about everything else.
 
         Raises:
-            ValueError: when another stage wrote the checkpoint, or with other settings of the optimizer, or when it has
-                other stateful parts.
+            ValueError: when another stage wrote the checkpoint, or with other settings of the optimizer or other
+                `fixed_settings`, or when it has other stateful parts.
         """
         self._put_frozen_back(checkpoint, str(self.trainer.ckpt_path))
         before, now = checkpoint.get("optimizer_settings"), self._optimizer_settings()
@@ -140,6 +169,14 @@ class Stage(LightningModule, ABC):
             raise ValueError(
                 f"checkpoint {path} was written by {found}, this run trains {type(self).__name__}; "
                 "give the checkpoint of this stage"
+            )
+        before, now = checkpoint.get("fixed_settings", {}), self._fixed_settings
+        if changed := [name for name in before if name in now and before[name] != now[name]]:
+            lines = [f"- {name}: {shown(before[name])} in training, {shown(now[name])} now" for name in changed]
+            raise ValueError(
+                f"checkpoint {path} was trained with other settings than the configuration has:\n"
+                + "\n".join(lines)
+                + "\nThe model knows only what it was trained with; put the old values back, or start a new run"
             )
         current, frozen = self.state_dict(), self._frozen()
         checkpoint["state_dict"] = {**{k: current[k] for k in frozen if k in current}, **checkpoint["state_dict"]}

@@ -13,6 +13,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import datamodules  # noqa: F401 - makes short class names known to YAML
 import lightning_modules  # noqa: F401
@@ -22,6 +23,7 @@ from lightning_modules.callbacks import (
     PredictionFile,
     RandomStates,
     RunCheckpoint,
+    RunConfig,
     RunLedger,
 )
 from lightning_modules.stage import Stage
@@ -128,6 +130,8 @@ def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:
     path = Path(ckpt_path)
     if not path.exists():
         raise RunError(f"checkpoint {path} does not exist. Check --run_dir, or leave --ckpt_path out to start")
+    if path.is_file() and path.suffix != ".ckpt":
+        raise RunError(f"--ckpt_path {ckpt_path} is no checkpoint; give a .ckpt file, or `last`")
     if wrong := fault(path):
         hint = "Use another one, or --ckpt_path last for the newest whole one"
         raise RunError(f"checkpoint {path} is torn: {wrong}. {hint}")
@@ -152,6 +156,7 @@ def run_stage(args: ArgsType = None, cli: type[PrlCLI] = PrlCLI) -> PrlCLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=0,
+        save_config_callback=RunConfig,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
         parser_kwargs={"prog": "prl", "description": DESCRIPTION},
@@ -179,11 +184,13 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(getattr(told, "exit_code", 1)) from None
 
 
-def _told_by_us(error: BaseException | None) -> ValueError | None:
+def _told_by_us(error: BaseException | None) -> Exception | None:
     """The ValueError of prl behind an exception: a mistake in what was given, told in words (PRL_DEBUG=1 shows where).
 
     jsonargparse and Lightning wrap what a constructor raises; the innermost message is the one written for the user.
+    Without one, Lightning's own word for settings that cannot be had, such as a GPU that is not there.
     """
+    misconfigured = error if isinstance(error, MisconfigurationException) else None
     while error is not None:
         frames = list(traceback.walk_tb(error.__traceback__))
         if isinstance(error, ValueError) and frames:
@@ -194,4 +201,4 @@ def _told_by_us(error: BaseException | None) -> ValueError | None:
             if deliberate and package in ("prl", "lightning_modules", "datamodules"):
                 return error
         error = error.__cause__
-    return None
+    return misconfigured

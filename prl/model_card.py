@@ -5,6 +5,7 @@ A card is signed with a hash of its text. One that somebody has edited no longer
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from prl.models.loading import is_hub_id
 log = logging.getLogger(__name__)
 
 CARD = "README.md"
+_PAPER = "https://arxiv.org/abs/2504.04950"
 _MEASURED = "\n## Measured\n"
 
 
@@ -84,11 +86,37 @@ def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any]
     )
     module = model["class_path"].rpartition(".")[2]
     lines = [f"---\n{metadata.to_yaml()}\n---\n", f"# {words.title}\n"]
-    lines += [f"Trained by `{module}` of [prl](https://arxiv.org/abs/2504.04950) {__version__}"]
+    lines += [f"Trained by `{module}` of [prl]({_PAPER}) {__version__}"]
     names = [f"{path if is_data_set(path) else Path(path).name} ({split})" for split, path in paths.items()]
     lines[-1] += f" on {', '.join(names)}.\n" if names else ".\n"
     lines += ["## Load\n", _loading(words)]
     _put(Path(folder) / CARD, "\n".join(lines))
+
+
+def copy_card(source: str | Path | None, folder: str | Path, kind: str | None) -> None:
+    """Give a judge that was written anew, its adapters merged, the card of the folder that it was read from.
+
+    Without the measured figures, which its passport brings. Where there is no card the new one says what the folder is;
+    one that somebody has edited goes along as it is, unless that would replace another edited one.
+
+    Args:
+        source: folder that the judge was read from; None for one that was made in memory.
+        folder: the folder that it was written to.
+        kind: a key of KINDS.
+    """
+    old, new = None if source is None else Path(source) / CARD, Path(folder) / CARD
+    if old is None or not old.is_file():
+        words = KINDS[kind]
+        metadata = ModelCardData(library_name="transformers", tags=[*words.tags], pipeline_tag=words.pipeline_tag)
+        text = f"---\n{metadata.to_yaml()}\n---\n\n# {words.title}\n\nSaved by [prl]({_PAPER}) {__version__}.\n\n"
+        _put(new, f"{text}## Load\n\n{_loading(words)}")
+    elif (signed := _unsigned(old)) is not None:
+        card = ModelCard(signed.partition(_MEASURED)[0])
+        data: Any = card.data
+        data.library_name, data.tags = "transformers", [tag for tag in data.tags if tag != "lora"]
+        _put(new, str(card))
+    elif not new.is_file() or _unsigned(new) is not None:
+        shutil.copyfile(old, new)
 
 
 def renew_figures(folder: str | Path, passport: Mapping[str, Any] | None) -> None:

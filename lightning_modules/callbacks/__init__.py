@@ -5,6 +5,15 @@ from lightning_modules.callbacks.progress import PhaseProgressBar
 from lightning_modules.callbacks.random_states import RandomStates
 from lightning_modules.callbacks.resumed_events import ForgetRepeatedSteps
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
+from lightning_modules.callbacks.run_config import RunConfig
 from lightning_modules.callbacks.run_ledger import RunLedger
 
-__all__ = ["ForgetRepeatedSteps", "PhaseProgressBar", "PredictionFile", "RandomStates", "RunCheckpoint", "RunLedger"]
+__all__ = [
+    "ForgetRepeatedSteps",
+    "PhaseProgressBar",
+    "PredictionFile",
+    "RandomStates",
+    "RunCheckpoint",
+    "RunConfig",
+    "RunLedger",
+]

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from prl.commands.sources import add_source_options, number_of_rows
 from prl.config import ModelSource
 from prl.data import AnchoredPrompt, DataSource, Demonstration, PreferencePair, Record, load_records
 from prl.data.describe import QUANTILES, describe
@@ -25,23 +26,16 @@ def main(args: list[str]) -> None:
     parser = argparse.ArgumentParser("prl data", description=__doc__)
     parser.add_argument("source", help=".jsonl, .jsonl.gz, .json, .csv or .parquet file, or a hub id")
     parser.add_argument("--kind", choices=list(KINDS), default="pairs", help="what the rows are")
-    parser.add_argument("--split", help="of a hub data set")
-    parser.add_argument("--name", help="subset (configuration) of a hub data set")
-    parser.add_argument("--limit", type=int, help="read only the first rows")
-    parser.add_argument(
-        "--columns", nargs="+", default=[], metavar="NAME=COLUMN", help="prl's name=the file's; NAME= leaves one unread"
-    )
+    add_source_options(parser)
+    parser.add_argument("--limit", type=number_of_rows, help="read only the first rows")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="of a model: lengths in tokens too")
     parser.add_argument("--show-tokens", type=int, default=0, metavar="N", help="print the tokens of the first records")
     parser.add_argument("--on_invalid", choices=["skip", "error"], default="skip", help="what bad rows are")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(args)
-    if bad := [text for text in options.columns if "=" not in text]:
-        parser.error(f"--columns {bad[0]}: expected NAME=COLUMN")
     if options.show_tokens and not options.tokenizer:
         parser.error("--show-tokens needs --tokenizer")
-    columns = {ours: theirs or None for ours, _, theirs in (text.partition("=") for text in options.columns)}
-    source = DataSource(options.source, options.split, options.name, columns, options.limit)
+    source = DataSource(options.source, options.split, options.name, options.columns, options.limit)
     loaded = load_records(source, KINDS[options.kind], options.on_invalid)
     count_tokens: Callable[[str], int] | None = None
     shown: list[dict[str, list[str]]] = []

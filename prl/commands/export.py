@@ -14,9 +14,10 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_modules.stage import Stage
+from prl.checkpoint_files import LAST
 from prl.cli import RunError, resolve_checkpoint
 from prl.judge.base import judge_kind
-from prl.judge.passport import adopt_passport
+from prl.judge.passport import adopt_passport, read_passport
 from prl.model_card import write_card
 
 
@@ -45,21 +46,34 @@ def export(checkpoint: Path, output: Path, config: Path | None = None, *, merge:
         RunError: when a file is missing or torn, or the folder holds something.
         ValueError: for a checkpoint of another stage, or for merge: false without adapters.
     """
-    resolve_checkpoint(str(checkpoint), checkpoint.parent)
+    _check_checkpoint(checkpoint)
     config = config or checkpoint.absolute().parent.parent / "config.yaml"
     if not config.is_file():
-        raise RunError(f"no config at {config}; give the config.yaml of the run with --config")
+        raise RunError(f"no config at {config}; give the config.yaml of the checkpoint's run with --config")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RunError(f"--output {output} holds something already; choose a new folder")
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     stage = _build_stage(settings)
-    stage.configure_model()
+    stage.configure_export()
     stage.restore(torch.load(checkpoint, map_location="cpu", weights_only=True), checkpoint)
     stage.export(output, merge=merge)
     kind = judge_kind(output)
     write_card(output, kind, settings, adapter=not merge)
     if kind is not None:
-        adopt_passport(output, config.parent / "model")
+        adopt_passport(output, read_passport(config.parent / "model"))
+
+
+def _check_checkpoint(path: Path) -> None:
+    last = path / "checkpoints" / LAST
+    if last.exists():
+        raise RunError(f"--checkpoint {path} is the folder of a run; give {last}")
+    if not path.exists():
+        raise RunError(
+            f"--checkpoint {path} does not exist; give a .ckpt file of a run, such as RUN_DIR/checkpoints/{LAST}"
+        )
+    if not path.is_file() or path.suffix != ".ckpt":
+        raise RunError(f"--checkpoint {path} is no .ckpt file; give one such as RUN_DIR/checkpoints/{LAST}")
+    resolve_checkpoint(str(path), path.parent)
 
 
 def _build_stage(settings: dict[str, Any]) -> Any:

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from prl.commands.sources import add_source_options, number_of_rows
 from prl.data import DataSource, PreferencePair, load_records
 from prl.evaluation.figures import judge_figures
 from prl.evaluation.intervals import bootstrap_mean
@@ -47,8 +49,9 @@ def main(args: list[str]) -> None:
     """Measure or compare, as the options say."""
     parser = argparse.ArgumentParser("prl judge", description=__doc__)
     parser.add_argument("--judge", required=True, help="folder or hub id of a judge, generative or Bradley-Terry")
-    parser.add_argument("--pairs", type=Path, help="preference pairs to measure it on; see docs/judge.md")
-    parser.add_argument("--max_pairs", type=int, help="read only the first so many pairs")
+    parser.add_argument("--pairs", help="preference pairs to measure it on, a file or hub id; see docs/judge.md")
+    add_source_options(parser)
+    parser.add_argument("--max_pairs", type=number_of_rows, help="read only the first so many pairs")
     parser.add_argument("--on_invalid", choices=("error", "skip"), default="error", help="what bad rows of --pairs are")
     parser.add_argument(
         "--no-probes",
@@ -67,12 +70,14 @@ def main(args: list[str]) -> None:
     lines = (options.prompts, options.responses, options.anchors)
     if (options.pairs is None) != all(lines) or (options.pairs and any(lines)):
         parser.error("give either --pairs, or --prompts, --responses and --anchors")
-    if options.pairs is None and (options.write_passport or options.figures or options.max_pairs is not None):
-        parser.error("--write-passport, --figures and --max_pairs go with --pairs")
+    of_pairs = ("write_passport", "figures", "max_pairs", "columns", "split", "name")
+    if options.pairs is None and (given := [name for name in of_pairs if getattr(options, name)]):
+        parser.error(f"--{given[0].replace('write_', 'write-')} goes with --pairs")
     if options.no_probes and (options.pairs is None or options.write_passport):
         parser.error("--no-probes goes with --pairs and without --write-passport: a passport holds the probes too")
     if options.write_passport and not Path(options.judge).is_dir():
         parser.error(f"--write-passport writes into the judge's folder, but {options.judge} is none")
+    prepare(options.json, options.figures)
     judge = Judge.from_pretrained(options.judge)
     if options.pairs is not None:
         measure(judge, options)
@@ -80,18 +85,35 @@ def main(args: list[str]) -> None:
         compare(judge, options)
 
 
+def prepare(file: Path | None, folder: Path | None) -> None:
+    """Make the folders that results are written to, before they are paid for.
+
+    Raises:
+        ValueError: when one of the two cannot be written.
+    """
+    if file is not None and file.is_dir():
+        raise ValueError(f"--json {file} is a folder; expected a file")
+    for target in ([file.parent] if file is not None else []) + ([folder] if folder is not None else []):
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{target} cannot be made a folder ({error.strerror}); choose another") from None
+        if not os.access(target, os.W_OK):
+            raise ValueError(f"the folder {target} cannot be written; choose another")
+
+
 def measure(judge: Judge, options: argparse.Namespace) -> None:
     """Examine the judge, print one screen, and leave the passport where it was asked for."""
-    source = DataSource(str(options.pairs), limit=options.max_pairs)
+    source = DataSource(options.pairs, options.split, options.name, options.columns, options.max_pairs)
     pairs = load_records(source, PreferencePair, options.on_invalid)
     for reason, numbers in pairs.report.skipped.items():
         print(f"left out for '{reason}': row {', '.join(map(str, numbers))}")
     judged = judge_pairs(judge.model, pairs.records)
     folder, probes = judge_folder(options.judge), not options.no_probes
     passport = issue_passport(judge.model, folder, pairs, judged, probes=probes)
+    print(screen(passport))
     if options.json is not None:
         options.json.write_text(as_json(passport), encoding="utf-8")
-    print(screen(passport))
     if options.write_passport:
         print(f"\nwrote {write_passport(options.judge, passport)}")
     if options.figures is not None:
@@ -122,29 +144,45 @@ def _cells(found: Any) -> str:
 
 
 def compare(judge: Judge, options: argparse.Namespace) -> None:
-    """Judge each response against its anchor, print a line for each and the mean."""
-    prompts = read_lines(options.prompts, "prompt")
-    verdict = judge.compare(prompts, read_lines(options.responses, "response"), read_lines(options.anchors, "anchor"))
+    """Judge each response against its anchor, print a line for each, the mean, and how many were cut.
+
+    Raises:
+        ValueError: when the files cannot be read, or have unequally many lines.
+    """
+    paths = {"prompt": options.prompts, "response": options.responses, "anchor": options.anchors}
+    prompts, responses, anchors = texts = [read_lines(path, column) for column, path in paths.items()]
+    if len({len(each) for each in texts}) > 1:
+        counts = [f"{path} has {len(each)}" for path, each in zip(paths.values(), texts, strict=True)]
+        raise ValueError(f"the three files need as many lines each, but {', '.join(counts)}")
+    verdict = judge.compare(prompts, responses, anchors)
     columns = {"win_prob": verdict.win_prob, "margin": verdict.win_logit, "order_gap": verdict.order_gap}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
-    if options.json is not None:
-        options.json.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     print(f"{'line':>6} {'win_prob':>9} {'margin':>9} {'order_gap':>9}")
     for number, row in enumerate(rows, 1):
         print(f"{number:>6} {row['win_prob']:>9.3f} {row['margin']:>+9.3f} {row['order_gap']:>9.3f}")
     mean = bootstrap_mean([row["win_prob"] for row in rows], [json.dumps(prompt) for prompt in prompts])
     print(f"{'mean':>6} {mean.mean:>9.3f}   {mean.low:.3f} to {mean.high:.3f} (95 % over prompts)")
+    print(f"{'cut':>6} {judge.model.cut_share():>9.3f}   of the readings, to fit into the judge's max_length")
+    if options.json is not None:
+        options.json.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_lines(path: Path, column: str) -> list[Any]:
-    """One text per line. A .jsonl file has a JSON string on each line, or an object with the column.
+    """One text per line. Lines of a .jsonl file are JSON: a string, a list of messages, or an object with the column.
 
     Raises:
-        ValueError: for a missing or empty file, or a line that is neither.
+        ValueError: for a missing or empty file, one that is not UTF-8, or a line that is none of these.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; --{column}s takes a file with one {column} per line")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {number}: not text in UTF-8 ({error}); write the file again as UTF-8") from None
+    # Other line separators of Unicode may stand in a response, and would shift all lines after it.
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
     if not lines:
         raise ValueError(f"{path} is empty; expected one {column} per line")
     if path.suffix != ".jsonl":
@@ -156,9 +194,10 @@ def read_lines(path: Path, column: str) -> list[Any]:
         except ValueError:
             value = None
         value = value.get(column) if isinstance(value, dict) else value
-        if not (isinstance(value, str) or (column == "prompt" and isinstance(value, list))):
+        if not isinstance(value, str | list):
             raise ValueError(
-                f"{path}, line {number}: expected a JSON string or an object with {column!r}: {line[:60]!r}"
+                f"{path}, line {number}: expected a JSON string, a list of messages, or an object with {column!r} that "
+                f"is one of them; found {line[:60]!r}"
             )
         found.append(value)
     return found

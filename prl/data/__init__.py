@@ -1,7 +1,7 @@
 """Data: what a row may look like, how it is read and checked, and how rows form batches."""
 
 from prl.data.batching import LengthGroupedBatchSampler
-from prl.data.reading import DataError, DataReport, DataSource, LoadedRecords, RecordStream, load_records
+from prl.data.reading import DataReport, LoadedRecords, RecordStream, load_records
 from prl.data.records import (
     AnchoredPrompt,
     Conversation,
@@ -12,6 +12,7 @@ from prl.data.records import (
     RowError,
     prompt_key,
 )
+from prl.data.sources import DataError, DataSource
 from prl.data.splits import held_out
 
 __all__ = [

@@ -5,10 +5,7 @@ from itertools import combinations
 
 from prl.data.messages import Conversation
 from prl.data.row import Row
-from prl.data.row_errors import RowError, both_given, shown
-
-LABELS = ("preference", "label", "margin", "winner")
-"""Columns that say how likely the first response is the better one; a row has at most one of them."""
+from prl.data.row_errors import LABELS, RowError, both_given, shown
 
 NO_LABEL = "none, chosen is better"
 """What a report calls a row whose columns alone say it."""
@@ -30,6 +27,9 @@ def read_preference(row: Row, default: float | None, usual: str) -> float:
     if not given:
         if default is None:
             raise row.missing(usual)
+        # Beside `chosen`, `winner` says nothing in any row, so an empty one is of the file's other rows.
+        if empty := next((name for name in LABELS if name != "winner" and row.is_null(name)), None):
+            raise row.missing(empty)
         row.label = NO_LABEL
         return default
     [row.label] = given

@@ -25,6 +25,7 @@ _FORMS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("from", "value", {"human": "user", "gpt": "assistant"} | {role: role for role in ROLES}),
 )
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+_WRITTEN = re.compile(rf"""["'](role|from)["']\s*:\s*["']({"|".join(_FORMS[1][2])})["']""")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -93,6 +94,16 @@ def checked_text(value: Any, where: str, expected: str = "text") -> str:
         found = f"the lone surrogate {value[error.start]!r} at character {error.start}"
         raise RowError("undecodable text", where, found) from None
     return value
+
+
+def cell_text(value: Any, where: str, expected: str = "text") -> str:
+    """The same of a whole cell, which must not be a list of messages that was written as text. Raises RowError.
+
+    A table without lists (.csv) has such cells; read as text, a model would learn brackets and quotes.
+    """
+    if isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1] == "]" and _WRITTEN.search(value):
+        raise RowError("messages as text", where, shown(value))
+    return checked_text(value, where, expected)
 
 
 def open_prompt(messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:

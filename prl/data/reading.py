@@ -1,13 +1,12 @@
 """Reads a data file or a hub data set into checked records, and says exactly which rows were bad and why."""
 
 import dataclasses
-import gzip
 import hashlib
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -16,40 +15,12 @@ from typing import Any, Generic, Literal, TypeVar
 from prl.data.records import Record
 from prl.data.row import Row
 from prl.data.row_errors import RowError
+from prl.data.sources import DataError, DataSource, check_there, hub_commit, load_dataset, raw_rows
 
 MAX_ERRORS_SHOWN = 20
-_BUILDERS = {".json": "json", ".parquet": "parquet", ".csv": "csv"}
-_SUFFIXES = (".jsonl", ".jsonl.gz", *_BUILDERS)
+_NOTHING_LEFT = "No row is valid, so `on_invalid: skip` would leave nothing."
 
 R = TypeVar("R", bound=Record)
-
-
-class DataError(ValueError):
-    """The data cannot be used as it is; the message says where, why and what to do."""
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """Where rows come from. Raises ValueError if a field makes no sense."""
-
-    path: str
-    """Local .jsonl, .jsonl.gz, .json, .parquet or .csv file, or the id of a data set on the Hugging Face hub."""
-    split: str | None = None
-    """Split of a hub data set, in the notation of `datasets` (`train`, `test[:10%]`); needed if it has several."""
-    name: str | None = None
-    """Subset (configuration) of a hub data set."""
-    columns: dict[str, str | None] | None = None
-    """Where columns have other names: prl's name for a field -> the column in the file, `{prompt: question}`; null
-    leaves a column of prl's name unread."""
-    limit: int | None = None
-    """Read only so many rows, from the first."""
-    streaming: bool = False
-    """Read a hub data set over the network while it is checked, and a .json, .parquet or .csv file from its place,
-    without the copy on disk that `datasets` makes first. Rows, checks and report are the same."""
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit is {self.limit}; expected at least 1 row, or null for all rows")
 
 
 @dataclass(frozen=True)
@@ -104,8 +75,8 @@ class LoadedRecords(Generic[R]):
 class RecordStream(Generic[R]):
     """The valid records of a source in file order, one at a time, and then the account of how they were read.
 
-    Iterating raises DataError if the source cannot be read or, at its end, if it has a bad row under "error" or no good
-    row at all. From the first bad row under "error" on, rows are only checked.
+    Iterating raises DataError if the source cannot be read or, at its end, if no row has a mapped column, one is bad
+    under "error", or none is good. From the first bad row under "error" on, rows are only checked.
 
     Args:
         source: file or hub data set.
@@ -131,11 +102,13 @@ class RecordStream(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         tally = self._tally = _Tally()
         complaints: list[str] = []
-        for number, raw in islice(self._rows(), self.source.limit):
+        found: set[str] = set()
+        for number, raw in islice(raw_rows(self.source, lambda: self._dataset), self.source.limit):
             self.row = number
             try:
                 if isinstance(raw, RowError):
                     raise raw
+                found |= raw.keys()
                 row = self.kind.row(_renamed(raw, self.source.columns or {}))
                 records = self.kind.from_row(row)
             except RowError as error:
@@ -146,8 +119,10 @@ class RecordStream(Generic[R]):
             tally.add(row, len(records))
             if not tally.skipped or self.on_invalid == "skip":
                 yield from records
+        if missing := _missing_column(self.source, found):
+            raise DataError(missing)
         if not tally.num_records or (tally.skipped and self.on_invalid == "error"):
-            raise DataError(_explain(self.source, complaints, tally))
+            raise DataError(_explain(self, complaints, tally))
 
     def content_hash(self) -> str | None:
         """Name of the data by its content; None where there is none, as for a folder of files that is streamed.
@@ -159,8 +134,8 @@ class RecordStream(Generic[R]):
             return self._sha256
         if not self.source.streaming:
             return self._dataset._fingerprint
-        _check_there(self.source)
-        return None if path.is_dir() else _hub_commit(self.source.path)
+        check_there(self.source)
+        return None if path.is_dir() else hub_commit(self.source.path)
 
     @property
     def report(self) -> DataReport:
@@ -192,19 +167,7 @@ class RecordStream(Generic[R]):
 
     @cached_property
     def _dataset(self) -> Any:
-        return _load_dataset(self.source)
-
-    def _rows(self) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
-        """Every row with its number, or the reason why it cannot be read."""
-        source, path = self.source, Path(self.source.path)
-        if path.is_file():
-            if source.split or source.name:
-                raise DataError(f"{source.path} is a local file and has no split or name; remove these two settings")
-            if not path.name.endswith(_SUFFIXES):
-                raise DataError(f"{source.path} is a {path.suffix or 'bare'} file; expected {', '.join(_SUFFIXES)}")
-            if path.suffix not in _BUILDERS:
-                return _jsonl_rows(path)
-        return _dataset_rows(self.source, self._dataset)
+        return load_dataset(self.source)
 
 
 def load_records(source: DataSource, kind: type[R], on_invalid: Literal["error", "skip"] = "error") -> LoadedRecords[R]:
@@ -243,8 +206,21 @@ class _Tally:
         self.dropped_message_keys |= row.dropped_message_keys
 
 
-def _explain(source: DataSource, complaints: list[str], tally: _Tally) -> str:
-    num_valid, num_invalid = tally.num_rows, tally.num_invalid
+def _missing_column(source: DataSource, found: set[str]) -> str | None:
+    """What is wrong with the mapping: a column that no row has would leave its field out without a word."""
+    for ours, theirs in (source.columns or {}).items():
+        if theirs is None or theirs in found or not found:
+            continue
+        close = get_close_matches(theirs, sorted(found), n=1)
+        return (
+            f"columns maps {ours} to {theirs!r}, which no row of {source.path} has; its columns are "
+            f"{', '.join(map(repr, sorted(found)))}" + (f". Is {close[0]!r} meant?" if close else "")
+        )
+    return None
+
+
+def _explain(stream: RecordStream[Any], complaints: list[str], tally: _Tally) -> str:
+    source, num_valid, num_invalid = stream.source, tally.num_rows, tally.num_invalid
     if not num_invalid and num_valid:
         return f"all {tally.num_ties} pairs of {source.path} are ties; expected a ranked list with different ranks"
     if not num_invalid:
@@ -254,10 +230,12 @@ def _explain(source: DataSource, complaints: list[str], tally: _Tally) -> str:
     lines += [f"{name}, {complaint}" for complaint in complaints]
     if num_invalid > len(complaints):
         lines.append(f"... and {num_invalid - len(complaints)} more.")
-    if num_valid:
+    if num_valid and stream.on_invalid == "skip":
+        lines.append(f"The others are ranked lists of {tally.num_ties} ties, which leave no pair.")
+    elif num_valid:
         lines.append("Repair the rows, or set `on_invalid: skip` to leave them out and list them in the report.")
     else:
-        lines.append("No row is valid, so `on_invalid: skip` would leave nothing.")
+        lines.append("No row is valid, so nothing is left." if stream.on_invalid == "skip" else _NOTHING_LEFT)
     return "\n".join(lines)
 
 
@@ -266,85 +244,3 @@ def _renamed(raw: Mapping[str, Any], columns: Mapping[str, str | None]) -> dict[
     kept = {name: value for name, value in raw.items() if name not in columns and name not in columns.values()}
     mapped = {ours: theirs for ours, theirs in columns.items() if theirs is not None and theirs in raw}
     return kept | {ours: raw[theirs] for ours, theirs in mapped.items()}
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
-    # Bytes are read by line and decoded one line at a time, so that one bad byte costs one row.
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _json_object(line)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path} is damaged and cannot be unpacked: {error}") from error
-
-
-def _json_object(line: bytes) -> Mapping[str, Any] | RowError:
-    try:
-        value = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return RowError("undecodable text", None, f"byte 0x{line[error.start]:02x} at position {error.start}")
-    except (ValueError, RecursionError) as error:
-        return RowError("invalid JSON", None, f"{line[:40]!r}: {error}")
-    if not isinstance(value, dict):
-        return RowError("invalid JSON", None, f"a {type(value).__name__}")
-    return value
-
-
-def _check_there(source: DataSource) -> None:
-    path = Path(source.path)
-    if (path.name.endswith(_SUFFIXES) or source.path.startswith(("/", "./", "../", "~"))) and not path.exists():
-        raise DataError(
-            f"no data file at {source.path} (looked for {path.absolute()}); "
-            "expected a local file, or a hub id such as owner/name"
-        )
-
-
-def _load_dataset(source: DataSource) -> Any:
-    import datasets  # a second to import, and .jsonl files are read without it
-
-    _check_there(source)
-    path = Path(source.path)
-    streaming = {"streaming": True} if source.streaming else {}
-    try:
-        if path.is_file():
-            # An answer may well be "NA" or "null": only an empty cell is no value.
-            cells = {"keep_default_na": False, "na_values": [""]} if path.suffix == ".csv" else {}
-            builder = _BUILDERS[path.suffix]
-            return datasets.load_dataset(builder, data_files=str(path), split="train", **cells, **streaming)
-        loaded = datasets.load_dataset(source.path, name=source.name, split=source.split, **streaming)
-    except Exception as error:  # the readers and the hub client raise many unrelated classes
-        raise _unreadable(source, error) from error
-    if not isinstance(loaded, dict):
-        return loaded
-    if len(loaded) > 1:
-        raise DataError(f"{source.path} has the splits {', '.join(loaded)}; choose one with `split`")
-    return next(iter(loaded.values()))
-
-
-def _dataset_rows(source: DataSource, dataset: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    try:
-        yield from enumerate(dataset, start=1)
-    except Exception as error:  # what is streamed is read only now
-        raise _unreadable(source, error) from error
-
-
-def _unreadable(source: DataSource, error: Exception) -> DataError:
-    cause = f"{type(error).__name__}: {error.__cause__ or error}"
-    path = Path(source.path)
-    if path.is_file():
-        return DataError(f"{source.path} cannot be read as {path.suffix}: {cause}")
-    return DataError(
-        f"{source.path} is not a local file, and the hub data set could not be loaded "
-        f"(name={source.name}, split={source.split}): {cause}"
-    )
-
-
-def _hub_commit(name: str) -> str | None:
-    """The commit that a hub id stands for now; None where the hub does not say."""
-    from huggingface_hub import HfApi
-
-    try:
-        return HfApi().dataset_info(name).sha
-    except Exception:  # the hub client raises many unrelated classes; reading the rows will tell what is wrong
-        return None

@@ -8,13 +8,18 @@ from typing import Any
 from prl.data.messages import (
     Conversation,
     Message,
-    checked_text,
+    cell_text,
     is_transcript,
     open_prompt,
     read_messages,
     read_transcript,
 )
-from prl.data.row_errors import RowError, both_given, missing_column, shown
+from prl.data.row_errors import LABELS, RowError, both_given, missing_column, shown
+
+_OTHER_PROMPT = (
+    "Put the same turns into the prompt, or leave it unread, so that it is what both responses begin with: "
+    "columns: {prompt: null}."
+)
 
 
 class Row:
@@ -57,10 +62,15 @@ class Row:
             raise both_given(whole[0], whole[1], "shape")
         return whole[0] if whole else max(options, key=lambda option: sum(name in self for name in option))
 
+    def is_null(self, name: str) -> bool:
+        """Whether the column is there and its cell is empty."""
+        return name in self._nulls
+
     def missing(self, name: str) -> RowError:
         """The error for a column that is not there, or that holds no value."""
-        if name in self._nulls:
-            return RowError("no value", name, "null")
+        if self.is_null(name):
+            fix = f"Fill the cell, remove the row, or leave the column unread: columns: {{{name}: null}}."
+            return RowError("no value", name, "null", fix=fix if name in LABELS else "")
         return missing_column(name, list(self._cells), self._columns, self._shapes)
 
     def open_dialogue(self, name: str) -> tuple[Message, ...]:
@@ -72,7 +82,7 @@ class Row:
         value = self.take("prompt")
         if isinstance(value, list):
             return self.open_dialogue("prompt")
-        return ({"role": "user", "content": checked_text(value, "prompt", "text or a list of messages")},)
+        return ({"role": "user", "content": cell_text(value, "prompt", "text or a list of messages")},)
 
     def prompt_of(self, first: str, second: str) -> tuple[tuple[Message, ...], str]:
         """The prompt of two responses, and the form it was found in: explicit, messages or transcripts."""
@@ -85,6 +95,8 @@ class Row:
             for name, text in zip((first, second), texts, strict=True):
                 self._cells[name] = read_transcript(text, name)
             return self._shared_prompt(first, second), "transcripts"
+        if "prompt" not in self and len(texts) == 2:
+            cell_text(texts[0], first)  # what is wrong is then not the missing prompt
         return self.prompt(), "explicit"
 
     def _shared_prompt(self, first: str, second: str) -> tuple[Message, ...]:
@@ -148,9 +160,13 @@ class Row:
                 found = ("messages of " + ", ".join(roles)) if roles else "no message"
                 if repeats_prompt:
                     found += " after the prompt"
-                raise RowError("not one assistant message", where, found)
-            value = answer[0]["content"]
-        text = checked_text(value, where, "text or a list with one assistant message")
+                elif len(roles) > 1:
+                    found += ", which do not begin with the prompt"
+                fix = "" if len(roles) < 2 or repeats_prompt else _OTHER_PROMPT
+                raise RowError("not one assistant message", where, found, fix=fix)
+            text = answer[0]["content"]
+        else:
+            text = cell_text(value, where, "text or a list with one assistant message")
         # White space at the ends differs by generator: a judge would learn who wrote the response.
         stripped = text.strip()
         self.stripped[where] = len(text) - len(stripped)

@@ -4,6 +4,9 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
+LABELS = ("preference", "label", "margin", "winner")
+"""Columns that say how likely the first response is the better one; a row has at most one of them."""
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
 
@@ -27,6 +30,11 @@ _ADVICE = {
     "assistant turn ends the prompt": ("a prompt to respond to", "Take the last turn off or remove the row."),
     "no prompt": ("a prompt and a last assistant message", "Add the turns that come before it or remove the row."),
     "no shared prompt": ("dialogues that begin with the same prompt", "Add a 'prompt' column or repair the dialogues."),
+    "messages as text": (
+        "text, or a list of messages as a list",
+        "Write the file as .jsonl or .parquet, whose cells can hold lists. If just this text is meant, make it the "
+        "content of a message.",
+    ),
     "not one assistant message": ("one assistant message, alone or after the prompt", "Move or remove the others."),
     "chosen equals rejected": ("two different responses", "Remove the row: it does not say which is better."),
     "invalid preference": ("a number from 0 to 1", "Correct it, or leave it out where chosen is better for certain."),
@@ -75,7 +83,8 @@ def missing_column(
     name: str, found: Sequence[str], columns: Sequence[str], shapes: Mapping[tuple[str, ...], str]
 ) -> RowError:
     """A column that is not there: what is, the closest accepted shape, and a guess at what it may be called."""
-    closest = max(shapes, key=lambda shape: sum(column in found for column in shape) / len(shape))
+    texts = {shape: [column for column in shape if column not in LABELS] for shape in shapes}  # any shape has labels
+    closest = max(shapes, key=lambda shape: sum(column in found for column in texts[shape]) / len(texts[shape]))
     guess = get_close_matches(name, sorted(set(found) - set(columns)), n=1) or ["<column in the file>"]
     fix = f"Add the column or map it: columns: {{{name}: {guess[0]}}}."
     listed = "columns " + (", ".join(map(repr, found)) or "none")

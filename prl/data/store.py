@@ -25,8 +25,9 @@ import transformers
 from filelock import FileLock
 
 from prl.data.audit import comparison_key
-from prl.data.reading import DataError, RecordStream
+from prl.data.reading import RecordStream
 from prl.data.records import PreferencePair, Record, prompt_key
+from prl.data.sources import DataError
 from prl.data.tokens import EncodingCounts, Loss, TooLongError, settings_hash
 
 log = logging.getLogger(__name__)

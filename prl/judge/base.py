@@ -92,25 +92,33 @@ def _download(hub_id: str) -> str:
 
     try:
         return snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
-    except (OSError, ValueError) as error:  # what the hub's client raises is one of both
-        raise ValueError(f"{hub_id} is neither a folder here nor a judge on the hub: {error}") from None
+    except Exception as error:  # the hub client raises many unrelated classes
+        raise ValueError(
+            f"{hub_id} is neither a folder here nor a judge on the hub (looked for {Path(hub_id).absolute()}; "
+            f"{type(error).__name__}: {error})"
+        ) from None
 
 
 def read_judge_file(folder: str | Path) -> dict[str, Any]:
     """The judge's own settings beside its weights.
 
     Raises:
-        ValueError: when the folder or the file is missing.
+        ValueError: when the folder or the file is missing, or the file is damaged.
     """
     path = Path(folder) / JUDGE_FILE
     if path.is_file():
-        return json.loads(path.read_text())
+        try:
+            return {"kind": None, **json.loads(path.read_text(encoding="utf-8"))}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); export the judge again, or copy the file anew") from None
     if (path.parent / "model" / JUDGE_FILE).is_file():
         raise ValueError(f"{folder} is the folder of a run; its judge is in {path.parent / 'model'}")
     if path.parent.suffix == ".ckpt":
         raise ValueError(
             f"{folder} is a checkpoint; `prl export --checkpoint {folder} --output DIR` makes a judge of it"
         )
+    if not path.parent.exists():
+        raise ValueError(f"judge folder {folder} does not exist; give the folder that training or `prl export` wrote")
     raise ValueError(
         f"{path} does not exist: {folder} is not a judge. Train one with "
         "`prl fit --config configs/quickstart/generative_reward.yaml`, or give the folder it wrote"
@@ -118,6 +126,12 @@ def read_judge_file(folder: str | Path) -> dict[str, Any]:
 
 
 def discard_passport(folder: str | Path) -> None:
-    """Take away the passport of the weights that are about to be replaced, and its figures from the card."""
+    """Take away the passport of the weights that are about to be replaced, and its figures from the card.
+
+    Raises:
+        ValueError: when the folder is a file.
+    """
+    if Path(folder).is_file():
+        raise ValueError(f"{folder} is a file; expected a folder, new or of a judge that is to be replaced")
     (Path(folder) / PASSPORT_FILE).unlink(missing_ok=True)
     renew_figures(folder, None)

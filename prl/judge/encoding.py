@@ -24,6 +24,9 @@ from prl.data.tokens import (
 from prl.judge.packing import pack
 from prl.judge.template import JudgeTemplate, compile_template, render_conversation
 
+LEAST_ROOM = 12
+"""Tokens that a comparison must have beside the template: enough to cut prompt and responses without losing one."""
+
 
 def cut_evenly(first: list[int], second: list[int], room: int) -> tuple[list[int], list[int]]:
     """Cut the ends of two responses so that they take `room` tokens together: the longer one first, then both alike.
@@ -63,10 +66,11 @@ class ComparisonEncoder:
         self.compiled = compile_template(template, tokenizer)
         check_one_bos(tokenizer, self.compiled.pieces[0], "the judge's template, the chat template")
         self.counts = EncodingCounts()
-        if max_length - self.compiled.num_literal_tokens < 12:
+        needed = self.compiled.num_literal_tokens + LEAST_ROOM
+        if max_length < needed:
             raise ValueError(
-                f"max_length is {max_length}, but the judge's template alone takes "
-                f"{self.compiled.num_literal_tokens} tokens; raise max_length"
+                f"max_length is {max_length}; the judge's template takes {self.compiled.num_literal_tokens} tokens and "
+                f"prompt and responses at least {LEAST_ROOM}, so raise it to {needed} or more"
             )
 
     @property

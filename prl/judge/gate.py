@@ -64,7 +64,7 @@ def check_judge(judge: RewardSource, gate: JudgeGate) -> None:
 
     Raises:
         JudgeRefusedError: in mode refuse, naming everything that is wrong at once.
-        ValueError: when the folder holds no judge, or its passport cannot be read.
+        ValueError: when the folder holds no judge.
     """
     if gate.mode == "off":
         return
@@ -93,7 +93,10 @@ def _check_folder(folder: str, gate: JudgeGate) -> None:
 def folder_problems(folder: str, gate: JudgeGate) -> list[str]:
     """What is wrong with the passport of a folder, one line each; empty when the judge passes."""
     read_judge_file(folder)
-    passport = read_passport(folder)
+    try:
+        passport = read_passport(folder)
+    except ValueError as error:
+        return [str(error)]
     if passport is None:
         return [
             f"there is no {PASSPORT_FILE}, so nothing is known of this judge; measure it with "

@@ -1,5 +1,6 @@
 """A judge of any kind from its folder."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -7,11 +8,14 @@ from typing import Any, Self
 import torch
 
 from prl.data.records import AnchoredPrompt, Conversation, RowError
-from prl.judge.base import JUDGE_FILE, PairwiseJudge, judge_folder, read_judge_file
+from prl.judge.base import JUDGE_FILE, PairwiseJudge, judge_folder, judge_kind, read_judge_file
 from prl.judge.bradley_terry import BradleyTerryJudge
 from prl.judge.generative import GenerativeJudge
-from prl.judge.passport import adopt_passport
+from prl.judge.passport import adopt_passport, read_passport
+from prl.model_card import copy_card
 from prl.types import Verdict
+
+log = logging.getLogger(__name__)
 
 _KINDS: dict[str, Callable[..., PairwiseJudge]] = {
     "generative": GenerativeJudge,
@@ -54,6 +58,7 @@ class Judge:
 
     def __init__(self, model: PairwiseJudge) -> None:
         self.model = model
+        self._told_of_cuts = False
 
     @classmethod
     def from_pretrained(
@@ -79,19 +84,24 @@ class Judge:
         return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the judge as a folder that transformers loads too, with its passport where that still holds.
+        """Write the judge as a folder that transformers loads too, adapters merged, with a card.
+
+        The passport and the card of the folder it was read from go along where they still hold.
 
         Raises:
-            ValueError: for a judge that has no files.
+            ValueError: for a judge that has no files, or a file in the place of the folder.
         """
+        source = self.model.folder
+        passport = read_passport(source) if source is not None else None  # both folders may be one
         self.model.save_pretrained(folder)
-        if self.model.folder is not None:
-            adopt_passport(folder, self.model.folder)
+        copy_card(source, folder, judge_kind(folder))
+        adopt_passport(folder, passport)
 
     def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> Verdict:
         """Read every pair of responses in both orders, in batches of like lengths.
 
-        White space around a response is dropped, as it was when the judge was trained.
+        White space around a response is dropped, as it was when the judge was trained. What is longer than the judge's
+        `max_length` is cut as in training, and the first time a warning says so.
 
         Args:
             prompts: N texts of the user, or lists of messages that end with the turn to answer.
@@ -113,6 +123,9 @@ class Judge:
             [_response(text, f"a[{i}]") for i, text in enumerate(a)],
             [_response(text, f"b[{i}]") for i, text in enumerate(b)],
         )
+        if (share := self.model.cut_share()) and not self._told_of_cuts:
+            log.warning("%.1f %% of what the judge has read was longer than its max_length and was cut", 100 * share)
+            self._told_of_cuts = True
         return Verdict(verdict.margin_ab.cpu(), verdict.margin_ba.cpu())
 
 

@@ -55,9 +55,8 @@ def write_passport(folder: str | Path, passport: dict[str, Any]) -> Path:
     return path
 
 
-def adopt_passport(folder: str | Path, measured: str | Path) -> None:
+def adopt_passport(folder: str | Path, passport: dict[str, Any] | None) -> None:
     """Take over the passport of another folder where it tells of the very judge of this one; else do nothing."""
-    passport = read_passport(measured)
     if passport is not None and passport["judge"] == describe_judge(folder):
         write_passport(folder, passport)
 

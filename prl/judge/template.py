@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
@@ -36,7 +37,7 @@ class JudgeTemplate:
     """How a comparison is put to the judge.
 
     Raises:
-        ValueError: when a field is missing from the text or the two verdict words are the same.
+        ValueError: when the text is not Jinja, a field is missing from it or the two verdict words are the same.
     """
 
     text: str = DEFAULT_TEMPLATE
@@ -52,7 +53,11 @@ class JudgeTemplate:
         if len(self.verdicts) != 2 or self.verdicts[0] == self.verdicts[1]:
             raise ValueError(f"template.verdicts is {self.verdicts!r}; expected two different words")
         marks = {name: f"<{name}>" for name in _FIELDS}
-        rendered = ImmutableSandboxedEnvironment(keep_trailing_newline=True).from_string(self.text).render(**marks)
+        try:
+            rendered = ImmutableSandboxedEnvironment(keep_trailing_newline=True).from_string(self.text).render(**marks)
+        except TemplateError as error:
+            where = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
+            raise ValueError(f"template.text is not a Jinja template{where}: {error}") from None
         for name, mark in marks.items():
             if rendered.count(mark) != 1:
                 raise ValueError(

@@ -7,6 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def check_smoothing(label_smoothing: float) -> None:
+    """Raise ValueError where targets would lose their side or leave [0, 1]."""
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(
+            f"label_smoothing is {label_smoothing}; expected at least 0 and below 1, where all labels are 1/2"
+        )
+
+
 def smooth(targets: Tensor, label_smoothing: float) -> Tensor:
     """Targets pulled towards 1/2: (1 - s) t + s / 2."""
     return targets * (1 - label_smoothing) + label_smoothing / 2

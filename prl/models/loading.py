@@ -1,5 +1,6 @@
 """The only place that reads weights: Hugging Face folders, hub ids, GGUF files, or random weights from a config."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as logs
 
 from prl.config import LoRA, ModelSource
 
 log = logging.getLogger(__name__)
+ADAPTERS = "adapter_config.json"
+"""File that makes a folder one of adapters."""
 
 
 class ModelNotFoundError(ValueError):
@@ -69,18 +73,18 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 def _load(auto_class: Any, source: ModelSource, **extra: Any) -> PreTrainedModel:
     dtype = getattr(torch, source.dtype)
+    options: dict[str, Any] = {}
+    if source.attn_implementation:
+        options["attn_implementation"] = source.attn_implementation
     if source.path is not None:
-        options = {"attn_implementation": source.attn_implementation} if source.attn_implementation else {}
-        model = auto_class.from_pretrained(
-            **_location(source.path), dtype=dtype, trust_remote_code=source.trust_remote_code, **options, **extra
-        )
+        options |= {"dtype": dtype, "trust_remote_code": source.trust_remote_code, **extra}
+        model = _read(auto_class, source.path, options)
     else:
         tokenizer = load_tokenizer(source)
         fields = {"vocab_size": len(tokenizer), **dict(source.config or {}), **extra}
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             fields.setdefault(name, getattr(tokenizer, name))
         config = AutoConfig.for_model(**fields)
-        options = {"attn_implementation": source.attn_implementation} if source.attn_implementation else {}
         model = auto_class.from_config(config, dtype=dtype, **options)
     disable_dropout(model)
     if source.gradient_checkpointing:
@@ -90,6 +94,23 @@ def _load(auto_class: Any, source: ModelSource, **extra: Any) -> PreTrainedModel
         enable({"use_reentrant": False})
     task = "SEQ_CLS" if auto_class is AutoModelForSequenceClassification else None  # keeps the new head trainable
     return add_lora(model, source.lora, task) if source.lora else model
+
+
+def _read(auto_class: Any, path: str, options: dict[str, Any]) -> PreTrainedModel:
+    """A model as its files have it; a folder of adapters is merged with its base model, so it is like any other."""
+    settings = Path(path).expanduser() / ADAPTERS
+    if not settings.is_file():
+        return auto_class.from_pretrained(**_location(path), **options)
+    from peft import PeftModel
+
+    base = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    verbosity = logs.get_verbosity()
+    logs.set_verbosity_error()  # a scalar head missing in the base model is among the adapters
+    try:
+        model = auto_class.from_pretrained(**_location(base), **options)
+    finally:
+        logs.set_verbosity(verbosity)
+    return PeftModel.from_pretrained(model, str(settings.parent)).merge_and_unload()
 
 
 def load_causal_lm(source: ModelSource) -> PreTrainedModel:
@@ -121,7 +142,11 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def add_lora(model: PreTrainedModel, lora: LoRA, task_type: str | None = None) -> Any:
-    """The model with its weights frozen and low-rank adapters to train; `task_type` in peft's words."""
+    """The model with its weights frozen and low-rank adapters to train; `task_type` in peft's words.
+
+    Raises:
+        ValueError: when there is no layer of a name in `lora.target_modules`.
+    """
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(
@@ -131,7 +156,14 @@ def add_lora(model: PreTrainedModel, lora: LoRA, task_type: str | None = None) -
         lora_dropout=0.0,
         task_type=task_type,
     )
-    return get_peft_model(model, settings)
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:
+        layers = {name.rpartition(".")[2] for name, module in model.named_modules() if not any(module.children())}
+        names = ", ".join(sorted(name for name in layers if not name.isdecimal()))
+        raise ValueError(
+            f"lora.target_modules is {lora.target_modules}: {error}. Modules of this model: {names}"
+        ) from error
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -155,9 +187,11 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Pat
             loads too where peft is installed and the base model is where it was.
 
     Raises:
-        ValueError: for merge: false on a model without adapters.
+        ValueError: for merge: false on a model without adapters, or into a folder that holds a whole model.
     """
     if not merge:
+        if (Path(folder) / "config.json").exists():
+            raise ValueError(f"{folder} holds a whole model, so adapters cannot go there; choose another")
         if not is_adapted(model):
             raise ValueError("the model has no adapters to write alone: model.lora was not set when it was trained")
         model.save_pretrained(folder)
@@ -173,4 +207,7 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Pat
         model.config.__dict__.pop("quantization_config", None)
         model.is_quantized = False
     model.save_pretrained(folder)
+    # Adapters of an older model in the folder: transformers would put them on top of this one.
+    for name in (ADAPTERS, "adapter_model.safetensors", "adapter_model.bin"):
+        (Path(folder) / name).unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from prl.cli import main
 from tests.integration.runs import Home, last_checkpoint
@@ -105,7 +106,7 @@ def test_missing_data_file(refused: Refused, run: Path, tmp_path: Path) -> None:
 def test_prompts_without_anchors(refused: Refused, run: Path, tmp_path: Path) -> None:
     data = rows_with(refused.home, "prompts", 5, tmp_path, anchor=None)
     args = refused.home.arguments("pairwise_ppo", run, "--data.init_args.train.path", str(data))
-    refused(args, "DataError", "1 of 32 prompts have no anchor", "add a column 'anchor'")
+    refused(args, "DataError", "1 of 32 prompts have no anchor", "Add a column 'anchor'")
 
 
 def test_too_long_prompts(refused: Refused, run: Path) -> None:
@@ -182,6 +183,13 @@ def test_folder_that_holds_no_model(refused: Refused, run: Path, tmp_path: Path)
     refused(args, "ModelNotFoundError", "is not a Hugging Face model folder")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_accelerator_that_is_not_there(refused: Refused, run: Path) -> None:
+    refused(
+        refused.home.arguments("supervised", run, "--trainer.accelerator", "gpu"), "MisconfigurationException: No supp"
+    )
+
+
 # ---- checkpoints and run folders
 
 
@@ -220,6 +228,19 @@ def test_checkpoint_of_another_stage(refused: Refused, run: Path, tmp_path: Path
     checkpoint = str(run / "checkpoints" / "last.ckpt")
     args = refused.home.arguments("bradley_terry", tmp_path / "other", "--ckpt_path", checkpoint)
     refused(args, re.escape(checkpoint))
+
+
+def test_continuing_a_run_with_another_judge_changes_nothing(refused: Refused, run: Path) -> None:
+    refused.home.run("generative_reward", run)
+    record = {path: path.read_bytes() for path in (run / "config.yaml", *run.glob("model/*"))}
+    assert len(record) > 4
+    again = refused.home.arguments("generative_reward", run, "--ckpt_path", "last")
+    refused(
+        [*again, f"{MODEL}max_length", "90", f"{MODEL}template.verdicts", "[B, A]"],
+        *(r"- max_length: \d+ in training, 90 now", r"- template.verdicts: \['A', 'B'\] in training, \['B', 'A'\] now"),
+    )
+    refused([*again, f"{MODEL}optimization.learning_rate", "0.5"], "the configuration says .*0.5")
+    assert {path: path.read_bytes() for path in record} == record
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -1,6 +1,7 @@
 """`prl export` writes from a checkpoint what the end of the run wrote, and it loads in a process without prl."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -188,4 +190,21 @@ def test_what_cannot_be_exported_is_named(home: Home, tmp_path: Path) -> None:
     torn.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(RunError, match="is torn"):
         export(torn, tmp_path / "out", run / "config.yaml")
+    with pytest.raises(RunError, match="is the folder of a run; give .*last.ckpt"):
+        export(run, tmp_path / "out")
+    with pytest.raises(RunError, match=r"config.yaml is no .ckpt file; give one such as RUN_DIR"):
+        export(run / "config.yaml", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_policy_is_exported_without_its_judge(home: Home, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    judge = shutil.copytree(home.judge, tmp_path / "judge")
+    init = "--model.init_args."
+    home.run("pairwise_ppo", run, f"{init}judge.init_args.path", str(judge), f"{init}iterations", "1")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["init_args"]["judge_gate"]["mode"] = "refuse"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    shutil.rmtree(judge)
+    export(run / "checkpoints" / LAST, tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from prl.cli import main
+from prl.commands.judge import read_lines
 from prl.data import DataSource, PreferencePair, load_records
 from prl.judge import GenerativeJudge, Judge, load_judge
 from prl.judge.base import PASSPORT_FILE
@@ -184,7 +185,8 @@ def test_comparing_line_by_line(home: Home, tmp_path: Path, capsys: pytest.Captu
     torch.testing.assert_close(torch.tensor([row["margin"] for row in rows]), verdict.win_logit)
     torch.testing.assert_close(torch.tensor([row["order_gap"] for row in rows]), verdict.order_gap)
     assert rows[0]["win_prob"] + rows[2]["win_prob"] == pytest.approx(1, abs=1e-6)
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    *table, cut = capsys.readouterr().out.splitlines()
+    assert (len(table), cut.split()[:2]) == (5, ["cut", "0.000"])
     main([*base, "--prompts", str(tmp_path / "p.jsonl"), "--responses", str(tmp_path / "r.jsonl")])
     assert [json.loads(line) for line in out.read_text().splitlines()] == rows
 
@@ -197,12 +199,19 @@ def test_comparing_line_by_line(home: Home, tmp_path: Path, capsys: pytest.Captu
         (
             ["--prompts", "PAIRS", "--responses", "PAIRS", "--anchors", "PAIRS", "--max_pairs", "3"],
             2,
-            "go with --pairs",
+            "--max_pairs goes with --pairs",
         ),
+        (["--prompts", "PAIRS", "--responses", "PAIRS", "--anchors", "PAIRS", "--columns", "a=b"], 2, "--columns goes"),
+        (["--pairs", "PAIRS", "--columns", "label=labl"], 1, "columns maps label to 'labl', which no row of"),
+        (["--pairs", "PAIRS", "--max_pairs", "0"], 2, "--max_pairs: 0: expected a number of at least 1"),
+        (["--pairs", "PAIRS", "--split", "train"], 1, "is a local file and has no split"),
+        (["--pairs", "PAIRS", "--json", "FOLDER"], 1, "is a folder; expected a file"),
+        (["--pairs", "PAIRS", "--figures", "ONE"], 1, "cannot be made a folder (File exists); choose another"),
         (["--pairs", "nothing.jsonl"], 1, "no data file at nothing.jsonl"),
         (["--judge", "no/where", "--pairs", "PAIRS", "--write-passport"], 2, "writes into the judge's folder"),
         (["--prompts", "PAIRS", "--responses", "PAIRS", "--anchors", "PAIRS"], 1, "an object with 'response'"),
-        (["--prompts", "ONE", "--responses", "TWO", "--anchors", "TWO"], 1, "1 prompts, 2 responses"),
+        (["--prompts", "ONE", "--responses", "TWO", "--anchors", "TWO"], 1, "one has 1, "),
+        (["--prompts", "TWO", "--responses", "LATIN", "--anchors", "TWO"], 1, "latin, line 2: not text in UTF-8"),
         (["--prompts", "gone", "--responses", "TWO", "--anchors", "TWO"], 1, "gone does not exist"),
     ],
 )
@@ -211,12 +220,38 @@ def test_mistakes(
 ) -> None:
     (tmp_path / "one").write_text("a\n")
     (tmp_path / "two").write_text("a\nb\n")
-    places = {"PAIRS": home.data("pairs.train"), "ONE": tmp_path / "one", "TWO": tmp_path / "two"}
+    (tmp_path / "latin").write_bytes("a\nä\n".encode("latin-1"))
+    places = {name.upper(): tmp_path / name for name in ("one", "two", "latin")}
+    places |= {"PAIRS": home.data("pairs.train"), "FOLDER": tmp_path}
     found, told = refusal(
         ["judge", "--judge", str(home.judge), *(str(places.get(each, each)) for each in args)], capsys
     )
     assert found == code
     assert words in told
+
+
+def test_results_that_cannot_be_written_are_no_surprise(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = ["judge", "--judge", str(home.judge), "--pairs", str(home.data("pairs.validation")), "--no-probes"]
+    out = tmp_path / "some" / "new" / "report.json"
+    main([*pairs, "--json", str(out), "--columns", "chosen=rejected", "rejected=chosen"])
+    there = json.loads(out.read_text())["report"]["accuracy"]["mean"]
+    main([*pairs, "--json", str(out)])
+    assert json.loads(out.read_text())["report"]["accuracy"]["mean"] == pytest.approx(1 - there)
+    monkeypatch.setattr(Judge, "from_pretrained", lambda *_: pytest.fail("read the judge first"))
+    assert refusal([*pairs, "--json", str(tmp_path)], capsys)[0] == 1
+
+
+def test_a_line_ends_where_an_editor_says(tmp_path: Path) -> None:
+    """Other separators of Unicode inside a text would shift every line after it."""
+    (tmp_path / "a.txt").write_bytes("\ufeffone\u2028a\x85b\x0cc\r\n\r\ntwo\rthree".encode())
+    assert read_lines(tmp_path / "a.txt", "response") == ["one\u2028a\x85b\x0cc", "", "two\rthree"]
+    turns = [{"role": "assistant", "content": "x\u2028y"}]
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"response": turns}) + "\n" + json.dumps("x\u2028y", ensure_ascii=False)
+    )
+    assert read_lines(tmp_path / "a.jsonl", "response") == [turns, "x\u2028y"]
 
 
 def test_a_folder_that_is_no_judge(home: Home, capsys: pytest.CaptureFixture) -> None:

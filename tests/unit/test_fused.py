@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prl.config import LoRA
 from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate
-from prl.judge.fused import FusedJudgingError, Fusing, branch_logits, longest_row
+from prl.judge.fused import FusedJudgingError, Fusing, _objection, branch_logits, longest_row
 from prl.judge.generative import batched_margins, save_judge
 from prl.judge.packing import Work, pack, plan, shared_length, tree_size
 from prl.models.loading import add_lora
@@ -302,6 +302,13 @@ def test_a_model_that_cannot_is_read_plainly(encoder, caplog, deaf_to) -> None:
 
 
 @torch.no_grad()
+def test_rounding_in_half_precision_is_no_fault_of_the_model() -> None:
+    model = tiny_model(1).to(torch.bfloat16)
+    for length in range(10, 40, 2):  # some differ where padding happens to change nothing
+        generator = torch.Generator().manual_seed(length)
+        assert _objection(model, torch.randint(5, 60, (length,), generator=generator).tolist()) is None
+
+
 def test_a_windowed_model_shares_what_fits_into_its_window(encoder) -> None:
     rows = readings(encoder)
     longest = max(map(len, rows))

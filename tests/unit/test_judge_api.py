@@ -3,14 +3,22 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
-from prl.judge import BradleyTerryJudge, GenerativeJudge, Judge
+from prl.config import LoRA, ModelSource
+from prl.judge import BradleyTerryJudge, ComparisonEncoder, GenerativeJudge, Judge
 from prl.judge.base import JUDGE_FILE, PASSPORT_FILE, TEMPLATE_FILE
+from prl.judge.bradley_terry import save_bradley_terry
+from prl.judge.generative import save_judge
 from prl.judge.passport import describe_judge, write_passport
+from prl.model_card import CARD, write_card
+from prl.models.loading import load_causal_lm, load_scalar_classifier, save_model
 from tests.helpers.pairs import QualityJudge
+from tests.helpers.tiny import tiny_tokenizer, write_tiny_model
 from tests.unit.test_passport import TEMPLATE, write_generative, write_scalar
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +71,73 @@ def test_an_empty_response_can_be_judged(folder: Path) -> None:
     assert verdict.win_prob.isfinite().all()
 
 
+@pytest.fixture(params=["generative", "bradley_terry"])
+def adapters(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A judge's folder as `prl export --adapter-only` writes it."""
+    tokenizer, folder = tiny_tokenizer(), tmp_path / "adapters"
+    source = ModelSource(path=str(write_tiny_model(tmp_path / "base", seed=1)), lora=LoRA(rank=4))
+    generative = request.param == "generative"
+    model: Any = load_causal_lm(source) if generative else load_scalar_classifier(source)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
+    if generative:
+        save_judge(folder, model, tokenizer, ComparisonEncoder(tokenizer, TEMPLATE, 64), merge=False)
+    else:
+        save_bradley_terry(folder, model, tokenizer, 64, merge=False)
+    settings = {"model": {"class_path": "Some"}, "data": {"init_args": {"train": {"path": "someone/pairs"}}}}
+    write_card(folder, request.param, settings, adapter=True)
+    return folder
+
+
+def test_a_judge_of_adapters_is_saved_whole(adapters: Path, tmp_path: Path, capfd: Any) -> None:
+    capfd.readouterr()
+    judge = Judge.from_pretrained(adapters, device="cpu")
+    assert "MISSING" not in capfd.readouterr().err
+    verdict, whole = judge.compare(PROMPTS, A, B), tmp_path / "whole"
+    judge.save_pretrained(whole)
+    assert ModelCard.load(whole / CARD).data.library_name == "transformers"
+    assert ModelCard.load(whole / CARD).data.datasets == ["someone/pairs"]
+    judge.save_pretrained(adapters)  # where the adapters lie that it was read from
+    for folder in (whole, adapters):
+        assert same(Judge.from_pretrained(folder, device="cpu").compare(PROMPTS, A, B).margin_ab, verdict.margin_ab)
+        assert not list(folder.glob("adapter*"))
+    with pytest.raises(ValueError, match="holds a whole model, so adapters cannot go there"):
+        save_model(judge.model.model, tiny_tokenizer(), whole, merge=False)
+
+
+def test_adapters_of_another_judge_are_not_left_in_the_folder(adapters: Path, folder: Path) -> None:
+    judge = Judge.from_pretrained(folder, device="cpu")
+    judge.save_pretrained(adapters)
+    again = Judge.from_pretrained(adapters, device="cpu").compare(PROMPTS, A, B)
+    assert same(again.margin_ab, judge.compare(PROMPTS, A, B).margin_ab)
+    assert ModelCard.load(adapters / CARD).data.datasets is None  # that card was of the other judge
+
+
+def test_what_is_cut_is_told_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    judge = Judge.from_pretrained(folder, device="cpu")
+    judge.compare(PROMPTS, A, B)
+    assert caplog.text == ""
+    for _ in range(2):
+        judge.compare(["copy x"], ["x" * 500], ["y"])
+    assert len([line for line in caplog.messages if "longer than its max_length and was cut" in line]) == 1
+
+
+def test_a_file_in_the_place_of_the_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is a file; expected a folder"):
+        Judge.from_pretrained(folder).save_pretrained(tmp_path / "file")
+
+
+def test_a_damaged_settings_file_and_a_missing_folder(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "judge")
+    (tmp_path / "judge" / JUDGE_FILE).write_text('{"kind": "gene')
+    with pytest.raises(ValueError, match=f"{JUDGE_FILE} is damaged .*export the judge again"):
+        Judge.from_pretrained(tmp_path / "judge")
+    with pytest.raises(ValueError, match="judge folder .*nowhere does not exist"):
+        Judge.from_pretrained(tmp_path / "nowhere")
+
+
 def test_options(folders: dict[str, Path]) -> None:
     judge = Judge.from_pretrained(folders["generative"], dtype=torch.bfloat16, device="cpu", max_batch_tokens=99)
     assert next(judge.model.parameters()).dtype is torch.bfloat16
@@ -103,7 +178,8 @@ def test_what_is_no_judge_is_named(folders: dict[str, Path], tmp_path: Path) -> 
 
 def test_saving(folder: Path, tmp_path: Path) -> None:
     measured = shutil.copytree(folder, tmp_path / "measured")
-    passport = {"format": 1, "judge": describe_judge(measured), "data": {}, "report": {}}
+    passport: dict[str, Any] = {"format": 1, "judge": describe_judge(measured), "data": {"file": "a.jsonl"}}
+    passport["report"] = {"num_pairs": 9, "num_prompts": 3}
     write_passport(measured, passport)
     judge = Judge.from_pretrained(measured, device="cpu")
     judge.save_pretrained(tmp_path / "again")

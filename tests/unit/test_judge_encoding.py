@@ -99,8 +99,8 @@ def test_a_pair_that_differs_only_behind_the_cut_is_skipped(max_length) -> None:
 
 
 def test_max_length_must_leave_room() -> None:
-    with pytest.raises(ValueError, match=f"max_length is 20, but the judge's template alone takes {FRAME} tokens"):
-        encoder(20)
+    with pytest.raises(ValueError, match=f"takes {FRAME} tokens and .* at least 12, so raise it to {FRAME + 12} "):
+        encoder(FRAME + 11)
     encoder(FRAME + 12)
 
 

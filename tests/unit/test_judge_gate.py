@@ -247,6 +247,12 @@ def test_no_passport(folder: Path) -> None:
     assert f"prl judge --judge {folder} --pairs FILE --write-passport" in line
 
 
+def test_a_damaged_passport_is_an_objection_like_others(folder: Path) -> None:
+    (folder / PASSPORT_FILE).write_text('{"format": 1,')
+    [problem] = folder_problems(str(folder), JudgeGate(mode="warn"))
+    assert "is not a passport of format 1; write it again" in problem
+
+
 def test_modes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     strict = replace(GATE, min_accuracy=0.999, max_ece=0.0)
     judge = InFolder(folder)

@@ -146,8 +146,29 @@ def test_the_language_head_runs_on_one_position_of_each_reading(order, rows, row
     [
         ({"consistency_coef": 1.0, "order": "random"}, "it needs order: both"),
         ({"language_coef": 0.5, "verdict_loss": "full_vocabulary"}, "set language_coef to 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; expected at least 0 and below 1"),
+        ({"label_smoothing": -0.1}, "label_smoothing is -0.1"),
+        ({"consistency_coef": -1.0}, "consistency_coef is -1.0; expected a finite number of at least 0"),
+        ({"language_coef": -1.0}, "language_coef is -1.0"),
+        ({"text_coef": float("nan")}, "text_coef is nan"),
     ],
 )
-def test_settings_that_contradict_each_other(settings, words, tiny_folder) -> None:
+def test_settings_that_contradict_each_other_or_mean_nothing(settings, words, tiny_folder) -> None:
+    source = ModelSource(path=str(tiny_folder))
     with pytest.raises(ValueError, match=words):
-        GenerativeRewardModule(ModelSource(path=str(tiny_folder)), TEMPLATE, **settings)
+        GenerativeRewardModule(source, TEMPLATE, **settings)
+    if "label_smoothing" in settings:
+        with pytest.raises(ValueError, match=words):
+            BradleyTerryRewardModule(source, **settings)
+
+
+@pytest.mark.parametrize("stage", [GenerativeRewardModule, BradleyTerryRewardModule])
+def test_a_checkpoint_is_of_one_length(stage, tiny_folder) -> None:
+    one, same, other = (stage(ModelSource(path=str(tiny_folder)), max_length=length) for length in (300, 300, 299))
+    for module in (one, same, other):
+        module.configure_model()
+    checkpoint: dict[str, Any] = {"state_dict": one.state_dict()}
+    one.on_save_checkpoint(checkpoint)
+    same.restore(dict(checkpoint), "a.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt was trained with other .*\n- max_length: 300 in training, 299 now"):
+        other.restore(dict(checkpoint), "a.ckpt")

@@ -56,6 +56,12 @@ def test_every_field_exactly_once(text, found) -> None:
         JudgeTemplate(text)
 
 
+@pytest.mark.parametrize("text", ["{{ prompt }", "{% if %}", "{{ prompt | nothing }}", "a\n{% endfor %}"])
+def test_broken_jinja_is_named(text) -> None:
+    with pytest.raises(ValueError, match=r"template\.text is not a Jinja template, line [12]: "):
+        JudgeTemplate(text=text)
+
+
 def test_two_different_verdict_words() -> None:
     with pytest.raises(ValueError, match=r"template.verdicts is \('A', 'A'\); expected two different words"):
         JudgeTemplate(verdicts=("A", "A"))

@@ -164,6 +164,12 @@ def test_only_adapters_train(tiny_folder) -> None:
     torch.testing.assert_close(model(IDS).logits, tiny_model(0)(IDS).logits, atol=1e-6, rtol=0)  # starts as the base
 
 
+def test_adapters_go_where_there_are_layers(tiny_folder) -> None:
+    source = ModelSource(path=str(tiny_folder), lora=LoRA(target_modules=["nosuch"]))
+    with pytest.raises(ValueError, match=r"lora\.target_modules is \['nosuch'\]: .*Modules of this model: .*q_proj"):
+        load_causal_lm(source)
+
+
 def test_a_step_moves_the_adapters_and_nothing_else(tiny_folder) -> None:
     model = adapted(tiny_folder, rank=2, alpha=4)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -108,6 +108,15 @@ def test_a_winner_is_a_label(winner, preference) -> None:
     assert (pair.chosen, pair.rejected, pair.preference) == ("Hello.", "Go away.", preference)
 
 
+def test_empty_labels_of_other_rows_say_nothing() -> None:
+    assert (
+        PreferencePair.parse(PAIR | {"preference": 0.7, "label": None, "margin": None, "winner": None})[0].preference
+        == 0.7
+    )
+    assert PreferencePair.parse(PAIR | {"winner": None})[0].preference == 1.0
+    assert PreferencePair.parse(RANKED | {"rank": [1, 1, 2], "label": None, "scores": None})[0].preference == 1.0
+
+
 def test_a_weight_is_kept() -> None:
     assert PreferencePair.parse(PAIR | {"weight": 2})[0].weight == 2.0
     assert PreferencePair.parse(PAIR)[0].weight == 1.0
@@ -238,6 +247,12 @@ DIALOGUE = "\n\nHuman: a\n\nAssistant: b"
         ),
         (ANCHORED, "field 'label': found columns 'prompt', 'response', 'anchor' (missing column); expected the colu"),
         (ANCHORED | {"label": None}, "field 'label': found null (no value)"),
+        (PAIR | {"preference": None}, "field 'preference': found null (no value)"),
+        (PAIR | {"label": None, "margin": None}, "leave the column unread: columns: {label: null}."),
+        (
+            {"question": "Hi?", "better": "x", "worse": "y", "label": 1},
+            "(missing column); expected the columns prompt, chosen and rejected.",
+        ),
         (RANKED, "field 'rank': found columns 'prompt', 'completions' (missing column); expected the columns"),
         (ANCHORED | {"label": 2}, "found 2 (invalid label); expected a number from 0 to 1, the probability that the"),
         (
@@ -356,6 +371,8 @@ def test_every_shape_that_the_docs_show_is_read() -> None:
 def test_ties_alone_are_no_data(jsonl) -> None:
     with pytest.raises(DataError, match="all 6 pairs of .* are ties; expected a ranked list with different ranks"):
         load_records(jsonl([GOOD[6], GOOD[6]]), PreferencePair)
+    with pytest.raises(DataError, match=r"The others are ranked lists of 3 ties, which leave no pair\.$"):
+        load_records(jsonl([GOOD[6], BAD[0]]), PreferencePair, on_invalid="skip")
 
 
 SHARED = os.environ.get("PRL_SHARED_DATA")

@@ -203,5 +203,5 @@ def test_judges_are_loaded_by_what_their_folder_says(folders: dict[str, Path], t
     (tmp_path / JUDGE_FILE).write_text('{"kind": "oracle"}')
     with pytest.raises(ValueError, match="kind 'oracle'; expected one of generative, bradley_terry"):
         load_judge(tmp_path)
-    with pytest.raises(ValueError, match="is not a judge"):
+    with pytest.raises(ValueError, match="judge folder .*nowhere does not exist"):
         load_judge(tmp_path / "nowhere")

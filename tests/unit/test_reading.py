@@ -78,20 +78,48 @@ def test_parquet_rows_are_counted_from_one(tmp_path):
 
 
 def test_csv_empty_cell_is_no_value(tmp_path):
-    (tmp_path / "a.csv").write_text("prompt,chosen,rejected,preference\nHi?,Hello.,Go away.,\nHi?,,Go away.,0.5\n")
+    text = "prompt,chosen,rejected,preference\nHi?,Hello.,Go away.,1\nHi?,,Go away.,0.5\nHi?,Hello.,Go away.,\n"
+    (tmp_path / "a.csv").write_text(text)
     loaded = load_records(DataSource(str(tmp_path / "a.csv")), PreferencePair, on_invalid="skip")
     assert loaded.records == [RECORD]
-    assert loaded.report.skipped == {"no value": [2]}
+    assert loaded.report.skipped == {"no value": [2, 3]}
+
+
+def test_csv_messages_as_text_are_refused(tmp_path):
+    dialogues = [[{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": text}] for text in "ab"]
+    implicit = [dict(zip(("chosen", "rejected"), dialogues, strict=True))]  # written as Python, not as JSON
+    explicit = [PAIR | {"chosen": json.dumps(dialogues[0])}, PAIR | {"prompt": json.dumps(dialogues[0][:1])}]
+    for rows in (implicit, explicit):
+        datasets.Dataset.from_list(rows).to_csv(tmp_path / "a.csv")
+        with pytest.raises(DataError) as caught:
+            load_records(DataSource(str(tmp_path / "a.csv")), PreferencePair)
+        assert str(caught.value).count("(messages as text); expected text, or a list of messages") == len(rows)
+
+
+def test_text_that_only_looks_like_messages_is_text():
+    listed = json.dumps([{"role": "assistant", "content": "Hello."}])
+    for row in (PAIR | {"chosen": '[{"name": "user"}]'}, PAIR | {"chosen": [{"role": "assistant", "content": listed}]}):
+        assert PreferencePair.parse(row)[0].chosen.startswith("[{")
 
 
 def test_columns_are_mapped_and_never_mixed_up(jsonl):
     row = {"question": "Hi?", "chosen": "Go away.", "rejected": "Hello.", "prompt": "unused"}
     columns = {"prompt": "question", "chosen": "rejected", "rejected": "chosen"}
     assert load_records(jsonl(row, columns=columns), PreferencePair).records == [RECORD]
-    with pytest.raises(DataError, match="field 'prompt': found columns 'chosen', 'rejected' .missing column"):
-        load_records(jsonl(PAIR, columns={"prompt": "query"}), PreferencePair)
+    message = r"columns maps prompt to 'querry', which no row of .* has; its columns are .*\. Is 'query' meant\?"
+    with pytest.raises(DataError, match=message):
+        load_records(jsonl({"query": "Hi?"} | PAIR, columns={"prompt": "querry"}), PreferencePair, on_invalid="skip")
     with pytest.raises(ValueError, match=r"columns maps \['promt'\]; a PreferencePair has the fields \['prompt'"):
         load_records(jsonl(PAIR, columns={"promt": "question"}), PreferencePair)
+
+
+@pytest.mark.parametrize("name", ["preference", "weight"])
+def test_a_mapped_column_that_no_row_has_is_an_error(jsonl, name):
+    rows = [PAIR | {"prompt": "Who?"}, PAIR | {name: 0.5}]
+    with pytest.raises(DataError, match=rf"columns maps {name} to '{name[:-1]}', .* Is '{name}' meant\?"):
+        load_records(jsonl(*rows, columns={name: name[:-1]}), PreferencePair)
+    loaded = load_records(jsonl(*rows, columns={name: name}), PreferencePair)  # one row that has it is enough
+    assert getattr(loaded.records[1], name) == 0.5
 
 
 def test_limit_reads_the_first_rows(jsonl):
@@ -152,6 +180,8 @@ def test_skip_leaves_out_and_counts(jsonl):
 
 def test_no_valid_row_is_an_error_even_when_skipping(jsonl, tmp_path):
     with pytest.raises(DataError, match=r"(?s)1 of 1 rows.*row 1, field 'chosen'.*would leave nothing"):
+        load_records(jsonl(PAIR | {"chosen": ""}), PreferencePair)
+    with pytest.raises(DataError, match=r"(?s)1 of 1 rows.*row 1, field 'chosen'.*No row is valid, so nothing is left"):
         load_records(jsonl(PAIR | {"chosen": ""}), PreferencePair, on_invalid="skip")
     with pytest.raises(DataError, match="holds no rows"):
         load_records(jsonl(b""), PreferencePair)
@@ -177,6 +207,13 @@ def test_unreadable_files_are_explained(tmp_path, jsonl):
     (tmp_path / "a.parquet").write_text("x")
     with pytest.raises(DataError, match=r"a\.parquet cannot be read as \.parquet: "):
         load_records(DataSource(str(tmp_path / "a.parquet")), PreferencePair)
+    (tmp_path / "a.csv").write_bytes("prompt,chosen,rejected\nä,b,c\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"a\.csv is not text in UTF-8 .* write the file again as UTF-8"):
+        load_records(DataSource(str(tmp_path / "a.csv")), PreferencePair)
+    for name, text in (("none.json", ""), ("list.json", "[]"), ("none.csv", ""), ("head.csv", "prompt,chosen\n")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match=f"{name} holds no rows; expected at least one"):
+            load_records(DataSource(str(tmp_path / name)), PreferencePair)
     source = jsonl(PAIR, name="cut.jsonl.gz")
     (tmp_path / "cut.jsonl.gz").write_bytes((tmp_path / "cut.jsonl.gz").read_bytes()[:-12])
     with pytest.raises(DataError, match=r"cut\.jsonl\.gz is damaged and cannot be unpacked"):

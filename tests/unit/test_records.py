@@ -28,7 +28,7 @@ CANONICAL_PAIR = PreferencePair((user("Hi?"),), "Hello.", "Go away.")
         PAIR | DIALOGUES,
         DIALOGUES,
         DIALOGUES | {"prompt": None},
-        PAIR | {"chosen": "\nHello. \n", "preference": None},
+        PAIR | {"chosen": "\nHello. \n", "weight": None},
     ],
     ids=["strings", "messages", "response lists", "prompt repeated", "implicit", "implicit, null prompt", "stripped"],
 )
@@ -140,7 +140,10 @@ SHARED = [user("Hi?"), assistant("a"), user("b")]
         ({"prompt": []}, "field 'prompt': found [] (empty message list)"),
         ({"prompt": [user("a"), assistant("b")]}, "field 'prompt': found 'b' (assistant turn ends the prompt)"),
         ({"chosen": [user("a")]}, "field 'chosen': found messages of user (not one assistant message)"),
-        ({"chosen": [user("other"), assistant("a")]}, "found messages of user, assistant (not one assistant message)"),
+        (
+            {"chosen": [user("other"), assistant("a")]},
+            "found messages of user, assistant, which do not begin with the prompt (not one assistant message)",
+        ),
         ({"prompt": "a\ud800"}, "field 'prompt': found the lone surrogate '\\ud800' at character 1 (undecodable text)"),
     ],
 )
