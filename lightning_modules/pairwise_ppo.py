@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_modules import optimizers
 from lightning_modules.policies import RunPolicies
+from lightning_modules.ppo_dashboard import LAYOUT
 from lightning_modules.ppo_health import PPOHealth
 from lightning_modules.ppo_report import PPOReport
 from lightning_modules.ppo_validation import PPOValidation
@@ -169,6 +170,8 @@ class PairwisePPOModule(Stage):
         if rows:
             check_minibatches(-(-rows // self.ppo.microbatch_size), self.ppo.minibatches)
         self.validation.start_fit()
+        if self.board is not None:
+            self.board.add_custom_scalars(LAYOUT)
 
     def configure_optimizers(self) -> Any:
         """One optimizer, two groups: Lightning's DeepSpeed strategy accepts one optimizer only."""

@@ -13,6 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
+from lightning_modules.ppo_dashboard import LAYOUT
 from prl.health import KINDS
 from tests.integration.runs import CONFIGS, DATA, Home, Interrupt, InterruptedRun, callback
 
@@ -248,8 +249,16 @@ def test_documented_metrics_are_the_logged_ones(boards: Boards) -> None:
             *tags["scalars"],
             *tags["histograms"],
             *tags["images"],
-            *(tag.removesuffix("/text_summary") for tag in tags["tensors"]),
+            *(tag.removesuffix("/text_summary") for tag in tags["tensors"] if not tag.startswith("custom_scalars")),
         }
     logged = {tag for tag in logged if tag != "epoch" and not tag.startswith("lr-")}
     # The world's pairs name no source; the age is that of another kind of anchors than the run has (test_ppo_sources).
     assert logged == {tag for tag in documented_tags() if "<" not in tag} - {"anchors/age"}
+
+
+def test_the_page_of_a_run_shows_tags_that_there_are(boards: Boards) -> None:
+    """A tag that is misspelt would be an empty chart."""
+    logged = set(boards["pairwise_ppo"].Tags()["scalars"])
+    shown = {tag.strip("^$") for charts in LAYOUT.values() for _, tags in charts.values() for tag in tags}
+    assert shown <= logged
+    assert "custom_scalars__config__" in boards["pairwise_ppo"].Tags()["tensors"]
