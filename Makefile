@@ -3,6 +3,8 @@
 # make cuda         compile the CUDA kernel for every architecture that nvcc knows, without installing it
 PYTHON ?= python3
 VENV ?= .venv
+# Processes of the test suite; each test uses one thread.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: quickstart test test-slow lint cuda clean
@@ -28,7 +30,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy prl lightning_modules datamodules
 
 test: lint
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m "slow"

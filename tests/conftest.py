@@ -2,6 +2,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -27,6 +28,18 @@ MEASURED = pytest.StashKey[dict[str, float]]()
 def measured(pytestconfig: pytest.Config) -> dict[str, float]:
     """Numbers that tests find, by name: printed at the end of the session."""
     return pytestconfig.stash.setdefault(MEASURED, {})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a process of pytest-xdist: it hands over what it found
+        session.config.workeroutput["measured"] = session.config.stash.get(MEASURED, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    found = node.config.stash.setdefault(MEASURED, {})
+    for name, number in getattr(node, "workeroutput", {}).get("measured", {}).items():
+        found[name] = max(found.get(name, number), number)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
