@@ -95,6 +95,8 @@ def _policy_part(experience: Experience, new_logprobs: Tensor, average, ppo: PPO
             "clip_frac_low": average(((ratio < 1 - ppo.clip_range) & (advantages < 0)).float()),
             "clip_frac_high": average(((ratio > 1 + high) & (advantages > 0)).float()),
             "ratio_mean": average(ratio),
-            "ratio_max": ratio.max() if ratio.numel() else ratio.new_ones(()),
+            "ratio_max": torch.where(experience.rollout.response_mask, ratio, 1).max()
+            if ratio.numel()
+            else ratio.new_ones(()),
         }
     return policy_loss, stats

@@ -95,6 +95,7 @@ def test_block_2_through_experience_and_objective() -> None:
         kl_coef=0.1,
         reward=reward,
         ppo=ppo,
+        max_length=3,
     )
     weights = token_weights(MASK, "token_mean", torch.tensor(3), torch.tensor(1))
     new_logprobs, new_values = torch.tensor([[-0.8, -0.6, -2.3]]), torch.tensor([[0.75, 0.45, 0.62]])
