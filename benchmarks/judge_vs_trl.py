@@ -4,9 +4,10 @@ python -m venv trl-env && trl-env/bin/pip install torch==2.13.0 trl
 python benchmarks/judge_vs_trl.py --trl-python trl-env/bin/python --model DIR --pairs FILE --json judge_vs_trl.json
 
 Same backbone, pairs, maximum length, batch size, dtype, threads, optimizer and clipping; every weight is trained, and
-neither side checkpoints activations. Each run is a process of its own, and the contestants take turns. Only pairs
-whose two rows fit are used, since TRL leaves the others out; the generative judge reads both responses in one row of
-the same maximum length, and cuts what does not fit.
+neither side checkpoints activations. Each run is a process of its own that trains for one whole epoch, so that all read
+the same pairs in whatever order, and the contestants take turns. Only pairs whose two rows fit are used, since TRL
+leaves the others out; the generative judge reads both responses in one row of the same maximum length, and cuts what
+does not fit.
 """
 
 import argparse
@@ -22,25 +23,30 @@ from pathlib import Path
 from typing import Any
 
 CONTESTANTS = ("trl", "bradley_terry", "random", "both")
-WARMUP_STEPS = 2
 
 
 class Clock:
-    """End times of optimizer steps."""
+    """From the first step of an epoch to the end of the last one."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
+        self.start, self.end, self.steps = 0.0, 0.0, 0
+
+    def begin(self) -> None:
+        """The first step begins."""
+        self.start = time.perf_counter()
 
     def tick(self) -> None:
         """One step is done."""
-        self.ends.append(time.perf_counter())
+        self.end, self.steps = time.perf_counter(), self.steps + 1
 
     def result(self, batch_size: int) -> dict[str, float]:
-        """Pairs per second after the first steps, and the most memory that the process ever held."""
-        steps = len(self.ends) - WARMUP_STEPS
-        seconds = self.ends[-1] - self.ends[WARMUP_STEPS - 1]
+        """Pairs per second, and the most memory that the process ever held."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        return {"pairs_per_s": steps * batch_size / seconds, "peak_gib": peak, "steps": steps}
+        return {
+            "pairs_per_s": self.steps * batch_size / (self.end - self.start),
+            "peak_gib": peak,
+            "steps": self.steps,
+        }
 
 
 def train_with_trl(options: argparse.Namespace) -> dict[str, Any]:
@@ -53,6 +59,9 @@ def train_with_trl(options: argparse.Namespace) -> dict[str, Any]:
     clock = Clock()
 
     class Steps(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            clock.begin()
+
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             clock.tick()
 
@@ -63,7 +72,7 @@ def train_with_trl(options: argparse.Namespace) -> dict[str, Any]:
     settings = trl.RewardConfig(
         output_dir=options.folder,
         per_device_train_batch_size=options.batch_size,
-        max_steps=options.steps + WARMUP_STEPS,
+        num_train_epochs=1,
         max_length=options.max_length,
         learning_rate=1e-5,
         gradient_checkpointing=False,
@@ -94,6 +103,9 @@ def train_with_prl(options: argparse.Namespace) -> dict[str, Any]:
     clock = Clock()
 
     class Steps(lightning.Callback):
+        def on_train_start(self, *args: Any, **kwargs: Any) -> None:
+            clock.begin()
+
         def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
             clock.tick()
 
@@ -106,12 +118,13 @@ def train_with_prl(options: argparse.Namespace) -> dict[str, Any]:
         module: Any = BradleyTerryRewardModule(**shared)
     else:
         module = GenerativeRewardModule(order=options.worker, **shared)
-    data = PreferencePairDataModule(train=DataSource(options.rows), batch_size=options.batch_size)
+    source = DataSource(options.rows)  # nothing is set aside: the validation set is the same, and not looked at
+    data = PreferencePairDataModule(train=source, validation=source, batch_size=options.batch_size)
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
-        max_steps=options.steps + WARMUP_STEPS,
-        max_epochs=-1,
+        max_epochs=1,
+        limit_val_batches=0,
         gradient_clip_val=1.0,
         log_every_n_steps=10,
         logger=False,
@@ -170,7 +183,7 @@ def run_once(name: str, options: argparse.Namespace, rows: Path) -> dict[str, An
         environment.pop("PYTHONPATH", None)
     with tempfile.TemporaryDirectory() as folder:
         command = [interpreter, __file__, "--worker", name, "--rows", str(rows), "--folder", folder]
-        for field in ("model", "steps", "batch_size", "max_length", "dtype"):
+        for field in ("model", "batch_size", "max_length", "dtype"):
             command += [f"--{field.replace('_', '-')}", str(getattr(options, field))]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -197,7 +210,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-SETTINGS = ("model", "steps", "batch_size", "max_length", "dtype", "threads", "rounds")
+SETTINGS = ("model", "num_pairs", "batch_size", "max_length", "dtype", "threads", "rounds")
 
 
 def main() -> None:
@@ -206,10 +219,9 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder of the backbone")
     parser.add_argument("--pairs", help="preference file in any shape of docs/data.md")
     parser.add_argument("--trl-python", default="trl-env/bin/python", help="interpreter of the environment with TRL")
-    parser.add_argument("--num-pairs", type=int, default=200)
+    parser.add_argument("--num-pairs", type=int, default=24, help="pairs of the epoch that is timed")
     parser.add_argument("--batch-size", type=int, default=4, help="pairs per step")
     parser.add_argument("--max-length", type=int, default=384)
-    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))

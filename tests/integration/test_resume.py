@@ -37,7 +37,7 @@ PPO = (
     *(f"{MODEL}reward.kl_target", "0.5", f"{MODEL}reward.kl_horizon", "50"),
     *(f"{MODEL}ppo.critic_warmup", "5"),
 )
-LONG = (*PPO, f"{MODEL}iterations", "100", f"{MODEL}sampling.max_new_tokens", "24")
+LONG = (*PPO, f"{MODEL}iterations", "200", f"{MODEL}sampling.max_new_tokens", "24")
 STAGES: dict[str, tuple[str, ...]] = {
     "supervised": TRAINING,
     "generative_reward": TRAINING,
