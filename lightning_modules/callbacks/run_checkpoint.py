@@ -83,16 +83,13 @@ class RunCheckpoint(Checkpoint):
         """Nothing is written in a fast_dev_run."""
         if is_dry_run(trainer):
             self.every_n_batches = 0
+        if stage == "fit":
+            self.signals.follow(trainer._signal_connector)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = PlainCheckpointIO()
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on signals are noted."""
-        self.signals.install()
-
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """A new run takes the checkpoints of an overwritten one away; a resumed one need not save what it was given."""
-        self.signals.install()
         pl_module.run_state.check(pl_module)
         if is_dry_run(trainer):
             return

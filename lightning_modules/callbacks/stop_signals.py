@@ -28,6 +28,16 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0
 
+    def follow(self, connector: Any) -> None:
+        """Take the signals over as soon as Lightning has taken them, before a checkpoint is read."""
+        take = connector.register_signal_handlers
+
+        def take_and_hand_over() -> None:
+            take()
+            self.install()
+
+        connector.register_signal_handlers = take_and_hand_over
+
     def install(self) -> None:
         """Take the signals over; after Lightning took them. Python allows it in the main thread only."""
         if threading.current_thread() is threading.main_thread():
