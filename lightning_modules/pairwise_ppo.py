@@ -118,11 +118,8 @@ class PairwisePPOModule(Stage):
         self.tokenizer = load_tokenizer(policy)
         self.heldout_judge, self.residence = heldout_judge, Residence(offload_frozen)
         self.policies, self.report = RunPolicies(self), PPOReport(self)
-        self.validation, self.health, self.meter = (
-            PPOValidation(self, validation),
-            PPOHealth(self, health),
-            PhaseMeter(),
-        )
+        self.validation, self.health = PPOValidation(self, validation), PPOHealth(self, health)
+        self.meter = PhaseMeter()
         for name in ("kl", "warmup", "anchors", "validation"):
             self.run_state.register(name, getattr(self, name))
         self.run_state.register("health", self.health.record)

@@ -3,10 +3,9 @@
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 
-from prl.distributed import rank, world_size
+from prl.distributed import gathered, rank, world_size
 from prl.randomness import random_states, set_random_states
 
 
@@ -23,11 +22,7 @@ class RandomStates(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The states of all ranks, in order; called on every rank."""
         own = self._pending or random_states()  # a resumed run that trains no batch hands on what it was given
-        states: list[Any] = [own]
-        if world_size() > 1:
-            states = [None] * world_size()
-            dist.all_gather_object(states, own)
-        return {"ranks": states}
+        return {"ranks": gathered(own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep this rank's states for the first batch.

@@ -7,8 +7,8 @@ import torch
 
 from prl.config import Reward
 from prl.data.records import Conversation
-from prl.judge.source import RewardSource
-from prl.types import PromptBatch, Scores, Verdict
+from prl.judge.source import RewardSource, scored
+from prl.types import PromptBatch, Scores
 
 Rule = Callable[[Conversation, str, dict[str, Any]], float | None]
 """Prompt, response and the row's other columns to a number; None where the rule cannot tell."""
@@ -53,17 +53,12 @@ class RuleReward(RewardSource):
             return float("nan")
         return float(value) * self.scale
 
-    def _values(self, batch: PromptBatch, texts: list[str], rows: list[int]) -> torch.Tensor:
-        extras = batch.extras or [{}] * len(batch)
-        values = [self._value(batch.prompts[i], text, extras[i]) for i, text in zip(rows, texts, strict=True)]
-        return torch.tensor(values, device=batch.prompt_ids.device)
-
     def score(self, batch: PromptBatch, responses: list[str], settings: Reward) -> Scores:
         """The rule's number for each response."""
-        values = self._values(batch, [text.strip() for text in responses], list(range(len(batch))))
-        if not all(batch.anchors):
-            return Scores(values)
-        row_of = torch.tensor([row for row, some in enumerate(batch.anchors) for _ in some], device=values.device)
-        anchors = self._values(batch, [text for some in batch.anchors for text in some], row_of.tolist())
-        margins = values[row_of] - anchors
-        return Scores(values, Verdict(margins, -margins), row_of)
+        extras = batch.extras or [{}] * len(batch)
+
+        def values_of(rows: list[int], texts: list[str]) -> torch.Tensor:
+            values = [self._value(batch.prompts[i], text, extras[i]) for i, text in zip(rows, texts, strict=True)]
+            return torch.tensor(values, device=batch.prompt_ids.device)
+
+        return scored(batch, responses, values_of)

@@ -2,7 +2,7 @@
 
 from prl.config import Reward
 from prl.judge.bradley_terry import BradleyTerryJudge
-from prl.judge.source import RewardSource, against_anchors
+from prl.judge.source import RewardSource, scored
 from prl.types import PromptBatch, Scores
 
 
@@ -30,7 +30,8 @@ class ScalarReward(RewardSource):
 
     def score(self, batch: PromptBatch, responses: list[str], settings: Reward) -> Scores:
         """The scalar reward of each response."""
-        values = self.judge.rewards(batch.prompts, [text.strip() for text in responses])
-        if not all(batch.anchors):
-            return Scores(values)
-        return Scores(values, *against_anchors(self.judge.compare, batch, responses))
+        return scored(
+            batch,
+            responses,
+            lambda rows, texts: self.judge.rewards([batch.prompts[row] for row in rows], texts),
+        )

@@ -55,6 +55,22 @@ class RewardSource(nn.Module, ABC):
         return 0.0
 
 
+def scored(batch: PromptBatch, responses: list[str], values_of: Callable[[list[int], list[str]], Tensor]) -> Scores:
+    """Rewards from a number per text; where every row has anchors, their numbers tell who won.
+
+    Args:
+        batch: B prompts with their anchors.
+        responses: one response to each.
+        values_of: rows of the batch and as many texts about them, to a number for each text.
+    """
+    values = values_of(list(range(len(batch))), [text.strip() for text in responses])
+    if not all(batch.anchors):
+        return Scores(values)
+    row_of = [row for row, anchors in enumerate(batch.anchors) for _ in anchors]
+    margins = values[row_of] - values_of(row_of, [text for anchors in batch.anchors for text in anchors])
+    return Scores(values, Verdict(margins, -margins), torch.tensor(row_of, device=values.device))
+
+
 def against_anchors(compare: Compare, batch: PromptBatch, responses: list[str]) -> tuple[Verdict, Tensor]:
     """Each response against each of its anchors: N verdicts and [N] the response that each is about.
 
