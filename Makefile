@@ -1,4 +1,4 @@
-# make quickstart   the whole method on a small world, less than eight minutes on two cores after the installation
+# make quickstart   the whole method on a small world, five to ten minutes on two cores after the installation
 # make test         lint, types and the fast test suite
 # make cuda         compile the CUDA kernel for every architecture that nvcc knows, without installing it
 PYTHON ?= python3

@@ -26,11 +26,12 @@ import prl
 from prl.config import ModelSource
 from prl.data.tokens import left_pad
 from prl.judge import ComparisonEncoder, JudgeTemplate
-from prl.judge.fused import Fusing, branch_logits
+from prl.judge.fused import Fusing, TokenCounts, branch_logits
 from prl.judge.generative import batched_margins
-from prl.judge.packing import pack
+from prl.judge.packing import pack, shared_length
+from prl.judge.prefix_cache import PrefixCache, Reading
 from prl.models.loading import load_causal_lm, load_tokenizer
-from prl.models.policy import verdict_logits
+from prl.models.policy import verdict_logits, verdict_margins
 
 Readings = list[list[int]]
 MODES = ("off", "on", "auto")
@@ -129,9 +130,42 @@ def training(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds:
     }
 
 
+def returning(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds: int) -> dict[str, Any]:
+    """New responses to prompts and anchors that were there before: with them kept, beside whole and fused readings.
+
+    `cold` computes what is kept as well, as the first time does.
+    """
+    prompts = [shared_length(*pair) for pair in zip(readings[::2], readings[1::2], strict=True)]
+    ends = [end for n in prompts for end in ((n, n + (len(readings[0]) - n) // 2), (n,))]
+    marked = [Reading(*each) for each in zip(readings, ends, strict=True)]
+    cache = PrefixCache(64.0, model, readings[0])
+
+    def kept(tokens: TokenCounts) -> Tensor:
+        margins = torch.empty(len(marked), device=cache.device)
+        for numbers, logits in cache.logits(marked, 0, 1 << 20, tokens):
+            margins[numbers] = verdict_margins(logits, torch.tensor(encoder.verdict_ids, device=cache.device))
+        return margins
+
+    def cold() -> Tensor:
+        cache.clear()
+        return kept(TokenCounts())
+
+    with torch.no_grad():
+        plain, fused = (partial(batched_margins, model, readings, encoder, 1 << 20, Fusing(m)) for m in ("off", "auto"))
+        calls = {"off": plain, "auto": fused, "cold": cold, "warm": lambda: kept(TokenCounts())}
+        cold()
+        kept(counts := TokenCounts())
+        times = measure(calls, rounds)
+    found = {f"time_{name}": times[name] / times["off"] for name in ("auto", "cold", "warm")}
+    return found | {"tokens_warm": 1 - counts.saved_share, "seconds_off": times["off"]}
+
+
 def ratios(times: dict[str, float]) -> dict[str, float]:
     """Times as shares of reading plainly."""
     return {f"time_{mode}": times[mode] / times["off"] for mode in ("on", "auto")} | {"seconds_off": times["off"]}
+
+
+CASES = {"inference": inference, "training": training, "returning": returning}
 
 
 def main() -> None:
@@ -167,7 +201,7 @@ def main() -> None:
                     for reading in make_readings(length, share, int(samples), config.vocab_size, seed)
                 ]
                 row = {"what": what, "samples": int(samples), "length": length, "prompt_share": share}
-                row |= {"training": training, "inference": inference}[what](model, encoder, readings, options.rounds)
+                row |= CASES[what](model, encoder, readings, options.rounds)
                 result["table"].append(row)
                 print(
                     "  ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()),

@@ -4,13 +4,18 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import Trainer
 from torch import nn
 
 from prl.config import Optimization
+from prl.models.adapters import own_parameters
+from prl.models.critic import critic_parameters
+
+if TYPE_CHECKING:
+    from lightning_modules.pairwise_ppo import PairwisePPOModule
 
 
 def parameter_group(parameters: Iterable[nn.Parameter], settings: Optimization, name: str) -> list[dict[str, Any]]:
@@ -92,3 +97,17 @@ def configure(parameters: Iterable[nn.Parameter], settings: Optimization, traine
     optimizer = build_optimizer(parameter_group(parameters, settings, "model"), settings, trainer.precision)
     schedule = build_schedule(optimizer, settings, trainer.max_steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def configure_actor_critic(module: "PairwisePPOModule") -> Any:
+    """One optimizer for policy and critic, as groups with rates of their own; its steps are iterations."""
+    rate = module.critic_learning_rate
+    critic = module.optimization if rate is None else replace(module.optimization, learning_rate=rate)
+    policy = [parameter for _, parameter in own_parameters(module.policy)]
+    groups = parameter_group(policy, module.optimization, "policy")
+    groups += parameter_group(critic_parameters(module.critic), critic, "critic")
+    optimizer = build_optimizer(groups, module.optimization, str(module.trainer.precision))
+    schedule = build_schedule(
+        optimizer, module.optimization, module.iterations, critic_warmup=lambda: module.warmup.length
+    )
+    return {"optimizer": optimizer, "lr_scheduler": schedule}

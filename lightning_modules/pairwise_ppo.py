@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,11 +26,18 @@ from prl.distributed import global_sum, world_size
 from prl.experience import assemble
 from prl.judge.base import PairwiseJudge
 from prl.judge.gate import check_judge
-from prl.judge.source import RewardSource
+from prl.judge.source import RewardSource, make_ready
 from prl.kl import AdaptiveKL, FixedKL, KLController
 from prl.minibatch import check_minibatches, schedule_minibatches, split_microbatches
-from prl.models.critic import Critic, ValueHead, explained_variance, hidden_size
-from prl.models.loading import freeze, is_adapted, load_backbone, load_causal_lm, load_tokenizer, save_model
+from prl.models.adapters import add_adapters, is_adapted
+from prl.models.critic import (
+    AdapterCritic,
+    CriticKind,
+    build_critic,
+    check_critic,
+    explained_variance,
+)
+from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.objective import ppo_objective, token_weights
 from prl.phases import PhaseMeter
 from prl.residence import Residence
@@ -53,7 +59,8 @@ class PairwisePPOModule(Stage):
         reward: how verdicts become token rewards.
         ppo: the update.
         optimization: learning rate and schedule; its steps are iterations.
-        critic: own (a backbone of its own) or shared (a value head on the policy's backbone).
+        critic: own (a backbone of its own), shared (a value head on the policy's hidden states) or adapter (adapters of
+            its own on the policy's trunk, with policy.lora).
         critic_model: where an own critic starts; the policy's source when null.
         critic_learning_rate: the policy's when null.
         reference: what the policy is kept near; the policy's source when null. With adapters on the policy, the
@@ -82,7 +89,7 @@ class PairwisePPOModule(Stage):
         reward: Reward = Reward(),  # noqa: B008 - frozen
         ppo: PPO = PPO(),  # noqa: B008 - frozen
         optimization: Optimization = Optimization(learning_rate=1e-6),  # noqa: B008 - frozen
-        critic: Literal["own", "shared"] = "own",
+        critic: CriticKind = "own",
         critic_model: ModelSource | None = None,
         critic_learning_rate: float | None = None,
         reference: ModelSource | None = None,
@@ -94,15 +101,14 @@ class PairwisePPOModule(Stage):
         health: Health = Health(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
-        if critic == "shared" and critic_model is not None:
-            raise ValueError("critic_model is set, but critic: shared grows on the policy; drop one of them")
+        check_critic(critic, policy, critic_model)
         if policy.path is None and reference is None:
             raise ValueError("policy has random weights (config), so there is no start to read as reference; use path")
         if heldout_judge is not None and judge.folder is not None and heldout_judge.folder == judge.folder:
             raise ValueError(f"heldout_judge is the judge itself ({judge.folder}) and would show no gap; give another")
         self.automatic_optimization = False
         self.policy_source, self.reference_source = policy, reference
-        self.critic_source = None if critic == "shared" else critic_model or policy
+        self.critic_kind, self.critic_source = critic, critic_model or policy
         self.judge, self.judge_gate, self.iterations, self.on_too_long = judge, judge_gate, iterations, on_too_long
         self.sampling, self.reward, self.ppo, self.optimization = sampling, reward, ppo, optimization
         self.anchors = anchors or DatasetAnchors()
@@ -135,22 +141,22 @@ class PairwisePPOModule(Stage):
         """Read the models; safe to call twice."""
         if self.critic is not None:
             return
-        for judge in filter(None, (self.judge, self.heldout_judge)):
+        judges = [*filter(None, (self.judge, self.heldout_judge))]
+        for judge in judges:
             check_judge(judge, self.judge_gate)
-            judge.load()
-            freeze(judge)  # also a judge of the user's own: it is the reward, not a part that learns
         self.configure_export()
+        for judge in judges:
+            make_ready(judge, self.policy, self.policy_source.path)
         if self.reference_source is not None or not is_adapted(self.policy):
             self.reference = freeze(load_causal_lm(self.reference_source or self.policy_source))
-        if self.critic_source is None:
-            self.critic = ValueHead(hidden_size(self.policy))
-        else:
-            self.critic = Critic(load_backbone(self.critic_source)).train()
+        self.critic = build_critic(self.critic_kind, self.policy, self.critic_source)
         self.end_ids = end_token_ids(self.policy, self.tokenizer)
 
     def configure_export(self) -> None:
-        """Read the policy alone."""
+        """Read the policy alone, with all adapters that a checkpoint has of it."""
         self.policy = load_causal_lm(self.policy_source).train()
+        if self.critic_kind == "adapter":
+            add_adapters(self.policy, AdapterCritic.NAME)
 
     def on_fit_start(self) -> None:
         """Refuse settings that do not fit together, before a rollout is paid for.
@@ -167,20 +173,13 @@ class PairwisePPOModule(Stage):
         if rows:
             check_minibatches(-(-rows // self.ppo.microbatch_size), self.ppo.minibatches)
         self.validation.start_fit()
+        self.report.start_fit()
         if self.board is not None:
             self.board.add_custom_scalars(LAYOUT)
 
     def configure_optimizers(self) -> Any:
-        """One optimizer, two groups: Lightning's DeepSpeed strategy accepts one optimizer only."""
-        rate = self.critic_learning_rate
-        critic = self.optimization if rate is None else replace(self.optimization, learning_rate=rate)
-        groups = optimizers.parameter_group(self.policy.parameters(), self.optimization, "policy")
-        groups += optimizers.parameter_group(self.critic.parameters(), critic, "critic")
-        optimizer = optimizers.build_optimizer(groups, self.optimization, self.trainer.precision)
-        schedule = optimizers.build_schedule(
-            optimizer, self.optimization, self.iterations, critic_warmup=lambda: self.warmup.length
-        )
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        """Policy and critic under one optimizer."""
+        return optimizers.configure_actor_critic(self)
 
     # ---- one iteration
 

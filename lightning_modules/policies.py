@@ -11,6 +11,7 @@ from prl.anchors import Weights
 from prl.data.records import Conversation
 from prl.judge.base import PairwiseJudge
 from prl.models import actor_critic
+from prl.models.adapters import own_parameters, without_adapters
 from prl.rollout import decode, generate
 from prl.types import PromptBatch, Rollout, Verdict
 
@@ -42,7 +43,7 @@ class RunPolicies:
 
     def weights(self) -> Weights:
         """A copy of what training has made of the policy so far."""
-        return {name: parameter.detach().clone() for name, parameter in self._trained()}
+        return {name: parameter.detach().clone() for name, parameter in own_parameters(self.module.policy)}
 
     def responses_under(self, weights: Weights, batch: PromptBatch) -> list[str]:
         """One response to each prompt, of the policy as it was with these weights."""
@@ -68,9 +69,6 @@ class RunPolicies:
         pad_id = int(module.tokenizer.pad_token_id)
         return generate(model, batch, module.sampling, end_ids=module.end_ids, pad_id=pad_id)
 
-    def _trained(self) -> Iterator[tuple[str, Tensor]]:
-        return ((name, p) for name, p in self.module.policy.named_parameters() if p.requires_grad)
-
     @contextmanager
     def _replaced(self, weights: Weights) -> Iterator[None]:
         own = self.weights()
@@ -82,7 +80,7 @@ class RunPolicies:
 
     @torch.no_grad()
     def _put(self, weights: Weights) -> None:
-        for name, parameter in self._trained():
+        for name, parameter in own_parameters(self.module.policy):
             parameter.copy_(weights[name])
 
     # ---- scoring
@@ -125,7 +123,7 @@ class RunPolicies:
         """The reference, ready to work: a model of its own, or the policy with its adapters off."""
         module = self.module
         if module.reference is None:
-            with module.policy.disable_adapter():
+            with without_adapters(module.policy):
                 yield module.policy
         else:
             with module.residence.of(module.reference, module.device):

@@ -1,5 +1,6 @@
 """Everything pairwise PPO says about an iteration, in one place: names and formulas are in docs/metrics.md."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -7,8 +8,10 @@ from torch import Tensor
 
 from prl.distributed import global_max, global_sum, world_size
 from prl.health import SATURATED
+from prl.journal import Journal
 from prl.kl import token_kl
 from prl.masking import masked_mean
+from prl.run_position import is_dry_run
 from prl.types import Experience, Rollout, Scores, Verdict
 
 if TYPE_CHECKING:
@@ -39,6 +42,18 @@ class PPOReport:
 
     def __init__(self, module: "PairwisePPOModule") -> None:
         self.module = module
+
+    @property
+    def anchor_journal(self) -> Journal | None:
+        """Where what happens to anchors is kept; None on all ranks but the first, and in a dry run."""
+        trainer = self.module.trainer
+        kept = trainer.is_global_zero and not is_dry_run(trainer)
+        return Journal(Path(trainer.default_root_dir, "anchors.jsonl")) if kept else None
+
+    def start_fit(self) -> None:
+        """Forget events of batches that are trained again."""
+        if journal := self.anchor_journal:
+            journal.begin(self.module.validation.batch)
 
     @staticmethod
     def sequence_kl(experience: Experience) -> float:
@@ -86,6 +101,8 @@ class PPOReport:
         reward = "reward/win_prob" if scores.verdict is not None else "reward/score"
         shown = {"win": numbers[reward], "kl": numbers["kl/k1"], "tok/s": numbers["perf/tok_s"]}
         module.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True, batch_size=num_rows)
+        if journal := self.anchor_journal:
+            journal.append(module.batches_done() + 1, module.anchors.events())
         if self.module.board is not None:
             step = module.logged_step()
             if scores.verdict is not None:

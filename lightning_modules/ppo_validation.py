@@ -13,6 +13,7 @@ from prl.config import Validation
 from prl.distributed import gathered, rank, world_size
 from prl.evaluation.frontier import draw_frontier, run_points
 from prl.evaluation.intervals import Interval
+from prl.evaluation.patience import Patience
 from prl.evaluation.policy_report import Row, goodhart_gap, judge_difference, judged, policy_report, with_interval
 from prl.evaluation.tables import markdown_table
 from prl.evaluation.validation_log import ValidationLog
@@ -41,16 +42,20 @@ class PPOValidation:
         self._rows: list[Row] = []
         self._responses = 0
         self._batch, self._alarmed = 0, False
+        self.patience = Patience(settings.patience)
 
     # ---- state
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
-        return {"first": self.first, "batch": self.module.batches_done(), "alarmed": self._alarmed}
+        done = self.module.batches_done()
+        known = {"first": self.first, "alarmed": self._alarmed, "patience": self.patience.state_dict()}
+        return {"batch": done, **known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.first, self._batch, self._alarmed = state["first"], state["batch"], state["alarmed"]
+        self.patience.load_state_dict(state["patience"])
 
     @property
     def batch(self) -> int:
@@ -132,6 +137,7 @@ class PPOValidation:
         numbers = policy_report(rows)
         if self.module.heldout_judge is not None:
             numbers |= self._gap(rows)
+        self._wait(numbers)
         logged = {f"val/{name}": value for name, value in numbers.items()}
         if not trainer.sanity_checking:
             self.module.log_dict(logged, rank_zero_only=True)
@@ -140,6 +146,17 @@ class PPOValidation:
             files.add(self.batch, numbers, rows)
             if self.module.board is not None and not trainer.sanity_checking:
                 self._draw(self.module.board, rows, files)
+
+    def _wait(self, numbers: dict[str, float]) -> None:
+        """Count validations without a higher lower bound, and end the run when there were enough."""
+        if self.module.trainer.state.fn != "fit":
+            return
+        self.patience.observe(numbers)
+        numbers["since_best"] = float(self.patience.waited)
+        if (reason := self.patience.objection(numbers)) is not None:
+            self.module.trainer.should_stop = True
+            if rank() == 0:
+                log.warning("the run ends early: %s. `prl frontier` names the checkpoint to ship", reason)
 
     def _gap(self, rows: list[Row]) -> dict[str, float]:
         now = judge_difference(rows)

@@ -53,8 +53,7 @@ class AnchorBank(AnchorSource):
         self.refresh_above, self.min_judged = refresh_above, min_judged
         self.bank: dict[str, Anchor] = {}
         self._first: dict[str, Anchor] = {}
-        self.events: list[dict[str, Any]] = []
-        """What happened in the last iteration, for the log: one entry for each anchor that was up for replacement."""
+        self._events: list[dict[str, Any]] = []
 
     def place(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
         """The bank's anchor of each prompt; a prompt that is new gets its first one."""
@@ -73,7 +72,7 @@ class AnchorBank(AnchorSource):
 
     def observe(self, batch: PromptBatch, responses: list[str], scores: Scores, policies: Policies) -> dict[str, float]:
         """Count wins, and replace what is beaten. Every rank sees all verdicts, so all banks stay the same."""
-        self.events = []
+        self._events = []
         self.bank |= {key: anchor for key, anchor in self._first.items() if key not in self.bank}
         own = []
         if scores.verdict is not None and scores.row_of is not None:
@@ -94,6 +93,10 @@ class AnchorBank(AnchorSource):
         self._replace({key: prompts[key] for key in beaten}, policies)
         return self._numbers()
 
+    def events(self) -> list[dict[str, Any]]:
+        """One for each anchor that was up for replacement, with the win rates under both judges."""
+        return self._events
+
     def _is_beaten(self, anchor: Anchor) -> bool:
         enough = anchor.num_judged >= self.min_judged
         return enough and lower_bound(anchor.wins, anchor.num_judged) > self.refresh_above and anchor.rival_prob > 0.5
@@ -107,7 +110,7 @@ class AnchorBank(AnchorSource):
         confirmed = policies.confirm(list(beaten.values()), rivals, old).win_prob.tolist()
         for (key, prompt), anchor, probability in zip(beaten.items(), anchors, confirmed, strict=True):
             accepted = probability > 0.5
-            self.events.append(
+            self._events.append(
                 {
                     "prompt": list(prompt),
                     "version": anchor.version,
@@ -127,10 +130,10 @@ class AnchorBank(AnchorSource):
         versions = [anchor.version for anchor in self.bank.values()]
         numbers = {
             "anchors/mean_version": sum(versions) / max(len(versions), 1),
-            "anchors/replaced": float(sum(event["replaced"] for event in self.events)),
-            "anchors/refused": float(sum(not event["replaced"] for event in self.events)),
+            "anchors/replaced": float(sum(event["replaced"] for event in self._events)),
+            "anchors/refused": float(sum(not event["replaced"] for event in self._events)),
         }
-        replaced = [event for event in self.events if event["replaced"]]
+        replaced = [event for event in self._events if event["replaced"]]
         if replaced:
             numbers["anchors/beaten_win_rate"] = sum(event["win_rate"] for event in replaced) / len(replaced)
             numbers["anchors/confirmed_win_prob"] = sum(e["confirmed_win_prob"] for e in replaced) / len(replaced)

@@ -59,6 +59,10 @@ class AnchorSource(ABC):
         """Learn from an iteration's verdicts; `batch` holds a row and its anchors for each rollout. Numbers to log."""
         return {}
 
+    def events(self) -> list[dict[str, Any]]:
+        """What happened to anchors in the last iteration, the same on all ranks: lines for `RUN_DIR/anchors.jsonl`."""
+        return []
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: tensors and plain values."""
         return {}

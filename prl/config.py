@@ -167,8 +167,13 @@ class Validation:
     """Comparisons in the table of samples; the file of a validation has all of them."""
     gap_limit: float | None = 0.1
     """Alarm when the training judge's win rate rose by more than this beyond the held-out judge's; null for none."""
+    patience: int | None = None
+    """Ends the run after so many validations without a higher lower bound of the win rate, if the gap grew."""
 
     def __post_init__(self) -> None:
+        _require(
+            self.patience is None or self.patience >= 1, "validation.patience", self.patience, "null or at least 1"
+        )
         _require(self.samples >= 0, "validation.samples", self.samples, "0 or more")
         _require(
             self.gap_limit is None or 0 <= self.gap_limit <= 1, "validation.gap_limit", self.gap_limit, "null or 0 to 1"

@@ -1,6 +1,7 @@
 """When a judge reads shared beginnings once, the check that its model can, and what that saves."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,6 +87,11 @@ def attention_mask(model: Any, packed: Packed) -> Tensor:
         return visible
     dtype = model.get_input_embeddings().weight.dtype
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a language model is."""
+    return model.get_input_embeddings().weight.device
 
 
 def _attention(model: Any) -> str:
@@ -175,34 +181,55 @@ class Fusing:
 def _objection(model: Any, reading: list[int]) -> str | None:
     """Why a model cannot read branches; None when it can.
 
-    It is tried on the reading and the same with its second half backwards, beside a plain forward pass. They may
-    differ by three times what a column of padding changes, since rounding differs between types and devices, and by a
-    few roundings of the type.
+    It is tried on the reading and the same with its second half backwards, beside a plain forward pass.
     """
     if _attention(model) not in ("sdpa", "eager"):
         return f"attn_implementation {_attention(model)} takes no mask of our own (sdpa and eager do)"
-    device = next(model.parameters()).device
+    device = device_of(model)
+    pair = backwards_too(reading)
+    return logits_objection(
+        model,
+        reading,
+        lambda: branch_logits(model, pack([[0, 1]], pair, reading[0]).to(device)),
+        "ignores a part of the block mask or of the positions",
+    )
+
+
+def backwards_too(reading: list[int]) -> list[list[int]]:
+    """A reading, and the same with its second half backwards."""
     half = len(reading) // 2
-    pair = [reading, reading[:half] + reading[half:][::-1]]
+    return [reading, reading[:half] + reading[half:][::-1]]
+
+
+def logits_objection(model: Any, reading: list[int], compute: Callable[[], Tensor], fault: str) -> str | None:
+    """Why another way to the logits of `backwards_too(reading)` is not one; None when they are those of plain passes.
+
+    They may differ by three times what a column of padding changes, since rounding differs between types and devices,
+    and by a few roundings of the type.
+
+    Args:
+        model: a causal language model.
+        reading: ids.
+        compute: the other way: [2, V].
+        fault: what the model does wrong when they differ.
+    """
+    device = device_of(model)
     with torch.no_grad():
-        ids, mask = (each.to(device) for each in left_pad(pair, reading[0]))
+        ids, mask = (each.to(device) for each in left_pad(backwards_too(reading), reading[0]))
         plain = verdict_logits(model, ids, mask)
         wider = (torch.nn.functional.pad(each, (1, 0)) for each in (ids, mask))
         noise = _distance(plain, verdict_logits(model, *wider))
         try:
-            branches = branch_logits(model, pack([[0, 1]], pair, reading[0]).to(device))
+            found = compute()
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a model does to a mask that it does not expect
-            return f"{type(model).__name__} takes no block mask ({type(error).__name__}: {error})"
-    difference = _distance(plain, branches)
+        except Exception as error:  # whatever a model does to arguments that it does not expect
+            return f"{type(model).__name__} {fault} ({type(error).__name__}: {error})"
+    difference = _distance(plain, found)
     size = float(plain.pow(2).mean().sqrt())
     if difference <= max(NOISE, 3 * noise, ROUNDINGS * torch.finfo(_computed_in(model, device)).eps * size):
         return None
-    return (
-        f"{type(model).__name__} ignores a part of the block mask or of the positions: logits differ by "
-        f"{difference:.1g}, rounding by {noise:.1g}"
-    )
+    return f"{type(model).__name__} {fault}: logits differ by {difference:.1g}, rounding by {noise:.1g}"
 
 
 def _computed_in(model: Any, device: torch.device) -> torch.dtype:

@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prl.config import ModelSource
-from prl.data.tokens import left_pad
+from prl.data.records import Conversation
+from prl.data.tokens import EncodingCounts, left_pad
 from prl.judge.base import (
     JUDGE_FILE,
     TEMPLATE_FILE,
@@ -21,11 +22,14 @@ from prl.judge.base import (
     read_judge_file,
 )
 from prl.judge.encoding import ComparisonEncoder
-from prl.judge.fused import FusedMode, Fusing, TokenCounts, branch_logits
+from prl.judge.fused import FusedMode, Fusing, TokenCounts, branch_logits, device_of
 from prl.judge.packing import pack, tree_size
+from prl.judge.prefix_cache import PrefixCache, Reading
 from prl.judge.template import JudgeTemplate
+from prl.models.adapters import OnTrunk, check_same_trunk
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import verdict_logits, verdict_margins
+from prl.types import Verdict
 
 
 class GenerativeJudge(PairwiseJudge):
@@ -37,12 +41,27 @@ class GenerativeJudge(PairwiseJudge):
         max_batch_tokens: padded tokens of one forward pass.
         fused: read what comparisons share (prompt, anchor) once: auto where it pays, on wherever anything is shared,
             off never. The margins are the same (docs/results/fused.md).
+        prefix_cache_gib: keep keys and values of prompts and of prompts with their anchor in so much memory, for those
+            that come back; it takes the place of `fused`. Nothing is kept when null.
+        shared_trunk: in a run of PPO, work on the policy's trunk instead of reading the base model again; `path` then
+            holds adapters alone, of the base model that the policy's adapters are on.
     """
 
     def __init__(
-        self, path: str, dtype: str = "float32", max_batch_tokens: int = 16384, fused: FusedMode = "auto"
+        self,
+        path: str,
+        dtype: str = "float32",
+        max_batch_tokens: int = 16384,
+        fused: FusedMode = "auto",
+        prefix_cache_gib: float | None = None,
+        shared_trunk: bool = False,
     ) -> None:
         super().__init__()
+        self.shared_trunk = shared_trunk
+        self.prefix_cache_gib = prefix_cache_gib
+        self.prefixes: PrefixCache | None = None
+        self._anchors: set[tuple[str, str]] = set()
+        self._trunk: tuple[torch.nn.Module, str] | None = None
         self.fusing = Fusing(fused)
         self.path, self.dtype, self.max_batch_tokens = path, dtype, max_batch_tokens
         self.folder = path
@@ -61,6 +80,16 @@ class GenerativeJudge(PairwiseJudge):
         judge = cls(path, **options)
         judge.load()
         return judge
+
+    def meet(self, policy: torch.nn.Module, policy_path: str | None) -> None:
+        """With `shared_trunk`, work on the policy's.
+
+        Raises:
+            ValueError: when the trunks differ, or the policy has no adapters.
+        """
+        if self.shared_trunk and self.model is None:
+            check_same_trunk(policy, str(policy_path), judge_folder(self.path))
+            self._trunk = (policy, str(policy_path))
 
     def load(self) -> None:
         """Read weights, tokenizer and template; safe to call twice."""
@@ -86,7 +115,12 @@ class GenerativeJudge(PairwiseJudge):
                 f"training they were {saved}; restore the tokenizer that was saved with the judge"
             )
         self.temperature = settings["temperature"]
-        self.model = freeze(load_causal_lm(source))
+        self.model = freeze(load_causal_lm(source)) if self._trunk is None else OnTrunk(*self._trunk, self.folder)
+        if self.prefix_cache_gib is not None:
+            sample = self.encoder.compare([{"role": "user", "content": "Which one?"}], "This one.", "That one.")
+            assert sample is not None, "a judge cuts, and skips nothing"
+            self.encoder.counts = EncodingCounts()  # that was nobody's comparison
+            self.prefixes = PrefixCache(self.prefix_cache_gib, self.model, sample[0])
 
     def cut_share(self) -> float:
         """Share of the comparisons read so far that were longer than the judge's `max_length`."""
@@ -101,19 +135,44 @@ class GenerativeJudge(PairwiseJudge):
         """What was computed so far, and what reading every comparison whole would have taken."""
         return self.fusing.tokens
 
+    def compare(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
+        """Both orders; where beginnings are kept, responses b are taken for what comes back."""
+        self._anchors = {(json.dumps(prompt), text) for prompt, text in zip(prompts, b, strict=False)}
+        return super().compare(prompts, a, b)
+
     @torch.no_grad()
     def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
         """z(u, v) for each comparison, in batches of like lengths; shared beginnings are computed once."""
         assert self.encoder is not None, "call load() first"
+        if self.prefixes is not None:
+            return self._margins_from_kept(self.prefixes, self.encoder, comparisons)
         rows = [self.encoder.compare(*comparison) for comparison in comparisons]
         readings = [row[0] for row in rows if row]
         return (
             batched_margins(self.model, readings, self.encoder, self.max_batch_tokens, self.fusing) / self.temperature
         )
 
+    def _margins_from_kept(
+        self, prefixes: PrefixCache, encoder: ComparisonEncoder, comparisons: list[Comparison]
+    ) -> torch.Tensor:
+        readings = []
+        for prompt, first, second in comparisons:
+            ids, ends = encoder.with_ends(prompt, first, second) or ([], ())
+            is_anchor = (json.dumps(prompt), first) in self._anchors
+            inside = [end for end in ends[: len(ends) if is_anchor else -1] if 0 < end < len(ids)]
+            readings.append(Reading(ids, tuple(inside or [1])))
+        verdict_ids = torch.tensor(encoder.verdict_ids, device=prefixes.device)
+        result = torch.empty(len(readings), device=prefixes.device)
+        pad_id = int(encoder.tokenizer.pad_token_id)
+        for numbers, logits in prefixes.logits(readings, pad_id, self.max_batch_tokens, self.tokens):
+            result[torch.tensor(numbers, device=prefixes.device)] = verdict_margins(logits, verdict_ids)
+        return result / self.temperature
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that transformers loads, with the judge's settings beside it."""
         assert self.encoder is not None, "call load() first"
+        if self._trunk is not None:
+            raise ValueError(f"{self.path} works on the policy's trunk and has no weights of its own to write")
         save_judge(folder, self.model, self.encoder.tokenizer, self.encoder, temperature=self.temperature)
 
 
@@ -126,7 +185,7 @@ def batched_margins(
     model: Any, readings: list[list[int]], encoder: ComparisonEncoder, max_tokens: int, fusing: Fusing | None = None
 ) -> torch.Tensor:
     """Margins of tokenised readings, longest row first so that a batch wastes little padding: N -> [N] float32."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     fusing = fusing or Fusing("off")
     pad_id = int(encoder.tokenizer.pad_token_id)
     verdict_ids = torch.tensor(encoder.verdict_ids, device=device)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from prl.config import Reward
 from prl.data.records import Conversation
+from prl.models.loading import freeze
 from prl.types import PromptBatch, Scores, Verdict
 
 Compare = Callable[[list[Conversation], list[str], list[str]], Verdict]
@@ -27,6 +28,9 @@ class RewardSource(nn.Module, ABC):
 
     def load(self) -> None:
         """Read what it needs; safe to call twice."""
+
+    def meet(self, policy: nn.Module, policy_path: str | None) -> None:
+        """See the policy before `load`, for a source that can use its weights; nothing by default."""
 
     def sources(self) -> "Iterator[RewardSource]":
         """Itself, or what it is mixed from."""
@@ -53,6 +57,14 @@ class RewardSource(nn.Module, ABC):
     def saved_share(self) -> float:
         """Share of the tokens read so far that were not computed again; 0 for one that reads everything anew."""
         return 0.0
+
+
+def make_ready(source: RewardSource, policy: nn.Module, policy_path: str | None) -> None:
+    """Load a source for a run of PPO, and freeze it, whoever wrote it: it is the reward, not a part that learns."""
+    for each in source.sources():
+        each.meet(policy, policy_path)
+    source.load()
+    freeze(source)
 
 
 def scored(batch: PromptBatch, responses: list[str], values_of: Callable[[list[int], list[str]], Tensor]) -> Scores:

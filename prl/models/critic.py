@@ -1,12 +1,18 @@
 """The critic: a value for the state before each response token, on its own backbone or on the policy's."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from prl.config import ModelSource
 from prl.masking import masked_var
+from prl.models.adapters import adapter_parameters, add_adapters, using_adapters
+from prl.models.head import response_hidden
+from prl.models.loading import load_backbone
 from prl.models.policy import model_inputs
+
+CriticKind = Literal["own", "shared", "adapter"]
 
 
 def hidden_size(model: Any) -> int:
@@ -39,6 +45,64 @@ class Critic(nn.Module):
         """Value of the state before each of the last `num_response_tokens` positions: [B, S] -> [B, T]."""
         hidden = self.backbone(**model_inputs(input_ids, attention_mask)).last_hidden_state
         return self.head(hidden[:, -num_response_tokens - 1 : -1])
+
+
+class AdapterCritic(nn.Module):
+    """Values from the policy's frozen trunk under adapters of their own: a critic for the memory of adapters.
+
+    The policy holds them and is no part of this module, so that no parameter has two names.
+    """
+
+    NAME = "critic"
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        if self.NAME not in policy.peft_config:
+            add_adapters(policy, self.NAME)
+        self.head = ValueHead(hidden_size(policy))
+        self._trunk = (policy,)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int) -> Tensor:
+        """Value of the state before each of the last `num_response_tokens` positions: [B, S] -> [B, T]."""
+        (policy,) = self._trunk
+        with using_adapters(policy, self.NAME):
+            return self.head(response_hidden(policy, input_ids, attention_mask, num_response_tokens))
+
+    def trained(self) -> list[nn.Parameter]:
+        """Head and adapters."""
+        return [*self.parameters(), *(each for _, each in adapter_parameters(self._trunk[0], self.NAME))]
+
+
+def check_critic(kind: CriticKind, policy: ModelSource, source: ModelSource | None) -> None:
+    """Raises ValueError for settings that contradict each other; `source` is where an own backbone would come from."""
+    if kind != "own" and source is not None:
+        raise ValueError(f"critic_model is set, but critic: {kind} grows on the policy; drop one of them")
+    if kind == "adapter" and policy.lora is None:
+        raise ValueError("critic: adapter puts adapters beside the policy's, which has none; set policy.lora")
+    if kind == "adapter" and policy.gradient_checkpointing:
+        raise ValueError(
+            "critic: adapter and policy.gradient_checkpointing exclude each other: activations computed again in the "
+            "backward pass would be those under the policy's adapters; switch one off, or take critic: shared"
+        )
+
+
+def build_critic(kind: CriticKind, policy: Any, source: ModelSource) -> nn.Module:
+    """A critic to train.
+
+    Args:
+        kind: own (a backbone of its own), shared (a head on the policy's hidden states) or adapter (adapters of its own
+            on the policy's trunk).
+        policy: the policy, which the last two grow on.
+        source: where an own backbone comes from.
+    """
+    if kind == "shared":
+        return ValueHead(hidden_size(policy))
+    return AdapterCritic(policy) if kind == "adapter" else Critic(load_backbone(source)).train()
+
+
+def critic_parameters(critic: nn.Module) -> list[nn.Parameter]:
+    """Everything that a critic trains, wherever it is."""
+    return critic.trained() if isinstance(critic, AdapterCritic) else list(critic.parameters())
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

@@ -19,10 +19,9 @@ from transformers import (
 from transformers.utils import logging as logs
 
 from prl.config import LoRA, ModelSource
+from prl.models.adapters import ADAPTERS, is_adapted, own_adapters
 
 log = logging.getLogger(__name__)
-ADAPTERS = "adapter_config.json"
-"""File that makes a folder one of adapters."""
 
 
 class ModelNotFoundError(ValueError):
@@ -166,11 +165,6 @@ def add_lora(model: PreTrainedModel, lora: LoRA, task_type: str | None = None) -
         ) from error
 
 
-def is_adapted(model: nn.Module) -> bool:
-    """Whether the model carries adapters on frozen weights."""
-    return hasattr(model, "disable_adapter")
-
-
 def freeze(model: nn.Module) -> nn.Module:
     """The model in eval mode, without gradients: a reference or a judge."""
     return model.requires_grad_(False).eval()
@@ -194,7 +188,7 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Pat
             raise ValueError(f"{folder} holds a whole model, so adapters cannot go there; choose another")
         if not is_adapted(model):
             raise ValueError("the model has no adapters to write alone: model.lora was not set when it was trained")
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, selected_adapters=[own_adapters(model)])
         (Path(folder) / "README.md").unlink()  # peft's template of a card, all gaps
         tokenizer.save_pretrained(folder)
         return

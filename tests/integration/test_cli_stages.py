@@ -24,6 +24,7 @@ CASES = {
     "ppo_shared_critic": ("pairwise_ppo", (f"{MODEL}critic", "shared")),
     "ppo_lora": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic_model.path", "POLICY")),
     "ppo_lora_shared_critic": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "shared")),
+    "ppo_lora_adapter_critic": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "adapter")),
     "ppo_bradley_terry_judge": (
         "pairwise_ppo",
         (f"{MODEL}judge", "prl.judge.BradleyTerryJudge", f"{MODEL}judge.init_args.path", "BRADLEY_TERRY"),

@@ -18,7 +18,7 @@ from prl.checkpoint_files import LAST
 from prl.cli import RunError, main
 from prl.commands.export import export
 from prl.judge import GenerativeJudge, Judge
-from tests.integration.runs import Home
+from tests.integration.runs import Home, Interrupt, InterruptedRun, callback, differences, state_of
 
 LORA = json.dumps({"rank": 2, "alpha": 4})
 STAGES = {
@@ -208,3 +208,31 @@ def test_a_policy_is_exported_without_its_judge(home: Home, tmp_path: Path) -> N
     shutil.rmtree(judge)
     export(run / "checkpoints" / LAST, tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()
+
+
+def test_one_trunk_for_everybody(home: Home, tmp_path: Path) -> None:
+    """Policy, reference, critic and judge on one set of frozen weights: it trains, resumes exactly, and is exported."""
+    init, lora = "--model.init_args.", ("--model.init_args.policy.lora", LORA)
+    home.run("generative_reward", tmp_path / "judge", f"{init}model.lora", LORA, f"{init}passport_pairs", "0")
+    apart = tmp_path / "apart"
+    export(tmp_path / "judge" / "checkpoints" / LAST, apart, merge=False)
+    judge = {"class_path": "GenerativeJudge", "init_args": {"path": str(apart), "shared_trunk": True}}
+    settings = (*lora, f"{init}critic", "adapter", f"{init}judge", json.dumps(judge), f"{init}judge_gate.mode", "off")
+    module = home.run("pairwise_ppo", tmp_path / "run", *settings).model
+    names = {name for name, _ in module.named_parameters()}
+    assert not any(name.startswith(("judge.", "reference.")) for name in names)
+    (trunk,) = {name for name in names if name.endswith("embed_tokens.weight")}
+    assert trunk.startswith("policy.")
+    saved = torch.load(tmp_path / "run" / "checkpoints" / LAST, weights_only=True)["state_dict"]
+    assert {".default." in name or ".critic." in name or name.startswith("critic.") for name in saved} == {True}
+    with pytest.raises(InterruptedRun):
+        home.run("pairwise_ppo", tmp_path / "cut", *settings, callback(Interrupt, batch=3))
+    home.run("pairwise_ppo", tmp_path / "cut", *settings, "--ckpt_path", "last")
+    assert differences(state_of(tmp_path / "run"), state_of(tmp_path / "cut")) == []
+    for merge in (True, False):
+        export(tmp_path / "run" / "checkpoints" / LAST, tmp_path / f"out-{merge}", merge=merge)
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / f"out-{merge}")
+        ids = torch.arange(5, 16)[None]
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(ids).logits, module.policy(ids).logits, rtol=1e-4, atol=1e-5)
+    assert not (tmp_path / "out-False" / "critic").exists()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from prl.journal import Journal
 from tests.helpers.judge_server import TEMPLATE, serving
 from tests.helpers.tiny import LengthJudge
 from tests.integration.runs import (
@@ -64,6 +65,13 @@ def test_every_kind_of_anchor_trains_without_a_column_and_resumes_exactly(
         home.run("pairwise_ppo", tmp_path / "cut", callback(Interrupt, batch=3), *settings)
     home.run("pairwise_ppo", tmp_path / "cut", "--ckpt_path", "last", *settings)
     assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "cut")) == []
+    whole, cut = (Journal(tmp_path / run / "anchors.jsonl").read() for run in ("whole", "cut"))
+    assert whole == cut
+    if kind == "AnchorBank":
+        logged = [sum(each[f"anchors/{name}"] for each in numbers.training) for name in ("replaced", "refused")]
+        assert [sum(event["replaced"] == kept for event in whole) for kept in (True, False)] == logged
+    else:
+        assert whole == []
 
 
 def test_a_data_set_without_anchors_is_refused_where_they_are_read(home: Home, tmp_path: Path) -> None:

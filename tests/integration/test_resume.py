@@ -191,10 +191,13 @@ CASES = {
     "within_accumulation": ("generative_reward", (*ACCUMULATE, "--checkpoint.every_n_batches", "3"), [{"batch": 5}]),
     "shared_critic": ("pairwise_ppo", (f"{MODEL}critic", "shared"), [{"batch": 5}]),
     "lora": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "shared"), [{"batch": 3}]),
+    "adapter_critic": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "adapter"), [{"batch": 3}]),
+    # What the judge has kept is gone, and must not be missed.
+    "prefix_cache": ("pairwise_ppo", (f"{MODEL}judge.init_args.prefix_cache_gib", "0.1"), [{"batch": 5}]),
     "bradley_terry": ("bradley_terry", (), [{"batch": 7}]),
     "supervised": ("supervised", ("--trainer.limit_val_batches", "0"), [{"batch": 5}]),
 }
-SLOW = {"ppo_worker", "shared_critic", "lora", "ppo_twice", "epoch_end", "supervised"}
+SLOW = {"ppo_worker", "shared_critic", "lora", "adapter_critic", "ppo_twice", "epoch_end", "supervised"}
 
 
 @pytest.mark.parametrize(

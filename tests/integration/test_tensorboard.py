@@ -51,6 +51,7 @@ PPO_VALIDATION_TAGS = {
         "val/length",
         "val/clipped_ratio",
         "val/goodhart_alarm",
+        "val/since_best",
         "val/failed_frac",
     ),
 }

@@ -130,6 +130,31 @@ def test_the_alarm_is_logged_and_told_once(home: Home, tmp_path: Path, caplog: p
     assert "raise reward.kl_coef" in told[0]
 
 
+@pytest.mark.parametrize(
+    ("given", "patience", "batches"),
+    [
+        (judges(ChangingJudge, ConstantJudge), 1, [0, 2]),  # the training judge alone saw progress
+        (judges(ConstantJudge, ConstantJudge), 1, [0, 2, 4, 6]),  # neither did: the win rate may only pause
+        (judges(ConstantJudge, ConstantJudge)[:2], 2, [0, 2, 4]),  # nobody else to ask
+        (judges(ChangingJudge, ConstantJudge), None, [0, 2, 4, 6]),
+    ],
+)
+def test_a_run_ends_when_its_best_is_behind_it(
+    given: list[str], patience: int | None, batches: list[int], home: Home, tmp_path: Path, caplog: Any
+) -> None:
+    ChangingJudge.batches = 0
+    limits = [f"{MODEL}iterations", "6", "--trainer.val_check_interval", "2", "--trainer.num_sanity_val_steps", "-1"]
+    if patience is not None:
+        limits += [f"{MODEL}validation.patience", str(patience)]
+    with caplog.at_level(logging.WARNING):
+        home.run("pairwise_ppo", tmp_path, *given, *limits)
+    assert [line["batch"] for line in lines(tmp_path)] == batches
+    assert [line["since_best"] for line in lines(tmp_path)] == list(range(len(batches)))
+    assert last_checkpoint(tmp_path)["run_state"]["validation"]["batch"] == batches[-1]
+    told = [record.message for record in caplog.records if "the run ends early" in record.message]
+    assert len(told) == (batches[-1] < 6)
+
+
 def test_a_heldout_judge_that_is_the_judge_is_refused(home: Home, tmp_path: Path) -> None:
     same = [
         f"{MODEL}heldout_judge",

@@ -106,7 +106,7 @@ def test_an_anchor_is_replaced_once_it_is_beaten_for_sure() -> None:
     bank, policies, batch = AnchorBank(refresh_above=0.5, min_judged=4), Known(), prompts(("old",))
     for _ in range(3):
         numbers = play(bank, policies, batch, [1.0])
-        assert bank.events == []
+        assert bank.events() == []
     assert numbers["anchors/mean_version"] == 0
     numbers = play(bank, policies, batch, [2.0], "clear winner")
     # four wins of four: lower bound 4 / (4 + 1.645^2) = 0.596
@@ -117,7 +117,7 @@ def test_an_anchor_is_replaced_once_it_is_beaten_for_sure() -> None:
         "anchors/beaten_win_rate": 1.0,
         "anchors/confirmed_win_prob": pytest.approx(torch.sigmoid(torch.tensor(1.0)).item()),
     }
-    (event,) = bank.events
+    (event,) = bank.events()
     assert (event["anchor"], event["rival"], event["version"]) == ("old", "clear winner", 0)
     assert event["win_rate"] == 1.0
     assert policies.asked == [(["clear winner"], ["old"])]

@@ -2,7 +2,10 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from prl.models.critic import Critic, ValueHead, explained_variance
+from prl.config import LoRA, ModelSource
+from prl.models.adapters import own_parameters, using_adapters
+from prl.models.critic import AdapterCritic, Critic, ValueHead, check_critic, critic_parameters, explained_variance
+from prl.models.loading import add_lora
 from tests.helpers.records import ragged_mask
 from tests.helpers.tiny import tiny_model
 
@@ -78,3 +81,73 @@ def test_explained_variance() -> None:
     assert explained_variance(-returns, returns, mask).item() == pytest.approx(-3.0, abs=1e-5)
     assert explained_variance(returns / 2, returns, mask).item() == pytest.approx(0.75, abs=1e-6)
     assert explained_variance(returns, torch.ones(3, 3), mask).item() == 0.0  # nothing to explain
+
+
+# ---- adapters of its own on the policy's trunk
+
+
+def adapted_policy(seed: int = 3):
+    policy = add_lora(tiny_model(seed), LoRA(rank=4))
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)  # new adapters do nothing
+    return policy
+
+
+def test_a_critic_of_adapters_is_a_critic_with_adapters() -> None:
+    """The same values as a critic that has the trunk for itself, with the same adapters and head."""
+    policy = adapted_policy()
+    critic = AdapterCritic(policy)
+    filled(critic.head)
+    torch.manual_seed(0)
+    for parameter in critic_parameters(critic)[2:]:
+        torch.nn.init.normal_(parameter, std=0.1)
+    trunk = add_lora(tiny_model(3), LoRA(rank=4))
+    state = {k.replace(".critic.", ".default."): v for k, v in policy.state_dict().items() if ".default." not in k}
+    trunk.load_state_dict(state)
+    whole = Critic(trunk.base_model.model.model)
+    whole.head = critic.head
+    torch.testing.assert_close(critic(IDS, ONES, 4), whole(IDS, ONES, 4), atol=1e-6, rtol=0)
+
+
+def test_policy_and_critic_of_one_trunk_leave_each_other_alone() -> None:
+    policy = adapted_policy()
+    before = policy(IDS).logits.detach()
+    own = own_parameters(policy)
+    critic = AdapterCritic(policy)
+    filled(critic.head)
+    assert [name for name, _ in own_parameters(policy)] == [name for name, _ in own]
+    assert torch.equal(policy(IDS).logits, before)
+    critic(IDS, ONES, 4).sum().backward()
+    assert all(parameter.grad is None for _, parameter in own)
+    gradients = [parameter.grad for parameter in critic_parameters(critic)]
+    assert sum(each is not None and bool(each.abs().sum() > 0) for each in gradients) > 2  # head, and the new B
+    for parameter in critic_parameters(critic):
+        parameter.data.add_(1.0)
+    assert torch.equal(policy(IDS).logits, before)
+    policy(IDS).logits.sum().backward()
+    assert all(parameter.grad is not None for _, parameter in own)
+    trunk = [p for name, p in policy.named_parameters() if "lora_" not in name]
+    assert not any(parameter.requires_grad for parameter in trunk)
+
+
+def test_the_policys_adapters_are_back_after_an_error() -> None:
+    policy = adapted_policy()
+    AdapterCritic(policy)
+    before = policy(IDS).logits.detach()
+    trainable = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    with pytest.raises(KeyError), using_adapters(policy, AdapterCritic.NAME):
+        raise KeyError
+    assert torch.equal(policy(IDS).logits, before)
+    assert [name for name, parameter in policy.named_parameters() if parameter.requires_grad] == trainable
+
+
+def test_settings_of_the_critic_that_contradict_each_other_are_refused() -> None:
+    adapted, plain = ModelSource(path="x", lora=LoRA()), ModelSource(path="x")
+    check_critic("adapter", adapted, None)
+    with pytest.raises(ValueError, match="critic_model is set, but critic: adapter grows on the policy"):
+        check_critic("adapter", adapted, plain)
+    with pytest.raises(ValueError, match="critic: adapter .* set policy.lora"):
+        check_critic("adapter", plain, None)
+    with pytest.raises(ValueError, match="exclude each other"):
+        check_critic("adapter", ModelSource(path="x", lora=LoRA(), gradient_checkpointing=True), None)

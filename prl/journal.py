@@ -1,0 +1,39 @@
+"""Events of a run as lines of a file: appended while it trains, and cut back where a resumed run begins again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """A jsonl file whose lines carry the number of the training batch that they are about.
+
+    A killed process may leave half a line and lines of batches that no checkpoint holds; `begin` takes both out.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def begin(self, batches_done: int) -> None:
+        """Forget what is not known of the batches that are done."""
+        kept = [line for line in self.read() if line["batch"] <= batches_done]
+        if self.path.exists():
+            aside = self.path.with_suffix(".partial")
+            aside.write_text("".join(map(_text, kept)), encoding="utf-8")
+            aside.replace(self.path)
+
+    def append(self, batch: int, events: list[dict[str, Any]]) -> None:
+        """Events of one batch; no file without any."""
+        if events:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(_text({"batch": batch, **event}) for event in events)
+
+    def read(self) -> list[dict[str, Any]]:
+        """The whole lines."""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _text(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"

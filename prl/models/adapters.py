@@ -1,0 +1,140 @@
+"""Several sets of adapters on one trunk of frozen weights: the policy's own, and others beside them."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+ADAPTERS = "adapter_config.json"
+"""File that makes a folder one of adapters."""
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether the model carries adapters on frozen weights."""
+    return hasattr(model, "disable_adapter")
+
+
+def add_adapters(policy: Any, name: str) -> None:
+    """A second set of adapters to train, shaped like the policy's own; it changes nothing until it has learnt."""
+    with _same_gradients(policy):
+        policy.add_adapter(name, policy.peft_config[own_adapters(policy)])
+    for _, parameter in adapter_parameters(policy, name):
+        parameter.requires_grad_(True)
+
+
+def own_adapters(policy: Any) -> str:
+    """The name of the policy's own set, the one that is active."""
+    (name,) = policy.active_adapters
+    return name
+
+
+def adapter_parameters(policy: nn.Module, name: str) -> list[tuple[str, nn.Parameter]]:
+    """One set of adapters, by parameter names."""
+    return [(key, parameter) for key, parameter in policy.named_parameters() if f".{name}." in f"{key}."]
+
+
+def own_parameters(policy: Any) -> list[tuple[str, nn.Parameter]]:
+    """What training changes in a policy, other sets of adapters left out, by parameter names."""
+    trained = [(key, parameter) for key, parameter in policy.named_parameters() if parameter.requires_grad]
+    if not is_adapted(policy):
+        return trained
+    others = policy.peft_config.keys() - {own_adapters(policy)}
+    return [(key, each) for key, each in trained if not any(f".{other}." in f"{key}." for other in others)]
+
+
+@contextmanager
+def using_adapters(policy: Any, name: str) -> Iterator[None]:
+    """The trunk under another set of adapters, and afterwards under the policy's own again."""
+    own = own_adapters(policy)
+    with _same_gradients(policy):
+        policy.set_adapter(name)
+    try:
+        yield
+    finally:
+        with _same_gradients(policy):
+            policy.set_adapter(own)
+
+
+@contextmanager
+def without_adapters(policy: Any) -> Iterator[None]:
+    """The trunk alone: the reference of a policy that trains adapters."""
+    with _same_gradients(policy), policy.disable_adapter():
+        yield
+
+
+@contextmanager
+def _same_gradients(policy: nn.Module) -> Iterator[None]:
+    """What is trainable stays so: peft makes the active set trainable and all others not, whenever it switches."""
+    before = [(parameter, parameter.requires_grad) for parameter in policy.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, trainable in before:
+            parameter.requires_grad_(trainable)
+
+
+class OnTrunk(nn.Module):
+    """A frozen model that is adapters on the policy's trunk: it costs no other memory.
+
+    The policy holds its weights, so this module has none; `device` and `config` are the trunk's.
+
+    Args:
+        policy: a model with adapters of its own.
+        base: where the policy's trunk was read from.
+        folder: adapters alone, as peft writes them.
+
+    Raises:
+        ValueError: when the folder holds something else, or adapters of another trunk.
+    """
+
+    def __init__(self, policy: Any, base: str, folder: str) -> None:
+        super().__init__()
+        check_same_trunk(policy, base, folder)
+        self.name = f"beside_{len(policy.peft_config)}"
+        training = policy.training
+        with _same_gradients(policy):
+            policy.load_adapter(folder, adapter_name=self.name, is_trainable=False)
+        policy.train(training)
+        self._trunk = (policy,)
+
+    @property
+    def config(self) -> Any:
+        """The trunk's."""
+        return self._trunk[0].config
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The trunk's."""
+        return self._trunk[0].get_input_embeddings()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the trunk says under these adapters, in eval mode, without gradients."""
+        (policy,) = self._trunk
+        training = policy.training
+        policy.eval()
+        try:
+            with using_adapters(policy, self.name), torch.no_grad():
+                return policy(*args, **kwargs)
+        finally:
+            policy.train(training)
+
+
+def check_same_trunk(policy: nn.Module, base: str, folder: str) -> None:
+    """Raises ValueError unless a folder holds adapters of the trunk that the policy's adapters are on."""
+    if not is_adapted(policy):
+        raise ValueError(f"{folder} is to work on the policy's trunk, but the policy has no adapters; set policy.lora")
+    settings = Path(folder) / ADAPTERS
+    if not settings.is_file():
+        raise ValueError(
+            f"{folder} is to work on the policy's trunk, but has no {ADAPTERS}: it holds a whole model. Write its "
+            "adapters alone with `prl export --adapter-only`, or set shared_trunk: false"
+        )
+    found = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if found != base and Path(found).expanduser().resolve() != Path(base).expanduser().resolve():
+        raise ValueError(
+            f"{folder} holds adapters of {found}, the policy's are on {base}; a trunk is shared by adapters of one "
+            "base model only. Train one on the other's base, or set shared_trunk: false"
+        )

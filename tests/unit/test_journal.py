@@ -1,0 +1,31 @@
+"""The run's journal of events."""
+
+from pathlib import Path
+
+from prl.journal import Journal
+
+
+def test_lines_are_kept_in_order_and_no_events_make_no_file(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run" / "events.jsonl")
+    journal.append(1, [])
+    assert not journal.path.exists()
+    journal.append(1, [{"text": "größer"}, {"text": "b"}])
+    journal.append(3, [{"text": "c"}])
+    assert journal.read() == [
+        {"batch": 1, "text": "größer"},
+        {"batch": 1, "text": "b"},
+        {"batch": 3, "text": "c"},
+    ]
+
+
+def test_a_resumed_run_forgets_lost_batches_and_half_a_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "events.jsonl")
+    for batch in (1, 2, 3):
+        journal.append(batch, [{"text": str(batch)}])
+    with journal.path.open("a") as file:
+        file.write('{"batch": 2, "te')  # killed here
+    journal.begin(2)
+    journal.append(3, [{"text": "again"}])
+    assert [line["text"] for line in journal.read()] == ["1", "2", "again"]
+    journal.begin(0)  # a run that begins anew in the same folder
+    assert journal.read() == []
