@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,18 @@ import torch
 from prl.distributed import rank
 from prl.evaluation.validation_log import ValidationLog
 from prl.judge.base import Comparison
+from prl.ledger import LEDGER, read_ledger
 from tests.helpers.tiny import LengthJudge
-from tests.integration.runs import CONFIGS, Home, last_checkpoint, state_of
+from tests.integration.runs import CONFIGS, Home, Interrupt, callback, differences, last_checkpoint, state_of
+from tests.integration.test_resume import batches_in, same_ledger
 from tests.integration.test_tensorboard import events, scalars, table, text
 
 MODEL = "--model.init_args."
 
 
-def run(home: Home, stage: str, folder: Path, processes: int, *overrides: str) -> dict[str, torch.Tensor]:
+def run(
+    home: Home, stage: str, folder: Path, processes: int, *overrides: str, ends_with: int = 0
+) -> dict[str, torch.Tensor]:
     """Final weights of a tiny run in as many processes, each a real `python -m prl`."""
     args = home.arguments(stage, folder, "--trainer.limit_val_batches", "0", *overrides)
     args[3:3] = ["--config", str(CONFIGS / "strategies" / "ddp.yaml"), "--trainer.devices", str(processes)]
@@ -28,7 +33,7 @@ def run(home: Home, stage: str, folder: Path, processes: int, *overrides: str) -
     done = subprocess.run(
         [sys.executable, "-m", "prl", *args], cwd=CONFIGS.parent, env=environment, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == ends_with, done.stderr[-3000:]
     return last_checkpoint(folder)["state_dict"]
 
 
@@ -66,6 +71,23 @@ def test_pairwise_ppo_trains_in_two_processes_and_each_draws_its_own_samples(hom
     assert all(weight.isfinite().all() for weight in weights.values())
     first, second = state_of(tmp_path)["random_states"]["ranks"]
     assert not torch.equal(first["torch"], second["torch"])
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_both_and_the_run_resumes_exactly(home: Home, tmp_path: Path) -> None:
+    """The second process is told to stop in its third rollout: one checkpoint of two batches, and the ledger agrees."""
+    settings = (f"{MODEL}ppo.microbatch_size", "2", "--checkpoint.every_n_batches", "100")
+    whole = run(home, "pairwise_ppo", tmp_path / "whole", 2, *settings)
+    stop = callback(Interrupt, batch=2, moment="rollout", number=int(signal.SIGTERM), rank=1)
+    run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, stop, ends_with=128 + signal.SIGTERM)
+    assert batches_in(tmp_path / "cut") == 2
+    lines, facts = read_ledger(tmp_path / "cut" / LEDGER)
+    assert sorted(lines) == [1, 2]
+    assert facts["processes"] == 2
+    resumed = run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, "--ckpt_path", "last")
+    assert differences(whole, resumed) == []
+    assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "cut")) == []
+    assert same_ledger(tmp_path / "whole", tmp_path / "cut")
 
 
 class OneRankInfinite(LengthJudge):
