@@ -36,8 +36,9 @@ class Sampling:
     num_beams: int = 1
 
     def __post_init__(self) -> None:
-        for entry in fields(self)[3:]:
-            if getattr(self, entry.name) != entry.default:
+        for entry in fields(self):
+            free = entry.name in ("max_new_tokens", "temperature", "per_prompt")
+            if not free and getattr(self, entry.name) != entry.default:
                 # The update weighs each token by the policy's own probability of it, and the ratio of the first update
                 # would not be one.
                 raise ValueError(
