@@ -15,6 +15,8 @@ from transformers import DynamicCache
 from prl.data.tokens import left_pad
 from prl.judge.fused import TokenCounts, backwards_too, device_of, logits_objection, longest_row
 
+LEAST_FILLED = 0.75
+"""Shortest new part of a batch, as a share of the longest: what is missing is padding."""
 Layers = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer: [1, heads, length, size]."""
 
@@ -158,15 +160,22 @@ class PrefixCache:
 
 
 def _batches(readings: list[Reading], max_tokens: int) -> Iterator[list[int]]:
-    """Numbers of readings in batches of like lengths of their new parts, longest first."""
-    order = sorted(range(len(readings)), key=lambda i: len(readings[i].ids) - readings[i].ends[-1], reverse=True)
+    """Numbers of readings in batches of like lengths of their new parts, longest first.
+
+    New parts behind a prompt and behind a prompt with its anchor differ by a response: apart they need no padding.
+    """
+
+    def new(i: int) -> int:
+        return len(readings[i].ids) - readings[i].ends[-1]
+
+    order = sorted(range(len(readings)), key=new, reverse=True)
     while order:
         batch: list[int] = []
-        kept = 0
-        new = len(readings[order[0]].ids) - readings[order[0]].ends[-1]
+        longest, kept = new(order[0]), 0
         for i in order:
             kept = max(kept, readings[i].ends[-1])
-            if batch and (new + kept) * (len(batch) + 1) > max_tokens:
+            too_large = (longest + kept) * (len(batch) + 1) > max_tokens
+            if batch and (too_large or new(i) < LEAST_FILLED * longest):
                 break
             batch.append(i)
         yield batch
