@@ -328,6 +328,7 @@ class PairwisePPOModule(Stage):
     def on_train_start(self) -> None:
         """A run that was complete when it stopped has nothing left to do."""
         self.trainer.should_stop |= self.batches_done() >= self.iterations
+        self.validation.end_if_over()
 
     def _optimizer_settings(self) -> dict[str, float | None]:
         return {**super()._optimizer_settings(), "critic_learning_rate": self.critic_learning_rate}

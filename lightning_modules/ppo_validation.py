@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
 from prl.config import Validation
 from prl.distributed import gathered, rank, world_size
 from prl.evaluation.frontier import draw_frontier, run_points
@@ -75,6 +76,22 @@ class PPOValidation:
         if self.module.trainer.is_global_zero and not is_dry_run(self.module.trainer):
             files.forget_after(self.batch)
         self.module.trainer.strategy.barrier("validations of lost batches are gone")
+        self._check_keep()
+
+    def _check_keep(self) -> None:
+        """Warn when the best validation's checkpoint would be gone by the time that `patience` gives up."""
+        trainer, patience = self.module.trainer, self.settings.patience
+        every = trainer.val_check_interval if trainer.check_val_every_n_epoch is None else None
+        own = [each for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoint)]
+        if patience is None or not isinstance(every, int) or not own or not own[0].every_n_batches or rank() != 0:
+            return
+        needed = -(-patience * every // own[0].every_n_batches) + 1
+        if own[0].keep < needed:
+            log.warning(
+                "validation.patience %d looks %d batches back, but checkpoint.keep %d with every_n_batches %d has no "
+                "checkpoint of then; set checkpoint.keep to %d, or the best one is gone when the run ends",
+                *(patience, patience * every, own[0].keep, own[0].every_n_batches, needed),
+            )
 
     # ---- one validation
 
@@ -151,9 +168,13 @@ class PPOValidation:
         """Count validations without a higher lower bound, and end the run when there were enough."""
         if self.module.trainer.state.fn != "fit":
             return
-        self.patience.observe(numbers)
+        self.patience.observe(self.batch, numbers)
         numbers["since_best"] = float(self.patience.waited)
-        if (reason := self.patience.objection(numbers)) is not None:
+        self.end_if_over()
+
+    def end_if_over(self) -> None:
+        """End the run when it has waited long enough for a better validation, before or after it was resumed."""
+        if (reason := self.patience.objection()) is not None and not self.module.trainer.should_stop:
             self.module.trainer.should_stop = True
             if rank() == 0:
                 log.warning("the run ends early: %s. `prl frontier` names the checkpoint to ship", reason)

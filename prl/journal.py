@@ -1,6 +1,7 @@
 """Events of a run as lines of a file: appended while it trains, and cut back where a resumed run begins again."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,19 @@ class Journal:
     def read(self) -> list[dict[str, Any]]:
         """The whole lines."""
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        found = []
+        for number, line in enumerate(text.split("\n")[:-1], start=1):  # what follows the last one is half a line
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                raise ValueError(f"{self.path}, line {number} is no JSON: {line[:60]!r}; take the line out") from None
+        return found
 
 
 def _text(line: dict[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False) + "\n"
+    return json.dumps(plain(line), ensure_ascii=False) + "\n"
+
+
+def plain(line: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN: a number that is none becomes null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}

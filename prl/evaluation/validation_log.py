@@ -1,13 +1,13 @@
 """What a policy's validations leave in the run folder: validation.jsonl (figures) and samples/ (every comparison)."""
 
 import json
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from prl.evaluation.policy_report import Row
+from prl.journal import plain
 
 VALIDATIONS = "validation.jsonl"
 SAMPLES = "samples"
@@ -51,7 +51,9 @@ class ValidationLog:
     def rows(self, batch: int) -> list[Row]:
         """The comparisons of a validation; none when there is no such file."""
         path = self.samples(batch)
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        # Not splitlines: a response may hold characters that it takes for the end of a line.
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
 
 
 def read_validations(path: Path) -> list[dict[str, Any]]:
@@ -77,10 +79,5 @@ def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".partial")
     with aside.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(_plain(line), ensure_ascii=False) + "\n" for line in lines)
+        file.writelines(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines)
     aside.replace(path)
-
-
-def _plain(line: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN: a number that is none becomes null."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}

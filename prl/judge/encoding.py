@@ -95,17 +95,19 @@ class ComparisonEncoder:
         prompt_ids, first_ids, second_ids = contents
         return self._assemble(prompt_ids, first_ids, second_ids), self._assemble(prompt_ids, second_ids, first_ids)
 
-    def with_ends(self, prompt: Conversation, first: str, second: str) -> tuple[list[int], tuple[int, ...]] | None:
-        """The order of the arguments as ids, and where in it prompt and first response end; None when it is skipped.
+    def with_ends(
+        self, prompt: Conversation, first: str, second: str, *, keep_first: bool
+    ) -> tuple[list[int], tuple[int, ...]] | None:
+        """The order of the arguments as ids, and where in it ends what comes back; None when it is skipped.
 
-        What the template has behind the second response is no beginning, so a prompt there has no end.
+        That is the prompt, and with `keep_first` the first response, up to the first content that does not.
         """
         contents = self._contents(prompt, first, second)
         if contents is None:
             return None
         ids, lengths, ends, length = self._assemble(*contents), [len(each) for each in contents], [], 0
         for field, piece in zip(self.compiled.fields, self.compiled.pieces, strict=False):
-            if field == "response_b":
+            if field == "response_b" or (field == "response_a" and not keep_first):
                 break
             length += len(piece) + lengths[("prompt", "response_a").index(field)]
             ends.append(length)

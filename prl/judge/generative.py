@@ -81,14 +81,20 @@ class GenerativeJudge(PairwiseJudge):
         judge.load()
         return judge
 
-    def meet(self, policy: torch.nn.Module, policy_path: str | None) -> None:
+    def meet(self, policy: Any, policy_path: str | None) -> None:
         """With `shared_trunk`, work on the policy's.
 
         Raises:
-            ValueError: when the trunks differ, or the policy has no adapters.
+            ValueError: when the trunks or their types differ, or the policy has no adapters.
         """
         if self.shared_trunk and self.model is None:
             check_same_trunk(policy, str(policy_path), judge_folder(self.path))
+            found = str(policy.get_input_embeddings().weight.dtype).removeprefix("torch.")
+            if found != self.dtype:
+                raise ValueError(
+                    f"{self.path} is to work in {self.dtype} on the policy's trunk, whose weights are {found}; set the "
+                    f"judge's dtype to {found}, or shared_trunk: false"
+                )
             self._trunk = (policy, str(policy_path))
 
     def load(self) -> None:
@@ -157,9 +163,9 @@ class GenerativeJudge(PairwiseJudge):
     ) -> torch.Tensor:
         readings = []
         for prompt, first, second in comparisons:
-            ids, ends = encoder.with_ends(prompt, first, second) or ([], ())
             is_anchor = (json.dumps(prompt), first) in self._anchors
-            inside = [end for end in ends[: len(ends) if is_anchor else -1] if 0 < end < len(ids)]
+            ids, ends = encoder.with_ends(prompt, first, second, keep_first=is_anchor) or ([], ())
+            inside = [end for end in ends if 0 < end < len(ids)]
             readings.append(Reading(ids, tuple(inside or [1])))
         verdict_ids = torch.tensor(encoder.verdict_ids, device=prefixes.device)
         result = torch.empty(len(readings), device=prefixes.device)

@@ -47,6 +47,7 @@ class PrefixCache:
         self.model, self.max_bytes = model, gib * 2**30
         self._kept: OrderedDict[tuple[int, ...], Layers] = OrderedDict()
         self._bytes = 0
+        self._kept_as: tuple[torch.device, torch.dtype] | None = None
         if (reason := self._objection(sample)) is not None:
             raise ValueError(f"prefix_cache_gib is set, but {reason}; set it to null")
         self.clear()
@@ -73,6 +74,9 @@ class PrefixCache:
             max_tokens: padded tokens of one forward pass, kept ones included.
             tokens: counts what is computed.
         """
+        if self._kept_as != (form := (self.device, self.model.get_input_embeddings().weight.dtype)):
+            self.clear()  # the model was moved or converted
+            self._kept_as = form
         for numbers in _batches(readings, max_tokens):
             members = [readings[i] for i in numbers]
             kept = [self._beginning(reading, tokens) for reading in members]
@@ -112,16 +116,16 @@ class PrefixCache:
         lengths = torch.tensor([layers[0][0].shape[2] for layers in kept], device=device)
         width = int(lengths.max())
         before = torch.arange(width, device=device) >= width - lengths[:, None]
-        stacked = [
-            tuple(torch.cat([_widened(layers[number][part], width) for layers in kept]) for part in (0, 1))
-            for number in range(len(kept[0]))
-        ]
+        cache = DynamicCache()
+        for number in range(len(kept[0])):
+            keys, values = (torch.cat([_widened(layers[number][part], width) for layers in kept]) for part in (0, 1))
+            cache.update(keys, values, number)
         ids, mask = (each.to(device) for each in left_pad(fresh, pad_id))
         positions = (lengths[:, None] + mask.long().cumsum(1) - 1).clamp(min=0)
         return (
             self.model(
                 ids,
-                past_key_values=_as_cache(stacked),  # type: ignore[arg-type]
+                past_key_values=cache,
                 attention_mask=torch.cat([before, mask.bool()], 1).long(),
                 position_ids=positions,
                 use_cache=True,

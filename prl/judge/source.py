@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class RewardSource(nn.Module, ABC):
     def load(self) -> None:
         """Read what it needs; safe to call twice."""
 
-    def meet(self, policy: nn.Module, policy_path: str | None) -> None:
+    def meet(self, policy: Any, policy_path: str | None) -> None:
         """See the policy before `load`, for a source that can use its weights; nothing by default."""
 
     def sources(self) -> "Iterator[RewardSource]":

@@ -80,7 +80,7 @@ def _same_gradients(policy: nn.Module) -> Iterator[None]:
 class OnTrunk(nn.Module):
     """A frozen model that is adapters on the policy's trunk: it costs no other memory.
 
-    The policy holds its weights, so this module has none; `device` and `config` are the trunk's.
+    The policy holds its weights, so this module has none.
 
     Args:
         policy: a model with adapters of its own.

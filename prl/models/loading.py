@@ -106,10 +106,12 @@ def _read(auto_class: Any, path: str, options: dict[str, Any]) -> PreTrainedMode
     verbosity = logs.get_verbosity()
     logs.set_verbosity_error()  # a scalar head missing in the base model is among the adapters
     try:
-        model = auto_class.from_pretrained(**_location(base), **options)
+        model = _read(auto_class, base, options)  # which may be adapters again
     finally:
         logs.set_verbosity(verbosity)
-    return PeftModel.from_pretrained(model, str(settings.parent)).merge_and_unload()
+    merged = PeftModel.from_pretrained(model, str(settings.parent)).merge_and_unload()
+    merged.name_or_path = path  # new adapters are adapters of this, not of its base model
+    return merged
 
 
 def load_causal_lm(source: ModelSource) -> PreTrainedModel:

@@ -13,7 +13,15 @@ from prl.evaluation.policy_report import policy_report
 from prl.evaluation.validation_log import ValidationLog
 from prl.types import Verdict
 from tests.helpers.tiny import ConstantJudge, LengthJudge, PlantedJudge
-from tests.integration.runs import Home, Interrupt, InterruptedRun, callback, last_checkpoint
+from tests.integration.runs import (
+    Home,
+    Interrupt,
+    InterruptedRun,
+    callback,
+    differences,
+    last_checkpoint,
+    state_of,
+)
 
 MODEL = "--model.init_args."
 FIELDS = {"row", "prompt", "response", "anchor", "margin", "p_win", "p_response_first", "p_anchor_first"}
@@ -153,6 +161,41 @@ def test_a_run_ends_when_its_best_is_behind_it(
     assert last_checkpoint(tmp_path)["run_state"]["validation"]["batch"] == batches[-1]
     told = [record.message for record in caplog.records if "the run ends early" in record.message]
     assert len(told) == (batches[-1] < 6)
+
+
+def test_a_run_that_ended_early_stays_ended(home: Home, tmp_path: Path) -> None:
+    ChangingJudge.batches = 0
+    limits = [f"{MODEL}iterations", "6", "--trainer.val_check_interval", "2", "--trainer.num_sanity_val_steps", "-1"]
+    limits += [*judges(ChangingJudge, ConstantJudge), f"{MODEL}validation.patience", "1"]
+    home.run("pairwise_ppo", tmp_path, *limits)
+    home.run("pairwise_ppo", tmp_path, *limits, "--ckpt_path", "last")
+    assert [line["batch"] for line in lines(tmp_path)] == [0, 2]
+    home.run("pairwise_ppo", tmp_path, *limits, f"{MODEL}validation.patience", "9", "--ckpt_path", "last")
+    assert lines(tmp_path)[-1]["batch"] == 6
+
+
+def test_a_validation_that_a_resumed_run_repeats_counts_once(home: Home, tmp_path: Path) -> None:
+    """Lightning repeats the sanity check of some resumed runs; cut at the fifth and at the seventh batch."""
+    whole = [*judges(ConstantJudge, ConstantJudge), f"{MODEL}iterations", "8", "--trainer.val_check_interval", "2"]
+    whole += ["--trainer.num_sanity_val_steps", "-1", "--checkpoint.every_n_batches", "2"]
+    home.run("pairwise_ppo", tmp_path / "whole", *whole)
+    resume: list[str] = []
+    for batch in (5, 7):
+        with pytest.raises(InterruptedRun):
+            home.run("pairwise_ppo", tmp_path / "cut", *whole, *resume, callback(Interrupt, batch=batch))
+        resume = ["--ckpt_path", "last"]
+    home.run("pairwise_ppo", tmp_path / "cut", *whole, *resume)
+    assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "cut")) == []
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+
+
+def test_a_run_says_when_its_best_checkpoint_would_be_gone(home: Home, tmp_path: Path, caplog: Any) -> None:
+    limits = [f"{MODEL}iterations", "1", f"{MODEL}validation.patience", "5", "--trainer.val_check_interval", "2"]
+    with caplog.at_level(logging.WARNING):
+        home.run("pairwise_ppo", tmp_path / "a", *limits, "--checkpoint.keep", "6")  # every two batches, ten back
+        assert "checkpoint.keep" not in caplog.text
+        home.run("pairwise_ppo", tmp_path / "b", *limits, "--checkpoint.keep", "5")
+    assert "set checkpoint.keep to 6, or the best one is gone" in caplog.text
 
 
 def test_a_heldout_judge_that_is_the_judge_is_refused(home: Home, tmp_path: Path) -> None:

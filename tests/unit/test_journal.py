@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from prl.journal import Journal
 
 
@@ -16,6 +18,21 @@ def test_lines_are_kept_in_order_and_no_events_make_no_file(tmp_path: Path) -> N
         {"batch": 1, "text": "b"},
         {"batch": 3, "text": "c"},
     ]
+
+
+def test_whatever_a_text_holds_is_one_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "events.jsonl")
+    text = "a\u2028b\u2029c\x85d\re\nf"
+    journal.append(1, [{"text": text, "rate": float("nan")}])
+    journal.begin(1)
+    assert journal.read() == [{"batch": 1, "text": text, "rate": None}]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "events.jsonl")
+    journal.path.write_text('{"batch": 1}\nnonsense\n{"batch": 2}\n')
+    with pytest.raises(ValueError, match=r"events.jsonl, line 2 is no JSON: 'nonsense'; take the line out"):
+        journal.begin(2)
 
 
 def test_a_resumed_run_forgets_lost_batches_and_half_a_line(tmp_path: Path) -> None:

@@ -7,14 +7,17 @@ from prl.evaluation.patience import Patience
 
 
 def numbers(low: float, gap: float | None = None) -> dict[str, float]:
-    return {"win_rate_lo": low, **({} if gap is None else {"goodhart_gap": gap, "win_rate_heldout_lc_lo": low / 2})}
+    found = {"win_rate": low + 0.1, "win_rate_lo": low}
+    if gap is not None:
+        found |= {"goodhart_gap": gap, "win_rate_heldout_lc": low, "win_rate_heldout_lc_lo": low / 2}
+    return found
 
 
 def objections(patience: Patience, validations: list[dict[str, float]]) -> list[bool]:
     found = []
     for each in validations:
-        patience.observe(each)
-        found.append(patience.objection(each) is not None)
+        patience.observe(int(patience.state_dict()["batch"]) + 1, each)
+        found.append(patience.objection() is not None)
     return found
 
 
@@ -30,7 +33,7 @@ def test_the_gap_must_have_grown_since_the_best_validation() -> None:
     seen = [numbers(0.5, 0.0), numbers(0.6, 0.05), numbers(0.5, 0.04), numbers(0.5, 0.06)]
     patience = Patience(1)
     assert objections(patience, seen) == [False, False, False, True]
-    reason = patience.objection(seen[-1])
+    reason = patience.objection()
     assert reason is not None
     assert "held-out judge, length-controlled" in reason
     assert "has not passed 0.300" in reason
@@ -42,7 +45,15 @@ def test_a_resumed_run_goes_on_waiting() -> None:
     objections(first, [numbers(0.5), numbers(0.4)])
     second.load_state_dict(first.state_dict())
     assert second.waited == 1
+    second.observe(1, numbers(0.3))  # repeated: the sanity check of a resumed run
+    assert second.waited == 1
     assert objections(second, [numbers(0.4), numbers(0.45)]) == [False, True]
+
+
+def test_another_measure_begins_anew() -> None:
+    """A held-out judge that joins a resumed run has no record to beat."""
+    patience = Patience(1)
+    assert objections(patience, [numbers(0.9), numbers(0.5, 0.0), numbers(0.6, 0.1)]) == [False, False, False]
 
 
 def test_never_without_a_limit() -> None:

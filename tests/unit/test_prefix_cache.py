@@ -71,8 +71,12 @@ def test_only_what_is_new_is_computed(tmp_path: Path) -> None:
 
     kept = fresh = 0
     for question, response, anchor in zip(QUESTIONS, RESPONSES, ANCHORS, strict=True):
-        anchor_first, (prompt, with_anchor) = judge.encoder.with_ends(question, anchor, response) or ([], (0, 0))
-        response_first, _ = judge.encoder.with_ends(question, response, anchor) or ([], ())
+        found = judge.encoder.with_ends(question, anchor, response, keep_first=True)
+        other = judge.encoder.with_ends(question, response, anchor, keep_first=False)
+        assert found is not None
+        assert other is not None
+        anchor_first, (prompt, with_anchor) = found
+        response_first, _ = other
         kept += with_anchor  # the prompt is a part of it
         fresh += len(anchor_first) - with_anchor + len(response_first) - prompt
     assert computed(RESPONSES) == kept + fresh
@@ -142,3 +146,21 @@ def test_a_model_that_does_not_continue_is_found_out() -> None:
 def test_no_memory_is_refused() -> None:
     with pytest.raises(ValueError, match="prefix_cache_gib is 0; expected null or a positive number"):
         PrefixCache(0, tiny_model(1), [3, 4, 5])
+
+
+def test_responses_are_not_kept_where_the_prompt_stands_between(tmp_path: Path) -> None:
+    between = JudgeTemplate("1:{{ response_a }}\nto {{ prompt }}\n2:{{ response_b }}\n?", chat=False)
+    judge = GenerativeJudge.from_pretrained(folder(tmp_path, between), prefix_cache_gib=1.0)
+    assert judge.prefixes is not None
+    sizes = []
+    for responses in (RESPONSES, ["1", "2", "33"], ["4", "5", "66"]):
+        judge.compare(QUESTIONS, responses, ANCHORS)
+        sizes.append(len(judge.prefixes._kept))
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_a_judge_that_is_converted_forgets_what_it_kept(tmp_path: Path) -> None:
+    judge = GenerativeJudge.from_pretrained(folder(tmp_path), prefix_cache_gib=1.0)
+    judge.compare(QUESTIONS, RESPONSES, ANCHORS)
+    judge.to(torch.bfloat16)
+    assert both(judge.compare(QUESTIONS, RESPONSES, ANCHORS)).isfinite().all()

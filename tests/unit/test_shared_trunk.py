@@ -13,7 +13,7 @@ from prl.judge.generative import save_judge
 from prl.judge.source import make_ready
 from prl.models.adapters import ADAPTERS
 from prl.models.critic import AdapterCritic
-from prl.models.loading import load_causal_lm
+from prl.models.loading import load_causal_lm, save_model
 from tests.helpers.tiny import tiny_tokenizer, write_tiny_model
 
 TEMPLATE = JudgeTemplate("{{ prompt }}\n1:{{ response_a }}\n2:{{ response_b }}\n?", chat=False)
@@ -95,6 +95,28 @@ def test_another_trunk_is_refused(base: Path, folder: str, tmp_path: Path) -> No
     relative = {**settings, "base_model_name_or_path": str(base / ".." / "base")}  # another way to write it
     Path(folder, ADAPTERS).write_text(json.dumps(relative))
     make_ready(judge, adapted(base, 3), str(base))
+
+
+def test_another_type_is_refused(base: Path, folder: str) -> None:
+    judge = GenerativeJudge(folder, shared_trunk=True)
+    with pytest.raises(ValueError, match="is to work in float32 on the policy's trunk, whose weights are bfloat16"):
+        make_ready(judge, adapted(base, 3, dtype="bfloat16"), str(base))
+
+
+def test_adapters_on_adapters_know_their_trunk(base: Path, tmp_path: Path) -> None:
+    """A judge trained on a policy that is adapters itself: its trunk is that policy, not the base model."""
+    tokenizer, encoder = tiny_tokenizer(), ComparisonEncoder(tiny_tokenizer(), TEMPLATE, 160)
+    policy, judge = str(tmp_path / "policy"), str(tmp_path / "judge")
+    save_model(adapted(base, 3), tokenizer, policy, merge=False)
+    save_judge(judge, adapted(Path(policy), 7), tokenizer, encoder, merge=False)
+    save_judge(tmp_path / "merged", adapted(Path(policy), 7), tokenizer, encoder)
+    expected = compared(GenerativeJudge.from_pretrained(str(tmp_path / "merged")))
+    torch.testing.assert_close(compared(GenerativeJudge.from_pretrained(judge)), expected, atol=1e-5, rtol=0)
+    shared = GenerativeJudge(judge, shared_trunk=True)
+    with pytest.raises(ValueError, match="holds adapters of .*policy, the policy's are on .*base"):
+        make_ready(shared, adapted(base, 3), str(base))
+    make_ready(shared, adapted(Path(policy), 5), policy)
+    torch.testing.assert_close(compared(shared), expected, atol=1e-5, rtol=0)
 
 
 def test_it_has_nothing_of_its_own_to_write(base: Path, folder: str, tmp_path: Path) -> None:
