@@ -149,7 +149,8 @@ class PairwisePPOModule(Stage):
             make_ready(judge, self.policy, self.policy_source.path)
         if self.reference_source is not None or not is_adapted(self.policy):
             self.reference = freeze(load_causal_lm(self.reference_source or self.policy_source))
-        self.critic = build_critic(self.critic_kind, self.policy, self.critic_source)
+        self.critic = self.spread(build_critic(self.critic_kind, self.policy, self.critic_source))
+        self.policy, self.reference = self.spread(self.policy), self.spread(self.reference)
         self.end_ids = end_token_ids(self.policy, self.tokenizer)
 
     def configure_export(self) -> None:

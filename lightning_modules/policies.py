@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_modules.strategies import is_sharded, settle
 from prl.anchors import Weights
 from prl.data.records import Conversation
 from prl.judge.base import PairwiseJudge
@@ -43,6 +44,7 @@ class RunPolicies:
 
     def weights(self) -> Weights:
         """A copy of what training has made of the policy so far."""
+        settle(self.module.policy)
         return {name: parameter.detach().clone() for name, parameter in own_parameters(self.module.policy)}
 
     def responses_under(self, weights: Weights, batch: PromptBatch) -> list[str]:
@@ -67,7 +69,8 @@ class RunPolicies:
     def _sample(self, model: Any, batch: PromptBatch) -> Rollout:
         module = self.module
         pad_id = int(module.tokenizer.pad_token_id)
-        return generate(model, batch, module.sampling, end_ids=module.end_ids, pad_id=pad_id)
+        in_step = is_sharded(module.trainer)
+        return generate(model, batch, module.sampling, end_ids=module.end_ids, pad_id=pad_id, in_step=in_step)
 
     @contextmanager
     def _replaced(self, weights: Weights) -> Iterator[None]:
@@ -80,6 +83,7 @@ class RunPolicies:
 
     @torch.no_grad()
     def _put(self, weights: Weights) -> None:
+        settle(self.module.policy)
         for name, parameter in own_parameters(self.module.policy):
             parameter.copy_(weights[name])
 

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_modules import optimizers
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
 from lightning_modules.run_state import RunState
+from lightning_modules.strategies import spread
 from prl.config import Optimization
 from prl.data.records import Record
 from prl.data.row_errors import shown
@@ -59,6 +60,10 @@ class Stage(LightningModule, ABC):
 
     def after_export(self, folder: Path) -> None:
         """What the end of training adds to an exported folder; nothing by default."""
+
+    def spread(self, model: Any) -> Any:
+        """A model that was just read, in shards where the strategy wants that."""
+        return spread(model, self._trainer)
 
     def batches_done(self) -> int:
         """Training batches completed over the life of the run."""

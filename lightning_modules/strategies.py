@@ -1,9 +1,134 @@
 """The only place that asks how the model is spread over devices."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Weights, gradients and optimizer state in shards over all processes, by torch's `fully_shard`.
+
+    A checkpoint is one file with whole tensors, as every other strategy writes it: a run may continue under another
+    strategy or number of processes, and `prl export` needs neither.
+
+    Args:
+        process_group_backend: gloo for CPU processes; chosen by the device when null.
+    """
+
+    def __init__(self, process_group_backend: str | None = None) -> None:
+        super().__init__(tensor_parallel_size=1, process_group_backend=process_group_backend)
+
+    def setup_environment(self) -> None:
+        """All processes are one group of data parallelism."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """The optimizer's state comes with the checkpoint that Lightning reads."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Whole tensors on the CPU of the first process; the others take part and keep nothing."""
+        assert self.lightning_module is not None
+        settle(self.lightning_module)
+        return _whole(self.lightning_module.state_dict())
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The same for the optimizer, numbered like that of one process."""
+        optimizer = getattr(optimizer, "_optimizer", optimizer)
+        return _whole(optimizer.state_dict())
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """One file, by the first process."""
+        ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """The file, as every process reads it."""
+        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only=weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Each process takes its shards."""
+        assert self.lightning_module is not None
+        settle(self.lightning_module)
+        named = dict(self.lightning_module.state_dict())
+        state = {name: _like(value, named.get(name)) for name, value in checkpoint["state_dict"].items()}
+        self.lightning_module.load_state_dict(state, strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Each process takes its shards."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [each for group in optimizer.param_groups for each in group["params"]]
+            sharded = {
+                number: {name: _like(value, parameters[number]) for name, value in entries.items()}
+                for number, entries in state["state"].items()
+            }
+            optimizer.load_state_dict({**state, "state": sharded})
+
+
+StrategyRegistry.register("fsdp2", FSDP2Strategy, "weights in shards over all processes (torch fully_shard)")
+
+
+def _whole(value: Any) -> Any:
+    """A state with its shards put together on the CPU of the first process; the others get empty tensors."""
+    if isinstance(value, Mapping):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    if not isinstance(value, Tensor):
+        return value
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    return value.detach().cpu() if torch.distributed.get_rank() == 0 else value.new_empty(0, device="cpu")
+
+
+def _like(value: Any, owner: Any) -> Any:
+    """A whole tensor in the shards of its owner, when it has its shape; anything else as it is."""
+    if not isinstance(owner, DTensor) or not isinstance(value, Tensor) or isinstance(value, DTensor):
+        return value
+    if value.shape != owner.shape:
+        return value  # the number of steps; a wrong shape is for load_state_dict to tell
+    device = owner.to_local().device
+    return distribute_tensor(value.to(device), owner.device_mesh, owner.placements, src_data_rank=None)
+
+
+def spread(model: Any, trainer: Any) -> Any:
+    """Shard a model that was just read, where the strategy leaves that to us; otherwise it stays as it is.
+
+    Every decoder layer is gathered for itself while it works; what is left (embeddings, norm, head) is one group, which
+    stays whole from a forward pass to the end of the backward pass, because the head also works outside of it.
+    """
+    if trainer is None or not isinstance(trainer.strategy, FSDP2Strategy) or model is None:
+        return model
+    mesh = trainer.strategy.device_mesh["data_parallel"]
+    names = layer_names(model)
+    for module in list(model.modules()):
+        if type(module).__name__ in names:
+            fully_shard(module, mesh=mesh)
+    return fully_shard(model, mesh=mesh, reshard_after_forward=False)
+
+
+def layer_names(model: nn.Module) -> set[str]:
+    """Class names of the decoder layers, as transformers lists them."""
+    return {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+
+
+def is_sharded(trainer: Any) -> bool:
+    """Whether no process has the whole model."""
+    return isinstance(trainer.strategy, FSDP2Strategy)
+
+
+def settle(model: nn.Module) -> None:
+    """Back to shards after forward passes without a backward pass: only then are parameters what an optimizer knows."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
@@ -12,4 +137,5 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     torch's own function, which knows plain and sharded (DTensor) parameters; Lightning refuses
     `Trainer(gradient_clip_val)` under manual optimisation and its own helper does not say the norm.
     """
-    return torch.nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], max_norm)
+    norm = torch.nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], max_norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

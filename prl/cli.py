@@ -27,6 +27,7 @@ from lightning_modules.callbacks import (
     RunLedger,
 )
 from lightning_modules.stage import Stage
+from lightning_modules.strategies import is_sharded
 from prl.checkpoint_files import CheckpointError, fault, holds_checkpoints, newest_whole
 from prl.commands import COMMANDS
 from prl.judge.base import judge_kind
@@ -106,9 +107,18 @@ class PrlCLI(LightningCLI):
         trainer = self.trainer
         if trainer.is_global_zero and not is_dry_run(trainer):
             folder = Path(trainer.default_root_dir) / "model"
-            self.model.export(folder)
+            self._whole_model().export(folder)
             write_card(folder, judge_kind(folder), self.config[self.subcommand].as_dict())
             self.model.after_export(folder)
+
+    def _whole_model(self) -> Stage:
+        """The trained stage; where its weights are in shards, what the checkpoint that was just written has of it."""
+        if not is_sharded(self.trainer):
+            return self.model
+        from prl.commands.export import read_stage
+
+        settings = self.config[self.subcommand].as_dict()
+        return read_stage(settings, newest_whole(Path(self.trainer.default_root_dir) / "checkpoints"))
 
 
 def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:

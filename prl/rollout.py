@@ -39,7 +39,9 @@ def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
 
 
 @torch.no_grad()
-def generate(model: Any, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], pad_id: int) -> Rollout:
+def generate(
+    model: Any, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], pad_id: int, in_step: bool = False
+) -> Rollout:
     """Sample one response to each prompt of the batch from softmax(logits / temperature), nothing cut off.
 
     Args:
@@ -48,6 +50,7 @@ def generate(model: Any, batch: PromptBatch, sampling: Sampling, *, end_ids: lis
         sampling: length limit and temperature.
         end_ids: ids that end a response.
         pad_id: id written after the end.
+        in_step: go on until the last process is done, since each holds a part of the weights.
 
     Returns:
         B responses of at most `max_new_tokens` tokens, the end token included in the mask.
@@ -68,6 +71,7 @@ def generate(model: Any, batch: PromptBatch, sampling: Sampling, *, end_ids: lis
             input_ids=batch.prompt_ids,
             attention_mask=batch.prompt_mask.long(),
             generation_config=generation,
+            synced_gpus=in_step,
         )
     response_ids = sequences[:, batch.prompt_ids.shape[1] :]
     mask, finished = response_mask(response_ids, end_ids)

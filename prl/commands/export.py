@@ -53,14 +53,19 @@ def export(checkpoint: Path, output: Path, config: Path | None = None, *, merge:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RunError(f"--output {output} holds something already; choose a new folder")
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    stage = _build_stage(settings)
-    stage.configure_export()
-    stage.restore(torch.load(checkpoint, map_location="cpu", weights_only=True), checkpoint)
-    stage.export(output, merge=merge)
+    read_stage(settings, checkpoint).export(output, merge=merge)
     kind = judge_kind(output)
     write_card(output, kind, settings, adapter=not merge)
     if kind is not None:
         adopt_passport(output, read_passport(config.parent / "model"))
+
+
+def read_stage(settings: dict[str, Any], checkpoint: Path) -> Any:
+    """The stage of a run with the weights of a checkpoint, as far as `export` needs them."""
+    stage = _build_stage(settings)
+    stage.configure_export()
+    stage.restore(torch.load(checkpoint, map_location="cpu", weights_only=True), checkpoint)
+    return stage
 
 
 def _check_checkpoint(path: Path) -> None:

@@ -1,0 +1,86 @@
+"""Weights in shards over two CPU processes: the same numbers, the same checkpoints, the same exported folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from prl.checkpoint_files import LAST
+from prl.commands.export import export
+from tests.integration.runs import Home, Interrupt, callback, differences, last_checkpoint, state_of
+from tests.integration.test_resume import same_ledger
+from tests.integration.test_two_processes import run
+
+MODEL = "--model.init_args."
+STRATEGIES = {"ddp": (), "fsdp2": ("--trainer.strategy", "fsdp2")}
+PLANNED = (
+    *("--model", "tests.helpers.planned.PlannedPPO", f"{MODEL}sampling.max_new_tokens", "9"),
+    *(f"{MODEL}ppo.microbatch_size", "8", f"{MODEL}ppo.minibatches", "1"),
+)
+"""One micro-batch per process: how rows are dealt to micro-batches is a matter of each process's draws."""
+STAGES = {
+    "supervised": ("supervised", ()),
+    "generative_reward": ("generative_reward", (f"{MODEL}text_coef", "1.0")),
+    "bradley_terry": ("bradley_terry", ()),
+    "pairwise_ppo": ("pairwise_ppo", PLANNED),
+    "pairwise_ppo, shared critic": ("pairwise_ppo", (*PLANNED, f"{MODEL}critic", "shared")),
+    "pairwise_ppo, adapters": (
+        "pairwise_ppo",
+        (*PLANNED, f"{MODEL}critic", "adapter", f"{MODEL}policy.lora.rank", "4"),
+    ),
+}
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        # Steps of Adam on sums taken in another order: its normalised step amplifies rounding of tiny gradients.
+        torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", STAGES)
+def test_two_processes_learn_what_one_does(case: str, home: Home, tmp_path: Path) -> None:
+    stage, settings = STAGES[case]
+    alone = run(home, stage, tmp_path / "alone", 1, *settings)
+    for name, strategy in STRATEGIES.items():
+        assert_close(run(home, stage, tmp_path / name, 2, *settings, *strategy), alone)
+        one, two = (state_of(tmp_path / each)["run_state"] for each in ("alone", name))
+        assert one.keys() == two.keys()
+
+
+def test_pairwise_ppo_in_shards_is_resumed_exactly_and_exported(home: Home, tmp_path: Path) -> None:
+    """Sampled responses end at different places on the two ranks, which have to go on together all the same."""
+    settings = (*STRATEGIES["fsdp2"], f"{MODEL}ppo.microbatch_size", "2")
+    whole = run(home, "pairwise_ppo", tmp_path / "whole", 2, *settings)
+    run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, callback(Interrupt, batch=3), ends_with=1)
+    resumed = run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, "--ckpt_path", "last")
+    assert differences(whole, resumed) == []
+    assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "cut")) == []
+    assert same_ledger(tmp_path / "whole", tmp_path / "cut")
+    export(tmp_path / "whole" / "checkpoints" / LAST, tmp_path / "out")
+    for folder in (tmp_path / "out", tmp_path / "whole" / "model"):
+        policy = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        for name, weight in policy.items():
+            assert torch.equal(weight, whole[f"policy.{name}"]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [(2, 1, 2), (1, 2, 1)])
+def test_a_run_goes_on_with_another_number_of_processes(order: tuple[int, ...], home: Home, tmp_path: Path) -> None:
+    """Two batches with each number: the same data, weights and optimizer state as in one go."""
+    stage, settings = "generative_reward", ("--checkpoint.every_n_batches", "2")
+    whole = run(home, stage, tmp_path / "whole", 1, *settings, "--trainer.max_steps", "6")
+    resume: tuple[str, ...] = ()
+    for steps, processes in zip((2, 4, 6), order, strict=True):
+        strategy = STRATEGIES["fsdp2"] if processes == 2 else ()
+        limits = ("--trainer.max_steps", str(steps))
+        found = run(home, stage, tmp_path / "run", processes, *settings, *strategy, *limits, *resume)
+        resume = ("--ckpt_path", "last")
+    assert_close(found, whole)
+    one, other = (last_checkpoint(tmp_path / name)["optimizer_states"][0] for name in ("whole", "run"))
+    assert one["param_groups"] == other["param_groups"]
+    for number, entries in one["state"].items():
+        for name, value in entries.items():
+            torch.testing.assert_close(other["state"][number][name], value, atol=1e-6, rtol=1e-3)
