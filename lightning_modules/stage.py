@@ -37,6 +37,8 @@ class Stage(LightningModule, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.run_state = RunState()
+        self.current_phase: str | None = None
+        """What a batch that has phases is doing."""
 
     @abstractmethod
     def build_encoder(self) -> Encoder:
@@ -74,6 +76,7 @@ class Stage(LightningModule, ABC):
 
         Nothing that a checkpoint holds may have changed since the last batch, and ranks are in step.
         """
+        self.current_phase = name
         show = getattr(self.trainer.progress_bar_callback, "show_phase", None)
         if show is not None:
             show(name)

@@ -1,11 +1,13 @@
 """The only place that asks how the model is spread over devices."""
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
@@ -19,10 +21,11 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     Args:
         process_group_backend: gloo for CPU processes; chosen by the device when null.
+        timeout: how long a process waits for the others before it gives up.
     """
 
-    def __init__(self, process_group_backend: str | None = None) -> None:
-        super().__init__(tensor_parallel_size=1, process_group_backend=process_group_backend)
+    def __init__(self, process_group_backend: str | None = None, timeout: timedelta = default_pg_timeout) -> None:
+        super().__init__(tensor_parallel_size=1, process_group_backend=process_group_backend, timeout=timeout)
 
     def setup_environment(self) -> None:
         """All processes are one group of data parallelism."""

@@ -18,6 +18,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import datamodules  # noqa: F401 - makes short class names known to YAML
 import lightning_modules  # noqa: F401
 from lightning_modules.callbacks import (
+    FOLLOWS,
+    FirstFailure,
     ForgetRepeatedSteps,
     PhaseProgressBar,
     PredictionFile,
@@ -100,7 +102,7 @@ class PrlCLI(LightningCLI):
 
     def own_callbacks(self) -> list[Any]:
         """What every run has beside its checkpoint; the ledger reads the random states that are put back before it."""
-        return [RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
+        return [FirstFailure(), RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
 
     def after_fit(self) -> None:
         """Write what was trained where transformers can load it."""
@@ -187,6 +189,9 @@ def main(args: list[str] | None = None) -> None:
         else:
             run_stage(args)
     except Exception as error:
+        if (follows := getattr(error, FOLLOWS, None)) is not None and not os.environ.get("PRL_DEBUG"):
+            sys.stderr.write(f"prl: {follows}\n")
+            raise SystemExit(1) from None
         told = _told_by_us(error)
         if told is None or os.environ.get("PRL_DEBUG"):
             raise

@@ -1,5 +1,6 @@
 """Callbacks that every run has; none changes training."""
 
+from lightning_modules.callbacks.failures import FOLLOWS, FirstFailure
 from lightning_modules.callbacks.predictions import PredictionFile
 from lightning_modules.callbacks.progress import PhaseProgressBar
 from lightning_modules.callbacks.random_states import RandomStates
@@ -9,6 +10,8 @@ from lightning_modules.callbacks.run_config import RunConfig
 from lightning_modules.callbacks.run_ledger import RunLedger
 
 __all__ = [
+    "FOLLOWS",
+    "FirstFailure",
     "ForgetRepeatedSteps",
     "PhaseProgressBar",
     "PredictionFile",

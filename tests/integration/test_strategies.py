@@ -10,7 +10,7 @@ from prl.checkpoint_files import LAST
 from prl.commands.export import export
 from tests.integration.runs import Home, Interrupt, callback, differences, last_checkpoint, state_of
 from tests.integration.test_resume import same_ledger
-from tests.integration.test_two_processes import run
+from tests.integration.test_two_processes import launch, run
 
 MODEL = "--model.init_args."
 STRATEGIES = {"ddp": (), "fsdp2": ("--trainer.strategy", "fsdp2")}
@@ -84,3 +84,24 @@ def test_a_run_goes_on_with_another_number_of_processes(order: tuple[int, ...], 
     for number, entries in one["state"].items():
         for name, value in entries.items():
             torch.testing.assert_close(other["state"][number][name], value, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_process_that_fails_ends_the_run_with_its_error(
+    failing: int, strategy: str, home: Home, tmp_path: Path
+) -> None:
+    settings = (*STRATEGIES[strategy], f"{MODEL}ppo.microbatch_size", "2")
+    stop = callback(Interrupt, batch=2, moment="judge", rank=failing)
+    done = launch(home, "pairwise_ppo", tmp_path, 2, *settings, stop)
+    assert done.returncode != 0
+    assert f"rank {failing} of 2, batch 3, judge failed: InterruptedRun: judge 2" in done.stderr
+    other = 1 - failing
+    said = f"rank {other} of 2, batch 3, judge ended because another process failed first. rank {failing} of 2, batch 3"
+    assert f"prl: {said}, judge: InterruptedRun: judge 2" in done.stderr
+    found = sorted(path.name for path in (tmp_path / "failures").iterdir())
+    assert found == ["rank0.txt", "rank1.txt"]
+    # Started again, it forgets them, and goes on.
+    run(home, "pairwise_ppo", tmp_path, 2, *settings, "--ckpt_path", "last")
+    assert list((tmp_path / "failures").iterdir()) == []

@@ -27,14 +27,18 @@ def run(
     home: Home, stage: str, folder: Path, processes: int, *overrides: str, ends_with: int = 0
 ) -> dict[str, torch.Tensor]:
     """Final weights of a tiny run in as many processes, each a real `python -m prl`."""
+    done = launch(home, stage, folder, processes, *overrides)
+    assert done.returncode == ends_with, done.stderr[-3000:]
+    return last_checkpoint(folder)["state_dict"]
+
+
+def launch(home: Home, stage: str, folder: Path, processes: int, *overrides: str) -> subprocess.CompletedProcess[str]:
     args = home.arguments(stage, folder, "--trainer.limit_val_batches", "0", *overrides)
     args[3:3] = ["--config", str(CONFIGS / "strategies" / "ddp.yaml"), "--trainer.devices", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "prl", *args], cwd=CONFIGS.parent, env=environment, capture_output=True, text=True
     )
-    assert done.returncode == ends_with, done.stderr[-3000:]
-    return last_checkpoint(folder)["state_dict"]
 
 
 @pytest.mark.slow
