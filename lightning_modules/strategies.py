@@ -122,6 +122,12 @@ def layer_names(model: nn.Module) -> set[str]:
     return {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
 
 
+def shards_weights(strategy: Any) -> bool:
+    """Whether a setting of `trainer.strategy` means shards, before there is a trainer."""
+    name = strategy["class_path"] if isinstance(strategy, Mapping) else str(strategy)
+    return name == "fsdp2" or name.endswith(FSDP2Strategy.__name__)
+
+
 def is_sharded(trainer: Any) -> bool:
     """Whether no process has the whole model."""
     return isinstance(trainer.strategy, FSDP2Strategy)

@@ -17,7 +17,7 @@ FOLLOWS = "follows_from"
 
 
 class FirstFailure(Callback):
-    """Leaves `RUN_DIR/failures/rankN.txt` when one of several processes fails, and tells the others' errors by the first.
+    """Leaves `RUN_DIR/failures/rankN.txt` when one of several processes fails; the others' errors name the first.
 
     A process that waits for a lost one gets an error about a closed connection or a time-out; what matters is the error
     of the process that went first.

@@ -8,6 +8,6 @@ def _command(name: str) -> Callable[[list[str]], None]:
     return lambda args: import_module(f"prl.commands.{name}").main(args)
 
 
-NAMES = ("quickstart", "data", "judge", "anchors", "resume", "frontier", "export", "convert", "env")
+NAMES = ("quickstart", "data", "judge", "anchors", "resume", "frontier", "export", "estimate", "convert", "env")
 COMMANDS = {name: _command(name) for name in NAMES}
 """Name on the command line -> what runs; imported when called."""

@@ -62,7 +62,7 @@ def export(checkpoint: Path, output: Path, config: Path | None = None, *, merge:
 
 def read_stage(settings: dict[str, Any], checkpoint: Path) -> Any:
     """The stage of a run with the weights of a checkpoint, as far as `export` needs them."""
-    stage = _build_stage(settings)
+    stage = build_stage(settings)
     stage.configure_export()
     stage.restore(torch.load(checkpoint, map_location="cpu", weights_only=True), checkpoint)
     return stage
@@ -81,7 +81,7 @@ def _check_checkpoint(path: Path) -> None:
     resolve_checkpoint(str(path), path.parent)
 
 
-def _build_stage(settings: dict[str, Any]) -> Any:
+def build_stage(settings: dict[str, Any]) -> Any:
     """The stage of a resolved configuration, as LightningCLI builds it, without data and trainer."""
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(Stage, "model", subclass_mode=True)

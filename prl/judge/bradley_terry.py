@@ -49,6 +49,10 @@ class BradleyTerryJudge(PairwiseJudge):
         self.model: Any = None
         self.encoder: ConversationEncoder | None = None
 
+    def model_source(self) -> ModelSource | None:
+        """The model's folder."""
+        return ModelSource(path=judge_folder(self.path), dtype=self.dtype)  # type: ignore[arg-type]
+
     def load(self) -> None:
         """Read weights and tokenizer; safe to call twice."""
         if self.model is not None:

@@ -81,6 +81,10 @@ class GenerativeJudge(PairwiseJudge):
         judge.load()
         return judge
 
+    def model_source(self) -> ModelSource | None:
+        """The judge's folder, unless it works on the policy's trunk."""
+        return None if self.shared_trunk else ModelSource(path=judge_folder(self.path), dtype=self.dtype)  # type: ignore[arg-type]
+
     def meet(self, policy: Any, policy_path: str | None) -> None:
         """With `shared_trunk`, work on the policy's.
 

@@ -1,6 +1,6 @@
 """The scalar reward of a Bradley-Terry model as it is, without an anchor: the reward of scalar PPO, the baseline."""
 
-from prl.config import Reward
+from prl.config import ModelSource, Reward
 from prl.judge.bradley_terry import BradleyTerryJudge
 from prl.judge.source import RewardSource, scored
 from prl.types import PromptBatch, Scores
@@ -23,6 +23,10 @@ class ScalarReward(RewardSource):
         super().__init__()
         self.judge = BradleyTerryJudge(path, dtype, batch_size)
         self.folder = path
+
+    def model_source(self) -> ModelSource | None:
+        """The model's folder."""
+        return self.judge.model_source()
 
     def load(self) -> None:
         """Read weights and tokenizer; safe to call twice."""

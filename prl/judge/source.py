@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prl.config import Reward
+from prl.config import ModelSource, Reward
 from prl.data.records import Conversation
 from prl.models.loading import freeze
 from prl.types import PromptBatch, Scores, Verdict
@@ -29,6 +29,10 @@ class RewardSource(nn.Module, ABC):
 
     def load(self) -> None:
         """Read what it needs; safe to call twice."""
+
+    def model_source(self) -> ModelSource | None:
+        """Where its model comes from, for an estimate of its memory; None for one without, or on the policy's trunk."""
+        return None
 
     def meet(self, policy: Any, policy_path: str | None) -> None:
         """See the policy before `load`, for a source that can use its weights; nothing by default."""

@@ -85,6 +85,11 @@ def _load(auto_class: Any, source: ModelSource, **extra: Any) -> PreTrainedModel
             fields.setdefault(name, getattr(tokenizer, name))
         config = AutoConfig.for_model(**fields)
         model = auto_class.from_config(config, dtype=dtype, **options)
+    return _prepared(model, source, auto_class)
+
+
+def _prepared(model: Any, source: ModelSource, auto_class: Any) -> Any:
+    """A model that was just made, with what its source says beside its weights."""
     disable_dropout(model)
     if source.gradient_checkpointing:
         # Only in train mode: a frozen model never pays. Without re-entry it works where no input has a gradient (LoRA).
@@ -112,6 +117,20 @@ def _read(auto_class: Any, path: str, options: dict[str, Any]) -> PreTrainedMode
     merged = PeftModel.from_pretrained(model, str(settings.parent)).merge_and_unload()
     merged.name_or_path = path  # new adapters are adapters of this, not of its base model
     return merged
+
+
+def load_shape(auto_class: Any, source: ModelSource, **extra: Any) -> Any:
+    """A model like the one that `source` means, its weights not read: for where tensors take no memory."""
+    if source.path is None:
+        return _load(auto_class, source, **extra)
+    path, settings = source.path, Path(source.path).expanduser() / ADAPTERS
+    while settings.is_file():
+        path = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        settings = Path(path).expanduser() / ADAPTERS
+    config = AutoConfig.from_pretrained(**_location(path), trust_remote_code=source.trust_remote_code, **extra)
+    options = {"attn_implementation": source.attn_implementation} if source.attn_implementation else {}
+    model = auto_class.from_config(config, dtype=getattr(torch, source.dtype), **options)
+    return _prepared(model, source, auto_class)
 
 
 def load_causal_lm(source: ModelSource) -> PreTrainedModel:

@@ -1,0 +1,159 @@
+"""What a stage needs on one process: lasting memory by model, and the peak of each phase, before anything is made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from lightning_modules.bradley_terry import BradleyTerryRewardModule
+from lightning_modules.generative_reward import GenerativeRewardModule
+from lightning_modules.pairwise_ppo import PairwisePPOModule
+from lightning_modules.stage import Stage
+from prl.config import ModelSource
+from prl.judge.base import read_judge_file
+from prl.judge.source import RewardSource
+from prl.memory import Held, held, on_fake_tensors, working_memory
+from prl.models.adapters import add_adapters, is_adapted
+from prl.models.critic import AdapterCritic, Critic, ValueHead, hidden_size
+from prl.models.head import LOGITS_AT_ONCE
+from prl.models.loading import freeze, load_shape
+
+Make = Callable[[Callable[[], Any]], Any]
+COPIES_OF_LOGITS = {True: 3, False: 2}
+"""Of a slice of logits in float32 with and without a backward pass: itself, its exponentials, its gradient."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on one process."""
+
+    models: list[Held]
+    phases: dict[str, int]
+    """Peak of each phase, everything that lasts included."""
+
+
+def estimate(stage: Stage, rows: int, shards: int) -> Estimate:
+    """Longest rows throughout, so what a run needs at most.
+
+    Args:
+        stage: as configured; nothing of it is read.
+        rows: rows of a batch on one process (PPO: rollouts).
+        shards: processes that share the models that are sharded; 1 when each has them whole.
+    """
+    with FakeTensorMode() as mode:
+        make = partial(on_fake_tensors, mode=mode)
+        if isinstance(stage, PairwisePPOModule):
+            return _pairwise_ppo(stage, rows, shards, make)
+        return _one_model(stage, rows, shards, make)
+
+
+def _one_model(stage: Any, rows: int, shards: int, make: Make) -> Estimate:
+    scalar = isinstance(stage, BradleyTerryRewardModule)
+    if scalar:
+        model = make(lambda: load_shape(AutoModelForSequenceClassification, stage.source, num_labels=1))
+        model.config.pad_token_id = 0
+    else:
+        model = make(lambda: load_shape(AutoModelForCausalLM, stage.source))
+    judge = isinstance(stage, GenerativeRewardModule)
+    twice = scalar or (judge and stage.order == "both")
+    whole_logits = not scalar and (not judge or stage.text_coef > 0)
+    work = partial(_train, model.train(), rows * (1 + twice), stage.max_length, whole_logits=whole_logits)
+    models = [held("model", model, trained=True).on_one_process(shards)]
+    return Estimate(models, {"train": models[0].total + working_memory(model, work)})
+
+
+def _pairwise_ppo(stage: PairwisePPOModule, rows: int, shards: int, make: Make) -> Estimate:
+    policy = make(lambda: _policy(stage))  # with the critic's adapters, when it has any
+    critic: Any = make(lambda: ValueHead(hidden_size(policy)))
+    if stage.critic_kind == "own":
+        critic = make(lambda: Critic(load_shape(AutoModel, stage.critic_source)).train())
+    sharded = [held("policy", policy, trained=True), held("critic", critic, trained=True)]
+    if stage.reference_source is not None or not is_adapted(policy):
+        source = stage.reference_source or stage.policy_source
+        reference = make(lambda: freeze(load_shape(AutoModelForCausalLM, source)))
+        sharded.append(held("reference", reference, trained=False))
+    judges = {"judge": stage.judge, "held-out judge": stage.heldout_judge}
+    asked = {name: _read_once(judge, rows, make) for name, judge in judges.items() if judge is not None}
+    models = [each.on_one_process(shards) for each in sharded]
+    models += [each for found, _ in asked.values() for each in found]
+    lasting = sum(each.total for each in models)
+    prompt, answer = stage.max_prompt_length, stage.sampling.max_new_tokens
+    group, vocabulary = min(stage.ppo.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
+    slices = 4 * min(LOGITS_AT_ONCE, group * answer * vocabulary)
+    both = _measured(policy, partial(_train, policy, group, prompt + answer))
+    if stage.critic_kind == "own":  # its activations wait for the backward pass too
+        both += _measured(critic, partial(_train, critic.backbone, group, prompt + answer))
+    elif stage.critic_kind == "adapter":
+        both *= 2
+    phases = {
+        "rollout": _generation(policy, rows, prompt, answer, vocabulary),
+        **{name: work for name, (_, work) in asked.items()},
+        "score": _measured(policy, partial(_read, policy, group, prompt + answer)) + slices * COPIES_OF_LOGITS[False],
+        "update": both + slices * COPIES_OF_LOGITS[True],
+    }
+    return Estimate(models, {name: lasting + work for name, work in phases.items()})
+
+
+def _policy(stage: PairwisePPOModule) -> Any:
+    policy = load_shape(AutoModelForCausalLM, stage.policy_source).train()
+    if stage.critic_kind == "adapter":
+        add_adapters(policy, AdapterCritic.NAME)
+    return policy
+
+
+def _frozen(auto_class: Any, source: ModelSource, **extra: Any) -> Any:
+    return freeze(load_shape(auto_class, source, **extra))
+
+
+def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: int) -> int:
+    """Keys and values of whole responses, beside what reading the prompts takes or one step's draw."""
+    cache = policy(_ids(1, prompt), use_cache=True, logits_to_keep=1).past_key_values
+    per_token = sum(t.numel() * t.element_size() for keys, values, *_ in cache for t in (keys, values)) // prompt
+    reading = _measured(policy, partial(_read, policy, rows, prompt))
+    return rows * (prompt + answer) * per_token + max(reading, 4 * 3 * rows * vocabulary)
+
+
+def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[Held], int]:
+    """Models of a reward source, and the work of its largest forward pass: one anchor a response, both orders."""
+    models, most = [], 0
+    for source in judge.sources():
+        weights = source.model_source()
+        if weights is None:
+            continue
+        settings = read_judge_file(str(weights.path))
+        auto_class = AutoModelForCausalLM if settings["kind"] == "generative" else AutoModelForSequenceClassification
+        extra = {} if settings["kind"] == "generative" else {"num_labels": 1}
+        model: Any = make(partial(_frozen, auto_class, weights, **extra))
+        length = settings["max_length"]
+        at_once = getattr(source, "max_batch_tokens", 64 * length) // length
+        model.config.pad_token_id = 0
+        most = max(most, _measured(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
+        models.append(held(type(source).__name__, model, trained=False).on_one_process(1))
+    return models, most
+
+
+def _measured(model: Any, work: Callable[[], Any]) -> int:
+    return working_memory(model, work)
+
+
+def _ids(rows: int, length: int) -> Tensor:
+    return torch.ones(rows, length, dtype=torch.long)
+
+
+@torch.no_grad()
+def _read(model: Any, rows: int, length: int) -> Any:
+    scalar = type(model).__name__.endswith("SequenceClassification")
+    return model(_ids(rows, length), use_cache=False, **({} if scalar else {"logits_to_keep": 1}))
+
+
+def _train(model: Any, rows: int, length: int, *, whole_logits: bool = False) -> None:
+    """A forward and a backward pass over rows of one length."""
+    keeps = {"logits_to_keep": 1} if hasattr(model, "lm_head") and not whole_logits else {}
+    found = model(_ids(rows, length), use_cache=False, **keeps)
+    last = found.logits.float() if hasattr(found, "logits") else found.last_hidden_state
+    (last.logsumexp(-1).sum() if whole_logits else last.sum()).backward()

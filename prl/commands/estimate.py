@@ -1,0 +1,107 @@
+"""`prl estimate`: what a configuration needs on each process, by model and by phase, before anything is allocated."""
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+GIB = 2**30
+
+
+def main(args: list[str]) -> None:
+    """Resolve the configuration as `prl fit` would, and print two tables."""
+    parser = argparse.ArgumentParser(
+        "prl estimate",
+        description=__doc__,
+        epilog="All other arguments are those of `prl fit`: --config FILE, and any setting.",
+    )
+    parser.add_argument("--processes", type=int, help="trainer.devices times trainer.num_nodes when left out")
+    parser.add_argument("--json", type=Path, help="where to write the figures, in bytes")
+    options, rest = parser.parse_known_args(args)
+    settings = resolved(rest)
+    processes = options.processes or configured_processes(settings)
+    report = describe(settings, processes)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    show(report)
+
+
+def resolved(args: list[str]) -> dict[str, Any]:
+    """The configuration that `prl fit` with these arguments would run."""
+    from prl.cli import run_stage
+
+    printed, given = io.StringIO(), sys.argv
+    sys.argv = given[:1]  # LightningCLI warns of arguments beside those that it is given
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            run_stage(["fit", *args, "--print_config"])
+    finally:
+        sys.argv = given
+    return yaml.safe_load(printed.getvalue())
+
+
+def configured_processes(settings: dict[str, Any]) -> int:
+    """Processes that the trainer's settings name.
+
+    Raises:
+        ValueError: when that depends on the machine.
+    """
+    devices, nodes = settings["trainer"]["devices"], settings["trainer"]["num_nodes"]
+    if not str(devices).isdecimal():
+        raise ValueError(f"trainer.devices is {devices!r}, which depends on the machine; give --processes")
+    return int(devices) * int(nodes)
+
+
+def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
+    """The estimate as the JSON file has it.
+
+    Raises:
+        ValueError: when a batch has fewer rows than there are processes.
+    """
+    from lightning_modules.estimates import estimate
+    from lightning_modules.strategies import shards_weights
+    from prl.commands.export import build_stage
+
+    stage = build_stage(settings)
+    batch = settings["data"]["init_args"]["batch_size"]
+    if batch < processes:
+        raise ValueError(f"data.init_args.batch_size is {batch}, for {processes} processes; it counts all of them")
+    rows = -(-batch // processes) * getattr(getattr(stage, "sampling", None), "per_prompt", 1)
+    sharded = shards_weights(settings["trainer"]["strategy"])
+    found = estimate(stage, rows, processes if sharded else 1)
+    return {
+        **{"processes": processes, "strategy": settings["trainer"]["strategy"], "rows_per_process": rows},
+        "models": [{**asdict(each), "total": each.total} for each in found.models],
+        "phases": found.phases,
+        "peak": max(found.phases.values()),
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """Two tables, in GiB."""
+    console = Console()
+    title = f"one of {report['processes']} processes, GiB"
+    models = Table(
+        "model", "parameters", "trained", "weights", "gradients", "optimizer", "gathered", "all", title=title
+    )
+    for each in report["models"]:
+        sizes = [f"{each[name] / GIB:.2f}" for name in ("weights", "gradients", "optimizer", "gathered", "total")]
+        counts = [f"{each[name] / 1e6:.1f} M" for name in ("num_parameters", "num_trained")]
+        models.add_row(each["name"], *counts, *sizes)
+    console.print(models)
+    phases = Table("phase", "peak", title="with everything that lasts, GiB")
+    for name, size in report["phases"].items():
+        phases.add_row(name, f"{size / GIB:.2f}")
+    console.print(phases)
+    console.print(
+        "Rows of the longest length allowed. Not counted: Python and its libraries (0.5 to 1 GiB), and what allocators "
+        "keep for later."
+    )

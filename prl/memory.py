@@ -1,0 +1,131 @@
+"""How much memory a model takes before it is made: counted on fake tensors, which have shapes and no contents."""
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
+
+
+def on_fake_tensors(make: Callable[[], nn.Module], mode: FakeTensorMode) -> Any:
+    """A model that `make` builds, with shapes and without contents; call it while the mode is active.
+
+    It is built on the meta device first: fake tensors cannot be moved, which adapters do with theirs.
+    """
+    with unset_fake_temporarily():
+        with torch.device("meta"):
+            model = make()
+        made: dict[int, Tensor] = {}  # tied weights stay one
+        for module in model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        tensors[name] = made.setdefault(id(tensor), _fake(tensor, mode))  # type: ignore[assignment]
+    return model
+
+
+def _fake(tensor: Tensor, mode: FakeTensorMode) -> Tensor:
+    fake = FakeTensor(mode, tensor.detach(), torch.device("cpu"))
+    return nn.Parameter(fake, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
+
+
+class PeakOfTensors(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made inside and still alive; `peak` is the most at one time.
+
+    Args:
+        known: tensors that were there before and do not count.
+    """
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._sizes = WeakIdKeyDictionary()
+        for tensor in known:
+            self._sizes[tensor.untyped_storage()] = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Every operation passes here; its results are counted unless they are views of known ones."""
+        results = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._count, results)
+        return results
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage not in self._sizes:
+            self._sizes[storage] = size = storage.nbytes()
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._free, size)
+        return tensor
+
+    def _free(self, size: int) -> None:
+        self.live -= size
+
+
+def working_memory(model: nn.Module, work: Callable[[], Any]) -> int:
+    """Most bytes that `work` needs at one time beside the model's weights and gradients; under `FakeTensorMode`."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    held = [*model.parameters(), *model.buffers()]
+    with PeakOfTensors([*held, *(each.grad for each in held if each.grad is not None)]) as tracker:
+        work()
+    return tracker.peak
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of one model that last through a run, all processes together."""
+
+    name: str
+    num_parameters: int
+    num_trained: int
+    weights: int
+    gradients: int
+    optimizer: int
+    """AdamW's two moments, in the type of the weights."""
+    gathered: int
+    """Under FSDP2 the most that is whole on a process at one time: what is outside of layers, and two layers."""
+
+    def on_one_process(self, shards: int) -> "Held":
+        """Its share when it is cut into so many shards."""
+        if shards == 1:
+            return replace(self, gathered=0)
+        parts = {name: -(-getattr(self, name) // shards) for name in ("weights", "gradients", "optimizer")}
+        return replace(self, **parts)
+
+    @property
+    def total(self) -> int:
+        """Everything."""
+        return self.weights + self.gradients + self.optimizer + self.gathered
+
+
+def held(name: str, model: nn.Module, *, trained: bool) -> Held:
+    """What a model holds."""
+    parameters = list(model.parameters())
+    learning = [each for each in parameters if each.requires_grad] if trained else []
+    return Held(
+        name,
+        num_parameters=sum(each.numel() for each in parameters),
+        num_trained=sum(each.numel() for each in learning),
+        weights=_bytes(parameters),
+        gradients=_bytes(learning),
+        optimizer=2 * _bytes(learning),
+        gathered=_gathered(model),
+    )
+
+
+def _gathered(model: nn.Module) -> int:
+    names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    layers = [_bytes(module.parameters()) for module in model.modules() if type(module).__name__ in names]
+    return _bytes(model.parameters()) - sum(layers) + 2 * max(layers, default=0)
+
+
+def _bytes(parameters: Iterable[Tensor]) -> int:
+    return sum(each.numel() * each.element_size() for each in parameters)

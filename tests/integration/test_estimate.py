@@ -1,0 +1,63 @@
+"""`prl estimate` on the shipped configs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prl.cli import main
+from tests.integration.runs import CONFIGS, Home
+
+MODEL = "--model.init_args."
+
+
+def estimated(home: Home, stage: str, folder: Path, *arguments: str) -> dict[str, Any]:
+    main(["estimate", *home.arguments(stage, folder)[1:], *arguments, "--json", str(folder / "estimate.json")])
+    return json.loads((folder / "estimate.json").read_text())
+
+
+def models(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in report["models"]}
+
+
+def test_shards_divide_what_is_trained(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    overlay = ("--config", str(CONFIGS / "strategies" / "fsdp2.yaml"))
+    whole = estimated(home, "pairwise_ppo", tmp_path, "--processes", "1")
+    told = capsys.readouterr().out
+    assert "policy" in told
+    assert "update" in told
+    shared = estimated(home, "pairwise_ppo", tmp_path, *overlay, "--processes", "4")
+    assert (whole["rows_per_process"], shared["rows_per_process"]) == (8, 2)
+    assert models(whole).keys() == models(shared).keys() == {"policy", "critic", "reference", "GenerativeJudge"}
+    for name, each in models(whole).items():
+        sharded = name != "GenerativeJudge"
+        assert models(shared)[name]["weights"] == (each["weights"] + 3) // 4 if sharded else each["weights"]
+        assert each["total"] == each["weights"] * (1 if name in ("reference", "GenerativeJudge") else 4)
+    assert whole["phases"].keys() == {"rollout", "judge", "score", "update"}
+    assert whole["peak"] == max(whole["phases"].values())
+    assert whole["phases"]["update"] > whole["phases"]["score"]
+    assert min(whole["phases"].values()) > sum(each["total"] for each in whole["models"])
+
+
+def test_adapters_share_the_trunk(home: Home, tmp_path: Path) -> None:
+    lora = (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "adapter")
+    found = models(estimated(home, "pairwise_ppo", tmp_path, *lora, "--processes", "1"))
+    assert found.keys() == {"policy", "critic", "GenerativeJudge"}
+    assert 0 < found["policy"]["gradients"] < found["policy"]["weights"]
+    assert found["critic"]["num_trained"] == 17  # a head on 16 numbers; its adapters count with the policy's
+    alone = models(estimated(home, "pairwise_ppo", tmp_path, *lora[:2], f"{MODEL}critic", "shared", "--processes", "1"))
+    assert found["policy"]["num_trained"] == 2 * alone["policy"]["num_trained"]
+
+
+@pytest.mark.parametrize("stage", ["supervised", "generative_reward", "bradley_terry"])
+def test_every_stage_is_estimated(stage: str, home: Home, tmp_path: Path) -> None:
+    found = estimated(home, stage, tmp_path, "--processes", "2", "--trainer.strategy", "ddp")
+    assert found["rows_per_process"] == 4
+    assert found["peak"] > found["models"][0]["total"] > 0
+
+
+def test_devices_that_depend_on_the_machine_are_asked_for(home: Home, tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["estimate", *home.arguments("pairwise_ppo", tmp_path)[1:], "--trainer.devices", "auto"])
+    assert "trainer.devices is 'auto', which depends on the machine; give --processes" in capsys.readouterr().err
