@@ -2,8 +2,9 @@
 
 Pairwise PPO without a KL penalty, and with the quickstart's for comparison, validated every few iterations by the
 training judge, by a held-out one (the Bradley-Terry model of `configs/quickstart/bradley_terry.yaml`) and, for this
-table alone, by the world's true quality. Prints for several limits of the gap when the alarm comes, beside the batch
-from which the true quality falls, and what `prl frontier` would ship. Runs that are there already are not repeated.
+table alone, by the world's true quality. Prints true qualities, each with its batch in brackets: before training, the
+best, when the alarm comes, of what `prl frontier` would ship with the alarm and without, and the last; and for several
+limits of the gap the batch of the alarm. Runs that are there already are not repeated.
 """
 
 import argparse
@@ -51,39 +52,50 @@ def with_gold(run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def shipped(run: Path) -> int:
-    """The batch that `prl frontier` names."""
+def shipped(lines: list[dict[str, Any]], limit: float | None) -> dict[str, Any]:
+    """The validation that `prl frontier` names, with the alarm at a limit, or without any."""
     from prl.evaluation.frontier import run_points, to_ship
-    from prl.evaluation.validation_log import ValidationLog
 
-    return to_ship({run.name: run_points(ValidationLog(run).read())})[1].batch
+    judged = [{**line, "goodhart_alarm": limit is not None and line["goodhart_gap_lo"] > limit} for line in lines]
+    batch = to_ship({"run": run_points(judged)})[1].batch
+    return next(line for line in lines if line["batch"] == batch)
 
 
-def first_alarm(lines: list[dict[str, Any]], limit: float) -> int | None:
-    """The batch of the first validation whose gap lies above a limit for sure."""
-    return next((line["batch"] for line in lines if line["goodhart_gap_lo"] > limit), None)
+def first_alarm(lines: list[dict[str, Any]], limit: float) -> dict[str, Any] | None:
+    """The first validation whose gap lies above a limit for sure."""
+    return next((line for line in lines if line["goodhart_gap_lo"] > limit), None)
+
+
+def told(line: dict[str, Any] | None) -> str:
+    """Gold quality and batch of a validation."""
+    return f"{line['gold']:.3f} ({line['batch']})" if line else "none"
 
 
 def main() -> None:
     """Run what is missing, then print the tables."""
+    from prl.config import Validation
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quickstart", type=Path, default=Path("runs/quickstart"))
     parser.add_argument("--out", type=Path, default=Path("runs/over_optimisation"))
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
-    print("| KL weight, seed | gold: start | best (batch) | last | shipped (batch) |", end="")
-    print("".join(f" alarm at {limit} |" for limit in LIMITS) + "\n|" + "---|" * (5 + len(LIMITS)))
-    for seed in range(options.seeds):
-        for kl_coef in ("0", "0.03"):
+    limit = Validation().gap_limit
+    assert limit is not None
+    columns = ["KL weight, seed", "start", "best", "at the alarm", "shipped", "shipped, no alarm", "last"]
+    columns += [f"alarm at {each}" for each in LIMITS]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for kl_coef in ("0", "0.03"):
+        for seed in range(options.seeds):
             run = options.out / f"kl{kl_coef}.{seed}"
             if not (run / "model").is_dir():
                 train(run, kl_coef, seed, options.quickstart)
             lines = with_gold(run)
-            best, ship = max(lines, key=lambda line: line["gold"]), shipped(run)
-            chosen = next(line for line in lines if line["batch"] == ship)
-            cells = [f"{kl_coef}, {seed}", f"{lines[0]['gold']:.3f}", f"{best['gold']:.3f} ({best['batch']})"]
-            cells += [f"{lines[-1]['gold']:.3f}", f"{chosen['gold']:.3f} ({ship})"]
-            cells += [str(first_alarm(lines, limit) or "none") for limit in LIMITS]
+            cells = [f"{kl_coef}, {seed}", f"{lines[0]['gold']:.3f}", told(max(lines, key=lambda line: line["gold"]))]
+            cells += [told(first_alarm(lines, limit)), told(shipped(lines, limit)), told(shipped(lines, None))]
+            cells += [told(lines[-1])]
+            alarms = [first_alarm(lines, each) for each in LIMITS]
+            cells += [str(alarm["batch"]) if alarm else "none" for alarm in alarms]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -166,7 +166,7 @@ class Validation:
 
     samples: int = 8
     """Comparisons in the table of samples; the file of a validation has all of them."""
-    gap_limit: float | None = 0.1
+    gap_limit: float | None = 0.03
     """Alarm when the training judge's win rate rose by more than this beyond the held-out judge's; null for none."""
     patience: int | None = None
     """Ends the run after so many validations without a higher lower bound of the win rate, if the gap grew."""

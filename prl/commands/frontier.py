@@ -127,6 +127,7 @@ def show(report: dict[str, Any]) -> None:
         for point in found["points"]:
             chosen = run == ship["run"] and point["batch"] == ship["batch"]
             marks = ["to ship"] * chosen + ["knee"] * (point["batch"] == found["knee"])
+            marks += ["after the alarm"] * point["alarmed"]
             interval = f"{point['low']:.3f} to {point['high']:.3f}"
             numbers = (f"{point['batch']}", f"{point['kl_sqrt']:.2f}", f"{point['rate']:.3f}", interval)
             table.add_row(run, *numbers, ", ".join(marks), style="bold" if chosen else "")

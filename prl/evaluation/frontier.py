@@ -1,7 +1,7 @@
 """What a policy pays in KL for its win rate, validation after validation, and which checkpoint is worth shipping."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -26,6 +26,8 @@ class Point:
     rate: float
     low: float
     high: float
+    alarmed: bool = False
+    """Whether the gap between the judges had raised its alarm by then."""
 
 
 def common_measure(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -44,13 +46,20 @@ def run_points(lines: Sequence[Mapping[str, Any]], measure: str | None = None) -
     """The validations of a run in the order of training, by a measure; by their best common one when None."""
     name = measure or common_measure(lines)
     keys = ("batch", "kl_sqrt", name, f"{name}_lo", f"{name}_hi")
-    return [Point(*(line[key] for key in keys)) for line in lines if None not in [line.get(key) for key in keys]]
+    first = min((line["batch"] for line in lines if line.get("goodhart_alarm")), default=None)
+    return [
+        replace(Point(*(line[key] for key in keys)), alarmed=first is not None and line["batch"] >= first)
+        for line in lines
+        if None not in [line.get(key) for key in keys]
+    ]
 
 
 def to_ship(runs: Mapping[str, Sequence[Point]]) -> tuple[str, Point]:
     """The run and the validation with the highest lower bound of the win rate; of equal ones that of smaller KL.
 
-    The lower bound and not the rate: among many validations the highest rate is the luckiest.
+    The lower bound and not the rate: among many validations the highest rate is the luckiest. From the first alarm of
+    the gap between its judges on, a run has nothing to ship, however high its rate: what rises then may be what judges
+    like and nobody else. When every validation comes after an alarm, all of them count.
 
     Raises:
         ValueError: when there is no validation.
@@ -58,7 +67,8 @@ def to_ship(runs: Mapping[str, Sequence[Point]]) -> tuple[str, Point]:
     every = [(name, point) for name, points in runs.items() for point in points]
     if not every:
         raise ValueError("no validation to choose from")
-    return min(every, key=lambda found: (-found[1].low, found[1].kl_sqrt))
+    sound = [found for found in every if not found[1].alarmed]
+    return min(sound or every, key=lambda found: (-found[1].low, found[1].kl_sqrt))
 
 
 def knee(points: Sequence[Point]) -> Point | None:
@@ -95,6 +105,11 @@ def draw_frontier(runs: Mapping[str, Sequence[Point]], measure: str | None = Non
         axes.errorbar(x, y, yerr=error, color=colour, marker="o", markersize=4, capsize=2, linewidth=1.2, label=name)
         for point in {points[0], points[-1]} if points else ():
             axes.annotate(str(point.batch), (point.kl_sqrt, point.rate), xytext=(5, 5), textcoords="offset points")
+        late = [point for point in points if point.alarmed]
+        if late:
+            label = f"{name}, after the alarm" if len(runs) > 1 else "after the alarm"
+            x, y = [point.kl_sqrt for point in late], [point.rate for point in late]
+            axes.plot(x, y, "x", color=RED, markersize=9, markeredgewidth=2, label=label, zorder=4)
         bend = knee(points)
         if bend is not None:
             axes.plot(bend.kl_sqrt, bend.rate, marker="D", markersize=9, markerfacecolor="none", color=colour)

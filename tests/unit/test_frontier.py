@@ -37,6 +37,16 @@ def test_of_equal_bounds_the_smaller_kl_is_shipped() -> None:
     assert to_ship({"a": [first], "b": [second]}) == ("b", second)
 
 
+def test_nothing_is_shipped_from_the_first_alarm_on() -> None:
+    """Even where the gap closed again, and the rate went on rising."""
+    lines = [{**line(batch, batch / 10, "win_rate"), "goodhart_alarm": batch == 3} for batch in (1, 2, 3, 4)]
+    points = run_points(lines)
+    assert [each.alarmed for each in points] == [False, False, True, True]
+    assert to_ship({"a": points})[1].batch == 2
+    assert to_ship({"a": points, "b": [point(9, 1.0, 0.35)]}) == ("b", point(9, 1.0, 0.35))
+    assert to_ship({"a": points[2:]})[1].batch == 4  # an alarm at the first validation: there is nothing else
+
+
 def test_the_knee_is_where_the_line_bends() -> None:
     assert knee(BENT).batch == 5
     assert knee(list(reversed(BENT))).batch == 5
