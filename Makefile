@@ -33,7 +33,7 @@ test: lint
 	$(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m "slow"
+	$(BIN)/python -m pytest -q -m "slow" -n $(WORKERS) --dist loadfile
 
 cuda: $(VENV)/.installed
 	PRL_BUILD=cuda $(BIN)/python setup.py --quiet build_ext --build-lib build/cuda

@@ -71,6 +71,26 @@ def train(run: Path, overrides: tuple[str, ...], quickstart: Path, iterations: i
     return {"explained": watch.explained, "policy_unchanged": weights_hash(cli.model.policy) == watch.before}
 
 
+def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
+    """Explained variance over iterations, each as it is and a mean over the last eight."""
+    from matplotlib.figure import Figure
+
+    from prl.evaluation.figures import BLUE, GREEN, GREY, ORANGE
+
+    figure = Figure(figsize=(7.2, 3.8), dpi=100, layout="tight")
+    axes = figure.subplots()
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    for (kind, each), colour in zip(found.items(), (BLUE, ORANGE, GREEN), strict=True):
+        values = each["explained"]
+        numbers = range(1, len(values) + 1)
+        means = [sum(values[max(0, n - 8) : n]) / len(values[max(0, n - 8) : n]) for n in numbers]
+        axes.plot(numbers, values, ".", color=colour, markersize=4, alpha=0.6)
+        axes.plot(numbers, means, color=colour, label=kind)
+    axes.set(xlabel="iteration, policy unchanged", ylabel="explained variance of returns")
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
 def main() -> None:
     """Print means over eight iterations each, one column per kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,6 +104,7 @@ def main() -> None:
         for kind, overrides in KINDS.items()
     }
     (options.out / "results.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    draw(found, options.out / "explained_variance.png")
     print(f"| iterations | {' | '.join(found)} |\n|{'---|' * (len(found) + 1)}")
     for start in range(0, options.iterations, options.every):
         parts = [each["explained"][start : start + options.every] for each in found.values()]
