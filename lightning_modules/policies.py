@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_modules.strategies import is_sharded, settle
 from prl.anchors import Weights
 from prl.data.records import Conversation
+from prl.distributed import global_max
 from prl.judge.base import PairwiseJudge
 from prl.models import actor_critic
 from prl.models.adapters import own_parameters, without_adapters
@@ -94,6 +95,9 @@ class RunPolicies:
         shape, device = rollout.response_ids.shape, rollout.response_ids.device
         policy, reference, values = (torch.zeros(shape, device=device) for _ in range(3))
         parts = [(rows, rollout.select(rows)) for rows in groups]
+        if is_sharded(self.module.trainer):  # every pass takes all processes; the last validation batch may be uneven
+            most = int(global_max(torch.tensor(len(parts), device=device)))
+            parts += parts[-1:] * (most - len(parts))
         for rows, part in parts:
             width = part.response_ids.shape[1]
             policy[rows, :width], values[rows, :width], _ = self.evaluate(part)

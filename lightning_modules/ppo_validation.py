@@ -136,7 +136,7 @@ class PPOValidation:
         module = self.module
         with forked(seed=batch_idx * world_size() + rank()):
             rollout, responses = module.generate(batch)
-            if not all(batch.anchors):
+            if any(gathered(not all(batch.anchors))):  # on all ranks or none, since they sample together
                 drawn = module.policies.reference_responses(batch)
                 batch = batch.anchored([own or (text,) for own, text in zip(batch.anchors, drawn, strict=True)])
         return batch, rollout, responses, module.judge_responses(batch, responses)

@@ -1,5 +1,6 @@
 """Weights in shards over two CPU processes: the same numbers, the same checkpoints, the same exported folder."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from prl.checkpoint_files import LAST
 from prl.commands.export import export
+from prl.evaluation.validation_log import ValidationLog
 from tests.integration.runs import Home, Interrupt, callback, differences, last_checkpoint, state_of
 from tests.integration.test_resume import same_ledger
 from tests.integration.test_two_processes import launch, run
@@ -64,6 +66,21 @@ def test_pairwise_ppo_in_shards_is_resumed_exactly_and_exported(home: Home, tmp_
         policy = AutoModelForCausalLM.from_pretrained(folder).state_dict()
         for name, weight in policy.items():
             assert torch.equal(weight, whole[f"policy.{name}"]), name
+
+
+@pytest.mark.slow
+def test_an_uneven_validation_in_shards_ends(home: Home, tmp_path: Path) -> None:
+    """Seven prompts in batches of four: in the last one a process has two rows, the other one, and a row no anchor."""
+    rows = [json.loads(line) for line in home.data("prompts.validation").read_text().splitlines()][:7]
+    del rows[0]["anchor"]
+    path = tmp_path / "seven.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ("--trainer.limit_val_batches", "1.0", "--data.init_args.validation_batch_size", "4")
+    settings += ("--data.init_args.validation.path", str(path), f"{MODEL}ppo.microbatch_size", "1")
+    settings += (f"{MODEL}anchors", "ReferenceSamples", f"{MODEL}iterations", "1")
+    run(home, "pairwise_ppo", tmp_path / "run", 2, *STRATEGIES["fsdp2"], *settings)
+    (line,) = ValidationLog(tmp_path / "run").read()
+    assert len(ValidationLog(tmp_path / "run").rows(line["batch"])) == 7
 
 
 @pytest.mark.slow
