@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_modules.strategies import is_sharded, settle
+from lightning_modules.strategies import is_sharded, like, settle, whole_copy
 from prl.anchors import Weights
 from prl.data.records import Conversation
 from prl.distributed import global_max
@@ -46,7 +46,7 @@ class RunPolicies:
     def weights(self) -> Weights:
         """A copy of what training has made of the policy so far."""
         settle(self.module.policy)
-        return {name: parameter.detach().clone() for name, parameter in own_parameters(self.module.policy)}
+        return {name: whole_copy(parameter) for name, parameter in own_parameters(self.module.policy)}
 
     def responses_under(self, weights: Weights, batch: PromptBatch) -> list[str]:
         """One response to each prompt, of the policy as it was with these weights."""
@@ -86,7 +86,7 @@ class RunPolicies:
     def _put(self, weights: Weights) -> None:
         settle(self.module.policy)
         for name, parameter in own_parameters(self.module.policy):
-            parameter.copy_(weights[name])
+            parameter.copy_(like(weights[name], parameter))
 
     # ---- scoring
 
@@ -104,6 +104,8 @@ class RunPolicies:
         with self.module.residence.of(self.module.reference, self.module.device):
             for rows, part in parts:
                 reference[rows, : part.response_ids.shape[1]] = self.reference_logprobs(part)
+        if self.module.reference is not None:
+            settle(self.module.reference)  # it has no backward pass after which its shards would come back
         return policy, reference, values
 
     def evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:

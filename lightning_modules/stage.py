@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_modules import optimizers
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
 from lightning_modules.run_state import RunState
-from lightning_modules.strategies import spread
+from lightning_modules.strategies import is_sharded, spread
 from prl.config import Optimization
 from prl.data.records import Record
 from prl.data.row_errors import shown
@@ -67,6 +67,14 @@ class Stage(LightningModule, ABC):
         """A model that was just read, in shards where the strategy wants that."""
         return spread(model, self._trainer)
 
+    def on_predict_start(self) -> None:
+        """Raises ValueError where processes would wait for each other: they need not have equally many rows here."""
+        if is_sharded(self.trainer):
+            raise ValueError(
+                "prl predict does not work with weights in shards; a checkpoint needs no more than one process: give "
+                "--trainer.strategy auto --trainer.devices 1"
+            )
+
     def batches_done(self) -> int:
         """Training batches completed over the life of the run."""
         return batches_done(self.trainer)
@@ -121,14 +129,15 @@ class Stage(LightningModule, ABC):
     def _fixed_settings(self) -> dict[str, Any]:
         return self.fixed_settings()  # hashing a large tokenizer takes a second
 
-    def _frozen(self) -> set[str]:
+    def frozen_names(self) -> set[str]:
+        """Names of weights that training leaves as they are, and that no checkpoint has."""
         # Tied weights have two names, and state_dict holds both.
         named = self.named_parameters(remove_duplicate=False)
         return {name for name, parameter in named if not parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take frozen weights (reference, judge, the trunk under adapters) out, and say whose checkpoint it is."""
-        frozen = self._frozen()
+        frozen = self.frozen_names()
         checkpoint["stage"] = type(self).__name__
         checkpoint["optimizer_settings"] = self._optimizer_settings()
         checkpoint["run_state"] = self.run_state.state_dict()
@@ -186,5 +195,5 @@ class Stage(LightningModule, ABC):
                 + "\n".join(lines)
                 + "\nThe model knows only what it was trained with; put the old values back, or start a new run"
             )
-        current, frozen = self.state_dict(), self._frozen()
+        current, frozen = self.state_dict(), self.frozen_names()
         checkpoint["state_dict"] = {**{k: current[k] for k in frozen if k in current}, **checkpoint["state_dict"]}

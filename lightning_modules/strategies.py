@@ -12,6 +12,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from prl.distributed import rank
+from prl.models.adapters import is_adapted
+from prl.models.critic import ValueHead
+
 
 class FSDP2Strategy(ModelParallelStrategy):
     """Weights, gradients and optimizer state in shards over all processes, by torch's `fully_shard`.
@@ -39,14 +43,16 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole tensors on the CPU of the first process; the others take part and keep nothing."""
-        assert self.lightning_module is not None
-        settle(self.lightning_module)
-        return _whole(self.lightning_module.state_dict())
+        module: Any = self.lightning_module
+        settle(module)
+        frozen = module.frozen_names()
+        state = module.state_dict(keep_vars=True)  # tied weights are then one object, on every process alike
+        return _whole({name: value for name, value in state.items() if name not in frozen}, {})
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The same for the optimizer, numbered like that of one process."""
         optimizer = getattr(optimizer, "_optimizer", optimizer)
-        return _whole(optimizer.state_dict())
+        return _whole(optimizer.state_dict(), {})
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """One file, by the first process."""
@@ -61,7 +67,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert self.lightning_module is not None
         settle(self.lightning_module)
         named = dict(self.lightning_module.state_dict())
-        state = {name: _like(value, named.get(name)) for name, value in checkpoint["state_dict"].items()}
+        state = {name: like(value, named.get(name)) for name, value in checkpoint["state_dict"].items()}
         self.lightning_module.load_state_dict(state, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -69,7 +75,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [each for group in optimizer.param_groups for each in group["params"]]
             sharded = {
-                number: {name: _like(value, parameters[number]) for name, value in entries.items()}
+                number: {name: like(value, parameters[number]) for name, value in entries.items()}
                 for number, entries in state["state"].items()
             }
             optimizer.load_state_dict({**state, "state": sharded})
@@ -78,20 +84,30 @@ class FSDP2Strategy(ModelParallelStrategy):
 StrategyRegistry.register("fsdp2", FSDP2Strategy, "weights in shards over all processes (torch fully_shard)")
 
 
-def _whole(value: Any) -> Any:
-    """A state with its shards put together on the CPU of the first process; the others get empty tensors."""
+def _whole(value: Any, known: dict[int, Tensor]) -> Any:
+    """A state with its shards put together on the CPU of the first process; the others get empty tensors.
+
+    What is there twice, as tied weights are, is put together once (`known`, by id) and stays one tensor.
+    """
     if isinstance(value, Mapping):
-        return {key: _whole(each) for key, each in value.items()}
+        return {key: _whole(each, known) for key, each in value.items()}
     if isinstance(value, list):
-        return [_whole(each) for each in value]
+        return [_whole(each, known) for each in value]
     if not isinstance(value, Tensor):
         return value
-    if isinstance(value, DTensor):
-        value = value.full_tensor()
-    return value.detach().cpu() if torch.distributed.get_rank() == 0 else value.new_empty(0, device="cpu")
+    if id(value) not in known:
+        full = (value.full_tensor() if isinstance(value, DTensor) else value).detach()
+        known[id(value)] = full.cpu() if rank() == 0 else full.new_empty(0, device="cpu")
+    return known[id(value)]
 
 
-def _like(value: Any, owner: Any) -> Any:
+def whole_copy(parameter: Tensor) -> Tensor:
+    """A copy of a weight, whole on every process; of a sharded one in the CPU's memory."""
+    kept = parameter.detach()
+    return kept.full_tensor().cpu() if isinstance(kept, DTensor) else kept.clone()
+
+
+def like(value: Any, owner: Any) -> Any:
     """A whole tensor in the shards of its owner, when it has its shape; anything else as it is."""
     if not isinstance(owner, DTensor) or not isinstance(value, Tensor) or isinstance(value, DTensor):
         return value
@@ -111,10 +127,14 @@ def spread(model: Any, trainer: Any) -> Any:
         return model
     mesh = trainer.strategy.device_mesh["data_parallel"]
     names = layer_names(model)
-    for module in list(model.modules()):
-        if type(module).__name__ in names:
+    # Sampling enters a model with adapters below them, so the root is the model that they are in.
+    root = model.get_base_model() if is_adapted(model) else model
+    for module in list(root.modules()):
+        # A value head is float32 whatever the backbone is, and a group has one type.
+        if module is not root and (type(module).__name__ in names or isinstance(module, ValueHead)):
             fully_shard(module, mesh=mesh)
-    return fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    fully_shard(root, mesh=mesh, reshard_after_forward=False)
+    return model
 
 
 def layer_names(model: nn.Module) -> set[str]:

@@ -91,7 +91,8 @@ class Held:
     optimizer: int
     """AdamW's two moments, in the type of the weights."""
     gathered: int
-    """Under FSDP2 the most that is whole on a process at one time: what is outside of layers, and two layers."""
+    """Under FSDP2 the most that is whole on a process at one time: weights of what is outside of layers and of two
+    layers, and the gradients of what is outside and of one."""
 
     def on_one_process(self, shards: int) -> "Held":
         """Its share when it is cut into so many shards."""
@@ -117,14 +118,20 @@ def held(name: str, model: nn.Module, *, trained: bool) -> Held:
         weights=_bytes(parameters),
         gradients=_bytes(learning),
         optimizer=2 * _bytes(learning),
-        gathered=_gathered(model),
+        gathered=_gathered(model, parameters, 2) + _gathered(model, learning, 1),
     )
 
 
-def _gathered(model: nn.Module) -> int:
+def _gathered(model: nn.Module, parameters: list[nn.Parameter], layers: int) -> int:
+    """Bytes of those of some parameters that are outside of the decoder layers, and of the largest layers."""
+    counted = {id(parameter) for parameter in parameters}
     names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
-    layers = [_bytes(module.parameters()) for module in model.modules() if type(module).__name__ in names]
-    return _bytes(model.parameters()) - sum(layers) + 2 * max(layers, default=0)
+    inside = [
+        _bytes(parameter for parameter in module.parameters() if id(parameter) in counted)
+        for module in model.modules()
+        if type(module).__name__ in names
+    ]
+    return _bytes(parameters) - sum(inside) + layers * max(inside, default=0)
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:

@@ -23,32 +23,45 @@ class FirstFailure(Callback):
     of the process that went first.
     """
 
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Forget failures of an earlier start."""
-        if world_size() > 1 and trainer.is_global_zero and not is_dry_run(trainer):
-            for path in _folder(trainer).glob("rank*.txt"):
-                path.unlink()
-        trainer.strategy.barrier("failures forgotten")
+    def __init__(self) -> None:
+        self._born = time.time()
+        """What is older was left by an earlier start."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Clear away what an earlier start left."""
+        if trainer.is_global_zero and not is_dry_run(trainer):
+            for path, (when, _) in _told(_folder(trainer)).items():
+                if when < self._born:
+                    path.unlink()
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Tell the first failure from those that follow from it."""
         if world_size() == 1 or is_dry_run(trainer) or not isinstance(exception, Exception):
             return  # a stop that was asked for is no failure
         folder = _folder(trainer)
-        earlier = {path: path.read_text(encoding="utf-8") for path in folder.glob("rank*.txt")}
+        earlier = [told for told in _told(folder).values() if told[0] >= self._born]
         phase = getattr(pl_module, "current_phase", None)
         place = f"rank {rank()} of {world_size()}, batch {batches_done(trainer) + 1}" + (f", {phase}" if phase else "")
+        reason = f"{type(exception).__name__}: {exception}"
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"rank{rank()}.partial"
-        text = f"{time.time():.3f} {place}: {type(exception).__name__}: {exception}\n"
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(f"{time.time():.3f} {place}: {reason}\n", encoding="utf-8")
         partial.replace(partial.with_suffix(".txt"))
         if earlier:
-            first = min(earlier.values(), key=lambda each: float(each.split(" ", 1)[0])).split(" ", 1)[1].strip()
-            setattr(exception, FOLLOWS, f"{place} ended because another process failed first. {first}")
+            first = min(earlier)[1]
+            setattr(exception, FOLLOWS, f"{place} ended because another process failed first. {first} (here: {reason})")
         else:
-            log.error("%s failed: %s: %s", place, type(exception).__name__, exception)
+            log.error("%s failed: %s", place, reason)
 
 
 def _folder(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "failures"
+
+
+def _told(folder: Path) -> dict[Path, tuple[float, str]]:
+    """When and what each process told."""
+    found = {}
+    for path in folder.glob("rank*.txt"):
+        when, _, what = path.read_text(encoding="utf-8").partition(" ")
+        found[path] = (float(when), what.strip())
+    return found

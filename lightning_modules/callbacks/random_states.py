@@ -1,5 +1,6 @@
 """Random states in the checkpoint: Lightning saves none, so a resumed run would draw other samples."""
 
+import logging
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ from lightning import Callback, LightningModule, Trainer
 
 from prl.distributed import gathered, rank, world_size
 from prl.randomness import random_states, set_random_states
+
+log = logging.getLogger(__name__)
 
 
 class RandomStates(Callback):
@@ -18,6 +21,7 @@ class RandomStates(Callback):
     def __init__(self) -> None:
         self._pending: dict[str, Any] | None = None
         self._fresh = True
+        self._cuda_seed: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The states of all ranks, in order; called on every rank."""
@@ -27,21 +31,34 @@ class RandomStates(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep this rank's states for the first batch.
 
-        Raises:
-            ValueError: when the run had another number of processes: nobody can continue its draws.
+        With another number of processes nobody can continue the draws of each: they go on from the first process's
+        state, in the same way every time.
         """
-        if len(state_dict["ranks"]) != world_size():
-            raise ValueError(
-                f"the checkpoint was written by {len(state_dict['ranks'])} processes, this run has {world_size()}; "
-                "an exact resume needs the same number"
+        ranks = state_dict["ranks"]
+        if len(ranks) == world_size():
+            self._pending = ranks[rank()]
+            return
+        if rank() == 0:
+            log.warning(
+                "the checkpoint was written by %d processes, this run has %d: data, weights and optimizer go on as "
+                "they were, what is sampled is drawn anew",
+                *(len(ranks), world_size()),
             )
-        self._pending = state_dict["ranks"][rank()]
+        generator = torch.Generator()
+        generator.set_state(ranks[0]["torch"].cpu())
+        seed = int(torch.randint(2**62, (), generator=generator))
+        generator.manual_seed(seed + rank())
+        self._pending = {**ranks[0], "torch": generator.get_state(), "cuda": []}
+        self._cuda_seed = seed + rank()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Continue the draws of the interrupted run."""
         if self._pending is not None:
             set_random_states(self._pending)
             self._pending = None
+            if self._cuda_seed is not None and torch.cuda.is_available():
+                torch.cuda.manual_seed_all(self._cuda_seed)
+                self._cuda_seed = None
         elif self._fresh and rank() > 0:
             torch.manual_seed(torch.initial_seed() + rank())  # or every rank would sample with the same draws
         self._fresh = False

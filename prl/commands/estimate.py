@@ -41,8 +41,11 @@ def resolved(args: list[str]) -> dict[str, Any]:
     printed, given = io.StringIO(), sys.argv
     sys.argv = given[:1]  # LightningCLI warns of arguments beside those that it is given
     try:
-        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        with contextlib.redirect_stdout(printed):
             run_stage(["fit", *args, "--print_config"])
+    except SystemExit as end:
+        if end.code:
+            raise  # a setting that is not one, told already
     finally:
         sys.argv = given
     return yaml.safe_load(printed.getvalue())

@@ -87,13 +87,14 @@ def test_an_uneven_validation_in_shards_ends(home: Home, tmp_path: Path) -> None
 @pytest.mark.parametrize("order", [(2, 1, 2), (1, 2, 1)])
 def test_a_run_goes_on_with_another_number_of_processes(order: tuple[int, ...], home: Home, tmp_path: Path) -> None:
     """Two batches with each number: the same data, weights and optimizer state as in one go."""
-    stage, settings = "generative_reward", ("--checkpoint.every_n_batches", "2")
-    whole = run(home, stage, tmp_path / "whole", 1, *settings, "--trainer.max_steps", "6")
+    stage, settings = "generative_reward", ("--checkpoint.every_n_batches", "2", "--trainer.max_steps", "6")
+    whole = run(home, stage, tmp_path / "whole", 1, *settings)
     resume: tuple[str, ...] = ()
-    for steps, processes in zip((2, 4, 6), order, strict=True):
+    for batch, processes in zip((3, 5, None), order, strict=True):
         strategy = STRATEGIES["fsdp2"] if processes == 2 else ()
-        limits = ("--trainer.max_steps", str(steps))
-        found = run(home, stage, tmp_path / "run", processes, *settings, *strategy, *limits, *resume)
+        stop = (callback(Interrupt, batch=batch),) if batch else ()
+        done = int(batch is not None)
+        found = run(home, stage, tmp_path / "run", processes, *settings, *strategy, *resume, *stop, ends_with=done)
         resume = ("--ckpt_path", "last")
     assert_close(found, whole)
     one, other = (last_checkpoint(tmp_path / name)["optimizer_states"][0] for name in ("whole", "run"))
@@ -122,3 +123,22 @@ def test_a_process_that_fails_ends_the_run_with_its_error(
     # Started again, it forgets them, and goes on.
     run(home, "pairwise_ppo", tmp_path, 2, *settings, "--ckpt_path", "last")
     assert list((tmp_path / "failures").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    ["adapters", "previous policy", "own critic, bfloat16"],
+)
+def test_what_samples_from_shards_is_resumed_exactly(case: str, home: Home, tmp_path: Path) -> None:
+    settings = {
+        "adapters": (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "adapter"),
+        "previous policy": (f"{MODEL}anchors", "PreviousPolicy", f"{MODEL}anchors.init_args.every", "2"),
+        "own critic, bfloat16": (f"{MODEL}policy.dtype", "bfloat16"),
+    }[case]
+    settings = (*settings, *STRATEGIES["fsdp2"], f"{MODEL}ppo.microbatch_size", "2")
+    whole = run(home, "pairwise_ppo", tmp_path / "whole", 2, *settings)
+    run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, callback(Interrupt, batch=3), ends_with=1)
+    resumed = run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, "--ckpt_path", "last")
+    assert differences(whole, resumed) == []
+    assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "cut")) == []

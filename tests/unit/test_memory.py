@@ -79,12 +79,14 @@ def test_what_a_model_holds() -> None:
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert (found.weights, found.gradients, found.optimizer) == (size, size, 2 * size)
     layer = 4 * sum(parameter.numel() for parameter in model.model.layers[0].parameters())
-    assert found.gathered == size - len(model.model.layers) * layer + 2 * layer
+    outside = size - len(model.model.layers) * layer
+    assert found.gathered == outside + 2 * layer + outside + layer  # weights, and gradients
     assert found.on_one_process(1).total == 4 * size
     third = found.on_one_process(3)
     assert (third.weights, third.total) == (-(-size // 3), 2 * -(-size // 3) + -(-2 * size // 3) + found.gathered)
     frozen = held("reference", model, trained=False)
     assert (frozen.weights, frozen.gradients, frozen.optimizer) == (size, 0, 0)
+    assert frozen.gathered == outside + 2 * layer
 
 
 def test_adapters_alone_are_trained() -> None:
