@@ -85,15 +85,17 @@ def _pairwise_ppo(stage: PairwisePPOModule, rows: int, shards: int, make: Make) 
     prompt, answer = stage.max_prompt_length, stage.sampling.max_new_tokens
     group, vocabulary = min(stage.ppo.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
     slices = 4 * min(LOGITS_AT_ONCE, group * answer * vocabulary)
-    both = _measured(policy, partial(_train, policy, group, prompt + answer))
+    both = working_memory(policy, partial(_train, policy, group, prompt + answer))
     if stage.critic_kind == "own":  # its activations wait for the backward pass too
-        both += _measured(critic, partial(_train, critic.backbone, group, prompt + answer))
+        both += working_memory(critic, partial(_train, critic.backbone, group, prompt + answer))
     elif stage.critic_kind == "adapter":
         both *= 2
+    read = working_memory(policy, partial(_read, policy, group, prompt + answer))
     phases = {
         "rollout": _generation(policy, rows, prompt, answer, vocabulary),
         **{name: work for name, (_, work) in asked.items()},
-        "score": _measured(policy, partial(_read, policy, group, prompt + answer)) + slices * COPIES_OF_LOGITS[False],
+        "score": working_memory(policy, partial(_read, policy, group, prompt + answer))
+        + slices * COPIES_OF_LOGITS[False],
         "update": both + slices * COPIES_OF_LOGITS[True],
     }
     return Estimate(models, {name: lasting + work for name, work in phases.items()})
@@ -114,7 +116,7 @@ def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: in
     """Keys and values of whole responses, beside what reading the prompts takes or one step's draw."""
     cache = policy(_ids(1, prompt), use_cache=True, logits_to_keep=1).past_key_values
     per_token = sum(t.numel() * t.element_size() for keys, values, *_ in cache for t in (keys, values)) // prompt
-    reading = _measured(policy, partial(_read, policy, rows, prompt))
+    reading = working_memory(policy, partial(_read, policy, rows, prompt))
     return rows * (prompt + answer) * per_token + max(reading, 4 * 3 * rows * vocabulary)
 
 
@@ -132,13 +134,9 @@ def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[Held], 
         length = settings["max_length"]
         at_once = getattr(source, "max_batch_tokens", 64 * length) // length
         model.config.pad_token_id = 0
-        most = max(most, _measured(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
+        most = max(most, working_memory(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
         models.append(held(type(source).__name__, model, trained=False).on_one_process(1))
     return models, most
-
-
-def _measured(model: Any, work: Callable[[], Any]) -> int:
-    return working_memory(model, work)
 
 
 def _ids(rows: int, length: int) -> Tensor:
