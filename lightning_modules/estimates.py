@@ -94,8 +94,7 @@ def _pairwise_ppo(stage: PairwisePPOModule, rows: int, shards: int, make: Make) 
     phases = {
         "rollout": _generation(policy, rows, prompt, answer, vocabulary),
         **{name: work for name, (_, work) in asked.items()},
-        "score": working_memory(policy, partial(_read, policy, group, prompt + answer))
-        + slices * COPIES_OF_LOGITS[False],
+        "score": read + slices * COPIES_OF_LOGITS[False],
         "update": both + slices * COPIES_OF_LOGITS[True],
     }
     return Estimate(models, {name: lasting + work for name, work in phases.items()})
