@@ -165,12 +165,16 @@ class PPOValidation:
                 self._draw(self.module.board, rows, files)
 
     def _wait(self, numbers: dict[str, float]) -> None:
-        """Count validations without a higher lower bound, and end the run when there were enough."""
-        if self.module.trainer.state.fn != "fit":
-            return
-        self.patience.observe(self.batch, numbers)
+        """Count validations without a higher lower bound, and end the run when there were enough.
+
+        `prl validate` repeats a validation and does not count it.
+        """
+        training = self.module.trainer.state.fn == "fit"
+        if training:
+            self.patience.observe(self.batch, numbers)
         numbers["since_best"] = float(self.patience.waited)
-        self.end_if_over()
+        if training:
+            self.end_if_over()
 
     def end_if_over(self) -> None:
         """End the run when it has waited long enough for a better validation, before or after it was resumed."""
