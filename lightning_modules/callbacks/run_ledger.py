@@ -62,6 +62,10 @@ class RunLedger(Callback):
         if self._writer is not None:
             self._writer.append(self.line)
 
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """The session is over, and Lightning may leave out `teardown`."""
+        self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """The session is over."""
         if self._writer is not None:

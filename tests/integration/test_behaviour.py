@@ -203,7 +203,9 @@ def test_validation_does_not_change_training(stage: str, home: Home, tmp_path: P
     often = ["--trainer.val_check_interval", "1", "--trainer.num_sanity_val_steps", "2"]
     home.run(stage, tmp_path / "often", *order, *often)
     home.run(stage, tmp_path / "never", *order, "--trainer.limit_val_batches", "0")
-    assert differences(state_of(tmp_path / "often"), state_of(tmp_path / "never")) == []
+    found = differences(state_of(tmp_path / "often"), state_of(tmp_path / "never"))
+    # What validations remember of themselves, such as how many there were since the best one.
+    assert [line for line in found if not line.startswith(".run_state.validation.patience.")] == []
 
 
 # ---- several rollouts and anchors

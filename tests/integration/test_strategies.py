@@ -52,6 +52,7 @@ def test_two_processes_learn_what_one_does(case: str, home: Home, tmp_path: Path
         assert one.keys() == two.keys()
 
 
+@pytest.mark.slow
 def test_pairwise_ppo_in_shards_is_resumed_exactly_and_exported(home: Home, tmp_path: Path) -> None:
     """Sampled responses end at different places on the two ranks, which have to go on together all the same."""
     settings = (*STRATEGIES["fsdp2"], f"{MODEL}ppo.microbatch_size", "2")

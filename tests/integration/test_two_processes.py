@@ -70,8 +70,9 @@ def test_validation_does_not_depend_on_the_number_of_processes(home: Home, tmp_p
 
 
 def test_pairwise_ppo_trains_in_two_processes_and_each_draws_its_own_samples(home: Home, tmp_path: Path) -> None:
-    """With a critic warm-up, in which the policy's weights take no part in the loss."""
-    weights = run(home, "pairwise_ppo", tmp_path, 2, f"{MODEL}ppo.microbatch_size", "2")
+    """With a critic warm-up, in which the policy's weights take no part in the loss, and weights in shards."""
+    sharded = ("--trainer.strategy", "fsdp2")
+    weights = run(home, "pairwise_ppo", tmp_path, 2, f"{MODEL}ppo.microbatch_size", "2", *sharded)
     assert all(weight.isfinite().all() for weight in weights.values())
     first, second = state_of(tmp_path)["random_states"]["ranks"]
     assert not torch.equal(first["torch"], second["torch"])
