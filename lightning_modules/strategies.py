@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from prl.distributed import rank
+from prl.memory import layer_names
 from prl.models.adapters import is_adapted
 from prl.models.critic import ValueHead
 
@@ -135,11 +136,6 @@ def spread(model: Any, trainer: Any) -> Any:
             fully_shard(module, mesh=mesh)
     fully_shard(root, mesh=mesh, reshard_after_forward=False)
     return model
-
-
-def layer_names(model: nn.Module) -> set[str]:
-    """Class names of the decoder layers, as transformers lists them."""
-    return {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
 
 
 def shards_weights(strategy: Any) -> bool:

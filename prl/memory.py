@@ -125,13 +125,18 @@ def held(name: str, model: nn.Module, *, trained: bool) -> Held:
 def _gathered(model: nn.Module, parameters: list[nn.Parameter], layers: int) -> int:
     """Bytes of those of some parameters that are outside of the decoder layers, and of the largest layers."""
     counted = {id(parameter) for parameter in parameters}
-    names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    names = layer_names(model)
     inside = [
         _bytes(parameter for parameter in module.parameters() if id(parameter) in counted)
         for module in model.modules()
         if type(module).__name__ in names
     ]
     return _bytes(parameters) - sum(inside) + layers * max(inside, default=0)
+
+
+def layer_names(model: nn.Module) -> set[str]:
+    """Class names of the decoder layers, as transformers lists them."""
+    return {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:
