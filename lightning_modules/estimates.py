@@ -17,13 +17,14 @@ from lightning_modules.stage import Stage
 from prl.config import ModelSource
 from prl.judge.base import read_judge_file
 from prl.judge.source import RewardSource
-from prl.memory import Held, held, on_fake_tensors, working_memory
+from prl.memory import Held, Shards, held, on_fake_tensors, working_memory
 from prl.models.adapters import add_adapters, is_adapted
 from prl.models.critic import AdapterCritic, Critic, ValueHead, hidden_size
 from prl.models.head import LOGITS_AT_ONCE
 from prl.models.loading import freeze, load_shape
 
 Make = Callable[[Callable[[], Any]], Any]
+Spread = Callable[[Held], Held]
 COPIES_OF_LOGITS = {True: 3, False: 2}
 """Of a slice of logits in float32 with and without a backward pass: itself, its exponentials, its gradient."""
 
@@ -37,22 +38,29 @@ class Estimate:
     """Peak of each phase, everything that lasts included."""
 
 
-def estimate(stage: Stage, rows: int, shards: int) -> Estimate:
+def estimate(stage: Stage, rows: int, *, processes: int, shards: Shards, dtype: torch.dtype | None = None) -> Estimate:
     """Longest rows throughout, so what a run needs at most.
 
     Args:
         stage: as configured; nothing of it is read.
         rows: rows of a batch on one process (PPO: rollouts).
-        shards: processes that share the models that are sharded; 1 when each has them whole.
+        processes: how many there are.
+        shards: what they share.
+        dtype: type that trainer.precision gives to weights, of judges too unless DeepSpeed does it.
     """
+    spread = partial(Held.on_one_process, processes=processes, shards=shards)
     with FakeTensorMode() as mode:
-        make = partial(on_fake_tensors, mode=mode)
+
+        def make(build: Callable[[], Any]) -> Any:
+            return on_fake_tensors(build if dtype is None else lambda: build().to(dtype), mode)
+
         if isinstance(stage, PairwisePPOModule):
-            return _pairwise_ppo(stage, rows, shards, make)
-        return _one_model(stage, rows, shards, make)
+            make_judge = partial(on_fake_tensors, mode=mode) if shards.master else make
+            return _pairwise_ppo(stage, rows, spread, make, make_judge)
+        return _one_model(stage, rows, spread, make)
 
 
-def _one_model(stage: Any, rows: int, shards: int, make: Make) -> Estimate:
+def _one_model(stage: Any, rows: int, spread: Spread, make: Make) -> Estimate:
     scalar = isinstance(stage, BradleyTerryRewardModule)
     if scalar:
         model = make(lambda: load_shape(AutoModelForSequenceClassification, stage.source, num_labels=1))
@@ -63,11 +71,11 @@ def _one_model(stage: Any, rows: int, shards: int, make: Make) -> Estimate:
     twice = scalar or (judge and stage.order == "both")
     whole_logits = not scalar and (not judge or stage.text_coef > 0)
     work = partial(_train, model.train(), rows * (1 + twice), stage.max_length, whole_logits=whole_logits)
-    models = [held("model", model, trained=True).on_one_process(shards)]
+    models = [spread(held("model", model, trained=True))]
     return Estimate(models, {"train": models[0].total + working_memory(model, work)})
 
 
-def _pairwise_ppo(stage: PairwisePPOModule, rows: int, shards: int, make: Make) -> Estimate:
+def _pairwise_ppo(stage: PairwisePPOModule, rows: int, spread: Spread, make: Make, make_judge: Make) -> Estimate:
     policy = make(lambda: _policy(stage))  # with the critic's adapters, when it has any
     critic: Any = make(lambda: ValueHead(hidden_size(policy)))
     if stage.critic_kind == "own":
@@ -78,8 +86,8 @@ def _pairwise_ppo(stage: PairwisePPOModule, rows: int, shards: int, make: Make) 
         reference = make(lambda: freeze(load_shape(AutoModelForCausalLM, source)))
         sharded.append(held("reference", reference, trained=False))
     judges = {"judge": stage.judge, "held-out judge": stage.heldout_judge}
-    asked = {name: _read_once(judge, rows, make) for name, judge in judges.items() if judge is not None}
-    models = [each.on_one_process(shards) for each in sharded]
+    asked = {name: _read_once(judge, rows, make_judge) for name, judge in judges.items() if judge is not None}
+    models = [spread(each) for each in sharded]
     models += [each for found, _ in asked.values() for each in found]
     lasting = sum(each.total for each in models)
     prompt, answer = stage.max_prompt_length, stage.sampling.max_new_tokens
@@ -134,7 +142,7 @@ def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[Held], 
         at_once = getattr(source, "max_batch_tokens", 64 * length) // length
         model.config.pad_token_id = 0
         most = max(most, working_memory(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
-        models.append(held(type(source).__name__, model, trained=False).on_one_process(1))
+        models.append(held(type(source).__name__, model, trained=False).on_one_process(1, Shards()))
     return models, most
 
 

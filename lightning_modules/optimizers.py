@@ -10,6 +10,7 @@ import torch
 from lightning import Trainer
 from torch import nn
 
+from lightning_modules.strategies import shape_of
 from prl.config import Optimization
 from prl.models.adapters import own_parameters
 from prl.models.critic import critic_parameters
@@ -22,8 +23,12 @@ def parameter_group(parameters: Iterable[nn.Parameter], settings: Optimization, 
     """Trainable parameters as optimizer groups: matrices with weight decay, the rest without."""
     trainable = [p for p in parameters if p.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": settings.weight_decay, "name": name},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0, "name": f"{name}_vectors"},
+        {
+            "params": [p for p in trainable if len(shape_of(p)) >= 2],
+            "weight_decay": settings.weight_decay,
+            "name": name,
+        },
+        {"params": [p for p in trainable if len(shape_of(p)) < 2], "weight_decay": 0.0, "name": f"{name}_vectors"},
     ]
     return [{**group, "lr": settings.learning_rate} for group in groups if group["params"]]
 

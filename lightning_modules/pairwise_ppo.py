@@ -15,7 +15,7 @@ from lightning_modules.ppo_health import PPOHealth
 from lightning_modules.ppo_report import PPOReport
 from lightning_modules.ppo_validation import PPOValidation
 from lightning_modules.stage import Stage
-from lightning_modules.strategies import clip_gradients
+from lightning_modules.strategies import before_backward, clip_gradients, discard_gradients
 from prl.anchors import AnchorSource, DatasetAnchors
 from prl.config import PPO, Health, JudgeGate, ModelSource, Optimization, Reward, Sampling, Validation
 from prl.critic_warmup import CriticWarmup
@@ -285,13 +285,15 @@ class PairwisePPOModule(Stage):
             loss, stats = ppo_objective(
                 part, logprobs, values, entropy, weights, kl_coef=self.kl.coef, ppo=self.ppo, reward=self.reward
             )
+            before_backward(self.trainer, last=rows is groups[-1])
             self.manual_backward(loss * world_size())  # gradients are averaged over ranks, weights are global
             accumulate(totals, stats)
         optimizer: Any = self.optimizers()
-        found = {**agree(totals), "grad_norm": float(clip_gradients(self.parameters(), self.ppo.max_grad_norm))}
+        norm = clip_gradients(self.trainer, self.parameters(), self.ppo.max_grad_norm)
+        found = {**agree(totals), "grad_norm": float(norm)}
         if allowed := self.health.allows_step(found):
             optimizer.step()
-        optimizer.zero_grad()
+        discard_gradients(self.trainer, optimizer)
         return found if allowed else None
 
     # ---- validation

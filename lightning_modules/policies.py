@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_modules.strategies import is_sharded, like, settle, whole_copy
+from lightning_modules.strategies import is_sharded, settle, whole_copy, write
 from prl.anchors import Weights
 from prl.data.records import Conversation
 from prl.distributed import global_max
@@ -86,7 +86,7 @@ class RunPolicies:
     def _put(self, weights: Weights) -> None:
         settle(self.module.policy)
         for name, parameter in own_parameters(self.module.policy):
-            parameter.copy_(like(weights[name], parameter))
+            write(parameter, weights[name])
 
     # ---- scoring
 

@@ -30,6 +30,7 @@ from lightning_modules.callbacks import (
 )
 from lightning_modules.stage import Stage
 from lightning_modules.strategies import is_sharded
+from prl import sharded_files
 from prl.checkpoint_files import CheckpointError, fault, holds_checkpoints, newest_whole
 from prl.commands import COMMANDS
 from prl.judge.base import judge_kind
@@ -142,7 +143,7 @@ def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:
     path = Path(ckpt_path)
     if not path.exists():
         raise RunError(f"checkpoint {path} does not exist. Check --run_dir, or leave --ckpt_path out to start")
-    if path.is_file() and path.suffix != ".ckpt":
+    if path.suffix != ".ckpt" if path.is_file() else not (path / sharded_files.REST).is_file():
         raise RunError(f"--ckpt_path {ckpt_path} is no checkpoint; give a .ckpt file, or `last`")
     if wrong := fault(path):
         hint = "Use another one, or --ckpt_path last for the newest whole one"

@@ -80,6 +80,19 @@ def working_memory(model: nn.Module, work: Callable[[], Any]) -> int:
 
 
 @dataclass(frozen=True)
+class Shards:
+    """What a strategy cuts into shards, and what it keeps beside the weights."""
+
+    weights: bool = False
+    gradients: bool = False
+    optimizer: bool = False
+    master: bool = False
+    """Whether steps are taken on float32 copies of the weights, and the optimizer's state is float32 (DeepSpeed)."""
+    live: int | None = None
+    """Most numbers of sharded weights that stay whole between their uses; None for what FSDP2 leaves whole."""
+
+
+@dataclass(frozen=True)
 class Held:
     """Bytes of one model that last through a run, all processes together."""
 
@@ -89,17 +102,22 @@ class Held:
     weights: int
     gradients: int
     optimizer: int
-    """AdamW's two moments, in the type of the weights."""
+    """AdamW's two moments in the type of the weights; with DeepSpeed in float32, and float32 copies of the weights."""
     gathered: int
     """Under FSDP2 the most that is whole on a process at one time: weights of what is outside of layers and of two
     layers, and the gradients of what is outside and of one."""
 
-    def on_one_process(self, shards: int) -> "Held":
-        """Its share when it is cut into so many shards."""
-        if shards == 1:
-            return replace(self, gathered=0)
-        parts = {name: -(-getattr(self, name) // shards) for name in ("weights", "gradients", "optimizer")}
-        return replace(self, **parts)
+    def on_one_process(self, processes: int, shards: Shards) -> "Held":
+        """Its share of what is cut into shards."""
+        optimizer = 12 * self.num_trained if shards.master else self.optimizer
+        whole = (
+            self.gathered
+            if shards.live is None
+            else min(self.weights, self.weights // max(self.num_parameters, 1) * shards.live)
+        )
+        found = replace(self, optimizer=optimizer, gathered=whole if shards.weights and processes > 1 else 0)
+        cut = [name for name in ("weights", "gradients", "optimizer") if getattr(shards, name)]
+        return replace(found, **{name: -(-getattr(found, name) // processes) for name in cut})
 
     @property
     def total(self) -> int:

@@ -13,7 +13,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_modules.callbacks.stop_signals import StoppedRun, StopSignals
-from prl import checkpoint_files
+from lightning_modules.strategies import write_in_parts
+from prl import checkpoint_files, sharded_files
 from prl.distributed import world_size
 from prl.randomness import random_states, set_random_states
 from prl.run_position import batches_done, is_dry_run
@@ -22,7 +23,14 @@ log = logging.getLogger(__name__)
 
 
 class PlainCheckpointIO(TorchCheckpointIO):
-    """Writes straight to the file. Lightning's own copies the checkpoint in memory twice and goes through /tmp."""
+    """Writes straight to the file. Lightning's own copies the checkpoint in memory twice and goes through /tmp.
+
+    Reads what was written in parts as well.
+    """
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """A folder of parts, or what Lightning reads."""
+        return sharded_files.read(path) if Path(path).is_dir() else super().load_checkpoint(path, *args, **kwargs)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """torch.save to a local path; anything else is Lightning's."""
@@ -64,15 +72,20 @@ class RunCheckpoint(Checkpoint):
         dirpath: folder of the checkpoints; the CLI sets it to RUN_DIR/checkpoints.
         every_n_batches: training batches (PPO: iterations) between two checkpoints; 0 writes at the end only.
         keep: newest checkpoints to keep. With two, the one before takes over when the newest is found torn.
+        sharded: a folder to which each process writes what it has, instead of one file for which the first process
+            puts weights and optimizer state together in its memory. Any strategy and number of processes reads both.
 
     Raises:
-        ValueError: when none is to be kept.
+        ValueError: when none is to be kept, or sharded where nothing is in shards.
     """
 
-    def __init__(self, dirpath: str = "checkpoints", every_n_batches: int = 100, keep: int = 2) -> None:
+    def __init__(
+        self, dirpath: str = "checkpoints", every_n_batches: int = 100, keep: int = 2, sharded: bool = False
+    ) -> None:
         if keep < 1:
             raise ValueError(f"checkpoint.keep is {keep}; a run cannot be resumed without one")
         self.folder, self.every_n_batches, self.keep = Path(dirpath), every_n_batches, keep
+        self.sharded = sharded
         self.signals = StopSignals()
         self._saved_at = -1
         self._due = False
@@ -87,6 +100,8 @@ class RunCheckpoint(Checkpoint):
             self.signals.follow(trainer._signal_connector)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = PlainCheckpointIO()
+        if self.sharded:
+            write_in_parts(trainer.strategy)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """A new run takes the checkpoints of an overwritten one away; a resumed one need not save what it was given."""

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -70,7 +71,7 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
         ValueError: when a batch has fewer rows than there are processes.
     """
     from lightning_modules.estimates import estimate
-    from lightning_modules.strategies import shards_weights
+    from lightning_modules.strategies import shards_of
     from prl.commands.export import build_stage
 
     stage = build_stage(settings)
@@ -78,8 +79,11 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
     if batch < processes:
         raise ValueError(f"data.init_args.batch_size is {batch}, for {processes} processes; it counts all of them")
     rows = -(-batch // processes) * getattr(getattr(stage, "sampling", None), "per_prompt", 1)
-    sharded = shards_weights(settings["trainer"]["strategy"])
-    found = estimate(stage, rows, processes if sharded else 1)
+    shards = shards_of(settings["trainer"]["strategy"])
+    precision = str(settings["trainer"]["precision"])
+    is_forced = precision == "bf16-true" or (shards.master and precision.startswith("bf16"))
+    dtype = torch.bfloat16 if is_forced else None
+    found = estimate(stage, rows, processes=processes, shards=shards, dtype=dtype)
     return {
         **{"processes": processes, "strategy": settings["trainer"]["strategy"], "rows_per_process": rows},
         "models": [{**asdict(each), "total": each.total} for each in found.models],

@@ -9,11 +9,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_modules.stage import Stage
+from prl import sharded_files
 from prl.checkpoint_files import LAST
 from prl.cli import RunError, resolve_checkpoint
 from prl.judge.base import judge_kind
@@ -24,7 +24,7 @@ from prl.model_card import write_card
 def main(args: list[str]) -> None:
     """Write the folder."""
     parser = argparse.ArgumentParser("prl export", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt file of a run")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")
     parser.add_argument("--config", type=Path, help="the run's config.yaml; found beside the checkpoint when left out")
     parser.add_argument("--adapter-only", action="store_true", help="write the adapters alone, in peft's files")
@@ -37,7 +37,7 @@ def export(checkpoint: Path, output: Path, config: Path | None = None, *, merge:
     """Write the model of a checkpoint.
 
     Args:
-        checkpoint: a .ckpt file.
+        checkpoint: a .ckpt file, or folder of parts.
         output: folder that does not exist yet, or is empty.
         config: the run's config.yaml; `run/config.yaml` of `run/checkpoints/x.ckpt` when None.
         merge: put adapters into the weights, instead of writing them alone.
@@ -64,7 +64,7 @@ def read_stage(settings: dict[str, Any], checkpoint: Path) -> Any:
     """The stage of a run with the weights of a checkpoint, as far as `export` needs them."""
     stage = build_stage(settings)
     stage.configure_export()
-    stage.restore(torch.load(checkpoint, map_location="cpu", weights_only=True), checkpoint)
+    stage.restore(sharded_files.read(checkpoint), checkpoint)
     return stage
 
 
@@ -76,7 +76,7 @@ def _check_checkpoint(path: Path) -> None:
         raise RunError(
             f"--checkpoint {path} does not exist; give a .ckpt file of a run, such as RUN_DIR/checkpoints/{LAST}"
         )
-    if not path.is_file() or path.suffix != ".ckpt":
+    if path.suffix != ".ckpt":
         raise RunError(f"--checkpoint {path} is no .ckpt file; give one such as RUN_DIR/checkpoints/{LAST}")
     resolve_checkpoint(str(path), path.parent)
 

@@ -96,7 +96,7 @@ def response_logprobs(
         logprobs = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
         return logprobs, entropy(logits) if with_entropy else logprobs.new_zeros(0)
 
-    size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    size = max(1, LOGITS_AT_ONCE // head.out_features)  # weights in shards have no shape
     slices = list(zip(states.split(size), ids.split(size), strict=True))
     again = len(slices) > 1 and torch.is_grad_enabled()
     found = [checkpoint(read, *one, use_reentrant=False) if again else read(*one) for one in slices]

@@ -10,6 +10,7 @@ import torch
 from lightning import Callback
 from transformers import AutoModelForSequenceClassification
 
+from prl import sharded_files
 from prl.checkpoint_files import LAST
 from prl.cli import PrlCLI, run_stage
 from prl.judge import ComparisonEncoder, JudgeTemplate
@@ -110,7 +111,7 @@ def build_home(root: Path) -> Home:
 
 
 def last_checkpoint(run: Path) -> dict[str, Any]:
-    return torch.load(run / "checkpoints" / LAST, weights_only=True)
+    return sharded_files.read(run / "checkpoints" / LAST)
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:

@@ -35,7 +35,7 @@ def run(
 def launch(home: Home, stage: str, folder: Path, processes: int, *overrides: str) -> subprocess.CompletedProcess[str]:
     args = home.arguments(stage, folder, "--trainer.limit_val_batches", "0", *overrides)
     args[3:3] = ["--config", str(CONFIGS / "strategies" / "ddp.yaml"), "--trainer.devices", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     return subprocess.run(
         [sys.executable, "-m", "prl", *args], cwd=CONFIGS.parent, env=environment, capture_output=True, text=True
     )

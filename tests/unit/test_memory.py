@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from prl.config import LoRA, ModelSource
-from prl.memory import PeakOfTensors, held, on_fake_tensors, working_memory
+from prl.memory import PeakOfTensors, Shards, held, on_fake_tensors, working_memory
 from prl.models.loading import add_lora, load_causal_lm, load_shape, save_model
 from tests.helpers.tiny import tiny_model, tiny_tokenizer, write_tiny_model
 
@@ -81,12 +81,24 @@ def test_what_a_model_holds() -> None:
     layer = 4 * sum(parameter.numel() for parameter in model.model.layers[0].parameters())
     outside = size - len(model.model.layers) * layer
     assert found.gathered == outside + 2 * layer + outside + layer  # weights, and gradients
-    assert found.on_one_process(1).total == 4 * size
-    third = found.on_one_process(3)
+    assert found.on_one_process(1, Shards()).total == 4 * size
+    third = found.on_one_process(3, Shards(weights=True, gradients=True, optimizer=True))
     assert (third.weights, third.total) == (-(-size // 3), 2 * -(-size // 3) + -(-2 * size // 3) + found.gathered)
     frozen = held("reference", model, trained=False)
     assert (frozen.weights, frozen.gradients, frozen.optimizer) == (size, 0, 0)
     assert frozen.gathered == outside + 2 * layer
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_what_deepspeed_cuts(stage: int) -> None:
+    found = held("policy", tiny_model(0).to(torch.bfloat16), trained=True)
+    shards = Shards(weights=stage >= 3, gradients=stage >= 2, optimizer=True, master=True, live=1000)
+    quarter = found.on_one_process(4, shards)
+    count = found.num_parameters
+    assert quarter.weights == -(-2 * count // (4 if stage >= 3 else 1))
+    assert quarter.gradients == -(-2 * count // (4 if stage >= 2 else 1))
+    assert quarter.optimizer == 3 * count  # two moments and a copy of the weights, float32, by four
+    assert quarter.gathered == (2000 if stage >= 3 else 0)
 
 
 def test_adapters_alone_are_trained() -> None:

@@ -1,0 +1,38 @@
+"""How models are spread over devices. Nothing outside of this package knows a strategy by name."""
+
+from lightning.pytorch.strategies import StrategyRegistry
+
+from lightning_modules.strategies.fsdp2 import FSDP2Strategy
+from lightning_modules.strategies.spreading import (
+    before_backward,
+    clip_gradients,
+    discard_gradients,
+    is_sharded,
+    settle,
+    shards_of,
+    spread,
+    whole_copy,
+    write,
+    write_in_parts,
+)
+from lightning_modules.strategies.zero import ZeROStrategy, shape_of
+
+StrategyRegistry.register("fsdp2", FSDP2Strategy, "weights in shards over all processes (torch fully_shard)")
+for stage in (1, 2, 3):
+    StrategyRegistry.register(f"zero{stage}", ZeROStrategy, f"DeepSpeed's ZeRO, stage {stage}", stage=stage)
+
+__all__ = [
+    "FSDP2Strategy",
+    "ZeROStrategy",
+    "before_backward",
+    "clip_gradients",
+    "discard_gradients",
+    "is_sharded",
+    "settle",
+    "shape_of",
+    "shards_of",
+    "spread",
+    "whole_copy",
+    "write",
+    "write_in_parts",
+]

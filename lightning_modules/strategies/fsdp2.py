@@ -1,0 +1,110 @@
+"""Shards by torch's `fully_shard`, with checkpoints of whole tensors."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from lightning_modules.strategies.in_parts import Held, InParts
+from prl.memory import layer_names
+from prl.models.adapters import is_adapted
+from prl.models.critic import ValueHead
+from prl.sharded_files import Part
+
+
+class FSDP2Strategy(InParts, ModelParallelStrategy):
+    """Weights, gradients and optimizer state in shards over all processes, by torch's `fully_shard`.
+
+    Args:
+        process_group_backend: gloo for CPU processes; chosen by the device when null.
+        timeout: how long a process waits for the others before it gives up.
+    """
+
+    def __init__(self, process_group_backend: str | None = None, timeout: timedelta = default_pg_timeout) -> None:
+        super().__init__(tensor_parallel_size=1, process_group_backend=process_group_backend, timeout=timeout)
+
+    def setup_environment(self) -> None:
+        """All processes are one group of data parallelism."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    # ---- checkpoints
+
+    def _weights(self) -> dict[str, Held]:
+        module: Any = self.lightning_module
+        settle(module)
+        frozen = module.frozen_names()
+        known: dict[int, Held] = {}  # tied weights are then one object, on every process alike
+        state = module.state_dict(keep_vars=True)
+        return {name: known.setdefault(id(value), _held(value)) for name, value in state.items() if name not in frozen}
+
+    def _moments(self) -> dict[int, dict[str, Held]]:
+        state = self.optimizers[0].state_dict()["state"]
+        return {number: {name: _held(value) for name, value in entries.items()} for number, entries in state.items()}
+
+    def _param_groups(self) -> list[dict[str, Any]]:
+        return self.optimizers[0].state_dict()["param_groups"]
+
+    def _restart(self, state: Mapping[str, Any]) -> None:
+        (optimizer,) = self.optimizers
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        room = {
+            number: {
+                name: value if name == "step" else torch.zeros_like(parameters[number], requires_grad=False)
+                for name, value in entries.items()
+            }
+            for number, entries in state["state"].items()
+        }
+        optimizer.load_state_dict({**state, "state": room})
+
+
+def _held(value: Tensor) -> Held:
+    """A shard as a range of its tensor: it is whole rows."""
+    value = value.detach()
+    if not isinstance(value, DTensor):
+        return value
+    _, (row, *_) = compute_local_shape_and_global_offset(value.shape, value.device_mesh, value.placements)
+    local = value.to_local()
+    return Part(local.view(-1), row * value.shape[1:].numel() if local.numel() else 0, value.shape)
+
+
+def like(value: Any, owner: Any) -> Any:
+    """A whole tensor in the shards of its owner, when it has its shape; anything else as it is."""
+    if not isinstance(owner, DTensor) or not isinstance(value, Tensor) or isinstance(value, DTensor):
+        return value
+    if value.shape != owner.shape:
+        return value  # the number of steps; a wrong shape is for load_state_dict to tell
+    device = owner.to_local().device
+    return distribute_tensor(value.to(device), owner.device_mesh, owner.placements, src_data_rank=None)
+
+
+def shard(model: Any, mesh: DeviceMesh) -> Any:
+    """Cut a model into shards, in place.
+
+    Every decoder layer is gathered for itself while it works; what is left (embeddings, norm, head) is one group, which
+    stays whole from a forward pass to the end of the backward pass, because the head also works outside of it.
+    """
+    names = layer_names(model)
+    # Sampling enters a model with adapters below them, so the root is the model that they are in.
+    root = model.get_base_model() if is_adapted(model) else model
+    for module in list(root.modules()):
+        # A value head is float32 whatever the backbone is, and a group has one type.
+        if module is not root and (type(module).__name__ in names or isinstance(module, ValueHead)):
+            fully_shard(module, mesh=mesh)
+    fully_shard(root, mesh=mesh, reshard_after_forward=False)
+    return model
+
+
+def settle(model: nn.Module) -> None:
+    """Back to shards after forward passes without a backward pass: only then are parameters what an optimizer knows."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -1,0 +1,127 @@
+"""Checkpoints of a strategy that cuts tensors: one file of whole tensors, or a folder of parts."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+
+from prl import sharded_files
+from prl.sharded_files import FOLDER, Part
+
+Held = Part | Tensor
+"""What a process has of a value: a part, or, where it is not cut, all of it."""
+
+
+class InParts(ParallelStrategy):
+    """Saves and loads what a strategy says it holds; both kinds are read by any strategy and number of processes.
+
+    Mixed into a strategy, before it.
+    """
+
+    sharded_checkpoints = False
+    """Whether each process writes its own parts, so that nothing has to be whole; `RunCheckpoint` sets it."""
+
+    @abstractmethod
+    def _weights(self) -> dict[str, Held]:
+        """What this process has of trained weights and buffers, as views of the memory in use."""
+
+    @abstractmethod
+    def _moments(self) -> dict[int, dict[str, Held]]:
+        """The same of the optimizer's state, numbered like that of one process."""
+
+    @abstractmethod
+    def _param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups, numbered like that of one process."""
+
+    @abstractmethod
+    def _restart(self, state: Mapping[str, Any]) -> None:
+        """Take an optimizer's groups and numbers of steps, and make room for its moments."""
+
+    def _filled(self) -> None:
+        """Weights have been replaced in place."""
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """The optimizer's state comes with the checkpoint that Lightning reads."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Whole tensors on the CPU of the first process, the others take part and keep nothing; or parts."""
+        return self._saved(self._weights(), {})
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The same for the optimizer."""
+        state = {number: self._saved(entries, {}) for number, entries in self._moments().items()}
+        return {"state": state, "param_groups": self._param_groups()}
+
+    def _saved(self, held: Mapping[str, Held], known: dict[int, Tensor]) -> dict[str, Any]:
+        if self.sharded_checkpoints:
+            return dict(held)
+        for value in held.values():
+            if id(value) not in known:  # tied weights are put together once, and stay one
+                known[id(value)] = value.whole() if isinstance(value, Part) else value.detach().cpu()
+        return {name: known[id(value)] for name, value in held.items()}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """One file by the first process, or a folder by all."""
+        if self.sharded_checkpoints:
+            sharded_files.write(checkpoint, Path(filepath))
+        else:
+            ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """The file, as every process reads it; of a folder what is not in parts."""
+        if Path(checkpoint_path).is_dir():
+            return sharded_files.read_rest(Path(checkpoint_path))
+        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only=weights_only)
+
+    @torch.no_grad()
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Each process takes its parts.
+
+        Raises:
+            ValueError: for weights of other names or shapes.
+        """
+        module: Any = self.lightning_module
+        held, given = self._weights(), checkpoint["state_dict"]
+        if wrong := held.keys() ^ (given.keys() - module.frozen_names()):
+            raise ValueError(f"checkpoint and model differ in weights: {', '.join(sorted(wrong))}")
+        self._fill([(name, value, given[name]) for name, value in held.items()], checkpoint)
+        self._filled()
+
+    @torch.no_grad()
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Each process takes its parts.
+
+        Raises:
+            ValueError: for a state of other shapes.
+        """
+        (state,) = checkpoint["optimizer_states"]
+        self._restart(state)
+        held = [
+            (f"{name} of parameter {number}", value, state["state"][number][name])
+            for number, entries in self._moments().items()
+            for name, value in entries.items()
+        ]
+        self._fill(held, checkpoint)
+
+    def _fill(self, pairs: Iterable[tuple[str, Held, Any]], checkpoint: Mapping[str, Any]) -> None:
+        from_files = []
+        for name, held, given in pairs:
+            elsewhere = sharded_files.is_elsewhere(given)
+            shape, found = (tuple(each) for each in (held.shape, given["shape"] if elsewhere else given.shape))
+            if shape != found:
+                raise ValueError(f"{name} has shape {found} in the checkpoint, here it is {shape}")
+            if not isinstance(held, Part):
+                held.copy_(given)
+            elif elsewhere:
+                from_files.append((given, held))
+            else:
+                held.take(given)
+        if from_files:
+            sharded_files.read_parts(Path(checkpoint[FOLDER]), from_files)

@@ -1,0 +1,114 @@
+"""What stages ask of a strategy, whichever it is."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from lightning_modules.strategies import fsdp2, zero
+from lightning_modules.strategies.fsdp2 import FSDP2Strategy
+from lightning_modules.strategies.in_parts import InParts
+from lightning_modules.strategies.zero import ZeROStrategy
+from prl.memory import Shards
+
+LIVE = 10**9
+"""DeepSpeed's own limit (stage3_max_live_parameters) on weights that stay whole between their uses."""
+
+
+def spread(model: Any, trainer: Any) -> Any:
+    """Shard a model that was just read, where the strategy leaves that to us; otherwise it stays as it is."""
+    if trainer is None or model is None or not is_sharded(trainer):
+        return model
+    if isinstance(trainer.strategy, ZeROStrategy):
+        return trainer.strategy.partition(model)
+    return fsdp2.shard(model, trainer.strategy.device_mesh["data_parallel"])
+
+
+def is_sharded(trainer: Any) -> bool:
+    """Whether no process has the whole model."""
+    strategy = trainer.strategy
+    return isinstance(strategy, FSDP2Strategy) or (isinstance(strategy, ZeROStrategy) and strategy.zero_stage_3)
+
+
+def write_in_parts(strategy: Any) -> None:
+    """Let each process write its own part of a checkpoint.
+
+    Raises:
+        ValueError: when the strategy cuts nothing.
+    """
+    if not isinstance(strategy, InParts):
+        raise ValueError(
+            f"checkpoint.sharded is true with {type(strategy).__name__}, under which every process has everything; "
+            "leave it out, or choose a strategy that cuts (configs/strategies)"
+        )
+    strategy.sharded_checkpoints = True
+
+
+def settle(model: nn.Module) -> None:
+    """Back to shards after forward passes without a backward pass: only then are parameters what an optimizer knows."""
+    fsdp2.settle(model)
+
+
+def whole_copy(parameter: Tensor) -> Tensor:
+    """A copy of a weight, whole on every process; of a sharded one in the CPU's memory."""
+    if zero.is_partitioned(parameter):
+        with zero.gathered(parameter):
+            return parameter.detach().cpu().clone()
+    kept = parameter.detach()
+    return kept.full_tensor().cpu() if isinstance(kept, DTensor) else kept.clone()
+
+
+def write(parameter: Tensor, value: Tensor) -> None:
+    """Give a weight the value of a whole tensor that every process has."""
+    if zero.is_partitioned(parameter):
+        with zero.gathered(parameter, to_write=True):
+            parameter.data.copy_(value)
+    else:
+        parameter.copy_(fsdp2.like(value, parameter))
+
+
+# ---- a step by hand, several backward passes long
+
+
+def before_backward(trainer: Any, *, last: bool) -> None:
+    """Say whether the backward pass that begins is the last one before a step; DeepSpeed has to know."""
+    if isinstance(trainer.strategy, ZeROStrategy):
+        trainer.strategy.deepspeed_engine.set_gradient_accumulation_boundary(last)
+
+
+def clip_gradients(trainer: Any, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Clip the gradient norm over all parameters together and return what it was.
+
+    torch's own function, which knows plain and sharded (DTensor) parameters; Lightning refuses
+    `Trainer(gradient_clip_val)` under manual optimisation and its own helper does not say the norm. DeepSpeed clips in
+    its step, to the same norm.
+    """
+    if isinstance(trainer.strategy, ZeROStrategy):
+        return trainer.strategy.gradient_norm()
+    norm = torch.nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], max_norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def discard_gradients(trainer: Any, optimizer: Any) -> None:
+    """Forget what backward passes have left, after a step or instead of one."""
+    if isinstance(trainer.strategy, ZeROStrategy):
+        trainer.strategy.discard_gradients()
+    else:
+        optimizer.zero_grad()
+
+
+# ---- before there is a trainer
+
+
+def shards_of(strategy: Any) -> Shards:
+    """What a setting of `trainer.strategy` means."""
+    settings: dict[str, Any] = dict(strategy) if isinstance(strategy, Mapping) else {"class_path": str(strategy)}
+    name, arguments = str(settings["class_path"]).rpartition(".")[2], settings.get("init_args") or {}
+    if name in ("fsdp2", FSDP2Strategy.__name__):
+        return Shards(weights=True, gradients=True, optimizer=True)
+    if name in ("zero1", "zero2", "zero3", ZeROStrategy.__name__):
+        stage = int(arguments.get("stage", 2)) if name == ZeROStrategy.__name__ else int(name[4:])
+        return Shards(weights=stage >= 3, gradients=stage >= 2, optimizer=True, master=True, live=LIVE)
+    return Shards()

@@ -1,0 +1,244 @@
+"""DeepSpeed's ZeRO, with checkpoints of whole tensors."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy
+from torch import Tensor, nn
+
+from lightning_modules.strategies.in_parts import Held, InParts
+from prl.distributed import rank
+from prl.sharded_files import Part
+
+
+class ZeROStrategy(InParts, DeepSpeedStrategy):
+    """Optimizer state (`stage: 1`), gradients too (2), weights too (3) in shards over all processes, by DeepSpeed.
+
+    Differs from Lightning's: checkpoints are like those of every other strategy; models are read before they are cut,
+    since transformers fills weights that are whole; frozen models that are whole stay out of DeepSpeed's hands, in
+    their own type; the optimizer is torch's, offloaded or not.
+    """
+
+    def model_sharded_context(self) -> Any:
+        """Nothing special while models are read: `partition` cuts them afterwards."""
+        self._init_config_if_needed()
+        return ParallelStrategy.model_sharded_context(self)
+
+    def _format_config(self) -> None:
+        super()._format_config()
+        assert isinstance(self.config, dict)
+        self.config.setdefault("zero_force_ds_cpu_optimizer", False)  # its own would have to be compiled on the spot
+        settings: Any = getattr(self.lightning_module, "ppo", None)
+        if settings is not None:
+            self.config["gradient_clipping"] = settings.max_grad_norm  # Lightning has none when steps are taken by hand
+
+    def partition(self, model: Any) -> Any:
+        """Cut a model that was just read into shards, in place; what is one at a time whole on the device is a weight.
+
+        The type comes first: beside shards DeepSpeed would convert their empty places only.
+        """
+        import deepspeed
+
+        assert isinstance(self.config, dict)
+        if self.config.get("bf16", {}).get("enabled"):
+            model.to(torch.bfloat16)
+        deepspeed.zero.Init(module=model, config_dict_or_path=self.config, remote_device=self.remote_device)
+        for buffer in model.buffers():
+            buffer.data = buffer.data.to(self.root_device)
+        return model
+
+    def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> Any:
+        self._check_types(model)
+        self._numbered = [list(group["params"]) for group in optimizer.param_groups]
+        self._norms: list[Tensor] | None = None
+        _hide(model, self.root_device)
+        return super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+
+    def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
+        _hide(model, self.root_device)
+        super()._initialize_deepspeed_inference(model)
+
+    def _check_types(self, model: nn.Module) -> None:
+        found = {each.dtype for each in model.parameters() if each.requires_grad}
+        if found != {torch.float32} and self.precision_plugin.precision == "32-true":
+            raise ValueError(
+                f"trained weights are {', '.join(sorted(map(str, found)))} with trainer.precision 32-true; DeepSpeed "
+                "keeps such weights, and a float32 copy beside them, with --trainer.precision bf16-true"
+            )
+
+    # ---- a step by hand
+
+    @property
+    def _zero(self) -> Any:
+        """DeepSpeed's optimizer, around torch's."""
+        return self.deepspeed_engine.optimizer
+
+    @property
+    def _flats(self) -> list[tuple[int, Tensor]]:
+        """This process's shards of float32 weights, each one flat tensor, with the number of its parameter group."""
+        zero = self._zero
+        if self.zero_stage_3:
+            return [(zero.sub_group_to_group_id[i], flat) for i, flat in enumerate(zero.fp32_partitioned_groups_flat)]
+        return list(enumerate(zero.single_partition_of_fp32_groups))
+
+    @torch.no_grad()
+    def gradient_norm(self) -> Tensor:
+        """The norm over all parameters before a step that will clip it; nan when it is not finite."""
+        zero = self._zero
+        if self.zero_stage_3:
+            self._norms = zero._get_norm_groups()
+        elif zero.cpu_offload:
+            parts = zero.params_in_partition
+            self._norms = [zero.complete_grad_norm_calculation_for_cpu_offload(part) for part in parts]
+        else:
+            parts = zero.params_in_partition
+            self._norms = [zero.get_grad_norm_direct(zero.averaged_gradients[i], part) for i, part in enumerate(parts)]
+        norms = torch.stack([torch.as_tensor(norm, device=self.root_device) for norm in self._norms])
+        # DeepSpeed writes -1 for what is not finite.
+        return torch.where((norms < 0).any(), torch.nan, torch.linalg.vector_norm(norms))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+        """A step that leaves alone what has had no gradient yet, as torch does: a policy while its critic warms up."""
+        torch_optimizer, flats = self._zero.optimizer, self._flats
+        norms, self._norms = self._norms, None
+        idle = [
+            (group, flat)
+            for (group, flat), norm in zip(flats, norms or [], strict=False)
+            if float(norm) == 0 and "exp_avg" not in torch_optimizer.state.get(flat, {})
+        ]
+        groups = [torch_optimizer.param_groups[group] for group, _ in idle]
+        rates = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] = 0.0
+        result = super().optimizer_step(*args, **kwargs)
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+        for _, flat in idle:
+            torch_optimizer.state.pop(flat, None)
+        return result
+
+    def discard_gradients(self) -> None:
+        """What DeepSpeed does itself where it skips a step."""
+        zero = self._zero
+        zero.zero_grad(set_to_none=True)
+        if self.zero_stage_3:
+            return
+        zero.micro_step_id = -1
+        zero._release_preflattened_grad_buffers()
+        if zero.cpu_offload:
+            zero.reset_cpu_buffers()
+        for number in zero.averaged_gradients:
+            zero.averaged_gradients[number] = zero.all_grad_tensors[number] = None
+
+    # ---- checkpoints
+
+    def _weights(self) -> dict[str, Held]:
+        """Of trained weights the float32 copies, which steps change."""
+        module: Any = self.lightning_module
+        frozen, parts = module.frozen_names(), self._parts()
+        state = module.state_dict(keep_vars=True)
+        return {name: parts.get(id(value), value) for name, value in state.items() if name not in frozen}
+
+    def _parts(self) -> dict[int, Part]:
+        """By id of a trained weight, what this process has of its float32 copy."""
+        flats = self._flats
+        return {id(each): _part(each, flats[at][1], offset, *rest) for each, at, offset, *rest in self._places()}
+
+    def _moments(self) -> dict[int, dict[str, Held]]:
+        states = self._zero.optimizer.state
+        flats = self._flats
+        found: dict[int, dict[str, Held]] = {}
+        for number, (each, at, offset, *rest) in enumerate(self._places()):
+            state = states.get(flats[at][1], {})
+            if state:
+                found[number] = {
+                    name: value if name == "step" else _part(each, value, offset, *rest)
+                    for name, value in state.items()
+                }
+        return found
+
+    def _places(self) -> Iterator[tuple[nn.Parameter, int, int, int, int]]:
+        """Trained weights in the order of one process's optimizer: which flat shard has a range of it, from where in
+        the shard, from where in the weight, and how many numbers."""
+        zero = self._zero
+        for group, parameters in enumerate(self._numbered):
+            for each in parameters:
+                if self.zero_stage_3:
+                    flat, offset, size = zero.grad_position[zero.get_param_id(each)]
+                    start = min(rank() * size, each.ds_numel)
+                    yield each, flat, offset, start, min(size, each.ds_numel - start)  # the last shard is padded
+                elif each._hp_mapping is None:
+                    yield each, group, 0, 0, 0
+                else:
+                    there, here = each._hp_mapping.get_hp_fragment_address(), each._hp_mapping.lp_fragment_address
+                    yield each, group, there.start, here.start, here.numel
+
+    def _param_groups(self) -> list[dict[str, Any]]:
+        numbers, found = iter(range(sum(map(len, self._numbered)))), []
+        for group, parameters in zip(self._zero.optimizer.param_groups, self._numbered, strict=True):
+            settings = {name: value for name, value in group.items() if name != "params"}
+            found.append({**settings, "params": [next(numbers) for _ in parameters]})
+        return found
+
+    def _restart(self, state: Mapping[str, Any]) -> None:
+        optimizer = self._zero.optimizer
+        for group, given in zip(optimizer.param_groups, state["param_groups"], strict=True):
+            group.update({name: value for name, value in given.items() if name != "params"})
+        for group, flat in self._flats:
+            settings = optimizer.param_groups[group]
+            step_at = flat.device if settings.get("fused") or settings.get("capturable") else "cpu"
+            entries = state["state"].get(state["param_groups"][group]["params"][0], {})
+            if entries:
+                optimizer.state[flat] = {
+                    name: value.to(step_at) if name == "step" else torch.zeros_like(flat, requires_grad=False)
+                    for name, value in entries.items()
+                }
+
+    def _filled(self) -> None:
+        """The weights that work are those of the float32 copies."""
+        zero = self._zero
+        if not self.zero_stage_3:
+            zero.update_lp_params()
+            return
+        parts = self._parts()
+        for each in (each for parameters in self._numbered for each in parameters):
+            local = parts[id(each)].local
+            each.ds_tensor.data[: local.numel()].copy_(local)
+        if zero.persistent_parameters:  # small ones stay whole between steps
+            zero.persistent_parameters[0].partition(zero.persistent_parameters)
+            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+
+
+def _part(parameter: nn.Parameter, flat: Tensor, offset: int, start: int, size: int) -> Part:
+    return Part(flat.detach()[offset : offset + size], start, shape_of(parameter))
+
+
+def _hide(model: nn.Module, device: torch.device) -> None:
+    """Keep frozen models that are whole from DeepSpeed, which would convert them, and gather them with the others.
+
+    They stay attributes of the module and are no longer children of it.
+    """
+    for name, child in list(model._modules.items()):
+        if child is not None and not any(p.requires_grad or is_partitioned(p) for p in child.parameters()):
+            model.__dict__[name] = model._modules.pop(name).to(device)  # type: ignore[union-attr]
+
+
+def shape_of(parameter: Tensor) -> torch.Size:
+    """The shape of a whole weight; in stage 3 its own place is empty between its uses."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def is_partitioned(parameter: Tensor) -> bool:
+    """Whether a weight is in shards of ZeRO's stage 3."""
+    return hasattr(parameter, "ds_id")
+
+
+@contextmanager
+def gathered(parameter: Tensor, *, to_write: bool = False) -> Iterator[None]:
+    """The weight is whole inside; what is written there is the first process's."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if to_write else None):
+        yield
