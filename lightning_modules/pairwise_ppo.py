@@ -42,6 +42,7 @@ from prl.objective import ppo_objective, token_weights
 from prl.phases import PhaseMeter
 from prl.residence import Residence
 from prl.rollout import end_token_ids
+from prl.rollout_server import RolloutServer
 from prl.step_statistics import accumulate, agree, over_steps
 from prl.types import Experience, PromptBatch, Rollout, Scores
 
@@ -71,6 +72,7 @@ class PairwisePPOModule(Stage):
         heldout_judge: judges validations beside the judge and is never in the reward.
         validation: how validations are read.
         health: when the run warns, and when it stops.
+        rollout_server: who samples the responses, instead of the policy in this process.
 
     Raises:
         ValueError: for settings that contradict each other.
@@ -99,6 +101,7 @@ class PairwisePPOModule(Stage):
         heldout_judge: PairwiseJudge | None = None,
         validation: Validation = Validation(),  # noqa: B008 - frozen
         health: Health = Health(),  # noqa: B008 - frozen
+        rollout_server: RolloutServer | None = None,
     ) -> None:
         super().__init__()
         check_critic(critic, policy, critic_model)
@@ -111,6 +114,7 @@ class PairwisePPOModule(Stage):
         self.critic_kind, self.critic_source = critic, critic_model or policy
         self.judge, self.judge_gate, self.iterations, self.on_too_long = judge, judge_gate, iterations, on_too_long
         self.sampling, self.reward, self.ppo, self.optimization = sampling, reward, ppo, optimization
+        self.rollout_server = rollout_server
         self.anchors = anchors or DatasetAnchors()
         self.anchors.check(sampling)
         self.max_prompt_length, self.critic_learning_rate = max_prompt_length, critic_learning_rate
@@ -173,6 +177,8 @@ class PairwisePPOModule(Stage):
         rows = getattr(datamodule, "batch_size", 0) * self.sampling.per_prompt // self.trainer.world_size
         if rows:
             check_minibatches(-(-rows // self.ppo.microbatch_size), self.ppo.minibatches)
+        if self.rollout_server is not None:
+            self.policies.check_server(self.rollout_server)
         self.validation.start_fit()
         self.report.start_fit()
         if self.board is not None:

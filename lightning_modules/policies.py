@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_modules.strategies import is_sharded, settle, whole_copy, write
+from lightning_modules.strategies import is_sharded, settle, whole_copy, whole_state, write
 from prl.anchors import Weights
 from prl.data.records import Conversation
-from prl.distributed import global_max
+from prl.distributed import global_max, rank
 from prl.judge.base import PairwiseJudge
 from prl.models import actor_critic
-from prl.models.adapters import own_parameters, without_adapters
+from prl.models.adapters import is_adapted, own_parameters, without_adapters
+from prl.models.loading import save_model
 from prl.rollout import decode, generate
+from prl.rollout_server import RolloutServer
 from prl.types import PromptBatch, Rollout, Verdict
 
 if TYPE_CHECKING:
@@ -26,12 +28,38 @@ class RunPolicies:
 
     def __init__(self, module: "PairwisePPOModule") -> None:
         self.module = module
+        self._served = -1
 
     # ---- sampling
 
     def rollout(self, batch: PromptBatch) -> Rollout:
         """One response of the policy to each prompt."""
-        return self._sample(self.module.policy, batch)
+        server = self.module.rollout_server
+        if server is None:
+            return self._sample(self.module.policy, batch)
+        self._give_policy_to(server)
+        pad_id = int(self.module.tokenizer.pad_token_id)
+        return server.sample(batch, self.module.sampling, end_ids=self.module.end_ids, pad_id=pad_id)
+
+    def check_server(self, server: RolloutServer) -> None:
+        """Raises ValueError when a server cannot sample for this policy."""
+        if is_sharded(self.module.trainer) and is_adapted(self.module.policy):
+            raise ValueError(
+                "rollout_server gets whole models, and adapters on weights in shards cannot be merged; use a strategy "
+                "without shards of weights (DDP, ZeRO-2), or drop policy.lora"
+            )
+        server.check()
+
+    def _give_policy_to(self, server: RolloutServer) -> None:
+        """Once after each update."""
+        module = self.module
+        if self._served == module.batches_done():
+            return
+        state = whole_state(module.policy) if is_sharded(module.trainer) else None
+        if rank() == 0:
+            server.update(lambda folder: save_model(module.policy, module.tokenizer, folder, state=state))
+        module.trainer.strategy.barrier("the server has the policy")
+        self._served = module.batches_done()
 
     def responses(self, rollout: Rollout) -> list[str]:
         """A rollout as text."""

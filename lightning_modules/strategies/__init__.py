@@ -12,6 +12,7 @@ from lightning_modules.strategies.spreading import (
     shards_of,
     spread,
     whole_copy,
+    whole_state,
     write,
     write_in_parts,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "shards_of",
     "spread",
     "whole_copy",
+    "whole_state",
     "write",
     "write_in_parts",
 ]

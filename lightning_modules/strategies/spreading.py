@@ -11,6 +11,7 @@ from lightning_modules.strategies import fsdp2, zero
 from lightning_modules.strategies.fsdp2 import FSDP2Strategy
 from lightning_modules.strategies.in_parts import InParts
 from lightning_modules.strategies.zero import ZeROStrategy
+from prl.distributed import rank
 from prl.memory import Shards
 
 LIVE = 10**9
@@ -58,6 +59,17 @@ def whole_copy(parameter: Tensor) -> Tensor:
             return parameter.detach().cpu().clone()
     kept = parameter.detach()
     return kept.full_tensor().cpu() if isinstance(kept, DTensor) else kept.clone()
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state, whole in the CPU's memory of the first process and empty on the others; all take part."""
+    settle(model)
+    known: dict[int, Tensor] = {}  # tied weights stay one
+    state = model.state_dict(keep_vars=True)
+    for value in state.values():
+        if id(value) not in known:
+            known[id(value)] = whole_copy(value) if rank() == 0 else whole_copy(value).new_empty(0)
+    return {name: known[id(value)] for name, value in state.items()}
 
 
 def write(parameter: Tensor, value: Tensor) -> None:

@@ -154,7 +154,8 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
             state = states.get(flats[at][1], {})
             if state:
                 found[number] = {
-                    name: value if name == "step" else _part(each, value, offset, *rest)
+                    # Each weight its own number of steps: a reader would count a shared one up for each weight.
+                    name: value.clone() if name == "step" else _part(each, value, offset, *rest)
                     for name, value in state.items()
                 }
         return found

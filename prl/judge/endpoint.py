@@ -2,16 +2,14 @@
 
 import logging
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import requests
 import torch
-from requests.adapters import HTTPAdapter
 from torch import Tensor
-from urllib3.util import Retry
 
+from prl.http import check_url, open_session
 from prl.judge.base import Comparison, PairwiseJudge
 from prl.judge.template import JudgeTemplate, render_text
 
@@ -53,8 +51,6 @@ class EndpointJudge(PairwiseJudge):
         api_key_env: str = "OPENAI_API_KEY",
     ) -> None:
         super().__init__()
-        if not base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url is {base_url!r}; expected http://HOST:PORT/v1 or https://...")
         for name, value, least in (
             *(("top_logprobs", top_logprobs, 2), ("concurrency", concurrency, 1)),
             *(("retries", retries, 0), ("timeout", timeout, 1e-3)),
@@ -63,7 +59,7 @@ class EndpointJudge(PairwiseJudge):
                 raise ValueError(f"{name} is {value}; expected at least {least}")
         if template.chat and template.answer_prefix:
             raise ValueError("template.answer_prefix cannot be sent to /chat/completions; use chat: false, or drop it")
-        self.base_url, self.name, self.template = base_url.rstrip("/"), model, template
+        self.base_url, self.name, self.template = check_url(base_url), model, template
         self.top_logprobs, self.concurrency = top_logprobs, concurrency
         self.timeout, self.retries, self.api_key_env = timeout, retries, api_key_env
         self._session: requests.Session | None = None
@@ -84,15 +80,7 @@ class EndpointJudge(PairwiseJudge):
         """
         if self._session is not None:
             return
-        again = Retry(
-            self.retries, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None
-        )
-        self._session = requests.Session()
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=again, pool_maxsize=self.concurrency))
-        key = os.environ.get(self.api_key_env)
-        if key:
-            self._session.headers["Authorization"] = f"Bearer {key}"
+        self._session = open_session(retries=self.retries, concurrency=self.concurrency, api_key_env=self.api_key_env)
         if math.isnan(self._margin((({"role": "user", "content": "Say hello."},), "Hello.", "No."))):
             self._session = None
             raise ValueError(f"the judge at {self.base_url} does not judge: {self._failure}")

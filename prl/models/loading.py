@@ -191,7 +191,14 @@ def freeze(model: nn.Module) -> nn.Module:
     return model.requires_grad_(False).eval()
 
 
-def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *, merge: bool = True) -> None:
+def save_model(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    merge: bool = True,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write a folder that transformers loads without prl: safetensors, configs, tokenizer, chat template.
 
     Args:
@@ -200,6 +207,7 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Pat
         folder: made if need be.
         merge: put adapters into the weights. Otherwise only they are written, in peft's files, which transformers
             loads too where peft is installed and the base model is where it was.
+        state: the weights of a model without adapters, where the model itself has not all of them.
 
     Raises:
         ValueError: for merge: false on a model without adapters, or into a folder that holds a whole model.
@@ -221,7 +229,7 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Pat
         model.hf_quantizer = None
         model.config.__dict__.pop("quantization_config", None)
         model.is_quantized = False
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=state)
     # Adapters of an older model in the folder: transformers would put them on top of this one.
     for name in (ADAPTERS, "adapter_model.safetensors", "adapter_model.bin"):
         (Path(folder) / name).unlink(missing_ok=True)

@@ -1,0 +1,103 @@
+"""Responses from a server: ids in, ids out, and weights that follow the policy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prl.config import Sampling
+from prl.rollout_server import RolloutServer
+from tests.helpers.rollout_server import serving
+from tests.helpers.tiny import tiny_tokenizer, write_tiny_model
+from tests.unit.test_rollout import prompts
+
+TOKENIZER = tiny_tokenizer()
+PAD, END = int(TOKENIZER.pad_token_id), int(TOKENIZER.eos_token_id)
+ENDS = [END, *range(7, 20)]
+"""Many, since a random model hardly draws a certain one."""
+BATCH = prompts(["a", "a longer prompt", "b c"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_tiny_model(tmp_path / "served", seed=0)
+    return tmp_path / "served"
+
+
+def client(server: Any, folder: Path, engine: Any, **settings: Any) -> RolloutServer:
+    url = server.root + ("/v1" if engine == "vllm" else "")
+    return RolloutServer(url, str(folder), engine, retries=0, **settings)
+
+
+@pytest.mark.parametrize("keeps_end", [True, False])
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_a_rollout_has_the_ids_that_were_drawn(engine: str, keeps_end: bool, folder: Path) -> None:
+    with serving(folder, keeps_end=keeps_end) as server:
+        drawn: list[list[int]] = []
+        draw = server.engine.draw
+
+        def remember(*arguments: Any) -> tuple[list[int], str]:
+            drawn.append(draw(*arguments)[0])
+            return drawn[-1], "stop" if drawn[-1][-1] in ENDS else "length"
+
+        server.engine.draw = remember
+        many = BATCH.repeat(8)
+        sampling = Sampling(max_new_tokens=6, temperature=0.7)
+        rollout = client(server, folder, engine).sample(many, sampling, end_ids=ENDS, pad_id=PAD)
+        bodies = [body for _, body in server.seen]
+    rows = [ids[mask].tolist() for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)]
+    assert sorted(rows) == sorted(drawn)
+    assert rollout.finished.tolist() == [row[-1] in ENDS for row in rows]
+    assert 0 < int(rollout.finished.sum()) < len(rows)
+    assert rollout.response_ids[~rollout.response_mask].unique().tolist() == [PAD]
+    asked = sorted(body["prompt" if engine == "vllm" else "input_ids"] for body in bodies)
+    assert asked == sorted(ids[mask].tolist() for ids, mask in zip(many.prompt_ids, many.prompt_mask, strict=True))
+    settings = [body if engine == "vllm" else body["sampling_params"] for body in bodies]
+    assert {(each["temperature"], each["top_p"], each["top_k"], each["repetition_penalty"]) for each in settings} == {
+        (0.7, 1.0, -1, 1.0)
+    }
+    if engine == "vllm":
+        assert len({body["seed"] for body in bodies}) == len(bodies)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_the_server_reads_what_is_written(engine: str, folder: Path) -> None:
+    with serving(folder) as server:
+        before = server.engine.model.state_dict()
+        client(server, folder, engine).update(lambda aside: write_tiny_model(aside, seed=1))
+        after = server.engine.model.state_dict()
+        paths = [path for path, _ in server.seen]
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert paths == (["/collective_rpc", "/reset_prefix_cache"] if engine == "vllm" else ["/update_weights_from_disk"])
+    assert [path.name for path in folder.parent.iterdir()] == ["served"]
+
+
+def test_what_is_wrong_is_told(folder: Path, tmp_path: Path) -> None:
+    sampling, ends = Sampling(max_new_tokens=4), {"end_ids": [END], "pad_id": PAD}
+    with serving(folder, tells_ids=False) as server:
+        with pytest.raises(ValueError, match=r"answers without token_ids \(vLLM has them from 0.10.2 on\)"):
+            client(server, folder, "vllm").sample(BATCH, sampling, **ends)
+        with pytest.raises(ValueError, match=r"rollout_server.folder .*nowhere holds no model: copy the policy's"):
+            client(server, tmp_path / "nowhere", "vllm").check()
+        client(server, folder, "vllm").check()
+        server.answers["/collective_rpc"] = lambda _: (404, {"detail": "Not Found"})
+        with pytest.raises(ValueError, match="/collective_rpc answered 404"):
+            client(server, folder, "vllm").update(lambda aside: write_tiny_model(aside, seed=1))
+        server.answers["/update_weights_from_disk"] = lambda _: (200, {"success": False, "message": "no memory"})
+        with pytest.raises(ValueError, match=r"did not read .*no memory"):
+            client(server, folder, "sglang").update(lambda aside: write_tiny_model(aside, seed=1))
+        long = {"output_ids": [5] * 9, "meta_info": {"finish_reason": {"type": "length"}}}
+        server.answers["/generate"] = lambda _: (200, long)
+        with pytest.raises(ValueError, match="a response of 9 tokens ended with 'length', of 4 allowed"):
+            client(server, folder, "sglang").sample(BATCH, sampling, **ends)
+        aborted = {"output_ids": [5], "meta_info": {"finish_reason": {"type": "abort"}}}
+        server.answers["/generate"] = lambda _: (200, aborted)
+        with pytest.raises(ValueError, match="ended with 'abort'"):
+            client(server, folder, "sglang").sample(BATCH, sampling, **ends)
+    with pytest.raises(ValueError, match=r"no server at http://127.0.0.1:"):
+        client(server, folder, "vllm").check()
+    with pytest.raises(ValueError, match="expected http://HOST:PORT/v1"):
+        RolloutServer("localhost", str(folder))
+    with pytest.raises(ValueError, match="concurrency is 0"):
+        RolloutServer("http://localhost", str(folder), concurrency=0)
