@@ -58,7 +58,9 @@ class BradleyTerryRewardModule(JudgeValidation):
     def configure_model(self) -> None:
         """Read or make the model; safe to call twice."""
         if self.model is None:
-            self.model = self.spread(load_scalar_classifier(self.source).train())
+            with self.reading():
+                model = load_scalar_classifier(self.source).train()
+            self.model = self.spread(model)
 
     def fixed_settings(self) -> dict[str, Any]:
         """The length and the tokenizer: both in the exported folder too."""

@@ -86,7 +86,11 @@ def _pairwise_ppo(stage: PairwisePPOModule, rows: int, spread: Spread, make: Mak
         reference = make(lambda: freeze(load_shape(AutoModelForCausalLM, source)))
         sharded.append(held("reference", reference, trained=False))
     judges = {"judge": stage.judge, "held-out judge": stage.heldout_judge}
-    asked = {name: _read_once(judge, rows, make_judge) for name, judge in judges.items() if judge is not None}
+    asked = {
+        name: _read_once(judge, rows, spread if stage.shard_judges else _whole, make_judge)
+        for name, judge in judges.items()
+        if judge is not None
+    }
     models = [spread(each) for each in sharded]
     models += [each for found, _ in asked.values() for each in found]
     lasting = sum(each.total for each in models)
@@ -127,7 +131,11 @@ def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: in
     return rows * (prompt + answer) * per_token + max(reading, 4 * 3 * rows * vocabulary)
 
 
-def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[Held], int]:
+def _whole(model: Held) -> Held:
+    return model.on_one_process(1, Shards())
+
+
+def _read_once(judge: RewardSource, rows: int, spread: Spread, make: Make) -> tuple[list[Held], int]:
     """Models of a reward source, and the work of its largest forward pass: one anchor a response, both orders."""
     models, most = [], 0
     for source in judge.sources():
@@ -142,7 +150,7 @@ def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[Held], 
         at_once = getattr(source, "max_batch_tokens", 64 * length) // length
         model.config.pad_token_id = 0
         most = max(most, working_memory(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
-        models.append(held(type(source).__name__, model, trained=False).on_one_process(1, Shards()))
+        models.append(spread(held(type(source).__name__, model, trained=False)))
     return models, most
 
 

@@ -117,7 +117,9 @@ class GenerativeRewardModule(JudgeValidation):
     def configure_model(self) -> None:
         """Read or make the model; safe to call twice."""
         if self.model is None:
-            self.model = self.spread(load_causal_lm(self.source).train())
+            with self.reading():
+                model = load_causal_lm(self.source).train()
+            self.model = self.spread(model)
             self.register_buffer("verdict_ids", torch.tensor(self.build_encoder().verdict_ids), persistent=False)
 
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:

@@ -12,10 +12,17 @@ from lightning_modules import optimizers
 from lightning_modules.policies import RunPolicies
 from lightning_modules.ppo_dashboard import LAYOUT
 from lightning_modules.ppo_health import PPOHealth
+from lightning_modules.ppo_models import check_run, read_models
 from lightning_modules.ppo_report import PPOReport
 from lightning_modules.ppo_validation import PPOValidation
 from lightning_modules.stage import Stage
-from lightning_modules.strategies import before_backward, clip_gradients, discard_gradients
+from lightning_modules.strategies import (
+    Gather,
+    before_backward,
+    clip_gradients,
+    discard_gradients,
+    finish_judging,
+)
 from prl.anchors import AnchorSource, DatasetAnchors
 from prl.config import PPO, Health, JudgeGate, ModelSource, Optimization, Reward, Sampling, Validation
 from prl.critic_warmup import CriticWarmup
@@ -25,19 +32,17 @@ from prl.data.tokens import OnTooLong
 from prl.distributed import global_sum, world_size
 from prl.experience import assemble
 from prl.judge.base import PairwiseJudge
-from prl.judge.gate import check_judge
-from prl.judge.source import RewardSource, make_ready
+from prl.judge.source import RewardSource
 from prl.kl import AdaptiveKL, FixedKL, KLController
-from prl.minibatch import check_minibatches, schedule_minibatches, split_microbatches
-from prl.models.adapters import add_adapters, is_adapted
+from prl.minibatch import schedule_minibatches, split_microbatches
+from prl.models.adapters import add_adapters
 from prl.models.critic import (
     AdapterCritic,
     CriticKind,
-    build_critic,
     check_critic,
     explained_variance,
 )
-from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
+from prl.models.loading import load_causal_lm, load_tokenizer, save_model
 from prl.objective import ppo_objective, token_weights
 from prl.phases import PhaseMeter
 from prl.residence import Residence
@@ -73,6 +78,9 @@ class PairwisePPOModule(Stage):
         validation: how validations are read.
         health: when the run warns, and when it stops.
         rollout_server: who samples the responses, instead of the policy in this process.
+        gather_rollouts: with FSDP2, put the weights together once per rollout: where they fit (auto), always, or never.
+            Otherwise they are gathered in every pass, and all processes sample until the last response has ended.
+        shard_judges: judges in shards too, under a strategy that cuts weights, instead of whole on each process.
 
     Raises:
         ValueError: for settings that contradict each other.
@@ -102,6 +110,8 @@ class PairwisePPOModule(Stage):
         validation: Validation = Validation(),  # noqa: B008 - frozen
         health: Health = Health(),  # noqa: B008 - frozen
         rollout_server: RolloutServer | None = None,
+        shard_judges: bool = False,
+        gather_rollouts: Gather = "auto",
     ) -> None:
         super().__init__()
         check_critic(critic, policy, critic_model)
@@ -114,7 +124,7 @@ class PairwisePPOModule(Stage):
         self.critic_kind, self.critic_source = critic, critic_model or policy
         self.judge, self.judge_gate, self.iterations, self.on_too_long = judge, judge_gate, iterations, on_too_long
         self.sampling, self.reward, self.ppo, self.optimization = sampling, reward, ppo, optimization
-        self.rollout_server = rollout_server
+        self.rollout_server, self.shard_judges, self.gather_rollouts = rollout_server, shard_judges, gather_rollouts
         self.anchors = anchors or DatasetAnchors()
         self.anchors.check(sampling)
         self.max_prompt_length, self.critic_learning_rate = max_prompt_length, critic_learning_rate
@@ -143,19 +153,16 @@ class PairwisePPOModule(Stage):
 
     def configure_model(self) -> None:
         """Read the models; safe to call twice."""
-        if self.critic is not None:
-            return
-        judges = [*filter(None, (self.judge, self.heldout_judge))]
-        for judge in judges:
-            check_judge(judge, self.judge_gate)
-        self.configure_export()
-        for judge in judges:
-            make_ready(judge, self.policy, self.policy_source.path)
-        if self.reference_source is not None or not is_adapted(self.policy):
-            self.reference = freeze(load_causal_lm(self.reference_source or self.policy_source))
-        self.critic = self.spread(build_critic(self.critic_kind, self.policy, self.critic_source))
-        self.policy, self.reference = self.spread(self.policy), self.spread(self.reference)
-        self.end_ids = end_token_ids(self.policy, self.tokenizer)
+        if self.critic is None:
+            read_models(self)
+            self.end_ids = end_token_ids(self.policy, self.tokenizer)
+
+    @contextmanager
+    def judging(self, judge: RewardSource) -> Iterator[None]:
+        """A judge at work, on its device, until it has finished on all processes."""
+        with self.residence.of(judge, self.device):
+            yield
+            finish_judging(judge)
 
     def configure_export(self) -> None:
         """Read the policy alone, with all adapters that a checkpoint has of it."""
@@ -164,21 +171,8 @@ class PairwisePPOModule(Stage):
             add_adapters(self.policy, AdapterCritic.NAME)
 
     def on_fit_start(self) -> None:
-        """Refuse settings that do not fit together, before a rollout is paid for.
-
-        Raises:
-            ValueError: when an iteration has fewer micro-batches than minibatches, or gradients come scaled.
-        """
-        if self.trainer.precision == "16-mixed":
-            raise ValueError(
-                "trainer.precision 16-mixed scales gradients, and clipping them would clip the scale; use bf16-mixed"
-            )
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        rows = getattr(datamodule, "batch_size", 0) * self.sampling.per_prompt // self.trainer.world_size
-        if rows:
-            check_minibatches(-(-rows // self.ppo.microbatch_size), self.ppo.minibatches)
-        if self.rollout_server is not None:
-            self.policies.check_server(self.rollout_server)
+        """Check settings against each other, before a rollout is paid for (`check_run`), and start the records."""
+        check_run(self)
         self.validation.start_fit()
         self.report.start_fit()
         if self.board is not None:
@@ -225,7 +219,7 @@ class PairwisePPOModule(Stage):
         Raises:
             ValueError: when none could be had, on any rank.
         """
-        with self.phase("judge"), self.residence.of(self.judge, self.device):
+        with self.phase("judge"), self.judging(self.judge):
             scores = self.judge.score(batch, responses, self.reward).to(self.device)
         if not int(global_sum((~scores.failed).sum())):
             raise ValueError(

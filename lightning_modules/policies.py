@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_modules.strategies import is_sharded, settle, whole_copy, whole_state, write
+from lightning_modules.strategies import is_sharded, sampling_from, settle, whole_copy, whole_state, write
 from prl.anchors import Weights
 from prl.data.records import Conversation
 from prl.distributed import global_max, rank
@@ -91,15 +91,16 @@ class RunPolicies:
         module = self.module
         judges = [source for source in module.judge.sources() if isinstance(source, PairwiseJudge)]
         for judge in filter(None, (module.heldout_judge, *judges)):
-            with module.residence.of(judge, module.device):
+            with module.judging(judge):
                 return judge.compare(prompts, a, b)
         raise ValueError("an AnchorBank asks a judge about each new anchor, and this run has rules only; add a judge")
 
     def _sample(self, model: Any, batch: PromptBatch) -> Rollout:
         module = self.module
         pad_id = int(module.tokenizer.pad_token_id)
-        in_step = is_sharded(module.trainer)
-        return generate(model, batch, module.sampling, end_ids=module.end_ids, pad_id=pad_id, in_step=in_step)
+        tokens = len(batch.prompts) * (batch.prompt_ids.shape[1] + module.sampling.max_new_tokens)
+        with sampling_from(module.trainer, model, module.gather_rollouts, tokens=tokens) as in_step:
+            return generate(model, batch, module.sampling, end_ids=module.end_ids, pad_id=pad_id, in_step=in_step)
 
     @contextmanager
     def _replaced(self, weights: Weights) -> Iterator[None]:

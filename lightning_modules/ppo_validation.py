@@ -142,7 +142,7 @@ class PPOValidation:
         return batch, rollout, responses, module.judge_responses(batch, responses)
 
     def _compare_heldout(self, judge: PairwiseJudge, batch: PromptBatch, responses: list[str]) -> Verdict:
-        with self.module.phase("heldout"), self.module.residence.of(judge, self.module.device):
+        with self.module.phase("heldout"), self.module.judging(judge):
             return against_anchors(judge.compare, batch, responses)[0]
 
     def finish(self) -> None:

@@ -1,6 +1,7 @@
 """What every training stage offers: how it reads a record, what its checkpoint holds, what it exports."""
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -16,6 +17,8 @@ from prl.config import Optimization
 from prl.data.records import Record
 from prl.data.row_errors import shown
 from prl.data.store import RecordEncoder
+from prl.distributed import rank
+from prl.models.loading import without_weights
 from prl.run_position import batches_done
 
 
@@ -62,6 +65,11 @@ class Stage(LightningModule, ABC):
 
     def after_export(self, folder: Path) -> None:
         """What the end of training adds to an exported folder; nothing by default."""
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Around the reading of models that will be spread: where that cuts them, one process hands out the weights."""
+        is_handed = self._trainer is not None and is_sharded(self._trainer) and rank() > 0
+        return without_weights(is_handed)
 
     def spread(self, model: Any) -> Any:
         """A model that was just read, in shards where the strategy wants that."""

@@ -47,7 +47,9 @@ class SupervisedModule(Stage):
     def configure_model(self) -> None:
         """Read or make the model; safe to call twice."""
         if self.model is None:
-            self.model = self.spread(load_causal_lm(self.source).train())
+            with self.reading():
+                model = load_causal_lm(self.source).train()
+            self.model = self.spread(model)
 
     def _logprobs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Log-probability of every completion token, and which positions these are: [B, S - 1] each."""

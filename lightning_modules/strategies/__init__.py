@@ -3,6 +3,8 @@
 from lightning.pytorch.strategies import StrategyRegistry
 
 from lightning_modules.strategies.fsdp2 import FSDP2Strategy
+from lightning_modules.strategies.judges import finish_judging, spread_judge
+from lightning_modules.strategies.sampling import Gather, sampling_from
 from lightning_modules.strategies.spreading import (
     before_backward,
     clip_gradients,
@@ -24,15 +26,19 @@ for stage in (1, 2, 3):
 
 __all__ = [
     "FSDP2Strategy",
+    "Gather",
     "ZeROStrategy",
     "before_backward",
     "clip_gradients",
     "discard_gradients",
+    "finish_judging",
     "is_sharded",
+    "sampling_from",
     "settle",
     "shape_of",
     "shards_of",
     "spread",
+    "spread_judge",
     "whole_copy",
     "whole_state",
     "write",

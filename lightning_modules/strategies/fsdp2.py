@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from lightning_modules.strategies.in_parts import Held, InParts
+from prl.distributed import rank
 from prl.memory import layer_names
 from prl.models.adapters import is_adapted
 from prl.models.critic import ValueHead
@@ -86,12 +87,15 @@ def like(value: Any, owner: Any) -> Any:
     return distribute_tensor(value.to(device), owner.device_mesh, owner.placements, src_data_rank=None)
 
 
-def shard(model: Any, mesh: DeviceMesh) -> Any:
+def shard(model: Any, mesh: DeviceMesh, device: torch.device) -> Any:
     """Cut a model into shards, in place.
 
     Every decoder layer is gathered for itself while it works; what is left (embeddings, norm, head) is one group, which
     stays whole from a forward pass to the end of the backward pass, because the head also works outside of it.
+
+    Weights are the first process's; others may have them on the meta device, so that a node reads a model once.
     """
+    whole = {name: each.detach() for name, each in model.named_parameters()}
     names = layer_names(model)
     # Sampling enters a model with adapters below them, so the root is the model that they are in.
     root = model.get_base_model() if is_adapted(model) else model
@@ -100,7 +104,21 @@ def shard(model: Any, mesh: DeviceMesh) -> Any:
         if module is not root and (type(module).__name__ in names or isinstance(module, ValueHead)):
             fully_shard(module, mesh=mesh)
     fully_shard(root, mesh=mesh, reshard_after_forward=False)
+    _hand_out(model, whole, device)
     return model
+
+
+@torch.no_grad()
+def _hand_out(model: nn.Module, whole: Mapping[str, Tensor], device: torch.device) -> None:
+    """Give each process its shards of the first one's weights, one weight after the other, and its buffers."""
+    if any(each.is_meta for each in model.parameters()):
+        model.to_empty(device=device)
+    each: Any
+    for name, each in model.named_parameters():
+        full = whole[name].to(device) if rank() == 0 else torch.empty(each.shape, dtype=each.dtype, device=device)
+        each.to_local().copy_(distribute_tensor(full, each.device_mesh, each.placements).to_local())
+    for buffer in model.buffers():
+        torch.distributed.broadcast(buffer, 0)
 
 
 def settle(model: nn.Module) -> None:

@@ -24,7 +24,7 @@ def spread(model: Any, trainer: Any) -> Any:
         return model
     if isinstance(trainer.strategy, ZeROStrategy):
         return trainer.strategy.partition(model)
-    return fsdp2.shard(model, trainer.strategy.device_mesh["data_parallel"])
+    return fsdp2.shard(model, trainer.strategy.device_mesh["data_parallel"], trainer.strategy.root_device)
 
 
 def is_sharded(trainer: Any) -> bool:

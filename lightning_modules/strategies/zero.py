@@ -35,18 +35,26 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
             self.config["gradient_clipping"] = settings.max_grad_norm  # Lightning has none when steps are taken by hand
 
     def partition(self, model: Any) -> Any:
-        """Cut a model that was just read into shards, in place; what is one at a time whole on the device is a weight.
+        """Cut a model that was just read into shards, in place, one weight after the other.
 
-        The type comes first: beside shards DeepSpeed would convert their empty places only.
+        Weights are the first process's; others may have them on the meta device, so that a node reads a model once.
         """
         import deepspeed
 
         assert isinstance(self.config, dict)
-        if self.config.get("bf16", {}).get("enabled"):
-            model.to(torch.bfloat16)
-        deepspeed.zero.Init(module=model, config_dict_or_path=self.config, remote_device=self.remote_device)
+        init = deepspeed.zero.Init(config_dict_or_path=self.config, remote_device=self.remote_device)
+        for module in model.modules():
+            weights = list(module.parameters(recurse=False))
+            if self.config.get("bf16", {}).get("enabled"):  # later there would be nothing in its place to convert
+                for weight in weights:
+                    weight.data = weight.data.to(torch.bfloat16)
+            if any(each.is_meta for each in (*weights, *module.buffers(recurse=False))):
+                with _same_parameters():
+                    module.to_empty(device=self.root_device, recurse=False)
+            init._convert_to_zero_parameters(weights)  # sends each from the first process to all, who keep their part
         for buffer in model.buffers():
             buffer.data = buffer.data.to(self.root_device)
+            torch.distributed.broadcast(buffer, 0)
         return model
 
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> Any:
@@ -214,6 +222,17 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
 
 def _part(parameter: nn.Parameter, flat: Tensor, offset: int, start: int, size: int) -> Part:
     return Part(flat.detach()[offset : offset + size], start, shape_of(parameter))
+
+
+@contextmanager
+def _same_parameters() -> Iterator[None]:
+    """Moving a module changes its parameters in place, so that tied weights stay tied."""
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        yield
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
 
 
 def _hide(model: nn.Module, device: torch.device) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -70,22 +74,40 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+_WITHOUT_WEIGHTS = ContextVar("models are made without their weights", default=False)
+
+
+@contextmanager
+def without_weights(enabled: bool = True) -> Iterator[None]:
+    """Models that are loaded inside are made on the meta device: where another process will hand out their weights."""
+    token = _WITHOUT_WEIGHTS.set(enabled)
+    try:
+        yield
+    finally:
+        _WITHOUT_WEIGHTS.reset(token)
+
+
 def _load(auto_class: Any, source: ModelSource, **extra: Any) -> PreTrainedModel:
-    dtype = getattr(torch, source.dtype)
-    options: dict[str, Any] = {}
-    if source.attn_implementation:
-        options["attn_implementation"] = source.attn_implementation
-    if source.path is not None:
-        options |= {"dtype": dtype, "trust_remote_code": source.trust_remote_code, **extra}
-        model = _read(auto_class, source.path, options)
-    else:
-        tokenizer = load_tokenizer(source)
-        fields = {"vocab_size": len(tokenizer), **dict(source.config or {}), **extra}
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            fields.setdefault(name, getattr(tokenizer, name))
-        config = AutoConfig.for_model(**fields)
-        model = auto_class.from_config(config, dtype=dtype, **options)
-    return _prepared(model, source, auto_class)
+    if _WITHOUT_WEIGHTS.get():
+        with torch.device("meta"):
+            return load_shape(auto_class, source, **extra)
+    if source.path is None:
+        return _prepared(_random(auto_class, source, extra), source, auto_class)
+    options = {**_options(source), "trust_remote_code": source.trust_remote_code, **extra}
+    return _prepared(_read(auto_class, source.path, options), source, auto_class)
+
+
+def _options(source: ModelSource) -> dict[str, Any]:
+    attention = {"attn_implementation": source.attn_implementation} if source.attn_implementation else {}
+    return {"dtype": getattr(torch, source.dtype), **attention}
+
+
+def _random(auto_class: Any, source: ModelSource, extra: dict[str, Any]) -> PreTrainedModel:
+    tokenizer = load_tokenizer(source)
+    fields = {"vocab_size": len(tokenizer), **dict(source.config or {}), **extra}
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        fields.setdefault(name, getattr(tokenizer, name))
+    return auto_class.from_config(AutoConfig.for_model(**fields), **_options(source))
 
 
 def _prepared(model: Any, source: ModelSource, auto_class: Any) -> Any:
@@ -122,14 +144,16 @@ def _read(auto_class: Any, path: str, options: dict[str, Any]) -> PreTrainedMode
 def load_shape(auto_class: Any, source: ModelSource, **extra: Any) -> Any:
     """A model like the one that `source` means, its weights not read: for where tensors take no memory."""
     if source.path is None:
-        return _load(auto_class, source, **extra)
+        return _prepared(_random(auto_class, source, extra), source, auto_class)
     path, settings = source.path, Path(source.path).expanduser() / ADAPTERS
     while settings.is_file():
         path = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
         settings = Path(path).expanduser() / ADAPTERS
     config = AutoConfig.from_pretrained(**_location(path), trust_remote_code=source.trust_remote_code, **extra)
-    options = {"attn_implementation": source.attn_implementation} if source.attn_implementation else {}
-    model = auto_class.from_config(config, dtype=getattr(torch, source.dtype), **options)
+    model = auto_class.from_config(config, **_options(source))
+    if model.can_generate():
+        with suppress(OSError):  # it is not in every folder
+            model.generation_config = GenerationConfig.from_pretrained(_location(path)["pretrained_model_name_or_path"])
     return _prepared(model, source, auto_class)
 
 

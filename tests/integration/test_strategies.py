@@ -172,3 +172,34 @@ def test_what_samples_from_shards_is_resumed_exactly(case: str, strategy: str, h
     resumed = run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, "--ckpt_path", "last")
     assert differences(whole, resumed) == []
     assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "cut")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+@pytest.mark.parametrize("kind", ["cut", "on the policy's trunk"])
+def test_a_judge_in_shards_judges_as_ever(kind: str, strategy: str, home: Home, tmp_path: Path) -> None:
+    """Few padded tokens in a pass, so that the two processes have different numbers of passes to make."""
+    settings: tuple[str, ...] = (*PLANNED, f"{MODEL}judge_gate.mode", "off")
+    judge = {"path": str(home.judge), "max_batch_tokens": 96}
+    if kind == "cut":
+        settings += (f"{MODEL}shard_judges", "true")
+    else:
+        lora = json.dumps({"rank": 4})
+        home.run("generative_reward", tmp_path / "judge", f"{MODEL}model.lora", lora, f"{MODEL}passport_pairs", "0")
+        export(tmp_path / "judge" / "checkpoints" / LAST, tmp_path / "apart", merge=False)
+        settings += (f"{MODEL}policy.lora", lora, f"{MODEL}critic", "adapter")
+        judge |= {"path": str(tmp_path / "apart"), "shared_trunk": True}
+    settings += (f"{MODEL}judge", json.dumps({"class_path": "GenerativeJudge", "init_args": judge}))
+    alone = run(home, "pairwise_ppo", tmp_path / "alone", 1, *settings)
+    assert_close(run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, *STRATEGIES[strategy]), alone)
+
+
+@pytest.mark.slow
+def test_a_rollout_is_the_same_gathered_or_pass_by_pass(home: Home, tmp_path: Path) -> None:
+    settings = (*STRATEGIES["fsdp2"], f"{MODEL}ppo.microbatch_size", "2", f"{MODEL}iterations", "1")
+    settings += (f"{MODEL}sampling.max_new_tokens", "12")
+    found = {}
+    for way in ("always", "never", "auto"):
+        found[way] = run(home, "pairwise_ppo", tmp_path / way, 2, *settings, f"{MODEL}gather_rollouts", way)
+    assert differences(found["always"], found["never"]) == []
+    assert differences(found["always"], found["auto"]) == []

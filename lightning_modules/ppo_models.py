@@ -1,0 +1,54 @@
+"""The models of a pairwise PPO run: read one after the other, each spread before the next, and made ready."""
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from lightning_modules.strategies import spread_judge
+from prl.judge.gate import check_judge
+from prl.judge.source import make_ready
+from prl.minibatch import check_minibatches
+from prl.models.adapters import is_adapted
+from prl.models.critic import build_critic
+from prl.models.loading import freeze, load_causal_lm
+
+if TYPE_CHECKING:
+    from lightning_modules.pairwise_ppo import PairwisePPOModule
+
+
+def read_models(module: "PairwisePPOModule") -> None:
+    """Judges, policy, critic and, unless the policy with its adapters off is that, the reference."""
+    judges = [*filter(None, (module.judge, module.heldout_judge))]
+    for judge in judges:
+        check_judge(judge, module.judge_gate)
+    with module.reading():
+        module.configure_export()
+    for judge in judges:
+        with module.reading() if module.shard_judges else nullcontext():
+            make_ready(judge, module.policy, module.policy_source.path)
+        spread_judge(judge, module._trainer, cut=module.shard_judges)
+    with module.reading():
+        critic = build_critic(module.critic_kind, module.policy, module.critic_source)
+    module.critic, module.policy = module.spread(critic), module.spread(module.policy)
+    if module.reference_source is not None or not is_adapted(module.policy):
+        with module.reading():
+            reference = freeze(load_causal_lm(module.reference_source or module.policy_source))
+        module.reference = module.spread(reference)
+
+
+def check_run(module: "PairwisePPOModule") -> None:
+    """Refuse settings that do not fit together, before a rollout is paid for.
+
+    Raises:
+        ValueError: when an iteration has fewer micro-batches than minibatches, gradients come scaled, or there is no
+            server where rollouts are to come from.
+    """
+    if module.trainer.precision == "16-mixed":
+        raise ValueError(
+            "trainer.precision 16-mixed scales gradients, and clipping them would clip the scale; use bf16-mixed"
+        )
+    datamodule: Any = module.trainer.datamodule  # type: ignore[attr-defined]
+    rows = getattr(datamodule, "batch_size", 0) * module.sampling.per_prompt // module.trainer.world_size
+    if rows:
+        check_minibatches(-(-rows // module.ppo.microbatch_size), module.ppo.minibatches)
+    if module.rollout_server is not None:
+        module.policies.check_server(module.rollout_server)

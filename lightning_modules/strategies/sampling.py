@@ -1,0 +1,86 @@
+"""Sampling from a policy in shards: with its weights put together for the while of a rollout, or pass by pass."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import psutil
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+
+from lightning_modules.strategies.fsdp2 import FSDP2Strategy
+from lightning_modules.strategies.spreading import is_sharded
+from prl.distributed import global_max
+
+Gather = Literal["auto", "always", "never"]
+SPARE = 0.8
+"""Share of the free memory that weights and caches may take: allocators, and the draw itself, need some."""
+
+
+@contextmanager
+def sampling_from(trainer: Any, model: Any, gather: Gather, *, tokens: int) -> Iterator[bool]:
+    """Ready to sample; yields whether processes must take the same number of steps.
+
+    Args:
+        trainer: whose strategy decides. DeepSpeed's stage 3 always goes pass by pass.
+        model: the model that samples.
+        gather: put the weights together once: where they fit on all processes (auto), always, or never.
+        tokens: rows times their longest length, prompts included.
+    """
+    is_cut = is_sharded(trainer)
+    if not is_cut or not isinstance(trainer.strategy, FSDP2Strategy) or gather == "never":
+        yield is_cut
+        return
+    if gather == "auto" and not _fits(model, tokens, trainer.strategy.root_device):
+        yield True
+        return
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield False
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(part is not _root(model), recurse=False)
+            part.reshard()
+
+
+def _root(model: Any) -> Any:
+    return next(module for module in model.modules() if isinstance(module, FSDPModule))
+
+
+def _fits(model: Any, tokens: int, device: torch.device) -> bool:
+    """Whether it does on all processes, told once for each outcome."""
+    weights = sum(each.numel() * each.element_size() for each in model.parameters())
+    needed = weights + cache_bytes(model, tokens)
+    free = free_bytes(device)
+    missing = global_max(torch.tensor(float(needed - SPARE * free), device=device))
+    fits = float(missing) <= 0
+    if getattr(model, "_prl_gathers", None) is not fits:
+        model._prl_gathers = fits
+        way = "put together once per rollout" if fits else "gathered in every pass, all processes in step"
+        sizes = [f"{size / 2**30:.2f} GiB" for size in (weights, needed - weights, free)]
+        rank_zero_info("sampling: weights %s and caches %s, %s free here: weights are %s", *sizes, way)
+    return fits
+
+
+def cache_bytes(model: nn.Module, tokens: int) -> int:
+    """Keys and values of so many tokens."""
+    config: Any = model.config
+    config = config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * size * tokens * next(model.parameters()).element_size()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process can still have; on the CPU an equal share of what the machine has."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or torch.distributed.get_world_size()
+    return psutil.virtual_memory().available // processes

@@ -1,0 +1,45 @@
+"""A frozen model in shards, at work on processes that do not have equally much to read."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from prl.distributed import global_max
+
+
+class InStep(nn.Module):
+    """Every forward pass takes all processes: one that has read everything goes on with passes over nothing.
+
+    Args:
+        model: whose weights are in shards.
+        device: where the processes agree.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.model = model
+        self._device = device
+
+    def __getattr__(self, name: str) -> Any:
+        """What else is asked of the model: its config, its embeddings."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    def forward(self, *args: Any, ask: bool = True, **kwargs: Any) -> Any:
+        """A pass in which the others take part; they are asked to, unless they asked."""
+        if ask:
+            self._anyone_reads(True)
+        return self.model(*args, **kwargs)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Take part until no process reads; each calls it once it has read everything."""
+        nothing = torch.zeros(1, 1, dtype=torch.long, device=self._device)
+        while self._anyone_reads(False):
+            self(input_ids=nothing, use_cache=False, ask=False)  # by the same modules, whose order DeepSpeed compares
+
+    def _anyone_reads(self, reads: bool) -> bool:
+        return bool(global_max(torch.tensor(int(reads), device=self._device)))

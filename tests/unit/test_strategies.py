@@ -1,0 +1,112 @@
+"""What strategies mean before there are processes."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from lightning_modules.strategies import (
+    FSDP2Strategy,
+    ZeROStrategy,
+    is_sharded,
+    sampling_from,
+    shards_of,
+    write_in_parts,
+)
+from lightning_modules.strategies.sampling import cache_bytes, free_bytes
+from prl.config import LoRA, ModelSource
+from prl.memory import Shards
+from prl.models.in_step import InStep
+from prl.models.loading import load_causal_lm, without_weights
+from tests.helpers.tiny import tiny_model, write_tiny_model
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("auto", Shards()),
+        ("ddp_find_unused_parameters_true", Shards()),
+        ("fsdp2", Shards(weights=True, gradients=True, optimizer=True)),
+        ("zero2", Shards(gradients=True, optimizer=True, master=True, live=10**9)),
+        ("zero3", Shards(weights=True, gradients=True, optimizer=True, master=True, live=10**9)),
+        (
+            {"class_path": "lightning_modules.strategies.ZeROStrategy", "init_args": {"stage": 1}},
+            Shards(optimizer=True, master=True, live=10**9),
+        ),
+    ],
+)
+def test_what_a_setting_cuts(setting: Any, expected: Shards) -> None:
+    assert shards_of(setting) == expected
+
+
+def test_who_has_whole_weights() -> None:
+    pytest.importorskip("deepspeed")
+    strategies = {True: [FSDP2Strategy(), ZeROStrategy(stage=3)], False: [DDPStrategy(), ZeROStrategy(stage=2)]}
+    for expected, each in strategies.items():
+        assert [is_sharded(SimpleNamespace(strategy=strategy)) for strategy in each] == [expected, expected]
+
+
+def test_only_what_is_cut_is_written_in_parts() -> None:
+    strategy = FSDP2Strategy()
+    write_in_parts(strategy)
+    assert strategy.sharded_checkpoints
+    with pytest.raises(ValueError, match="checkpoint.sharded is true with DDPStrategy, under which every process has"):
+        write_in_parts(DDPStrategy())
+
+
+def test_a_whole_model_samples_by_itself() -> None:
+    trainer = SimpleNamespace(strategy=DDPStrategy())
+    with sampling_from(trainer, tiny_model(0), "auto", tokens=10) as in_step:
+        assert not in_step
+
+
+def test_caches_take_what_is_counted() -> None:
+    model = tiny_model(0)
+    ids = torch.arange(5, 25).reshape(2, 10)
+    cache = DynamicCache(config=model.config)
+    model(ids, past_key_values=cache, use_cache=True)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert cache_bytes(model, ids.numel()) == held
+
+
+def test_free_memory_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    alone = free_bytes(torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_bytes(torch.device("cpu")) == pytest.approx(alone / 4, rel=0.2)
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=4)])
+def test_a_model_without_weights_is_like_the_one_with_them(lora: LoRA | None, tmp_path: Any) -> None:
+    write_tiny_model(tmp_path, seed=0, tie_word_embeddings=True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    model.generation_config.eos_token_id = [1, 7]
+    model.save_pretrained(tmp_path)
+    source = ModelSource(path=str(tmp_path), lora=lora)
+    real = load_causal_lm(source)
+    with without_weights():
+        empty = load_causal_lm(source)
+    with without_weights(False):
+        assert not any(each.is_meta for each in load_causal_lm(source).parameters())
+    assert all(each.is_meta for each in (*empty.parameters(), *empty.buffers()))
+    for kind in ("named_parameters", "named_buffers"):
+        one, other = (
+            {name: (t.shape, t.dtype, t.requires_grad) for name, t in getattr(m, kind)()} for m in (real, empty)
+        )
+        assert one == other
+    assert empty.generation_config.eos_token_id == real.generation_config.eos_token_id == [1, 7]
+
+
+def test_in_step_with_nobody_a_model_is_itself() -> None:
+    model = tiny_model(0)
+    ids = torch.arange(5, 15)[None]
+    judge = InStep(model, torch.device("cpu"))
+    assert torch.equal(judge(ids).logits, model(ids).logits)
+    judge.finish()
+    assert judge.config is model.config
+    assert judge.get_input_embeddings() is model.get_input_embeddings()
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        _ = judge.nothing_like_it
