@@ -24,7 +24,6 @@ from prl.models.head import LOGITS_AT_ONCE
 from prl.models.loading import freeze, load_shape
 
 Make = Callable[[Callable[[], Any]], Any]
-Spread = Callable[[Held], Held]
 COPIES_OF_LOGITS = {True: 3, False: 2}
 """Of a slice of logits in float32 with and without a backward pass: itself, its exponentials, its gradient."""
 
@@ -38,29 +37,47 @@ class Estimate:
     """Peak of each phase, everything that lasts included."""
 
 
-def estimate(stage: Stage, rows: int, *, processes: int, shards: Shards, dtype: torch.dtype | None = None) -> Estimate:
+@dataclass(frozen=True)
+class Needs:
+    """What a stage needs, before it is known who shares what."""
+
+    cut: list[Held]
+    """Models that a strategy may cut into shards."""
+    whole: list[Held]
+    """Models that are whole on each process."""
+    working: dict[str, int]
+    """Bytes of each phase beside what lasts, of one process."""
+
+    def on_one_process(self, processes: int, shards: Shards) -> Estimate:
+        """With so many processes that share what a strategy cuts."""
+        models = [each.on_one_process(processes, shards) for each in self.cut]
+        models += [each.on_one_process(1, Shards()) for each in self.whole]
+        lasting = sum(each.total for each in models)
+        return Estimate(models, {name: lasting + work for name, work in self.working.items()})
+
+
+def needs(
+    stage: Stage, rows: int, *, dtype: torch.dtype | None = None, judge_dtype: torch.dtype | None = None
+) -> Needs:
     """Longest rows throughout, so what a run needs at most.
 
     Args:
         stage: as configured; nothing of it is read.
         rows: rows of a batch on one process (PPO: rollouts).
-        processes: how many there are.
-        shards: what they share.
-        dtype: type that trainer.precision gives to weights, of judges too unless DeepSpeed does it.
+        dtype: type that trainer.precision gives to weights; that of their source when None.
+        judge_dtype: the same for judges.
     """
-    spread = partial(Held.on_one_process, processes=processes, shards=shards)
     with FakeTensorMode() as mode:
 
-        def make(build: Callable[[], Any]) -> Any:
+        def make(build: Callable[[], Any], dtype: torch.dtype | None = dtype) -> Any:
             return on_fake_tensors(build if dtype is None else lambda: build().to(dtype), mode)
 
         if isinstance(stage, PairwisePPOModule):
-            make_judge = partial(on_fake_tensors, mode=mode) if shards.master else make
-            return _pairwise_ppo(stage, rows, spread, make, make_judge)
-        return _one_model(stage, rows, spread, make)
+            return _pairwise_ppo(stage, rows, make, partial(make, dtype=judge_dtype))
+        return _one_model(stage, rows, make)
 
 
-def _one_model(stage: Any, rows: int, spread: Spread, make: Make) -> Estimate:
+def _one_model(stage: Any, rows: int, make: Make) -> Needs:
     scalar = isinstance(stage, BradleyTerryRewardModule)
     if scalar:
         model = make(lambda: load_shape(AutoModelForSequenceClassification, stage.source, num_labels=1))
@@ -71,29 +88,22 @@ def _one_model(stage: Any, rows: int, spread: Spread, make: Make) -> Estimate:
     twice = scalar or (judge and stage.order == "both")
     whole_logits = not scalar and (not judge or stage.text_coef > 0)
     work = partial(_train, model.train(), rows * (1 + twice), stage.max_length, whole_logits=whole_logits)
-    models = [spread(held("model", model, trained=True))]
-    return Estimate(models, {"train": models[0].total + working_memory(model, work)})
+    return Needs([held("model", model, trained=True)], [], {"train": working_memory(model, work)})
 
 
-def _pairwise_ppo(stage: PairwisePPOModule, rows: int, spread: Spread, make: Make, make_judge: Make) -> Estimate:
+def _pairwise_ppo(stage: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> Needs:
     policy = make(lambda: _policy(stage))  # with the critic's adapters, when it has any
     critic: Any = make(lambda: ValueHead(hidden_size(policy)))
     if stage.critic_kind == "own":
         critic = make(lambda: Critic(load_shape(AutoModel, stage.critic_source)).train())
-    sharded = [held("policy", policy, trained=True), held("critic", critic, trained=True)]
+    cut = [held("policy", policy, trained=True), held("critic", critic, trained=True)]
     if stage.reference_source is not None or not is_adapted(policy):
         source = stage.reference_source or stage.policy_source
         reference = make(lambda: freeze(load_shape(AutoModelForCausalLM, source)))
-        sharded.append(held("reference", reference, trained=False))
+        cut.append(held("reference", reference, trained=False))
     judges = {"judge": stage.judge, "held-out judge": stage.heldout_judge}
-    asked = {
-        name: _read_once(judge, rows, spread if stage.shard_judges else _whole, make_judge)
-        for name, judge in judges.items()
-        if judge is not None
-    }
-    models = [spread(each) for each in sharded]
-    models += [each for found, _ in asked.values() for each in found]
-    lasting = sum(each.total for each in models)
+    asked = {name: _read_once(judge, rows, make_judge) for name, judge in judges.items() if judge is not None}
+    judging = [each for found, _ in asked.values() for each in found]
     prompt, answer = stage.max_prompt_length, stage.sampling.max_new_tokens
     group, vocabulary = min(stage.ppo.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
     slices = 4 * min(LOGITS_AT_ONCE, group * answer * vocabulary)
@@ -103,13 +113,13 @@ def _pairwise_ppo(stage: PairwisePPOModule, rows: int, spread: Spread, make: Mak
     elif stage.critic_kind == "adapter":
         both *= 2
     read = working_memory(policy, partial(_read, policy, group, prompt + answer))
-    phases = {
+    working = {
         "rollout": _generation(policy, rows, prompt, answer, vocabulary),
         **{name: work for name, (_, work) in asked.items()},
         "score": read + slices * COPIES_OF_LOGITS[False],
         "update": both + slices * COPIES_OF_LOGITS[True],
     }
-    return Estimate(models, {name: lasting + work for name, work in phases.items()})
+    return Needs(cut + judging * stage.shard_judges, judging * (not stage.shard_judges), working)
 
 
 def _policy(stage: PairwisePPOModule) -> Any:
@@ -125,17 +135,15 @@ def _frozen(auto_class: Any, source: ModelSource, **extra: Any) -> Any:
 
 def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: int) -> int:
     """Keys and values of whole responses, beside what reading the prompts takes or one step's draw."""
+    policy.eval()  # as it samples: in train mode gradient checkpointing keeps no cache
     cache = policy(_ids(1, prompt), use_cache=True, logits_to_keep=1).past_key_values
     per_token = sum(t.numel() * t.element_size() for keys, values, *_ in cache for t in (keys, values)) // prompt
     reading = working_memory(policy, partial(_read, policy, rows, prompt))
+    policy.train()
     return rows * (prompt + answer) * per_token + max(reading, 4 * 3 * rows * vocabulary)
 
 
-def _whole(model: Held) -> Held:
-    return model.on_one_process(1, Shards())
-
-
-def _read_once(judge: RewardSource, rows: int, spread: Spread, make: Make) -> tuple[list[Held], int]:
+def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[Held], int]:
     """Models of a reward source, and the work of its largest forward pass: one anchor a response, both orders."""
     models, most = [], 0
     for source in judge.sources():
@@ -150,7 +158,7 @@ def _read_once(judge: RewardSource, rows: int, spread: Spread, make: Make) -> tu
         at_once = getattr(source, "max_batch_tokens", 64 * length) // length
         model.config.pad_token_id = 0
         most = max(most, working_memory(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
-        models.append(spread(held(type(source).__name__, model, trained=False)))
+        models.append(held(type(source).__name__, model, trained=False))
     return models, most
 
 

@@ -73,7 +73,7 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
         if found != {torch.float32} and self.precision_plugin.precision == "32-true":
             raise ValueError(
                 f"trained weights are {', '.join(sorted(map(str, found)))} with trainer.precision 32-true; DeepSpeed "
-                "keeps such weights, and a float32 copy beside them, with --trainer.precision bf16-true"
+                "keeps such weights, and a float32 copy beside them, with --trainer.precision bf16-mixed"
             )
 
     # ---- a step by hand

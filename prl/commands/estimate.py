@@ -70,7 +70,7 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
     Raises:
         ValueError: when a batch has fewer rows than there are processes.
     """
-    from lightning_modules.estimates import estimate
+    from lightning_modules.estimates import needs
     from lightning_modules.strategies import shards_of
     from prl.commands.export import build_stage
 
@@ -81,9 +81,9 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
     rows = -(-batch // processes) * getattr(getattr(stage, "sampling", None), "per_prompt", 1)
     shards = shards_of(settings["trainer"]["strategy"])
     precision = str(settings["trainer"]["precision"])
-    is_forced = precision == "bf16-true" or (shards.master and precision.startswith("bf16"))
-    dtype = torch.bfloat16 if is_forced else None
-    found = estimate(stage, rows, processes=processes, shards=shards, dtype=dtype)
+    forced = torch.bfloat16 if precision == "bf16-true" else None
+    with_deepspeed = torch.bfloat16 if shards.master and precision.startswith("bf16") else None
+    found = needs(stage, rows, dtype=forced or with_deepspeed, judge_dtype=forced).on_one_process(processes, shards)
     return {
         **{"processes": processes, "strategy": settings["trainer"]["strategy"], "rows_per_process": rows},
         "models": [{**asdict(each), "total": each.total} for each in found.models],

@@ -50,6 +50,17 @@ def test_adapters_share_the_trunk(home: Home, tmp_path: Path) -> None:
     assert found["policy"]["num_trained"] == 2 * alone["policy"]["num_trained"]
 
 
+def test_activations_computed_again_take_less(home: Home, tmp_path: Path) -> None:
+    found = {
+        again: estimated(
+            home, "pairwise_ppo", tmp_path, f"{MODEL}policy.gradient_checkpointing", again, "--processes", "1"
+        )
+        for again in ("false", "true")
+    }
+    assert found["true"]["phases"]["update"] < found["false"]["phases"]["update"]
+    assert found["true"]["phases"]["rollout"] == found["false"]["phases"]["rollout"]
+
+
 @pytest.mark.parametrize("stage", ["supervised", "generative_reward", "bradley_terry"])
 def test_every_stage_is_estimated(stage: str, home: Home, tmp_path: Path) -> None:
     found = estimated(home, stage, tmp_path, "--processes", "2", "--trainer.strategy", "ddp")

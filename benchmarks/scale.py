@@ -1,0 +1,111 @@
+"""What pairwise PPO needs on each of 8 to 512 GPUs, for 1.5, 7 and 70 billion parameters: computed, not measured.
+
+python benchmarks/scale.py --json scale.json
+
+Memory is that of `prl estimate`; no model is made. Communication is what each strategy's collectives move into one GPU
+in one optimizer step of one micro-batch, by the sizes of what they carry.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_modules import PairwisePPOModule
+from lightning_modules.estimates import Needs, needs
+from lightning_modules.strategies import shards_of
+from prl.config import PPO, ModelSource, Sampling
+from prl.judge.endpoint import EndpointJudge
+from prl.quickstart.tokenizer import build_tokenizer
+
+GIB = 2**30
+SHAPES: dict[str, dict[str, Any]] = {
+    "1.5 B": {
+        **{"model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28},
+        **{"num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
+    },
+    "7 B": {
+        **{"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28},
+        **{"num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
+    },
+    "70 B": {
+        **{"model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80},
+        **{"num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False},
+    },
+}
+"""Those of Qwen2.5 1.5B and 7B and of Llama 3 70B."""
+STRATEGIES = ("ddp", "fsdp2", "zero2", "zero3")
+GPUS = (8, 64, 512)
+PROMPT, RESPONSE, ROLLOUTS = 1024, 1024, 4
+
+
+def build_stage(folder: Path) -> PairwisePPOModule:
+    """A run with a judge behind a server, bfloat16 weights, and activations computed again."""
+    source = ModelSource(path=str(folder), dtype="bfloat16", gradient_checkpointing=True)
+    return PairwisePPOModule(
+        policy=source,
+        judge=EndpointJudge("http://localhost:8000/v1", "judge"),
+        sampling=Sampling(max_new_tokens=RESPONSE),
+        max_prompt_length=PROMPT,
+        ppo=PPO(microbatch_size=1),
+    )
+
+
+def traffic(weights: int, critic: int, strategy: str, gpus: int) -> float:
+    """Bytes into one GPU in one step of one micro-batch: policy and critic are trained."""
+    share = (gpus - 1) / gpus
+    trained = weights + critic
+    passes = {
+        "ddp": 2,  # an all-reduce of gradients is a reduce-scatter and an all-gather
+        "zero2": 2,  # gradients scattered, updated weights gathered
+        "fsdp2": 3,  # weights gathered for the forward and the backward pass, gradients scattered
+        "zero3": 3,
+    }
+    return share * passes[strategy] * trained
+
+
+def main() -> None:
+    """Print a table for docs/scale.md, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows = []
+    for name, shape in SHAPES.items():
+        with tempfile.TemporaryDirectory() as made:
+            folder = Path(made)
+            (folder / "config.json").write_text(json.dumps(shape))
+            build_tokenizer().save_pretrained(folder)
+            found = needs(build_stage(folder), ROLLOUTS)
+        for strategy in STRATEGIES:
+            for gpus in GPUS:
+                rows.append(row(found, name, strategy, gpus))
+                show(rows[-1])
+    if options.json:
+        settings = {"prompt": PROMPT, "response": RESPONSE, "rollouts_per_gpu": ROLLOUTS, "torch": torch.__version__}
+        options.json.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+
+
+def row(needed: Needs, name: str, strategy: str, gpus: int) -> dict[str, Any]:
+    """One model under one strategy on so many GPUs."""
+    found = needed.on_one_process(gpus, shards_of(strategy))
+    whole = {each.name: 2 * each.num_parameters for each in found.models}
+    return {
+        **{"model": name, "strategy": strategy, "gpus": gpus},
+        "lasting": sum(each.total for each in found.models),
+        "rollout": found.phases["rollout"],
+        "update": found.phases["update"],
+        "traffic": traffic(whole["policy"], whole["critic"], strategy, gpus),
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    """A line of the table."""
+    sizes = " | ".join(f"{found[name] / GIB:.1f}" for name in ("lasting", "rollout", "update", "traffic"))
+    print(f"| {found['model']} | {found['strategy']} | {found['gpus']} | {sizes} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
