@@ -18,7 +18,7 @@ from lightning_modules.ppo_validation import PPOValidation
 from lightning_modules.stage import Stage
 from lightning_modules.strategies import (
     Gather,
-    before_backward,
+    before_microbatch,
     clip_gradients,
     discard_gradients,
     finish_judging,
@@ -275,6 +275,7 @@ class PairwisePPOModule(Stage):
         warming_up = self.warmup.is_active(self.batches_done())
         totals: dict[str, Tensor] = {}
         for rows in groups:
+            before_microbatch(self.trainer, last=rows is groups[-1])
             part = experience.select(rows)
             if warming_up:
                 values = self.policies.values(part.rollout)
@@ -285,7 +286,6 @@ class PairwisePPOModule(Stage):
             loss, stats = ppo_objective(
                 part, logprobs, values, entropy, weights, kl_coef=self.kl.coef, ppo=self.ppo, reward=self.reward
             )
-            before_backward(self.trainer, last=rows is groups[-1])
             self.manual_backward(loss * world_size())  # gradients are averaged over ranks, weights are global
             accumulate(totals, stats)
         optimizer: Any = self.optimizers()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -14,6 +15,13 @@ def world_size() -> int:
 def rank() -> int:
     """This process's number among them; 0 without torch.distributed."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def collective_device(device: torch.device) -> torch.device:
+    """Where a tensor must be for the processes to exchange it: NCCL knows GPUs only."""
+    if world_size() > 1 and device.type == "cpu" and "nccl" in dist.get_backend():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def global_sum(value: Tensor) -> Tensor:

@@ -86,8 +86,16 @@ class RolloutServer:
         aside = self.folder.with_name(f"{self.folder.name}.partial")
         rmtree(aside, ignore_errors=True)
         write(aside)
-        for path in sorted(aside.iterdir()):
-            os.replace(path, self.folder / path.name)
+        new = {path.name for path in aside.iterdir()}
+        for path in list(self.folder.iterdir()):
+            # A server would go on reading the files that an old index names.
+            is_weights = path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
+            if path.is_dir() and path.name in new:
+                rmtree(path)
+            elif is_weights and path.name not in new:
+                path.unlink()
+        for name in sorted(new):
+            os.replace(aside / name, self.folder / name)
         aside.rmdir()
         root = self.base_url.removesuffix("/v1")
         if self.engine == "sglang":

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
-from prl.distributed import rank, world_size
+from prl.distributed import collective_device, rank, world_size
 
 REST = "rest.pt"
 """File of the folder with all that is not in parts."""
@@ -50,8 +50,9 @@ class Part:
 
     def whole(self) -> Tensor:
         """The whole tensor on the CPU of the first process, an empty one on the others; all take part."""
-        full = torch.zeros(self.shape.numel(), dtype=self.local.dtype, device=self.local.device)
-        full[self.start : self.start + self.local.numel()] = self.local
+        # What is offloaded has to pass over the GPU where processes speak by NCCL.
+        full = torch.zeros(self.shape.numel(), dtype=self.local.dtype, device=collective_device(self.local.device))
+        full[self.start : self.start + self.local.numel()] = self.local.to(full.device)
         if world_size() > 1:
             torch.distributed.reduce(full.view(torch.uint8), 0)  # of bytes, since a sum of floats has no -0.0
         return full.view(self.shape).cpu() if rank() == 0 else full.new_empty(0, device="cpu")

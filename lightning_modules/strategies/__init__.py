@@ -6,7 +6,7 @@ from lightning_modules.strategies.fsdp2 import FSDP2Strategy
 from lightning_modules.strategies.judges import finish_judging, spread_judge
 from lightning_modules.strategies.sampling import Gather, sampling_from
 from lightning_modules.strategies.spreading import (
-    before_backward,
+    before_microbatch,
     clip_gradients,
     discard_gradients,
     is_sharded,
@@ -28,7 +28,7 @@ __all__ = [
     "FSDP2Strategy",
     "Gather",
     "ZeROStrategy",
-    "before_backward",
+    "before_microbatch",
     "clip_gradients",
     "discard_gradients",
     "finish_judging",

@@ -1,4 +1,4 @@
-"""Shards by torch's `fully_shard`, with checkpoints of whole tensors."""
+"""Shards by torch's `fully_shard`, with the checkpoints of every strategy."""
 
 from collections.abc import Mapping
 from datetime import timedelta

@@ -106,7 +106,9 @@ class InParts(ParallelStrategy):
         held = [
             (f"{name} of parameter {number}", value, state["state"][number][name])
             for number, entries in self._moments().items()
+            if number in state["state"]
             for name, value in entries.items()
+            if name != "step"
         ]
         self._fill(held, checkpoint)
 
@@ -117,11 +119,10 @@ class InParts(ParallelStrategy):
             shape, found = (tuple(each) for each in (held.shape, given["shape"] if elsewhere else given.shape))
             if shape != found:
                 raise ValueError(f"{name} has shape {found} in the checkpoint, here it is {shape}")
-            if not isinstance(held, Part):
-                held.copy_(given)
-            elif elsewhere:
-                from_files.append((given, held))
+            part = held if isinstance(held, Part) else Part(held.view(-1), 0, held.shape)
+            if elsewhere:
+                from_files.append((given, part))
             else:
-                held.take(given)
+                part.take(given)
         if from_files:
             sharded_files.read_parts(Path(checkpoint[FOLDER]), from_files)

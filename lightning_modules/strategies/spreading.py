@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -11,7 +12,7 @@ from lightning_modules.strategies import fsdp2, zero
 from lightning_modules.strategies.fsdp2 import FSDP2Strategy
 from lightning_modules.strategies.in_parts import InParts
 from lightning_modules.strategies.zero import ZeROStrategy
-from prl.distributed import rank
+from prl.distributed import gathered, rank
 from prl.memory import Shards
 
 LIVE = 10**9
@@ -20,11 +21,38 @@ LIVE = 10**9
 
 def spread(model: Any, trainer: Any) -> Any:
     """Shard a model that was just read, where the strategy leaves that to us; otherwise it stays as it is."""
-    if trainer is None or model is None or not is_sharded(trainer):
+    if trainer is None or model is None:
         return model
+    _check_strategy(trainer.strategy)
+    if not is_sharded(trainer):
+        return model
+    _check_same(model)
     if isinstance(trainer.strategy, ZeROStrategy):
         return trainer.strategy.partition(model)
     return fsdp2.shard(model, trainer.strategy.device_mesh["data_parallel"], trainer.strategy.root_device)
+
+
+def _check_strategy(strategy: Any) -> None:
+    """Raises ValueError for strategies that would train, and wrongly: a step here is several backward passes long."""
+    if isinstance(strategy, DeepSpeedStrategy) and not isinstance(strategy, ZeROStrategy):
+        raise ValueError(
+            "trainer.strategy is Lightning's own DeepSpeed; use zero1, zero2 or zero3 (configs/strategies)"
+        )
+    if isinstance(strategy, FSDPStrategy):
+        raise ValueError("trainer.strategy is torch's older FSDP; use fsdp2 (configs/strategies/fsdp2.yaml)")
+
+
+def _check_same(model: nn.Module) -> None:
+    """Raises ValueError, on all processes, when the first one's model is not what the others expect to be handed."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    mine = {name: (tuple(each.shape), str(each.dtype)) for name, each in tensors}
+    first, *others = gathered(mine)
+    for other in others:
+        if wrong := sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name)):
+            raise ValueError(
+                f"{type(model).__name__} as it is read differs from what its config describes, at first in {wrong[0]}, "
+                "so its weights cannot be handed out in shards; take one that leaves weights whole (DDP, zero2)"
+            )
 
 
 def is_sharded(trainer: Any) -> bool:
@@ -56,7 +84,7 @@ def whole_copy(parameter: Tensor) -> Tensor:
     """A copy of a weight, whole on every process; of a sharded one in the CPU's memory."""
     if zero.is_partitioned(parameter):
         with zero.gathered(parameter):
-            return parameter.detach().cpu().clone()
+            return parameter.detach().to("cpu", copy=True)
     kept = parameter.detach()
     return kept.full_tensor().cpu() if isinstance(kept, DTensor) else kept.clone()
 
@@ -84,10 +112,10 @@ def write(parameter: Tensor, value: Tensor) -> None:
 # ---- a step by hand, several backward passes long
 
 
-def before_backward(trainer: Any, *, last: bool) -> None:
-    """Say whether the backward pass that begins is the last one before a step; DeepSpeed has to know."""
+def before_microbatch(trainer: Any, *, last: bool) -> None:
+    """Say that a forward and a backward pass begin, and whether they are the last ones before a step."""
     if isinstance(trainer.strategy, ZeROStrategy):
-        trainer.strategy.deepspeed_engine.set_gradient_accumulation_boundary(last)
+        trainer.strategy.before_microbatch(last=last)
 
 
 def clip_gradients(trainer: Any, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO, with checkpoints of whole tensors."""
+"""DeepSpeed's ZeRO, told of steps that are several backward passes long, with the checkpoints of every strategy."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +21,11 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
     their own type; the optimizer is torch's, offloaded or not.
     """
 
+    _numbered: list[list[Any]] = []
+    """Trained weights by parameter group, as torch's optimizer was given them; none where nothing is trained."""
+    _norms: list[Tensor] | None = None
+    """Of each flat shard the norm over all processes, between `gradient_norm` and the step."""
+
     def model_sharded_context(self) -> Any:
         """Nothing special while models are read: `partition` cuts them afterwards."""
         self._init_config_if_needed()
@@ -29,6 +34,11 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
     def _format_config(self) -> None:
         super()._format_config()
         assert isinstance(self.config, dict)
+        zero = self.config.get("zero_optimization", {})
+        if "nvme" in [zero.get(name, {}).get("device") for name in ("offload_optimizer", "offload_param")]:
+            raise ValueError(
+                "weights or optimizer state on nvme are out of a checkpoint's reach; offload them to the cpu"
+            )
         self.config.setdefault("zero_force_ds_cpu_optimizer", False)  # its own would have to be compiled on the spot
         settings: Any = getattr(self.lightning_module, "ppo", None)
         if settings is not None:
@@ -60,7 +70,6 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> Any:
         self._check_types(model)
         self._numbered = [list(group["params"]) for group in optimizer.param_groups]
-        self._norms: list[Tensor] | None = None
         _hide(model, self.root_device)
         return super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
 
@@ -91,6 +100,12 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
             return [(zero.sub_group_to_group_id[i], flat) for i, flat in enumerate(zero.fp32_partitioned_groups_flat)]
         return list(enumerate(zero.single_partition_of_fp32_groups))
 
+    def before_microbatch(self, *, last: bool) -> None:
+        """What DeepSpeed notes in a forward pass through its engine, of which a step by hand has one for all."""
+        if self.zero_stage_3:
+            self._zero.clear_backward_seen_flag()  # else gradients replace those of the micro-batch before
+        self.deepspeed_engine.set_gradient_accumulation_boundary(last)
+
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
         """The norm over all parameters before a step that will clip it; nan when it is not finite."""
@@ -110,13 +125,14 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
         """A step that leaves alone what has had no gradient yet, as torch does: a policy while its critic warms up."""
         torch_optimizer, flats = self._zero.optimizer, self._flats
-        norms, self._norms = self._norms, None
-        idle = [
-            (group, flat)
-            for (group, flat), norm in zip(flats, norms or [], strict=False)
-            if float(norm) == 0 and "exp_avg" not in torch_optimizer.state.get(flat, {})
-        ]
-        groups = [torch_optimizer.param_groups[group] for group, _ in idle]
+        norms, self._norms = self._norms or [torch.ones(())] * len(flats), None
+        busy = {
+            group
+            for (group, flat), norm in zip(flats, norms, strict=True)
+            if float(norm) != 0 or "exp_avg" in torch_optimizer.state.get(flat, {})
+        }
+        idle = [(group, flat) for group, flat in flats if group not in busy]
+        groups = [torch_optimizer.param_groups[group] for group in {group for group, _ in idle}]
         rates = [group["lr"] for group in groups]
         for group in groups:
             group["lr"] = 0.0
@@ -132,6 +148,10 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
         zero = self._zero
         zero.zero_grad(set_to_none=True)
         if self.zero_stage_3:
+            if zero.offload_optimizer:
+                zero.reset_cpu_buffers()
+            else:
+                zero.averaged_gradients = {}
             return
         zero.micro_step_id = -1
         zero._release_preflattened_grad_buffers()
@@ -147,11 +167,15 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
         module: Any = self.lightning_module
         frozen, parts = module.frozen_names(), self._parts()
         state = module.state_dict(keep_vars=True)
-        return {name: parts.get(id(value), value) for name, value in state.items() if name not in frozen}
+        return {
+            name: parts[id(value)] if id(value) in parts else _shard(value) if is_partitioned(value) else value.detach()
+            for name, value in state.items()
+            if name not in frozen
+        }
 
     def _parts(self) -> dict[int, Part]:
-        """By id of a trained weight, what this process has of its float32 copy."""
-        flats = self._flats
+        """By id of a trained weight, what this process has of its float32 copy; nothing where nothing is trained."""
+        flats = self._flats if self._numbered else []
         return {id(each): _part(each, flats[at][1], offset, *rest) for each, at, offset, *rest in self._places()}
 
     def _moments(self) -> dict[int, dict[str, Held]]:
@@ -168,7 +192,7 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
                 }
         return found
 
-    def _places(self) -> Iterator[tuple[nn.Parameter, int, int, int, int]]:
+    def _places(self) -> Iterator[tuple[Any, int, int, int, int]]:
         """Trained weights in the order of one process's optimizer: which flat shard has a range of it, from where in
         the shard, from where in the weight, and how many numbers."""
         zero = self._zero
@@ -176,8 +200,7 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
             for each in parameters:
                 if self.zero_stage_3:
                     flat, offset, size = zero.grad_position[zero.get_param_id(each)]
-                    start = min(rank() * size, each.ds_numel)
-                    yield each, flat, offset, start, min(size, each.ds_numel - start)  # the last shard is padded
+                    yield each, flat, offset, *_range(each, size)
                 elif each._hp_mapping is None:
                     yield each, group, 0, 0, 0
                 else:
@@ -198,26 +221,39 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
         for group, flat in self._flats:
             settings = optimizer.param_groups[group]
             step_at = flat.device if settings.get("fused") or settings.get("capturable") else "cpu"
-            entries = state["state"].get(state["param_groups"][group]["params"][0], {})
-            if entries:
+            saved = [state["state"][each] for each in state["param_groups"][group]["params"] if each in state["state"]]
+            if saved:  # of a weight without any, such as one that is never used, the moments are zero
+                steps = max(each["step"] for each in saved)
                 optimizer.state[flat] = {
-                    name: value.to(step_at) if name == "step" else torch.zeros_like(flat, requires_grad=False)
-                    for name, value in entries.items()
+                    name: steps.clone().to(step_at) if name == "step" else torch.zeros_like(flat, requires_grad=False)
+                    for name in saved[0]
                 }
 
     def _filled(self) -> None:
         """The weights that work are those of the float32 copies."""
-        zero = self._zero
+        zero, parts = self._zero, self._parts()
         if not self.zero_stage_3:
-            zero.update_lp_params()
+            if parts:
+                zero.update_lp_params()
             return
-        parts = self._parts()
         for each in (each for parameters in self._numbered for each in parameters):
             local = parts[id(each)].local
             each.ds_tensor.data[: local.numel()].copy_(local)
         if zero.persistent_parameters:  # small ones stay whole between steps
             zero.persistent_parameters[0].partition(zero.persistent_parameters)
             zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+
+
+def _range(parameter: Any, size: int) -> tuple[int, int]:
+    """Where this process's shard begins in a weight, and how long it is: the last one is padded."""
+    start = min(rank() * size, parameter.ds_numel)
+    return start, min(size, parameter.ds_numel - start)
+
+
+def _shard(parameter: Any) -> Part:
+    """A weight of which there is no float32 copy."""
+    start, size = _range(parameter, parameter.ds_tensor.numel())
+    return Part(parameter.ds_tensor.detach().view(-1)[:size], start, shape_of(parameter))
 
 
 def _part(parameter: nn.Parameter, flat: Tensor, offset: int, start: int, size: int) -> Part:
@@ -238,7 +274,7 @@ def _same_parameters() -> Iterator[None]:
 def _hide(model: nn.Module, device: torch.device) -> None:
     """Keep frozen models that are whole from DeepSpeed, which would convert them, and gather them with the others.
 
-    They stay attributes of the module and are no longer children of it.
+    They stay attributes of the module and are no longer children of it, so a buffer of theirs is in no checkpoint.
     """
     for name, child in list(model._modules.items()):
         if child is not None and not any(p.requires_grad or is_partitioned(p) for p in child.parameters()):

@@ -1,6 +1,7 @@
 """Weights in shards over two CPU processes: the same numbers, the same checkpoints, the same exported folder."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ PLANNED = (
     *("--model", "tests.helpers.planned.PlannedPPO", f"{MODEL}sampling.max_new_tokens", "9"),
     *(f"{MODEL}ppo.microbatch_size", "8", f"{MODEL}ppo.minibatches", "1"),
 )
-"""One micro-batch per process: how rows are dealt to micro-batches is a matter of each process's draws."""
+"""One minibatch: how rows are dealt to several is a matter of each process's draws."""
 STAGES = {
     "supervised": ("supervised", ()),
     "generative_reward": ("generative_reward", (f"{MODEL}text_coef", "1.0")),
@@ -65,7 +66,8 @@ def test_two_processes_learn_what_one_does(case: str, home: Home, tmp_path: Path
     alone = run(home, stage, tmp_path / "alone", 1, *settings)
     expected = last_checkpoint(tmp_path / "alone")
     for name, strategy in STRATEGIES.items():
-        assert_close(run(home, stage, tmp_path / name, 2, *settings, *strategy), alone)
+        several = (f"{MODEL}ppo.microbatch_size", "2") if stage == "pairwise_ppo" else ()
+        assert_close(run(home, stage, tmp_path / name, 2, *settings, *strategy, *several), alone)
         found = last_checkpoint(tmp_path / name)
         assert found["run_state"].keys() == expected["run_state"].keys(), name
         assert_same_optimizer(found["optimizer_states"][0], expected["optimizer_states"][0])
@@ -176,12 +178,14 @@ def test_what_samples_from_shards_is_resumed_exactly(case: str, strategy: str, h
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
-@pytest.mark.parametrize("kind", ["cut", "on the policy's trunk"])
+@pytest.mark.parametrize("kind", ["cut", "cut, cached", "on the policy's trunk", "on the policy's trunk, cached"])
 def test_a_judge_in_shards_judges_as_ever(kind: str, strategy: str, home: Home, tmp_path: Path) -> None:
     """Few padded tokens in a pass, so that the two processes have different numbers of passes to make."""
     settings: tuple[str, ...] = (*PLANNED, f"{MODEL}judge_gate.mode", "off")
-    judge = {"path": str(home.judge), "max_batch_tokens": 96}
-    if kind == "cut":
+    judge: dict[str, Any] = {"path": str(home.judge), "max_batch_tokens": 96}
+    if "cached" in kind:
+        judge["prefix_cache_gib"] = 0.01
+    if "cut" in kind:
         settings += (f"{MODEL}shard_judges", "true")
     else:
         lora = json.dumps({"rank": 4})
@@ -203,3 +207,17 @@ def test_a_rollout_is_the_same_gathered_or_pass_by_pass(home: Home, tmp_path: Pa
         found[way] = run(home, "pairwise_ppo", tmp_path / way, 2, *settings, f"{MODEL}gather_rollouts", way)
     assert differences(found["always"], found["never"]) == []
     assert differences(found["always"], found["auto"]) == []
+
+
+@pytest.mark.slow
+def test_every_strategy_validates_what_another_one_wrote(home: Home, tmp_path: Path) -> None:
+    run(home, "supervised", tmp_path, 2, *STRATEGIES["zero3"], "--checkpoint.sharded", "true")
+    settings = ("--data.init_args.validation_batch_size", "4", "--ckpt_path", "last")
+    losses = {}
+    for name, strategy in {"alone": (), **STRATEGIES}.items():
+        processes = 1 if name == "alone" else 2
+        done = launch(home, "supervised", tmp_path, processes, *settings, *strategy, verb="validate")
+        assert done.returncode == 0, done.stderr[-3000:]
+        (line,) = [line for line in done.stdout.splitlines() if "val/loss" in line]
+        losses[name] = float(re.findall(r"\d+\.\d+", line)[0])
+    assert losses == pytest.approx(dict.fromkeys(losses, losses["alone"]), rel=1e-5)

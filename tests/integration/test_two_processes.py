@@ -32,8 +32,11 @@ def run(
     return last_checkpoint(folder)["state_dict"]
 
 
-def launch(home: Home, stage: str, folder: Path, processes: int, *overrides: str) -> subprocess.CompletedProcess[str]:
-    args = home.arguments(stage, folder, "--trainer.limit_val_batches", "0", *overrides)
+def launch(
+    home: Home, stage: str, folder: Path, processes: int, *overrides: str, verb: str = "fit"
+) -> subprocess.CompletedProcess[str]:
+    unvalidated = ("--trainer.limit_val_batches", "0") if verb == "fit" else ()
+    args = home.arguments(stage, folder, *unvalidated, *overrides, verb=verb)
     args[3:3] = ["--config", str(CONFIGS / "strategies" / "ddp.yaml"), "--trainer.devices", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     return subprocess.run(

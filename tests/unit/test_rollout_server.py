@@ -9,7 +9,7 @@ import torch
 from prl.config import Sampling
 from prl.rollout_server import RolloutServer
 from tests.helpers.rollout_server import serving
-from tests.helpers.tiny import tiny_tokenizer, write_tiny_model
+from tests.helpers.tiny import tiny_model, tiny_tokenizer, write_tiny_model
 from tests.unit.test_rollout import prompts
 
 TOKENIZER = tiny_tokenizer()
@@ -71,6 +71,27 @@ def test_the_server_reads_what_is_written(engine: str, folder: Path) -> None:
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert paths == (["/collective_rpc", "/reset_prefix_cache"] if engine == "vllm" else ["/update_weights_from_disk"])
     assert [path.name for path in folder.parent.iterdir()] == ["served"]
+
+
+def test_no_weights_of_before_are_left(folder: Path) -> None:
+    """vLLM reads what an index names, whatever else there is."""
+    model = tiny_model(0)
+    model.save_pretrained(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink()
+    assert (folder / "model.safetensors.index.json").is_file()
+    (folder / "notes").mkdir()
+
+    def write(aside: Path) -> None:
+        write_tiny_model(aside, seed=1)
+        (aside / "templates").mkdir()
+        (aside / "templates" / "one.jinja").write_text("{{ messages }}")
+
+    with serving(folder) as server:
+        for _ in range(2):
+            client(server, folder, "vllm").update(write)
+    assert [path.name for path in folder.glob("*.safetensors*")] == ["model.safetensors"]
+    assert (folder / "templates" / "one.jinja").is_file()
+    assert (folder / "notes").is_dir()
 
 
 def test_what_is_wrong_is_told(folder: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from lightning_modules.strategies import (
@@ -14,6 +14,8 @@ from lightning_modules.strategies import (
     is_sharded,
     sampling_from,
     shards_of,
+    spread,
+    spreading,
     write_in_parts,
 )
 from lightning_modules.strategies.sampling import cache_bytes, free_bytes
@@ -110,3 +112,35 @@ def test_in_step_with_nobody_a_model_is_itself() -> None:
     assert judge.get_input_embeddings() is model.get_input_embeddings()
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = judge.nothing_like_it
+
+
+def test_strategies_that_would_train_wrongly_are_refused() -> None:
+    pytest.importorskip("deepspeed")
+    cases = {
+        "use zero1, zero2 or zero3": DeepSpeedStrategy(stage=2),
+        "use fsdp2": FSDPStrategy(),
+    }
+    for message, strategy in cases.items():
+        with pytest.raises(ValueError, match=message):
+            spread(tiny_model(0), SimpleNamespace(strategy=strategy))
+
+
+def test_state_on_nvme_is_refused() -> None:
+    pytest.importorskip("deepspeed")
+    strategy = ZeROStrategy(stage=3, offload_optimizer=True, offload_optimizer_device="nvme", nvme_path="/tmp")
+    strategy._lightning_module = None
+    with pytest.raises(ValueError, match="nvme are out of a checkpoint's reach"):
+        strategy._init_config_if_needed()
+
+
+def test_a_model_unlike_its_config_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process has a weight of another type."""
+    model = tiny_model(0)
+    name = next(iter(dict(model.named_parameters())))
+
+    def both(mine: dict[str, Any]) -> list[dict[str, Any]]:
+        return [mine, {**mine, name: (mine[name][0], "torch.bfloat16")}]
+
+    monkeypatch.setattr(spreading, "gathered", both)
+    with pytest.raises(ValueError, match=f"differs from what its config describes, at first in {name}"):
+        spread(model, SimpleNamespace(strategy=FSDP2Strategy()))
