@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from prl.checkpoint_files import LAST
 from prl.commands.export import export
 from prl.evaluation.validation_log import ValidationLog
 from tests.integration.runs import Home, Interrupt, callback, differences, last_checkpoint, state_of
-from tests.integration.test_resume import same_ledger
+from tests.integration.test_resume import batches_in, same_ledger
 from tests.integration.test_two_processes import launch, run
 
 MODEL = "--model.init_args."
@@ -221,3 +222,17 @@ def test_every_strategy_validates_what_another_one_wrote(home: Home, tmp_path: P
         (line,) = [line for line in done.stdout.splitlines() if "val/loss" in line]
         losses[name] = float(re.findall(r"\d+\.\d+", line)[0])
     assert losses == pytest.approx(dict.fromkeys(losses, losses["alone"]), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", SHARDED)
+def test_a_signal_to_one_process_saves_the_parts_of_both(strategy: str, home: Home, tmp_path: Path) -> None:
+    settings = (*STRATEGIES[strategy], f"{MODEL}ppo.microbatch_size", "2", "--checkpoint.sharded", "true")
+    settings += ("--checkpoint.every_n_batches", "100")
+    whole = run(home, "pairwise_ppo", tmp_path / "whole", 2, *settings)
+    stop = callback(Interrupt, batch=2, moment="rollout", number=int(signal.SIGTERM), rank=1)
+    run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, stop, ends_with=128 + signal.SIGTERM)
+    assert batches_in(tmp_path / "cut") == 2
+    resumed = run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, "--ckpt_path", "last")
+    assert differences(whole, resumed) == []
+    assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "cut")) == []
