@@ -15,6 +15,7 @@ from lightning_modules.strategies import (
     sampling_from,
     shards_of,
     spread,
+    spread_judge,
     spreading,
     write_in_parts,
 )
@@ -144,3 +145,13 @@ def test_a_model_unlike_its_config_is_not_handed_out(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(spreading, "gathered", both)
     with pytest.raises(ValueError, match=f"differs from what its config describes, at first in {name}"):
         spread(model, SimpleNamespace(strategy=FSDP2Strategy()))
+
+
+def test_a_prefix_cache_in_zero3_is_refused() -> None:
+    pytest.importorskip("deepspeed")
+    judge: Any = SimpleNamespace(model=tiny_model(0), prefixes=SimpleNamespace(model=None))
+    source: Any = SimpleNamespace(sources=lambda: [judge])
+    with pytest.raises(ValueError, match="prefix_cache_gib does not work with a judge in ZeRO-3's shards"):
+        spread_judge(source, SimpleNamespace(strategy=ZeROStrategy(stage=3)), cut=True)
+    spread_judge(source, SimpleNamespace(strategy=ZeROStrategy(stage=2)), cut=True)
+    assert not isinstance(judge.model, InStep)
