@@ -7,12 +7,15 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 
-def check_url(base_url: str) -> str:
+def check_connection(base_url: str, *, concurrency: int, timeout: float, retries: int) -> str:
     """The address without a slash at its end.
 
     Raises:
-        ValueError: when it is none.
+        ValueError: when it is none, or for a number out of range.
     """
+    for name, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0), ("timeout", timeout, 1e-3)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; expected at least {least}")
     if not base_url.startswith(("http://", "https://")):
         raise ValueError(f"base_url is {base_url!r}; expected http://HOST:PORT/v1 or https://...")
     return base_url.rstrip("/")

@@ -11,7 +11,7 @@ import requests
 import torch
 
 from prl.config import Sampling
-from prl.http import check_url, open_session
+from prl.http import check_connection, open_session
 from prl.types import PromptBatch, Rollout
 
 
@@ -48,12 +48,8 @@ class RolloutServer:
         retries: int = 3,
         api_key_env: str = "OPENAI_API_KEY",
     ) -> None:
-        if concurrency < 1 or retries < 0 or timeout <= 0:
-            raise ValueError(
-                f"concurrency is {concurrency}, retries {retries}, timeout {timeout}; expected at least 1, at least 0 "
-                "and a positive number of seconds"
-            )
-        self.base_url, self.folder, self.engine = check_url(base_url), Path(folder), engine
+        self.base_url = check_connection(base_url, concurrency=concurrency, timeout=timeout, retries=retries)
+        self.folder, self.engine = Path(folder), engine
         self.model, self.concurrency, self.timeout = model or folder, concurrency, timeout
         self._session = open_session(retries=retries, concurrency=concurrency, api_key_env=api_key_env)
 

@@ -45,11 +45,11 @@ class FSDP2Strategy(InParts, ModelParallelStrategy):
         frozen = module.frozen_names()
         known: dict[int, Held] = {}  # tied weights are then one object, on every process alike
         state = module.state_dict(keep_vars=True)
-        return {name: known.setdefault(id(value), _held(value)) for name, value in state.items() if name not in frozen}
+        return {name: known.setdefault(id(value), held(value)) for name, value in state.items() if name not in frozen}
 
     def _moments(self) -> dict[int, dict[str, Held]]:
         state = self.optimizers[0].state_dict()["state"]
-        return {number: {name: _held(value) for name, value in entries.items()} for number, entries in state.items()}
+        return {number: {name: held(value) for name, value in entries.items()} for number, entries in state.items()}
 
     def _param_groups(self) -> list[dict[str, Any]]:
         return self.optimizers[0].state_dict()["param_groups"]
@@ -67,7 +67,7 @@ class FSDP2Strategy(InParts, ModelParallelStrategy):
         optimizer.load_state_dict({**state, "state": room})
 
 
-def _held(value: Tensor) -> Held:
+def held(value: Tensor) -> Held:
     """A shard as a range of its tensor: it is whole rows."""
     value = value.detach()
     if not isinstance(value, DTensor):
@@ -75,16 +75,6 @@ def _held(value: Tensor) -> Held:
     _, (row, *_) = compute_local_shape_and_global_offset(value.shape, value.device_mesh, value.placements)
     local = value.to_local()
     return Part(local.view(-1), row * value.shape[1:].numel() if local.numel() else 0, value.shape)
-
-
-def like(value: Any, owner: Any) -> Any:
-    """A whole tensor in the shards of its owner, when it has its shape; anything else as it is."""
-    if not isinstance(owner, DTensor) or not isinstance(value, Tensor) or isinstance(value, DTensor):
-        return value
-    if value.shape != owner.shape:
-        return value  # the number of steps; a wrong shape is for load_state_dict to tell
-    device = owner.to_local().device
-    return distribute_tensor(value.to(device), owner.device_mesh, owner.placements, src_data_rank=None)
 
 
 def shard(model: Any, mesh: DeviceMesh, device: torch.device) -> Any:

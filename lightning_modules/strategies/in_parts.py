@@ -17,6 +17,15 @@ Held = Part | Tensor
 """What a process has of a value: a part, or, where it is not cut, all of it."""
 
 
+def put_together(held: Mapping[str, Held]) -> dict[str, Tensor]:
+    """Parts as whole tensors on the CPU of the first process, empty on the others; all take part."""
+    known: dict[int, Tensor] = {}  # tied weights are put together once, and stay one
+    for value in held.values():
+        if id(value) not in known:
+            known[id(value)] = value.whole() if isinstance(value, Part) else value.detach().cpu()
+    return {name: known[id(value)] for name, value in held.items()}
+
+
 class InParts(ParallelStrategy):
     """Saves and loads what a strategy says it holds; both kinds are read by any strategy and number of processes.
 
@@ -52,20 +61,15 @@ class InParts(ParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole tensors on the CPU of the first process, the others take part and keep nothing; or parts."""
-        return self._saved(self._weights(), {})
+        return self._saved(self._weights())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The same for the optimizer."""
-        state = {number: self._saved(entries, {}) for number, entries in self._moments().items()}
+        state = {number: self._saved(entries) for number, entries in self._moments().items()}
         return {"state": state, "param_groups": self._param_groups()}
 
-    def _saved(self, held: Mapping[str, Held], known: dict[int, Tensor]) -> dict[str, Any]:
-        if self.sharded_checkpoints:
-            return dict(held)
-        for value in held.values():
-            if id(value) not in known:  # tied weights are put together once, and stay one
-                known[id(value)] = value.whole() if isinstance(value, Part) else value.detach().cpu()
-        return {name: known[id(value)] for name, value in held.items()}
+    def _saved(self, held: Mapping[str, Held]) -> dict[str, Any]:
+        return dict(held) if self.sharded_checkpoints else put_together(held)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """One file by the first process, or a folder by all."""

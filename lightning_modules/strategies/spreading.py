@@ -10,10 +10,11 @@ from torch.distributed.tensor import DTensor
 
 from lightning_modules.strategies import fsdp2, zero
 from lightning_modules.strategies.fsdp2 import FSDP2Strategy
-from lightning_modules.strategies.in_parts import InParts
+from lightning_modules.strategies.in_parts import InParts, put_together
 from lightning_modules.strategies.zero import ZeROStrategy
-from prl.distributed import gathered, rank
+from prl.distributed import gathered
 from prl.memory import Shards
+from prl.sharded_files import Part
 
 LIVE = 10**9
 """DeepSpeed's own limit (stage3_max_live_parameters) on weights that stay whole between their uses."""
@@ -92,12 +93,11 @@ def whole_copy(parameter: Tensor) -> Tensor:
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """A model's state, whole in the CPU's memory of the first process and empty on the others; all take part."""
     settle(model)
-    known: dict[int, Tensor] = {}  # tied weights stay one
     state = model.state_dict(keep_vars=True)
-    for value in state.values():
-        if id(value) not in known:
-            known[id(value)] = whole_copy(value) if rank() == 0 else whole_copy(value).new_empty(0)
-    return {name: known[id(value)] for name, value in state.items()}
+    held = {
+        id(value): zero.shard_of(value) if zero.is_partitioned(value) else fsdp2.held(value) for value in state.values()
+    }
+    return put_together({name: held[id(value)] for name, value in state.items()})
 
 
 def write(parameter: Tensor, value: Tensor) -> None:
@@ -106,7 +106,11 @@ def write(parameter: Tensor, value: Tensor) -> None:
         with zero.gathered(parameter, to_write=True):
             parameter.data.copy_(value)
     else:
-        parameter.copy_(fsdp2.like(value, parameter))
+        held = fsdp2.held(parameter)
+        if isinstance(held, Part):
+            held.take(value)
+        else:
+            held.copy_(value)
 
 
 # ---- a step by hand, several backward passes long

@@ -168,7 +168,11 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
         frozen, parts = module.frozen_names(), self._parts()
         state = module.state_dict(keep_vars=True)
         return {
-            name: parts[id(value)] if id(value) in parts else _shard(value) if is_partitioned(value) else value.detach()
+            name: parts[id(value)]
+            if id(value) in parts
+            else shard_of(value)
+            if is_partitioned(value)
+            else value.detach()
             for name, value in state.items()
             if name not in frozen
         }
@@ -250,7 +254,7 @@ def _range(parameter: Any, size: int) -> tuple[int, int]:
     return start, min(size, parameter.ds_numel - start)
 
 
-def _shard(parameter: Any) -> Part:
+def shard_of(parameter: Any) -> Part:
     """A weight of which there is no float32 copy."""
     start, size = _range(parameter, parameter.ds_tensor.numel())
     return Part(parameter.ds_tensor.detach().view(-1)[:size], start, shape_of(parameter))

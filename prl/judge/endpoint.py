@@ -9,7 +9,7 @@ import requests
 import torch
 from torch import Tensor
 
-from prl.http import check_url, open_session
+from prl.http import check_connection, open_session
 from prl.judge.base import Comparison, PairwiseJudge
 from prl.judge.template import JudgeTemplate, render_text
 
@@ -51,15 +51,12 @@ class EndpointJudge(PairwiseJudge):
         api_key_env: str = "OPENAI_API_KEY",
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            *(("top_logprobs", top_logprobs, 2), ("concurrency", concurrency, 1)),
-            *(("retries", retries, 0), ("timeout", timeout, 1e-3)),
-        ):
-            if value < least:
-                raise ValueError(f"{name} is {value}; expected at least {least}")
+        if top_logprobs < 2:
+            raise ValueError(f"top_logprobs is {top_logprobs}; expected at least 2")
         if template.chat and template.answer_prefix:
             raise ValueError("template.answer_prefix cannot be sent to /chat/completions; use chat: false, or drop it")
-        self.base_url, self.name, self.template = check_url(base_url), model, template
+        self.base_url = check_connection(base_url, concurrency=concurrency, timeout=timeout, retries=retries)
+        self.name, self.template = model, template
         self.top_logprobs, self.concurrency = top_logprobs, concurrency
         self.timeout, self.retries, self.api_key_env = timeout, retries, api_key_env
         self._session: requests.Session | None = None

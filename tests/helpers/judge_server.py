@@ -1,14 +1,12 @@
 """A small server that answers as an OpenAI-compatible one does, with a rule for a model."""
 
-import json
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prl.judge import JudgeTemplate
+from tests.helpers.server import JSONHandler, listening
 
 TEMPLATE = JudgeTemplate("{{ prompt }}|{{ response_a }}|{{ response_b }}|", chat=False)
 
@@ -23,9 +21,9 @@ def answer(first: str, second: str) -> dict[str, float]:
     return {"A": -math.log1p(math.exp(-margin)), "B": -math.log1p(math.exp(margin)), "x": -9.0}
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JSONHandler):
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         server: Any = self.server
         server.seen.append((self.path, body, self.headers.get("Authorization")))
         chat = self.path.endswith("/chat/completions")
@@ -45,26 +43,10 @@ class Handler(BaseHTTPRequestHandler):
             logprobs = {"top_logprobs": [tokens]}
         self.reply(200, {"choices": [{"logprobs": logprobs}]})
 
-    def reply(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
 
 @contextmanager
 def serving() -> Iterator[Any]:
     """A server on a free port; `seen` holds path, body and key of each request."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.seen = []
-    server.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
+    with listening(Handler) as server:
+        server.url = f"{server.root}/v1"
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()

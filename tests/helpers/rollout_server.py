@@ -1,38 +1,28 @@
 """A small server that samples like vLLM or SGLang, with transformers, from the model folder it was started on."""
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.helpers.server import JSONHandler, listening
 
-class Handler(BaseHTTPRequestHandler):
+
+class Handler(JSONHandler):
     def do_GET(self) -> None:
         self.reply(200, {})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+        body = self.body()
         server: Any = self.server
         server.seen.append((self.path, body))
         with server.lock:  # a draw is a matter of the global generator
             status, answer = server.answers[self.path](body)
         self.reply(status, answer)
-
-    def reply(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 class Engine:
@@ -78,19 +68,13 @@ class Engine:
 @contextmanager
 def serving(folder: Path, *, tells_ids: bool = True, keeps_end: bool = True) -> Iterator[Any]:
     """A server on a free port; `seen` holds path and body of each request, `engine` the weights."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.engine, server.seen, server.lock = Engine(folder, tells_ids, keeps_end), [], threading.Lock()
-    server.answers = {
-        "/v1/completions": server.engine.completions,
-        "/collective_rpc": server.engine.reload,
+    engine = Engine(folder, tells_ids, keeps_end)
+    answers = {
+        "/v1/completions": engine.completions,
+        "/collective_rpc": engine.reload,
         "/reset_prefix_cache": lambda _: (200, {}),
-        "/generate": server.engine.generate,
-        "/update_weights_from_disk": server.engine.update,
+        "/generate": engine.generate,
+        "/update_weights_from_disk": engine.update,
     }
-    server.root = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
+    with listening(Handler, engine=engine, answers=answers, lock=threading.Lock()) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()

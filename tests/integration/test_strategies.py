@@ -3,6 +3,9 @@
 import json
 import re
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from prl.checkpoint_files import LAST
 from prl.commands.export import export
 from prl.evaluation.validation_log import ValidationLog
-from tests.integration.runs import Home, Interrupt, callback, differences, last_checkpoint, state_of
+from tests.integration.runs import CONFIGS, Home, Interrupt, callback, differences, last_checkpoint, state_of
 from tests.integration.test_resume import batches_in, same_ledger
 from tests.integration.test_two_processes import launch, run
 
@@ -238,3 +241,22 @@ def test_a_signal_to_one_process_saves_the_parts_of_both(strategy: str, home: Ho
     resumed = run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, "--ckpt_path", "last")
     assert differences(whole, resumed) == []
     assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "cut")) == []
+
+
+@pytest.mark.slow
+def test_two_nodes_under_torchrun_learn_what_one_process_does(home: Home, tmp_path: Path) -> None:
+    alone = run(home, "pairwise_ppo", tmp_path / "alone", 1, *PLANNED)
+    settings = (*PLANNED, *STRATEGIES["fsdp2"], "--trainer.limit_val_batches", "0")
+    settings += ("--trainer.devices", "1", "--trainer.num_nodes", "2")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    arguments = home.arguments("pairwise_ppo", tmp_path / "nodes", *settings)
+    nodes = [
+        subprocess.Popen([*command, "--node-rank", str(node), "-m", "prl", *arguments], cwd=CONFIGS.parent)
+        for node in range(2)
+    ]
+    assert [node.wait() for node in nodes] == [0, 0]
+    assert_close(last_checkpoint(tmp_path / "nodes")["state_dict"], alone)
