@@ -37,8 +37,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 """Those of Qwen2.5 1.5B and 7B and of Llama 3 70B."""
-STRATEGIES = ("ddp", "fsdp2", "zero2", "zero3")
+HYBRID = "fsdp2_hybrid"
+"""Shards within each node, as configs/strategies/fsdp2_hybrid.yaml has it."""
+STRATEGIES = ("ddp", "fsdp2", HYBRID, "zero2", "zero3")
 GPUS = (8, 64, 512)
+GPUS_PER_NODE = 8
 PROMPT, RESPONSE, ROLLOUTS = 1024, 1024, 4
 
 
@@ -54,17 +57,22 @@ def build_stage(folder: Path) -> PairwisePPOModule:
     )
 
 
-def traffic(weights: int, critic: int, strategy: str, gpus: int) -> float:
-    """Bytes into one GPU in one step of one micro-batch: policy and critic are trained."""
-    share = (gpus - 1) / gpus
-    trained = weights + critic
+def traffic(trained: int, strategy: str, gpus: int) -> float:
+    """Bytes into one GPU in one step of one micro-batch, for so many bytes of trained weights."""
     passes = {
         "ddp": 2,  # an all-reduce of gradients is a reduce-scatter and an all-gather
         "zero2": 2,  # gradients scattered, updated weights gathered
         "fsdp2": 3,  # weights gathered for the forward and the backward pass, gradients scattered
         "zero3": 3,
     }
-    return share * passes[strategy] * trained
+    if strategy == HYBRID:
+        return traffic(trained, "fsdp2", GPUS_PER_NODE) + between_nodes(trained, gpus)
+    return (gpus - 1) / gpus * passes[strategy] * trained
+
+
+def between_nodes(trained: int, gpus: int) -> float:
+    """What of it comes from other nodes with shards within each: an all-reduce of each GPU's gradients."""
+    return traffic(trained // GPUS_PER_NODE, "ddp", gpus // GPUS_PER_NODE)
 
 
 def main() -> None:
@@ -90,14 +98,16 @@ def main() -> None:
 
 def row(needed: Needs, name: str, strategy: str, gpus: int) -> dict[str, Any]:
     """One model under one strategy on so many GPUs."""
-    found = needed.on_one_process(gpus, shards_of(strategy))
-    whole = {each.name: 2 * each.num_parameters for each in found.models}
+    groups = {"class_path": "FSDP2Strategy", "init_args": {"replicas": gpus // GPUS_PER_NODE}}
+    found = needed.on_one_process(gpus, shards_of(groups if strategy == HYBRID else strategy))
+    trained = sum(2 * each.num_parameters for each in found.models if each.name in ("policy", "critic"))
     return {
         **{"model": name, "strategy": strategy, "gpus": gpus},
         "lasting": sum(each.total for each in found.models),
         "rollout": found.phases["rollout"],
         "update": found.phases["update"],
-        "traffic": traffic(whole["policy"], whole["critic"], strategy, gpus),
+        "traffic": traffic(trained, strategy, gpus),
+        "between_nodes": between_nodes(trained, gpus) if strategy == HYBRID else None,
     }
 
 

@@ -78,7 +78,7 @@ class PairwisePPOModule(Stage):
         validation: how validations are read.
         health: when the run warns, and when it stops.
         rollout_server: who samples the responses, instead of the policy in this process.
-        gather_rollouts: with FSDP2, put the weights together once per rollout: where they fit (auto), always, or never.
+        gather_rollouts: put weights in shards together once per rollout: where they fit (auto), always, or never.
             Otherwise they are gathered in every pass, and all processes sample until the last response has ended.
         shard_judges: judges in shards too, under a strategy that cuts weights, instead of whole on each process.
 

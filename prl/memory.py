@@ -90,6 +90,8 @@ class Shards:
     """Whether steps are taken on float32 copies of the weights, and the optimizer's state is float32 (DeepSpeed)."""
     live: int | None = None
     """Most numbers of sharded weights that stay whole between their uses; None for what FSDP2 leaves whole."""
+    replicas: int = 1
+    """Groups of processes that have all shards each."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Held:
 
     def on_one_process(self, processes: int, shards: Shards) -> "Held":
         """Its share of what is cut into shards."""
+        processes //= shards.replicas
         optimizer = 12 * self.num_trained if shards.master else self.optimizer
         whole = (
             self.gathered

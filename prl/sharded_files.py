@@ -38,11 +38,13 @@ class Part:
         local: [N], a view of the memory that is in use; empty where a process has nothing of the tensor.
         start: where it begins in the flattened tensor.
         shape: the whole tensor's.
+        is_copy: whether another process has the same range, and speaks for it.
     """
 
     local: Tensor
     start: int
     shape: torch.Size
+    is_copy: bool = False
 
     def take(self, whole: Tensor) -> None:
         """Fill in this process's range of a whole tensor."""
@@ -52,7 +54,8 @@ class Part:
         """The whole tensor on the CPU of the first process, an empty one on the others; all take part."""
         # What is offloaded has to pass over the GPU where processes speak by NCCL.
         full = torch.zeros(self.shape.numel(), dtype=self.local.dtype, device=collective_device(self.local.device))
-        full[self.start : self.start + self.local.numel()] = self.local.to(full.device)
+        if not self.is_copy:
+            full[self.start : self.start + self.local.numel()] = self.local.to(full.device)
         if world_size() > 1:
             torch.distributed.reduce(full.view(torch.uint8), 0)  # of bytes, since a sum of floats has no -0.0
         return full.view(self.shape).cpu() if rank() == 0 else full.new_empty(0, device="cpu")
@@ -81,7 +84,8 @@ class _Flat(Tensor):
         properties = TensorProperties.create_from_tensor(self.part.local)
         chunk = self._chunk()
         data = TensorWriteData(chunk, properties, torch.Size([self.part.shape.numel()]))
-        return [WriteItem(MetadataIndex(name, chunk.offsets), WriteItemType.SHARD, tensor_data=data)][: chunk.sizes[0]]
+        item = WriteItem(MetadataIndex(name, chunk.offsets), WriteItemType.SHARD, tensor_data=data)
+        return [item] if chunk.sizes[0] and not self.part.is_copy else []
 
     def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
         return [self._chunk()][: self.part.local.numel()]

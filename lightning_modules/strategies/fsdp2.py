@@ -1,6 +1,7 @@
 """Shards by torch's `fully_shard`, with the checkpoints of every strategy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.constants import default_pg_timeout
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -25,17 +26,37 @@ class FSDP2Strategy(InParts, ModelParallelStrategy):
     """Weights, gradients and optimizer state in shards over all processes, by torch's `fully_shard`.
 
     Args:
+        replicas: groups of processes that have all shards each; weights are gathered within a group, and only sums of
+            gradients pass between groups. As many as nodes keeps the heavier traffic within each node.
         process_group_backend: gloo for CPU processes; chosen by the device when null.
         timeout: how long a process waits for the others before it gives up.
     """
 
-    def __init__(self, process_group_backend: str | None = None, timeout: timedelta = default_pg_timeout) -> None:
+    def __init__(
+        self,
+        replicas: int = 1,
+        process_group_backend: str | None = None,
+        timeout: timedelta = default_pg_timeout,
+    ) -> None:
+        if replicas < 1:
+            raise ValueError(f"trainer.strategy: replicas is {replicas}; expected at least 1")
         super().__init__(tensor_parallel_size=1, process_group_backend=process_group_backend, timeout=timeout)
+        self.replicas = replicas
 
     def setup_environment(self) -> None:
-        """All processes are one group of data parallelism."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        """All processes are one group of data parallelism.
+
+        Raises:
+            ValueError: when they cannot be divided into so many groups.
+        """
+        self._data_parallel_size = processes = self.num_nodes * self.num_processes
+        if processes % self.replicas:
+            raise ValueError(f"trainer.strategy: {self.replicas} replicas do not divide {processes} processes")
         super().setup_environment()
+        shape = (self.replicas, processes // self.replicas)
+        mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicas", "shards"))
+        self.mesh = mesh if self.replicas > 1 else mesh["shards"]
+        """Over which models are cut; where weights are in groups, [replicas, shards] with a group's ranks in a row."""
 
     # ---- checkpoints
 
@@ -73,8 +94,9 @@ def held(value: Tensor) -> Held:
     if not isinstance(value, DTensor):
         return value
     _, (row, *_) = compute_local_shape_and_global_offset(value.shape, value.device_mesh, value.placements)
-    local = value.to_local()
-    return Part(local.view(-1), row * value.shape[1:].numel() if local.numel() else 0, value.shape)
+    local, at = value.to_local(), value.device_mesh.get_coordinate()
+    is_copy = any(each.is_replicate() and place for each, place in zip(value.placements, at or (), strict=True))
+    return Part(local.view(-1), row * value.shape[1:].numel() if local.numel() else 0, value.shape, is_copy)
 
 
 def shard(model: Any, mesh: DeviceMesh, device: torch.device) -> Any:
@@ -109,6 +131,21 @@ def _hand_out(model: nn.Module, whole: Mapping[str, Tensor], device: torch.devic
         each.to_local().copy_(distribute_tensor(full, each.device_mesh, each.placements).to_local())
     for buffer in model.buffers():
         torch.distributed.broadcast(buffer, 0)
+
+
+@contextmanager
+def together(model: nn.Module) -> Iterator[None]:
+    """All weights are whole inside, and passes gather nothing: each process makes as many as it likes."""
+    root, *layers = (module for module in model.modules() if isinstance(module, FSDPModule))
+    for part in (root, *layers):
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in (root, *layers):
+            part.set_reshard_after_forward(part is not root, recurse=False)
+            part.reshard()
 
 
 def settle(model: nn.Module) -> None:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from lightning_modules.strategies.spreading import is_sharded, settle, spread
-from lightning_modules.strategies.zero import ZeROStrategy
 from prl.judge.source import RewardSource
 from prl.models.adapters import OnTrunk
 from prl.models.in_step import InStep
@@ -16,24 +15,17 @@ def spread_judge(judge: RewardSource, trainer: Any, *, cut: bool) -> None:
         judge: ready to judge.
         trainer: None or one without shards leaves it alone.
         cut: put its own models in shards; those on the policy's trunk are.
-
-    Raises:
-        ValueError: for a prefix cache in ZeRO-3's shards, where processes were seen to wait for each other for ever.
     """
     if trainer is None or not is_sharded(trainer):
         return
     for source in judge.sources():
         each: Any = source
         model: Any = getattr(each, "model", None)
-        prefixes = getattr(each, "prefixes", None)
         on_trunk = isinstance(model, OnTrunk)
-        if not on_trunk and (model is None or not cut):
-            continue
-        if prefixes is not None and isinstance(trainer.strategy, ZeROStrategy):
-            raise ValueError("prefix_cache_gib does not work with a judge in ZeRO-3's shards: use fsdp2, or null")
-        each.model = InStep(model if on_trunk else spread(model, trainer), trainer.strategy.root_device)
-        if prefixes is not None:
-            prefixes.model = each.model
+        if on_trunk or (model is not None and cut):
+            each.model = InStep(model if on_trunk else spread(model, trainer), trainer.strategy.root_device)
+            if getattr(each, "prefixes", None) is not None:
+                each.prefixes.model = each.model
 
 
 def finish_judging(judge: RewardSource) -> None:

@@ -9,10 +9,10 @@ import psutil
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
-from lightning_modules.strategies.fsdp2 import FSDP2Strategy
+from lightning_modules.strategies import fsdp2, zero
 from lightning_modules.strategies.spreading import is_sharded
+from lightning_modules.strategies.zero import ZeROStrategy
 from prl.distributed import global_max
 
 Gather = Literal["auto", "always", "never"]
@@ -25,37 +25,24 @@ def sampling_from(trainer: Any, model: Any, gather: Gather, *, tokens: int) -> I
     """Ready to sample; yields whether processes must take the same number of steps.
 
     Args:
-        trainer: whose strategy decides. DeepSpeed's stage 3 always goes pass by pass.
+        trainer: whose strategy decides.
         model: the model that samples.
         gather: put the weights together once: where they fit on all processes (auto), always, or never.
         tokens: rows times their longest length, prompts included.
     """
-    is_cut = is_sharded(trainer)
-    if not is_cut or not isinstance(trainer.strategy, FSDP2Strategy) or gather == "never":
-        yield is_cut
+    if not is_sharded(trainer) or gather == "never":
+        yield is_sharded(trainer)
         return
     if gather == "auto" and not _fits(model, tokens, trainer.strategy.root_device):
         yield True
         return
-    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    for part in parts:
-        part.set_reshard_after_forward(False, recurse=False)
-        part.unshard()
-    try:
+    with zero.together(model) if isinstance(trainer.strategy, ZeROStrategy) else fsdp2.together(model):
         yield False
-    finally:
-        for part in parts:
-            part.set_reshard_after_forward(part is not _root(model), recurse=False)
-            part.reshard()
-
-
-def _root(model: Any) -> Any:
-    return next(module for module in model.modules() if isinstance(module, FSDPModule))
 
 
 def _fits(model: Any, tokens: int, device: torch.device) -> bool:
     """Whether it does on all processes, told once for each outcome."""
-    weights = sum(each.numel() * each.element_size() for each in model.parameters())
+    weights = sum(zero.shape_of(each).numel() * each.element_size() for each in model.parameters())
     needed = weights + cache_bytes(model, tokens)
     free = free_bytes(device)
     missing = global_max(torch.tensor(float(needed - SPARE * free), device=device))

@@ -30,7 +30,7 @@ def spread(model: Any, trainer: Any) -> Any:
     _check_same(model)
     if isinstance(trainer.strategy, ZeROStrategy):
         return trainer.strategy.partition(model)
-    return fsdp2.shard(model, trainer.strategy.device_mesh["data_parallel"], trainer.strategy.root_device)
+    return fsdp2.shard(model, trainer.strategy.mesh, trainer.strategy.root_device)
 
 
 def _check_strategy(strategy: Any) -> None:
@@ -151,7 +151,7 @@ def shards_of(strategy: Any) -> Shards:
     settings: dict[str, Any] = dict(strategy) if isinstance(strategy, Mapping) else {"class_path": str(strategy)}
     name, arguments = str(settings["class_path"]).rpartition(".")[2], settings.get("init_args") or {}
     if name in ("fsdp2", FSDP2Strategy.__name__):
-        return Shards(weights=True, gradients=True, optimizer=True)
+        return Shards(weights=True, gradients=True, optimizer=True, replicas=int(arguments.get("replicas", 1)))
     if name in ("zero1", "zero2", "zero3", ZeROStrategy.__name__):
         stage = int(arguments.get("stage", 2)) if name == ZeROStrategy.__name__ else int(name[4:])
         return Shards(weights=stage >= 3, gradients=stage >= 2, optimizer=True, master=True, live=LIVE)

@@ -68,7 +68,7 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
     """The estimate as the JSON file has it.
 
     Raises:
-        ValueError: when a batch has fewer rows than there are processes.
+        ValueError: when a batch has fewer rows than there are processes, or replicas do not divide these.
     """
     from lightning_modules.estimates import needs
     from lightning_modules.strategies import shards_of
@@ -80,6 +80,8 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
         raise ValueError(f"data.init_args.batch_size is {batch}, for {processes} processes; it counts all of them")
     rows = -(-batch // processes) * getattr(getattr(stage, "sampling", None), "per_prompt", 1)
     shards = shards_of(settings["trainer"]["strategy"])
+    if processes % shards.replicas:
+        raise ValueError(f"trainer.strategy: {shards.replicas} replicas do not divide {processes} processes")
     precision = str(settings["trainer"]["precision"])
     forced = torch.bfloat16 if precision == "bf16-true" else None
     with_deepspeed = torch.bfloat16 if shards.master and precision.startswith("bf16") else None

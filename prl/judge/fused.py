@@ -85,13 +85,23 @@ def attention_mask(model: Any, packed: Packed) -> Tensor:
     visible = packed.visible()[:, None]
     if _attention(model) == "sdpa":
         return visible
-    dtype = model.get_input_embeddings().weight.dtype
+    dtype = dtype_of(model)
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def device_of(model: Any) -> torch.device:
     """Where a language model is."""
-    return model.get_input_embeddings().weight.device
+    return _embedding(model).device
+
+
+def dtype_of(model: Any) -> torch.dtype:
+    """The type of a language model's weights."""
+    return _embedding(model).dtype
+
+
+def _embedding(model: Any) -> Tensor:
+    # Not by its name: DeepSpeed takes that for a use, and gathers the weight with all processes.
+    return next(model.get_input_embeddings().parameters())
 
 
 def _attention(model: Any) -> str:
@@ -236,7 +246,7 @@ def _computed_in(model: Any, device: torch.device) -> torch.dtype:
     """The type of the model's matrix products."""
     if torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
-    return model.get_input_embeddings().weight.dtype
+    return dtype_of(model)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

@@ -22,7 +22,7 @@ from prl.judge.base import (
     read_judge_file,
 )
 from prl.judge.encoding import ComparisonEncoder
-from prl.judge.fused import FusedMode, Fusing, TokenCounts, branch_logits, device_of
+from prl.judge.fused import FusedMode, Fusing, TokenCounts, branch_logits, device_of, dtype_of
 from prl.judge.packing import pack, tree_size
 from prl.judge.prefix_cache import PrefixCache, Reading
 from prl.judge.template import JudgeTemplate
@@ -93,7 +93,7 @@ class GenerativeJudge(PairwiseJudge):
         """
         if self.shared_trunk and self.model is None:
             check_same_trunk(policy, str(policy_path), judge_folder(self.path))
-            found = str(policy.get_input_embeddings().weight.dtype).removeprefix("torch.")
+            found = str(dtype_of(policy)).removeprefix("torch.")
             if found != self.dtype:
                 raise ValueError(
                     f"{self.path} is to work in {self.dtype} on the policy's trunk, whose weights are {found}; set the "

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from prl.data.tokens import left_pad
-from prl.judge.fused import TokenCounts, backwards_too, device_of, logits_objection, longest_row
+from prl.judge.fused import TokenCounts, backwards_too, device_of, dtype_of, logits_objection, longest_row
 
 LEAST_FILLED = 0.75
 """Shortest new part of a batch, as a share of the longest: what is missing is padding."""
@@ -75,7 +75,7 @@ class PrefixCache:
             max_tokens: padded tokens of one forward pass, kept ones included.
             tokens: counts what is computed.
         """
-        if self._kept_as != (form := (self.device, self.model.get_input_embeddings().weight.dtype)):
+        if self._kept_as != (form := (self.device, dtype_of(self.model))):
             self.clear()  # the model was moved or converted
             self._kept_as = form
         for numbers in _batches(readings, max_tokens):

@@ -78,6 +78,19 @@ def test_two_processes_learn_what_one_does(case: str, home: Home, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_groups_of_processes_that_have_all_shards_each_learn_what_one_process_does(home: Home, tmp_path: Path) -> None:
+    """Two groups of two: what both have is counted and written once, and read by both."""
+    alone = run(home, "pairwise_ppo", tmp_path / "alone", 1, *PLANNED)
+    groups = ("--trainer.strategy", "lightning_modules.strategies.FSDP2Strategy")
+    groups += ("--trainer.strategy.init_args.replicas", "2", f"{MODEL}ppo.microbatch_size", "2")
+    whole = run(home, "pairwise_ppo", tmp_path / "whole", 4, *PLANNED, *groups)
+    assert_close(whole, alone)
+    parts = (*PLANNED, *groups, "--checkpoint.sharded", "true")
+    run(home, "pairwise_ppo", tmp_path / "parts", 4, *parts, callback(Interrupt, batch=3), ends_with=1)
+    assert differences(whole, run(home, "pairwise_ppo", tmp_path / "parts", 4, *parts, "--ckpt_path", "last")) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("in_parts", ["false", "true"])
 @pytest.mark.parametrize("strategy", SHARDED)
 def test_pairwise_ppo_in_shards_is_resumed_exactly_and_exported(
@@ -188,8 +201,6 @@ def test_a_judge_in_shards_judges_as_ever(kind: str, strategy: str, home: Home, 
     settings: tuple[str, ...] = (*PLANNED, f"{MODEL}judge_gate.mode", "off")
     judge: dict[str, Any] = {"path": str(home.judge), "max_batch_tokens": 96}
     if "cached" in kind:
-        if strategy == "zero3":
-            pytest.skip("refused: test_strategies.py of the unit tests")
         judge["prefix_cache_gib"] = 0.01
     if "cut" in kind:
         settings += (f"{MODEL}shard_judges", "true")
@@ -205,8 +216,9 @@ def test_a_judge_in_shards_judges_as_ever(kind: str, strategy: str, home: Home, 
 
 
 @pytest.mark.slow
-def test_a_rollout_is_the_same_gathered_or_pass_by_pass(home: Home, tmp_path: Path) -> None:
-    settings = (*STRATEGIES["fsdp2"], f"{MODEL}ppo.microbatch_size", "2", f"{MODEL}iterations", "1")
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+def test_a_rollout_is_the_same_gathered_or_pass_by_pass(strategy: str, home: Home, tmp_path: Path) -> None:
+    settings = (*STRATEGIES[strategy], f"{MODEL}ppo.microbatch_size", "2", f"{MODEL}iterations", "1")
     settings += (f"{MODEL}sampling.max_new_tokens", "12")
     found = {}
     for way in ("always", "never", "auto"):

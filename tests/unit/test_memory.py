@@ -84,6 +84,7 @@ def test_what_a_model_holds() -> None:
     assert found.on_one_process(1, Shards()).total == 4 * size
     third = found.on_one_process(3, Shards(weights=True, gradients=True, optimizer=True))
     assert (third.weights, third.total) == (-(-size // 3), 2 * -(-size // 3) + -(-2 * size // 3) + found.gathered)
+    assert found.on_one_process(6, Shards(weights=True, gradients=True, optimizer=True, replicas=2)) == third
     frozen = held("reference", model, trained=False)
     assert (frozen.weights, frozen.gradients, frozen.optimizer) == (size, 0, 0)
     assert frozen.gathered == outside + 2 * layer

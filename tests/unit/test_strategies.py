@@ -15,7 +15,6 @@ from lightning_modules.strategies import (
     sampling_from,
     shards_of,
     spread,
-    spread_judge,
     spreading,
     write_in_parts,
 )
@@ -38,6 +37,10 @@ from tests.helpers.tiny import tiny_model, write_tiny_model
         (
             {"class_path": "lightning_modules.strategies.ZeROStrategy", "init_args": {"stage": 1}},
             Shards(optimizer=True, master=True, live=10**9),
+        ),
+        (
+            {"class_path": "lightning_modules.strategies.FSDP2Strategy", "init_args": {"replicas": 4}},
+            Shards(weights=True, gradients=True, optimizer=True, replicas=4),
         ),
     ],
 )
@@ -134,6 +137,15 @@ def test_state_on_nvme_is_refused() -> None:
         strategy._init_config_if_needed()
 
 
+def test_replicas_that_do_not_divide_the_processes_are_refused() -> None:
+    with pytest.raises(ValueError, match="replicas is 0; expected at least 1"):
+        FSDP2Strategy(replicas=0)
+    strategy = FSDP2Strategy(replicas=2)
+    strategy.parallel_devices = [torch.device("cpu")] * 3
+    with pytest.raises(ValueError, match="2 replicas do not divide 3 processes"):
+        strategy.setup_environment()
+
+
 def test_a_model_unlike_its_config_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other process has a weight of another type."""
     model = tiny_model(0)
@@ -145,13 +157,3 @@ def test_a_model_unlike_its_config_is_not_handed_out(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(spreading, "gathered", both)
     with pytest.raises(ValueError, match=f"differs from what its config describes, at first in {name}"):
         spread(model, SimpleNamespace(strategy=FSDP2Strategy()))
-
-
-def test_a_prefix_cache_in_zero3_is_refused() -> None:
-    pytest.importorskip("deepspeed")
-    judge: Any = SimpleNamespace(model=tiny_model(0), prefixes=SimpleNamespace(model=None))
-    source: Any = SimpleNamespace(sources=lambda: [judge])
-    with pytest.raises(ValueError, match="prefix_cache_gib does not work with a judge in ZeRO-3's shards"):
-        spread_judge(source, SimpleNamespace(strategy=ZeROStrategy(stage=3)), cut=True)
-    spread_judge(source, SimpleNamespace(strategy=ZeROStrategy(stage=2)), cut=True)
-    assert not isinstance(judge.model, InStep)
