@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_modules.strategies import is_sharded, sampling_from, settle, whole_copy, whole_state, write
+from lightning_modules.strategies import (
+    is_sharded,
+    sampling_from,
+    settle,
+    settle_frozen,
+    whole_copy,
+    whole_state,
+    write,
+)
 from prl.anchors import Weights
 from prl.data.records import Conversation
 from prl.distributed import global_max, rank
@@ -134,7 +142,7 @@ class RunPolicies:
             for rows, part in parts:
                 reference[rows, : part.response_ids.shape[1]] = self.reference_logprobs(part)
         if self.module.reference is not None:
-            settle(self.module.reference)  # it has no backward pass after which its shards would come back
+            settle_frozen(self.module.reference)  # it has no backward pass after which its shards would come back
         return policy, reference, values
 
     def evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -111,7 +111,6 @@ class Held:
 
     def on_one_process(self, processes: int, shards: Shards) -> "Held":
         """Its share of what is cut into shards."""
-        processes //= shards.replicas
         optimizer = 12 * self.num_trained if shards.master else self.optimizer
         whole = (
             self.gathered
@@ -120,7 +119,8 @@ class Held:
         )
         found = replace(self, optimizer=optimizer, gathered=whole if shards.weights and processes > 1 else 0)
         cut = [name for name in ("weights", "gradients", "optimizer") if getattr(shards, name)]
-        return replace(found, **{name: -(-getattr(found, name) // processes) for name in cut})
+        share = processes // shards.replicas
+        return replace(found, **{name: -(-getattr(found, name) // share) for name in cut})
 
     @property
     def total(self) -> int:

@@ -38,7 +38,7 @@ class Part:
         local: [N], a view of the memory that is in use; empty where a process has nothing of the tensor.
         start: where it begins in the flattened tensor.
         shape: the whole tensor's.
-        is_copy: whether another process has the same range, and speaks for it.
+        is_copy: whether another process has the same range, and speaks for it where parts are put together.
     """
 
     local: Tensor
@@ -84,8 +84,7 @@ class _Flat(Tensor):
         properties = TensorProperties.create_from_tensor(self.part.local)
         chunk = self._chunk()
         data = TensorWriteData(chunk, properties, torch.Size([self.part.shape.numel()]))
-        item = WriteItem(MetadataIndex(name, chunk.offsets), WriteItemType.SHARD, tensor_data=data)
-        return [item] if chunk.sizes[0] and not self.part.is_copy else []
+        return [WriteItem(MetadataIndex(name, chunk.offsets), WriteItemType.SHARD, tensor_data=data)][: chunk.sizes[0]]
 
     def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
         return [self._chunk()][: self.part.local.numel()]

@@ -1,8 +1,9 @@
 """Shards by torch's `fully_shard`, with the checkpoints of every strategy."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -53,10 +55,17 @@ class FSDP2Strategy(InParts, ModelParallelStrategy):
         if processes % self.replicas:
             raise ValueError(f"trainer.strategy: {self.replicas} replicas do not divide {processes} processes")
         super().setup_environment()
-        shape = (self.replicas, processes // self.replicas)
+
+    @cached_property
+    def mesh(self) -> DeviceMesh:
+        """Over which models are cut: with replicas [replicas, shards], the ranks of a replica in a row."""
+        if self.replicas == 1:
+            return self.device_mesh["data_parallel"]
+        shape = (self.replicas, self.world_size // self.replicas)
         mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicas", "shards"))
-        self.mesh = mesh if self.replicas > 1 else mesh["shards"]
-        """Over which models are cut; where weights are in groups, [replicas, shards] with a group's ranks in a row."""
+        for group in mesh.get_all_groups():
+            _set_pg_timeout(self._timeout or default_pg_timeout, group)  # which a mesh leaves at its default
+        return mesh
 
     # ---- checkpoints
 
@@ -153,3 +162,19 @@ def settle(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def settle_frozen(model: nn.Module) -> None:
+    """The same for a model that never has a backward pass: until then it remembers each forward pass."""
+    settle(model)
+    for root in _roots(model):
+        with suppress(AttributeError):  # before the first pass, and in a torch that has no such thing
+            root.reset_iter_state()
+
+
+def _roots(model: nn.Module) -> Iterator[FSDPModule]:
+    if isinstance(model, FSDPModule):
+        yield model
+    else:
+        for child in model.children():
+            yield from _roots(child)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning_modules.strategies.spreading import is_sharded, settle, spread
+from lightning_modules.strategies.spreading import is_sharded, settle_frozen, spread
 from prl.judge.source import RewardSource
 from prl.models.adapters import OnTrunk
 from prl.models.in_step import InStep
@@ -34,4 +34,4 @@ def finish_judging(judge: RewardSource) -> None:
         model = getattr(source, "model", None)
         if isinstance(model, InStep):
             model.finish()
-            settle(model)
+            settle_frozen(model)

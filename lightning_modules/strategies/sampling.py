@@ -36,7 +36,8 @@ def sampling_from(trainer: Any, model: Any, gather: Gather, *, tokens: int) -> I
     if gather == "auto" and not _fits(model, tokens, trainer.strategy.root_device):
         yield True
         return
-    with zero.together(model) if isinstance(trainer.strategy, ZeROStrategy) else fsdp2.together(model):
+    strategy = trainer.strategy
+    with strategy.together(model) if isinstance(strategy, ZeROStrategy) else fsdp2.together(model):
         yield False
 
 

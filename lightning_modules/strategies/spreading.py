@@ -81,6 +81,11 @@ def settle(model: nn.Module) -> None:
     fsdp2.settle(model)
 
 
+def settle_frozen(model: nn.Module) -> None:
+    """The same for a model that never has a backward pass, which it may wait for in memory."""
+    fsdp2.settle_frozen(model)
+
+
 def whole_copy(parameter: Tensor) -> Tensor:
     """A copy of a weight, whole on every process; of a sharded one in the CPU's memory."""
     if zero.is_partitioned(parameter):

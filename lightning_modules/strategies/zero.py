@@ -85,6 +85,25 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
                 "keeps such weights, and a float32 copy beside them, with --trainer.precision bf16-mixed"
             )
 
+    @contextmanager
+    def together(self, model: nn.Module) -> Iterator[None]:
+        """All weights are whole inside, and passes gather nothing: each process makes as many as it likes."""
+        import deepspeed
+
+        self.deepspeed_engine.empty_partition_cache()  # what is on its way already would be taken for gathered
+        with deepspeed.zero.GatheredParameters(list(model.parameters())):
+            hooks = [each for module in model.modules() for each in (module._forward_pre_hooks, module._forward_hooks)]
+            before = [each.copy() for each in hooks]
+            for each in hooks:  # DeepSpeed's, which would cut each weight again after its first use
+                for number in [number for number, hook in each.items() if str(hook.__module__).startswith("deepspeed")]:
+                    del each[number]
+            try:
+                yield
+            finally:
+                for each, earlier in zip(hooks, before, strict=True):
+                    each.clear()
+                    each.update(earlier)
+
     # ---- a step by hand
 
     @property
@@ -302,24 +321,3 @@ def gathered(parameter: Tensor, *, to_write: bool = False) -> Iterator[None]:
 
     with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if to_write else None):
         yield
-
-
-@contextmanager
-def together(model: nn.Module) -> Iterator[None]:
-    """All weights are whole inside, and passes gather nothing: each process makes as many as it likes."""
-    import deepspeed
-    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-
-    cut: list[Any] = [each for each in model.parameters() if is_partitioned(each)]  # small ones may be whole already
-    with deepspeed.zero.GatheredParameters([p for p in cut if p.ds_status is ZeroParamStatus.NOT_AVAILABLE]):
-        hooks = [hooks for module in model.modules() for hooks in (module._forward_pre_hooks, module._forward_hooks)]
-        before = [hooks.copy() for hooks in hooks]
-        for each in hooks:  # DeepSpeed's, which would cut each weight again after its first use
-            for number in [number for number, hook in each.items() if str(hook.__module__).startswith("deepspeed")]:
-                del each[number]
-        try:
-            yield
-        finally:
-            for each, earlier in zip(hooks, before, strict=True):
-                each.clear()
-                each.update(earlier)

@@ -80,7 +80,7 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
         raise ValueError(f"data.init_args.batch_size is {batch}, for {processes} processes; it counts all of them")
     rows = -(-batch // processes) * getattr(getattr(stage, "sampling", None), "per_prompt", 1)
     shards = shards_of(settings["trainer"]["strategy"])
-    if processes % shards.replicas:
+    if shards.replicas < 1 or processes % shards.replicas:
         raise ValueError(f"trainer.strategy: {shards.replicas} replicas do not divide {processes} processes")
     precision = str(settings["trainer"]["precision"])
     forced = torch.bfloat16 if precision == "bf16-true" else None

@@ -17,8 +17,11 @@ class CPUZeRO(ZeROStrategy):
         super(DeepSpeedStrategy, self).setup_environment()  # Lightning's own check left out
 
     def setup_distributed(self) -> None:
+        import deepspeed
         from lightning.fabric.utilities.seed import reset_seed
 
+        # Else it compiles collectives of its own, into one place that every environment on the machine shares.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         reset_seed()
         self.set_world_ranks()
         self._init_deepspeed_distributed()

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -228,6 +229,19 @@ class Numbers(Callback):
 
     def on_validation_end(self, trainer: Any, *_: Any) -> None:
         self.validation.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
+
+
+class InTurns(Callback):
+    """Samples pass by pass, then with the weights put together, and so on."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        sample, ways = pl_module.policies._sample, cycle(["never", "always"])
+
+        def in_turns(*args: Any) -> Any:
+            pl_module.gather_rollouts = next(ways)
+            return sample(*args)
+
+        pl_module.policies._sample = in_turns
 
 
 def find_callback(trainer: Any, kind: type) -> Any:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from prl.checkpoint_files import LAST
 from prl.commands.export import export
 from prl.evaluation.validation_log import ValidationLog
-from tests.integration.runs import CONFIGS, Home, Interrupt, callback, differences, last_checkpoint, state_of
+from tests.integration.runs import CONFIGS, Home, Interrupt, InTurns, callback, differences, last_checkpoint, state_of
 from tests.integration.test_resume import batches_in, same_ledger
 from tests.integration.test_two_processes import launch, run
 
@@ -79,12 +79,14 @@ def test_two_processes_learn_what_one_does(case: str, home: Home, tmp_path: Path
 
 @pytest.mark.slow
 def test_groups_of_processes_that_have_all_shards_each_learn_what_one_process_does(home: Home, tmp_path: Path) -> None:
-    """Two groups of two: what both have is counted and written once, and read by both."""
+    """Two groups of two: what both have counts once in a checkpoint, and is read by both."""
     alone = run(home, "pairwise_ppo", tmp_path / "alone", 1, *PLANNED)
     groups = ("--trainer.strategy", "lightning_modules.strategies.FSDP2Strategy")
     groups += ("--trainer.strategy.init_args.replicas", "2", f"{MODEL}ppo.microbatch_size", "2")
     whole = run(home, "pairwise_ppo", tmp_path / "whole", 4, *PLANNED, *groups)
     assert_close(whole, alone)
+    optimizers = [last_checkpoint(tmp_path / name)["optimizer_states"][0] for name in ("whole", "alone")]
+    assert_same_optimizer(*optimizers)
     parts = (*PLANNED, *groups, "--checkpoint.sharded", "true")
     run(home, "pairwise_ppo", tmp_path / "parts", 4, *parts, callback(Interrupt, batch=3), ends_with=1)
     assert differences(whole, run(home, "pairwise_ppo", tmp_path / "parts", 4, *parts, "--ckpt_path", "last")) == []
@@ -218,13 +220,16 @@ def test_a_judge_in_shards_judges_as_ever(kind: str, strategy: str, home: Home, 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
 def test_a_rollout_is_the_same_gathered_or_pass_by_pass(strategy: str, home: Home, tmp_path: Path) -> None:
-    settings = (*STRATEGIES[strategy], f"{MODEL}ppo.microbatch_size", "2", f"{MODEL}iterations", "1")
-    settings += (f"{MODEL}sampling.max_new_tokens", "12")
+    settings = (*STRATEGIES[strategy], f"{MODEL}ppo.microbatch_size", "2", f"{MODEL}iterations", "2")
+    settings += (f"{MODEL}sampling.max_new_tokens", "12", f"{MODEL}anchors", "ReferenceSamples")
     found = {}
-    for way in ("always", "never", "auto"):
+    for way in ("always", "never"):
         found[way] = run(home, "pairwise_ppo", tmp_path / way, 2, *settings, f"{MODEL}gather_rollouts", way)
-    assert differences(found["always"], found["never"]) == []
-    assert differences(found["always"], found["auto"]) == []
+    run(home, "pairwise_ppo", tmp_path / "in turns", 2, *settings, callback(InTurns))
+    done = launch(home, "pairwise_ppo", tmp_path / "auto", 2, *settings)
+    assert "weights are put together once per rollout" in done.stdout + done.stderr
+    for way in ("never", "in turns", "auto"):
+        assert differences(found["always"], last_checkpoint(tmp_path / way)["state_dict"]) == [], way
 
 
 @pytest.mark.slow
@@ -270,5 +275,9 @@ def test_two_nodes_under_torchrun_learn_what_one_process_does(home: Home, tmp_pa
         subprocess.Popen([*command, "--node-rank", str(node), "-m", "prl", *arguments], cwd=CONFIGS.parent)
         for node in range(2)
     ]
-    assert [node.wait() for node in nodes] == [0, 0]
+    try:
+        assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    finally:
+        for node in nodes:
+            node.kill()
     assert_close(last_checkpoint(tmp_path / "nodes")["state_dict"], alone)
