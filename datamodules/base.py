@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from prl.data import DataError, DataSource, LengthGroupedBatchSampler, Record, RecordStream, held_out
 from prl.data.audit import shared_prompts
+from prl.data.batching import check_divides
 from prl.data.store import EncodedRecords, encode_records
 from prl.data.tokens import Loss
 from prl.run_position import batches_done, is_dry_run
@@ -93,6 +94,7 @@ class RecordDataModule(LightningDataModule):
         if self.rows:
             return
         assert self.trainer is not None
+        self._check_batch_sizes(stage)
         module: Any = self.trainer.lightning_module
         if module.record_type is not self.record_type:
             raise ValueError(
@@ -118,6 +120,13 @@ class RecordDataModule(LightningDataModule):
         }
         self._folders = train_records.folder, held_out_records.folder  # temporary ones live as long as this
         self._write_report(reports)
+
+    def _check_batch_sizes(self, stage: str) -> None:
+        trainer: Any = self.trainer
+        used = ["batch_size"] if stage == "fit" else []
+        used += ["validation_batch_size"] if stage in ("fit", "validate") and trainer.limit_val_batches else []
+        for name in used:
+            check_divides(f"data.init_args.{name}", getattr(self, name), trainer.world_size)
 
     def _encode(self, name: str, source: DataSource, reports: dict[str, Any]) -> tuple[EncodedRecords, np.ndarray]:
         """The encoded records of a source and the numbers of those that are used."""

@@ -3,6 +3,8 @@
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.strategies import DDPStrategy
+
 from lightning_modules.strategies import spread_judge
 from prl.judge.gate import check_judge
 from prl.judge.source import make_ready
@@ -35,13 +37,25 @@ def read_models(module: "PairwisePPOModule") -> None:
         module.reference = module.spread(reference)
 
 
+def check_warmup(module: "PairwisePPOModule") -> None:
+    """Raises ValueError when the critic warms up under DDP that waits for gradients of the policy."""
+    strategy = module.trainer.strategy
+    finds = isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("find_unused_parameters", False)
+    if module.ppo.critic_warmup > 0 and isinstance(strategy, DDPStrategy) and not finds:
+        raise ValueError(
+            "while the critic warms up (ppo.critic_warmup) the policy has no gradients, for which this DDP would wait; "
+            "use --trainer.strategy ddp_find_unused_parameters_true (configs/strategies/ddp.yaml)"
+        )
+
+
 def check_run(module: "PairwisePPOModule") -> None:
     """Refuse settings that do not fit together, before a rollout is paid for.
 
     Raises:
-        ValueError: when an iteration has fewer micro-batches than minibatches, gradients come scaled, or there is no
-            server where rollouts are to come from.
+        ValueError: when an iteration has fewer micro-batches than minibatches, gradients come scaled, DDP waits for
+            gradients that do not come, or there is no server where rollouts are to come from.
     """
+    check_warmup(module)
     if module.trainer.precision == "16-mixed":
         raise ValueError(
             "trainer.precision 16-mixed scales gradients, and clipping them would clip the scale; use bf16-mixed"

@@ -29,7 +29,7 @@ from lightning_modules.callbacks import (
     RunLedger,
 )
 from lightning_modules.stage import Stage
-from lightning_modules.strategies import is_sharded
+from lightning_modules.strategies import check_setting, is_sharded
 from prl import sharded_files
 from prl.checkpoint_files import CheckpointError, fault, holds_checkpoints, newest_whole
 from prl.commands import COMMANDS
@@ -69,8 +69,9 @@ class PrlCLI(LightningCLI):
         return
 
     def before_instantiate_classes(self) -> None:
-        """Settle which checkpoint is meant, before any compute is spent."""
+        """Refuse a strategy that cannot be, and settle which checkpoint is meant, before any compute is spent."""
         config = self.config[self.subcommand]
+        check_setting(config.trainer.as_dict()["strategy"], config.trainer.accelerator)
         folder = Path(config.run_dir) / "checkpoints"
         config.ckpt_path = resolve_checkpoint(config.ckpt_path, folder)
         is_new = self.subcommand == "fit" and config.ckpt_path is None
@@ -156,6 +157,7 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # rows are encoded once, in set-up
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # between Lightning and torch, not the user's
+    warnings.filterwarnings("ignore", message="It is recommended to use .self.log")  # numbers are of all processes
     warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # reference and judge are meant to be
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

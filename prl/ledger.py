@@ -18,7 +18,7 @@ from torch import Tensor
 LEDGER = "ledger.jsonl"
 
 MEANINGS = {
-    "data": "the batch holds other tokens: look at the data files, their cache, data.seed and the order of batches",
+    "data": "the batch holds other tokens: look at the data files, their cache, data.seed and the number of processes",
     "rng": "the random states were not continued",
     "learning_rate": "schedule or optimizer settings are not those of the run",
     "state": "a registered part of the run was not continued",

@@ -2,9 +2,10 @@
 
 from lightning.pytorch.strategies import StrategyRegistry
 
-from lightning_modules.strategies.fsdp2 import FSDP2Strategy
+from lightning_modules.strategies.fsdp2 import FSDP2Strategy, check_replicas
 from lightning_modules.strategies.judges import finish_judging, spread_judge
 from lightning_modules.strategies.sampling import Gather, sampling_from
+from lightning_modules.strategies.settings import check_setting, shards_of
 from lightning_modules.strategies.spreading import (
     before_microbatch,
     clip_gradients,
@@ -12,7 +13,6 @@ from lightning_modules.strategies.spreading import (
     is_sharded,
     settle,
     settle_frozen,
-    shards_of,
     spread,
     whole_copy,
     whole_state,
@@ -30,6 +30,8 @@ __all__ = [
     "Gather",
     "ZeROStrategy",
     "before_microbatch",
+    "check_replicas",
+    "check_setting",
     "clip_gradients",
     "discard_gradients",
     "finish_judging",

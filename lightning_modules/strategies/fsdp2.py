@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -40,8 +41,6 @@ class FSDP2Strategy(InParts, ModelParallelStrategy):
         process_group_backend: str | None = None,
         timeout: timedelta = default_pg_timeout,
     ) -> None:
-        if replicas < 1:
-            raise ValueError(f"trainer.strategy: replicas is {replicas}; expected at least 1")
         super().__init__(tensor_parallel_size=1, process_group_backend=process_group_backend, timeout=timeout)
         self.replicas = replicas
 
@@ -49,11 +48,18 @@ class FSDP2Strategy(InParts, ModelParallelStrategy):
         """All processes are one group of data parallelism.
 
         Raises:
-            ValueError: when they cannot be divided into so many groups.
+            ValueError: when they are not as many as were started, or cannot be divided into so many groups.
         """
         self._data_parallel_size = processes = self.num_nodes * self.num_processes
-        if processes % self.replicas:
-            raise ValueError(f"trainer.strategy: {self.replicas} replicas do not divide {processes} processes")
+        check_replicas(self.replicas, processes)
+        launcher = self.cluster_environment
+        if launcher is not None and launcher.creates_processes_externally and launcher.world_size() != processes:
+            raise ValueError(
+                f"trainer.num_nodes times trainer.devices is {processes}, but {launcher.world_size()} processes were "
+                "started; say how many nodes and devices there are"
+            )
+        if processes == self.replicas > 1:
+            rank_zero_warn(f"each of {processes} processes is a replica, so nothing is cut; have fewer replicas")
         super().setup_environment()
 
     @cached_property
@@ -95,6 +101,15 @@ class FSDP2Strategy(InParts, ModelParallelStrategy):
             for number, entries in state["state"].items()
         }
         optimizer.load_state_dict({**state, "state": room})
+
+
+def check_replicas(replicas: int, processes: int) -> None:
+    """Raises ValueError when processes cannot be divided into so many groups."""
+    if replicas < 1 or processes % replicas:
+        raise ValueError(
+            f"trainer.strategy.init_args.replicas is {replicas}, for {processes} processes; it has to divide them, as "
+            "the number of nodes does"
+        )
 
 
 def held(value: Tensor) -> Held:

@@ -1,6 +1,6 @@
 """What stages ask of a strategy, whichever it is."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,13 +11,10 @@ from torch.distributed.tensor import DTensor
 from lightning_modules.strategies import fsdp2, zero
 from lightning_modules.strategies.fsdp2 import FSDP2Strategy
 from lightning_modules.strategies.in_parts import InParts, put_together
+from lightning_modules.strategies.settings import NO_DEEPSPEED, NO_FSDP
 from lightning_modules.strategies.zero import ZeROStrategy
 from prl.distributed import gathered
-from prl.memory import Shards
 from prl.sharded_files import Part
-
-LIVE = 10**9
-"""DeepSpeed's own limit (stage3_max_live_parameters) on weights that stay whole between their uses."""
 
 
 def spread(model: Any, trainer: Any) -> Any:
@@ -36,11 +33,9 @@ def spread(model: Any, trainer: Any) -> Any:
 def _check_strategy(strategy: Any) -> None:
     """Raises ValueError for strategies that would train, and wrongly: a step here is several backward passes long."""
     if isinstance(strategy, DeepSpeedStrategy) and not isinstance(strategy, ZeROStrategy):
-        raise ValueError(
-            "trainer.strategy is Lightning's own DeepSpeed; use zero1, zero2 or zero3 (configs/strategies)"
-        )
+        raise ValueError(NO_DEEPSPEED)
     if isinstance(strategy, FSDPStrategy):
-        raise ValueError("trainer.strategy is torch's older FSDP; use fsdp2 (configs/strategies/fsdp2.yaml)")
+        raise ValueError(NO_FSDP)
 
 
 def _check_same(model: nn.Module) -> None:
@@ -146,18 +141,3 @@ def discard_gradients(trainer: Any, optimizer: Any) -> None:
         trainer.strategy.discard_gradients()
     else:
         optimizer.zero_grad()
-
-
-# ---- before there is a trainer
-
-
-def shards_of(strategy: Any) -> Shards:
-    """What a setting of `trainer.strategy` means."""
-    settings: dict[str, Any] = dict(strategy) if isinstance(strategy, Mapping) else {"class_path": str(strategy)}
-    name, arguments = str(settings["class_path"]).rpartition(".")[2], settings.get("init_args") or {}
-    if name in ("fsdp2", FSDP2Strategy.__name__):
-        return Shards(weights=True, gradients=True, optimizer=True, replicas=int(arguments.get("replicas", 1)))
-    if name in ("zero1", "zero2", "zero3", ZeROStrategy.__name__):
-        stage = int(arguments.get("stage", 2)) if name == ZeROStrategy.__name__ else int(name[4:])
-        return Shards(weights=stage >= 3, gradients=stage >= 2, optimizer=True, master=True, live=LIVE)
-    return Shards()

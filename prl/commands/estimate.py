@@ -1,8 +1,6 @@
 """`prl estimate`: what a configuration needs on each process, by model and by phase, before anything is allocated."""
 
 import argparse
-import contextlib
-import io
 import json
 import sys
 from dataclasses import asdict
@@ -10,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-GIB = 2**30
+from prl.data.batching import check_divides
 
 
 def main(args: list[str]) -> None:
@@ -28,28 +25,35 @@ def main(args: list[str]) -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures, in bytes")
     options, rest = parser.parse_known_args(args)
     settings = resolved(rest)
-    processes = options.processes or configured_processes(settings)
+    processes = configured_processes(settings) if options.processes is None else options.processes
     report = describe(settings, processes)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
     show(report)
 
 
 def resolved(args: list[str]) -> dict[str, Any]:
     """The configuration that `prl fit` with these arguments would run."""
-    from prl.cli import run_stage
+    from prl.cli import PrlCLI, run_stage
 
-    printed, given = io.StringIO(), sys.argv
+    class Parsed(PrlCLI):
+        """Reads and checks settings, and makes nothing of them."""
+
+        def before_instantiate_classes(self) -> None:
+            pass
+
+        def instantiate_classes(self) -> None:
+            pass
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            pass
+
+    given = sys.argv
     sys.argv = given[:1]  # LightningCLI warns of arguments beside those that it is given
     try:
-        with contextlib.redirect_stdout(printed):
-            run_stage(["fit", *args, "--print_config"])
-    except SystemExit as end:
-        if end.code:
-            raise  # a setting that is not one, told already
+        return run_stage(["fit", *args], cli=Parsed).config["fit"].as_dict()
     finally:
         sys.argv = given
-    return yaml.safe_load(printed.getvalue())
 
 
 def configured_processes(settings: dict[str, Any]) -> int:
@@ -68,20 +72,20 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
     """The estimate as the JSON file has it.
 
     Raises:
-        ValueError: when a batch has fewer rows than there are processes, or replicas do not divide these.
+        ValueError: for a strategy that `prl fit` would refuse, and when a batch or groups do not divide processes.
     """
     from lightning_modules.estimates import needs
-    from lightning_modules.strategies import shards_of
+    from lightning_modules.strategies import check_replicas, shards_of
     from prl.commands.export import build_stage
 
-    stage = build_stage(settings)
-    batch = settings["data"]["init_args"]["batch_size"]
-    if batch < processes:
-        raise ValueError(f"data.init_args.batch_size is {batch}, for {processes} processes; it counts all of them")
-    rows = -(-batch // processes) * getattr(getattr(stage, "sampling", None), "per_prompt", 1)
+    if processes < 1:
+        raise ValueError(f"--processes is {processes}; expected at least 1")
     shards = shards_of(settings["trainer"]["strategy"])
-    if shards.replicas < 1 or processes % shards.replicas:
-        raise ValueError(f"trainer.strategy: {shards.replicas} replicas do not divide {processes} processes")
+    check_replicas(shards.replicas, processes)
+    batch = settings["data"]["init_args"]["batch_size"]
+    check_divides("data.init_args.batch_size", batch, processes)
+    stage = build_stage(settings)
+    rows = batch // processes * getattr(getattr(stage, "sampling", None), "per_prompt", 1)
     precision = str(settings["trainer"]["precision"])
     forced = torch.bfloat16 if precision == "bf16-true" else None
     with_deepspeed = torch.bfloat16 if shards.master and precision.startswith("bf16") else None
@@ -95,20 +99,23 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
 
 
 def show(report: dict[str, Any]) -> None:
-    """Two tables, in GiB."""
+    """Two tables, in GiB, or in MiB where everything is small."""
     console = Console()
-    title = f"one of {report['processes']} processes, GiB"
+    if not console.is_terminal:
+        console = Console(width=120)  # of a pipe nobody knows the width, and names would be cut
+    unit, size_of = ("GiB", 2**30) if report["peak"] >= 2**30 else ("MiB", 2**20)
+    title = f"one of {report['processes']} processes, {unit}"
     models = Table(
         "model", "parameters", "trained", "weights", "gradients", "optimizer", "gathered", "all", title=title
     )
     for each in report["models"]:
-        sizes = [f"{each[name] / GIB:.2f}" for name in ("weights", "gradients", "optimizer", "gathered", "total")]
+        sizes = [f"{each[name] / size_of:.2f}" for name in ("weights", "gradients", "optimizer", "gathered", "total")]
         counts = [f"{each[name] / 1e6:.1f} M" for name in ("num_parameters", "num_trained")]
         models.add_row(each["name"], *counts, *sizes)
     console.print(models)
-    phases = Table("phase", "peak", title="with everything that lasts, GiB")
+    phases = Table("phase", "peak", title=f"with everything that lasts, {unit}")
     for name, size in report["phases"].items():
-        phases.add_row(name, f"{size / GIB:.2f}")
+        phases.add_row(name, f"{size / size_of:.2f}")
     console.print(phases)
     console.print(
         "Rows of the longest length allowed. Not counted: Python and its libraries (0.5 to 1 GiB), and what allocators "

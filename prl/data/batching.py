@@ -10,6 +10,15 @@ WINDOW_BATCHES = 32
 """Rows are sorted by length within so many batches: enough for little padding, few enough to stay random."""
 
 
+def check_divides(name: str, batch_size: int, world_size: int) -> None:
+    """Raises ValueError when a global batch cannot be dealt evenly to all ranks."""
+    if batch_size % world_size:
+        raise ValueError(
+            f"{name} is {batch_size} and cannot be divided over {world_size} processes; "
+            "it counts the rows of all of them, so make it a multiple of their number"
+        )
+
+
 class LengthGroupedBatchSampler(Sampler[list[int]]):
     """Yields this rank's row indices of each global batch, epoch after epoch without end.
 
@@ -109,11 +118,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
                 f"batch_size is {self.batch_size}, rank {self.rank}, world_size {self.world_size}; "
                 "expected batch_size >= 1 and 0 <= rank < world_size"
             )
-        if self.batch_size % self.world_size:
-            raise ValueError(
-                f"batch_size is {self.batch_size} and cannot be divided over {self.world_size} ranks; "
-                "it counts the rows of all ranks, so make it a multiple of their number"
-            )
+        check_divides("batch_size", self.batch_size, self.world_size)
         if len(self) == 0:
             raise ValueError(
                 f"{len(self.lengths)} rows give no batch of batch_size {self.batch_size} "

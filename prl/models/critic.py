@@ -30,7 +30,8 @@ class ValueHead(nn.Linear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [...] float32."""
-        return super().forward(hidden.to(self.weight.dtype)).squeeze(-1).float()
+        # Not a view: FSDP2 warns of one at every step, since it could be changed in place.
+        return torch.squeeze_copy(super().forward(hidden.to(self.weight.dtype)), -1).float()
 
 
 class Critic(nn.Module):

@@ -57,16 +57,31 @@ def _location(path: str) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": str(local) if local.is_dir() else path}
 
 
+@contextmanager
+def _told_in_a_line(path: str) -> Iterator[None]:
+    """What transformers says of a hub id that cannot be had is a page."""
+    try:
+        yield
+    except OSError as error:
+        if not is_hub_id(path):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ModelNotFoundError(
+            f"model {path}: {reason} Give a folder, or an id that the hub or its cache has"
+        ) from error
+
+
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, with a padding token.
 
     Raises:
-        ModelNotFoundError: when the folder is missing.
+        ModelNotFoundError: when the folder is missing, or a hub id cannot be had.
         ValueError: when the tokenizer has no end-of-sequence token.
     """
     path = source.tokenizer or source.path
     assert path is not None  # ModelSource checked it
-    tokenizer = AutoTokenizer.from_pretrained(**_location(path), trust_remote_code=source.trust_remote_code)
+    with _told_in_a_line(path):
+        tokenizer = AutoTokenizer.from_pretrained(**_location(path), trust_remote_code=source.trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer in {path} has no end-of-sequence token, so a response could not end")
     if tokenizer.pad_token_id is None:
@@ -126,7 +141,8 @@ def _read(auto_class: Any, path: str, options: dict[str, Any]) -> PreTrainedMode
     """A model as its files have it; a folder of adapters is merged with its base model, so it is like any other."""
     settings = Path(path).expanduser() / ADAPTERS
     if not settings.is_file():
-        return auto_class.from_pretrained(**_location(path), **options)
+        with _told_in_a_line(path):
+            return auto_class.from_pretrained(**_location(path), **options)
     from peft import PeftModel
 
     base = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
@@ -149,7 +165,8 @@ def load_shape(auto_class: Any, source: ModelSource, **extra: Any) -> Any:
     while settings.is_file():
         path = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
         settings = Path(path).expanduser() / ADAPTERS
-    config = AutoConfig.from_pretrained(**_location(path), trust_remote_code=source.trust_remote_code, **extra)
+    with _told_in_a_line(path):
+        config = AutoConfig.from_pretrained(**_location(path), trust_remote_code=source.trust_remote_code, **extra)
     model = auto_class.from_config(config, **_options(source))
     if model.can_generate():
         with suppress(OSError):  # it is not in every folder

@@ -68,6 +68,29 @@ def test_every_stage_is_estimated(stage: str, home: Home, tmp_path: Path) -> Non
     assert found["peak"] > found["models"][0]["total"] > 0
 
 
+@pytest.mark.parametrize("overlay", sorted(path.name for path in (CONFIGS / "strategies").iterdir()))
+def test_every_overlay_is_estimated(overlay: str, home: Home, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    found = estimated(
+        home, "supervised", tmp_path, "--config", str(CONFIGS / "strategies" / overlay), "--processes", "4"
+    )
+    assert found["rows_per_process"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--processes", "3"), "data.init_args.batch_size is 8 and cannot be divided over 3 processes"),
+        (("--processes", "0"), "--processes is 0; expected at least 1"),
+        (("--processes", "2", "--trainer.strategy", "fsdp"), "trainer.strategy is torch's older FSDP; use fsdp2"),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused(arguments: Any, message: str, home: Home, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["estimate", *home.arguments("supervised", tmp_path)[1:], *arguments])
+    assert message in capsys.readouterr().err
+
+
 def test_devices_that_depend_on_the_machine_are_asked_for(home: Home, tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit):
         main(["estimate", *home.arguments("pairwise_ppo", tmp_path)[1:], "--trainer.devices", "auto"])

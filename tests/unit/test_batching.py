@@ -131,7 +131,7 @@ def test_works_as_a_batch_sampler_of_a_data_loader():
 @pytest.mark.parametrize(
     ("num_rows", "settings", "message"),
     [
-        (8, {"batch_size": 6, "world_size": 4}, "batch_size is 6 and cannot be divided over 4 ranks"),
+        (8, {"batch_size": 6, "world_size": 4}, "batch_size is 6 and cannot be divided over 4 processes"),
         (3, {"batch_size": 4, "drop_last": True}, r"3 rows give no batch of batch_size 4 \(drop_last=True\)"),
         (0, {"batch_size": 4}, "0 rows give no batch"),
         (

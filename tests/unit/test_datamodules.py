@@ -36,16 +36,26 @@ def set_up(tmp_path, tokenizer, caplog):
     """Set a data module up without a trainer; its report and what was logged."""
     stage = SimpleNamespace(record_type=PreferencePair, build_encoder=lambda: ScalarPairEncoder(tokenizer, 64))
 
-    def run(data: PreferencePairDataModule) -> tuple[dict[str, Any], list[str]]:
-        trainer: Any = SimpleNamespace(
-            lightning_module=stage, is_global_zero=True, default_root_dir=tmp_path / "run", fast_dev_run=False
-        )
-        data.trainer = trainer
+    def run(data: PreferencePairDataModule, **trainer: Any) -> tuple[dict[str, Any], list[str]]:
+        usual = {"is_global_zero": True, "fast_dev_run": False, "world_size": 1, "limit_val_batches": 1.0}
+        fake: Any = SimpleNamespace(lightning_module=stage, default_root_dir=tmp_path / "run", **{**usual, **trainer})
+        data.trainer = fake
         with caplog.at_level(logging.WARNING):
             data.setup("fit")
         return json.loads((tmp_path / "run" / "data_report.json").read_text()), caplog.messages
 
     return run
+
+
+def test_batches_that_processes_cannot_share_are_named_first(set_up, tmp_path) -> None:
+    train = source(tmp_path / "train.jsonl", GOOD, AGAIN, AGAINST, OTHER)
+    data = PreferencePairDataModule(train, batch_size=3)
+    with pytest.raises(ValueError, match="data.init_args.batch_size is 3 and cannot be divided over 2 processes"):
+        set_up(data, world_size=2)
+    data = PreferencePairDataModule(train, batch_size=2, validation_batch_size=3, validation=train)
+    with pytest.raises(ValueError, match="init_args.validation_batch_size is 3 and cannot be divided over 2 processes"):
+        set_up(data, world_size=2)
+    set_up(data, world_size=2, limit_val_batches=0)
 
 
 @pytest.mark.parametrize(("on_duplicate", "num_rows", "told"), [("keep", 4, "kept; on_dup"), ("drop", 3, "dropped")])
@@ -94,7 +104,8 @@ def set_up_alone(folder: Path, encoder: Any, **settings: Any) -> tuple[Preferenc
     data = PreferencePairDataModule(cache=False, on_invalid="skip", **settings)
     stage = SimpleNamespace(record_type=PreferencePair, build_encoder=lambda: encoder)
     trainer: Any = SimpleNamespace(
-        lightning_module=stage, is_global_zero=True, default_root_dir=folder, fast_dev_run=False
+        **{"lightning_module": stage, "is_global_zero": True, "default_root_dir": folder, "fast_dev_run": False},
+        **{"world_size": 1, "limit_val_batches": 1.0},
     )
     data.trainer = trainer
     data.setup("fit")

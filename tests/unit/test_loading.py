@@ -78,6 +78,16 @@ def test_missing_things_are_named_with_what_to_do(tmp_path, load) -> None:
         load(ModelSource(path=str(tmp_path)))
 
 
+def test_a_hub_id_that_cannot_be_had_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("We couldn't connect to the hub.\nCheck your connection.\nOr read the docs.")
+
+    for reader, load in ((AutoTokenizer, load_tokenizer), (AutoModelForCausalLM, load_causal_lm)):
+        monkeypatch.setattr(reader, "from_pretrained", unreachable)
+        with pytest.raises(ModelNotFoundError, match="model owner/name: We couldn't connect to the hub. Give a"):
+            load(ModelSource(path="owner/name"))
+
+
 def test_a_relative_folder_is_not_taken_for_a_hub_id() -> None:
     with pytest.raises(ModelNotFoundError, match="model folder ./runs/none does not exist"):
         load_causal_lm(ModelSource(path="./runs/none"))

@@ -8,9 +8,11 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from lightning_modules.ppo_models import check_warmup
 from lightning_modules.strategies import (
     FSDP2Strategy,
     ZeROStrategy,
+    check_setting,
     is_sharded,
     sampling_from,
     shards_of,
@@ -46,6 +48,42 @@ from tests.helpers.tiny import tiny_model, write_tiny_model
 )
 def test_what_a_setting_cuts(setting: Any, expected: Shards) -> None:
     assert shards_of(setting) == expected
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        ("fsdp", "trainer.strategy is torch's older FSDP; use fsdp2"),
+        ({"class_path": "lightning.pytorch.strategies.FSDPStrategy"}, "trainer.strategy is torch's older FSDP"),
+        ("deepspeed_stage_2", "trainer.strategy is Lightning's own DeepSpeed; use zero1, zero2 or zero3"),
+        ("fsdp2_hybrid", "trainer.strategy is 'fsdp2_hybrid', which is none; take auto, ddp"),
+        ("zero2", "trainer.strategy is zero2, and DeepSpeed needs GPUs .trainer.accelerator is cpu, "),
+        (
+            {"class_path": "lightning_modules.strategies.FSDP2Strategy", "init_args": {"replicas": 0}},
+            "trainer.strategy.init_args.replicas is 0; expected at least 1",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(strategy: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_setting(strategy, "cpu")
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp", "ddp_spawn", "fsdp2", {"class_path": "tests.helpers.CPUZeRO"}])
+def test_a_setting_that_can_be_is_not_refused(strategy: Any) -> None:
+    check_setting(strategy, "cpu")
+    check_setting("zero3", "gpu")
+
+
+def test_a_warmed_up_critic_needs_ddp_that_does_not_wait_for_the_policy() -> None:
+    def module(strategy: Any, warmup: int) -> Any:
+        return SimpleNamespace(trainer=SimpleNamespace(strategy=strategy), ppo=SimpleNamespace(critic_warmup=warmup))
+
+    with pytest.raises(ValueError, match="use --trainer.strategy ddp_find_unused_parameters_true"):
+        check_warmup(module(DDPStrategy(), 1))
+    check_warmup(module(DDPStrategy(), 0))
+    check_warmup(module(DDPStrategy(find_unused_parameters=True), 1))
+    check_warmup(module(FSDP2Strategy(), 1))
 
 
 def test_who_has_whole_weights() -> None:
@@ -137,12 +175,20 @@ def test_state_on_nvme_is_refused() -> None:
         strategy._init_config_if_needed()
 
 
-def test_replicas_that_do_not_divide_the_processes_are_refused() -> None:
-    with pytest.raises(ValueError, match="replicas is 0; expected at least 1"):
-        FSDP2Strategy(replicas=0)
-    strategy = FSDP2Strategy(replicas=2)
+@pytest.mark.parametrize("replicas", [0, 2])
+def test_replicas_that_do_not_divide_the_processes_are_refused(replicas: int) -> None:
+    strategy = FSDP2Strategy(replicas=replicas)
     strategy.parallel_devices = [torch.device("cpu")] * 3
-    with pytest.raises(ValueError, match="2 replicas do not divide 3 processes"):
+    with pytest.raises(ValueError, match=f"init_args.replicas is {replicas}, for 3 processes; it has to divide them"):
+        strategy.setup_environment()
+
+
+def test_a_launcher_that_started_more_than_the_settings_say_is_told() -> None:
+    strategy = FSDP2Strategy()
+    strategy.parallel_devices = [torch.device("cpu")]
+    launcher: Any = SimpleNamespace(creates_processes_externally=True, world_size=lambda: 2)
+    strategy.cluster_environment = launcher
+    with pytest.raises(ValueError, match="trainer.num_nodes times trainer.devices is 1, but 2 processes were started"):
         strategy.setup_environment()
 
 
