@@ -40,8 +40,8 @@ def read_models(module: "PairwisePPOModule") -> None:
 def check_warmup(module: "PairwisePPOModule") -> None:
     """Raises ValueError when the critic warms up under DDP that waits for gradients of the policy."""
     strategy = module.trainer.strategy
-    finds = isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("find_unused_parameters", False)
-    if module.ppo.critic_warmup > 0 and isinstance(strategy, DDPStrategy) and not finds:
+    waits = isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters")
+    if waits and module.ppo.critic_warmup > 0:
         raise ValueError(
             "while the critic warms up (ppo.critic_warmup) the policy has no gradients, for which this DDP would wait; "
             "use --trainer.strategy ddp_find_unused_parameters_true (configs/strategies/ddp.yaml)"

@@ -48,12 +48,10 @@ def check_setting(strategy: Any, accelerator: Any) -> None:
     """Refuse a strategy before anything is made of the configuration.
 
     Raises:
-        ValueError: as `shards_of`, for a number of replicas that cannot be, and for DeepSpeed without GPUs.
+        ValueError: as `shards_of`, and for DeepSpeed without GPUs.
     """
     shards_of(strategy)
-    name, arguments = _named(strategy)
-    if int(arguments.get("replicas", 1)) < 1:
-        raise ValueError(f"trainer.strategy.init_args.replicas is {arguments['replicas']}; expected at least 1")
+    name, _ = _named(strategy)
     wants_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     if name in (*ZERO, ZeROStrategy.__name__) and isinstance(accelerator, str) and not wants_gpu:
         raise ValueError(

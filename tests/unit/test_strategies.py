@@ -58,10 +58,6 @@ def test_what_a_setting_cuts(setting: Any, expected: Shards) -> None:
         ("deepspeed_stage_2", "trainer.strategy is Lightning's own DeepSpeed; use zero1, zero2 or zero3"),
         ("fsdp2_hybrid", "trainer.strategy is 'fsdp2_hybrid', which is none; take auto, ddp"),
         ("zero2", "trainer.strategy is zero2, and DeepSpeed needs GPUs .trainer.accelerator is cpu, "),
-        (
-            {"class_path": "lightning_modules.strategies.FSDP2Strategy", "init_args": {"replicas": 0}},
-            "trainer.strategy.init_args.replicas is 0; expected at least 1",
-        ),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(strategy: Any, message: str) -> None:
