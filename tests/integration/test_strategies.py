@@ -60,7 +60,9 @@ def assert_same_optimizer(found: dict[str, Any], expected: dict[str, Any]) -> No
     assert found["state"].keys() == expected["state"].keys()
     for number, entries in expected["state"].items():
         for name, value in entries.items():
-            torch.testing.assert_close(found["state"][number][name], value, atol=1e-6, rtol=1e-3)
+            # By the size of each tensor: squares of gradients are as small as 1e-13, so no absolute error says anything.
+            error = torch.linalg.vector_norm(found["state"][number][name] - value)
+            assert error <= 1e-4 * torch.linalg.vector_norm(value), f"{name} of parameter {number}"
 
 
 @pytest.mark.slow
