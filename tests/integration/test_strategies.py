@@ -60,7 +60,7 @@ def assert_same_optimizer(found: dict[str, Any], expected: dict[str, Any]) -> No
     assert found["state"].keys() == expected["state"].keys()
     for number, entries in expected["state"].items():
         for name, value in entries.items():
-            # By the size of each tensor: squares of gradients are as small as 1e-13, so no absolute error says anything.
+            # By the size of each tensor: squares of gradients may be 1e-13, of which no absolute error says anything.
             error = torch.linalg.vector_norm(found["state"][number][name] - value)
             assert error <= 1e-4 * torch.linalg.vector_norm(value), f"{name} of parameter {number}"
 
