@@ -35,6 +35,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.config.workeroutput["measured"] = session.config.stash.get(MEASURED, {})
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that takes minutes takes many on a machine with other work: its limit, in seconds, only ends a hang."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     found = node.config.stash.setdefault(MEASURED, {})

@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from prl.checkpoint_files import LAST
 from prl.cli import run_stage
 from prl.ledger import LEDGER, compare, read_ledger
+from tests.helpers.processes import run_all
 from tests.integration.runs import (
     CONFIGS,
     Home,
@@ -81,9 +81,7 @@ def killed(home: Home, stage: str, run: Path, **moment: Any) -> None:
     """A real process that dies by SIGKILL at the moment."""
     args = home.arguments(stage, run, *STAGES[stage], callback(Interrupt, number=signal.SIGKILL, **moment))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(
-        [sys.executable, "-m", "prl", *args], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
+    ended = run_all([sys.executable, "-m", "prl", *args], cwd=ROOT, env=environment)
     assert ended.returncode == -9, ended.stderr
 
 
@@ -112,7 +110,6 @@ def test_killed_run_ends_like_an_uninterrupted_one(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_twenty_kills_at_any_time_change_no_bit(home: Home, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
     """SIGKILL and SIGTERM by turns, at random times up to four batches after training has begun."""
     moments = random.Random(0)

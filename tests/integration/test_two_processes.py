@@ -15,6 +15,7 @@ from prl.distributed import rank
 from prl.evaluation.validation_log import ValidationLog
 from prl.judge.base import Comparison
 from prl.ledger import LEDGER, read_ledger
+from tests.helpers.processes import run_all
 from tests.helpers.tiny import LengthJudge
 from tests.integration.runs import CONFIGS, Home, Interrupt, callback, differences, last_checkpoint, state_of
 from tests.integration.test_resume import batches_in, same_ledger
@@ -39,9 +40,7 @@ def launch(
     args = home.arguments(stage, folder, *unvalidated, *overrides, verb=verb)
     args[3:3] = ["--config", str(CONFIGS / "strategies" / "ddp.yaml"), "--trainer.devices", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    return subprocess.run(
-        [sys.executable, "-m", "prl", *args], cwd=CONFIGS.parent, env=environment, capture_output=True, text=True
-    )
+    return run_all([sys.executable, "-m", "prl", *args], cwd=CONFIGS.parent, env=environment)
 
 
 @pytest.mark.slow

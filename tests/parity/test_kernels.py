@@ -127,7 +127,6 @@ def test_float64_agrees_on_long_rows_without_decay(implementation, operator, pac
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @operators
 @settings(max_examples=10)
 @given(problem=problems(shapes=ALL))
