@@ -8,7 +8,9 @@ from typing import Any
 from prl.judge import JudgeTemplate
 from tests.helpers.server import JSONHandler, listening
 
-TEMPLATE = JudgeTemplate("{{ prompt }}|{{ response_a }}|{{ response_b }}|", chat=False)
+END = "\x1e"
+"""Ends each content: random policies write any letter or sign, but no control character."""
+TEMPLATE = JudgeTemplate(f"{{{{ prompt }}}}{END}{{{{ response_a }}}}{END}{{{{ response_b }}}}{END}", chat=False)
 
 
 def answer(first: str, second: str) -> dict[str, float]:
@@ -28,7 +30,7 @@ class Handler(JSONHandler):
         server.seen.append((self.path, body, self.headers.get("Authorization")))
         chat = self.path.endswith("/chat/completions")
         text = body["messages"][0]["content"] if chat else body["prompt"]
-        _, first, second, _ = text.split("|")
+        _, first, second, _ = text.split(END)
         if "busy" in first and len([1 for _, b, _ in server.seen if b == body]) < 3:
             self.reply(503, {"error": "busy"})
             return

@@ -25,10 +25,17 @@ class JSONHandler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """With room for connections that wait: the default of five refuses some of a rollout's, each tried again after a
+    second."""
+
+    request_queue_size = 128
+
+
 @contextmanager
 def listening(handler: type[JSONHandler], **attributes: Any) -> Iterator[Any]:
     """A server on a free port, `root`, with attributes that the handler finds; `seen` is an empty list."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server: Any = Server(("127.0.0.1", 0), handler)
     vars(server).update(attributes, seen=[], root=f"http://127.0.0.1:{server.server_address[1]}")
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
