@@ -3,9 +3,7 @@
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.strategies import DDPStrategy
-
-from lightning_modules.strategies import spread_judge
+from lightning_modules.strategies import spread_judge, waits_for_all_gradients
 from prl.judge.gate import check_judge
 from prl.judge.source import make_ready
 from prl.minibatch import check_minibatches
@@ -39,9 +37,7 @@ def read_models(module: "PairwisePPOModule") -> None:
 
 def check_warmup(module: "PairwisePPOModule") -> None:
     """Raises ValueError when the critic warms up under DDP that waits for gradients of the policy."""
-    strategy = module.trainer.strategy
-    waits = isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters")
-    if waits and module.ppo.critic_warmup > 0:
+    if module.ppo.critic_warmup > 0 and waits_for_all_gradients(module.trainer.strategy):
         raise ValueError(
             "while the critic warms up (ppo.critic_warmup) the policy has no gradients, for which this DDP would wait; "
             "use --trainer.strategy ddp_find_unused_parameters_true (configs/strategies/ddp.yaml)"

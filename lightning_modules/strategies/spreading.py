@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -55,6 +55,12 @@ def is_sharded(trainer: Any) -> bool:
     """Whether no process has the whole model."""
     strategy = trainer.strategy
     return isinstance(strategy, FSDP2Strategy) or (isinstance(strategy, ZeROStrategy) and strategy.zero_stage_3)
+
+
+def waits_for_all_gradients(strategy: Any) -> bool:
+    """Whether a backward pass that leaves out a trained parameter never ends. DeepSpeed's strategy is a DDP by name."""
+    is_ddp = isinstance(strategy, DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
+    return is_ddp and not strategy._ddp_kwargs.get("find_unused_parameters")
 
 
 def write_in_parts(strategy: Any) -> None:

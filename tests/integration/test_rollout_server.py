@@ -10,8 +10,7 @@ import torch
 from prl import sharded_files
 from tests.helpers.rollout_server import serving
 from tests.integration.runs import Home, Numbers, callback, find_callback
-from tests.integration.test_strategies import STRATEGIES
-from tests.integration.test_two_processes import launch
+from tests.integration.test_two_processes import STRATEGIES, launch
 
 MODEL = "--model.init_args."
 

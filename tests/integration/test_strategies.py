@@ -18,17 +18,9 @@ from prl.commands.export import export
 from prl.evaluation.validation_log import ValidationLog
 from tests.integration.runs import CONFIGS, Home, Interrupt, InTurns, callback, differences, last_checkpoint, state_of
 from tests.integration.test_resume import batches_in, same_ledger
-from tests.integration.test_two_processes import launch, run
+from tests.integration.test_two_processes import STRATEGIES, launch, run
 
 MODEL = "--model.init_args."
-ZERO = "--trainer.strategy.init_args."
-ON_CPU = ("--trainer.strategy", "tests.helpers.cpu_zero.CPUZeRO", f"{ZERO}process_group_backend", "gloo")
-STRATEGIES = {
-    "ddp": (),
-    "fsdp2": ("--trainer.strategy", "fsdp2"),
-    "zero2": (*ON_CPU, f"{ZERO}stage", "2"),
-    "zero3": (*ON_CPU, f"{ZERO}stage", "3"),
-}
 SHARDED = ["fsdp2", "zero2", "zero3"]
 PLANNED = (
     *("--model", "tests.helpers.planned.PlannedPPO", f"{MODEL}sampling.max_new_tokens", "9"),

@@ -22,6 +22,14 @@ from tests.integration.test_resume import batches_in, same_ledger
 from tests.integration.test_tensorboard import events, scalars, table, text
 
 MODEL = "--model.init_args."
+ZERO = "--trainer.strategy.init_args."
+ON_CPU = ("--trainer.strategy", "tests.helpers.cpu_zero.CPUZeRO", f"{ZERO}process_group_backend", "gloo")
+STRATEGIES = {
+    "ddp": (),
+    "fsdp2": ("--trainer.strategy", "fsdp2"),
+    "zero2": (*ON_CPU, f"{ZERO}stage", "2"),
+    "zero3": (*ON_CPU, f"{ZERO}stage", "3"),
+}
 
 
 def run(
@@ -71,10 +79,13 @@ def test_validation_does_not_depend_on_the_number_of_processes(home: Home, tmp_p
     assert [row[:5] for row in tables[0]] == [row[:5] for row in tables[1]]
 
 
-def test_pairwise_ppo_trains_in_two_processes_and_each_draws_its_own_samples(home: Home, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+def test_pairwise_ppo_trains_in_two_processes_and_each_draws_its_own_samples(
+    strategy: str, home: Home, tmp_path: Path
+) -> None:
     """With a critic warm-up, in which the policy's weights take no part in the loss, and weights in shards."""
-    sharded = ("--trainer.strategy", "fsdp2")
-    weights = run(home, "pairwise_ppo", tmp_path, 2, f"{MODEL}ppo.microbatch_size", "2", *sharded)
+    settings = (f"{MODEL}ppo.microbatch_size", "2", *STRATEGIES[strategy])
+    weights = run(home, "pairwise_ppo", tmp_path, 2, *settings)
     assert all(weight.isfinite().all() for weight in weights.values())
     first, second = state_of(tmp_path)["random_states"]["ranks"]
     assert not torch.equal(first["torch"], second["torch"])

@@ -80,6 +80,9 @@ def test_a_warmed_up_critic_needs_ddp_that_does_not_wait_for_the_policy() -> Non
     check_warmup(module(DDPStrategy(), 0))
     check_warmup(module(DDPStrategy(find_unused_parameters=True), 1))
     check_warmup(module(FSDP2Strategy(), 1))
+    pytest.importorskip("deepspeed")
+    for stage in (1, 2, 3):
+        check_warmup(module(ZeROStrategy(stage=stage), 1))
 
 
 def test_who_has_whole_weights() -> None:
