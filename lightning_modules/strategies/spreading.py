@@ -58,7 +58,10 @@ def is_sharded(trainer: Any) -> bool:
 
 
 def waits_for_all_gradients(strategy: Any) -> bool:
-    """Whether a backward pass that leaves out a trained parameter never ends. DeepSpeed's strategy is a DDP by name."""
+    """Whether a backward pass that leaves out a trained parameter never ends.
+
+    Lightning's DeepSpeed inherits from its DDP and does not wait.
+    """
     is_ddp = isinstance(strategy, DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
     return is_ddp and not strategy._ddp_kwargs.get("find_unused_parameters")
 
