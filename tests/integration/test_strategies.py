@@ -52,8 +52,10 @@ def assert_same_optimizer(found: dict[str, Any], expected: dict[str, Any]) -> No
     assert found["state"].keys() == expected["state"].keys()
     for number, entries in expected["state"].items():
         for name, value in entries.items():
+            mine = found["state"][number][name]
+            assert (mine.shape, mine.dtype) == (value.shape, value.dtype), f"{name} of parameter {number}"
             # By the size of each tensor: squares of gradients may be 1e-13, of which no absolute error says anything.
-            error = torch.linalg.vector_norm(found["state"][number][name] - value)
+            error = torch.linalg.vector_norm(mine - value)
             assert error <= 1e-4 * torch.linalg.vector_norm(value), f"{name} of parameter {number}"
 
 
