@@ -36,12 +36,7 @@ from prl.judge.source import RewardSource
 from prl.kl import AdaptiveKL, FixedKL, KLController
 from prl.minibatch import schedule_minibatches, split_microbatches
 from prl.models.adapters import add_adapters
-from prl.models.critic import (
-    AdapterCritic,
-    CriticKind,
-    check_critic,
-    explained_variance,
-)
+from prl.models.critic import AdapterCritic, CriticKind, check_critic, explained_variance
 from prl.models.loading import load_causal_lm, load_tokenizer, save_model
 from prl.objective import ppo_objective, token_weights
 from prl.phases import PhaseMeter
@@ -197,7 +192,8 @@ class PairwisePPOModule(Stage):
         stats = self.update(experience)  # losses, backward, clip, step
         stats |= self.anchors.observe(anchored, responses, scores, self.policies)
         self.report.training(scores, responses, rollout, experience, stats)
-        self.kl.update(self.report.sequence_kl(experience), len(rollout) * world_size())
+        if not self.warmup.is_active(self.batches_done()):  # a policy that does not move has no KL to steer
+            self.kl.update(self.report.sequence_kl(experience), int(global_sum(experience.counted.sum())))
         return {"responses": rollout.response_ids, "rewards": experience.scores}  # for the run ledger
 
     def generate(self, batch: PromptBatch) -> tuple[Rollout, list[str]]:
@@ -259,7 +255,7 @@ class PairwisePPOModule(Stage):
             for groups in schedule_minibatches(experience.microbatches, self.ppo.minibatches, self.ppo.epochs):
                 if (stats := self.step(experience, groups)) is None:
                     break
-                history.append(stats)
+                history += [stats] if stats else []
                 if self.ppo.stop_kl is not None and stats.get("approx_kl", 0.0) > self.ppo.stop_kl:
                     break
             self.lr_schedulers().step()  # type: ignore[union-attr]
@@ -268,9 +264,14 @@ class PairwisePPOModule(Stage):
         return {**over_steps(history), **first, **last}
 
     def step(self, experience: Experience, groups: list[Tensor]) -> dict[str, float] | None:
-        """One optimizer step over a minibatch made of micro-batches; None, and no step, for numbers not finite."""
+        """One optimizer step over a minibatch made of micro-batches.
+
+        There is none for numbers that are not finite (None), nor for responses that all have no reward ({}).
+        """
         mask = experience.rollout.response_mask
         tokens = global_sum(torch.stack([mask[rows].sum() for rows in groups]).sum())
+        if not int(tokens):
+            return {}
         rows_total = global_sum(torch.stack([mask[rows].any(1).sum() for rows in groups]).sum())
         warming_up = self.warmup.is_active(self.batches_done())
         totals: dict[str, Tensor] = {}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from prl.config import KLEstimator
 from prl.distributed import global_max, global_sum, world_size
 from prl.health import SATURATED
 from prl.journal import Journal
@@ -37,6 +38,12 @@ def win_score(verdict: Verdict) -> Tensor:
     return won.masked_fill(~verdict.judged, torch.nan)  # the sign of NaN is 0, which would be a tie
 
 
+def _per_response(experience: Experience, estimator: KLEstimator) -> Tensor:
+    """An estimate of KL(policy || reference) summed over each response that counts."""
+    kl = token_kl(experience.old_logprobs, experience.ref_logprobs, estimator)
+    return kl.masked_fill(~experience.rollout.response_mask, 0).sum(1)[experience.counted]
+
+
 class PPOReport:
     """Turns an iteration into logged numbers and histograms."""
 
@@ -57,8 +64,8 @@ class PPOReport:
 
     @staticmethod
     def sequence_kl(experience: Experience) -> float:
-        """Mean over responses of the summed k1 estimate of KL(policy || reference), nats."""
-        return mean_over_ranks((experience.old_logprobs - experience.ref_logprobs).sum(1))
+        """Mean over the responses that count of the summed k1 estimate of KL(policy || reference), nats."""
+        return mean_over_ranks(_per_response(experience, "k1"))
 
     def training(
         self,
@@ -71,14 +78,12 @@ class PPOReport:
         """Log one iteration."""
         module, mask = self.module, experience.rollout.response_mask
         lengths, num_rows = rollout.response_mask.sum(1).float(), len(mask) * world_size()
-        kl, rewarded = (experience.old_logprobs, experience.ref_logprobs), ~scores.failed
+        rewarded, num_counted = ~scores.failed, int(global_sum(experience.counted.sum()))
         numbers = {
             "reward/score": mean_over_ranks(experience.scores[rewarded]),
-            "reward/score_std": spread_over_ranks(experience.scores[rewarded]),
             "reward/failed_frac": mean_over_ranks(scores.failed),
             "kl/k1": self.sequence_kl(experience),
-            "kl/k3": mean_over_ranks(token_kl(*kl, "k3").masked_fill(~mask, 0).sum(1)),
-            "kl/k1_stderr": spread_over_ranks((kl[0] - kl[1]).sum(1)) / num_rows**0.5,
+            "kl/k3": mean_over_ranks(_per_response(experience, "k3")),
             "kl/coef": module.kl.coef,
             "policy/entropy_sampled": -float(masked_mean(experience.old_logprobs, mask)),
             "value/mean": float(masked_mean(experience.values, mask)),
@@ -92,11 +97,15 @@ class PPOReport:
             "perf/judge_saved_tokens": module.judge.saved_share(),
             "progress/episodes": float((module.batches_done() + 1) * num_rows),
         }
+        if num_counted > 1:  # one response has no spread, which health must not take for equal ones
+            numbers["reward/score_std"] = spread_over_ranks(experience.scores[rewarded])
+            numbers["kl/k1_stderr"] = spread_over_ranks(_per_response(experience, "k1")) / num_counted**0.5
         names = {"value_loss": "value/loss", "value_clip_frac": "value/clip_frac", "policy_loss": "policy/loss"}
         # What an anchor source says has its group already.
         numbers |= {names.get(name, name if "/" in name else f"policy/{name}"): v for name, v in stats.items()}
         numbers |= self._sources(scores) | self._costs(float(rollout.response_mask.sum()))
         numbers |= module.health.watch(numbers)
+        numbers = {"reward/score_std": 0.0, "kl/k1_stderr": 0.0, **numbers}
         module.log_dict(numbers, rank_zero_only=True, batch_size=num_rows)
         reward = "reward/win_prob" if scores.verdict is not None else "reward/score"
         shown = {"win": numbers[reward], "kl": numbers["kl/k1"], "tok/s": numbers["perf/tok_s"]}

@@ -1,5 +1,6 @@
 """What can go wrong in PPO, each finding one sentence with its cause and its cure, and a count of how often."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,7 @@ def findings(numbers: dict[str, float], limits: Health, first_entropy: float) ->
                 "reward.kl_coef or ppo.entropy_coef, or lower optimization.learning_rate",
             )
         )
-    kl, error = numbers.get("kl/k1", 0.0), numbers.get("kl/k1_stderr", 0.0)
+    kl, error = numbers.get("kl/k1", 0.0), numbers.get("kl/k1_stderr", math.inf)
     if kl < -4 * error and kl < -1e-6:  # a KL is never negative; an estimate is by chance, but not by four errors
         found.append(
             Finding(

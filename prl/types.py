@@ -250,6 +250,11 @@ class Experience:
             _check_shape(name, getattr(self, name), shape)
         _check_shape("scores", self.scores, shape[:1])
 
+    @property
+    def counted(self) -> Tensor:
+        """[B] True where a response has tokens that count; without a reward it has none, and is in no mean."""
+        return self.rollout.response_mask.any(1)
+
     def select(self, rows: Tensor) -> "Experience":
         """Some rows, cut like `Rollout.select`."""
         rollout = self.rollout.select(rows)

@@ -1,5 +1,9 @@
+from collections.abc import Iterator
+
 import pytest
 
+from lightning_modules import PairwisePPOModule
+from prl.types import Experience
 from tests.integration.runs import Home, build_home
 
 
@@ -12,3 +16,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.fixture(autouse=True)
 def _no_arguments_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["prl"])  # LightningCLI warns about arguments that a program was started with
+
+
+@pytest.fixture
+def experiences(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Experience]]:
+    """The experience of each iteration, as the update receives it."""
+    seen: list[Experience] = []
+    update = PairwisePPOModule.update
+
+    def watching(self: PairwisePPOModule, experience: Experience) -> dict[str, float]:
+        seen.append(experience)
+        return update(self, experience)
+
+    monkeypatch.setattr(PairwisePPOModule, "update", watching)
+    return seen

@@ -1,14 +1,12 @@
 """What pairwise PPO must and must not do, seen from outside: with planted judges and whole runs."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lightning_modules import PairwisePPOModule
 from lightning_modules.stage import Stage
 from prl.judge import BradleyTerryJudge, ScalarReward
 from prl.quickstart.world import WorldSizes, write_world
@@ -31,20 +29,6 @@ def moved(trainer: Any, module: Any) -> list[str]:
 
 
 # ---- unchanged weights
-
-
-@pytest.fixture
-def experiences(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Experience]]:
-    """The experience of each iteration, as the update receives it."""
-    seen: list[Experience] = []
-    update = PairwisePPOModule.update
-
-    def watching(self: PairwisePPOModule, experience: Experience) -> dict[str, float]:
-        seen.append(experience)
-        return update(self, experience)
-
-    monkeypatch.setattr(PairwisePPOModule, "update", watching)
-    return seen
 
 
 @pytest.mark.parametrize(("critic", "temperature"), [("own", "0.7"), ("shared", "1.0")])

@@ -1,6 +1,7 @@
 """Whole PPO runs with each kind of anchor and each source of reward, through the command line."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from prl.journal import Journal
+from prl.types import Experience
 from tests.helpers.judge_server import TEMPLATE, serving
 from tests.helpers.tiny import LengthJudge
 from tests.integration.runs import (
@@ -125,12 +127,18 @@ def test_a_judge_behind_a_server_trains(home: Home, tmp_path: Path) -> None:
 
 
 class SometimesSilent(LengthJudge):
-    """Fails on half of all pairs of texts."""
+    """Fails on every second pair of texts, and in every third batch on all but the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_calls = 0
 
     def margins(self, comparisons: list[Any]) -> torch.Tensor:
-        margins = super().margins(comparisons)
-        silent = [sum(map(ord, first + second)) % 2 == 0 for _, first, second in comparisons]
-        return margins.masked_fill(torch.tensor(silent), torch.nan)
+        pairs = [frozenset(texts) for _, *texts in comparisons]
+        numbers = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
+        self.num_calls += 1
+        silent = [numbers[pair] > 0 if self.num_calls % 3 == 0 else numbers[pair] % 2 == 1 for pair in pairs]
+        return super().margins(comparisons).masked_fill(torch.tensor(silent), torch.nan)
 
 
 class Silent(LengthJudge):
@@ -143,18 +151,40 @@ class Silent(LengthJudge):
         return "the judge is asleep"
 
 
-def test_responses_that_could_not_be_judged_are_left_out_and_counted(home: Home, tmp_path: Path) -> None:
+def test_responses_that_could_not_be_judged_are_left_out_and_counted(
+    home: Home, tmp_path: Path, experiences: list[Experience]
+) -> None:
     kind = f"{__name__}.SometimesSilent"
     cli = home.run(
         *("pairwise_ppo", tmp_path / "run", callback(Numbers), *configured("judge", kind, {})),
-        *(f"{MODEL}judge_gate.mode", "off", f"{MODEL}sampling.max_new_tokens", "12"),
+        *(f"{MODEL}judge_gate.mode", "off", f"{MODEL}sampling.max_new_tokens", "12", f"{MODEL}ppo.minibatches", "3"),
+        *(f"{MODEL}ppo.critic_warmup", "2", f"{MODEL}iterations", "5"),
+        *(f"{MODEL}reward.kl_coef", "0.05", f"{MODEL}reward.kl_target", "0.01", f"{MODEL}reward.kl_horizon", "40"),
     )
     numbers = find_callback(cli.trainer, Numbers)
-    failed = [each["reward/failed_frac"] for each in numbers.training]
-    assert 0 < max(failed) < 1
     for each in [*numbers.training, *numbers.validation]:
         assert [name for name, value in each.items() if value != value] == []  # no NaN got anywhere
     assert all(parameter.isfinite().all() for parameter in cli.model.parameters())
+    coef = 0.05
+    for iteration, (each, experience) in enumerate(zip(numbers.training, experiences, strict=True)):
+        judged = [row for row, mask in enumerate(experience.rollout.response_mask) if mask.any()]
+        assert each["reward/failed_frac"] == 1 - len(judged) / 8
+        log_ratios = [(experience.old_logprobs[row] - experience.ref_logprobs[row]).tolist() for row in judged]
+        k1 = sum(map(sum, log_ratios)) / len(judged)
+        k3 = sum(math.exp(-d) - 1 + d for row in log_ratios for d in row) / len(judged)
+        assert each["kl/k1"] == pytest.approx(k1, rel=1e-4, abs=1e-6)
+        assert each["kl/k3"] == pytest.approx(k3, rel=1e-4, abs=1e-6)
+        assert (each["kl/k1_stderr"] > 0) == (iteration > 2 and len(judged) > 1)
+        assert each["health/equal_rewards"] == each["health/negative_kl"] == 0
+        assert each["kl/coef"] == pytest.approx(coef, rel=1e-6)
+        if iteration >= 2:  # before, only the critic learns
+            coef *= 1 + min(max(k1 / 0.01 - 1, -0.2), 0.2) * len(judged) / 40
+        # Minibatches of responses without a reward are no steps, and no faults.
+        assert 2 <= each["policy/num_steps"] <= 6
+        assert each["health/skipped_steps"] == 0
+    counts = [sum(bool(mask.any()) for mask in experience.rollout.response_mask) for experience in experiences]
+    assert min(counts) == 1 < max(counts) < 8
+    assert coef != 0.05
 
 
 def test_a_judge_that_never_answers_ends_the_run_with_its_reason(home: Home, tmp_path: Path) -> None:
