@@ -1,0 +1,95 @@
+"""Runs the targets: see the package. Ends with 1 if one of them raised what it must not, and keeps those inputs."""
+
+import argparse
+import faulthandler
+import importlib
+import pkgutil
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import tests.fuzz as fuzz
+
+TIME_LIMIT = 60
+"""Seconds for one input; reading one that takes longer counts as a failure."""
+
+
+def input_of(target: Any, number: int) -> tuple[str, bytes]:
+    """Input number n of a target: a pure function of the two."""
+    draw = random.Random(f"{target.__name__} {number}")
+    good = target.inputs()
+    if hasattr(target, "changed"):
+        return target.changed(draw, good)
+    name = draw.choice(sorted(good))
+    return name, fuzz.mutated(draw, good[name], good[draw.choice(sorted(good))])
+
+
+def failure(target: Any, path: Path) -> str | None:
+    """What reading an input raised that it must not: the traceback."""
+    signal.alarm(TIME_LIMIT)
+    try:
+        target.read(path)
+    except getattr(target, "EXPECTED", ValueError):
+        return None
+    except Exception:
+        return traceback.format_exc()
+    finally:
+        signal.alarm(0)
+    return None
+
+
+def run(target: Any, seconds: float, first: int, kept: Path) -> int:
+    """Try inputs for a while; the number of different failures. An input that kills the process stays in `kept`."""
+    end, number, seen = time.monotonic() + seconds, first, set()
+    while time.monotonic() < end:
+        name, content = input_of(target, number)
+        folder = kept / f"{target.__name__}-{number}"
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(content)
+        wrong = failure(target, folder / name)
+        origin = None if wrong is None else "\n".join(wrong.splitlines()[-3:])  # its place and its words
+        if origin is None or origin in seen:
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+        else:
+            seen.add(origin)
+            print(f"{target.__name__}, input {number}, {folder / name}:\n{wrong}", flush=True)
+        number += 1
+    print(f"{target.__name__}: {number - first} inputs, {len(seen)} different failures", flush=True)
+    return len(seen)
+
+
+def too_long(*_: Any) -> None:
+    raise TimeoutError(f"not read within {TIME_LIMIT} s")
+
+
+def main() -> None:
+    names = [module.name for module in pkgutil.iter_modules(fuzz.__path__) if module.name != "__main__"]
+    parser = argparse.ArgumentParser("python -m tests.fuzz", description=fuzz.__doc__)
+    parser.add_argument("targets", nargs="*", help=f"of {', '.join(names)}; all if none is named")
+    parser.add_argument("--seconds", type=float, default=60, help="for each target")
+    parser.add_argument("--first", type=int, default=0, help="number of the first input, to try others or one again")
+    options = parser.parse_args()
+    if unknown := set(options.targets) - set(names):
+        parser.error(f"no target {', '.join(unknown)}; there are {', '.join(names)}")
+    faulthandler.enable()
+    warnings.simplefilter("ignore")
+    signal.signal(signal.SIGALRM, too_long)
+    kept = Path(tempfile.mkdtemp(prefix="prl-fuzz-"))
+    failures = 0
+    for name in options.targets or names:
+        failures += run(importlib.import_module(f"tests.fuzz.{name}"), options.seconds, options.first, kept)
+    if not any(kept.iterdir()):
+        kept.rmdir()
+    sys.exit(failures > 0)
+
+
+if __name__ == "__main__":
+    main()

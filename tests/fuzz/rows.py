@@ -1,0 +1,95 @@
+"""Data files of all kinds, broken in their bytes or in the values of their rows."""
+
+import csv
+import gzip
+import io
+import json
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prl.commands.data import as_text
+from prl.data import AnchoredPrompt, DataError, DataSource, Demonstration, PreferencePair, load_records
+from prl.data.describe import describe
+from tests.fuzz import mutated, mutated_value
+
+EXPECTED = DataError
+FLAT: list[dict[str, Any]] = [
+    {"prompt": "Hi?", "chosen": "Hello, you.", "rejected": "000", "label": 0.5, "weight": 2, "source": "web"},
+    {"prompt": 'Say "a\nb"', "chosen": "1.50", "rejected": "é\u2028", "label": 1, "weight": 1.5, "source": None},
+]
+NESTED: list[dict[str, Any]] = [
+    {"prompt": [{"role": "user", "content": "Hi?"}], "completions": ["a", "b", "c"], "rank": [1, 2, 3], "anchor": "x"},
+    {"messages": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}], "completion": "Hello."},
+]
+
+
+def as_jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def as_csv(rows: list[dict[str, Any]]) -> bytes:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode(errors="surrogatepass")
+
+
+def as_parquet(rows: list[dict[str, Any]]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+WRITERS = {
+    "jsonl": as_jsonl,
+    "jsonl.gz": lambda rows: gzip.compress(as_jsonl(rows), mtime=0),
+    "json": lambda rows: json.dumps(rows, indent=1).encode(),
+    "csv": as_csv,
+    "parquet": as_parquet,
+}
+
+
+@cache
+def inputs() -> dict[str, bytes]:
+    return {f"{name}.{kind}": write(rows) for name, rows in ROWS.items() for kind, write in WRITERS.items()}
+
+
+ROWS = {"flat": FLAT, "nested": NESTED}
+
+
+def changed(draw: random.Random, good: dict[str, bytes]) -> tuple[str, bytes]:
+    """Broken bytes, or whole files of broken values; of .gz files also broken text in a whole file."""
+    name = draw.choice(sorted(good))
+    stem, _, kind = name.partition(".")
+    if draw.random() < 0.5:
+        try:
+            return name, WRITERS[kind](mutated_value(draw, ROWS[stem]))
+        except (pa.ArrowException, ValueError, TypeError, AttributeError, OverflowError):  # no such file can be written
+            pass
+    if kind == "jsonl.gz" and draw.random() < 0.5:
+        return name, gzip.compress(mutated(draw, good[f"{stem}.jsonl"]), mtime=0)
+    return name, mutated(draw, good[name], good[draw.choice(sorted(good))])
+
+
+def read(path: Path) -> None:
+    """Read as each kind of record, and describe what was found as `prl data` does."""
+    refused = []
+    for kind in (PreferencePair, AnchoredPrompt, Demonstration):
+        for on_invalid in ("skip", "error"):
+            try:
+                loaded = load_records(DataSource(str(path)), kind, on_invalid)
+            except DataError as error:
+                str(error).encode()
+                refused.append(error)
+            else:
+                found = {"report": loaded.report.as_dict(), **describe(loaded.records)}
+                as_text(found).encode()
+                json.dumps(found)
+    if refused:
+        raise refused[0]
