@@ -8,7 +8,7 @@ python -m tests.fuzz --seconds 60 rows      # one of them
 pytest collects none of this. A target is a module of this folder with two functions:
 
 - `inputs()` gives good inputs, name of a file -> its bytes;
-- `read(path)` reads such a file, and raises nothing but what the module lists in `EXPECTED` (ValueError if it lists none).
+- `read(path)` reads such a file and raises nothing but `EXPECTED` of the module, ValueError if it has none.
 
 `changed(draw, good)`, if the module has it, gives one input in place of `mutated`, for what has a structure of its own.
 """

@@ -60,9 +60,9 @@ def run(target: Any, seconds: float, first: int, kept: Path) -> int:
             folder.rmdir()
         else:
             seen.add(origin)
-            print(f"{target.__name__}, input {number}, {folder / name}:\n{wrong}", flush=True)
+            sys.stdout.write(f"{target.__name__}, input {number}, {folder / name}:\n{wrong}")
         number += 1
-    print(f"{target.__name__}: {number - first} inputs, {len(seen)} different failures", flush=True)
+    sys.stdout.write(f"{target.__name__}: {number - first} inputs, {len(seen)} different failures\n")
     return len(seen)
 
 
