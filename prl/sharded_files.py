@@ -4,6 +4,8 @@ However a strategy cuts a tensor, what a process has of it is a range of it flat
 therefore, and any number of processes under any strategy reads from them what it needs, one process everything.
 """
 
+import pickle
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,15 +15,17 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
+    Metadata,
     MetadataIndex,
     TensorProperties,
-    TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
 from prl.distributed import collective_device, rank, world_size
+from prl.sharded_metadata import Reader, read_index
 
 REST = "rest.pt"
 """File of the folder with all that is not in parts."""
@@ -116,7 +120,7 @@ def write(checkpoint: Mapping[str, Any], folder: Path) -> None:
 
 def read_rest(folder: Path) -> dict[str, Any]:
     """A checkpoint without its parts; `read_parts` gets them from where it says they are."""
-    return {**torch.load(folder / REST, map_location="cpu", weights_only=True), FOLDER: str(folder)}
+    return {**read_file(folder / REST), FOLDER: str(folder)}
 
 
 def is_elsewhere(value: Any) -> bool:
@@ -127,36 +131,64 @@ def is_elsewhere(value: Any) -> bool:
 def read_parts(folder: Path, wanted: list[tuple[Mapping[str, Any], Part]]) -> None:
     """Fill parts in place: each with what stands for it in the checkpoint."""
     state = {value[_PART]: _Flat(part) for value, part in wanted}
-    _load(state, folder, alone=world_size() == 1)
+    _load(state, folder, read_index(folder), alone=world_size() == 1)
 
 
-def _load(state: dict[str, Any], folder: Path, *, alone: bool) -> None:
+def _load(state: dict[str, Any], folder: Path, index: Metadata, *, alone: bool) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as asked
-        dcp.load(state, checkpoint_id=folder, no_dist=alone)
+        try:
+            dcp.load(state, storage_reader=Reader(folder, index), no_dist=alone)
+        except CheckpointException as error:
+            ((reason, _), *_) = error.failures.values()
+            raise ValueError(f"{folder} cannot be read ({type(reason).__name__}: {str(reason)[:200]})") from error
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Read a checkpoint from one file, as data.
+
+    Raises:
+        ValueError: when the file is damaged, or holds what only runs as code.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        told = re.search(r"(?:WeightsUnpickler error: |\n\n\n)(.{,200})", str(error))  # torch's advice is to run it
+        reason = told.group(1).strip() if told else "no pickle of data"
+        raise ValueError(f"{path} is damaged, or holds more than data ({reason}); nothing of it was run") from None
+    except Exception as error:  # a damaged file raises almost anything
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}); use another one") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {type(found).__name__}; expected the dict of a checkpoint")
+    return found
 
 
 def read(path: str | Path) -> dict[str, Any]:
     """A checkpoint with whole tensors in the memory of this process: a file, or a folder of parts."""
     path = Path(path)
     if not path.is_dir():
-        return torch.load(path, map_location="cpu", weights_only=True)
-    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+        return read_file(path)
+    index = read_index(path)
     tensors = {
-        key: torch.empty(each.size, dtype=each.properties.dtype)
-        for key, each in stored.items()
-        if isinstance(each, TensorStorageMetadata)
+        key: torch.empty(each.size, dtype=each.properties.dtype) for key, each in index.state_dict_metadata.items()
     }
-    _load(tensors, path, alone=True)
+    _load(tensors, path, index, alone=True)
     shaped: dict[str, Tensor] = {}  # tied weights stay one
 
     def place(value: Any, _: str) -> Any:
         if not is_elsewhere(value):
             return value
         key = value[_PART]
-        return shaped.setdefault(key, tensors[key].view(value["shape"]))
+        if key not in shaped:
+            shaped[key] = tensors[key].view(value["shape"])
+        return shaped[key]
 
-    return _mapped(torch.load(path / REST, map_location="cpu", weights_only=True), place)
+    rest = read_file(path / REST)
+    try:
+        return _mapped(rest, place)
+    except (LookupError, TypeError, RuntimeError) as error:  # also of lists without an end
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise ValueError(f"{path / REST} does not fit the tensors beside it ({reason}); copy the folder anew") from None
 
 
 def _mapped(value: Any, change: Callable[[Any, str], Any], where: str = "") -> Any:

@@ -29,8 +29,10 @@ class PlainCheckpointIO(TorchCheckpointIO):
     """
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """A folder of parts, or what Lightning reads."""
-        return sharded_files.read(path) if Path(path).is_dir() else super().load_checkpoint(path, *args, **kwargs)
+        """A folder of parts, or a file: as data, or as Lightning reads it when `weights_only: false` is asked for."""
+        if Path(path).is_dir() or (Path(path).is_file() and kwargs.get("weights_only") is not False):
+            return sharded_files.read(path)
+        return super().load_checkpoint(path, *args, **kwargs)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """torch.save to a local path; anything else is Lightning's."""
