@@ -86,7 +86,13 @@ def response_mask(response_ids: Tensor, end_ids: list[int]) -> tuple[Tensor, Ten
 
 
 def decode(tokenizer: Any, rollout: Rollout) -> list[str]:
-    """The responses as text, special tokens left out."""
-    rows = zip(rollout.response_ids.tolist(), rollout.response_mask.tolist(), strict=True)
-    ids = [[token for token, counts in zip(*row, strict=True) if counts] for row in rows]
-    return tokenizer.batch_decode(ids, skip_special_tokens=True)
+    """The responses as text, character by character what was sampled; only the token that ended each is left out.
+
+    A special token within a response is shown: a judge reads it as characters, so a policy cannot write what its judge
+    does not see.
+    """
+    rows = zip(
+        rollout.response_ids.tolist(), rollout.response_mask.sum(1).tolist(), rollout.finished.tolist(), strict=True
+    )
+    ids = [row[: length - finished] for row, length, finished in rows]
+    return [tokenizer.decode(row, skip_special_tokens=False, clean_up_tokenization_spaces=False) for row in ids]

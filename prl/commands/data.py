@@ -59,7 +59,8 @@ def tokens_of(tokenizer: Any, record: Record) -> dict[str, list[str]]:
             parts[name] = encode_content(tokenizer, getattr(record, name))
     for number, anchor in enumerate(getattr(record, "anchors", ())):
         parts[f"anchor {number}"] = encode_content(tokenizer, anchor)
-    return {name: [tokenizer.decode([token]) for token in ids] for name, ids in parts.items()}
+    show = lambda token: tokenizer.decode([token], clean_up_tokenization_spaces=False)  # noqa: E731
+    return {name: [show(token) for token in ids] for name, ids in parts.items()}
 
 
 def as_text(found: dict[str, Any]) -> str:

@@ -101,7 +101,7 @@ def _tail(tokenizer: PreTrainedTokenizerBase, text: str, num_lost: int) -> str:
     if num_lost >= len(ids):
         return ""
     if not tokenizer.is_fast:
-        shorter = str(tokenizer.decode(ids[num_lost:]))
+        shorter = str(tokenizer.decode(ids[num_lost:], clean_up_tokenization_spaces=False))
         return shorter if len(shorter) < len(text) else text[1:]
     offsets = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     return text[max(offsets["offset_mapping"][num_lost][0], 1) :]

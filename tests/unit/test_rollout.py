@@ -39,11 +39,28 @@ def test_response_mask_without_tokens() -> None:
     assert finished.tolist() == [False, False]
 
 
-def test_decode_leaves_out_padding_and_special_tokens() -> None:
-    ids = torch.tensor([TOKENIZER.encode("ab") + [EOS, PAD], TOKENIZER.encode("cdef"), [EOS, PAD, PAD, PAD]])
-    mask, finished = response_mask(ids, [EOS])
-    rollout = Rollout(ids[:, :1], torch.ones(3, 1, dtype=torch.bool), ids, mask, finished)
-    assert decode(TOKENIZER, rollout) == ["ab", "cdef", ""]
+def decoded(ids: list[list[int]]) -> list[str]:
+    padded = torch.tensor([row + [PAD] * (max(map(len, ids)) - len(row)) for row in ids])
+    mask, finished = response_mask(padded, [EOS])
+    mask &= ragged_mask(list(map(len, ids)), padded.shape[1])
+    return decode(TOKENIZER, Rollout(padded[:, :1], torch.ones(len(ids), 1, dtype=torch.bool), padded, mask, finished))
+
+
+def test_decode_leaves_out_padding_and_the_end() -> None:
+    assert decoded([TOKENIZER.encode("ab") + [EOS], TOKENIZER.encode("cdef"), [EOS]]) == ["ab", "cdef", ""]
+
+
+def test_decode_gives_the_sampled_text_and_nothing_else(monkeypatch) -> None:
+    """Some tokenizers are told to clean text up, which is for people to read and none that was sampled."""
+    monkeypatch.setattr(TOKENIZER, "clean_up_tokenization_spaces", True)
+    text = " a != b , it 's  f(x) . I do n't "
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) != text
+    assert decoded([[*TOKENIZER.encode(text), EOS]]) == [text]
+
+
+def test_special_tokens_that_the_policy_writes_are_seen() -> None:
+    """What was left out of the text no judge could hold against the policy."""
+    assert decoded([[*TOKENIZER.encode("a"), PAD, TOKENIZER.unk_token_id, EOS]]) == ["a<pad><unk>"]
 
 
 def test_decode_shows_only_what_the_mask_counts() -> None:
