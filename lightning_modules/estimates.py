@@ -130,7 +130,7 @@ def _policy(stage: PairwisePPOModule) -> Any:
 
 
 def _frozen(auto_class: Any, source: ModelSource, **extra: Any) -> Any:
-    return freeze(load_shape(auto_class, source, **extra))
+    return freeze(load_shape(auto_class, source, new_head=False, **extra))
 
 
 def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: int) -> int:

@@ -63,7 +63,7 @@ class BradleyTerryJudge(PairwiseJudge):
             raise ValueError(f"{self.path} holds a {settings['kind']} judge, not a Bradley-Terry one")
         source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
         self.encoder = ConversationEncoder(load_tokenizer(source), settings["max_length"], "truncate")
-        self.model = freeze(load_scalar_classifier(source))
+        self.model = freeze(load_scalar_classifier(source, new_head=False))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that transformers loads, with the judge's settings beside it."""

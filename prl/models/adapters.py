@@ -1,6 +1,5 @@
 """Several sets of adapters on one trunk of frozen weights: the policy's own, and others beside them."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-ADAPTERS = "adapter_config.json"
-"""File that makes a folder one of adapters."""
+from prl.models.location import ADAPTERS, base_of
+from prl.models.weights_check import load_adapters
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -97,7 +96,7 @@ class OnTrunk(nn.Module):
         self.name = f"beside_{len(policy.peft_config)}"
         training = policy.training
         with _same_gradients(policy):
-            policy.load_adapter(folder, adapter_name=self.name, is_trainable=False)
+            load_adapters(policy, folder, self.name)
         policy.train(training)
         self._trunk = (policy,)
 
@@ -126,13 +125,12 @@ def check_same_trunk(policy: nn.Module, base: str, folder: str) -> None:
     """Raises ValueError unless a folder holds adapters of the trunk that the policy's adapters are on."""
     if not is_adapted(policy):
         raise ValueError(f"{folder} is to work on the policy's trunk, but the policy has no adapters; set policy.lora")
-    settings = Path(folder) / ADAPTERS
-    if not settings.is_file():
+    found = base_of(folder)
+    if found is None:
         raise ValueError(
             f"{folder} is to work on the policy's trunk, but has no {ADAPTERS}: it holds a whole model. Write its "
             "adapters alone with `prl export --adapter-only`, or set shared_trunk: false"
         )
-    found = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
     if found != base and Path(found).expanduser().resolve() != Path(base).expanduser().resolve():
         raise ValueError(
             f"{folder} holds adapters of {found}, the policy's are on {base}; a trunk is shared by adapters of one "

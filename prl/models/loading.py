@@ -1,15 +1,16 @@
 """The only place that reads weights: Hugging Face folders, hub ids, GGUF files, or random weights from a config."""
 
-import json
 import logging
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -23,52 +24,45 @@ from transformers import (
 from transformers.utils import logging as logs
 
 from prl.config import LoRA, ModelSource
-from prl.models.adapters import ADAPTERS, is_adapted, own_adapters
+from prl.models.adapters import is_adapted, own_adapters
+from prl.models.damage import naming_damage
+from prl.models.location import ADAPTERS, ModelNotFoundError, adapter_chain, is_hub_id, location
+from prl.models.weights_check import adapter_errors, check_found, check_missing, load_adapters, makes_new_head
 
 log = logging.getLogger(__name__)
 
 
-class ModelNotFoundError(ValueError):
-    """A model folder or file that is not there, with what to do about it."""
-
-
-def is_hub_id(path: str) -> bool:
-    """Whether a path means a model on the Hugging Face hub: a name or owner/name, and no folder of that name here.
-
-    Anything else with a slash, a dot in front or a root is meant as a folder.
-    """
-    meant_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".gguf")
-    return not meant_local and not Path(path).is_dir()
-
-
-def _location(path: str) -> dict[str, Any]:
-    """Arguments for from_pretrained: a GGUF file is named inside its folder."""
-    local = Path(path).expanduser()
-    if path.endswith(".gguf"):
-        if not local.is_file():
-            raise ModelNotFoundError(f"GGUF file {path} does not exist")
-        return {"pretrained_model_name_or_path": str(local.parent), "gguf_file": local.name}
-    if not local.is_dir() and not is_hub_id(path):
-        raise ModelNotFoundError(
-            f"model folder {path} does not exist; run the stage that writes it first, or give another folder or hub id"
-        )
-    if local.is_dir() and not any((local / name).is_file() for name in ("config.json", "tokenizer.json")):
-        raise ModelNotFoundError(f"folder {path} holds no config.json: it is not a Hugging Face model folder")
-    return {"pretrained_model_name_or_path": str(local) if local.is_dir() else path}
-
-
 @contextmanager
-def _told_in_a_line(path: str) -> Iterator[None]:
-    """What transformers says of a hub id that cannot be had is a page."""
+def _reading(path: str) -> Iterator[dict[str, Any]]:
+    """Where to read a model from, for from_pretrained, and around that: errors in a line, with the file's name.
+
+    What transformers says of a hub id that cannot be had is a page.
+    """
+    where = location(path)
+    if not is_hub_id(path):
+        with naming_damage(path):
+            yield where
+        return
     try:
-        yield
+        yield where
     except OSError as error:
-        if not is_hub_id(path):
-            raise
         reason = str(error).partition("\n")[0]
         raise ModelNotFoundError(
             f"model {path}: {reason} Give a folder, or an id that the hub or its cache has"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what transformers logs and torch warns of: for what is expected, or told in another way."""
+    verbosity = logs.get_verbosity()
+    logs.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logs.set_verbosity(verbosity)
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -80,8 +74,8 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """
     path = source.tokenizer or source.path
     assert path is not None  # ModelSource checked it
-    with _told_in_a_line(path):
-        tokenizer = AutoTokenizer.from_pretrained(**_location(path), trust_remote_code=source.trust_remote_code)
+    with _reading(path) as where:
+        tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=source.trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer in {path} has no end-of-sequence token, so a response could not end")
     if tokenizer.pad_token_id is None:
@@ -102,14 +96,13 @@ def without_weights(enabled: bool = True) -> Iterator[None]:
         _WITHOUT_WEIGHTS.reset(token)
 
 
-def _load(auto_class: Any, source: ModelSource, **extra: Any) -> PreTrainedModel:
+def _load(auto_class: Any, source: ModelSource, *, new_head: bool = False, **extra: Any) -> PreTrainedModel:
     if _WITHOUT_WEIGHTS.get():
         with torch.device("meta"):
-            return load_shape(auto_class, source, **extra)
+            return load_shape(auto_class, source, new_head=new_head, **extra)
     if source.path is None:
         return _prepared(_random(auto_class, source, extra), source, auto_class)
-    options = {**_options(source), "trust_remote_code": source.trust_remote_code, **extra}
-    return _prepared(_read(auto_class, source.path, options), source, auto_class)
+    return _prepared(_read(auto_class, source, new_head, **extra), source, auto_class)
 
 
 def _options(source: ModelSource) -> dict[str, Any]:
@@ -137,40 +130,60 @@ def _prepared(model: Any, source: ModelSource, auto_class: Any) -> Any:
     return add_lora(model, source.lora, task) if source.lora else model
 
 
-def _read(auto_class: Any, path: str, options: dict[str, Any]) -> PreTrainedModel:
-    """A model as its files have it; a folder of adapters is merged with its base model, so it is like any other."""
-    settings = Path(path).expanduser() / ADAPTERS
-    if not settings.is_file():
-        with _told_in_a_line(path):
-            return auto_class.from_pretrained(**_location(path), **options)
+def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) -> PreTrainedModel:
+    """A model as its files have it; a folder of adapters is merged with its base model, so it is like any other.
+
+    Raises:
+        WeightsError: when the files lack a weight, or hold another one, or one of another shape.
+    """
+    assert source.path is not None
+    options = {**_options(source), "trust_remote_code": source.trust_remote_code, **extra}
+    *adapters, path = adapter_chain(source.path)
+    # A scalar head missing in the base model is among the adapters.
+    with _quiet() if adapters else nullcontext(), _reading(path) as where:
+        model, found = auto_class.from_pretrained(
+            **where, **options, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    replaces_head = makes_new_head(auto_class, model.config)
+    missing = check_found(auto_class, model, found, path, new_head=replaces_head)
+    for folder in reversed(adapters):
+        model, replaced = _merged(model, folder)
+        missing -= replaced
+    check_missing(model, missing, source.path, new_head=replaces_head and new_head)
+    return model
+
+
+def _merged(model: Any, path: str) -> tuple[Any, set[str]]:
+    """A model with the adapters of a folder in its weights, and names of weights that the folder holds whole."""
     from peft import PeftModel
 
-    base = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    verbosity = logs.get_verbosity()
-    logs.set_verbosity_error()  # a scalar head missing in the base model is among the adapters
-    try:
-        model = _read(auto_class, base, options)  # which may be adapters again
-    finally:
-        logs.set_verbosity(verbosity)
-    merged = PeftModel.from_pretrained(model, str(settings.parent)).merge_and_unload()
+    folder = str(Path(path).expanduser())
+    with adapter_errors(folder):
+        adapted = PeftModel.from_pretrained(model, folder)
+    replaced = load_adapters(adapted, folder, own_adapters(adapted))
+    merged = adapted.merge_and_unload()
     merged.name_or_path = path  # new adapters are adapters of this, not of its base model
-    return merged
+    return merged, replaced
 
 
-def load_shape(auto_class: Any, source: ModelSource, **extra: Any) -> Any:
-    """A model like the one that `source` means, its weights not read: for where tensors take no memory."""
+def load_shape(auto_class: Any, source: ModelSource, *, new_head: bool = True, **extra: Any) -> Any:
+    """A model like the one that `source` means, its weights not read: for where tensors take no memory.
+
+    Raises:
+        WeightsError: when files that are here are not those of the model; only their headers are looked at.
+    """
     if source.path is None:
         return _prepared(_random(auto_class, source, extra), source, auto_class)
-    path, settings = source.path, Path(source.path).expanduser() / ADAPTERS
-    while settings.is_file():
-        path = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
-        settings = Path(path).expanduser() / ADAPTERS
-    with _told_in_a_line(path):
-        config = AutoConfig.from_pretrained(**_location(path), trust_remote_code=source.trust_remote_code, **extra)
+    path = adapter_chain(source.path)[-1]
+    if Path(path).expanduser().is_dir() and any(Path(path).expanduser().glob("*.safetensors")):
+        with unset_fake_temporarily(), _quiet():
+            _read(auto_class, source, new_head, device_map="meta", **extra)
+    with _reading(path) as where:
+        config = AutoConfig.from_pretrained(**where, trust_remote_code=source.trust_remote_code, **extra)
     model = auto_class.from_config(config, **_options(source))
     if model.can_generate():
         with suppress(OSError):  # it is not in every folder
-            model.generation_config = GenerationConfig.from_pretrained(_location(path)["pretrained_model_name_or_path"])
+            model.generation_config = GenerationConfig.from_pretrained(where["pretrained_model_name_or_path"])
     return _prepared(model, source, auto_class)
 
 
@@ -184,9 +197,14 @@ def load_backbone(source: ModelSource) -> PreTrainedModel:
     return _load(AutoModel, source)
 
 
-def load_scalar_classifier(source: ModelSource) -> PreTrainedModel:
-    """A model with one scalar output on the last token: what a Bradley-Terry reward model is."""
-    model = _load(AutoModelForSequenceClassification, source, num_labels=1)
+def load_scalar_classifier(source: ModelSource, *, new_head: bool = True) -> PreTrainedModel:
+    """A model with one scalar output on the last token: what a Bradley-Terry reward model is.
+
+    Args:
+        source: where it comes from.
+        new_head: give a language model, which has no such output, a new one to train.
+    """
+    model = _load(AutoModelForSequenceClassification, source, new_head=new_head, num_labels=1)
     model.config.pad_token_id = load_tokenizer(source).pad_token_id
     return model
 

@@ -1,0 +1,71 @@
+"""Files of a model folder that cannot be read: which one it is, and what its reader said."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+_OURS = (torch.OutOfMemoryError, MemoryError, ImportError)
+"""What has nothing to do with a file."""
+
+
+def damaged(file: Path, reason: object) -> ValueError:
+    """The error for a file that its reader refused."""
+    said = f"{type(reason).__name__}: {_first_line(reason)}" if isinstance(reason, Exception) else str(reason)
+    return ValueError(f"{file} is damaged ({said}); copy it anew, or write the model again")
+
+
+@contextmanager
+def naming_damage(path: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Around a reader of a local model: what it raises becomes a ValueError that names the file.
+
+    Readers of weights, configs and tokenizers raise many unrelated classes, most without a name. So each file is read
+    again by itself. An error that no file explains names the folder, unless it is one of `but`.
+    """
+    try:
+        yield
+    except _OURS:
+        raise
+    except Exception as error:
+        local = Path(path).expanduser()
+        if not local.exists():
+            raise
+        for file in [local] if local.is_file() else sorted(local.iterdir()):
+            if (reason := _fault(file)) is not None:
+                raise damaged(file, reason) from error
+        if isinstance(error, but):
+            raise
+        if local.is_file():
+            raise damaged(local, error) from error
+        raise ValueError(
+            f"the model in {path} cannot be read ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+
+
+def _fault(file: Path) -> Exception | str | None:
+    """What is wrong with one file; None when its format is whole, or not known here."""
+    try:
+        if file.suffix == ".json":
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if file.name.endswith(("config.json", "tokenizer.json", ".index.json")) and not isinstance(content, dict):
+                return f"expected an object, found {type(content).__name__}"
+            if file.name == "tokenizer.json":
+                from tokenizers import Tokenizer
+
+                Tokenizer.from_file(str(file))
+        elif file.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(file, "pt"):
+                pass
+        elif file.suffix == ".bin":
+            torch.load(file, map_location="meta", weights_only=True)
+    except Exception as error:  # whatever a reader says of a file is what is wrong with it
+        return error
+    return None
+
+
+def _first_line(error: object) -> str:
+    return next(iter(str(error).strip().splitlines()), "no reason given").strip()

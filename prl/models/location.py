@@ -1,0 +1,108 @@
+"""Where a path leads: a model folder, a GGUF file, adapters with a base model elsewhere, or an id on the hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prl.models.damage import damaged
+
+ADAPTERS = "adapter_config.json"
+"""File that makes a folder one of adapters."""
+
+
+class ModelNotFoundError(ValueError):
+    """A model folder or file that is not there, with what to do about it."""
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path means a model on the Hugging Face hub: a name or owner/name, and no folder of that name here.
+
+    Anything else with a slash, a dot in front or a root is meant as a folder, and so is owner/name where the owner is a
+    folder here: that is a slip of the pen far more often than an id.
+    """
+    owner, slash, name = path.partition("/")
+    meant_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".gguf")
+    inside_a_folder = bool(slash) and (not name or Path(owner).is_dir())
+    return not (meant_local or inside_a_folder or Path(path).is_dir())
+
+
+def location(path: str) -> dict[str, Any]:
+    """Arguments for from_pretrained: a GGUF file is named inside its folder.
+
+    Raises:
+        ModelNotFoundError: when a folder or file is missing, or a folder holds no model.
+    """
+    local = Path(path).expanduser()
+    if path.endswith(".gguf"):
+        if not local.is_file():
+            raise ModelNotFoundError(f"GGUF file {path} does not exist")
+        return {"pretrained_model_name_or_path": str(local.parent), "gguf_file": local.name}
+    if not local.is_dir() and not is_hub_id(path):
+        raise ModelNotFoundError(
+            f"model folder {path} does not exist; run the stage that writes it first, or give another folder or hub id"
+            + _not_an_id(path)
+        )
+    if local.is_dir() and not any((local / name).is_file() for name in ("config.json", "tokenizer.json")):
+        raise ModelNotFoundError(f"folder {path} holds no config.json: it is not a Hugging Face model folder")
+    return {"pretrained_model_name_or_path": str(local) if local.is_dir() else path}
+
+
+def _not_an_id(path: str) -> str:
+    """What else could have been meant by owner/name."""
+    owner, slash, name = path.partition("/")
+    if not slash or "/" in name or not owner.strip(".~"):
+        return ""
+    return f" (it is not looked up on the hub, since {owner} is a folder here)"
+
+
+def base_of(path: str) -> str | None:
+    """The base model of a folder of adapters: a folder or hub id; None for a whole model.
+
+    A relative folder is looked for from where the adapters are, in the folders above them, and then from here.
+
+    Raises:
+        ModelNotFoundError: when the base model is a folder that is in none of these places.
+        ValueError: when the file of the adapters is damaged.
+    """
+    folder = Path(path).expanduser()
+    settings = folder / ADAPTERS
+    if path.endswith(".gguf") or not settings.is_file():
+        return None
+    try:
+        base = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(settings, error) from None
+    if not isinstance(base, str) or not base:
+        raise damaged(settings, f"base_model_name_or_path is {base!r}, expected a folder or a hub id")
+    wanted = Path(base).expanduser()
+    if not wanted.is_absolute():
+        for above in (folder.absolute(), *folder.absolute().parents):
+            if (above / wanted).resolve() in (folder.resolve(), *folder.resolve().parents):
+                continue  # adapters inside a folder that is called like their base model on the hub
+            if any((above / wanted / name).is_file() for name in ("config.json", ADAPTERS)):
+                return str(above / wanted)
+    if wanted.is_dir() or (wanted.is_file() and base.endswith(".gguf")) or is_hub_id(base):
+        return base
+    looked = "" if wanted.is_absolute() else f", looked for from here and from the folders above {folder}"
+    raise ModelNotFoundError(
+        f"the base model {base} of the adapters in {path} does not exist{looked}; put it back, or correct "
+        f"base_model_name_or_path in {settings}"
+    )
+
+
+def adapter_chain(path: str) -> list[str]:
+    """A folder of adapters, the one that they are on, and so on to the whole model, which is last.
+
+    Raises:
+        ValueError: when adapters are on themselves.
+    """
+    chain, seen = [path], {Path(path).expanduser().resolve()}
+    while (base := base_of(chain[-1])) is not None:
+        chain.append(base)
+        if (place := Path(base).expanduser().resolve()) in seen:
+            raise ValueError(
+                f"the adapters in {path} have no base model: their files point in a circle, {' -> '.join(chain)}. "
+                f"Correct base_model_name_or_path in {Path(chain[-2]) / ADAPTERS}"
+            )
+        seen.add(place)
+    return chain

@@ -1,0 +1,138 @@
+"""Whether the files of a model hold its weights: all of them, no others, in their shapes."""
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from prl.models.damage import naming_damage
+
+SHOWN = 4
+"""Names of a kind that an error lists."""
+
+
+class WeightsError(ValueError):
+    """Files that do not hold the weights of their model: what is missing would be random."""
+
+
+def check_found(auto_class: Any, model: Any, found: dict[str, Any], path: str, *, new_head: bool) -> set[str]:
+    """Compare a model with what transformers found in its files, and return the names of what is missing.
+
+    transformers has already left out what the model's class says is harmless. Heads of other classes are harmless too
+    where a backbone is read, or a new head replaces them.
+
+    Args:
+        auto_class: what the model was read by.
+        model: as it was read.
+        found: transformers' `output_loading_info`.
+        path: where it was read from.
+        new_head: whether the model's own head is new.
+
+    Raises:
+        WeightsError: for weights that are not the model's, or of another shape.
+    """
+    unexpected = set(found["unexpected_keys"])
+    if unexpected and (auto_class is AutoModel or new_head):
+        unexpected -= _heads(model.config)
+    shapes = [
+        f"{name} is {_shape(one)} there and {_shape(other)} in the model"
+        for name, one, other in found["mismatched_keys"]
+    ]
+    if unexpected or shapes:
+        _refuse(model, path, found["missing_keys"], unexpected, shapes)
+    return set(found["missing_keys"])
+
+
+def check_missing(model: Any, missing: Collection[str], path: str, *, new_head: bool) -> None:
+    """Refuse a model with weights that no file had, its head apart where that is new.
+
+    Raises:
+        WeightsError: naming them.
+    """
+    inside = f"{model.base_model_prefix}."
+    if lacking := {name for name in missing if not new_head or name.startswith(inside)}:
+        _refuse(model, path, lacking, (), ())
+
+
+def makes_new_head(auto_class: Any, config: Any) -> bool:
+    """Whether a class puts a head of its own on a model that was written with another one, or with none."""
+    written_as = config.architectures or []
+    return auto_class is AutoModelForSequenceClassification and not any(
+        name.endswith("ForSequenceClassification") for name in written_as
+    )
+
+
+def load_adapters(adapted: Any, path: str, name: str) -> set[str]:
+    """Read a folder of adapters into a model that has adapters already.
+
+    Args:
+        adapted: peft's model.
+        path: the folder.
+        name: of a set of adapters, new or one of such a shape.
+
+    Returns:
+        Names of the base model's own weights that the folder replaces, such as a trained head.
+
+    Raises:
+        WeightsError: when the folder lacks a weight, or holds another one, or one of another shape.
+    """
+    from peft.utils import load_peft_weights
+
+    with adapter_errors(path):
+        found = adapted.load_adapter(path, name, is_trainable=False)
+        names = load_peft_weights(path, device="cpu")
+    if found.missing_keys or found.unexpected_keys:
+        faults = [*_listed("missing", found.missing_keys), *_listed("unexpected", found.unexpected_keys)]
+        raise _adapter_error(path, faults)
+    return {key.removeprefix("base_model.model.") for key in names}
+
+
+@contextmanager
+def adapter_errors(path: str) -> Iterator[None]:
+    """Around peft's reader, which says what does not fit in errors of Python's own."""
+    try:
+        with naming_damage(path, but=(KeyError, RuntimeError)):
+            yield
+    except KeyError as error:  # a module that is trained whole
+        raise _adapter_error(path, [f"missing {error.args[0]}"]) from None
+    except RuntimeError as error:
+        raise _adapter_error(path, [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]) from None
+
+
+def _heads(config: Any) -> set[str]:
+    """Names of weights outside of the backbone, under each class that has some."""
+    names: set[str] = set()
+    with torch.device("meta"):
+        for auto_class in (AutoModelForCausalLM, AutoModelForSequenceClassification):
+            with suppress(ValueError):  # there is no such class for this type of model
+                other = auto_class.from_config(config)
+                names |= {name for name in other.state_dict() if not name.startswith(f"{other.base_model_prefix}.")}
+    return names
+
+
+def _refuse(model: Any, path: str, missing: Iterable[str], unexpected: Iterable[str], shapes: Iterable[str]) -> None:
+    faults = [*_listed("missing", missing), *_listed("unexpected", unexpected), *shapes]
+    raise WeightsError(
+        f"{path} does not hold the weights of {type(model).__name__}: {'; '.join(faults)}. Copy or export the folder "
+        "anew, or give the folder of such a model"
+    )
+
+
+def _adapter_error(path: str, faults: list[str]) -> WeightsError:
+    shown = [*faults[:SHOWN], *([f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else [])]
+    return WeightsError(
+        f"{path} does not hold the weights of its adapters: {'; '.join(shown)}. Copy or export the folder anew, or "
+        "give the base model that the adapters were trained on"
+    )
+
+
+def _listed(word: str, names: Iterable[str]) -> list[str]:
+    ordered = sorted(names)
+    more = f" and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else ""
+    return [f"{word} {', '.join(ordered[:SHOWN])}{more}"] if ordered else []
+
+
+def _shape(size: Iterable[int]) -> str:
+    return str(list(size))
