@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_modules.stage import Stage
 from prl.data import PreferencePair, load_records, prompt_key
-from prl.distributed import world_size
+from prl.distributed import gathered
 from prl.evaluation.figures import judge_figures
 from prl.evaluation.judge_report import JudgedPairs, judge_metrics, slice_metrics
 from prl.evaluation.tables import PairText, most_order_dependent, most_wrong, pair_table
@@ -27,8 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def _of_all_ranks(parts: list[Tensor]) -> Tensor:
-    whole = torch.cat(parts)
-    return (dim_zero_cat(gather_all_tensors(whole)) if world_size() > 1 else whole).cpu()
+    return torch.cat(gathered(torch.cat(parts).cpu()))
 
 
 def judged_rows(rows: Iterable[dict[str, Any]], verdict: Verdict, targets: Tensor) -> JudgedPairs:

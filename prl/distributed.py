@@ -1,5 +1,10 @@
-"""Counts agreed across ranks, over torch.distributed or alone. Knows nothing of strategies."""
+"""Everything that processes tell each other, over torch.distributed or alone. Knows nothing of strategies.
 
+No other file calls a collective: a process group speaks for the devices it was made for (NCCL for GPUs alone), and here
+tensors of other devices are moved there and back.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,32 +23,48 @@ def rank() -> int:
 
 
 def collective_device(device: torch.device) -> torch.device:
-    """Where a tensor must be for the processes to exchange it: NCCL knows GPUs only."""
-    if world_size() > 1 and device.type == "cpu" and "nccl" in dist.get_backend():
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
+    """Where a tensor must be to be exchanged: where it is, unless the group of processes cannot reach it there."""
+    if world_size() == 1:
+        return device
+    reached = [entry.partition(":")[0] for entry in dist.get_backend_config().split(",")]  # "cpu:gloo,cuda:nccl"
+    return device if device.type in reached else torch.device(reached[0])
 
 
 def global_sum(value: Tensor) -> Tensor:
     """The sum of `value` over all ranks, on every rank; a new tensor without gradient."""
-    total = value.detach().clone()
-    if world_size() > 1:
-        dist.all_reduce(total)
-    return total
+    return _exchanged(value.detach().clone(), dist.all_reduce)
 
 
 def global_max(value: Tensor) -> Tensor:
     """The largest `value` over all ranks, on every rank; a new tensor without gradient."""
-    largest = value.detach().clone()
-    if world_size() > 1:
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return largest
+    return _exchanged(value.detach().clone(), lambda each: dist.all_reduce(each, op=dist.ReduceOp.MAX))
+
+
+def sum_on_first(value: Tensor) -> Tensor:
+    """Add up `value` over all ranks, in place on the first one; on the others it means nothing afterwards."""
+    return _exchanged(value, lambda each: dist.reduce(each, 0))
+
+
+def give_from_first(value: Tensor) -> Tensor:
+    """Give every rank the first one's `value`, in place."""
+    return _exchanged(value, lambda each: dist.broadcast(each, 0))
 
 
 def gathered(value: Any) -> list[Any]:
-    """A plain object of every rank, in their order, on every rank."""
+    """A plain object of every rank, in their order, on every rank; tensors of other devices than the CPU do not go."""
     values = [value]
     if world_size() > 1:
         values = [None] * world_size()
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value)  # torch moves the bytes to the group's device by itself
     return values
+
+
+@torch.no_grad()
+def _exchanged(value: Tensor, collective: Callable[[Tensor], Any]) -> Tensor:
+    """`value` after a collective that works in place, wherever the group can reach it."""
+    if world_size() > 1:
+        there = value.to(collective_device(value.device))
+        collective(there)
+        if there is not value:
+            value.copy_(there)
+    return value

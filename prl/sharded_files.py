@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
-from prl.distributed import collective_device, rank, world_size
+from prl.distributed import collective_device, rank, sum_on_first, world_size
 from prl.sharded_metadata import Reader, read_index
 
 REST = "rest.pt"
@@ -60,8 +60,7 @@ class Part:
         full = torch.zeros(self.shape.numel(), dtype=self.local.dtype, device=collective_device(self.local.device))
         if not self.is_copy:
             full[self.start : self.start + self.local.numel()] = self.local.to(full.device)
-        if world_size() > 1:
-            torch.distributed.reduce(full.view(torch.uint8), 0)  # of bytes, since a sum of floats has no -0.0
+        sum_on_first(full.view(torch.uint8))  # of bytes, since a sum of floats has no -0.0
         return full.view(self.shape).cpu() if rank() == 0 else full.new_empty(0, device="cpu")
 
 

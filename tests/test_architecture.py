@@ -94,6 +94,18 @@ def test_maths_imports_torch_and_the_standard_library_only(name) -> None:
     assert {target for target in imported(name) if target.startswith("prl.")} <= PURE[name]
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_one_file_calls_collectives(name) -> None:
+    """Elsewhere a tensor would reach a process group on whatever device it happens to be."""
+    if name == "prl.distributed":
+        return
+    assert not imported(name) & {"torch.distributed", "torchmetrics.utilities.distributed", "torch.distributed.nn"}
+    chains = {ast.unparse(node) for node in ast.walk(tree(name)) if isinstance(node, ast.Attribute)}
+    modules = {target for target in imported(name) if target.startswith("torch.distributed.")}
+    used = {chain for chain in chains if chain.startswith("torch.distributed.")}
+    assert not {chain for chain in used if not any(f"{module}.".startswith(f"{chain}.") for module in modules)}
+
+
 def test_settings_need_no_torch() -> None:
     assert roots("prl.config") <= set(sys.stdlib_module_names)
 

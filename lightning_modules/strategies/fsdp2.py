@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from lightning_modules.strategies.in_parts import Held, InParts
-from prl.distributed import rank
+from prl.distributed import give_from_first, rank
 from prl.memory import layer_names
 from prl.models.adapters import is_adapted
 from prl.models.critic import ValueHead
@@ -154,7 +154,7 @@ def _hand_out(model: nn.Module, whole: Mapping[str, Tensor], device: torch.devic
         full = whole[name].to(device) if rank() == 0 else torch.empty(each.shape, dtype=each.dtype, device=device)
         each.to_local().copy_(distribute_tensor(full, each.device_mesh, each.placements).to_local())
     for buffer in model.buffers():
-        torch.distributed.broadcast(buffer, 0)
+        give_from_first(buffer)
 
 
 @contextmanager

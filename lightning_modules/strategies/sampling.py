@@ -13,7 +13,7 @@ from torch import nn
 from lightning_modules.strategies import fsdp2, zero
 from lightning_modules.strategies.spreading import is_sharded
 from lightning_modules.strategies.zero import ZeROStrategy
-from prl.distributed import global_max
+from prl.distributed import global_max, world_size
 
 Gather = Literal["auto", "always", "never"]
 SPARE = 0.8
@@ -70,5 +70,5 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or torch.distributed.get_world_size()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or world_size()
     return psutil.virtual_memory().available // processes

@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy
 from torch import Tensor, nn
 
 from lightning_modules.strategies.in_parts import Held, InParts
-from prl.distributed import rank
+from prl.distributed import give_from_first, rank
 from prl.sharded_files import Part
 
 
@@ -64,7 +64,7 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
             init._convert_to_zero_parameters(weights)  # sends each from the first process to all, who keep their part
         for buffer in model.buffers():
             buffer.data = buffer.data.to(self.root_device)
-            torch.distributed.broadcast(buffer, 0)
+            give_from_first(buffer)
         return model
 
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> Any:
