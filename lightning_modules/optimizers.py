@@ -10,7 +10,7 @@ import torch
 from lightning import Trainer
 from torch import nn
 
-from lightning_modules.strategies import shape_of
+from lightning_modules.strategies import keeps_float32_copies, shape_of
 from prl.config import Optimization
 from prl.models.adapters import own_parameters
 from prl.models.critic import critic_parameters
@@ -43,6 +43,19 @@ def build_optimizer(groups: list[dict[str, Any]], settings: Optimization, precis
     return torch.optim.AdamW(
         groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=fused or None
     )
+
+
+def check_learns(groups: list[dict[str, Any]]) -> None:
+    """Raises ValueError for weights of a type in which a step is smaller than half the distance to the next number."""
+    for group in groups:
+        found = {str(p.dtype).removeprefix("torch.") for p in group["params"] if torch.finfo(p.dtype).bits < 32}
+        if found:
+            name = group["name"].removesuffix("_vectors")
+            raise ValueError(
+                f"the {name} is to learn in {', '.join(sorted(found))}, where most steps are rounded away: at a "
+                f"learning rate of 1e-6 about one weight in a hundred moves. Set dtype: float32 for the {name}, with "
+                "trainer.precision: bf16-mixed to compute in bfloat16, or train adapters (lora) on a base of this type"
+            )
 
 
 def learning_rate_factor(step: int, settings: Optimization, total_steps: int) -> float:
@@ -99,7 +112,10 @@ def configure(parameters: Iterable[nn.Parameter], settings: Optimization, traine
 
     The number of steps is `trainer.max_steps`: asking Lightning for its estimate would build the data loader early.
     """
-    optimizer = build_optimizer(parameter_group(parameters, settings, "model"), settings, trainer.precision)
+    groups = parameter_group(parameters, settings, "model")
+    if not keeps_float32_copies(trainer.strategy):
+        check_learns(groups)
+    optimizer = build_optimizer(groups, settings, trainer.precision)
     schedule = build_schedule(optimizer, settings, trainer.max_steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -111,6 +127,8 @@ def configure_actor_critic(module: "PairwisePPOModule") -> Any:
     policy = [parameter for _, parameter in own_parameters(module.policy)]
     groups = parameter_group(policy, module.optimization, "policy")
     groups += parameter_group(critic_parameters(module.critic), critic, "critic")
+    if not keeps_float32_copies(module.trainer.strategy):
+        check_learns(groups)
     optimizer = build_optimizer(groups, module.optimization, str(module.trainer.precision))
     schedule = build_schedule(
         optimizer, module.optimization, module.iterations, critic_warmup=lambda: module.warmup.length

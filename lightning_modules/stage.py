@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_modules import optimizers
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
 from lightning_modules.run_state import RunState
-from lightning_modules.strategies import is_sharded, spread
+from lightning_modules.strategies import check_precision, is_sharded, spread
 from prl.config import Optimization
 from prl.data.records import Record
 from prl.data.row_errors import shown
@@ -65,6 +65,10 @@ class Stage(LightningModule, ABC):
 
     def after_export(self, folder: Path) -> None:
         """What the end of training adds to an exported folder; nothing by default."""
+
+    def setup(self, stage: str) -> None:
+        """Raises ValueError for a precision in which nothing could be learnt, before a model is read."""
+        check_precision(self.trainer.precision)
 
     def reading(self) -> AbstractContextManager[None]:
         """Around the reading of models that will be spread: where that cuts them, one process hands out the weights."""

@@ -69,9 +69,9 @@ class PrlCLI(LightningCLI):
         return
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a strategy that cannot be, and settle which checkpoint is meant, before any compute is spent."""
+        """Refuse a strategy or precision that cannot be, and settle which checkpoint is meant, before compute is spent."""
         config = self.config[self.subcommand]
-        check_setting(config.trainer.as_dict()["strategy"], config.trainer.accelerator)
+        check_setting(config.trainer.as_dict()["strategy"], config.trainer.accelerator, config.trainer.precision)
         folder = Path(config.run_dir) / "checkpoints"
         config.ckpt_path = resolve_checkpoint(config.ckpt_path, folder)
         is_new = self.subcommand == "fit" and config.ckpt_path is None

@@ -258,7 +258,7 @@ class ModelSource:
     tokenizer: str | None = None
     """Folder or hub id of the tokenizer, where it is not beside the weights."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the weights."""
+    """Type of the weights; those that learn are float32 (or adapters on others)."""
     attn_implementation: str | None = None
     """sdpa, eager, flash_attention_2, ...; transformers chooses when null."""
     trust_remote_code: bool = False

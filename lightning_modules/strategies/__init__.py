@@ -5,12 +5,13 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning_modules.strategies.fsdp2 import FSDP2Strategy, check_replicas
 from lightning_modules.strategies.judges import finish_judging, spread_judge
 from lightning_modules.strategies.sampling import Gather, sampling_from
-from lightning_modules.strategies.settings import check_setting, shards_of
+from lightning_modules.strategies.settings import check_precision, check_setting, shards_of
 from lightning_modules.strategies.spreading import (
     before_microbatch,
     clip_gradients,
     discard_gradients,
     is_sharded,
+    keeps_float32_copies,
     settle,
     settle_frozen,
     spread,
@@ -31,12 +32,14 @@ __all__ = [
     "Gather",
     "ZeROStrategy",
     "before_microbatch",
+    "check_precision",
     "check_replicas",
     "check_setting",
     "clip_gradients",
     "discard_gradients",
     "finish_judging",
     "is_sharded",
+    "keeps_float32_copies",
     "sampling_from",
     "settle",
     "settle_frozen",

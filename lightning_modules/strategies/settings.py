@@ -44,13 +44,24 @@ def shards_of(strategy: Any) -> Shards:
     return Shards()
 
 
-def check_setting(strategy: Any, accelerator: Any) -> None:
-    """Refuse a strategy before anything is made of the configuration.
+def check_precision(precision: Any) -> None:
+    """Raises ValueError for a `trainer.precision` in which rewards are rounded and most steps are lost."""
+    if str(precision) in ("bf16-true", "16-true"):
+        raise ValueError(
+            f"trainer.precision is {precision}, which would round everything to 16 bits, rewards and the weights that "
+            "learn among them, and lose most steps; use bf16-mixed: float32 weights, computed in bfloat16. What is "
+            "frozen (a judge, a reference, a base model under lora) may have dtype: bfloat16"
+        )
+
+
+def check_setting(strategy: Any, accelerator: Any, precision: Any) -> None:
+    """Refuse a strategy or a precision before anything is made of the configuration.
 
     Raises:
-        ValueError: as `shards_of`, and for DeepSpeed without GPUs.
+        ValueError: as `shards_of` and `check_precision`, and for DeepSpeed without GPUs.
     """
     shards_of(strategy)
+    check_precision(precision)
     name, _ = _named(strategy)
     wants_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     if name in (*ZERO, ZeROStrategy.__name__) and isinstance(accelerator, str) and not wants_gpu:

@@ -57,6 +57,11 @@ def is_sharded(trainer: Any) -> bool:
     return isinstance(strategy, FSDP2Strategy) or (isinstance(strategy, ZeROStrategy) and strategy.zero_stage_3)
 
 
+def keeps_float32_copies(strategy: Any) -> bool:
+    """Whether steps are taken on float32 copies of the weights that work."""
+    return isinstance(strategy, ZeROStrategy)
+
+
 def waits_for_all_gradients(strategy: Any) -> bool:
     """Whether a backward pass that leaves out a trained parameter never ends.
 

@@ -221,7 +221,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def add_lora(model: PreTrainedModel, lora: LoRA, task_type: str | None = None) -> Any:
-    """The model with its weights frozen and low-rank adapters to train; `task_type` in peft's words.
+    """The model with its weights frozen and low-rank adapters to train, in float32; `task_type` in peft's words.
 
     Raises:
         ValueError: when there is no layer of a name in `lora.target_modules`.
@@ -236,13 +236,28 @@ def add_lora(model: PreTrainedModel, lora: LoRA, task_type: str | None = None) -
         task_type=task_type,
     )
     try:
-        return get_peft_model(model, settings)
+        return _learning_in_float32(get_peft_model(model, settings))
     except ValueError as error:
         layers = {name.rpartition(".")[2] for name, module in model.named_modules() if not any(module.children())}
         names = ", ".join(sorted(name for name in layers if not name.isdecimal()))
         raise ValueError(
             f"lora.target_modules is {lora.target_modules}: {error}. Modules of this model: {names}"
         ) from error
+
+
+def _learning_in_float32(model: Any) -> Any:
+    """What learns beside adapters (a scalar head) in float32 as they are, whatever the base: see `check_learns`."""
+    for module in model.modules():
+        weights = list(module.parameters(recurse=False))
+        if any(each.requires_grad and each.dtype != torch.float32 for each in weights):
+            module.float()
+            module.register_forward_pre_hook(_in_its_type)
+    return model
+
+
+def _in_its_type(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    dtype = next(module.parameters()).dtype
+    return tuple(each.to(dtype) if torch.is_tensor(each) and each.is_floating_point() else each for each in inputs)
 
 
 def freeze(model: nn.Module) -> nn.Module:

@@ -118,16 +118,17 @@ def assert_export_is(module: Any, stage: str, folder: Path) -> None:
 
 # ---- precision and memory
 
-HALF = ("--model.init_args.model.dtype", "bfloat16", "--trainer.precision", "bf16-true")
+HALF = ("--model.init_args.model.dtype", "bfloat16")
+LORA = ("--model.init_args.model.lora.rank", "4")
 SAVING = ("--model.init_args.model.gradient_checkpointing", "true")
 PRECISIONS = {
-    "judge, weights in bfloat16": ("generative_reward", HALF, torch.bfloat16),
+    "judge, adapters on bfloat16": ("generative_reward", (*HALF, *LORA), torch.bfloat16),
     "judge, bf16-mixed, checkpointing, LoRA": (
         "generative_reward",
-        ("--trainer.precision", "bf16-mixed", "--model.init_args.model.lora.rank", "4", *SAVING),
+        ("--trainer.precision", "bf16-mixed", *LORA, *SAVING),
         torch.float32,
     ),
-    "Bradley-Terry, weights in bfloat16": ("bradley_terry", (*HALF, *SAVING), torch.bfloat16),
+    "Bradley-Terry, adapters on bfloat16": ("bradley_terry", (*HALF, *LORA, *SAVING), torch.bfloat16),
     "Bradley-Terry, bf16-mixed": ("bradley_terry", ("--trainer.precision", "bf16-mixed"), torch.float32),
 }
 
@@ -140,12 +141,44 @@ def test_half_precision(stage: str, overrides: tuple, dtype: torch.dtype, home: 
     numbers = find_callback(cli.trainer, Numbers)
     assert (len(numbers.training), len(numbers.validation)) == (2, 1)
     assert all(math.isfinite(value) for each in numbers.training + numbers.validation for value in each.values())
-    assert {p.dtype for p in cli.model.parameters()} == {dtype}
+    assert {p.dtype for p in cli.model.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in cli.model.parameters() if not p.requires_grad} <= {dtype}
     batch = next(iter(cli.datamodule.val_dataloader()))
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32), torch.no_grad():
         verdict = cli.model.verdict(batch)
     assert verdict.margin_ab.dtype == verdict.margin_ba.dtype == torch.float32
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").dtype == dtype
+
+
+TRUE = ("--trainer.precision", "bf16-true")
+REFUSED = {
+    "ppo, everything in bfloat16": ("pairwise_ppo", TRUE, "trainer.precision is bf16-true, which would round"),
+    "supervised, everything in bfloat16": ("supervised", TRUE, "trainer.precision is bf16-true, which would round"),
+    "judge, everything in float16": (
+        "generative_reward",
+        ("--trainer.precision", "16-true"),
+        "trainer.precision is 16-true, which would round",
+    ),
+    "judge, weights": ("generative_reward", HALF, "the model is to learn in bfloat16, where most steps are rounded"),
+    "ppo, policy": (
+        "pairwise_ppo",
+        ("--model.init_args.policy.dtype", "bfloat16"),
+        "the policy is to learn in bfloat1",
+    ),
+    "ppo, critic": (
+        "pairwise_ppo",
+        ("--model.init_args.critic_model", '{"path": "POLICY", "dtype": "float16"}'),
+        "the critic is to learn in float16",
+    ),
+}
+
+
+@pytest.mark.parametrize(("stage", "overrides", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_learn_is_refused(stage: str, overrides: tuple, message: str, home: Home, tmp_path: Path) -> None:
+    given = [each.replace("POLICY", str(home.policy)) for each in overrides]
+    with pytest.raises(ValueError, match=message):
+        home.run(stage, tmp_path, *given)
+    assert not list(tmp_path.glob("checkpoints/*"))
 
 
 @pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["own critic", "shared"])

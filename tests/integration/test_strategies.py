@@ -178,10 +178,7 @@ def test_what_samples_from_shards_is_resumed_exactly(case: str, strategy: str, h
     settings = {
         "adapters": (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "adapter"),
         "previous policy": (f"{MODEL}anchors", "PreviousPolicy", f"{MODEL}anchors.init_args.every", "2"),
-        # DeepSpeed's way is a type for all; it keeps float32 copies.
-        "own critic, bfloat16": ("--trainer.precision", "bf16-mixed")
-        if "zero" in strategy
-        else (f"{MODEL}policy.dtype", "bfloat16"),
+        "own critic, bfloat16": ("--trainer.precision", "bf16-mixed"),
     }[case]
     settings = (*settings, *STRATEGIES[strategy], f"{MODEL}ppo.microbatch_size", "2")
     whole = run(home, "pairwise_ppo", tmp_path / "whole", 2, *settings)

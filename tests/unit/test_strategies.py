@@ -62,13 +62,13 @@ def test_what_a_setting_cuts(setting: Any, expected: Shards) -> None:
 )
 def test_a_setting_that_cannot_be_is_refused(strategy: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_setting(strategy, "cpu")
+        check_setting(strategy, "cpu", "32-true")
 
 
 @pytest.mark.parametrize("strategy", ["auto", "ddp", "ddp_spawn", "fsdp2", {"class_path": "tests.helpers.CPUZeRO"}])
 def test_a_setting_that_can_be_is_not_refused(strategy: Any) -> None:
-    check_setting(strategy, "cpu")
-    check_setting("zero3", "gpu")
+    check_setting(strategy, "cpu", "bf16-mixed")
+    check_setting("zero3", "gpu", "bf16-mixed")
 
 
 def test_a_warmed_up_critic_needs_ddp_that_does_not_wait_for_the_policy() -> None:
