@@ -2,16 +2,15 @@
 
 import logging
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lightning_modules.step_health import save_batch
 from prl.config import Health
-from prl.distributed import rank, world_size
+from prl.distributed import rank
 from prl.health import NOT_FINITE, HealthError, HealthRecord, not_finite
-from prl.run_position import is_dry_run
 from prl.types import Experience, PromptBatch, Scores
 
 if TYPE_CHECKING:
@@ -73,7 +72,9 @@ class PPOHealth:
         self.record.skipped += 1
         iteration, limit = self.module.batches_done() + 1, self.record.limits.max_skipped
         values = ", ".join(f"{name} ({value})" for name, value in found.items())
-        path = self._save(iteration, kind, values)
+        path = save_batch(
+            self.module.trainer, {"kind": kind, "sentence": NOT_FINITE[kind], "found": values, **self._current}
+        )
         sentence = f"batch {iteration}: {NOT_FINITE[kind]}. Not finite: {values}; the batch is in {path}"
         if self.record.skipped >= limit:
             raise HealthError(
@@ -82,15 +83,6 @@ class PPOHealth:
             )
         if rank() == 0:
             log.warning("%s. The update is left out; %d more, and the run stops", sentence, limit - self.record.skipped)
-
-    def _save(self, iteration: int, kind: str, values: str) -> Path:
-        suffix = f".rank{rank()}" if world_size() > 1 else ""
-        path = Path(self.module.trainer.default_root_dir) / "health" / f"batch={iteration:06d}{suffix}.pt"
-        if not is_dry_run(self.module.trainer):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content = {"kind": kind, "sentence": NOT_FINITE[kind], "found": values, **self._current}
-            torch.save({k: v.cpu() if isinstance(v, Tensor) else v for k, v in content.items()}, path)
-        return path
 
     def watch(self, numbers: dict[str, float]) -> dict[str, float]:
         """Tell what the numbers of an iteration show, and return the counts to log beside them."""

@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Protocol
 
 from lightning import LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from lightning_modules import optimizers
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
 from lightning_modules.run_state import RunState
+from lightning_modules.step_health import StepHealth
 from lightning_modules.strategies import check_precision, is_sharded, spread
 from prl.config import Optimization
 from prl.data.records import Record
@@ -40,6 +42,7 @@ class Stage(LightningModule, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.run_state = RunState()
+        self.step_health = StepHealth(self)
         self.current_phase: str | None = None
         """What a batch that has phases is doing."""
 
@@ -118,6 +121,20 @@ class Stage(LightningModule, ABC):
         """AdamW and its schedule over `self.model`."""
         return optimizers.configure(self.model.parameters(), self.optimization, self.trainer)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Keep the batch at hand."""
+        self.step_health.begin(batch)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Keep the loss until the step; a stage that takes its steps by hand looks at its numbers itself."""
+        if self.automatic_optimization:
+            self.step_health.add(loss)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Raises HealthError where a loss or a gradient is not finite."""
+        if self.automatic_optimization:
+            self.step_health.check_step()
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step, and the gradients are gone: Lightning would keep them, a model's size, through the next forward."""
         super().optimizer_step(*args, **kwargs)
@@ -149,6 +166,8 @@ class Stage(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take frozen weights (reference, judge, the trunk under adapters) out, and say whose checkpoint it is."""
+        if self._trainer is not None:
+            self.step_health.check_weights()
         frozen = self.frozen_names()
         checkpoint["stage"] = type(self).__name__
         checkpoint["optimizer_settings"] = self._optimizer_settings()

@@ -33,8 +33,17 @@ NOT_FINITE = {
 """Kind -> cause and cure of a number that is not finite; the first kind in this order is the cause of the others."""
 
 
+TRAINING_NOT_FINITE = (
+    "The model moved too far in the steps before: lower optimization.learning_rate, raise optimization.warmup or set "
+    "trainer.gradient_clip_val. In the first batches it is weights or activations that overflow: use bf16-mixed or "
+    "32-true precision"
+)
+"""Cause and cure for stages that learn from data."""
+WEIGHTS_NOT_FINITE = "trained weights are not finite. The last steps were too large: lower optimization.learning_rate"
+
+
 class HealthError(ValueError):
-    """So many updates had to be left out that the run cannot go on."""
+    """Numbers that are not finite, so that the run cannot go on."""
 
 
 @dataclass(frozen=True)

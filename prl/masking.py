@@ -6,7 +6,7 @@ Averages use counts agreed across ranks: averages of averages are wrong.
 import torch
 from torch import Tensor
 
-from prl.distributed import global_sum, world_size
+from prl.distributed import global_max, global_sum, world_size
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
@@ -30,6 +30,7 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
         weights: [N], above zero.
     """
     weights = weights.to(values.dtype)  # bf16-true halves the batch, and a sum of weights needs more digits
+    weights = weights / global_max(weights.max())  # a sum of large ones overflows, small ones divide zero by zero
     mean_weight = global_sum(weights.sum()) / (len(weights) * world_size())
     return (values * (weights / mean_weight)).mean()
 

@@ -155,3 +155,29 @@ def discard_gradients(trainer: Any, optimizer: Any) -> None:
         trainer.strategy.discard_gradients()
     else:
         optimizer.zero_grad()
+
+
+# ---- a step that Lightning takes
+
+
+def gradient_norm(trainer: Any, module: nn.Module) -> Tensor | None:
+    """The norm over all gradients before a step, the same on every process.
+
+    None where gradients that are not finite are in order: a loss scale that is too large makes them so, and is lowered.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if isinstance(trainer.strategy, ZeROStrategy):
+        is_scaled = str(trainer.precision).startswith("16")
+        return None if is_scaled else trainer.strategy.gradient_norm(for_step_by_hand=False)
+    if scaler is not None and scaler.get_scale() >= 1:
+        return None
+    norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def held_weights(trainer: Any, module: nn.Module) -> list[Tensor]:
+    """What this process holds of the trained weights."""
+    if isinstance(trainer.strategy, ZeROStrategy):
+        return trainer.strategy.held_weights()
+    trained = [parameter.detach() for parameter in module.parameters() if parameter.requires_grad]
+    return [weight.to_local() if isinstance(weight, DTensor) else weight for weight in trained]

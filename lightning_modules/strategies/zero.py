@@ -126,8 +126,12 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
         self.deepspeed_engine.set_gradient_accumulation_boundary(last)
 
     @torch.no_grad()
-    def gradient_norm(self) -> Tensor:
-        """The norm over all parameters before a step that will clip it; nan when it is not finite."""
+    def gradient_norm(self, *, for_step_by_hand: bool = True) -> Tensor:
+        """The norm over all parameters before a step that will clip it; nan when it is not finite.
+
+        Args:
+            for_step_by_hand: keep the norms of the flat shards for it; a step of Lightning's begins with the passes.
+        """
         zero = self._zero
         if self.zero_stage_3:
             self._norms = zero._get_norm_groups()
@@ -138,6 +142,8 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
             parts = zero.params_in_partition
             self._norms = [zero.get_grad_norm_direct(zero.averaged_gradients[i], part) for i, part in enumerate(parts)]
         norms = torch.stack([torch.as_tensor(norm, device=self.root_device) for norm in self._norms])
+        if not for_step_by_hand:
+            self._norms = None
         # DeepSpeed writes -1 for what is not finite.
         return torch.where((norms < 0).any(), torch.nan, torch.linalg.vector_norm(norms))
 
@@ -178,6 +184,10 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
             zero.reset_cpu_buffers()
         for number in zero.averaged_gradients:
             zero.averaged_gradients[number] = zero.all_grad_tensors[number] = None
+
+    def held_weights(self) -> list[Tensor]:
+        """This process's shards of the float32 weights; nothing where nothing is trained."""
+        return [flat.detach() for _, flat in self._flats] if self._numbered else []
 
     # ---- checkpoints
 

@@ -1,5 +1,6 @@
 """Which response is better: a label in any accepted form as a probability, a ranked list as pairs."""
 
+import ctypes
 import math
 from itertools import combinations
 
@@ -44,11 +45,20 @@ def read_preference(row: Row, default: float | None, usual: str) -> float:
     return row.number(row.label, f"invalid {row.label}", lambda number: 0 <= number <= 1)
 
 
-def read_weight(row: Row) -> float:
-    """How much a row counts, 1 unless it says otherwise. Raises RowError."""
-    if "weight" not in row:
-        return 1.0
-    return row.number("weight", "invalid weight", lambda number: 0 < number < math.inf)
+def read_weight(row: Row, num_pairs: int = 1) -> float:
+    """How much each pair of a row counts, 1 for a row that does not say it. Raises RowError.
+
+    Args:
+        row: the row.
+        num_pairs: how many pairs share the row's weight.
+    """
+    weight = 1.0
+    if "weight" in row:
+        weight = row.number("weight", "invalid weight", lambda number: 0 < number < math.inf)
+    share = weight / num_pairs
+    if not 0 < ctypes.c_float(share).value < math.inf:  # training computes in float32, where it would be infinite or 0
+        raise RowError("weight beyond float32", "weight", shown(weight))
+    return share
 
 
 def read_ranking(row: Row, order: str, prompt: Conversation) -> list[tuple[tuple[str, str], tuple[int, int]]]:

@@ -105,16 +105,15 @@ class PreferencePair(Record):
     def from_row(cls, row: Row) -> list[Self]:
         """Build the pair, or all pairs of a ranked list, from a row that is being checked. Raises RowError."""
         names = row.choose(_RESPONSES)
-        weight = read_weight(row)
         if names[0] == "completions":
             row.shape = ", ".join(("prompt", *names))
             prompt = row.prompt()
             ranked = read_ranking(row, names[1], prompt)
-            # However long the list, the row counts once.
+            weight = read_weight(row, max(len(ranked), 1))  # however long the list, the row counts once
             return [
-                cls(prompt, *texts, weight=weight / len(ranked), extra=row.extra(), stripped=stripped)
-                for texts, stripped in ranked
+                cls(prompt, *texts, weight=weight, extra=row.extra(), stripped=stripped) for texts, stripped in ranked
             ]
+        weight = read_weight(row)
         first, second = names
         prompt, form = row.prompt_of(first, second)
         row.shape = f"prompt, {first}, {second}" if form == "explicit" else f"{first}, {second} ({form})"

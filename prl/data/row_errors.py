@@ -50,6 +50,10 @@ _ADVICE = {
         "a finite number above 0",
         "Correct it, leave it out for a weight of 1, or leave the column unread: columns: {weight: null}.",
     ),
+    "weight beyond float32": (
+        "a number that float32 holds (1.5e-45 to 3.4e38; the pairs of a ranked list share it)",
+        "Scale all weights alike: only their ratios count.",
+    ),
     "unknown winner": ("a, b or tie, or model_a, model_b or tie (bothbad)", "Rename the value or remove the row."),
     "not a list": ("a list with one entry per completion", "Convert the column or remove the row."),
     "wrong number of entries": ("one entry per completion, at least two", "Repair the lists or remove the row."),

@@ -136,3 +136,11 @@ def test_findings_that_can_be_trained_on_are_told_once_each(
     counts = last_checkpoint(tmp_path)["run_state"]["health"]["counts"]
     assert counts["equal_rewards"] == counts["empty_responses"] == counts["exploding_ratio"] == 2
     assert_sound(last_checkpoint(tmp_path))
+
+
+def test_a_stage_that_diverges_ends_with_its_last_good_checkpoint(home: Home, tmp_path: Path) -> None:
+    settings = ("--checkpoint.every_n_batches", "1", f"{MODEL}optimization.learning_rate", "1e30")
+    with pytest.raises(HealthError, match=r"batch \d: the loss or a gradient is not finite .*lower optim"):
+        home.run("supervised", tmp_path, "--trainer.limit_val_batches", "0", *settings)
+    assert_sound(last_checkpoint(tmp_path))
+    assert not (tmp_path / "model").exists()

@@ -68,3 +68,9 @@ def test_weights_of_one_leave_every_bit_of_mean_and_gradient(count) -> None:
     result.backward()
     assert torch.equal(result, plain.exp().mean())
     assert torch.equal(weighted.grad, plain.grad)
+
+
+@pytest.mark.parametrize("scale", [3e38, 1.0, 1e-44])
+def test_weights_at_the_ends_of_float32_still_mean_their_ratios(scale: float) -> None:
+    weights = torch.tensor([1.0, 0.5, 1.0, 0.0]) * scale
+    assert weighted_mean(torch.tensor([1.0, 2.0, 6.0, 100.0]), weights).item() == pytest.approx(8 / 2.5, rel=0.1)

@@ -120,6 +120,8 @@ def test_empty_labels_of_other_rows_say_nothing() -> None:
 def test_a_weight_is_kept() -> None:
     assert PreferencePair.parse(PAIR | {"weight": 2})[0].weight == 2.0
     assert PreferencePair.parse(PAIR)[0].weight == 1.0
+    for extreme in (3.4e38, 2e-45):  # the ends of float32
+        assert PreferencePair.parse(PAIR | {"weight": extreme})[0].weight == extreme
 
 
 def test_other_columns_are_extra_and_a_lone_column_of_another_shape_is_no_shape() -> None:
@@ -266,6 +268,12 @@ DIALOGUE = "\n\nHuman: a\n\nAssistant: b"
         (PAIR | {"weight": float("nan")}, "field 'weight': found nan (invalid weight)"),
         (PAIR | {"weight": float("inf")}, "field 'weight': found inf (invalid weight)"),
         (PAIR | {"weight": True}, "field 'weight': found True (invalid weight)"),
+        (
+            PAIR | {"weight": 1e39},
+            "field 'weight': found 1e+39 (weight beyond float32); expected a number that float32 h",
+        ),
+        (PAIR | {"weight": 1e-46}, "field 'weight': found 1e-46 (weight beyond float32)"),
+        (RANKED | {"rank": [1, 2, 3], "weight": 2e-45}, "field 'weight': found 2e-45 (weight beyond float32)"),
         (
             SIDES | {"winner": "left"},
             "field 'winner': found 'left' (unknown winner); expected a, b or tie, or model_a, model_b or tie (both",

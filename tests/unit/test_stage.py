@@ -1,5 +1,6 @@
 """What every stage does around its optimizer."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning_modules.stage import Stage
 from prl.config import Optimization
 from prl.data import Demonstration
+from prl.health import HealthError
 
 
 class OneWeight(Stage):
@@ -30,6 +32,21 @@ class OneWeight(Stage):
         return self.model(batch).sum()
 
 
+class InfiniteLoss(OneWeight):
+    """Its gradients are finite."""
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self.model(batch.nan_to_num(posinf=1.0)).sum() + batch.sum()
+
+
+class InfiniteGradient(OneWeight):
+    """Its loss is finite."""
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        loss = self.model(batch.nan_to_num(posinf=1.0)).sum()
+        return loss if batch.isfinite().all() else (loss - loss).abs().sqrt()
+
+
 class Accumulating(SingleDeviceStrategy):
     """As DeepSpeed does: every backward pass asks for a step, and the strategy says when there is one."""
 
@@ -44,6 +61,21 @@ class Watch(Callback):
         self.left.append(pl_module.model.weight.grad is not None)
 
 
+def fit(module: Stage, rows: list[float], folder: Path, *callbacks: Callback, **settings: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        callbacks=list(callbacks),
+        enable_checkpointing=False,
+        default_root_dir=folder,
+        **quiet,
+        **settings,
+    )
+    trainer.fit(module, torch.utils.data.DataLoader(torch.tensor(rows)[:, None]))
+    return trainer
+
+
 @pytest.mark.parametrize(
     ("strategy", "every", "left"),
     [
@@ -54,17 +86,40 @@ class Watch(Callback):
 )
 def test_gradients_go_with_the_step_and_not_before(tmp_path, strategy, every, left) -> None:
     watch = Watch()
-    trainer = Trainer(
-        accelerator="cpu",
-        strategy=strategy("cpu"),
-        accumulate_grad_batches=every,
-        max_epochs=1,
-        callbacks=[watch],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(OneWeight(), torch.utils.data.DataLoader(torch.ones(4, 1)))
+    fit(OneWeight(), [1.0] * 4, tmp_path, watch, strategy=strategy("cpu"), accumulate_grad_batches=every)
     assert watch.left == left
+
+
+class Weights(Callback):
+    """The weight after each batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        self.seen.append(pl_module.model.weight.item())
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [(OneWeight, "loss -?inf"), (InfiniteLoss, "loss inf"), (InfiniteGradient, "gradient norm nan")],
+)
+@pytest.mark.parametrize("every", [1, 2])
+def test_what_is_not_finite_ends_the_run_before_its_step(tmp_path, kind, found, every) -> None:
+    module, weights = kind(), Weights()
+    rows = [1.0, 1.0, math.inf, 1.0]
+    with pytest.raises(HealthError, match=rf"batch {2 + every}: the loss or a gradient is not finite \(.*{found}"):
+        fit(module, rows, tmp_path, weights, accumulate_grad_batches=every)
+    assert module.model.weight.item() == weights.seen[1]  # two steps, or one of two batches
+    assert math.isfinite(weights.seen[1])
+    assert (tmp_path / "health" / f"batch=00000{2 + every}.pt").is_file()
+
+
+def test_weights_that_a_step_made_infinite_are_not_written(tmp_path) -> None:
+    module = OneWeight()
+    module.optimization = Optimization(learning_rate=3e38)
+    trainer = fit(module, [1.0], tmp_path)
+    assert module.model.weight.isinf()
+    with pytest.raises(HealthError, match="after batch 1, 2 trained weights are not finite"):
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert not (tmp_path / "a.ckpt").exists()
