@@ -1,11 +1,11 @@
 """Whether a judge's probabilities mean what they say, and the temperature that would make them."""
 
+import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_calibration_error
 
 from prl.evaluation.intervals import Interval, resampled_groups
 
@@ -24,18 +24,24 @@ def calibration_error(prob: Tensor, targets: Tensor) -> float:
 
     Args:
         prob: [N] stated probability that a is better.
-        targets: [N] probability of the label that a is better; its larger side is taken, and none may be 1/2.
+        targets: [N] probability of the label that a is better. The hit rate of a bin is its mean, so that a judge that
+            says 0.7 where the labels say 0.7 has no error.
+
+    Returns:
+        mean over the readings of the difference between a bin's mean stated probability and its hit rate; NaN without
+        any.
     """
-    stated, happened = _both_directions(prob, targets)
-    return float(binary_calibration_error(stated, happened.long(), n_bins=NUM_BINS, norm="l1"))
+    counts, stated, happened = reliability_bins(prob, targets)
+    some = counts > 0
+    return float(np.average(np.abs(stated - happened)[some], weights=counts[some])) if some.any() else math.nan
 
 
 def reliability_bins(prob: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What `calibration_error` sums up, bin by bin; the same arguments.
 
     Returns:
-        number of readings, their mean stated probability, and the share in which it happened: [NUM_BINS] each; an empty
-        bin has NaN for both means.
+        number of readings, their mean stated probability, and their mean target: [NUM_BINS] each; an empty bin has NaN
+        for both means.
     """
     stated, happened = (column.double().cpu().numpy() for column in _both_directions(prob, targets))
     index = np.minimum((stated * NUM_BINS).astype(int), NUM_BINS - 1)
@@ -45,7 +51,7 @@ def reliability_bins(prob: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndar
 
 
 def _both_directions(prob: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.cat([prob, 1 - prob]), torch.cat([targets, 1 - targets]) > 0.5
+    return torch.cat([prob, 1 - prob]), torch.cat([targets, 1 - targets])
 
 
 def fit_temperature(

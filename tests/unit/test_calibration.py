@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchmetrics.functional.classification import binary_calibration_error
 
-from prl.evaluation.calibration import TEMPERATURES, calibration_error, fit_temperature
+from prl.evaluation.calibration import NUM_BINS, TEMPERATURES, calibration_error, fit_temperature
 
 
 def miscalibrated(temperature: float, number: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -83,3 +84,19 @@ def test_calibration_error_by_hand() -> None:
     prob = torch.tensor([0.9, 0.9], dtype=torch.float64)
     assert calibration_error(prob, torch.tensor([1.0, 0.0])) == pytest.approx(0.4, abs=1e-6)
     assert calibration_error(prob, torch.tensor([1.0, 1.0])) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_a_soft_label_is_not_hardened() -> None:
+    soft = torch.full((5,), 0.7, dtype=torch.float64)
+    assert calibration_error(soft, soft) == pytest.approx(0.0, abs=1e-12)
+    assert calibration_error(torch.full((5,), 0.9, dtype=torch.float64), soft) == pytest.approx(0.2, abs=1e-12)
+    # Ten labels of 0.7 say what seven of 1 and three of 0 say.
+    drawn = torch.tensor([1.0] * 7 + [0.0] * 3, dtype=torch.float64)
+    assert calibration_error(soft.repeat(2), drawn) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_hard_labels_are_counted_as_torchmetrics_counts_them() -> None:
+    prob, targets = torch.rand(200, dtype=torch.float64), (torch.rand(200) < 0.6).double()
+    both, happened = torch.cat([prob, 1 - prob]), torch.cat([targets, 1 - targets]).long()
+    expected = binary_calibration_error(both, happened, n_bins=NUM_BINS)
+    assert calibration_error(prob, targets) == pytest.approx(float(expected), abs=1e-6)

@@ -37,7 +37,7 @@ def legend(axes: Any) -> list[str]:
 
 def test_reliability_bins_add_up_to_the_calibration_error() -> None:
     torch.manual_seed(0)
-    prob, targets = torch.rand(300), (torch.rand(300) < 0.7).float()
+    prob, targets = torch.rand(300), torch.cat([(torch.rand(200) < 0.7).float(), torch.rand(100)])
     counts, stated, happened = reliability_bins(prob, targets)
     some = counts > 0
     error = (counts * np.abs(stated - happened))[some].sum() / counts.sum()
