@@ -64,7 +64,7 @@ def tokens_of(tokenizer: Any, record: Record) -> dict[str, list[str]]:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """One screen."""
+    """One screen. What the data brought along cannot steer the terminal: see `printable`."""
     report = found["report"]
     rows = [
         ("source", report["source"]),
@@ -99,4 +99,9 @@ def as_text(found: dict[str, Any]) -> str:
     for number, parts in enumerate(found.get("tokens", []), start=1):
         text += ["", f"record {number}"]
         text += [f"  {part} ({len(tokens)}): " + " ".join(map(repr, tokens)) for part, tokens in parts.items()]
-    return "\n".join(text)
+    return "\n".join(map(printable, text))
+
+
+def printable(line: str) -> str:
+    """A line with its control characters, and halves of characters, as Python writes them in a string."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

@@ -1,7 +1,6 @@
 """Reads a data file or a hub data set into checked records, and says exactly which rows were bad and why."""
 
 import dataclasses
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,16 @@ from typing import Any, Generic, Literal, TypeVar
 from prl.data.records import Record
 from prl.data.row import Row
 from prl.data.row_errors import RowError
-from prl.data.sources import DataError, DataSource, check_there, hub_commit, load_dataset, raw_rows
+from prl.data.sources import (
+    DataError,
+    DataSource,
+    check_there,
+    file_hash,
+    hub_commit,
+    is_written,
+    load_dataset,
+    raw_rows,
+)
 
 MAX_ERRORS_SHOWN = 20
 _NOTHING_LEFT = "No row is valid, so `on_invalid: skip` would leave nothing."
@@ -103,13 +111,14 @@ class RecordStream(Generic[R]):
         tally = self._tally = _Tally()
         complaints: list[str] = []
         found: set[str] = set()
+        written = is_written(self.source)
         for number, raw in islice(raw_rows(self.source, lambda: self._dataset), self.source.limit):
             self.row = number
             try:
                 if isinstance(raw, RowError):
                     raise raw
                 found |= raw.keys()
-                row = self.kind.row(_renamed(raw, self.source.columns or {}))
+                row = self.kind.row(_renamed(raw, self.source.columns or {}), written)
                 records = self.kind.from_row(row)
             except RowError as error:
                 tally.skipped.setdefault(error.reason, []).append(number)
@@ -125,17 +134,17 @@ class RecordStream(Generic[R]):
             raise DataError(_explain(self, complaints, tally))
 
     def content_hash(self) -> str | None:
-        """Name of the data by its content; None where there is none, as for a folder of files that is streamed.
+        """Name of the data by its content; None where there is none, as for a folder of files.
 
         Of a hub data set it is the fingerprint that `datasets` gives it, or its commit if it is streamed.
         """
         path = Path(self.source.path)
         if path.is_file():
             return self._sha256
-        if not self.source.streaming:
-            return self._dataset._fingerprint
         check_there(self.source)
-        return None if path.is_dir() else hub_commit(self.source.path)
+        if path.is_dir():
+            return None
+        return hub_commit(self.source.path) if self.source.streaming else self._dataset._fingerprint
 
     @property
     def report(self) -> DataReport:
@@ -160,10 +169,7 @@ class RecordStream(Generic[R]):
     @cached_property
     def _sha256(self) -> str | None:
         path = Path(self.source.path)
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_hash(path) if path.is_file() else None
 
     @cached_property
     def _dataset(self) -> Any:

@@ -58,9 +58,9 @@ class Record(ABC):
         return cls.from_row(cls.row(raw))
 
     @classmethod
-    def row(cls, raw: Mapping[str, Any]) -> Row:
-        """A raw row, to be read as this kind."""
-        return Row(raw, cls.columns, cls.shapes)
+    def row(cls, raw: Mapping[str, Any], written: bool = False) -> Row:
+        """A raw row, to be read as this kind; `written` if its numbers are text."""
+        return Row(raw, cls.columns, cls.shapes, written)
 
 
 _RESPONSES = (

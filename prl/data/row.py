@@ -1,7 +1,9 @@
 """A raw row on its way to becoming a record."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from itertools import takewhile
 from typing import Any
 
@@ -22,6 +24,9 @@ _OTHER_PROMPT = (
 )
 
 
+_WRITTEN_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
+
+
 class Row:
     """A raw row: hands out checked values and remembers how it was read.
 
@@ -31,6 +36,7 @@ class Row:
         raw: the cells by column.
         columns: names that the kind of record reads.
         shapes: accepted sets of columns, each with its words for an error message.
+        written: cells hold text alone, as in a .csv file, and a number is one that is written.
 
     Attributes:
         shape: the columns that the record was made of; the kind of record sets it.
@@ -41,10 +47,16 @@ class Row:
         dropped_message_keys: keys beside role and content that held a value in a message.
     """
 
-    def __init__(self, raw: Mapping[str, Any], columns: Sequence[str], shapes: Mapping[tuple[str, ...], str]) -> None:
+    def __init__(
+        self,
+        raw: Mapping[str, Any],
+        columns: Sequence[str],
+        shapes: Mapping[tuple[str, ...], str],
+        written: bool = False,
+    ) -> None:
         self._cells = {name: value for name, value in raw.items() if value is not None}
         self._nulls = raw.keys() - self._cells.keys()
-        self._columns, self._shapes = columns, shapes
+        self._columns, self._shapes, self._written = columns, shapes, written
         self._read: set[str] = set()
         self.shape = ""
         self.label = ""
@@ -128,7 +140,10 @@ class Row:
 
     def number(self, name: str, reason: str, valid: Callable[[float], bool] = math.isfinite) -> float:
         """A number for which `valid` holds."""
-        return _number(self.take(name), name, reason, valid)
+        value = self.take(name)
+        if self._written and _WRITTEN_NUMBER.fullmatch(value):
+            value = float(value)
+        return _number(value, name, reason, valid)
 
     def numbers(self, name: str, reason: str, count: int) -> list[float]:
         """A list of `count` finite numbers."""
@@ -179,12 +194,14 @@ class Row:
 
 
 def _number(value: Any, where: str, reason: str, valid: Callable[[float], bool]) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise RowError(reason, where, shown(value))
     try:
         number = float(value)
     except OverflowError:  # an integer of hundreds of digits
         number = math.inf
+    except ValueError:  # a decimal that signals NaN
+        number = math.nan
     # NaN is never valid: every comparison with it is false.
     if not valid(number):
         raise RowError(reason, where, shown(value))

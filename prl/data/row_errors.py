@@ -1,11 +1,15 @@
 """Why a raw row is not a record, in words that name the field, what was found, what was expected and the fix."""
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 LABELS = ("preference", "label", "margin", "winner")
 """Columns that say how likely the first response is the better one; a row has at most one of them."""
+
+_BAD_BYTE = re.compile("[\udc80-\udcff]")
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
@@ -15,6 +19,16 @@ _short.maxstring = _short.maxother = 60
 _ADVICE = {
     "invalid JSON": ("one JSON object", "Repair or remove the line."),
     "undecodable text": ("text in UTF-8", "Write the file again as UTF-8 or remove the row."),
+    "key given twice": ("one value for a key", "Remove one of the two."),
+    "wrong number of cells": (
+        "one cell for each heading",
+        "Put a text with the separator in it into quotes, or remove the row.",
+    ),
+    "cell without a heading": (
+        "nothing there",
+        "Give the column a heading, or put a text with the separator in it into quotes.",
+    ),
+    "unreadable value": ("a value that Python can hold", "Convert the column or take it out of the file."),
     "no value": ("a value", "Fill the cell or remove the row."),
     "wrong type": ("text", "Convert the column or map another one with `columns`."),
     "empty text": ("non-empty text", "Give it a response or remove the row."),
@@ -63,6 +77,10 @@ _ADVICE = {
 }
 
 
+class DataError(ValueError):
+    """The data cannot be used as it is; the message says where, why and what to do."""
+
+
 class RowError(ValueError):
     """Why one raw row is not a record: the field, what was found, what was expected and the fix.
 
@@ -74,8 +92,20 @@ class RowError(ValueError):
     def __init__(self, reason: str, field: str | None, found: str, *, expected: str = "", fix: str = "") -> None:
         self.reason, self.field = reason, field
         usual_expected, usual_fix = _ADVICE.get(reason, ("", ""))
-        where = "" if field is None else f"field '{field}': "
+        where = "" if field is None else f"field {field!r}: "
         super().__init__(f"{where}found {found} ({reason}); expected {expected or usual_expected}. {fix or usual_fix}")
+
+
+RawRow = Mapping[str, Any] | RowError
+"""The cells of a row by column, or the reason why it cannot be read."""
+
+
+def bad_byte(text: str) -> str | None:
+    """What an error says of the first byte that is no UTF-8, in text read with `surrogateescape`; None without one."""
+    if (found := _BAD_BYTE.search(text)) is None:
+        return None
+    position = len(text[: found.start()].encode(errors="surrogatepass"))
+    return f"byte 0x{ord(found[0]) & 0xFF:02x} at position {position}"
 
 
 def shown(value: object) -> str:

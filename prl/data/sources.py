@@ -1,22 +1,32 @@
-"""Where rows come from, and each raw row with its number: lines of a file, a table, a data set on the hub."""
+"""Where rows come from, and each raw row with its number: a file of one of four kinds, or a data set on the hub."""
 
 import gzip
-import json
+import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prl.data.row_errors import RowError
+from prl.data.csv_rows import csv_rows
+from prl.data.json_rows import json_rows, line_rows
+from prl.data.parquet_rows import parquet_rows
+from prl.data.row_errors import DataError, RawRow
 
-_BUILDERS = {".json": "json", ".parquet": "parquet", ".csv": "csv"}
-_EMPTY = ("corresponds to no data", "No columns to parse from file", "StopIteration")
-_SUFFIXES = (".jsonl", ".jsonl.gz", *_BUILDERS)
+__all__ = [
+    "DataError",
+    "DataSource",
+    "RawRow",
+    "check_there",
+    "file_hash",
+    "hub_commit",
+    "is_written",
+    "load_dataset",
+    "raw_rows",
+]
 
-
-class DataError(ValueError):
-    """The data cannot be used as it is; the message says where, why and what to do."""
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
 
 
 @dataclass(frozen=True)
@@ -35,16 +45,12 @@ class DataSource:
     limit: int | None = None
     """Read only so many rows, from the first."""
     streaming: bool = False
-    """Read a hub data set over the network while it is checked, and a .json, .parquet or .csv file from its place,
-    without the copy on disk that `datasets` makes first. Rows, checks and report are the same."""
+    """Read a hub data set over the network while it is checked, without the copy on disk that `datasets` makes first.
+    Rows, checks and report are the same. Files are always read from their place."""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit is {self.limit}; expected at least 1 row, or null for all rows")
-
-
-RawRow = Mapping[str, Any] | RowError
-"""The cells of a row by column, or the reason why it cannot be read."""
 
 
 def raw_rows(source: DataSource, dataset: Callable[[], Any]) -> Iterator[tuple[int, RawRow]]:
@@ -52,43 +58,58 @@ def raw_rows(source: DataSource, dataset: Callable[[], Any]) -> Iterator[tuple[i
 
     Args:
         source: file or hub data set.
-        dataset: gives what `load_dataset` returns for the source; called for anything but .jsonl files.
+        dataset: gives what `load_dataset` returns for the source; called for anything but files.
 
     Raises:
         DataError: when the source cannot be read.
     """
     path = Path(source.path)
-    if path.is_file():
-        if source.split or source.name:
-            raise DataError(f"{source.path} is a local file and has no split or name; remove these two settings")
-        if not path.name.endswith(_SUFFIXES):
-            raise DataError(f"{source.path} is a {path.suffix or 'bare'} file; expected {', '.join(_SUFFIXES)}")
-        if path.suffix not in _BUILDERS:
-            return _jsonl_rows(path)
-    return _dataset_rows(source, dataset())
+    if not path.is_file():
+        return _dataset_rows(source, dataset())
+    if source.split or source.name:
+        raise DataError(f"{source.path} is a local file and has no split or name; remove these two settings")
+    if not path.name.endswith(_SUFFIXES):
+        raise DataError(f"{source.path} is a {path.suffix or 'bare'} file; expected {', '.join(_SUFFIXES)}")
+    return _file_rows(path)
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
-    # Bytes are read by line and decoded one line at a time, so that one bad byte costs one row.
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _json_object(line)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path} is damaged and cannot be unpacked: {error}") from error
+def is_written(source: DataSource) -> bool:
+    """Whether cells hold text alone, so that a number is one that is written."""
+    path = Path(source.path)
+    return path.suffix == ".csv" and path.is_file()
 
 
-def _json_object(line: bytes) -> RawRow:
+def _file_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
+    number = 0
     try:
-        value = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return RowError("undecodable text", None, f"byte 0x{line[error.start]:02x} at position {error.start}")
-    except (ValueError, RecursionError) as error:
-        return RowError("invalid JSON", None, f"{line[:40]!r}: {error}")
-    if not isinstance(value, dict):
-        return RowError("invalid JSON", None, f"a {type(value).__name__}")
-    return value
+        for number, row in _rows_of_kind(path):
+            yield number, row
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is damaged and cannot be unpacked: {error} (behind row {number})") from error
+    except OSError as error:
+        raise _unreadable_file(path, error) from error
+
+
+def _rows_of_kind(path: Path) -> Iterator[tuple[int, RawRow]]:
+    readers = {".parquet": parquet_rows, ".csv": csv_rows, ".json": json_rows}
+    if path.suffix in readers:
+        yield from readers[path.suffix](path)
+        return
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        yield from line_rows(lines)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file. Raises DataError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable_file(path, error) from error
+
+
+def _unreadable_file(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path} cannot be read: {error.strerror or error}")
 
 
 def check_there(source: DataSource) -> None:
@@ -102,26 +123,41 @@ def check_there(source: DataSource) -> None:
 
 
 def load_dataset(source: DataSource) -> Any:
-    """The rows of a table or a hub data set, as `datasets` gives them. Raises DataError."""
-    import datasets  # a second to import, and .jsonl files are read without it
+    """The rows of a hub data set, or of a folder, as `datasets` gives them. Raises DataError."""
+    import datasets  # a second to import, and files are read without it
 
     check_there(source)
-    path = Path(source.path)
-    streaming = {"streaming": True} if source.streaming else {}
+    settings: dict[str, Any] = {"streaming": True} if source.streaming else {}
+    if Path(source.path).is_dir() and not source.streaming:
+        settings["download_mode"] = "force_redownload"  # its copy is known by time stamps, not by what is in the files
     try:
-        if path.is_file():
-            # An answer may well be "NA" or "null": only an empty cell is no value.
-            cells = {"keep_default_na": False, "na_values": [""]} if path.suffix == ".csv" else {}
-            builder = _BUILDERS[path.suffix]
-            return datasets.load_dataset(builder, data_files=str(path), split="train", **cells, **streaming)
-        loaded = datasets.load_dataset(source.path, name=source.name, split=source.split, **streaming)
+        loaded = datasets.load_dataset(source.path, name=source.name, split=source.split, **settings)
     except Exception as error:  # the readers and the hub client raise many unrelated classes
         raise _unreadable(source, error) from error
     if not isinstance(loaded, dict):
-        return loaded
+        return _closed(loaded)
     if len(loaded) > 1:
         raise DataError(f"{source.path} has the splits {', '.join(loaded)}; choose one with `split`")
-    return next(iter(loaded.values()))
+    return _closed(next(iter(loaded.values())))
+
+
+def _closed(dataset: Any) -> Any:
+    """The data set without features that open a file or an address which a row names, as images do."""
+    for name, feature in (getattr(dataset, "features", None) or {}).items():
+        closed = _without_decoding(deepcopy(feature))
+        if closed != feature:
+            dataset = dataset.cast_column(name, closed)
+    return dataset
+
+
+def _without_decoding(feature: Any) -> Any:
+    if hasattr(feature, "decode") and not callable(feature.decode):
+        feature.decode = False
+    inner = feature.values() if isinstance(feature, dict) else feature if isinstance(feature, list) else ()
+    for each in (*inner, getattr(feature, "feature", None)):
+        if each is not None:
+            _without_decoding(each)
+    return feature
 
 
 def _dataset_rows(source: DataSource, dataset: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -133,14 +169,6 @@ def _dataset_rows(source: DataSource, dataset: Any) -> Iterator[tuple[int, Mappi
 
 def _unreadable(source: DataSource, error: Exception) -> DataError:
     cause = f"{type(error).__name__}: {error.__cause__ or error}"
-    path = Path(source.path)
-    # The readers have no class of their own for an empty table, only their words.
-    if path.is_file() and (path.stat().st_size == 0 or any(words in cause for words in _EMPTY)):
-        return DataError(f"{source.path} holds no rows; expected at least one")
-    if path.is_file() and "utf-8" in cause.lower():
-        return DataError(f"{source.path} is not text in UTF-8 ({cause}); write the file again as UTF-8")
-    if path.is_file():
-        return DataError(f"{source.path} cannot be read as {path.suffix}: {cause}")
     return DataError(
         f"{source.path} is not a local file, and the hub data set could not be loaded "
         f"(name={source.name}, split={source.split}): {cause}"

@@ -5,6 +5,7 @@ import faulthandler
 import importlib
 import pkgutil
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -34,15 +35,16 @@ def input_of(target: Any, number: int) -> tuple[str, bytes]:
     return name, fuzz.mutated(draw, good[name], good[draw.choice(sorted(good))])
 
 
-def failure(target: Any, path: Path) -> str | None:
-    """What reading an input raised that it must not: the traceback."""
+def failure(target: Any, path: Path) -> tuple[str, str] | None:
+    """What reading an input raised that it must not: where and of which class, and the traceback."""
     signal.alarm(TIME_LIMIT)
     try:
         target.read(path)
     except getattr(target, "EXPECTED", ValueError):
         return None
-    except (Exception, TooSlow):
-        return traceback.format_exc()
+    except (Exception, TooSlow) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{place.filename}:{place.lineno} {type(error).__name__}", traceback.format_exc()
     finally:
         signal.alarm(0)
     return None
@@ -56,12 +58,9 @@ def run(target: Any, seconds: float, first: int, kept: Path) -> int:
         folder = kept / f"{target.__name__}-{number}"
         folder.mkdir(parents=True)
         (folder / name).write_bytes(content)
-        wrong = failure(target, folder / name)
-        origin = None if wrong is None else "\n".join(wrong.splitlines()[-3:])  # its place and its words
+        origin, wrong = failure(target, folder / name) or (None, "")
         if origin is None or origin in seen:
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()
+            shutil.rmtree(folder)
         else:
             seen.add(origin)
             sys.stdout.write(f"{target.__name__}, input {number}, {folder / name}:\n{wrong}")

@@ -70,7 +70,7 @@ def changed(draw: random.Random, good: dict[str, bytes]) -> tuple[str, bytes]:
     if draw.random() < 0.5:
         try:
             return name, WRITERS[kind](mutated_value(draw, ROWS[stem]))
-        except (pa.ArrowException, ValueError, TypeError, AttributeError, OverflowError):  # no such file can be written
+        except Exception:  # the writers raise many classes where no such file can be written
             pass
     if kind == "jsonl.gz" and draw.random() < 0.5:
         return name, gzip.compress(mutated(draw, good[f"{stem}.jsonl"]), mtime=0)

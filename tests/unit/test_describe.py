@@ -192,6 +192,16 @@ def test_data_describes_a_file(pairs_file, capsys) -> None:
     assert len(lines) < 40
 
 
+def test_names_in_the_data_cannot_steer_the_terminal(tmp_path, capsys) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")  # a name that is no UTF-8
+    row = {"prompt": "a", "chosen": "x", "rejected": "y", "\x1b[2J": 1, "a\ud800": 1, "b\nrows 0": 1, "\u202eé": 1}
+    path.write_text(json.dumps(row))
+    text = told(capsys, path)
+    assert "not read        \\x1b[2J, a\\ud800, b\\nrows 0, \\u202eé\n" in text
+    assert f"source          {tmp_path}/caf\\udce9.jsonl\n" in text
+    assert all(line.isprintable() for line in text.splitlines())
+
+
 def test_data_as_json_has_everything(pairs_file, capsys) -> None:
     found = json.loads(told(capsys, pairs_file, "--columns", "chosen=better", "label=", "--json", "--limit", 4))
     assert found["report"]["skipped"] == {"empty text": [4]}

@@ -208,7 +208,7 @@ def test_unreadable_files_are_explained(tmp_path, jsonl):
     with pytest.raises(DataError, match=r"a\.parquet cannot be read as \.parquet: "):
         load_records(DataSource(str(tmp_path / "a.parquet")), PreferencePair)
     (tmp_path / "a.csv").write_bytes("prompt,chosen,rejected\nä,b,c\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"a\.csv is not text in UTF-8 .* write the file again as UTF-8"):
+    with pytest.raises(DataError, match=r"a\.csv, row 1, .* \(undecodable text\).* Write the file again as UTF-8"):
         load_records(DataSource(str(tmp_path / "a.csv")), PreferencePair)
     for name, text in (("none.json", ""), ("list.json", "[]"), ("none.csv", ""), ("head.csv", "prompt,chosen\n")):
         (tmp_path / name).write_text(text)
