@@ -11,6 +11,12 @@ from prl.data.row_errors import LABELS, RowError, both_given, shown
 NO_LABEL = "none, chosen is better"
 """What a report calls a row whose columns alone say it."""
 
+MARGIN = "margin, as log-odds"
+"""What a report calls a row with a margin, which other trainers read otherwise."""
+
+MAX_COMPLETIONS = 128
+"""Longest ranked list: it gives 8,128 pairs, and each holds two texts."""
+
 _WINNERS = {"a": 1.0, "model_a": 1.0, "b": 0.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}
 
 
@@ -19,7 +25,8 @@ def read_preference(row: Row, default: float | None, usual: str) -> float:
 
     Args:
         row: the row.
-        default: what it is without a label; None where a row must have one.
+        default: what it is without a label; None where a row must have one. Where there is one, the columns alone say
+            which response is better, and a margin may not say otherwise.
         usual: the label that an error asks for.
     """
     given = [name for name in LABELS if name in row]
@@ -40,8 +47,11 @@ def read_preference(row: Row, default: float | None, usual: str) -> float:
             raise RowError("unknown winner", "winner", shown(value))
         return _WINNERS[value.strip().lower()]
     if row.label == "margin":
-        # sigma in the form that cannot overflow
-        return (1 + math.tanh(row.number("margin", "invalid margin") / 2)) / 2
+        row.label = MARGIN
+        margin = row.number("margin", "invalid margin")
+        if default is not None and margin <= 0:
+            raise RowError("ambiguous margin", "margin", shown(margin))
+        return (1 + math.tanh(margin / 2)) / 2  # sigma in the form that cannot overflow
     return row.number(row.label, f"invalid {row.label}", lambda number: 0 <= number <= 1)
 
 
@@ -75,6 +85,9 @@ def read_ranking(row: Row, order: str, prompt: Conversation) -> list[tuple[tuple
         raise both_given((order,), (label,), "label")
     if not isinstance(row.take("completions"), list):
         raise RowError("not a list", "completions", shown(row.take("completions")), expected="a list of responses")
+    if len(row.take("completions")) > MAX_COMPLETIONS:
+        found = f"{len(row.take('completions'))} of them"
+        raise RowError("too many completions", "completions", found, expected=f"at most {MAX_COMPLETIONS}")
     completions = row.responses("completions", prompt)
     if len(completions) < 2:
         raise RowError("wrong number of entries", "completions", str(len(completions)))

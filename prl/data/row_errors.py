@@ -60,6 +60,11 @@ _ADVICE = {
         "a finite number, the log-odds that the first response is better",
         "Correct it, or leave another kind of margin unread: columns: {margin: null}.",
     ),
+    "ambiguous margin": (
+        "a number above 0, the log-odds that chosen is better: 0 makes a tie, and less turns the pair round",
+        "Where it is another margin, as the one that TRL adds to the loss, leave it unread: columns: {margin: null}. "
+        "Where it is log-odds, swap the two responses and drop the sign; for 0 write a preference of 0.5.",
+    ),
     "invalid weight": (
         "a finite number above 0",
         "Correct it, leave it out for a weight of 1, or leave the column unread: columns: {weight: null}.",
@@ -70,6 +75,11 @@ _ADVICE = {
     ),
     "unknown winner": ("a, b or tie, or model_a, model_b or tie (bothbad)", "Rename the value or remove the row."),
     "not a list": ("a list with one entry per completion", "Convert the column or remove the row."),
+    "too many completions": (
+        "fewer of them",
+        "Each pair of them becomes a record: keep those that tell most, as the best and some others, or write the "
+        "pairs that you want as rows with chosen and rejected.",
+    ),
     "wrong number of entries": ("one entry per completion, at least two", "Repair the lists or remove the row."),
     "invalid rank": ("a finite number, 1 for the best", "Correct it or remove the row."),
     "invalid score": ("a finite number, the higher the better", "Correct it or remove the row."),

@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 
 import datasets
@@ -21,6 +22,10 @@ PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Go away."}
 SIDES = {"prompt": "Hi?", "response_a": "Hello.", "response_b": "Go away."}
 ANCHORED = {"prompt": "Hi?", "response": "Hello.", "anchor": "Go away."}
 RANKED = {"prompt": "Hi?", "completions": ["x", "y", "z"]}
+DIALOGUES_OF_TRL = {
+    "chosen": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}],
+    "rejected": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Go away."}],
+}
 PROMPT = ({"role": "user", "content": "Hi?"},)
 
 
@@ -93,10 +98,32 @@ def test_a_pair_is_the_same_record_in_every_shape(pair) -> None:
     ],
 )
 def test_labels_say_how_likely_the_first_response_is_better(label, preference) -> None:
+    name = next(iter(label))
     for columns in (PAIR, SIDES, ANCHORED):
+        if columns is PAIR and label.get("margin", 1) <= 0:
+            continue  # refused: see below
         [pair] = PreferencePair.parse(columns | label)
         assert (pair.chosen, pair.rejected, pair.preference, pair.extra) == ("Hello.", "Go away.", preference, {})
-        assert shape_of(columns | label)[1] == next(iter(label))
+        assert shape_of(columns | label)[1] == (name if name != "margin" else "margin, as log-odds")
+
+
+@pytest.mark.parametrize("margin", [0, -0.0, -1, -1e-300, Decimal("-0.5")])
+def test_a_margin_never_turns_a_pair_round(margin) -> None:
+    with pytest.raises(
+        RowError, match=r"\(ambiguous margin\).* TRL adds .* columns: {margin: null}.*swap the two resp"
+    ):
+        PreferencePair.parse(PAIR | {"margin": margin})
+    assert PreferencePair.parse(DIALOGUES_OF_TRL | {"margin": 0.1})[0].preference > 0.5
+
+
+def test_a_ranked_list_is_not_of_any_length() -> None:
+    ranked = {"prompt": "Hi?", "completions": [f"{i}" for i in range(128)], "rank": list(range(128))}
+    assert len(PreferencePair.parse(ranked)) == 128 * 127 // 2
+    ranked = {"prompt": "Hi?", "completions": [f"{i}" for i in range(129)], "rank": list(range(129))}
+    with pytest.raises(
+        RowError, match=r"field 'completions': found 129 of them \(too many completions\).* at most 128\."
+    ):
+        PreferencePair.parse(ranked)
 
 
 @pytest.mark.parametrize(
