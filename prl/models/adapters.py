@@ -45,6 +45,22 @@ def own_parameters(policy: Any) -> list[tuple[str, nn.Parameter]]:
     return [(key, each) for key, each in trained if not any(f".{other}." in f"{key}." for other in others)]
 
 
+def merge_adapters(adapted: Any) -> Any:
+    """Put adapters into the weights of their model, in place.
+
+    Where adapters are on one of the two ends of a model whose head is tied to its embeddings, the two are different
+    weights from here on.
+    """
+    base = adapted.get_base_model()
+    ends = [end for end in (base.get_input_embeddings(), base.get_output_embeddings()) if end is not None]
+    weights = [getattr(end, "base_layer", end) for end in ends]
+    if any(hasattr(end, "base_layer") for end in ends) and len({id(each.weight) for each in weights}) < len(weights):
+        weights[-1].weight = nn.Parameter(weights[-1].weight.detach().clone(), requires_grad=False)
+        for config in (base.config, base.config.get_text_config()):
+            config.tie_word_embeddings = False
+    return adapted.merge_and_unload()
+
+
 @contextmanager
 def using_adapters(policy: Any, name: str) -> Iterator[None]:
     """The trunk under another set of adapters, and afterwards under the policy's own again."""

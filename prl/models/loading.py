@@ -1,5 +1,6 @@
 """The only place that reads weights: Hugging Face folders, hub ids, GGUF files, or random weights from a config."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -24,10 +25,17 @@ from transformers import (
 from transformers.utils import logging as logs
 
 from prl.config import LoRA, ModelSource
-from prl.models.adapters import is_adapted, own_adapters
+from prl.models.adapters import is_adapted, merge_adapters, own_adapters
 from prl.models.damage import naming_damage
 from prl.models.location import ADAPTERS, ModelNotFoundError, adapter_chain, is_hub_id, location
-from prl.models.weights_check import adapter_errors, check_found, check_missing, load_adapters, makes_new_head
+from prl.models.weights_check import (
+    adapter_errors,
+    check_found,
+    check_missing,
+    class_of_adapters,
+    load_adapters,
+    makes_new_head,
+)
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +147,10 @@ def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) ->
     assert source.path is not None
     options = {**_options(source), "trust_remote_code": source.trust_remote_code, **extra}
     *adapters, path = adapter_chain(source.path)
+    if adapters and auto_class is AutoModel:  # adapters name their weights as the class that they were trained in
+        auto_class = class_of_adapters(adapters[0])
+        head = {"num_labels": 1} if auto_class is AutoModelForSequenceClassification else {}
+        return _read(auto_class, source, new_head, **head, **extra).base_model
     # A scalar head missing in the base model is among the adapters.
     with _quiet() if adapters else nullcontext(), _reading(path) as where:
         model, found = auto_class.from_pretrained(
@@ -161,7 +173,7 @@ def _merged(model: Any, path: str) -> tuple[Any, set[str]]:
     with adapter_errors(folder):
         adapted = PeftModel.from_pretrained(model, folder)
     replaced = load_adapters(adapted, folder, own_adapters(adapted))
-    merged = adapted.merge_and_unload()
+    merged = merge_adapters(adapted)
     merged.name_or_path = path  # new adapters are adapters of this, not of its base model
     return merged, replaced
 
@@ -175,11 +187,12 @@ def load_shape(auto_class: Any, source: ModelSource, *, new_head: bool = True, *
     if source.path is None:
         return _prepared(_random(auto_class, source, extra), source, auto_class)
     path = adapter_chain(source.path)[-1]
-    if Path(path).expanduser().is_dir() and any(Path(path).expanduser().glob("*.safetensors")):
-        with unset_fake_temporarily(), _quiet():
-            _read(auto_class, source, new_head, device_map="meta", **extra)
     with _reading(path) as where:
         config = AutoConfig.from_pretrained(**where, trust_remote_code=source.trust_remote_code, **extra)
+    if Path(path).expanduser().is_dir() and any(Path(path).expanduser().glob("*.safetensors")):
+        with unset_fake_temporarily(), _quiet():
+            found = _read(auto_class, source, new_head, device_map="meta", **extra).config
+        config.tie_word_embeddings = found.tie_word_embeddings  # which adapters on the head end
     model = auto_class.from_config(config, **_options(source))
     if model.can_generate():
         with suppress(OSError):  # it is not in every folder
@@ -210,14 +223,35 @@ def load_scalar_classifier(source: ModelSource, *, new_head: bool = True) -> Pre
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Switch every dropout off: a policy that is not the same twice has no ratio, a judge no repeatable verdict."""
+    """Switch every dropout off: a policy that is not the same twice has no ratio, a judge no repeatable verdict.
+
+    The model remembers what its configs said, for the folder that is written of it.
+    """
+    own: list[tuple[Any, str, float]] = []
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for holder in (module, getattr(module, "config", None)):
+        config = getattr(module, "config", None)
+        for holder in (module, config):
             for name, value in list(vars(holder).items()) if holder is not None else []:
                 if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+                    own += [(config, name, value)] if holder is config and value else []
                     setattr(holder, name, 0.0)
+    if own:
+        model._prl_own_dropout = own  # type: ignore[assignment]
+
+
+@contextmanager
+def _own_dropout(model: Any) -> Iterator[None]:
+    """The configs of a model with the dropout that they came with."""
+    own = getattr(model, "_prl_own_dropout", [])
+    try:
+        for config, name, value in own:
+            setattr(config, name, value)
+        yield
+    finally:
+        for config, name, _ in own:
+            setattr(config, name, 0.0)
 
 
 def add_lora(model: PreTrainedModel, lora: LoRA, task_type: str | None = None) -> Any:
@@ -296,14 +330,13 @@ def save_model(
         tokenizer.save_pretrained(folder)
         return
     if is_adapted(model):
-        import copy
-
-        model = copy.deepcopy(model).merge_and_unload()
+        model = merge_adapters(copy.deepcopy(model))
     if getattr(model, "hf_quantizer", None) is not None:  # GGUF weights were dequantised on reading
         model.hf_quantizer = None
         model.config.__dict__.pop("quantization_config", None)
         model.is_quantized = False
-    model.save_pretrained(folder, state_dict=state)
+    with _own_dropout(model):
+        model.save_pretrained(folder, state_dict=state)
     # Adapters of an older model in the folder: transformers would put them on top of this one.
     for name in (ADAPTERS, "adapter_model.safetensors", "adapter_model.bin"):
         (Path(folder) / name).unlink(missing_ok=True)

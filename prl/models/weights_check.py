@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,6 +63,15 @@ def makes_new_head(auto_class: Any, config: Any) -> bool:
     return auto_class is AutoModelForSequenceClassification and not any(
         name.endswith("ForSequenceClassification") for name in written_as
     )
+
+
+def class_of_adapters(path: str) -> Any:
+    """The class of models that a folder of adapters was trained in, head and all."""
+    from peft import PeftConfig
+
+    with naming_damage(path):
+        task = PeftConfig.from_pretrained(str(Path(path).expanduser())).task_type
+    return AutoModelForSequenceClassification if task == "SEQ_CLS" else AutoModelForCausalLM
 
 
 def load_adapters(adapted: Any, path: str, name: str) -> set[str]:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from prl.config import LoRA, ModelSource
@@ -13,8 +14,9 @@ from prl.models.loading import (
     load_scalar_classifier,
     load_tokenizer,
     save_model,
+    without_weights,
 )
-from tests.helpers.tiny import LLAMA, tiny_model, tiny_tokenizer
+from tests.helpers.tiny import LLAMA, tiny_model, tiny_tokenizer, write_tiny_model
 
 IDS = torch.arange(5, 16).repeat(2, 1)
 
@@ -203,6 +205,44 @@ def test_saving_merges_the_adapters_and_leaves_them_apart_in_memory(tiny_folder,
     torch.testing.assert_close(model(IDS).logits, expected, atol=0, rtol=0)
     with model.disable_adapter():
         torch.testing.assert_close(model(IDS).logits, tiny_model(0)(IDS).logits, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens", "q_proj"]], ids=str)
+def test_adapters_on_one_end_of_a_tied_model_are_exported_as_trained(targets, tmp_path) -> None:
+    base = write_tiny_model(tmp_path / "base", tie_word_embeddings=True)
+    model = adapted(base, rank=2, alpha=4, target_modules=targets).eval()
+    expected = model(IDS).logits
+    save_model(model, tiny_tokenizer(), tmp_path / "merged")
+    save_model(model, tiny_tokenizer(), tmp_path / "adapters", merge=False)
+    in_peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapters")
+    for read in (AutoModelForCausalLM.from_pretrained(tmp_path / "merged"), in_peft):
+        torch.testing.assert_close(read(IDS).logits, expected, atol=1e-4, rtol=0)
+    read = load_causal_lm(ModelSource(path=str(tmp_path / "adapters")))
+    torch.testing.assert_close(read(IDS).logits, expected, atol=1e-4, rtol=0)
+    with without_weights():
+        empty = load_causal_lm(ModelSource(path=str(tmp_path / "adapters")))
+    names = [name for name, _ in empty.named_parameters()]
+    assert names == [name for name, _ in read.named_parameters()]  # of which the first process hands out weights
+    torch.testing.assert_close(model(IDS).logits, expected, atol=0, rtol=0)  # in memory it is still tied
+
+
+@torch.no_grad()
+def test_a_backbone_of_adapters_has_them(tiny_folder, tmp_path) -> None:
+    model = adapted(tiny_folder, rank=2, alpha=4, target_modules=["q_proj", "down_proj"]).eval()
+    save_model(model, tiny_tokenizer(), tmp_path, merge=False)
+    found = load_backbone(ModelSource(path=str(tmp_path)))(IDS).last_hidden_state
+    expected = model(IDS, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["whole", "adapters"])
+def test_an_exported_config_has_the_models_own_dropout(lora, tmp_path) -> None:
+    base = write_tiny_model(tmp_path / "base", attention_dropout=0.25)
+    model = load_causal_lm(ModelSource(path=str(base), lora=lora)).train()
+    save_model(model, tiny_tokenizer(), tmp_path / "out")
+    assert AutoConfig.from_pretrained(tmp_path / "out").attention_dropout == 0.25
+    assert torch.equal(model(IDS).logits, model(IDS).logits)  # which still has none
 
 
 def test_saved_folders_hold_model_and_tokenizer(tmp_path) -> None:
