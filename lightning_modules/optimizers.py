@@ -107,6 +107,20 @@ def build_schedule(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, [partial(factor, is_critic=critic) for critic in critics])
 
 
+def continue_schedule(schedule: torch.optim.lr_scheduler.LambdaLR) -> None:
+    """Give each parameter group the rate that the schedule of this run has at the step reached.
+
+    A resumed optimizer has what the schedule of its checkpoint said of the next step, which is a rate of 0 where a run
+    that was complete is made longer. For an unchanged schedule it is the same number to the last bit.
+    """
+    rates = [
+        base * factor(schedule.last_epoch) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates
+
+
 def configure(parameters: Iterable[nn.Parameter], settings: Optimization, trainer: Trainer) -> dict[str, Any]:
     """What `configure_optimizers` of an automatically optimised stage returns.
 

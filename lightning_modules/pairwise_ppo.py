@@ -331,6 +331,7 @@ class PairwisePPOModule(Stage):
 
     def on_train_start(self) -> None:
         """A run that was complete when it stopped has nothing left to do."""
+        super().on_train_start()
         self.trainer.should_stop |= self.batches_done() >= self.iterations
         self.validation.end_if_over()
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 from lightning import LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules import optimizers
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
@@ -120,6 +121,12 @@ class Stage(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule over `self.model`."""
         return optimizers.configure(self.model.parameters(), self.optimization, self.trainer)
+
+    def on_train_start(self) -> None:
+        """The learning rate is that of this run's schedule, however long the one was that wrote the checkpoint."""
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, LambdaLR):
+                optimizers.continue_schedule(config.scheduler)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Keep the batch at hand."""

@@ -61,18 +61,11 @@ class Watch(Callback):
         self.left.append(pl_module.model.weight.grad is not None)
 
 
-def fit(module: Stage, rows: list[float], folder: Path, *callbacks: Callback, **settings: Any) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        callbacks=list(callbacks),
-        enable_checkpointing=False,
-        default_root_dir=folder,
-        **quiet,
-        **settings,
-    )
-    trainer.fit(module, torch.utils.data.DataLoader(torch.tensor(rows)[:, None]))
+def fit(module: Stage, rows: list[float], folder: Path, *callbacks: Callback, start: Any = None, **own: Any) -> Trainer:
+    settings: dict[str, Any] = {"accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False}
+    settings |= {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": folder}
+    trainer = Trainer(callbacks=list(callbacks), **{**settings, **own})
+    trainer.fit(module, torch.utils.data.DataLoader(torch.tensor(rows)[:, None]), ckpt_path=start)
     return trainer
 
 
@@ -88,6 +81,25 @@ def test_gradients_go_with_the_step_and_not_before(tmp_path, strategy, every, le
     watch = Watch()
     fit(OneWeight(), [1.0] * 4, tmp_path, watch, strategy=strategy("cpu"), accumulate_grad_batches=every)
     assert watch.left == left
+
+
+class Rates(Callback):
+    """The learning rate of each batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_a_finished_run_made_longer_learns_at_the_rates_of_its_new_length(tmp_path) -> None:
+    module, first, more, checkpoint = OneWeight(), Rates(), Rates(), tmp_path / "a.ckpt"
+    module.optimization = Optimization(learning_rate=0.8, schedule="linear")
+    fit(module, [1.0] * 8, tmp_path, first, max_epochs=-1, max_steps=4).save_checkpoint(checkpoint)
+    fit(module, [1.0] * 8, tmp_path, more, max_epochs=-1, max_steps=8, start=checkpoint)
+    assert first.seen == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert more.seen == pytest.approx([0.4, 0.3, 0.2, 0.1])  # it was 0 after the fourth of four, and half way of eight
 
 
 class Weights(Callback):
