@@ -6,6 +6,7 @@ from prl.config import LoRA, ModelSource
 from prl.models.adapters import own_parameters, using_adapters
 from prl.models.critic import AdapterCritic, Critic, ValueHead, check_critic, critic_parameters, explained_variance
 from prl.models.loading import add_lora
+from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.records import ragged_mask
 from tests.helpers.tiny import tiny_model
 
@@ -38,7 +39,7 @@ def test_the_value_of_a_token_is_that_of_the_state_before_it() -> None:
     for place in range(4):
         state = IDS[:, : 7 + place]  # 7 prompt tokens, then the response up to but not including `place`
         expected = critic.head(critic.backbone(state).last_hidden_state[:, -1])
-        torch.testing.assert_close(values[:, place], expected, atol=1e-5, rtol=0)
+        assert_same_numbers(values[:, place], expected)
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def test_the_value_of_a_token_does_not_depend_on_it_or_on_later_ones() -> None:
     critic, changed = make_critic(), IDS.clone()
     changed[:, 9] = 60  # the third of four response tokens
     before, after = critic(IDS, ONES, 4), critic(changed, ONES, 4)
-    torch.testing.assert_close(after[:, :3], before[:, :3], atol=1e-6, rtol=0)
+    assert_same_numbers(after[:, :3], before[:, :3], 1e-6)
     assert (after[:, 3] - before[:, 3]).abs().min() > 1e-3
 
 
@@ -55,7 +56,7 @@ def test_values_do_not_depend_on_left_padding() -> None:
     critic = make_critic()
     padded = torch.nn.functional.pad(IDS, (3, 0), value=77)
     mask = torch.nn.functional.pad(ONES, (3, 0), value=False)
-    torch.testing.assert_close(critic(padded, mask, 4), critic(IDS, ONES, 4), atol=1e-5, rtol=0)
+    assert_same_numbers(critic(padded, mask, 4), critic(IDS, ONES, 4))
 
 
 def test_gradients_reach_the_head_and_the_backbone() -> None:
@@ -107,7 +108,7 @@ def test_a_critic_of_adapters_is_a_critic_with_adapters() -> None:
     trunk.load_state_dict(state)
     whole = Critic(trunk.base_model.model.model)
     whole.head = critic.head
-    torch.testing.assert_close(critic(IDS, ONES, 4), whole(IDS, ONES, 4), atol=1e-6, rtol=0)
+    assert_same_numbers(critic(IDS, ONES, 4), whole(IDS, ONES, 4), 1e-6)
 
 
 def test_policy_and_critic_of_one_trunk_leave_each_other_alone() -> None:

@@ -11,6 +11,7 @@ from prl.models import head
 from prl.models.critic import ValueHead
 from prl.models.head import response_hidden, response_logprobs
 from prl.models.policy import response_logits, token_logprobs
+from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.records import ragged_mask
 from tests.helpers.tiny import tiny_model
 
@@ -43,11 +44,11 @@ def test_values_and_gradients_are_those_of_whole_logits(family, slices, monkeypa
     model.zero_grad()
     logprobs, found_spread, hidden = response_logprobs(model, *inputs(), temperature=0.7, with_entropy=True)
     (logprobs.sum() + 0.3 * found_spread.sum()).backward()
-    torch.testing.assert_close(logprobs, expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(found_spread, spread, atol=1e-6, rtol=0)
+    assert_same_numbers(logprobs, expected, 1e-6)
+    assert_same_numbers(found_spread, spread, 1e-6)
     assert hidden.shape == (3, WIDTH, 16)
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name], atol=2e-5, rtol=1e-5, msg=name)
+        assert_same_numbers(parameter.grad, gradients[name], 2e-5, msg=name)
 
 
 def test_a_model_that_caps_its_logits_is_noticed(caplog) -> None:
@@ -65,7 +66,7 @@ def test_hidden_states_are_those_before_each_response_token() -> None:
     ids, attention, _, _ = inputs()
     hidden = response_hidden(model, ids, attention, WIDTH)
     own = model.model(ids[:1]).last_hidden_state[:, PROMPT - 1 : -1]
-    torch.testing.assert_close(hidden[:1], own, atol=1e-5, rtol=0)
+    assert_same_numbers(hidden[:1], own)
     torch.testing.assert_close(ValueHead(16)(hidden).shape, torch.Size([3, WIDTH]))
     assert not model.get_output_embeddings()._forward_pre_hooks
 

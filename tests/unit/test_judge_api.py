@@ -17,6 +17,7 @@ from prl.judge.generative import save_judge
 from prl.judge.passport import describe_judge, write_passport
 from prl.model_card import CARD, write_card
 from prl.models.loading import load_causal_lm, load_scalar_classifier, save_model
+from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.pairs import QualityJudge
 from tests.helpers.tiny import tiny_tokenizer, write_tiny_model
 from tests.unit.test_passport import TEMPLATE, write_generative, write_scalar
@@ -59,9 +60,9 @@ def test_texts_and_messages_are_the_same(folder: Path) -> None:
 def test_numbers_are_those_of_the_two_orders(folder: Path) -> None:
     judge = Judge.from_pretrained(folder, device="cpu")
     there, back = judge.compare(PROMPTS, A, B), judge.compare(PROMPTS, B, A)
-    torch.testing.assert_close(there.win_logit, (there.margin_ab - back.margin_ab) / 2, atol=1e-5, rtol=0)
+    assert_same_numbers(there.win_logit, (there.margin_ab - back.margin_ab) / 2)
     torch.testing.assert_close(there.win_prob, there.win_logit.sigmoid())
-    torch.testing.assert_close(there.win_prob + back.win_prob, torch.ones(3), atol=1e-5, rtol=0)
+    assert_same_numbers(there.win_prob + back.win_prob, torch.ones(3))
     expected = (there.margin_ab.sigmoid() + there.margin_ba.sigmoid() - 1).abs()
     torch.testing.assert_close(there.order_gap, expected)
 

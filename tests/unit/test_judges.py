@@ -10,10 +10,10 @@ from prl.judge.base import JUDGE_FILE, PairwiseJudge
 from prl.judge.bradley_terry import save_bradley_terry, scalar_rewards
 from prl.judge.generative import batched_margins, save_judge
 from prl.models.policy import verdict_logits, verdict_margins
+from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.tiny import ConstantJudge, LengthJudge, PositionJudge, tiny_model, tiny_tokenizer
 
 TEMPLATE = JudgeTemplate("{{ prompt }}\n1:{{ response_a }}\n2:{{ response_b }}\n?")
-LAYOUT = {"atol": 1e-5, "rtol": 0}  # float32 on margins of a few units: other batch shapes sum in another order
 
 
 def turn(text: str) -> list[dict[str, str]]:
@@ -75,9 +75,9 @@ def test_margins_do_not_depend_on_batch_size_or_batch_mates(encoder) -> None:
     alone = single_margins(model, rows, encoder.verdict_ids)
     assert alone.std() > 0.1  # otherwise equality would say nothing
     for max_tokens in (1, 100, 300, 100_000):
-        torch.testing.assert_close(batched_margins(model, rows, encoder, max_tokens), alone, **LAYOUT)
+        assert_same_numbers(batched_margins(model, rows, encoder, max_tokens), alone)
     backwards = batched_margins(model, rows[::-1], encoder, 300).flip(0)
-    torch.testing.assert_close(backwards, alone, **LAYOUT)
+    assert_same_numbers(backwards, alone)
 
 
 @torch.no_grad()
@@ -94,21 +94,21 @@ def test_margins_do_not_depend_on_the_padding_side(encoder, extra) -> None:
             mask[side, i, places] = True
     for side in range(2):
         margins = verdict_margins(verdict_logits(model, ids[side], mask[side]), torch.tensor(encoder.verdict_ids))
-        torch.testing.assert_close(margins, alone, **LAYOUT)
+        assert_same_numbers(margins, alone)
 
 
 def test_compare_reads_both_orders(judge) -> None:
     comparisons = some_comparisons(6)
     prompts, a, b = (list(column) for column in zip(*comparisons, strict=True))
     verdict = judge.compare(prompts, a, b)
-    torch.testing.assert_close(verdict.margin_ab, judge.margins(comparisons), **LAYOUT)
-    torch.testing.assert_close(verdict.margin_ba, judge.margins([(p, v, u) for p, u, v in comparisons]), **LAYOUT)
+    assert_same_numbers(verdict.margin_ab, judge.margins(comparisons))
+    assert_same_numbers(verdict.margin_ba, judge.margins([(p, v, u) for p, u, v in comparisons]))
 
 
 def test_swapping_the_responses_gives_one_minus_the_probability(judge) -> None:
     prompts, a, b = (list(column) for column in zip(*some_comparisons(9), strict=True))
     there, back = judge.compare(prompts, a, b).win_logit, judge.compare(prompts, b, a).win_logit
-    torch.testing.assert_close(there, -back, **LAYOUT)
+    assert_same_numbers(there, -back)
     assert there.abs().max() > 0.05
 
 
@@ -179,9 +179,7 @@ def test_scalar_rewards_do_not_depend_on_the_padding_side(side) -> None:
     alone = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits[:, 0] for text in texts])
     tokenizer.padding_side = side
     padded = tokenizer(texts, return_tensors="pt", padding=True)
-    torch.testing.assert_close(
-        scalar_rewards(model, padded["input_ids"], padded["attention_mask"].bool()), alone, **LAYOUT
-    )
+    assert_same_numbers(scalar_rewards(model, padded["input_ids"], padded["attention_mask"].bool()), alone)
 
 
 def test_generative_judge_round_trip(generative_folder, tmp_path) -> None:
@@ -201,7 +199,7 @@ def test_generative_judge_is_an_ordinary_causal_language_model(generative_folder
     comparisons = some_comparisons(9)
     expected = single_margins(model, [encoder.compare(*c)[0] for c in comparisons], encoder.verdict_ids) / 1.25
     found = GenerativeJudge.from_pretrained(str(generative_folder)).margins(comparisons)
-    torch.testing.assert_close(found, expected.detach(), **LAYOUT)
+    assert_same_numbers(found, expected.detach())
 
 
 def test_scalar_judge_is_an_ordinary_classifier_with_one_label(scalar_folder) -> None:

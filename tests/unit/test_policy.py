@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from prl.models.policy import position_ids, response_logits, token_logprobs, verdict_logits, verdict_margins
+from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.records import ragged_mask
 from tests.helpers.tiny import tiny_model
 
@@ -46,14 +47,14 @@ def test_response_logits_with_left_padding_equal_the_unpadded_run(model, padding
     ids = torch.randint(3, 90, (2, 9))
     reference = model(ids).logits[:, 4:8]  # before each of the last four tokens
     ones = torch.ones_like(ids, dtype=torch.bool)
-    torch.testing.assert_close(response_logits(model, ids, ones, 4), reference, atol=1e-5, rtol=0)
+    assert_same_numbers(response_logits(model, ids, ones, 4), reference)
     padded = torch.nn.functional.pad(ids, (padding, 0), value=77)  # what stands in the padding does not matter
     mask = torch.nn.functional.pad(ones, (padding, 0), value=False)
-    torch.testing.assert_close(response_logits(model, padded, mask, 4), reference, atol=1e-5, rtol=0)
+    assert_same_numbers(response_logits(model, padded, mask, 4), reference)
     longer = torch.nn.functional.pad(padded, (0, 3), value=55)  # shorter responses are padded on the right
     mask = torch.nn.functional.pad(mask, (0, 3), value=False)
     found = response_logits(model, longer, mask, 7)[:, :4]
-    torch.testing.assert_close(found, reference, atol=1e-5, rtol=0)
+    assert_same_numbers(found, reference)
     assert reference.std() > 0.1
 
 
@@ -65,7 +66,7 @@ def test_verdict_logits_are_those_after_the_last_token(model) -> None:
     for left, right in ((0, 0), (3, 0), (0, 3), (2, 2)):
         padded = torch.nn.functional.pad(ids, (left, right), value=77)
         mask = torch.nn.functional.pad(ones, (left, right), value=False)
-        torch.testing.assert_close(verdict_logits(model, padded, mask), expected, atol=1e-5, rtol=0)
+        assert_same_numbers(verdict_logits(model, padded, mask), expected)
 
 
 @torch.no_grad()
@@ -74,7 +75,7 @@ def test_verdict_logits_of_rows_padded_on_different_sides(model) -> None:
     expected = model(ids).logits[:, -1]
     padded = torch.stack([torch.nn.functional.pad(ids[0], (3, 0)), torch.nn.functional.pad(ids[1], (0, 3), value=77)])
     mask = torch.tensor([[False] * 3 + [True] * 6, [True] * 6 + [False] * 3])
-    torch.testing.assert_close(verdict_logits(model, padded, mask), expected, atol=1e-5, rtol=0)
+    assert_same_numbers(verdict_logits(model, padded, mask), expected)
 
 
 def test_margins_are_first_minus_second() -> None:

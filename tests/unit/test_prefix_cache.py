@@ -12,6 +12,7 @@ from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate
 from prl.judge.generative import save_judge
 from prl.judge.prefix_cache import PrefixCache
 from prl.types import PromptBatch
+from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.tiny import tiny_model, tiny_tokenizer
 
 TEMPLATE = JudgeTemplate("Which?\n{{ prompt }}\n1:{{ response_a }}\n2:{{ response_b }}\n?", chat=False)
@@ -45,7 +46,7 @@ def test_margins_are_those_of_whole_readings(name: str, template: JudgeTemplate,
     keeping = GenerativeJudge.from_pretrained(path, prefix_cache_gib=1.0)
     for responses in (RESPONSES, RESPONSES[::-1]):
         expected, found = (both(judge.compare(QUESTIONS, responses, ANCHORS)) for judge in (plain, keeping))
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        assert_same_numbers(found, expected)
 
 
 def test_what_is_kept_decides_no_bit(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_an_anchor_that_changes_is_read_anew(tmp_path: Path) -> None:
     keeping.compare(QUESTIONS, RESPONSES, ANCHORS)
     for anchors in (ANCHORS[::-1], ["xy!", "an anchor.", "zzzzz"]):
         expected, found = (both(judge.compare(QUESTIONS, RESPONSES, anchors)) for judge in (plain, keeping))
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        assert_same_numbers(found, expected)
 
 
 def test_comparisons_that_are_cut_are_cut_alike(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_comparisons_that_are_cut_are_cut_alike(tmp_path: Path) -> None:
     for length in (5, 40, 80):
         responses = ["r" * length] * 3
         expected, found = (both(judge.compare(QUESTIONS, responses, ["a" * 50] * 3)) for judge in (plain, keeping))
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        assert_same_numbers(found, expected)
     assert keeping.cut_share() == plain.cut_share() > 0
 
 
@@ -112,7 +113,7 @@ def test_small_batches_give_the_same_margins(tmp_path: Path) -> None:
         GenerativeJudge.from_pretrained(path, prefix_cache_gib=1.0, max_batch_tokens=size) for size in (16384, 60)
     )
     expected, found = (both(judge.compare(QUESTIONS, RESPONSES, ANCHORS)) for judge in (large, small))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert_same_numbers(found, expected)
 
 
 def test_several_anchors_of_a_row_are_all_kept(tmp_path: Path) -> None:

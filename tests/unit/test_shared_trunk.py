@@ -14,6 +14,7 @@ from prl.judge.source import make_ready
 from prl.models.adapters import ADAPTERS
 from prl.models.critic import AdapterCritic
 from prl.models.loading import load_causal_lm, save_model
+from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.tiny import tiny_tokenizer, write_tiny_model
 
 TEMPLATE = JudgeTemplate("{{ prompt }}\n1:{{ response_a }}\n2:{{ response_b }}\n?", chat=False)
@@ -58,7 +59,7 @@ def test_it_says_what_it_says_alone(base: Path, folder: str, checkpointing: bool
     alone = GenerativeJudge.from_pretrained(folder)
     judge = GenerativeJudge(folder, shared_trunk=True, prefix_cache_gib=cache)
     make_ready(judge, policy, str(base))
-    torch.testing.assert_close(compared(judge), compared(alone), atol=1e-5, rtol=0)
+    assert_same_numbers(compared(judge), compared(alone))
     assert list(judge.parameters()) == []
     assert policy.training
 
@@ -111,12 +112,12 @@ def test_adapters_on_adapters_know_their_trunk(base: Path, tmp_path: Path) -> No
     save_judge(judge, adapted(Path(policy), 7), tokenizer, encoder, merge=False)
     save_judge(tmp_path / "merged", adapted(Path(policy), 7), tokenizer, encoder)
     expected = compared(GenerativeJudge.from_pretrained(str(tmp_path / "merged")))
-    torch.testing.assert_close(compared(GenerativeJudge.from_pretrained(judge)), expected, atol=1e-5, rtol=0)
+    assert_same_numbers(compared(GenerativeJudge.from_pretrained(judge)), expected)
     shared = GenerativeJudge(judge, shared_trunk=True)
     with pytest.raises(ValueError, match="holds adapters of .*policy, the policy's are on .*base"):
         make_ready(shared, adapted(base, 3), str(base))
     make_ready(shared, adapted(Path(policy), 5), policy)
-    torch.testing.assert_close(compared(shared), expected, atol=1e-5, rtol=0)
+    assert_same_numbers(compared(shared), expected)
 
 
 def test_it_has_nothing_of_its_own_to_write(base: Path, folder: str, tmp_path: Path) -> None:
