@@ -383,6 +383,22 @@ PRL_HD Moments finish(const Problem<Source>& problem, const Piece<Items>& piece,
 __device__ __forceinline__ void wait_a_little() {
   __nanosleep(40);
 }
+
+// What blocks leave for each other: no register keeps it, and only fences order it.
+template <class T>
+__device__ __forceinline__ void store_for_blocks(T* place, T value) {
+  *static_cast<volatile T*>(place) = value;
+}
+template <class T>
+__device__ __forceinline__ T load_of_block(const T* place) {
+  return *static_cast<const volatile T*>(place);
+}
+__device__ __forceinline__ void raise_flag(unsigned* flag) {
+  *static_cast<volatile unsigned*>(flag) = 1;
+}
+__device__ __forceinline__ bool is_raised(const unsigned* flag) {
+  return *static_cast<const volatile unsigned*>(flag) != 0;
+}
 #endif
 
 template <int N>
@@ -426,29 +442,29 @@ __device__ Maps<N> scan_block(const Maps<N>& own, Maps<N>* total) {
 
 template <int N>
 __device__ void publish(const Meeting& meeting, int64_t chunk, const Maps<N>& maps) {
-  volatile float* place = meeting.maps + chunk * (2 * N + 1);
+  float* place = meeting.maps + chunk * (2 * N + 1);
   PRL_UNROLL
   for (int n = 0; n < N; ++n) {
-    place[2 * n] = maps.of[n].b;
-    place[2 * n + 1] = maps.of[n].d;
+    store_for_blocks(place + 2 * n, maps.of[n].b);
+    store_for_blocks(place + 2 * n + 1, maps.of[n].d);
   }
-  place[2 * N] = maps.closed;
+  store_for_blocks(place + 2 * N, static_cast<float>(maps.closed));
   __threadfence();
-  *static_cast<volatile unsigned*>(meeting.ready + chunk) = 1;
+  raise_flag(meeting.ready + chunk);
 }
 
 template <int N>
 __device__ Maps<N> await(const Meeting& meeting, int64_t chunk) {
-  while (*static_cast<volatile unsigned*>(meeting.ready + chunk) == 0) wait_a_little();
+  while (!is_raised(meeting.ready + chunk)) wait_a_little();
   __threadfence();
-  const volatile float* place = meeting.maps + chunk * (2 * N + 1);
+  const float* place = meeting.maps + chunk * (2 * N + 1);
   Maps<N> maps;
   PRL_UNROLL
   for (int n = 0; n < N; ++n) {
-    maps.of[n].b = place[2 * n];
-    maps.of[n].d = place[2 * n + 1];
+    maps.of[n].b = load_of_block(place + 2 * n);
+    maps.of[n].d = load_of_block(place + 2 * n + 1);
   }
-  maps.closed = place[2 * N] != 0;
+  maps.closed = load_of_block(place + 2 * N) != 0;
   return maps;
 }
 
@@ -502,10 +518,10 @@ __device__ void add_moments(const Problem<Source>& problem, int64_t chunk, const
   __shared__ bool is_last;
   Moments moments = sum_block<Threads>(own);
   if (threadIdx.x == 0) {
-    volatile double* place = problem.meeting.partials + 3 * chunk;
-    place[0] = moments.count;
-    place[1] = moments.sum;
-    place[2] = moments.square;
+    double* place = problem.meeting.partials + 3 * chunk;
+    store_for_blocks(place, moments.count);
+    store_for_blocks(place + 1, moments.sum);
+    store_for_blocks(place + 2, moments.square);
     __threadfence();
     is_last = atomicAdd(problem.meeting.counters + 1, 1u) == problem.num_chunks - 1;
   }
@@ -514,10 +530,10 @@ __device__ void add_moments(const Problem<Source>& problem, int64_t chunk, const
   __threadfence();
   moments = Moments{0, 0, 0};
   for (int64_t k = threadIdx.x; k < problem.num_chunks; k += Threads) {
-    const volatile double* place = problem.meeting.partials + 3 * k;
-    moments.count += place[0];
-    moments.sum += place[1];
-    moments.square += place[2];
+    const double* place = problem.meeting.partials + 3 * k;
+    moments.count += load_of_block(place);
+    moments.sum += load_of_block(place + 1);
+    moments.square += load_of_block(place + 2);
   }
   moments = sum_block<Threads>(moments);
   if (threadIdx.x == 0) {

@@ -3,6 +3,9 @@
 // Every thread of a block is a fiber; fibers take turns in a random order and stop at barriers and shuffles, so that a
 // missing __syncthreads() or a race shows as a result that changes with the seed. Blocks run one after the other in a
 // random order of blockIdx: a block that waits for one that has not started is an error here, a deadlock on a GPU.
+//
+// Memory between blocks is as weak as a GPU's may be: what a thread stores for others reaches them at its next fence, and
+// too late if its flag is up by then, since flags are seen at once; what it loads between a flag and its next fence is NaN.
 #pragma once
 
 #include <ucontext.h>
@@ -11,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <random>
 #include <string>
@@ -45,6 +49,8 @@ struct Fiber {
 
 struct Machine {
   std::vector<Fiber> fibers;
+  std::vector<std::vector<std::function<void()>>> stores;  // of each thread, since its last fence
+  std::vector<bool> needs_fence;  // of each thread: it knows of a flag, and of nothing that stands behind it
   std::vector<Barrier> warps;
   std::vector<uint64_t> exchange;  // what a lane shows to its warp
   Barrier block;
@@ -101,6 +107,8 @@ inline bool run_block(unsigned threads, std::mt19937_64& random) {
   machine.warps.assign(threads / kWarp, Barrier{});
   machine.exchange.assign(threads, 0);
   machine.block = Barrier{};
+  machine.stores.assign(threads, {});  // what no fence followed is never seen by another block
+  machine.needs_fence.assign(threads, false);
   std::vector<unsigned> turn(threads);
   for (unsigned t = 0; t < threads; ++t) {
     Fiber& fiber = machine.fibers[t];
@@ -151,7 +159,11 @@ inline std::string launch(unsigned blocks, unsigned threads, uint64_t seed, std:
 inline void __syncthreads() {
   host::wait(host::machine.block, static_cast<unsigned>(host::machine.fibers.size()));
 }
-inline void __threadfence() {}
+inline void __threadfence() {
+  for (const auto& store : host::machine.stores[threadIdx.x]) store();
+  host::machine.stores[threadIdx.x].clear();
+  host::machine.needs_fence[threadIdx.x] = false;
+}
 
 template <class T>
 T __shfl_down_sync(unsigned, T value, unsigned delta) {
@@ -163,12 +175,30 @@ T __shfl_sync(unsigned, T value, unsigned lane) {
   return host::exchange(value, lane, true);
 }
 inline unsigned atomicAdd(unsigned* place, unsigned value) {
+  host::machine.stores[threadIdx.x].clear();
   const unsigned old = *place;
   *place += value;
+  std::fill(host::machine.needs_fence.begin(), host::machine.needs_fence.end(), true);  // the block will know of it
   return old;
 }
 namespace prl::cuda {
 inline void wait_a_little() {
   host::fail("a block waits for a block that has not started");
+}
+template <class T>
+void store_for_blocks(T* place, T value) {
+  host::machine.stores[threadIdx.x].push_back([=] { *place = value; });
+}
+template <class T>
+T load_of_block(const T* place) {
+  return host::machine.needs_fence[threadIdx.x] ? std::numeric_limits<T>::quiet_NaN() : *place;
+}
+inline void raise_flag(unsigned* flag) {
+  host::machine.stores[threadIdx.x].clear();
+  *flag = 1;
+}
+inline bool is_raised(const unsigned* flag) {
+  host::machine.needs_fence[threadIdx.x] = true;
+  return *flag != 0;
 }
 }  // namespace prl::cuda

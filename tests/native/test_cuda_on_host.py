@@ -232,6 +232,10 @@ FAULTS = {
     "a row's end does not end it": ("map = Map{cursor.score, 0};", "map.b += cursor.score;"),
     "a row's end hides only what is finite": ("maps.of[n] = left.closed ? l : Map", "maps.of[n] = Map"),
     "gathering stops a chunk early": ("next <= last; next", "next < last; next"),
+    "no fence between a map and its flag": ("  __threadfence();\n  raise_flag", "  raise_flag"),
+    "no fence between a flag and its map": ("wait_a_little();\n  __threadfence();", "wait_a_little();"),
+    "no fence before a block counts as done": ("    __threadfence();\n    is_last", "    is_last"),
+    "no fence before sums are added up": ("return;\n  __threadfence();", "return;"),
 }
 
 
