@@ -1,0 +1,197 @@
+"""A run of pairwise PPO beside the same run by hand: every logged number of each iteration, and the last weights."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, Trainer, seed_everything
+from transformers import AutoModelForCausalLM
+
+from datamodules import PromptDataModule
+from lightning_modules import PairwisePPOModule
+from prl.config import PPO, JudgeGate, LoRA, ModelSource, Optimization, Reward, Sampling
+from prl.data import DataSource
+from prl.types import Rollout
+from tests.helpers.ppo_by_hand import PPOByHand, Row, Settings
+from tests.helpers.tiny import PlantedJudge, write_tiny_model
+from tests.integration.runs import Home, Numbers
+
+ITERATIONS = 4
+
+
+def margin(first: str, second: str) -> float:
+    """Longer is better, the first place is better; ties; a text with one of two letters cannot be judged."""
+    if "q" in first + second or "Z" in first + second:
+        return math.nan
+    return 0.6 * (len(first) - len(second)) + 0.5 * (first[:1] != second[:1])
+
+
+class MarginJudge(PlantedJudge):
+    def rule(self, first: str, second: str) -> float:
+        return margin(first, second)
+
+
+class Watch(Callback):
+    """Remembers the weights at the start, and each iteration's draws."""
+
+    def __init__(self) -> None:
+        self.start: Any = None
+        self.rollouts: list[tuple[Rollout, list[str], Any]] = []
+        self.groups: list[list[list[int]]] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.start = copy.deepcopy((pl_module.policy, pl_module.critic))
+        judge, step = pl_module.judge_responses, pl_module.step
+
+        def watched_judge(batch: Any, responses: list[str]) -> Any:
+            self.rollouts.append((self.rollout, responses, batch))
+            self.groups.append([])
+            return judge(batch, responses)
+
+        def watched_step(experience: Any, groups: list[torch.Tensor]) -> Any:
+            self.groups[-1].append([row for group in groups for row in group.tolist()])
+            return step(experience, groups)
+
+        sample = pl_module.policies.rollout
+
+        def watched_sample(batch: Any) -> Rollout:
+            self.rollout = sample(batch)
+            return self.rollout
+
+        pl_module.judge_responses, pl_module.step = watched_judge, watched_step
+        pl_module.policies.rollout = watched_sample
+
+    def rows(self, iteration: int) -> list[Row]:
+        rollout, texts, batch = self.rollouts[iteration]
+        return [
+            Row(
+                rollout.prompt_ids[n][rollout.prompt_mask[n]].tolist(),
+                rollout.response_ids[n][rollout.response_mask[n]].tolist(),
+                bool(rollout.finished[n]),
+                texts[n],
+                batch.anchors[n],
+            )
+            for n in range(len(rollout))
+        ]
+
+
+def build(settings: Settings, critic: str, policy: ModelSource, reference: ModelSource | None) -> PairwisePPOModule:
+    return PairwisePPOModule(
+        policy,
+        MarginJudge(),
+        JudgeGate(mode="off"),
+        iterations=ITERATIONS,
+        critic=critic,  # type: ignore[arg-type]
+        reference=reference,
+        sampling=Sampling(settings.max_new_tokens, settings.temperature, per_prompt=2),
+        reward=Reward(
+            missing_eos_value=settings.missing_eos_value,
+            overlong_penalty=settings.overlong_penalty,
+            overlong_buffer=settings.overlong_buffer,
+            kl_coef=settings.kl_coef,
+            kl_target=settings.kl_target,
+            kl_horizon=settings.kl_horizon,
+            kl_placement="loss" if settings.kl_in_loss else "reward",
+            kl_estimator="k2" if settings.kl_in_loss else "k1",
+        ),
+        ppo=PPO(
+            epochs=2,
+            minibatches=2,
+            microbatch_size=3,
+            gamma=settings.gamma,
+            gae_lambda=settings.gae_lambda,
+            critic_lambda=settings.critic_lambda,
+            clip_range=settings.clip_range,
+            clip_range_high=settings.clip_range_high,
+            value_clip_range=settings.value_clip_range,
+            value_coef=settings.value_coef,
+            entropy_coef=settings.entropy_coef,
+            max_grad_norm=settings.max_grad_norm,
+            critic_warmup=settings.critic_warmup,
+            aggregation="sequence_mean" if settings.by_sequence else "token_mean",
+        ),
+        optimization=Optimization(
+            settings.learning_rate, settings.weight_decay, settings.beta1, settings.beta2, warmup=settings.warmup
+        ),
+        critic_learning_rate=settings.critic_learning_rate,
+    )
+
+
+def by_hand(watch: Watch, settings: Settings, critic: str, reference: Path) -> PPOByHand:
+    policy, of_critic = (copy.deepcopy(model).double() for model in watch.start)
+    other = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float64)
+    own = of_critic if critic == "shared" else of_critic.head
+    head = torch.nn.Linear(own.in_features, 1, dtype=torch.float64)
+    head.load_state_dict(own.state_dict())
+    return PPOByHand(policy, head, policy if critic == "shared" else of_critic.backbone, other, margin, settings)
+
+
+def of_hand(hand: PPOByHand, name: str) -> torch.Tensor:
+    """The weight that a parameter of the module has by hand."""
+    part, _, inner = name.partition(".")
+    if part == "policy":
+        return hand.policy.get_parameter(inner)
+    if inner.startswith("backbone."):
+        return hand.backbone.get_parameter(inner.removeprefix("backbone."))
+    return hand.value_head.get_parameter(inner.removeprefix("head."))
+
+
+CASES = {
+    "own critic, KL in the reward": ("own", Settings()),
+    "shared critic, KL in the loss, by sequence": (
+        "shared",
+        Settings(kl_in_loss=True, by_sequence=True, critic_warmup=0, value_coef=0.2),
+    ),
+    "adapters, reference below them": ("shared", Settings(learning_rate=6e-3, kl_target=0.02)),
+}
+NOT_BY_HAND = ("time/", "mem/", "perf/", "health/", "reward/judge_cut_rate")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_number_and_all_weights_are_those_of_the_run_by_hand(case: str, home: Home, tmp_path: Path) -> None:
+    critic, settings = CASES[case]
+    adapted = case.startswith("adapters")
+    reference = home.policy if adapted else write_tiny_model(tmp_path / "reference", seed=5, initializer_range=0.1)
+    policy = ModelSource(path=str(home.policy), lora=LoRA(rank=2) if adapted else None)
+    module = build(settings, critic, policy, None if adapted else ModelSource(path=str(reference)))
+    watch, numbers = Watch(), Numbers()
+    seed_everything(0, verbose=False)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+        callbacks=[watch, numbers],
+    )
+    source = DataSource(str(home.data("prompts.train")))
+    trainer.fit(module, datamodule=PromptDataModule(source, source, batch_size=7))
+    hand = by_hand(watch, settings, critic, reference)
+    seen: list[dict[str, float]] = []
+    for iteration, logged in enumerate(numbers.training):
+        seen.append(hand.iterate(watch.rows(iteration), watch.groups[iteration]))
+        shown = {name for name in logged if "/" in name and not name.startswith(NOT_BY_HAND)} - {"tok/s"}
+        assert shown == seen[-1].keys()
+        for name, value in seen[-1].items():
+            assert logged[name] == pytest.approx(value, rel=1e-4, abs=1e-5), (iteration, name)
+    assert len(seen) == ITERATIONS
+    _assert_that_much_happened(seen)
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.double(), of_hand(hand, name), atol=2e-5, rtol=0, msg=name)
+
+
+def _assert_that_much_happened(seen: list[dict[str, float]]) -> None:
+    """Otherwise equality would say little: judgements failed, ratios were clipped, the coefficient moved."""
+    for name in ("reward/failed_frac", "policy/clip_frac_low", "policy/clip_frac_high", "value/clip_frac", "kl/k3"):
+        assert max(numbers.get(name, 0.0) for numbers in seen) > 0, name
+    assert len({numbers["kl/coef"] for numbers in seen}) > 2
+    assert any(0 < numbers["completions/clipped_ratio"] < 1 for numbers in seen)
+    assert max(numbers["policy/grad_norm"] for numbers in seen) > 0.5

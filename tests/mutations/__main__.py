@@ -1,0 +1,113 @@
+"""Plant one fault after the other in a copy of the tree, run the tests that should notice, and name the survivors.
+
+    python -m tests.mutations                 # all of them, an hour on two cores
+    python -m tests.mutations kl update       # those whose name has one of these words
+    python -m tests.mutations --list
+
+A fault is killed when a test of the quick suite fails, survives when all pass, and is stale when its text is no longer in
+the code. The exit code is 1 for survivors and stale faults that are not named in `EQUIVALENT`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+
+from tests.mutations.faults import EQUIVALENT, FAULTS, Fault
+
+ROOT = Path(__file__).parents[2]
+PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow and not gpu", "--timeout", "900")
+
+
+def copy_tree(folder: Path) -> Path:
+    """Copy what git knows of, and the kernels that were built."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    built = [path.relative_to(ROOT) for path in (ROOT / "prl" / "ops").iterdir() if path.suffix in (".so", ".json")]
+    for name in [*filter(None, listed.stdout.split("\0")), *map(str, built)]:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def run_tests(folder: Path, tests: Iterable[str]) -> subprocess.CompletedProcess[str]:
+    """Run test files in a copy; one thread, and nothing of the tree that was copied."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [sys.executable, *PYTEST, *tests], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def outcome(folder: Path, fault: Fault) -> tuple[str, str]:
+    """What became of a fault, and the line that tells why."""
+    path = folder / fault.file
+    source = path.read_text(encoding="utf-8")
+    if source.count(fault.old) != 1:
+        return "stale", f"{fault.file} has its text {source.count(fault.old)} times"
+    path.write_text(source.replace(fault.old, fault.new), encoding="utf-8")
+    try:
+        done = run_tests(folder, fault.tests)
+    finally:
+        path.write_text(source, encoding="utf-8")
+    if done.returncode == 0:
+        return "survived", ""
+    lines = (done.stdout + done.stderr).splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    # An import that fails is no test that notices.
+    told = "killed" if done.returncode == 1 and any(line.startswith("FAILED") for line in failed) else "broken"
+    return told, (failed or lines or [""])[-1][:160]
+
+
+def main() -> None:
+    """Run, print a line for each fault, and a summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="parts of names of faults; all faults without any")
+    parser.add_argument("--list", action="store_true", help="names only")
+    parser.add_argument("--jobs", type=int, default=1, help="faults at once")
+    parser.add_argument("--json", type=Path, help="write the outcomes here")
+    options = parser.parse_args()
+    chosen = [each for each in FAULTS if not options.words or any(word in each.name for word in options.words)]
+    if options.list:
+        print(*(f"{each.name}: {each.file}" for each in chosen), sep="\n")
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folders: SimpleQueue[Path] = SimpleQueue()
+        for number in range(options.jobs):
+            folders.put(copy_tree(Path(temporary, str(number))))
+
+        def plant(fault: Fault) -> tuple[str, str]:
+            folder = folders.get()
+            try:
+                found = outcome(folder, fault)
+            finally:
+                folders.put(folder)
+            print(f"{found[0]:9s}{fault.name}  {found[1]}", flush=True)
+            return found
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            outcomes = dict(zip([each.name for each in chosen], pool.map(plant, chosen), strict=True))
+    counts = {kind: [name for name, (told, _) in outcomes.items() if told == kind] for kind in KINDS}
+    print(", ".join(f"{len(names)} {kind}" for kind, names in counts.items()), f"of {len(outcomes)}")
+    if options.json:
+        options.json.write_text(json.dumps(outcomes, indent=2) + "\n")
+    unexplained = [name for kind in KINDS[1:] for name in counts[kind] if name not in EQUIVALENT]
+    sys.exit(f"unexplained: {', '.join(unexplained)}" if unexplained else 0)
+
+
+KINDS = ("killed", "survived", "stale", "broken")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,569 @@
+"""The faults that are planted, each with the test files that should notice it.
+
+Most are wiring: what is handed to what. A fault is added with its place in the code, not with the test that kills it.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One change of one file.
+
+    Args:
+        name: what is wrong afterwards, in a few words with hyphens.
+        file: of the repository.
+        old: text that stands in it once.
+        new: what it becomes.
+        tests: arguments of pytest; files of the quick suite that should notice.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _tests(names: str) -> tuple[str, ...]:
+    """Paths of test files by name, `u.losses` for tests/unit/test_losses.py, `i.` integration, `p.` parity."""
+    folders = {"u": "unit", "i": "integration", "p": "parity", "n": "native"}
+    return tuple(f"tests/{folders[name[0]]}/test_{name[2:]}.py" for name in names.split())
+
+
+PPO_TESTS = _tests("i.ppo_by_hand u.critic u.kl i.health i.behaviour i.validation")
+JUDGE_TESTS = _tests("u.judges u.judge_levers u.pair_weights u.fused_training u.fused u.prefix_cache")
+REPORT_TESTS = _tests("u.judge_report u.judged_pairs u.calibration u.policy_report i.validation")
+DATA_TESTS = _tests("u.batching u.datamodules u.reading u.records u.pair_shapes u.store u.splits")
+RESUME_TESTS = _tests("u.checkpoint_files u.ledger u.stage i.resume i.verified_resume")
+
+PPO = "lightning_modules/pairwise_ppo.py"
+POLICIES = "lightning_modules/policies.py"
+REPORT = "lightning_modules/ppo_report.py"
+VALIDATION = "lightning_modules/ppo_validation.py"
+
+_BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = {
+    PPO: (
+        PPO_TESTS,
+        (
+            (
+                "failed-judgements-stay-in-the-update",
+                "rollout = rollout.without(scores.failed)\n",
+                "rollout = rollout.without(torch.zeros_like(scores.failed))\n",
+            ),
+            ("kl-controller-hears-of-nothing", "len(rollout) * world_size())\n", "0)\n"),
+            ("update-of-one-epoch-only", "self.ppo.minibatches, self.ppo.epochs)", "self.ppo.minibatches, 1)"),
+            ("stop-kl-looks-at-the-loss", 'stats.get("approx_kl", 0.0)', 'stats.get("policy_loss", 0.0)'),
+            ("warm-up-trains-the-policy", "if warming_up:\n", "if False:\n"),
+            ("warm-up-never-observes", "self.warmup.observe(self.batches_done(), float(explained))", "pass"),
+            ("gradients-are-not-clipped", "self.parameters(), self.ppo.max_grad_norm)", "self.parameters(), 1e9)"),
+            (
+                "schedule-stands-still",
+                "            self.lr_schedulers().step()  # type: ignore[union-attr]\n        first",
+                "        first",
+            ),
+            (
+                "losses-weigh-all-rows-alike",
+                "token_weights(part.rollout.response_mask,",
+                "token_weights(~part.rollout.response_mask,",
+            ),
+            (
+                "token-counts-of-one-micro-batch",
+                "mask[rows].sum() for rows in groups]",
+                "mask[rows].sum() for rows in groups[:1]]",
+            ),
+            ("row-counts-with-empty-rows", "mask[rows].any(1).sum()", "mask[rows].any(1).numel() * torch.ones(())"),
+            ("first-ratio-is-the-last", 'history[0]["ratio_mean"]', 'history[-1]["ratio_mean"]'),
+            (
+                "unsound-batches-are-learnt-from",
+                "if not self.health.is_sound(anchored, responses, scores, experience):",
+                "self.health.is_sound(anchored, responses, scores, experience)\n        if False:",
+            ),
+            (
+                "steps-that-are-not-finite-are-taken",
+                "if allowed := self.health.allows_step(found):",
+                "allowed = self.health.allows_step(found)\n        if True:",
+            ),
+            (
+                "bank-hears-of-no-verdict",
+                "stats |= self.anchors.observe(anchored, responses, scores, self.policies)",
+                "pass",
+            ),
+            (
+                "explained-variance-of-the-scores",
+                "explained_variance(experience.values, experience.returns,",
+                "explained_variance(experience.values, experience.old_logprobs,",
+            ),
+            (
+                "one-rollout-per-prompt",
+                "self.generate(batch.repeat(self.sampling.per_prompt))",
+                "self.generate(batch.repeat(1))",
+            ),
+            (
+                "reference-and-policy-swapped-in-assemble",
+                "old_logprobs=old,\n                ref_logprobs=ref,",
+                "old_logprobs=ref,\n                ref_logprobs=old,",
+            ),
+            (
+                "length-limit-of-the-prompt",
+                "max_length=self.sampling.max_new_tokens,",
+                "max_length=self.max_prompt_length,",
+            ),
+            (
+                "run-goes-on-after-its-iterations",
+                '    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:\n        """End the run after the last iteration."""\n        self.trainer.should_stop |= self.batches_done() >= self.iterations',
+                '    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:\n        """End the run after the last iteration."""\n        self.trainer.should_stop |= self.batches_done() > self.iterations',
+            ),
+            (
+                "kl-of-the-loss-is-the-first-coefficient",
+                "weights, kl_coef=self.kl.coef, ppo=self.ppo, reward=self.reward",
+                "weights, kl_coef=self.reward.kl_coef, ppo=self.ppo, reward=self.reward",
+            ),
+        ),
+    ),
+    POLICIES: (
+        (*PPO_TESTS, *_tests("u.shared_trunk u.anchors")),
+        (
+            ("reference-with-adapters-on", "with without_adapters(module.policy):\n", "if True:\n"),
+            ("reference-at-temperature-one", "temperature=self.module.sampling.temperature)\n", "temperature=1.0)\n"),
+            (
+                "update-at-temperature-one",
+                "temperature, spread = module.sampling.temperature,",
+                "temperature, spread = 1.0,",
+            ),
+            ("entropy-without-its-weight", "module.ppo.entropy_coef > 0", "module.ppo.entropy_coef < 0"),
+            (
+                "reference-responses-with-spaces",
+                "            rollout = self._sample(model, batch)\n        return [text.strip() for text in self.responses(rollout)]",
+                "            rollout = self._sample(model, batch)\n        return self.responses(rollout)",
+            ),
+            ("older-policy-stays-in-place", "            self._put(own)\n", "            pass\n"),
+            ("older-policy-is-the-policy", "            self._put(weights)\n            yield", "            yield"),
+            (
+                "training-judge-confirms",
+                "filter(None, (module.heldout_judge, *judges))",
+                "filter(None, (*judges, module.heldout_judge))",
+            ),
+            ("server-keeps-the-first-policy", "self._served = module.batches_done()\n", "self._served = 10**9\n"),
+        ),
+    ),
+    "lightning_modules/optimizers.py": (
+        (*PPO_TESTS, *_tests("u.schedule u.critic_warmup i.knobs")),
+        (
+            (
+                "critic-learns-at-the-policys-rate",
+                "replace(module.optimization, learning_rate=rate)",
+                "module.optimization",
+            ),
+            ("weight-decay-on-vectors", '"weight_decay": 0.0, "name"', '"weight_decay": settings.weight_decay, "name"'),
+            ("betas-swapped", "betas=(settings.beta1, settings.beta2)", "betas=(settings.beta2, settings.beta1)"),
+            (
+                "warm-up-starts-at-zero",
+                "return (step + 1) / (settings.warmup + 1)",
+                "return step / (settings.warmup + 1)",
+            ),
+            (
+                "critic-warms-up-too",
+                "return learning_rate_factor(step, replace(settings, warmup=0), total_steps)",
+                "return learning_rate_factor(step, settings, total_steps)",
+            ),
+            ("policys-schedule-without-the-warm-up", "total_steps - alone)", "total_steps)"),
+        ),
+    ),
+    REPORT: (
+        PPO_TESTS,
+        (
+            (
+                "kl-of-tokens-instead-of-sequences",
+                "(experience.old_logprobs - experience.ref_logprobs).sum(1)",
+                "(experience.old_logprobs - experience.ref_logprobs).mean(1)",
+            ),
+            (
+                "mean-score-with-failures",
+                '"reward/score": mean_over_ranks(experience.scores[rewarded])',
+                '"reward/score": mean_over_ranks(experience.scores)',
+            ),
+            (
+                "entropy-with-the-wrong-sign",
+                "-float(masked_mean(experience.old_logprobs, mask))",
+                "float(masked_mean(experience.old_logprobs, mask))",
+            ),
+            (
+                "clipped-ratio-is-the-finished-one",
+                "mean_over_ranks(~rollout.finished)",
+                "mean_over_ranks(rollout.finished)",
+            ),
+            ("shortest-is-the-longest", "-float(global_max(-lengths.min()))", "-float(global_max(-lengths.max()))"),
+            (
+                "episodes-are-iterations",
+                "float((module.batches_done() + 1) * num_rows)",
+                "float(module.batches_done() + 1)",
+            ),
+            (
+                "return-mean-is-the-value-mean",
+                '"value/return_mean": float(masked_mean(experience.returns, mask))',
+                '"value/return_mean": float(masked_mean(experience.values, mask))',
+            ),
+            (
+                "win-rate-is-the-probability",
+                '"reward/win_rate": mean_over_ranks(win_score(verdict))',
+                '"reward/win_rate": mean_over_ranks(verdict.win_prob)',
+            ),
+            (
+                "flips-are-gaps",
+                '"reward/flip_rate": mean_over_ranks(verdict.flipped)',
+                '"reward/flip_rate": mean_over_ranks(verdict.order_gap)',
+            ),
+            ("stderr-of-one-row", "/ num_rows**0.5", ""),
+        ),
+    ),
+    VALIDATION: (
+        (*PPO_TESTS, *_tests("u.policy_report")),
+        (
+            ("other-draws-at-each-validation", "with forked(seed=batch_idx * world_size() + rank()):", "if True:"),
+            ("one-draw-for-all-batches", "seed=batch_idx * world_size() + rank()", "seed=rank()"),
+            (
+                "heldout-judge-is-the-judge",
+                "judge.compare, batch, responses)[0]",
+                "self.module.judge.compare, batch, responses)[0]",
+            ),
+            ("validation-kl-reversed", "kl = (policy - reference).sum(1)", "kl = (reference - policy).sum(1)"),
+            ("responses-renumbered-in-each-batch", "self._responses += len(rollout)", "pass"),
+            ("alarm-at-the-mean", "gap.low > limit", "gap.mean > limit"),
+            (
+                "anchor-first-is-not-turned",
+                "(1 - torch.sigmoid(verdict.margin_ba)).tolist()",
+                "torch.sigmoid(verdict.margin_ba).tolist()",
+            ),
+            ("patience-counts-repeats", 'training = self.module.trainer.state.fn == "fit"', "training = True"),
+        ),
+    ),
+    "prl/experience.py": (
+        (*PPO_TESTS, *_tests("u.rewards u.overlong i.knobs")),
+        (
+            ("overlong-is-a-bonus", "scores = scores - overlong(", "scores = scores + overlong("),
+            ("kl-in-reward-and-loss", 'kl_coef if reward.kl_placement == "reward" else 0.0', "kl_coef"),
+            ("whitened-always", "if ppo.whiten_advantages:", "if True:"),
+            ("gamma-one", "gamma=ppo.gamma,", "gamma=1.0,"),
+        ),
+    ),
+    "prl/objective.py": (
+        (*PPO_TESTS, *_tests("u.losses p.trl_losses p.design_numbers")),
+        (
+            ("entropy-is-punished", "loss - ppo.entropy_coef", "loss + ppo.entropy_coef"),
+            ("value-coef-one", "loss = ppo.value_coef * value_loss", "loss = value_loss"),
+            (
+                "low-clips-counted-everywhere",
+                "(ratio < 1 - ppo.clip_range) & (advantages < 0)",
+                "(ratio < 1 - ppo.clip_range)",
+            ),
+            ("kl-loss-without-its-coefficient", "kl_coef * average(kl.token_kl(", "average(kl.token_kl("),
+        ),
+    ),
+    "prl/rewards.py": (
+        (*PPO_TESTS, *_tests("u.rewards u.overlong u.reward_sources")),
+        (
+            ("centred-is-not", "return verdict.win_prob - 0.5", "return verdict.win_prob"),
+            ("finished-lose-the-end", "scores.masked_fill(~finished, value)", "scores.masked_fill(finished, value)"),
+        ),
+    ),
+    "prl/anchor_bank.py": (
+        _tests("u.anchors i.ppo_sources"),
+        (
+            ("any-winner-is-the-challenger", "if probability > anchor.rival_prob:", "if probability > 0.5:"),
+            (
+                "first-winner-stays-the-challenger",
+                "anchor.rival, anchor.rival_prob = text, probability",
+                "anchor.rival, anchor.rival_prob = anchor.rival or text, probability",
+            ),
+            (
+                "refused-challengers-take-over",
+                "text = anchor.rival if accepted else anchor.text",
+                "text = anchor.rival",
+            ),
+            ("ties-are-wins", "0.5 if probability == 0.5 else float(probability > 0.5)", "float(probability >= 0.5)"),
+            ("failed-judgements-are-losses", "if probability == probability:", "if True:"),
+        ),
+    ),
+    "prl/judge/generative.py": (
+        JUDGE_TESTS,
+        (
+            ("prefix-cache-forgets-the-temperature", "return result / self.temperature", "return result"),
+            (
+                "temperature-forgotten",
+                "self.max_batch_tokens, self.fusing) / self.temperature",
+                "self.max_batch_tokens, self.fusing)",
+            ),
+            ("any-tokenizer-will-do", "if found != saved:", "if False:"),
+        ),
+    ),
+    "prl/judge/base.py": (
+        (*JUDGE_TESTS, *_tests("u.reward_sources u.judge_api")),
+        (("both-orders-the-same", "*zip(keys, b, a, strict=True)]", "*zip(keys, a, b, strict=True)]"),),
+    ),
+    "prl/judge/source.py": (
+        (*PPO_TESTS, *_tests("u.reward_sources")),
+        (
+            (
+                "responses-judged-unstripped",
+                "[responses[row].strip() for row in row_of]",
+                "[responses[row] for row in row_of]",
+            ),
+            ("judges-are-left-trainable", "    freeze(source)\n", "    pass\n"),
+        ),
+    ),
+    "prl/judge/weighted.py": (
+        _tests("u.reward_sources i.ppo_sources"),
+        (
+            ("weights-ignored", "self.weights[name] * values", "values"),
+            (
+                "first-verdict-is-the-last",
+                "told = next((each for each in scores.values()",
+                "told = next((each for each in reversed(list(scores.values()))",
+            ),
+        ),
+    ),
+    "lightning_modules/generative_reward.py": (
+        (*JUDGE_TESTS, *_tests("i.cli_stages")),
+        (
+            (
+                "random-order-keeps-its-target",
+                "torch.where(swapped.to(targets.device), 1 - targets, targets)",
+                "targets",
+            ),
+            (
+                "smoothing-forgotten",
+                'smooth(batch["targets"].float(), self.label_smoothing)',
+                'batch["targets"].float()',
+            ),
+            (
+                "pair-weights-forgotten",
+                'verdict_loss_mean = weighted_mean(loss, batch["weights"])\n        self.log("train/verdict_loss", verdict_loss_mean.detach())\n        self.log("perf',
+                'verdict_loss_mean = loss.mean()\n        self.log("train/verdict_loss", verdict_loss_mean.detach())\n        self.log("perf',
+            ),
+            ("logged-margin-is-doubled", "(margin_wl - margin_lw).detach() / 2", "(margin_wl - margin_lw).detach()"),
+        ),
+    ),
+    "lightning_modules/supervised.py": (
+        _tests("i.cli_stages u.stage u.supervised u.datamodules"),
+        (
+            ("prompts-are-learnt-too", 'mask = batch["loss_mask"][:, 1:]', 'mask = batch["attention_mask"][:, 1:]'),
+            (
+                "targets-not-shifted",
+                'token_logprobs(self.model(**inputs).logits, batch["input_ids"][:, 1:], mask)',
+                'token_logprobs(self.model(**inputs).logits, batch["input_ids"][:, :-1], mask)',
+            ),
+            ("validation-weighs-rows", "batch_size=int(count), sync_dist", "batch_size=1, sync_dist"),
+            (
+                "logged-loss-is-a-sum",
+                'self.log("train/loss", total.detach() / count',
+                'self.log("train/loss", total.detach()',
+            ),
+        ),
+    ),
+    "lightning_modules/bradley_terry.py": (
+        _tests("u.pair_weights u.judges i.cli_stages"),
+        (
+            (
+                "bradley-terry-forgets-smoothing",
+                'smooth(batch["targets"].float(), self.label_smoothing)',
+                'batch["targets"].float()',
+            ),
+            ("bradley-terry-forgets-weights", 'weighted_mean(losses, batch["weights"])', "losses.mean()"),
+        ),
+    ),
+    "lightning_modules/judge_validation.py": (
+        (*REPORT_TESTS, *_tests("i.cli_stages u.judge_levers")),
+        (
+            ("ties-count-in-accuracy", "decided = targets != 0.5", "decided = targets >= 0"),
+            (
+                "rows-in-the-order-of-ranks",
+                "readings, rows = readings[order], self._encoded_rows(numbers)",
+                "rows = self._encoded_rows(numbers)",
+            ),
+            ("margin-of-rejected", "((2 * targets - 1) * win_logit).mean()", "win_logit.mean()"),
+        ),
+    ),
+    "lightning_modules/stage.py": (
+        RESUME_TESTS,
+        (
+            ("other-optimizer-settings-are-taken", "before not in (None, now)", "False"),
+            ("other-stages-checkpoints-are-taken", "if found != type(self).__name__:", "if False:"),
+            ("frozen-weights-are-saved", "if k not in frozen}", "}"),
+        ),
+    ),
+    "lightning_modules/callbacks/random_states.py": (
+        (*RESUME_TESTS, *_tests("i.two_processes")),
+        (
+            ("draws-start-anew", "            set_random_states(self._pending)\n", ""),
+            (
+                "all-ranks-draw-alike",
+                "torch.manual_seed(torch.initial_seed() + rank())",
+                "torch.manual_seed(torch.initial_seed())",
+            ),
+        ),
+    ),
+    "lightning_modules/callbacks/run_ledger.py": (
+        RESUME_TESTS,
+        (
+            (
+                "ledger-knows-no-data",
+                "own = [content_hash(batch), content_hash(random_states())]",
+                "own = [content_hash(0), content_hash(random_states())]",
+            ),
+        ),
+    ),
+    "datamodules/base.py": (
+        (*DATA_TESTS, *RESUME_TESTS),
+        (
+            (
+                "validation-is-shuffled",
+                "self.validation_batch_size,\n            shuffle=False,",
+                "self.validation_batch_size,\n            shuffle=True,",
+            ),
+            (
+                "resume-starts-the-epoch-again",
+                "completed_batches=lambda: batches_done(trainer),",
+                "completed_batches=lambda: 0,",
+            ),
+            ("short-batches-are-trained-on", "drop_last=True,", "drop_last=False,"),
+            (
+                "both-sides-validate",
+                "train_kept, held_out_kept = train_kept[~aside], train_kept[aside]",
+                "held_out_kept = train_kept[aside]",
+            ),
+            (
+                "seed-of-the-order-ignored",
+                "seed=self.seed,\n            drop_last=True,",
+                "seed=0,\n            drop_last=True,",
+            ),
+        ),
+    ),
+    "datamodules/preference_pairs.py": (
+        _tests("u.datamodules u.pair_shapes i.errors"),
+        (("duplicates-stay", "np.setdiff1d(kept, audit.duplicates) if dropped else kept", "kept"),),
+    ),
+    "prl/data/splits.py": (
+        DATA_TESTS,
+        (("split-ignores-its-seed", 'f"{seed}:{name}"', 'f"0:{name}"'),),
+    ),
+    "prl/evaluation/policy_report.py": (
+        REPORT_TESTS,
+        (
+            ("anchors-count-as-responses", "return list(found.values())", "return [[n] for n in range(len(rows))]"),
+            (
+                "gap-reversed",
+                "[now[prompt] - first[prompt] for prompt in common]",
+                "[first[prompt] - now[prompt] for prompt in common]",
+            ),
+            (
+                "heldout-rate-of-the-training-judge",
+                '(win_score(row[f"{prefix}margin"]) for row in known)',
+                '(win_score(row["margin"]) for row in known)',
+            ),
+            ("failed-ones-in-the-gap", 'rows = judged(judged(rows), "heldout_")', "rows = list(rows)"),
+        ),
+    ),
+    "prl/models/actor_critic.py": (
+        PPO_TESTS,
+        (
+            (
+                "values-outside-the-mask",
+                "return logprobs, values.masked_fill(~rollout.response_mask, 0), spread",
+                "return logprobs, values, spread",
+            ),
+        ),
+    ),
+    "prl/models/critic.py": (
+        PPO_TESTS,
+        (
+            ("critic-sees-the-token", "hidden[:, -num_response_tokens - 1 : -1]", "hidden[:, -num_response_tokens:]"),
+            (
+                "critic-adapters-are-the-policys",
+                "with using_adapters(policy, self.NAME):\n            return",
+                "if True:\n            return",
+            ),
+        ),
+    ),
+    "prl/models/adapters.py": (
+        (*_tests("u.shared_trunk u.critic u.loading"), *PPO_TESTS),
+        (
+            (
+                "gradients-follow-the-active-set",
+                "            parameter.requires_grad_(trainable)\n",
+                "            pass\n",
+            ),
+        ),
+    ),
+    "prl/rollout.py": (
+        (*_tests("u.rollout"), *PPO_TESTS),
+        (
+            (
+                "folders-end-tokens-ignored",
+                "return sorted({int(tokenizer.eos_token_id), *named})",
+                "return [int(tokenizer.eos_token_id)]",
+            ),
+            (
+                "end-token-outside-the-mask",
+                "return before == 0, ends.any(1)",
+                "return (before == 0) & ~ends, ends.any(1)",
+            ),
+            ("sampling-in-training-mode", "    model.eval()\n    try:", "    try:"),
+        ),
+    ),
+    "prl/types.py": (
+        (*_tests("u.types u.judges"), *PPO_TESTS),
+        (
+            (
+                "ties-flip",
+                "self.margin_ab.sign() * self.margin_ba.sign() > 0",
+                "self.margin_ab.sign() * self.margin_ba.sign() >= 0",
+            ),
+            (
+                "half-judged-counts",
+                "~(self.margin_ab.isnan() | self.margin_ba.isnan())",
+                "~(self.margin_ab.isnan() & self.margin_ba.isnan())",
+            ),
+        ),
+    ),
+    "prl/kl.py": (
+        (*_tests("u.kl p.design_numbers"), *PPO_TESTS),
+        (
+            (
+                "controller-turned-round",
+                "error = min(max(kl / self.target - 1, -0.2), 0.2)",
+                "error = -min(max(kl / self.target - 1, -0.2), 0.2)",
+            ),
+        ),
+    ),
+    "prl/step_statistics.py": (
+        (*_tests("u.losses u.distributed"), *PPO_TESTS),
+        (("largest-ratio-is-a-mean", 'max(values) if name.endswith("_max") else', ""),),
+    ),
+    "prl/masking.py": (
+        (*_tests("u.masking u.distributed p.trl_losses"), *PPO_TESTS),
+        (("biased-variance", "/ (count - 1).clamp(min=1)\n    scale", "/ count.clamp(min=1)\n    scale"),),
+    ),
+    "prl/csrc/gae_cuda.cuh": (
+        ("tests/native",),
+        (
+            (
+                "fence-before-the-flag-dropped",
+                "  __threadfence();\n  raise_flag",
+                "  raise_flag",
+            ),
+            ("fence-behind-the-flag-dropped", "wait_a_little();\n  __threadfence();", "wait_a_little();"),
+            (
+                "fence-before-the-counter-dropped",
+                "    __threadfence();\n    is_last",
+                "    is_last",
+            ),
+            ("fence-behind-the-counter-dropped", "if (!is_last) return;\n  __threadfence();", "if (!is_last) return;"),
+        ),
+    ),
+}
+
+FAULTS = [Fault(name, file, old, new, tests) for file, (tests, faults) in _BY_FILE.items() for name, old, new in faults]
+
+EQUIVALENT: dict[str, str] = {}
+"""Faults that change nothing that anybody can see, and why."""
