@@ -176,12 +176,16 @@ def test_every_number_and_all_weights_are_those_of_the_run_by_hand(case: str, ho
     hand = by_hand(watch, settings, critic, reference)
     seen: list[dict[str, float]] = []
     for iteration, logged in enumerate(numbers.training):
-        seen.append(hand.iterate(watch.rows(iteration), watch.groups[iteration]))
+        rows, groups = watch.rows(iteration), watch.groups[iteration]
+        assert [sorted(groups[0] + groups[1]), sorted(groups[2] + groups[3])] == [list(range(len(rows)))] * 2
+        assert len(groups) == 4  # two epochs of two minibatches
+        seen.append(hand.iterate(rows, groups))
         shown = {name for name in logged if "/" in name and not name.startswith(NOT_BY_HAND)} - {"tok/s"}
         assert shown == seen[-1].keys()
         for name, value in seen[-1].items():
             assert logged[name] == pytest.approx(value, rel=1e-4, abs=1e-5), (iteration, name)
     assert len(seen) == ITERATIONS
+    assert watch.rows(0)[0].prompt == watch.rows(0)[1].prompt != watch.rows(0)[2].prompt  # two rollouts of each prompt
     _assert_that_much_happened(seen)
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:

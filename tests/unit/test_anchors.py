@@ -166,3 +166,18 @@ def test_the_bank_survives_a_checkpoint() -> None:
 def test_settings_out_of_range_are_named(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_challenger_is_the_response_that_won_most_clearly() -> None:
+    bank, policies, batch = AnchorBank(min_judged=4), Known(), prompts(("old",))
+    for margins, texts in (([1.0, 3.0], ["won", "won clearly"]), ([2.0, 0.5], ["won later", "barely"])):
+        anchored = batch.repeat(2).anchored(bank.place(batch, texts, policies))
+        bank.observe(anchored, texts, scores(*margins), policies)
+    assert policies.asked == [(["won clearly"], ["old"])]
+
+
+def test_a_tie_is_half_a_win() -> None:
+    bank = AnchorBank(min_judged=9)
+    play(bank, Known(), prompts(("old",)), [0.0, 0.0, 1.0, -1.0])
+    (anchor,) = bank.bank.values()
+    assert (anchor.wins, anchor.num_judged) == (2.0, 4)

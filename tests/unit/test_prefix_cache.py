@@ -49,6 +49,17 @@ def test_margins_are_those_of_whole_readings(name: str, template: JudgeTemplate,
         assert_same_numbers(found, expected)
 
 
+def test_the_temperature_divides_what_is_read_by_a_cache(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    encoder = ComparisonEncoder(tokenizer, TEMPLATE, 160)
+    verdicts = []
+    for temperature in (1.0, 2.5):
+        save_judge(tmp_path, tiny_model(5), tokenizer, encoder, temperature=temperature)
+        judge = GenerativeJudge.from_pretrained(str(tmp_path), prefix_cache_gib=1.0)
+        verdicts.append(both(judge.compare(QUESTIONS, RESPONSES, ANCHORS)))
+    torch.testing.assert_close(verdicts[0], 2.5 * verdicts[1])
+
+
 def test_what_is_kept_decides_no_bit(tmp_path: Path) -> None:
     """A resumed run starts with nothing kept, and must not see other rewards for it."""
     path = folder(tmp_path)

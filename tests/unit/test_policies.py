@@ -1,0 +1,81 @@
+"""Who speaks in a run of PPO: the reference, an older policy, and the judge that confirms a new anchor."""
+
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+
+from lightning_modules import PairwisePPOModule
+from prl.config import LoRA, ModelSource, Sampling
+from prl.types import PromptBatch
+from tests.helpers.tiny import LengthJudge, PositionJudge, tiny_tokenizer
+
+PROMPTS = ["reverse ab", "copy c", "sort dcab"]
+
+
+def build(folder: Any, **settings: Any) -> Any:
+    module: Any = PairwisePPOModule(
+        ModelSource(path=str(folder), lora=settings.pop("lora", None)),
+        LengthJudge(),
+        sampling=Sampling(max_new_tokens=12, temperature=0.7),
+        **settings,
+    )
+    module.configure_model()
+    module.trainer = Trainer(accelerator="cpu", barebones=True)
+    return module
+
+
+def batch() -> PromptBatch:
+    tokenizer = tiny_tokenizer()
+    encoded = tokenizer([text + "\n" for text in PROMPTS], padding=True, return_tensors="pt")
+    turns = [({"role": "user", "content": text},) for text in PROMPTS]
+    return PromptBatch(encoded["input_ids"], encoded["attention_mask"].bool(), turns, [()] * len(PROMPTS))
+
+
+def draws(sample: Any, *arguments: Any) -> Any:
+    torch.manual_seed(3)
+    return sample(*arguments)
+
+
+def test_the_heldout_judge_confirms_where_there_is_one(tiny_folder: Any) -> None:
+    turn = [({"role": "user", "content": "x"},)]
+    alone, both = build(tiny_folder), build(tiny_folder, heldout_judge=PositionJudge(bias=2.0))
+    assert alone.policies.confirm(turn, ["longer"], ["a"]).margin_ab.tolist() == [5.0]
+    assert both.policies.confirm(turn, ["longer"], ["a"]).margin_ab.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["full", "adapters"])
+def test_an_older_policy_speaks_and_leaves_the_policy_as_it_was(tiny_folder: Any, lora: LoRA | None) -> None:
+    module = build(tiny_folder, lora=lora)
+    policies = module.policies
+    before = draws(policies.responses_under, policies.weights(), batch())
+    older = policies.weights()
+    with torch.no_grad():
+        for parameter in module.policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    now = {name: weight.clone() for name, weight in policies.weights().items()}
+    assert draws(policies.responses_under, policies.weights(), batch()) != before
+    assert draws(policies.responses_under, older, batch()) == before
+    assert all(torch.equal(weight, now[name]) for name, weight in policies.weights().items())
+
+
+def test_the_reference_below_adapters_says_what_the_start_says(tiny_folder: Any) -> None:
+    plain, adapted = build(tiny_folder), build(tiny_folder, lora=LoRA(rank=2))
+    with torch.no_grad():
+        for name, parameter in adapted.policy.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()
+    expected = draws(plain.policies.reference_responses, batch())
+    assert draws(adapted.policies.reference_responses, batch()) == expected
+    assert draws(lambda: adapted.policies.responses(adapted.policies.rollout(batch()))) != expected
+
+
+def test_responses_of_the_reference_are_stripped_like_the_anchors_of_a_file(
+    tiny_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = build(tiny_folder)
+    monkeypatch.setattr(module.policies, "responses", lambda rollout: ["\n a b ", "c", "  "])
+    assert module.policies.reference_responses(batch()) == ["a b", "c", ""]
+    assert module.policies.responses_under(module.policies.weights(), batch()) == ["a b", "c", ""]
