@@ -69,7 +69,7 @@ class PrlCLI(LightningCLI):
         return
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a strategy or precision that cannot be, and settle which checkpoint is meant, before compute is spent."""
+        """Refuse a strategy or precision that cannot be, and find the checkpoint that is meant, before compute."""
         config = self.config[self.subcommand]
         check_setting(config.trainer.as_dict()["strategy"], config.trainer.accelerator, config.trainer.precision)
         folder = Path(config.run_dir) / "checkpoints"
