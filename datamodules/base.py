@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -36,6 +36,16 @@ class _Numbered(Dataset):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+class _Again:
+    """Records that can be gone through more than once, each time from the first."""
+
+    def __init__(self, begin: Callable[[], Iterable[Record]]) -> None:
+        self.begin = begin
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.begin())
 
 
 class RecordDataModule(LightningDataModule):
@@ -131,7 +141,7 @@ class RecordDataModule(LightningDataModule):
     def _encode(self, name: str, source: DataSource, reports: dict[str, Any]) -> tuple[EncodedRecords, np.ndarray]:
         """The encoded records of a source and the numbers of those that are used."""
         stream = RecordStream(source, self.record_type, self.on_invalid)
-        records = encode_records(stream, self._usable(stream), self.encoder, self.cache)
+        records = encode_records(stream, _Again(lambda: self._usable(stream)), self.encoder, self.cache)
         reports[name] = records.report
         return records, np.arange(len(records.losses))
 

@@ -2,9 +2,11 @@
 
 A folder of the cache holds `rows.arrow` (token ids and labels of every record that was not left out), `records.npz` (a
 few bytes for each record, left out or not) and `report.json`. Its name is a hash of the data, of how they are read and
-of the encoder, so a folder is never changed, only written once or not found.
+of the encoder, so a folder is never changed, only written once or not found. `report.json` has the hash of each
+file, which whoever reads a folder checks: one damaged bit would be trained on.
 """
 
+import glob
 import hashlib
 import inspect
 import json
@@ -27,7 +29,7 @@ from filelock import FileLock
 from prl.data.audit import comparison_key
 from prl.data.reading import RecordStream
 from prl.data.records import PreferencePair, Record, prompt_key
-from prl.data.sources import DataError
+from prl.data.sources import DataError, file_hash
 from prl.data.tokens import EncodingCounts, Loss, TooLongError, settings_hash
 
 log = logging.getLogger(__name__)
@@ -102,48 +104,66 @@ def encode_records(
 
     Args:
         stream: reads the source.
-        records: its records, perhaps checked further.
+        records: its records, perhaps checked further; iterated again where the cache turns out to be full.
         encoder: how one becomes token ids.
         cache: keep the result for later runs; without it, it lives in a temporary folder for as long as it is used.
 
     Raises:
-        DataError: for bad rows, or none that fits.
+        DataError: for bad rows, none that fits, or no room for them on disk.
         TooLongError: for a record that does not fit, where the encoder refuses these.
     """
     key = _key(stream, encoder) if cache else None
-    place = cache_home() / "encoded" / str(key)
-    held = _lock(place) if key is not None else None
-    if held is None:
+    if key is not None and (kept := _kept(cache_home() / "encoded" / key, stream, records, encoder)) is not None:
+        return kept
+    try:
         folder = tempfile.TemporaryDirectory(prefix="prl-rows-")
         _write(Path(folder.name), stream, records, encoder)
-        return _read(Path(folder.name), stream.source.path, folder)
-    with held:
-        if not _is_whole(place):
-            for rest in place.parent.glob(f"{key}.tmp*"):  # of a process that was killed
-                shutil.rmtree(rest, ignore_errors=True)
-            unfinished = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{key}.tmp"))
-            try:
-                _write(unfinished, stream, records, encoder)
-                shutil.rmtree(place, ignore_errors=True)
-                unfinished.rename(place)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
-        return _read(place, stream.source.path)
+    except OSError as error:
+        raise DataError(
+            f"the encoded rows of {stream.source.path} cannot be written into the temporary folder "
+            f"{tempfile.gettempdir()}: {error}; set TMPDIR to a folder with room for them"
+        ) from error
+    return _read(Path(folder.name), stream.source.path, folder)
 
 
-def _lock(place: Path) -> Any:
-    """The held lock of a folder of the cache; None, with a warning, where the cache cannot be written."""
+def _kept(
+    place: Path, stream: RecordStream, records: Iterable[Record], encoder: RecordEncoder
+) -> EncodedRecords | None:
+    """The encoded records in a folder of the cache; None, with a warning, where they cannot be written there."""
+    found = _found(place)
+    # Several processes hash at once, and only the lock makes one wait for another.
+    while (fault := _fault(place)) is not None:
+        if place.exists():
+            log.warning("the cache in %s is damaged (%s); its rows are encoded again", place, fault)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{place}.lock"):
+                if _found(place) == found:  # nobody else has made it meanwhile
+                    _make(place, stream, records, encoder)
+                    return _read(place, stream.source.path)
+        except (OSError, NotImplementedError) as error:  # the second: a file system without locks
+            log.warning(
+                "the cache in %s cannot be written (%s), so rows are encoded anew in each run; set PRL_HOME to another "
+                "folder, or data.cache to false",
+                cache_home(),
+                error,
+            )
+            return None
+        found = _found(place)
+    return _read(place, stream.source.path)
+
+
+def _make(place: Path, stream: RecordStream, records: Iterable[Record], encoder: RecordEncoder) -> None:
+    """Write a folder of the cache in place of the one that is there, at once or not at all."""
+    for rest in place.parent.glob(f"{glob.escape(place.name)}.tmp*"):  # of a process that was killed
+        shutil.rmtree(rest, ignore_errors=True)
+    unfinished = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{place.name}.tmp"))
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(f"{place}.lock").acquire()
-    except (OSError, NotImplementedError) as error:  # the second: a file system without locks
-        log.warning(
-            "the cache in %s cannot be written (%s), so rows are encoded anew in each run; set PRL_HOME to another "
-            "folder, or data.cache to false",
-            cache_home(),
-            error,
-        )
-        return None
+        _write(unfinished, stream, records, encoder)
+        shutil.rmtree(place, ignore_errors=True)
+        unfinished.rename(place)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _key(stream: RecordStream, encoder: RecordEncoder) -> str | None:
@@ -188,8 +208,9 @@ def _write(folder: Path, stream: RecordStream, records: Iterable[Record], encode
             )
         writer.finalize()
     index.save(folder / RECORDS)
-    sizes = {name: (folder / name).stat().st_size for name in (ROWS, RECORDS)}
-    (folder / REPORT).write_text(json.dumps({"report": stream.report.as_dict(), "sizes": sizes}))
+    hashes = {name: file_hash(folder / name) for name in (ROWS, RECORDS)}
+    report = json.dumps(stream.report.as_dict())
+    (folder / REPORT).write_text(json.dumps({"report": report, "hashes": hashes | {REPORT: _sha256(report)}}))
 
 
 def _encoded(
@@ -241,13 +262,26 @@ class _Index:
         )
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether all files are there in full; the report is written last."""
+def _found(folder: Path) -> bytes | None:
+    """What names the files of a folder of the cache; None where there is none."""
     try:
-        sizes = json.loads((folder / REPORT).read_text())["sizes"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return (folder / REPORT).read_bytes()
+    except OSError:
+        return None
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a folder of the cache: a file that is not the one that was written. None where nothing is."""
+    try:
+        found = json.loads((folder / REPORT).read_bytes())
+        hashes = {name: file_hash(folder / name) for name in (ROWS, RECORDS)} | {REPORT: _sha256(found["report"])}
+        return next((f"{name} has another hash" for name in hashes if hashes[name] != found["hashes"][name]), None)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(folder: Path, source: str, keep: Any = None) -> EncodedRecords:
@@ -255,7 +289,7 @@ def _read(folder: Path, source: str, keep: Any = None) -> EncodedRecords:
 
     with np.load(folder / RECORDS) as arrays:
         index = {name: arrays[name] for name in arrays.files}
-    report = json.loads((folder / REPORT).read_text())["report"]
+    report = json.loads(json.loads((folder / REPORT).read_bytes())["report"])
     return EncodedRecords(
         Dataset.from_file(str(folder / ROWS)), **index, report=report | {"source": source}, folder=keep
     )

@@ -68,8 +68,9 @@ def changed(draw: random.Random, good: dict[str, bytes]) -> tuple[str, bytes]:
     name = draw.choice(sorted(good))
     stem, _, kind = name.partition(".")
     if draw.random() < 0.5:
+        rows = mutated_value(draw, ROWS[stem])
         try:
-            return name, WRITERS[kind](mutated_value(draw, ROWS[stem]))
+            return name, WRITERS[kind](rows if isinstance(rows, list) else [rows])
         except Exception:  # the writers raise many classes where no such file can be written
             pass
     if kind == "jsonl.gz" and draw.random() < 0.5:

@@ -1,5 +1,6 @@
 """What the data modules find in their rows, write into the report, and warn of."""
 
+import errno
 import gc
 import json
 import logging
@@ -14,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules import PreferencePairDataModule
-from prl.data import DataSource, PreferencePair
-from prl.data.encoding import ScalarPairEncoder
+from datamodules import PreferencePairDataModule, PromptDataModule
+from prl.data import DataSource, PreferencePair, store
+from prl.data.encoding import PromptEncoder, ScalarPairEncoder
 from prl.judge import ComparisonEncoder, JudgeTemplate
 from tests.helpers.tiny import tiny_tokenizer
 
@@ -210,3 +211,15 @@ def test_another_split_or_order_needs_no_new_encoding(tmp_path, set_up) -> None:
         set_up(data)
         files |= {file["filename"] for side in data.rows.values() for file in side.cache_files}
     assert len(files) == 1
+
+
+def test_checked_records_are_read_again_where_the_cache_is_full(tmp_path, tokenizer, monkeypatch) -> None:
+    def full(place: Path, stream: Any, records: Any, encoder: Any) -> None:
+        assert len(list(records)) == 2
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store, "_make", full)
+    train = source(tmp_path / "train.jsonl", {"prompt": "Hi?", "anchor": "a"}, {"prompt": "Who?", "anchor": "b"})
+    data = PromptDataModule(train)
+    data.encoder = PromptEncoder(tokenizer, 20)
+    assert len(data._encode("train", train, {})[0].rows) == 2

@@ -1,5 +1,6 @@
 """Encoded records on disk: made once, found again only where nothing has changed, and never all in memory."""
 
+import errno
 import importlib
 import json
 import os
@@ -173,8 +174,11 @@ def test_changed_code_is_another_set(source, monkeypatch) -> None:
     assert encode(source, judge_encoder())[1] == len(PAIRS)
 
 
-@pytest.mark.parametrize("damage", ["rows cut", "records gone", "report gone", "report cut", "report of another kind"])
-def test_a_damaged_set_is_made_again(damage, source, home) -> None:
+DAMAGES = ["rows cut", "rows flipped", "records gone", "records flipped", "report gone", "report cut", "report flipped"]
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "report of another kind"])
+def test_a_damaged_set_is_made_again_with_one_line(damage, source, home, caplog) -> None:
     whole, _ = encode(source, judge_encoder())
     expected = content(whole)
     [folder] = [path for path in home.iterdir() if path.is_dir()]
@@ -184,12 +188,41 @@ def test_a_damaged_set_is_made_again(damage, source, home) -> None:
         path.unlink()
     elif how == "cut":
         path.write_bytes(path.read_bytes()[:-20])
+    elif how == "flipped":  # in the tokens of a row, a winner, a number of the report: nothing that a reader trips over
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2 if what != "report" else data.index(b"num_read") + len(b'num_read\\": ')] ^= 1
+        path.write_bytes(data)
     else:
         path.write_text("[]")
     again, asked = encode(source, judge_encoder())
     assert asked == len(PAIRS)
     assert content(again) == expected
+    [told] = caplog.messages
+    assert re.search(f"the cache in {re.escape(str(folder))} is damaged .*; its rows are encoded again", told)
     assert encode(source, judge_encoder())[1] == 0
+    assert len(caplog.messages) == 1
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_run(source, home, monkeypatch, caplog) -> None:
+    from datasets.arrow_writer import ArrowWriter
+
+    plain = ArrowWriter.finalize
+
+    def full(self: Any, *args: Any) -> Any:
+        if is_full or str(home) in self._path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(self, *args)
+
+    is_full = False
+    monkeypatch.setattr(ArrowWriter, "finalize", full)
+    records, asked = encode(source, judge_encoder())
+    assert (len(records.rows), asked) == (len(PAIRS), 2 * len(PAIRS))
+    [told] = caplog.messages
+    assert re.search(r"the cache in .* cannot be written \(.*No space left on device\)", told)
+    assert [path for path in home.iterdir() if path.is_dir()] == []  # half a set would keep the disk full
+    is_full = True
+    with pytest.raises(DataError, match=r"pairs\.jsonl cannot be written into the temporary .*No space.*set TMPDIR to"):
+        encode(source, judge_encoder())
 
 
 def test_what_fails_half_way_leaves_nothing_to_find(source, home) -> None:
