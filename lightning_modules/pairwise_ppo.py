@@ -219,7 +219,8 @@ class PairwisePPOModule(Stage):
             scores = self.judge.score(batch, responses, self.reward).to(self.device)
         if not int(global_sum((~scores.failed).sum())):
             raise ValueError(
-                f"none of the {len(responses)} responses could be rewarded; the last failure: {self.judge.failure()}"
+                f"none of the {len(responses)} responses could be rewarded; the last failure: "
+                f"{self.judge.failure() or 'the reward is not a number, as of a model whose weights are damaged'}"
             )
         return scores
 

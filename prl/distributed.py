@@ -22,6 +22,17 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def collective_timeout() -> float | None:
+    """Seconds that a process waits for the others before it gives up; None without others."""
+    if world_size() == 1:
+        return None
+    device = torch.device("cuda" if "nccl" in dist.get_backend() else "cpu")
+    try:  # there is no public way to ask
+        return float(dist.group.WORLD._get_backend(device).options._timeout.total_seconds())
+    except (AttributeError, RuntimeError):
+        return dist.constants.default_pg_timeout.total_seconds()
+
+
 def collective_device(device: torch.device) -> torch.device:
     """Where a tensor must be to be exchanged: where it is, unless the group of processes cannot reach it there."""
     if world_size() == 1:

@@ -1,38 +1,322 @@
-"""Connections to OpenAI-compatible servers."""
+"""Requests to OpenAI-compatible servers, which may be slow, broken or anybody's.
 
+A request has one deadline, from connecting to the last byte read, one size, and no redirects. A key is sent where its
+variable is named, by https or to this machine, and stands in no message.
+"""
+
+import http.client
+import ipaddress
+import json
+import logging
 import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from io import BufferedReader
+from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+
+from prl.distributed import collective_timeout
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 16 << 20
+"""Of an answer. The token ids and the text of 100,000 tokens are one or two million."""
+_AGAIN = (429, 500, 502, 503, 504)
+_LONGEST_PAUSE = 30.0
+_SHARE = 0.8
+"""Of the time that other processes wait in a collective: what requests of this one may take before it joins them."""
+
+
+class ServerError(ValueError):
+    """A server that gives no answer, or none that can be used."""
+
+
+class _Again(Exception):
+    """A try that failed in a way that may pass; told as a ServerError after the last one."""
+
+    def __init__(self, reason: str, pause: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.pause = reason, pause
+
+
+# ---- one deadline
+
+
+class _Clock(threading.local):
+    end = float("inf")
+
+
+_clock = _Clock()
+"""Until when this thread's request may go on."""
+
+
+class _TimedIO(socket.SocketIO):
+    """Waits for each byte no longer than the request has left; a socket's own time-out begins anew with every byte."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock, "rb")
+        self._given, self._end = sock, _clock.end
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._given.settimeout(left)
+        return super().readinto(buffer)
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        if isinstance(sock, socket.socket):
+            self.fp.close()
+            sock._io_refs += 1  # type: ignore[attr-defined]  # as makefile() counts its readers, of which this is one
+            self.fp = BufferedReader(_TimedIO(sock))
+
+
+class _TimedHTTP(HTTPConnection):
+    response_class = _TimedResponse
+
+
+class _TimedHTTPS(HTTPSConnection):
+    response_class = _TimedResponse
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _TimedHTTP
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _TimedHTTPS
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        return manager
+
+
+# ---- addresses and keys
 
 
 def check_connection(base_url: str, *, concurrency: int, timeout: float, retries: int) -> str:
     """The address without a slash at its end.
 
     Raises:
-        ValueError: when it is none, or for a number out of range.
+        ValueError: when it is none, or could hold a secret, or for a number out of range.
     """
     for name, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0), ("timeout", timeout, 1e-3)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}")
+        if not least <= value < 1e6:
+            raise ValueError(f"{name} is {value}; expected at least {least}, and less than a million")
     if not base_url.startswith(("http://", "https://")):
-        raise ValueError(f"base_url is {base_url!r}; expected http://HOST:PORT/v1 or https://...")
+        shown = base_url if "@" not in base_url and "?" not in base_url else "no such address"
+        raise ValueError(f"base_url is {shown!r}; expected http://HOST:PORT/v1 or https://...")
+    try:
+        parts = urlsplit(base_url)
+        where, port = parts.hostname, parts.port
+    except ValueError:
+        where = port = None
+    if where is None or not all(33 <= ord(letter) < 127 for letter in base_url):
+        raise ValueError("base_url names no host and port; expected http://HOST:PORT/v1 or https://...")
+    shown = f"{parts.scheme}://{where}{f':{port}' if port else ''}{parts.path}"
+    if "@" in parts.netloc or parts.query or parts.fragment or "?" in base_url or "#" in base_url:
+        raise ValueError(
+            f"base_url has a name, a password or a query beside the address {shown}; what is secret would be written "
+            "into config.yaml. Put the key into an environment variable and name that in api_key_env"
+        )
     return base_url.rstrip("/")
 
 
-def open_session(*, retries: int, concurrency: int, api_key_env: str) -> requests.Session:
-    """A session that tries again, with growing pauses, after an error of the connection or the server.
+def is_loopback(base_url: str) -> bool:
+    """Whether an address is on this machine."""
+    try:
+        name = urlsplit(base_url).hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def read_key(base_url: str, variable: str | None) -> str | None:
+    """The key in an environment variable; None where no variable is named or it is not set.
+
+    Raises:
+        ValueError: for a key that would be readable on the way, or that no header can carry.
+    """
+    key = (os.environ.get(variable) or "").strip() if variable else ""
+    if not key:
+        return None
+    if not all(33 <= ord(letter) < 127 for letter in key):
+        raise ValueError(f"the key in {variable} holds blanks or letters that a header cannot carry; set it anew")
+    if base_url.startswith("http://") and not is_loopback(base_url):
+        raise ValueError(
+            f"the key in {variable} would go to {base_url} for everybody on the way to read; use https, or "
+            "api_key_env: null where the server needs none"
+        )
+    return key
+
+
+# ---- requests
+
+
+class Server:
+    """Asks a server, and tries again, with growing pauses, after an error of the connection or the server.
 
     Args:
+        base_url: as `check_connection` gives it.
+        timeout: seconds for one try, from connecting to the last byte.
         retries: further tries.
         concurrency: connections that are kept open.
-        api_key_env: environment variable with the key; none is sent when it is not set.
+        api_key_env: environment variable with the key.
+
+    Raises:
+        ValueError: for a key that must not be sent.
     """
-    again = Retry(retries, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None)
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(max_retries=again, pool_maxsize=concurrency))
-    if key := os.environ.get(api_key_env):
-        session.headers["Authorization"] = f"Bearer {key}"
-    return session
+
+    def __init__(
+        self, base_url: str, *, timeout: float, retries: int, concurrency: int, api_key_env: str | None
+    ) -> None:
+        self.base_url, self.timeout, self.retries = base_url, timeout, retries
+        self._key = read_key(base_url, api_key_env)
+        self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter(max_retries=0, pool_maxsize=concurrency))
+
+    def ask(
+        self,
+        url: str,
+        body: dict[str, Any] | None,
+        read: Callable[[Any], Any] | None = None,
+        *,
+        end: float | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Post a body, or get a page when there is none, and read the answer.
+
+        Args:
+            url: where.
+            body: sent as JSON.
+            read: makes something of the answer's JSON; a ValueError is a reason to try again. When None, the answer may
+                be anything.
+            end: when all tries have to be over, by `time.monotonic()`; `latest()` when None.
+            timeout: another one than the server's.
+
+        Raises:
+            ServerError: when the last try has failed.
+        """
+        end = latest() if end is None else end
+        for number in range(1, self.retries + 2):
+            try:
+                text = self._once(url, body, min(end, time.monotonic() + (timeout or self.timeout)))
+                return None if read is None else _read(_json(text), read)
+            except _Again as failed:
+                pause = 0.25 * 2**number if failed.pause is None else failed.pause
+                pause, reason = min(pause, _LONGEST_PAUSE, self.timeout), failed.reason
+            if number > self.retries:
+                break
+            if time.monotonic() + pause >= end:
+                reason += "; there is no time for another try"
+                break
+            if pause > 5:
+                log.warning("%s %s; trying again in %.0f s", url, self._safe(reason), pause)
+            time.sleep(pause)
+        raise ServerError(f"{url} {self._safe(reason)}" + (f" (tries: {number})" if number > 1 else ""))
+
+    def _once(self, url: str, body: dict[str, Any] | None, end: float) -> bytes:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise ServerError(f"{url} was not asked: the time for all requests of this step is over")
+        _clock.end = end
+        try:
+            with self._session.request(
+                "GET" if body is None else "POST",
+                url,
+                json=body,
+                timeout=left,
+                stream=True,
+                allow_redirects=False,
+                auth=self._sign,
+                headers={"Accept-Encoding": "identity"},
+            ) as answer:
+                status, text = answer.status_code, _body(answer)
+        except (requests.RequestException, HTTPError, http.client.HTTPException, OSError) as error:
+            if time.monotonic() >= end - 1e-3:
+                raise _Again(f"did not answer in {left:.3g} s, its whole time") from None
+            raise _Again(f"did not answer: {type(error).__name__}: {str(error)[:300]}") from None
+        told = text[:200].decode(errors="replace")
+        if status in _AGAIN:
+            raise _Again(f"answered {status}: {told}", _retry_after(answer.headers.get("Retry-After")))
+        if 300 <= status < 400:
+            raise ServerError(f"{url} answered {status}, which points elsewhere; give the address itself as base_url")
+        if status in (401, 403) and self._key is None:
+            told += " (no key was sent; name its environment variable in api_key_env)"
+        if status >= 400:
+            raise ServerError(f"{url} answered {status}: {self._safe(told)}")
+        return text
+
+    def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Send the key, and nothing from ~/.netrc in its place."""
+        if self._key is not None:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+    def _safe(self, text: str) -> str:
+        """A text without the key, which servers may repeat in their answers."""
+        return text.replace(self._key, "***") if self._key else text
+
+
+def latest() -> float:
+    """When requests that begin now have to be over, by `time.monotonic()`, since other processes wait for this one."""
+    waits = collective_timeout()
+    return float("inf") if waits is None else time.monotonic() + _SHARE * waits
+
+
+def _body(answer: requests.Response) -> bytes:
+    """The bytes of an answer. Raises _Again for one that is too large or packed, which a few bytes can make large."""
+    coding = answer.headers.get("Content-Encoding", "identity")
+    if coding != "identity":
+        raise _Again(f"answered in {coding[:40]!r}, which was not asked for")
+    text = bytearray()
+    for piece in answer.raw.stream(1 << 16, decode_content=False):
+        text += piece
+        if len(text) > MOST_BYTES:
+            raise _Again(f"answered more than {MOST_BYTES >> 20} MiB")
+    return bytes(text)
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _Again(f"answered no JSON ({type(error).__name__}: {str(error)[:100]}): {text[:100]!r}") from None
+
+
+def _read(value: Any, read: Callable[[Any], Any]) -> Any:
+    try:
+        return read(value)
+    except ValueError as error:
+        raise _Again(f"gave an answer that cannot be used: {error}") from None
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds that a server asks to wait, given as a number or a date; None when it does not say."""
+    try:
+        if value is None or value.strip().isdecimal():
+            return None if value is None else float(value)
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError, OverflowError):
+        return None

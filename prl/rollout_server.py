@@ -1,17 +1,18 @@
 """Rollouts by a server that holds a copy of the policy: vLLM or SGLang, instead of transformers' own generation."""
 
+import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal
 
-import requests
 import torch
 
 from prl.config import Sampling
-from prl.http import check_connection, open_session
+from prl.http import Server, ServerError, check_connection, latest
 from prl.types import PromptBatch, Rollout
 
 
@@ -29,9 +30,11 @@ class RolloutServer:
         engine: whose way to sample and to reload is spoken. vLLM has to be started with VLLM_SERVER_DEV_MODE=1.
         model: name of the model there, for vLLM; the folder when null.
         concurrency: requests under way at a time, from each process.
-        timeout: seconds for one response, or for reloading.
-        retries: further tries after an error of the connection or the server, with growing pauses.
-        api_key_env: environment variable with the key; none is sent when it is not set.
+        timeout: seconds for one response, from connecting to the last byte of the answer, or for reloading.
+        retries: further tries after an error of the connection or the server, or a malformed answer, with growing
+            pauses.
+        api_key_env: environment variable with the key, which is sent by https or to this machine alone; no key is sent
+            when it is null or not set.
 
     Raises:
         ValueError: for settings out of range.
@@ -46,27 +49,35 @@ class RolloutServer:
         concurrency: int = 64,
         timeout: float = 600.0,
         retries: int = 3,
-        api_key_env: str = "OPENAI_API_KEY",
+        api_key_env: str | None = None,
     ) -> None:
         self.base_url = check_connection(base_url, concurrency=concurrency, timeout=timeout, retries=retries)
         self.folder, self.engine = Path(folder), engine
         self.model, self.concurrency, self.timeout = model or folder, concurrency, timeout
-        self._session = open_session(retries=retries, concurrency=concurrency, api_key_env=api_key_env)
+        self.retries, self.api_key_env = retries, api_key_env
+        self._opened: Server | None = None
+
+    @property
+    def _server(self) -> Server:
+        """The connection; opened when it is first used, since an export has no need of the key."""
+        if self._opened is None:
+            settings = {"timeout": self.timeout, "retries": self.retries, "concurrency": self.concurrency}
+            self._opened = Server(self.base_url, api_key_env=self.api_key_env, **settings)
+        return self._opened
 
     def check(self) -> None:
-        """Raises ValueError when the folder is not there, or the server does not answer."""
+        """Raises ValueError when the folder holds no model, or the server does not answer."""
         if not (self.folder / "config.json").is_file():
             raise ValueError(
                 f"rollout_server.folder {self.folder} holds no model: copy the policy's start folder there and start "
                 "the server on it"
             )
+        self._vocab_size()
         root = self.base_url.removesuffix("/v1")
         try:
-            found = self._session.get(f"{root}/health", timeout=min(self.timeout, 10))
-        except requests.RequestException as error:
-            raise ValueError(f"no server at {root}: {error}") from error
-        if not found.ok:
-            raise ValueError(f"the server at {root} is not healthy: {found.status_code} {found.text[:200]}")
+            self._server.ask(f"{root}/health", None, timeout=min(self.timeout, 10))
+        except ServerError as error:
+            raise ValueError(f"no server at {root} that is well: {error}") from None
 
     # ---- weights
 
@@ -95,12 +106,13 @@ class RolloutServer:
         aside.rmdir()
         root = self.base_url.removesuffix("/v1")
         if self.engine == "sglang":
-            found = self._post(f"{root}/update_weights_from_disk", {"model_path": str(self.folder)}).json()
-            if not found.get("success"):
-                raise ValueError(f"the server at {root} did not read {self.folder}: {found}")
+            found = self._server.ask(f"{root}/update_weights_from_disk", {"model_path": str(self.folder)}, _as_it_is)
+            if not isinstance(found, dict) or found.get("success") is not True:
+                raise ValueError(f"the server at {root} did not read {self.folder}: {str(found)[:200]}")
         else:
-            self._post(f"{root}/collective_rpc", {"method": "reload_weights"})
-            self._post(f"{root}/reset_prefix_cache", {})  # keys and values of the weights before
+            self._server.ask(f"{root}/collective_rpc", {"method": "reload_weights"})
+            # Keys and values of the weights before.
+            self._server.ask(f"{root}/reset_prefix_cache", {})
 
     # ---- sampling
 
@@ -120,65 +132,116 @@ class RolloutServer:
         prompts = [[token for token, counts in zip(*row, strict=True) if counts] for row in rows]
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
         ask = self._ask_sglang if self.engine == "sglang" else self._ask_vllm
+        limits, end = _Limits(sampling, end_ids, self._vocab_size()), latest()
         with ThreadPoolExecutor(self.concurrency) as pool:
-            asked = [
-                pool.submit(ask, prompt, seed, sampling, end_ids) for prompt, seed in zip(prompts, seeds, strict=True)
-            ]
-            found = [each.result() for each in asked]
+            asked = [pool.submit(ask, *each, limits, end) for each in zip(prompts, seeds, strict=True)]
+            try:
+                found = [each.result() for each in asked]
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # one without an answer ends the rollout
         device, width = batch.prompt_ids.device, max(map(len, found))
         ids = torch.tensor([each + [pad_id] * (width - len(each)) for each in found], device=device)
         mask = torch.arange(width, device=device) < torch.tensor(list(map(len, found)), device=device)[:, None]
         finished = torch.tensor([each[-1] in end_ids for each in found], device=device)
         return Rollout(batch.prompt_ids, batch.prompt_mask, ids, mask, finished)
 
-    def _ask_vllm(self, prompt: list[int], seed: int, sampling: Sampling, end_ids: list[int]) -> list[int]:
+    def _vocab_size(self) -> int:
+        """Ids that the model in the folder knows. Raises ValueError when its config does not say."""
+        path = self.folder / "config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            size = config.get("vocab_size") or config["text_config"]["vocab_size"]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path} tells no vocab_size ({type(error).__name__}: {str(error)[:100]})") from None
+        if type(size) is not int:
+            raise ValueError(f"vocab_size in {path} is {str(size)[:60]}; expected a number")
+        return size
+
+    def _ask_vllm(self, prompt: list[int], seed: int, limits: "_Limits", end: float) -> list[int]:
+        sampling = limits.sampling
         body = {"model": self.model, "prompt": prompt, "max_tokens": sampling.max_new_tokens, "seed": seed}
         # All that a model folder's generation_config may have turned on.
         body |= {"temperature": sampling.temperature, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
         body |= {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_tokens": 0}
-        body |= {"stop_token_ids": end_ids, "return_token_ids": True}
-        (choice,) = self._post(f"{self.base_url}/completions", body).json()["choices"]
-        if choice.get("token_ids") is None:
-            raise ValueError(
-                f"the server at {self.base_url} answers without token_ids (vLLM has them from 0.10.2 on); text alone "
-                "does not say which tokens were drawn"
-            )
-        return _checked(choice["token_ids"], choice["finish_reason"], choice.get("stop_reason"), sampling, end_ids)
+        body |= {"stop_token_ids": limits.end_ids, "return_token_ids": True}
 
-    def _ask_sglang(self, prompt: list[int], _: int, sampling: Sampling, end_ids: list[int]) -> list[int]:
+        def read(answer: Any) -> list[int]:
+            choices = _field(answer, "choices", list)
+            if len(choices) != 1:
+                raise ValueError(f"it has {len(choices)} choices; expected one")
+            if _field(choices[0], "token_ids", object) is None:
+                raise ValueError(
+                    f"the server at {self.base_url} answers without token_ids (vLLM has them from 0.10.2 on); text "
+                    "alone does not say which tokens were drawn"
+                )
+            ids, reason = _field(choices[0], "token_ids", list), _field(choices[0], "finish_reason", str)
+            return _checked(ids, reason, choices[0].get("stop_reason"), limits)
+
+        return self._server.ask(f"{self.base_url}/completions", body, read, end=end)
+
+    def _ask_sglang(self, prompt: list[int], _: int, limits: "_Limits", end: float) -> list[int]:
         settings: dict[str, Any] = {
-            "max_new_tokens": sampling.max_new_tokens,
-            "temperature": sampling.temperature,
+            "max_new_tokens": limits.sampling.max_new_tokens,
+            "temperature": limits.sampling.temperature,
             "top_p": 1.0,
         }
         settings |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0}
-        settings |= {"frequency_penalty": 0.0, "min_new_tokens": 0, "stop_token_ids": end_ids}
-        found = self._post(f"{self.base_url}/generate", {"input_ids": prompt, "sampling_params": settings}).json()
-        if "output_ids" not in found:
-            raise ValueError(f"the server at {self.base_url} answers without output_ids; update SGLang")
-        reason = found["meta_info"]["finish_reason"]
-        return _checked(found["output_ids"], reason["type"], reason.get("matched"), sampling, end_ids)
+        settings |= {"frequency_penalty": 0.0, "min_new_tokens": 0, "stop_token_ids": limits.end_ids}
 
-    def _post(self, url: str, body: dict[str, Any]) -> requests.Response:
-        try:
-            found = self._session.post(url, json=body, timeout=self.timeout)
-        except requests.RequestException as error:
-            raise ValueError(f"{url} did not answer: {error}") from error
-        if not found.ok:
-            raise ValueError(f"{url} answered {found.status_code}: {found.text[:200]}")
-        return found
+        def read(answer: Any) -> list[int]:
+            if _field(answer, "output_ids", object) is None:
+                raise ValueError(f"the server at {self.base_url} answers without output_ids; update SGLang")
+            reason = _field(_field(answer, "meta_info", dict), "finish_reason", dict)
+            ids = _field(answer, "output_ids", list)
+            return _checked(ids, _field(reason, "type", str), reason.get("matched"), limits)
+
+        body = {"input_ids": prompt, "sampling_params": settings}
+        return self._server.ask(f"{self.base_url}/generate", body, read, end=end)
 
 
-def _checked(ids: list[int], reason: str, matched: Any, sampling: Sampling, end_ids: list[int]) -> list[int]:
+@dataclass(frozen=True)
+class _Limits:
+    """What a response has to keep to."""
+
+    sampling: Sampling
+    end_ids: list[int]
+    vocab_size: int
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
+
+
+def _field(found: Any, name: str, kind: type) -> Any:
+    """A field of an answer; None for a missing one where it may be anything. Raises ValueError for another type."""
+    if not isinstance(found, dict):
+        raise ValueError(f"it has {str(found)[:60]} where {name} is expected")
+    value = found.get(name)
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is {str(value)[:60]}; expected {kind.__name__}")
+    return value
+
+
+def _checked(ids: list[Any], reason: str, matched: Any, limits: _Limits) -> list[int]:
     """The response with the end token that was drawn, which servers may keep to themselves.
 
     Raises:
         ValueError: when it ended for another reason than an end token or its length, or cannot be what was asked for.
     """
+    end_ids, most = limits.end_ids, limits.sampling.max_new_tokens
+    if wrong := [each for each in ids if type(each) is not int or not 0 <= each < limits.vocab_size]:
+        raise ValueError(
+            f"a response has the token id {str(wrong[0])[:60]}; expected whole numbers below {limits.vocab_size}, the "
+            "vocabulary of the policy"
+        )
     if reason == "stop" and (not ids or ids[-1] not in end_ids):
-        if matched not in end_ids and len(end_ids) > 1:
-            raise ValueError(f"a response ended with {matched!r}, which does not say which of {end_ids} was drawn")
-        ids = [*ids, matched if matched in end_ids else end_ids[0]]
-    if reason not in ("stop", "length") or not 0 < len(ids) <= sampling.max_new_tokens:
-        raise ValueError(f"a response of {len(ids)} tokens ended with {reason!r}, of {sampling.max_new_tokens} allowed")
+        is_end = type(matched) is int and matched in end_ids
+        if not is_end and len(end_ids) > 1:
+            told = str(matched)[:60]
+            raise ValueError(f"a response ended with {told!r}, which does not say which of {end_ids} was drawn")
+        ids = [*ids, matched if is_end else end_ids[0]]
+    if reason not in ("stop", "length") or not 0 < len(ids) <= most:
+        raise ValueError(f"a response of {len(ids)} tokens ended with {reason[:60]!r}, of {most} allowed")
+    if inside := [each for each in ids[:-1] if each in end_ids]:
+        raise ValueError(f"a response goes on after the token {inside[0]}, which ends it")
     return ids

@@ -2,27 +2,32 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import requests
 import torch
 from torch import Tensor
 
-from prl.http import check_connection, open_session
+from prl.http import Server, check_connection, latest
 from prl.judge.base import Comparison, PairwiseJudge
 from prl.judge.template import JudgeTemplate, render_text
 
 log = logging.getLogger(__name__)
 
+_HIGHEST = 1e-2
+"""Of a log-probability that rounding may have put above 0."""
+_LOWEST = -1e4
+"""Of the log-probability of a possible token; vLLM writes -9999 for an impossible one."""
+
 
 class EndpointJudge(PairwiseJudge):
     """Margins from the log-probabilities of the two verdict words at the first token of the answer.
 
-    A request that fails `retries` times, or whose answer names neither word among its top tokens, is a failed
-    judgement: NaN, left out of the update and counted. Where only one word is among them, the other one is known to be
-    at most as likely as the last token listed, and that bound takes its place: leaving such comparisons out would leave
-    out the clearest ones.
+    A request that fails `retries` times, or whose answer is malformed or names neither word among its top tokens, is a
+    failed judgement: NaN, left out of the update and counted. Where only one word is among them, the other one is known
+    to be at most as likely as the last token listed, and that bound takes its place: leaving such comparisons out would
+    leave out the clearest ones.
 
     Args:
         base_url: of the server, up to and with `/v1`.
@@ -31,9 +36,10 @@ class EndpointJudge(PairwiseJudge):
             server applies the model's own template; without it as it is to /completions.
         top_logprobs: tokens to ask for; servers allow 20 as a rule (OpenAI's /completions 5).
         concurrency: requests under way at a time.
-        timeout: seconds for one request.
+        timeout: seconds for one request, from connecting to the last byte of the answer.
         retries: further tries after an error of the connection or the server, with growing pauses.
-        api_key_env: environment variable with the key; none is sent when it is not set.
+        api_key_env: environment variable with the key, which is sent by https or to this machine alone; no key is sent
+            when it is null or not set.
 
     Raises:
         ValueError: for settings out of range.
@@ -48,7 +54,7 @@ class EndpointJudge(PairwiseJudge):
         concurrency: int = 16,
         timeout: float = 60.0,
         retries: int = 3,
-        api_key_env: str = "OPENAI_API_KEY",
+        api_key_env: str | None = None,
     ) -> None:
         super().__init__()
         if top_logprobs < 2:
@@ -59,7 +65,7 @@ class EndpointJudge(PairwiseJudge):
         self.name, self.template = model, template
         self.top_logprobs, self.concurrency = top_logprobs, concurrency
         self.timeout, self.retries, self.api_key_env = timeout, retries, api_key_env
-        self._session: requests.Session | None = None
+        self._server: Server | None = None
         self._failure: str | None = None
         self.num_bounded = 0
         """Readings so far in which one verdict word was below the listed tokens."""
@@ -75,11 +81,17 @@ class EndpointJudge(PairwiseJudge):
         Raises:
             ValueError: when the server does not answer it.
         """
-        if self._session is not None:
+        if self._server is not None:
             return
-        self._session = open_session(retries=self.retries, concurrency=self.concurrency, api_key_env=self.api_key_env)
-        if math.isnan(self._margin((({"role": "user", "content": "Say hello."},), "Hello.", "No."))):
-            self._session = None
+        self._server = Server(
+            self.base_url,
+            timeout=self.timeout,
+            retries=self.retries,
+            concurrency=self.concurrency,
+            api_key_env=self.api_key_env,
+        )
+        if math.isnan(self._margin((({"role": "user", "content": "Say hello."},), "Hello.", "No."), latest())):
+            self._server = None
             raise ValueError(f"the judge at {self.base_url} does not judge: {self._failure}")
 
     def failure(self) -> str | None:
@@ -89,24 +101,25 @@ class EndpointJudge(PairwiseJudge):
     @torch.no_grad()
     def margins(self, comparisons: list[Comparison]) -> Tensor:
         """z(u, v) of each comparison, asked side by side; NaN where it failed."""
-        assert self._session is not None, "call load() first"
+        assert self._server is not None, "call load() first"
+        end = latest()
         with ThreadPoolExecutor(self.concurrency) as pool:
-            margins = list(pool.map(self._margin, comparisons))
+            margins = list(pool.map(lambda comparison: self._margin(comparison, end), comparisons))
         failed = sum(map(math.isnan, margins))
         if failed:
             log.warning("%d of %d judgements failed, the last one: %s", failed, len(margins), self._failure)
         return torch.tensor(margins, dtype=torch.float32)
 
-    def _margin(self, comparison: Comparison) -> float:
+    def _margin(self, comparison: Comparison, end: float) -> float:
         try:
-            return self._read(self._ask(comparison))
-        except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
-            self._failure = f"{type(error).__name__}: {error}"
+            return self._read(self._ask(comparison, end))
+        except Exception as error:  # an answer may be anything, and must not end the run
+            self._failure = f"{type(error).__name__}: {str(error)[:500]}"
             return math.nan
 
-    def _ask(self, comparison: Comparison) -> dict[str, Any]:
-        """The server's answer. Raises RequestException or ValueError when it gives none."""
-        assert self._session is not None
+    def _ask(self, comparison: Comparison, end: float) -> Any:
+        """The server's answer. Raises ValueError when it gives none before the end."""
+        assert self._server is not None
         text = render_text(self.template, *comparison)
         body: dict[str, Any] = {"model": self.name, "temperature": 0, "max_tokens": 1}
         if self.template.chat:
@@ -116,14 +129,11 @@ class EndpointJudge(PairwiseJudge):
         else:
             path, body = "/completions", body | {"prompt": text + self.template.answer_prefix}
             body |= {"logprobs": self.top_logprobs}
-        answer = self._session.post(self.base_url + path, json=body, timeout=self.timeout)
-        if not answer.ok:
-            raise ValueError(f"{path} answered {answer.status_code}: {answer.text[:200]}")
-        return answer.json()
+        return self._server.ask(self.base_url + path, body, lambda answer: answer, end=end)
 
-    def _read(self, answer: dict[str, Any]) -> float:
-        """The margin in an answer. Raises ValueError when neither verdict word is listed."""
-        listed = _listed_tokens(answer["choices"][0]["logprobs"], chat=self.template.chat)
+    def _read(self, answer: Any) -> float:
+        """The margin in an answer. Raises ValueError for a malformed one, or when neither verdict word is listed."""
+        listed = _listed_tokens(answer, chat=self.template.chat)
         wanted = [word.strip() for word in self.template.verdicts]
         words = [_logsumexp([value for token, value in listed if token.strip() == word]) for word in wanted]
         if all(word is None for word in words):
@@ -136,11 +146,40 @@ class EndpointJudge(PairwiseJudge):
         return first - second
 
 
-def _listed_tokens(logprobs: dict[str, Any], *, chat: bool) -> list[tuple[str, float]]:
-    """The tokens that the answer could have begun with, and their log-probabilities."""
-    if chat:
-        return [(entry["token"], entry["logprob"]) for entry in logprobs["content"][0]["top_logprobs"]]
-    return list(logprobs["top_logprobs"][0].items())
+def _listed_tokens(answer: Any, *, chat: bool) -> list[tuple[str, float]]:
+    """The tokens that the answer could have begun with, and their log-probabilities.
+
+    Raises:
+        ValueError: when they are not where they belong, or are not tokens and log-probabilities.
+    """
+    way = ("choices", 0, "logprobs", *(("content", 0, "top_logprobs") if chat else ("top_logprobs", 0)))
+    found, passed = answer, "answer"
+    for step in way:
+        kind: type = list if isinstance(step, int) else Mapping
+        if not isinstance(found, kind) or (step not in found if isinstance(step, str) else not found):
+            raise ValueError(f"the {passed} is {str(found)[:100]!r}; expected log-probabilities at {_dots(way)}")
+        found, passed = found[step], f"{passed}.{step}"
+    if not isinstance(found, list if chat else Mapping) or not found:
+        raise ValueError(f"the {passed} is {str(found)[:100]!r}; expected tokens and log-probabilities")
+    if isinstance(found, list):
+        if not all(isinstance(entry, Mapping) for entry in found):
+            raise ValueError(f"the {passed} is {str(found)[:100]!r}; expected entries with token and logprob")
+        found = [(entry.get("token"), entry.get("logprob")) for entry in found]
+    listed = [_listed(*entry) for entry in (found if chat else found.items())]
+    return [(token, value) for token, value in listed if value > -math.inf]  # servers may list impossible tokens
+
+
+def _listed(token: Any, value: Any) -> tuple[str, float]:
+    """A token and its log-probability."""
+    if not isinstance(token, str):
+        raise ValueError(f"a listed token is {str(token)[:60]!r}; expected text")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value <= _HIGHEST:
+        raise ValueError(f"the log-probability of {token[:60]!r} is {str(value)[:60]}; expected a number up to 0")
+    return token, float(value) if value >= _LOWEST else -math.inf
+
+
+def _dots(way: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, way))
 
 
 def _logsumexp(values: list[float]) -> float | None:

@@ -28,6 +28,9 @@ class Handler(JSONHandler):
         body = self.body()
         server: Any = self.server
         server.seen.append((self.path, body, self.headers.get("Authorization")))
+        if server.answer is not None:
+            self.reply(200, server.answer)
+            return
         chat = self.path.endswith("/chat/completions")
         text = body["messages"][0]["content"] if chat else body["prompt"]
         _, first, second, _ = text.split(END)
@@ -48,7 +51,7 @@ class Handler(JSONHandler):
 
 @contextmanager
 def serving() -> Iterator[Any]:
-    """A server on a free port; `seen` holds path, body and key of each request."""
-    with listening(Handler) as server:
+    """A server on a free port; `seen` holds path, body and key of each request, `answer` what all get if it is set."""
+    with listening(Handler, answer=None) as server:
         server.url = f"{server.root}/v1"
         yield server

@@ -1,10 +1,15 @@
 """The judge behind a server, against a small server that the test starts."""
 
+import math
+import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prl.judge import EndpointJudge, JudgeTemplate
 from tests.helpers.judge_server import TEMPLATE, serving
@@ -48,6 +53,61 @@ def test_an_answer_without_either_word_is_a_failed_judgement(server) -> None:
     assert found.judged.tolist() == [False, True]
     assert found.win_logit[1].item() == pytest.approx(2.0, abs=1e-5)
     assert "neither 'A' nor 'B' is among the listed tokens 'Well', 'Hmm'" in str(source.failure())
+
+
+NUMBER = st.one_of(st.floats(), st.integers(), st.just(10**400), st.just(-(10**400)), st.none(), st.booleans())
+LEAF = NUMBER | st.sampled_from(["A", "B", " A", "x"])
+JSON = LEAF | st.lists(LEAF, max_size=2) | st.dictionaries(st.sampled_from("AB "), LEAF, max_size=2)
+ENTRY = st.fixed_dictionaries({"token": JSON, "logprob": JSON}) | JSON
+TOP = {
+    True: st.builds(lambda top: {"content": [{"top_logprobs": top}]}, st.lists(ENTRY, max_size=3) | JSON),
+    False: st.builds(
+        lambda top: {"top_logprobs": top},
+        st.lists(st.dictionaries(st.sampled_from("AB "), JSON, max_size=3) | JSON, max_size=2) | JSON,
+    ),
+}
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@given(data=st.data())
+def test_any_answer_is_a_margin_or_a_failed_judgement_with_a_reason(chat: bool, data: st.DataObject) -> None:
+    source = EndpointJudge("http://h/v1", "m", JudgeTemplate(TEMPLATE.text, chat=chat))
+    logprobs = data.draw(TOP[chat] | JSON)
+    answer = data.draw(st.just({"choices": [{"logprobs": logprobs}]}) | JSON)
+    source._server = SimpleNamespace(ask=lambda *_, **__: answer)  # type: ignore[assignment]
+    margin = source._margin((TURN, "a", "b"), math.inf)
+    if math.isnan(margin):
+        assert re.match(r"(Value|Overflow)Error: ...", str(source.failure()))
+    else:
+        assert math.isfinite(margin)
+        assert source.failure() is None
+
+
+@pytest.mark.parametrize(
+    ("top", "words"),
+    [
+        ([{"token": 5, "logprob": -1.0}], "a listed token is '5'; expected text"),
+        ([{"token": "A", "logprob": math.nan}], "the log-probability of 'A' is nan; expected a number up to 0"),
+        ([{"token": "A", "logprob": None}], "the log-probability of 'A' is None"),
+        ([{"token": "A", "logprob": 10**400}], "the log-probability of 'A' is 1000"),
+        ([{"token": "A", "logprob": 3.0}], "the log-probability of 'A' is 3.0"),
+        ([{"token": word, "logprob": -math.inf} for word in "AB"], "neither 'A' nor 'B' is among the listed tokens"),
+        (None, "top_logprobs is 'None'; expected tokens and log-probabilities"),
+        ([], "top_logprobs is '[]'; expected tokens"),
+        ([["A", -1.0]], "expected entries with token and logprob"),
+    ],
+)
+def test_a_server_that_does_not_judge_is_refused_with_what_is_wrong(server, top: Any, words: str) -> None:
+    server.answer = {"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]}
+    with pytest.raises(ValueError, match=r"does not judge: ValueError: .*" + re.escape(words)):
+        judge(server, JudgeTemplate(TEMPLATE.text, chat=True))
+
+
+def test_an_impossible_word_is_bounded_like_one_that_is_not_listed(server) -> None:
+    top = [{"token": "A", "logprob": -0.5}, {"token": "x", "logprob": -2.0}, {"token": "B", "logprob": -math.inf}]
+    server.answer = {"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]}
+    source = judge(server, JudgeTemplate(TEMPLATE.text, chat=True))
+    assert source.margins([(TURN, "a", "b")]).tolist() == [1.5]
 
 
 def test_a_busy_server_is_asked_again_and_a_refusal_is_a_failed_judgement(server) -> None:

@@ -1,10 +1,14 @@
 """Responses from a server: ids in, ids out, and weights that follow the policy."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prl.config import Sampling
 from prl.rollout_server import RolloutServer
@@ -122,3 +126,70 @@ def test_what_is_wrong_is_told(folder: Path, tmp_path: Path) -> None:
         RolloutServer("localhost", str(folder))
     with pytest.raises(ValueError, match="concurrency is 0"):
         RolloutServer("http://localhost", str(folder), concurrency=0)
+
+
+VOCAB = len(TOKENIZER)
+IDS = st.lists(st.integers(-3, VOCAB + 3) | st.sampled_from([1.5, 7.0, True, None, "7", [7], 10**400, END]), max_size=6)
+ODD = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=3), st.lists(st.integers(), max_size=2))
+REASON = st.sampled_from(["stop", "length", "abort"]) | ODD
+
+
+def vllm_answer(ids: Any, reason: Any, matched: Any) -> Any:
+    return {"choices": [{"token_ids": ids, "finish_reason": reason, "stop_reason": matched}]}
+
+
+def sglang_answer(ids: Any, reason: Any, matched: Any) -> Any:
+    return {"output_ids": ids, "meta_info": {"finish_reason": {"type": reason, "matched": matched}}}
+
+
+@pytest.mark.parametrize(("engine", "answered"), [("vllm", vllm_answer), ("sglang", sglang_answer)])
+@given(ids=IDS | ODD, reason=REASON, matched=ODD | st.sampled_from(ENDS), shape=ODD, is_shaped=st.booleans())
+def test_any_answer_is_a_response_or_a_word(
+    served: Path, engine: Any, answered: Any, ids: Any, reason: Any, matched: Any, shape: Any, is_shaped: bool
+) -> None:
+    answer = answered(ids, reason, matched) if is_shaped else shape
+    source = RolloutServer("http://h/v1", str(served), engine)
+    source._opened = SimpleNamespace(ask=lambda _, __, read, **___: read(answer))  # type: ignore[assignment]
+    try:
+        rollout = source.sample(BATCH, Sampling(max_new_tokens=4), end_ids=ENDS, pad_id=PAD)
+    except ValueError:
+        return
+    row = rollout.response_ids[0][rollout.response_mask[0]].tolist()
+    assert 0 < len(row) <= 4
+    assert row[: len(ids)] == ids
+    assert all(0 <= each < VOCAB for each in row)
+    assert not set(row[:-1]) & set(ENDS)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that is only read."""
+    folder = tmp_path_factory.mktemp("served")
+    write_tiny_model(folder, seed=0)
+    return folder
+
+
+@pytest.mark.parametrize("wrong", [VOCAB, -5, 1.0, True, [5], "5", None])
+def test_no_id_outside_the_vocabulary_reaches_a_rollout(wrong: Any, folder: Path) -> None:
+    with serving(folder) as server:
+        server.answers["/v1/completions"] = lambda _: (200, vllm_answer([5, wrong], "length", None))
+        words = re.escape(f"a response has the token id {wrong}; expected whole numbers below {VOCAB}")
+        with pytest.raises(ValueError, match=rf"http://127.0.0.1:[0-9]+/v1/completions gave an answer .*{words}"):
+            client(server, folder, "vllm").sample(BATCH, Sampling(max_new_tokens=4), end_ids=ENDS, pad_id=PAD)
+
+
+def test_a_malformed_answer_is_asked_for_again(folder: Path) -> None:
+    with serving(folder) as server:
+        good = server.answers["/v1/completions"]
+        answers = iter([lambda _: (200, None), lambda _: (200, vllm_answer([1.5], "length", None))])
+        server.answers["/v1/completions"] = lambda body: next(answers, good)(body)
+        source = RolloutServer(f"{server.root}/v1", str(folder), retries=2)
+        rollout = source.sample(BATCH, Sampling(max_new_tokens=3), end_ids=ENDS, pad_id=PAD)
+    assert len(rollout.response_ids) == len(BATCH)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"vocab_size": "many"}', '{"text_config": 3}'])
+def test_a_folder_that_tells_no_vocabulary_is_named(text: str, folder: Path) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"served/config.json|vocab_size in .*served/config.json"):
+        RolloutServer("http://localhost:1/v1", str(folder)).check()
