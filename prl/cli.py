@@ -1,5 +1,6 @@
 """The command line: LightningCLI's fit, validate, test and predict, and prl's small commands beside them."""
 
+import contextlib
 import linecache
 import os
 import sys
@@ -30,7 +31,7 @@ from lightning_modules.callbacks import (
 )
 from lightning_modules.stage import Stage
 from lightning_modules.strategies import check_setting, is_sharded
-from prl import sharded_files
+from prl import sharded_files, trust
 from prl.checkpoint_files import CheckpointError, fault, holds_checkpoints, newest_whole
 from prl.commands import COMMANDS
 from prl.judge.base import judge_kind
@@ -44,7 +45,8 @@ class RunError(ValueError):
 
 DESCRIPTION = (
     "Pairwise-RL: train a generative pairwise judge, then a policy that beats its anchors. Small commands beside the "
-    f"subcommands below: {', '.join('prl ' + name for name in COMMANDS)} (each with --help)."
+    f"subcommands below: {', '.join('prl ' + name for name in COMMANDS)} (each with --help). "
+    f"{trust.FLAG} true obeys the config.yaml of a run folder also where it names code that is not prl's."
 )
 
 
@@ -71,6 +73,7 @@ class PrlCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse a strategy or precision that cannot be, and find the checkpoint that is meant, before compute."""
         config = self.config[self.subcommand]
+        trust.check(config.as_dict())
         check_setting(config.trainer.as_dict()["strategy"], config.trainer.accelerator, config.trainer.precision)
         folder = Path(config.run_dir) / "checkpoints"
         config.ckpt_path = resolve_checkpoint(config.ckpt_path, folder)
@@ -158,25 +161,33 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # rows are encoded once, in set-up
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # between Lightning and torch, not the user's
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log")  # numbers are of all processes
+    # Arguments are ours to change before Lightning sees them; its processes are started with the command line as it is.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # reference and judge are meant to be
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def run_stage(args: ArgsType = None, cli: type[PrlCLI] = PrlCLI) -> PrlCLI:
-    """LightningCLI with these arguments."""
+    """LightningCLI with these arguments; what the config of a run folder may ask for is told in prl/trust.py.
+
+    Raises:
+        UntrustedRunError: when it asks for more, and the arguments do not say that the folder is trusted.
+    """
     _quiet_lightning()
-    return cli(
-        Stage,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        save_config_callback=RunConfig,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
-        parser_kwargs={"prog": "prl", "description": DESCRIPTION},
-        args=args,
-    )
+    given, trusted = trust.take_flag(sys.argv[1:] if args is None else [str(each) for each in args])
+    with contextlib.nullcontext() if trusted else trust.guarding(given):
+        return cli(
+            Stage,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
+            parser_kwargs={"prog": "prl", "description": DESCRIPTION},
+            args=given,
+        )
 
 
 def main(args: list[str] | None = None) -> None:

@@ -6,14 +6,14 @@ passport of the run's `model/` if that has the same weights, else `prl judge --w
 """
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_modules.stage import Stage
-from prl import sharded_files
+from prl import sharded_files, trust
 from prl.checkpoint_files import LAST
 from prl.cli import RunError, resolve_checkpoint
 from prl.judge.base import judge_kind
@@ -27,13 +27,19 @@ def main(args: list[str]) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")
     parser.add_argument("--config", type=Path, help="the run's config.yaml; found beside the checkpoint when left out")
+    parser.add_argument(
+        trust.FLAG, metavar="true", help="obey the run's config.yaml also where it names code that is not prl's"
+    )
     parser.add_argument("--adapter-only", action="store_true", help="write the adapters alone, in peft's files")
-    options = parser.parse_args(args)
-    export(options.checkpoint, options.output, options.config, merge=not options.adapter_only)
+    rest, trusted = trust.take_flag(args)
+    options = parser.parse_args(rest)
+    export(options.checkpoint, options.output, options.config, merge=not options.adapter_only, trusted=trusted)
     print(f"wrote {options.output}")
 
 
-def export(checkpoint: Path, output: Path, config: Path | None = None, *, merge: bool = True) -> None:
+def export(
+    checkpoint: Path, output: Path, config: Path | None = None, *, merge: bool = True, trusted: bool = False
+) -> None:
     """Write the model of a checkpoint.
 
     Args:
@@ -41,9 +47,11 @@ def export(checkpoint: Path, output: Path, config: Path | None = None, *, merge:
         output: folder that does not exist yet, or is empty.
         config: the run's config.yaml; `run/config.yaml` of `run/checkpoints/x.ckpt` when None.
         merge: put adapters into the weights, instead of writing them alone.
+        trusted: obey the config also where it names code that is not prl's.
 
     Raises:
         RunError: when a file is missing or torn, or the folder holds something.
+        UntrustedRunError: when the model's settings ask for such code.
         ValueError: for a checkpoint of another stage, or for merge: false without adapters.
     """
     _check_checkpoint(checkpoint)
@@ -52,8 +60,13 @@ def export(checkpoint: Path, output: Path, config: Path | None = None, *, merge:
         raise RunError(f"no config at {config}; give the config.yaml of the checkpoint's run with --config")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RunError(f"--output {output} holds something already; choose a new folder")
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    read_stage(settings, checkpoint).export(output, merge=merge)
+    settings = trust.read_settings(config)
+    if not isinstance(settings.get("model"), dict):
+        raise RunError(f"{config} has no settings of a model; give the config.yaml of the checkpoint's run")
+    with nullcontext() if trusted else trust.guarding_config(config):
+        trust.check({"model": settings["model"]})
+        stage = read_stage(settings, checkpoint)
+    stage.export(output, merge=merge)
     kind = judge_kind(output)
     write_card(output, kind, settings, adapter=not merge)
     if kind is not None:

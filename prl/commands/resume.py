@@ -18,6 +18,7 @@ from lightning_modules.callbacks.run_ledger import RunLedger
 from prl.checkpoint_files import batches_of, summary, whole_checkpoints
 from prl.cli import PrlCLI, RunError, resolve_checkpoint, run_stage
 from prl.ledger import LEDGER, compare, read_ledger
+from prl.trust import FLAG, take_flag
 
 
 def main(args: list[str]) -> None:
@@ -29,7 +30,12 @@ def main(args: list[str]) -> None:
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="relative difference of measured numbers that counts as rounding"
     )
-    options, settings = parser.parse_known_args(args)
+    parser.add_argument(
+        FLAG, metavar="true", help="obey the run's config.yaml also where it names code that is not prl's"
+    )
+    rest, trusted = take_flag(args)
+    options, settings = parser.parse_known_args(rest)
+    settings += [FLAG, "true"] if trusted else []
     if not (options.run_dir / "config.yaml").is_file():
         raise RunError(f"there is no {options.run_dir / 'config.yaml'}; give the folder of a run")
     if options.verify is None:
