@@ -17,7 +17,7 @@ from rich.progress import track
 
 from prl import __version__
 from prl.config import ModelSource, Sampling
-from prl.data import AnchoredPrompt, DataSource, load_records
+from prl.data import AnchoredPrompt, DataSource, RowError, load_records
 from prl.data.encoding import PromptEncoder
 from prl.data.reading import DataReport
 from prl.data.tokens import TooLongError
@@ -153,7 +153,7 @@ class Sampler:
         for number, record in enumerate(records, 1):
             try:
                 row = self.encoder.encode(record)
-            except TooLongError as error:
+            except (TooLongError, RowError) as error:
                 raise ValueError(f"prompt {number} of {self.options.prompts}: {error}") from None
             assert row is not None
             yield row

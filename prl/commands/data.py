@@ -10,7 +10,7 @@ from prl.config import ModelSource
 from prl.data import AnchoredPrompt, DataSource, Demonstration, PreferencePair, Record, load_records
 from prl.data.describe import QUANTILES, describe
 from prl.data.encoding import encode_prompt
-from prl.data.tokens import encode_content
+from prl.data.marks import encode_content
 
 KINDS: dict[str, type[Record]] = {
     "pairs": PreferencePair,

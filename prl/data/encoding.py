@@ -1,23 +1,24 @@
 """Conversations as token ids for the policy, its supervised stage and the scalar baseline."""
 
 import json
-import re
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from prl.data.chat import encode_chat
 from prl.data.fitting import fit_prompt
+from prl.data.marks import encode_content
 from prl.data.records import AnchoredPrompt, Conversation, Demonstration, PreferencePair
+from prl.data.row_errors import RowError
+from prl.data.templates import TemplateFailure
 from prl.data.tokens import (
     EncodingCounts,
     Loss,
     OnTooLong,
     TooLongError,
     check_one_bos,
-    encode_content,
     left_pad,
     pair_facts,
     pair_tensors,
@@ -31,44 +32,30 @@ from prl.types import PromptBatch
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> list[int]:
     """A conversation up to where the response begins, through the model's own chat template where it has one.
 
-    A special token that a message has written in it is read as plain characters.
+    A mark that a message has written in it (`prl.data.marks`) is read as plain characters.
 
     Raises:
+        RowError: when the chat template refuses the conversation.
         ValueError: when the result starts with two beginning-of-sequence tokens.
     """
-    if not tokenizer.chat_template:
+    if tokenizer.chat_template:
+        try:
+            ids = encode_chat(tokenizer, messages)
+        except TemplateFailure as error:
+            raise refused_by_template(messages, error) from None
+    else:
         text = "\n\n".join(message["content"] for message in messages)
         ids = list(tokenizer(text, split_special_tokens=True)["input_ids"])
         if ids and ids[-1] == tokenizer.eos_token_id:
             ids.pop()  # some tokenizers close every text
-    elif any(_special_tokens(tokenizer).search(message["content"]) for message in messages):
-        ids = _encode_apart(tokenizer, messages)
-    else:
-        rendered: Any = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=True
-        )
-        ids = list(rendered["input_ids"])
     check_one_bos(tokenizer, ids, "the chat template" if tokenizer.chat_template else "the text of a prompt")
     return ids
 
 
-@cache
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return re.compile("|".join(map(re.escape, sorted(added | set(tokenizer.all_special_tokens)))))
-
-
-def _encode_apart(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> list[int]:
-    """The chat template's own text and the messages as separate tokens, so that none of these can be a special one."""
-    marked = [{**message, "content": f"\u0001{number}\u0002"} for number, message in enumerate(messages)]
-    text = str(tokenizer.apply_chat_template(marked, add_generation_prompt=True, tokenize=False))
-    ids: list[int] = []
-    for place, part in enumerate(re.split("\u0001(\\d+)\u0002", text)):
-        if place % 2:
-            ids += encode_content(tokenizer, messages[int(part)]["content"])
-        else:
-            ids += tokenizer.encode(part, add_special_tokens=False)
-    return ids
+def refused_by_template(messages: Conversation, error: TemplateFailure) -> RowError:
+    """A chat template's complaint about a conversation as the error of its row."""
+    roles = ", ".join(message["role"] for message in messages[:6]) + (", ..." if len(messages) > 6 else "")
+    return RowError("refused by the chat template", "prompt", f"messages of {roles}, of which it says: {error}")
 
 
 class _Encoder:

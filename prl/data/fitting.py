@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from transformers import PreTrainedTokenizerBase
 
+from prl.data.marks import encode_content
 from prl.data.messages import Conversation
-from prl.data.tokens import Loss, TooLongError, encode_content
+from prl.data.tokens import Loss, TooLongError
 
 Encode = Callable[[Conversation], list[int]]
 """A prompt as token ids, with everything that its template puts around it."""
@@ -104,4 +105,5 @@ def _tail(tokenizer: PreTrainedTokenizerBase, text: str, num_lost: int) -> str:
         shorter = str(tokenizer.decode(ids[num_lost:], clean_up_tokenization_spaces=False))
         return shorter if len(shorter) < len(text) else text[1:]
     offsets = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-    return text[max(offsets["offset_mapping"][num_lost][0], 1) :]
+    starts = [start for start, _ in offsets["offset_mapping"]]  # a text that quotes a mark has more tokens than these
+    return text[max(starts[min(num_lost, len(starts) - 1)], 1) :]

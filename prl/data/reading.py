@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -106,12 +106,18 @@ class RecordStream(Generic[R]):
         self.source, self.kind, self.on_invalid = source, kind, on_invalid
         self.row = 0
         self._tally = _Tally()
+        self._refusal: RowError | None = None
+
+    def refuse(self, error: RowError) -> None:
+        """Take the row of the last record for a bad one after all, for whoever cannot use it."""
+        self._refusal = error
 
     def __iter__(self) -> Iterator[R]:
         tally = self._tally = _Tally()
         complaints: list[str] = []
         found: set[str] = set()
         written = is_written(self.source)
+        is_readable = True
         for number, raw in islice(raw_rows(self.source, lambda: self._dataset), self.source.limit):
             self.row = number
             try:
@@ -120,18 +126,27 @@ class RecordStream(Generic[R]):
                 found |= raw.keys()
                 row = self.kind.row(_renamed(raw, self.source.columns or {}), written)
                 records = self.kind.from_row(row)
+                if is_readable or self.on_invalid == "skip":
+                    yield from self._unless_refused(records)
             except RowError as error:
+                is_readable = is_readable and error is self._refusal
                 tally.skipped.setdefault(error.reason, []).append(number)
                 if len(complaints) < MAX_ERRORS_SHOWN:
                     complaints.append(f"row {number}{':' if error.field is None else ','} {error}")
                 continue
             tally.add(row, len(records))
-            if not tally.skipped or self.on_invalid == "skip":
-                yield from records
         if missing := _missing_column(self.source, found):
             raise DataError(missing)
         if not tally.num_records or (tally.skipped and self.on_invalid == "error"):
             raise DataError(_explain(self, complaints, tally))
+
+    def _unless_refused(self, records: Iterable[R]) -> Iterator[R]:
+        """The records of one row. Raises RowError when one of them is refused."""
+        for record in records:
+            self._refusal = None
+            yield record
+            if self._refusal is not None:
+                raise self._refusal
 
     def content_hash(self) -> str | None:
         """Name of the data by its content; None where there is none, as for a folder of files.

@@ -83,6 +83,10 @@ _ADVICE = {
     "wrong number of entries": ("one entry per completion, at least two", "Repair the lists or remove the row."),
     "invalid rank": ("a finite number, 1 for the best", "Correct it or remove the row."),
     "invalid score": ("a finite number, the higher the better", "Correct it or remove the row."),
+    "refused by the chat template": (
+        "turns that the model's chat template takes",
+        "Repair or remove the row, or choose a model whose template takes such turns.",
+    ),
     "same text ranked twice": ("one rank for one text", "Remove the row or one of the completions."),
 }
 

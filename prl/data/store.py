@@ -29,6 +29,7 @@ from filelock import FileLock
 from prl.data.audit import comparison_key
 from prl.data.reading import RecordStream
 from prl.data.records import PreferencePair, Record, prompt_key
+from prl.data.row_errors import RowError
 from prl.data.sources import DataError, file_hash
 from prl.data.tokens import EncodingCounts, Loss, TooLongError, settings_hash
 
@@ -40,7 +41,7 @@ _BATCH = 256
 
 
 class RecordEncoder(Protocol):
-    """Turns records into token ids."""
+    """Turns records into token ids; `RowError` says that a record cannot be one, as a bad row cannot."""
 
     counts: EncodingCounts
     """Texts seen so far, and what they lost."""
@@ -222,6 +223,9 @@ def _encoded(
             row = encoder.encode(record)
         except TooLongError as error:
             raise TooLongError(f"{stream.source.path}, row {stream.row}: {error}") from None
+        except RowError as error:
+            stream.refuse(error)
+            continue
         index.add(record, encoder.counts, 0 if row is None else row["length"])
         if row is not None:
             yield {name: _narrow(value) for name, value in row.items()}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from prl.data.chat import ChatSettings, chat_settings
 from prl.data.records import PreferencePair
 
 OnTooLong = Literal["error", "truncate", "skip"]
@@ -76,17 +77,6 @@ def right_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     return ids, torch.arange(width).expand(len(rows), -1) < lengths[:, None]
 
 
-def encode_contents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of user texts; a special token written in one is read as plain characters."""
-    ids: Any = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return list(ids)
-
-
-def encode_content(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The same for one text."""
-    return encode_contents(tokenizer, [text])[0]
-
-
 def check_one_bos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], written_by: str) -> None:
     """Refuse a row that begins with two beginning-of-sequence tokens: no model has seen such a text.
 
@@ -108,13 +98,16 @@ def check_one_bos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], writte
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of how a tokenizer writes text: vocabulary, merges, rules, special tokens and chat template."""
+    """Hash of how a tokenizer writes text: vocabulary, merges, rules, special tokens, chat template and what
+    it is told."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
     if backend is not None:
         for setting in ("padding", "truncation"):  # changed by mere use, and no part of how a text is written
             rules.pop(setting, None)
-    return settings_hash(rules, tokenizer.chat_template, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    told = chat_settings(tokenizer)
+    more = [] if told == ChatSettings() else [told.kwargs, told.date]
+    return settings_hash(rules, tokenizer.chat_template, tokenizer.bos_token_id, tokenizer.eos_token_id, *more)
 
 
 def settings_hash(*settings: Any) -> str:

@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.fitting import fit_prompt
+from prl.data.marks import encode_contents
 from prl.data.records import Conversation, PreferencePair
 from prl.data.tokens import (
     EncodingCounts,
@@ -13,8 +14,6 @@ from prl.data.tokens import (
     OnTooLong,
     TooLongError,
     check_one_bos,
-    encode_content,
-    encode_contents,
     left_pad,
     pair_facts,
     pair_tensors,
@@ -123,7 +122,7 @@ class ComparisonEncoder:
             TooLongError: when it does not fit and `on_too_long` is error.
         """
         texts = (render_conversation(prompt), first, second)
-        ids, first_ids, second_ids = encode_contents(self.tokenizer, texts)
+        ids, first_ids, second_ids = self._encode(*texts)
         room = self.max_length - self.compiled.num_literal_tokens
         total, loss = len(ids) + len(first_ids) + len(second_ids), Loss(0)
         if total > room and self.on_too_long == "error":
@@ -139,7 +138,7 @@ class ComparisonEncoder:
             ids, loss = fit_prompt(
                 prompt,
                 ids,
-                lambda messages: encode_content(self.tokenizer, render_conversation(messages)),
+                lambda messages: self._encode(render_conversation(messages))[0],
                 self.tokenizer,
                 room=room - len(first_ids) - len(second_ids),
                 last_room=room - sum(floors),
@@ -149,6 +148,9 @@ class ComparisonEncoder:
             loss |= Loss.RESPONSES
         self.counts.add(loss)
         return [ids, first_ids, second_ids]
+
+    def _encode(self, *texts: str) -> list[list[int]]:
+        return encode_contents(self.tokenizer, texts, self.template.text + self.template.answer_prefix)
 
     def _assemble(self, prompt: list[int], response_a: list[int], response_b: list[int]) -> list[int]:
         contents = {"prompt": prompt, "response_a": response_a, "response_b": response_b}

@@ -4,11 +4,12 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-from jinja2 import TemplateError, TemplateSyntaxError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from prl.data.chat import render_chat
 from prl.data.records import Conversation
+from prl.data.templates import TemplateFailure, in_words, judge_template, render
 
 DEFAULT_TEMPLATE = """\
 Compare two responses to the same conversation and decide which one is better: more helpful, correct and honest. \
@@ -54,10 +55,11 @@ class JudgeTemplate:
             raise ValueError(f"template.verdicts is {self.verdicts!r}; expected two different words")
         marks = {name: f"<{name}>" for name in _FIELDS}
         try:
-            rendered = ImmutableSandboxedEnvironment(keep_trailing_newline=True).from_string(self.text).render(**marks)
+            rendered = render(judge_template(self.text), marks)
         except TemplateError as error:
-            where = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
-            raise ValueError(f"template.text is not a Jinja template{where}: {error}") from None
+            raise ValueError(f"template.text is not a Jinja template, {in_words(error)}") from None
+        except TemplateFailure as error:
+            raise ValueError(f"template.text cannot be rendered: {error}") from None
         for name, mark in marks.items():
             if rendered.count(mark) != 1:
                 raise ValueError(
@@ -79,10 +81,8 @@ def render_conversation(messages: Conversation) -> str:
 
 def render_text(template: JudgeTemplate, prompt: Conversation, first: str, second: str) -> str:
     """A comparison as plain text, for a judge that tokenises by itself."""
-    environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True)
-    return environment.from_string(template.text).render(
-        prompt=render_conversation(prompt), response_a=first, response_b=second
-    )
+    contents = {"prompt": render_conversation(prompt), "response_a": first, "response_b": second}
+    return render(judge_template(template.text), contents)
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,11 @@ def compile_template(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase
 
     Raises:
         VerdictTokenError: when a verdict word is not exactly one token after the answer prefix.
+        ValueError: when the chat template fails, or would change the contents.
     """
-    marks = {name: f"\u0001{name}\u0002" for name in _FIELDS}  # control characters: in no sensible template
-    environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True)
-    text = environment.from_string(template.text).render(**marks)
-    if template.chat and tokenizer.chat_template:
-        turns = [{"role": "user", "content": text}]
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    text += template.answer_prefix
+    marks = {name: f"\U000f0000{name}\U000f0001" for name in _FIELDS}  # private characters: in no sensible template
+    text = _framed(template, tokenizer, marks)
+    _check_contents_stay(template, tokenizer, marks, text)
     fields = sorted(_FIELDS, key=lambda name: text.index(marks[name]))
     literals = []
     for name in fields:
@@ -134,6 +131,36 @@ def compile_template(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase
     return CompiledTemplate(
         tuple(tuple(piece) for piece in pieces), (fields[0], fields[1], fields[2]), (verdict_ids[0], verdict_ids[1])
     )
+
+
+def _framed(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase, contents: dict[str, str]) -> str:
+    """A comparison up to the verdict, as text."""
+    text = render(judge_template(template.text), contents)
+    if template.chat and tokenizer.chat_template:
+        try:
+            text = render_chat(tokenizer, [{"role": "user", "content": text}])
+        except TemplateFailure as error:
+            raise ValueError(f"{_chat_template_of(tokenizer)} refuses the judge's template: {error}") from None
+    return text + template.answer_prefix
+
+
+def _check_contents_stay(
+    template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase, marks: dict[str, str], text: str
+) -> None:
+    """Refuse a chat template that writes messages in another way, as in JSON: contents go around it."""
+    odd = {name: f'{mark[0]} "a\\\n\n <B> é\t{mark[1:]}' for name, mark in marks.items()}
+    expected = text
+    for name, mark in marks.items():
+        expected = expected.replace(mark, odd[name])
+    if _framed(template, tokenizer, odd) != expected:
+        raise ValueError(
+            f"{_chat_template_of(tokenizer)} changes the text of messages, as by tojson, and a judge must read texts "
+            "as they are; set template.chat to false"
+        )
+
+
+def _chat_template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    return f"the chat template of {tokenizer.name_or_path or type(tokenizer).__name__}"
 
 
 def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -420,3 +420,25 @@ def test_a_streamed_file_that_is_not_there_is_named_without_asking_the_hub(tmp_p
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: pytest.fail("the hub was asked"))
     with pytest.raises(DataError, match=r"no data file at .*gone\.jsonl"):
         encode(DataSource(str(tmp_path / "gone.jsonl"), streaming=True), judge_encoder())
+
+
+def test_a_row_that_the_chat_template_refuses_is_a_bad_row(tmp_path) -> None:
+    system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+    rows = [row | ({"prompt": system} if number in (4, 6) else {}) for number, row in enumerate(PAIRS, 1)]
+    rows[7] = {"prompt": "no responses"}
+    source = write(tmp_path / "pairs.jsonl", rows)
+    tokenizer = tiny_tokenizer()
+    no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    tokenizer.chat_template = no_system + tokenizer.chat_template
+    with pytest.raises(DataError) as caught:
+        encode(source, ScalarPairEncoder(tokenizer, 60))
+    told = str(caught.value)
+    assert "3 of 9 rows" in told
+    for number in (4, 6):
+        assert (
+            f"row {number}, field 'prompt': found messages of system, user, of which it says: System role not" in told
+        )
+    for cache in (True, True, False):  # written, found again, made anew
+        records, _ = encode(source, ScalarPairEncoder(tokenizer, 60), cache, on_invalid="skip")
+        assert len(records.rows) == len(records.losses) == records.report["num_kept"] == 6
+        assert records.report["skipped"]["refused by the chat template"] == [4, 6]
