@@ -20,7 +20,7 @@ from prl.judge.source import RewardSource
 from prl.memory import Held, Shards, held, on_fake_tensors, working_memory
 from prl.models.adapters import add_adapters, is_adapted
 from prl.models.critic import AdapterCritic, Critic, ValueHead, hidden_size
-from prl.models.head import LOGITS_AT_ONCE
+from prl.models.head import LOGITS_AT_ONCE, logits_setting
 from prl.models.loading import freeze, load_shape
 
 Make = Callable[[Callable[[], Any]], Any]
@@ -106,7 +106,8 @@ def _pairwise_ppo(stage: PairwisePPOModule, rows: int, make: Make, make_judge: M
     judging = [each for found, _ in asked.values() for each in found]
     prompt, answer = stage.max_prompt_length, stage.sampling.max_new_tokens
     group, vocabulary = min(stage.ppo.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
-    slices = 4 * min(LOGITS_AT_ONCE, group * answer * vocabulary)
+    whole = group * answer * vocabulary
+    slices = 4 * (whole if logits_setting(policy.config) else min(LOGITS_AT_ONCE, whole))
     both = working_memory(policy, partial(_train, policy, group, prompt + answer))
     if stage.critic_kind == "own":  # its activations wait for the backward pass too
         both += working_memory(critic, partial(_train, critic.backbone, group, prompt + answer))

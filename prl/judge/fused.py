@@ -117,10 +117,18 @@ def longest_row(model: Any) -> int | None:
     windows = [
         value
         for name, value in settings.items()
-        if ("window" in name or name == "attention_chunk_size") and not name.startswith("max_")
+        if name.endswith(("window", "window_size", "attention_chunk_size")) and _is_used(name, settings)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0
     ]
     return min(windows, default=None)
+
+
+def _is_used(window: str, settings: dict[str, Any]) -> bool:
+    """Whether a layer looks through a window that a config names: some name one that all their layers do without."""
+    if layers := settings.get("layer_types") or settings.get("attention_layers"):
+        kinds = ("chunked",) if "chunk" in window else ("sliding", "local")
+        return any(str(layer).startswith(kinds) for layer in layers)
+    return settings.get("use_sliding_window") is not False
 
 
 class Fusing:
@@ -196,6 +204,8 @@ def _objection(model: Any, reading: list[int]) -> str | None:
     if _attention(model) not in ("sdpa", "eager"):
         return f"attn_implementation {_attention(model)} takes no mask of our own (sdpa and eager do)"
     device = device_of(model)
+    if window := longest_row(model):
+        reading = reading[: max(2, 2 * window // 3)]  # both halves that differ and the shared one fit into the window
     pair = backwards_too(reading)
     return logits_objection(
         model,

@@ -6,6 +6,7 @@ the tokens that count, and where there is more than one slice its backward pass 
 """
 
 import logging
+import re
 from typing import Any
 
 import torch
@@ -19,6 +20,20 @@ log = logging.getLogger(__name__)
 
 LOGITS_AT_ONCE = 2**25
 """Most logits that are in memory together: 128 MiB in float32."""
+LARGE = 300.0
+"""Root mean square of the state that a head is tried on: logits so large that a cap shows."""
+CHANGES_LOGITS = re.compile(
+    r"((final|output)_)?logits?_?(soft_?cap(ping)?|scal(e|ing)(_factor)?)|soft_?cap|(lm_head|output)_multiplier"
+)
+"""Settings of a transformers config that cap or scale logits behind the head; not those of attention or routers."""
+
+
+def logits_setting(config: Any) -> str | None:
+    """The setting by which a model changes its logits behind its language head, as name and value; None without one."""
+    for name, value in config.get_text_config().to_dict().items():
+        if CHANGES_LOGITS.fullmatch(name) and not isinstance(value, bool) and value and (value != 1 or "cap" in name):
+            return f"{name}: {value}"
+    return None
 
 
 def response_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int) -> Tensor:
@@ -27,10 +42,12 @@ def response_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, num_r
     The model runs whole, as FSDP and adapters need it, but its head sees one state only.
     """
     caught: list[Tensor] = []
+    is_known = hasattr(model, "_prl_head_is_last")
 
     def catch(_: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         caught.append(arguments[0])
-        return (arguments[0][:1, -1:], *arguments[1:])
+        state = arguments[0][:1, -1:]
+        return (state if is_known else _large(state), *arguments[1:])
 
     hook = model.get_output_embeddings().register_forward_pre_hook(catch)
     try:
@@ -39,23 +56,36 @@ def response_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, num_r
     finally:
         hook.remove()
     hidden = caught[0]
-    if not hasattr(model, "_prl_head_is_last"):
+    if not is_known:
         model._prl_head_is_last = _ends_with_head(model, hidden, logits)
     return hidden[:, :-1]
 
 
 @torch.no_grad()
+def _large(state: Tensor) -> Tensor:
+    """A state that points where this one does."""
+    return state * (LARGE / state.float().pow(2).mean().sqrt().clamp(min=1e-6)).to(state.dtype)
+
+
+@torch.no_grad()
 def _ends_with_head(model: Any, hidden: Tensor, logits: Tensor) -> bool:
-    """Whether the head's output is what the model returns: some models cap or scale it afterwards."""
-    found = model.get_output_embeddings()(hidden[:1, -1:])
-    same = found.shape == logits.shape and torch.allclose(found, logits, rtol=1e-3, atol=1e-3)
-    if not same:
-        log.warning(
-            "%s changes the logits after its language head, so log-probabilities are computed from whole logits: "
-            "B * T * V numbers at once. A smaller ppo.microbatch_size saves memory",
-            type(model).__name__,
-        )
-    return same
+    """Whether the head's output is what the model returns: some models cap or scale it afterwards.
+
+    The config says so of the models that transformers knows. Others show it on large logits: a cap leaves small ones
+    nearly as they are.
+    """
+    reason = logits_setting(model.config)
+    if reason is None:
+        found = model.get_output_embeddings()(_large(hidden[:1, -1:]))
+        if found.shape == logits.shape and torch.allclose(found.float(), logits.float(), rtol=1e-3, atol=1e-3):
+            return True
+    log.warning(
+        "%s changes the logits after its language head (%s), so log-probabilities are computed from whole logits: "
+        "B * T * V numbers at once. A smaller ppo.microbatch_size saves memory",
+        type(model).__name__,
+        reason or "for a reason that its config does not name",
+    )
+    return False
 
 
 def response_logprobs(

@@ -3,11 +3,13 @@
 import logging
 import random
 from itertools import permutations
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
 from prl.config import LoRA
 from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate
@@ -323,6 +325,50 @@ def test_a_windowed_model_shares_what_fits_into_its_window(encoder) -> None:
         margins = expected[:, encoder.verdict_ids[0]] - expected[:, encoder.verdict_ids[1]]
         assert_same_numbers(batched_margins(model, rows, encoder, 10_000, fusing), margins, DOUBLE)
         assert (fusing.tokens.computed < fusing.tokens.plain) == (window > longest)
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma3_text", "gemma2"])
+def test_a_reading_longer_than_the_window_keeps_no_other_from_sharing(family, encoder, caplog) -> None:
+    rows = readings(encoder)
+    long = rows[0] + rows[0]  # beside which the others fit into the window
+    window = len(long) - 1
+    fields = {} if family == "mistral" else {"head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]}
+    model = tiny_model(model_type=family, sliding_window=window, **fields)
+    fusing = Fusing("on")
+    expected = alone(model, [*rows, long])
+    margins = expected[:, encoder.verdict_ids[0]] - expected[:, encoder.verdict_ids[1]]
+    found = batched_margins(model, [*rows, long], encoder, 10_000, fusing)
+    torch.testing.assert_close(found, margins, **EQUAL)
+    assert fusing.tokens.computed < fusing.tokens.plain
+    assert caplog.text == ""
+
+
+WINDOWS = {
+    "gemma3": ("gemma3_text", {"sliding_window": 512}, 512),  # every sixth layer sees everything
+    "gemma3 without": ("gemma3_text", {"sliding_window": 512, "layer_types": ["full_attention"] * 2}, None),
+    "gemma2": ("gemma2", {"sliding_window": 64}, 64),
+    "mistral": ("mistral", {"sliding_window": 64}, 64),
+    "mistral without": ("mistral", {"sliding_window": None}, None),
+    "qwen2 without": ("qwen2", {"sliding_window": 64, "use_sliding_window": False}, None),
+    "qwen2": ("qwen2", {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 1}, 64),
+    "qwen2 above its layers": (
+        "qwen2",
+        {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 2},
+        None,
+    ),
+    "qwen2_moe": ("qwen2_moe", {"use_sliding_window": False}, None),
+    "gpt_neo": ("gpt_neo", {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "window_size": 32}, 32),
+    "gpt_neo global": ("gpt_neo", {"num_layers": 2, "attention_types": [[["global"], 2]], "window_size": 32}, None),
+    "llama4": ("llama4_text", {"attention_chunk_size": 128}, 128),
+    "llama": ("llama", {}, None),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_are_those_that_layers_look_through(name) -> None:
+    family, fields, window = WINDOWS[name]
+    config = AutoConfig.for_model(**{"model_type": family, "num_hidden_layers": 2, **fields})
+    assert longest_row(SimpleNamespace(config=config)) == window
 
 
 def test_other_attention_is_refused_before_it_runs(encoder) -> None:

@@ -60,6 +60,64 @@ def test_a_model_that_caps_its_logits_is_noticed(caplog) -> None:
     assert caplog.text == ""
 
 
+CHANGING = {
+    "gemma2": {"head_dim": 8, "final_logit_softcapping": 30.0},
+    "gemma3_text": {"head_dim": 8, "final_logit_softcapping": 30.0},
+    "cohere": {"logit_scale": 0.25},
+    "granite": {"logits_scaling": 8.0},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", CHANGING)
+def test_a_cap_that_small_logits_do_not_show_is_noticed(family, caplog) -> None:
+    """Logits of a first batch that are near zero, as those of a new model are; later ones reach the cap."""
+    model = tiny_model(4, model_type=family, **CHANGING[family])
+    norm, sharp = model.model.norm, 40.0
+    norm.weight.fill_(1e-3 if family != "gemma2" and family != "gemma3_text" else 1e-3 - 1)
+    response_logprobs(model, *inputs())
+    norm.weight.mul_(0).add_(sharp)
+    expected, _ = whole(model, 1.0)
+    found, _, _ = response_logprobs(model, *inputs())
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert next(iter(CHANGING[family].keys() - {"head_dim"})) in caplog.text
+
+
+class Capped(torch.nn.Module):
+    """A model that caps its logits, of which its config says nothing."""
+
+    def __init__(self, model) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def get_output_embeddings(self):
+        return self.model.lm_head
+
+    def forward(self, *args, **kwargs):
+        found = self.model(*args, **kwargs)
+        found.logits = 30 * torch.tanh(found.logits / 30)
+        return found
+
+
+@torch.no_grad()
+def test_a_cap_that_no_config_names_is_found_on_large_logits(caplog) -> None:
+    model = Capped(tiny_model(4))
+    model.model.model.norm.weight.fill_(1e-3)
+    assert (whole(model, 1.0)[0] - whole(model.model, 1.0)[0]).abs().max() < 1e-6  # these logits do not show it
+    response_logprobs(model, *inputs())
+    assert "for a reason that its config does not name" in caplog.text
+    model.model.model.norm.weight.fill_(40)
+    found, _, _ = response_logprobs(model, *inputs())
+    torch.testing.assert_close(found, whole(model, 1.0)[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["granite", "gemma3_text", "mixtral"])
+def test_settings_that_change_nothing_are_none(family, caplog) -> None:
+    model = tiny_model(4, model_type=family, head_dim=8)  # logits_scaling 1, no cap, output_router_logits
+    response_logprobs(model, *inputs())
+    assert caplog.text == ""
+
+
 @torch.no_grad()
 def test_hidden_states_are_those_before_each_response_token() -> None:
     model = tiny_model(4)
