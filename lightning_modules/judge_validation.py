@@ -19,6 +19,7 @@ from prl.evaluation.tables import PairText, most_order_dependent, most_wrong, pa
 from prl.judge.loading import load_judge
 from prl.judge.passport import issue_passport, write_passport
 from prl.judge.template import render_conversation
+from prl.models.policy import in_own_type
 from prl.types import Verdict
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,11 @@ class JudgeValidation(Stage):
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
         """Both readings of every pair of a batch, chosen as `a`."""
 
+    def _measured(self, batch: dict[str, Tensor]) -> Verdict:
+        """The verdict as it will be used: in the type of the weights, though training is in mixed precision."""
+        with in_own_type(self.device):
+            return self.verdict(batch)
+
     def log_training(self, win_logit: Tensor, targets: Tensor) -> None:
         """Accuracy of one training batch over pairs that are not ties, and its mean margin.
 
@@ -68,7 +74,7 @@ class JudgeValidation(Stage):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Remember both margins, the label and the row of each pair."""
-        verdict = self.verdict(batch)
+        verdict = self._measured(batch)
         self._readings.append(torch.stack([verdict.margin_ab, verdict.margin_ba, batch["targets"].float()], dim=1))
         if "index" in batch:  # rows of another data module need not have texts
             self._rows.append(batch["index"])
@@ -120,7 +126,7 @@ class JudgeValidation(Stage):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, float]]:
         """For each validation pair in file order: probability that chosen wins, and both margins."""
-        verdict = self.verdict(batch)
+        verdict = self._measured(batch)
         columns = {"win_prob": verdict.win_prob, "margin_ab": verdict.margin_ab, "margin_ba": verdict.margin_ba}
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in rows]

@@ -38,6 +38,7 @@ from prl.minibatch import schedule_minibatches, split_microbatches
 from prl.models.adapters import add_adapters
 from prl.models.critic import AdapterCritic, CriticKind, check_critic, explained_variance
 from prl.models.loading import load_causal_lm, load_tokenizer, save_model
+from prl.models.policy import in_own_type
 from prl.objective import ppo_objective, token_weights
 from prl.phases import PhaseMeter
 from prl.residence import Residence
@@ -154,8 +155,8 @@ class PairwisePPOModule(Stage):
 
     @contextmanager
     def judging(self, judge: RewardSource) -> Iterator[None]:
-        """A judge at work, on its device, until it has finished on all processes."""
-        with self.residence.of(judge, self.device):
+        """A judge at work, on its device and in its own type, until it has finished on all processes."""
+        with self.residence.of(judge, self.device), in_own_type(self.device):
             yield
             finish_judging(judge)
 

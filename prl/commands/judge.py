@@ -12,7 +12,7 @@ from prl.evaluation.figures import judge_figures
 from prl.evaluation.intervals import bootstrap_mean
 from prl.judge.base import judge_folder
 from prl.judge.examination import judge_pairs
-from prl.judge.loading import Judge
+from prl.judge.loading import DTYPES, Judge
 from prl.judge.passport import as_json, issue_passport, write_passport
 
 FIGURES = (
@@ -51,6 +51,9 @@ def main(args: list[str]) -> None:
     parser.add_argument("--judge", required=True, help="folder or hub id of a judge, generative or Bradley-Terry")
     parser.add_argument("--pairs", help="preference pairs to measure it on, a file or hub id; see docs/judge.md")
     add_source_options(parser)
+    parser.add_argument(
+        "--dtype", default=DTYPES[0], choices=DTYPES, help="type in which the judge works; the passport says it"
+    )
     parser.add_argument("--max_pairs", type=number_of_rows, help="read only the first so many pairs")
     parser.add_argument("--on_invalid", choices=("error", "skip"), default="error", help="what bad rows of --pairs are")
     parser.add_argument(
@@ -78,7 +81,7 @@ def main(args: list[str]) -> None:
     if options.write_passport and not Path(options.judge).is_dir():
         parser.error(f"--write-passport writes into the judge's folder, but {options.judge} is none")
     prepare(options.json, options.figures)
-    judge = Judge.from_pretrained(options.judge)
+    judge = Judge.from_pretrained(options.judge, dtype=options.dtype)
     if options.pairs is not None:
         measure(judge, options)
     else:

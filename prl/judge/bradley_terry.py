@@ -21,7 +21,7 @@ from prl.judge.base import (
     read_judge_file,
 )
 from prl.models.loading import freeze, load_scalar_classifier, load_tokenizer, save_model
-from prl.models.policy import model_inputs
+from prl.models.policy import float32_outputs, in_own_type, model_inputs
 
 
 def scalar_rewards(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -96,10 +96,15 @@ class BradleyTerryJudge(PairwiseJudge):
         device = next(self.model.parameters()).device
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         rewards = torch.empty(len(rows), device=device)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            ids, mask = right_pad([rows[i] for i in batch], int(self.encoder.tokenizer.pad_token_id))
-            rewards[torch.tensor(batch, device=device)] = scalar_rewards(self.model, ids.to(device), mask.to(device))
+        # In its own type, in which it was measured, with the reward itself in float32.
+        with in_own_type(device), float32_outputs(getattr(self.model, "score", None)):
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                ids, mask = (
+                    each.to(device)
+                    for each in right_pad([rows[i] for i in batch], int(self.encoder.tokenizer.pad_token_id))
+                )
+                rewards[torch.tensor(batch, device=device)] = scalar_rewards(self.model, ids, mask)
         return rewards
 
 

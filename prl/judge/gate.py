@@ -7,7 +7,7 @@ from typing import Any
 from prl.config import JudgeGate
 from prl.distributed import rank
 from prl.judge.base import PASSPORT_FILE, judge_folder, read_judge_file
-from prl.judge.passport import describe_judge, read_passport
+from prl.judge.passport import DTYPE, describe_judge, described, read_passport
 from prl.judge.source import RewardSource
 
 log = logging.getLogger(__name__)
@@ -70,13 +70,13 @@ def check_judge(judge: RewardSource, gate: JudgeGate) -> None:
         return
     for source in judge.sources():
         if source.folder is not None:
-            _check_folder(source.folder, gate)
+            _check_folder(source.folder, gate, source.dtype or DTYPE)
         elif rank() == 0:
             log.warning("judge_gate: %s has no folder, hence no passport; it is not checked", type(source).__name__)
 
 
-def _check_folder(folder: str, gate: JudgeGate) -> None:
-    problems = folder_problems(judge_folder(folder), gate)
+def _check_folder(folder: str, gate: JudgeGate, dtype: str) -> None:
+    problems = folder_problems(judge_folder(folder), gate, dtype)
     if not problems:
         return
     if gate.mode == "refuse":
@@ -90,8 +90,14 @@ def _check_folder(folder: str, gate: JudgeGate) -> None:
             log.warning("judge_gate: %s: %s", folder, problem)
 
 
-def folder_problems(folder: str, gate: JudgeGate) -> list[str]:
-    """What is wrong with the passport of a folder, one line each; empty when the judge passes."""
+def folder_problems(folder: str, gate: JudgeGate, dtype: str = DTYPE) -> list[str]:
+    """What is wrong with the passport of a folder, one line each; empty when the judge passes.
+
+    Args:
+        folder: a judge's.
+        gate: the limits.
+        dtype: the type in which the judge is going to work.
+    """
     read_judge_file(folder)
     try:
         passport = read_passport(folder)
@@ -103,9 +109,14 @@ def folder_problems(folder: str, gate: JudgeGate) -> list[str]:
             f"`prl judge --judge {folder} --pairs FILE --write-passport`"
         ]
     problems = []
-    for name, now in describe_judge(folder).items():
-        then = passport["judge"].get(name)
-        if then != now:
+    for name, now in describe_judge(folder, dtype).items():
+        then = described(passport).get(name)
+        if then != now and name == "dtype":
+            problems.append(
+                f"the judge is to work in {now} and was measured in {then}, so its margins are others; measure it with "
+                f"`prl judge --judge {folder} --dtype {now} --pairs FILE --write-passport`, or set its dtype to {then}"
+            )
+        elif then != now:
             problems.append(
                 f"{name} is {_short(now)}, but the passport was written with {_short(then)}: this is not the judge "
                 "that was measured; put back what it was trained with, or write the passport again"

@@ -28,7 +28,7 @@ from prl.judge.prefix_cache import PrefixCache, Reading
 from prl.judge.template import JudgeTemplate
 from prl.models.adapters import OnTrunk, check_same_trunk
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
-from prl.models.policy import verdict_logits, verdict_margins
+from prl.models.policy import float32_outputs, in_own_type, verdict_logits, verdict_margins
 from prl.types import Verdict
 
 
@@ -152,15 +152,20 @@ class GenerativeJudge(PairwiseJudge):
 
     @torch.no_grad()
     def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
-        """z(u, v) for each comparison, in batches of like lengths; shared beginnings are computed once."""
+        """z(u, v) for each comparison, in batches of like lengths; shared beginnings are computed once.
+
+        The judge works in its own type, in which it was measured, and its verdicts are read in float32.
+        """
         assert self.encoder is not None, "call load() first"
-        if self.prefixes is not None:
-            return self._margins_from_kept(self.prefixes, self.encoder, comparisons)
-        rows = [self.encoder.compare(*comparison) for comparison in comparisons]
-        readings = [row[0] for row in rows if row]
-        return (
-            batched_margins(self.model, readings, self.encoder, self.max_batch_tokens, self.fusing) / self.temperature
-        )
+        device = device_of(self.model)
+        verdict_ids = torch.tensor(self.encoder.verdict_ids, device=device)
+        with in_own_type(device), float32_outputs(self.model.get_output_embeddings(), verdict_ids):
+            if self.prefixes is not None:
+                return self._margins_from_kept(self.prefixes, self.encoder, comparisons)
+            rows = [self.encoder.compare(*comparison) for comparison in comparisons]
+            readings = [row[0] for row in rows if row]
+            found = batched_margins(self.model, readings, self.encoder, self.max_batch_tokens, self.fusing)
+            return found / self.temperature
 
     def _margins_from_kept(
         self, prefixes: PrefixCache, encoder: ComparisonEncoder, comparisons: list[Comparison]

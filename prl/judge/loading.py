@@ -21,7 +21,7 @@ _KINDS: dict[str, Callable[..., PairwiseJudge]] = {
     "generative": GenerativeJudge,
     "bradley_terry": BradleyTerryJudge,
 }
-_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 Text = str | Sequence[dict[str, str]]
 """A text, or a list of messages with role and content."""
@@ -38,8 +38,8 @@ def load_judge(folder: str | Path, dtype: str = "float32", **options: Any) -> Pa
     Raises:
         ValueError: when the folder holds no judge, or one of an unknown kind.
     """
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     local = judge_folder(folder)
     kind = read_judge_file(local)["kind"]
     if kind not in _KINDS:

@@ -19,6 +19,8 @@ from prl.models.loading import load_tokenizer
 
 FORMAT = 1
 """Version of the file's layout."""
+DTYPE = "float32"
+"""The type in which a judge was measured whose passport does not say it."""
 
 
 def issue_passport(
@@ -36,7 +38,7 @@ def issue_passport(
     return {
         "format": FORMAT,
         "prl": __version__,
-        "judge": describe_judge(folder),
+        "judge": describe_judge(folder, judge.dtype or DTYPE),
         "data": {
             "file": Path(pairs.report.source).name,
             "file_sha256": pairs.report.sha256,
@@ -57,7 +59,7 @@ def write_passport(folder: str | Path, passport: dict[str, Any]) -> Path:
 
 def adopt_passport(folder: str | Path, passport: dict[str, Any] | None) -> None:
     """Take over the passport of another folder where it tells of the very judge of this one; else do nothing."""
-    if passport is not None and passport["judge"] == describe_judge(folder):
+    if passport is not None and described(passport) == describe_judge(folder, described(passport)["dtype"]):
         write_passport(folder, passport)
 
 
@@ -82,13 +84,18 @@ def read_passport(folder: str | Path) -> dict[str, Any] | None:
     return passport
 
 
+def described(passport: dict[str, Any]) -> dict[str, Any]:
+    """The judge that a passport tells of, as `describe_judge` has it."""
+    return {"dtype": DTYPE, **passport["judge"]}
+
+
 def as_json(value: dict[str, Any]) -> str:
     """Text of a report file; no NaN, which other readers of JSON refuse."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
-def describe_judge(folder: str | Path) -> dict[str, Any]:
-    """What decides how a text becomes a margin, as the folder holds it now."""
+def describe_judge(folder: str | Path, dtype: str = DTYPE) -> dict[str, Any]:
+    """What decides how a text becomes a margin, as the folder holds it now, and the type in which that is computed."""
     settings = read_judge_file(folder)
     template = saved_template(settings).fingerprint if "template" in settings else None
     tokenizer = load_tokenizer(ModelSource(path=str(folder)))
@@ -99,6 +106,7 @@ def describe_judge(folder: str | Path) -> dict[str, Any]:
         "template_fingerprint": template,
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         "weights_sha256": weights_hash(folder),
+        "dtype": dtype,
     }
 
 

@@ -22,7 +22,7 @@ class ScalarReward(RewardSource):
     def __init__(self, path: str, dtype: str = "float32", batch_size: int = 64) -> None:
         super().__init__()
         self.judge = BradleyTerryJudge(path, dtype, batch_size)
-        self.folder = path
+        self.folder, self.dtype = path, dtype
 
     def model_source(self) -> ModelSource | None:
         """The model's folder."""

@@ -24,6 +24,8 @@ class RewardSource(nn.Module, ABC):
 
     folder: str | None = None
     """Where it was read from; None for one that has no files, such as a rule."""
+    dtype: str | None = None
+    """The type in which its model works; None for one that has none, such as a rule."""
     needs_anchors = True
     """Whether a response without an anchor has no reward."""
 

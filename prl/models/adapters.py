@@ -125,6 +125,10 @@ class OnTrunk(nn.Module):
         """The trunk's."""
         return self._trunk[0].get_input_embeddings()
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The trunk's."""
+        return self._trunk[0].get_output_embeddings()
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the trunk says under these adapters, in eval mode, without gradients."""
         (policy,) = self._trunk

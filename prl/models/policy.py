@@ -1,9 +1,11 @@
 """What the loop asks of a language model: log-probabilities of response tokens, hidden states, verdict logits."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -19,6 +21,43 @@ def model_inputs(input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
         "position_ids": position_ids(attention_mask),
         "use_cache": False,
     }
+
+
+def in_own_type(device: torch.device) -> torch.autocast:
+    """Around a model that computes in the type of its weights, though training around it is in mixed precision."""
+    return torch.autocast(device.type, enabled=False)
+
+
+@contextmanager
+def float32_outputs(head: Any, rows: Tensor | None = None) -> Iterator[None]:
+    """Outputs of a linear layer in float32, from its inputs and weights as they are, in whatever type these are.
+
+    In bfloat16 a logit near 18 is a multiple of 0.125, and two of them are often equal.
+
+    Args:
+        head: the last layer of a model; anything but a plain linear layer in half precision is left alone.
+        rows: [K] the outputs that matter; the others are rounded as ever. All of them when None.
+    """
+    # Not `head.weight`: DeepSpeed takes that for a use, and gathers the weight with all processes.
+    if type(head) is not nn.Linear or next(head.parameters()).dtype == torch.float32:
+        yield
+        return
+    found: list[Tensor] = []
+
+    def compute(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # before it works, its weight is there in shards too
+        weight, bias = (each if rows is None or each is None else each[rows] for each in (head.weight, head.bias))
+        found.append(nn.functional.linear(inputs[0].float(), weight.float(), None if bias is None else bias.float()))
+
+    def replace(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        exact = found.pop()
+        return exact if rows is None else output.float().index_copy(-1, rows, exact)
+
+    hooks = [head.register_forward_pre_hook(compute), head.register_forward_hook(replace)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def response_logits(model: Any, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int) -> Tensor:

@@ -143,10 +143,13 @@ def test_half_precision(stage: str, overrides: tuple, dtype: torch.dtype, home: 
     assert all(math.isfinite(value) for each in numbers.training + numbers.validation for value in each.values())
     assert {p.dtype for p in cli.model.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in cli.model.parameters() if not p.requires_grad} <= {dtype}
-    batch = next(iter(cli.datamodule.val_dataloader()))
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32), torch.no_grad():
-        verdict = cli.model.verdict(batch)
-    assert verdict.margin_ab.dtype == verdict.margin_ba.dtype == torch.float32
+    with torch.no_grad():
+        batches = list(cli.datamodule.val_dataloader())
+        verdicts = [cli.model.verdict(batch) for batch in batches]
+    assert {each.margin_ab.dtype for each in verdicts} == {torch.float32}
+    towards = torch.cat([(2 * b["targets"] - 1) * v.win_logit for b, v in zip(batches, verdicts, strict=True)])
+    # Validated as it will judge: in the type of its weights, not in that of mixed precision.
+    assert numbers.validation[0]["val/margin"] == pytest.approx(float(towards.mean()), rel=1e-4, abs=1e-5)
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").dtype == dtype
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from prl.config import JudgeGate
 from prl.data.records import PreferencePair
-from prl.judge import PairwiseJudge
+from prl.judge import GenerativeJudge, PairwiseJudge
 from prl.judge.base import JUDGE_FILE, PASSPORT_FILE
 from prl.judge.canaries import MAX_PROMPTS, attacks, canary_report
 from prl.judge.examination import examine
@@ -239,6 +239,21 @@ def test_another_tokenizer(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     (line,) = folder_problems(str(folder), GATE)
     assert line.startswith("tokenizer_sha256 is ")
+
+
+@pytest.mark.parametrize("passport_says_it", [True, False])
+def test_another_type_than_was_measured(passport_says_it: bool, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    passport = json.loads((folder / PASSPORT_FILE).read_text())
+    assert passport["judge"]["dtype"] == "float32"
+    if not passport_says_it:  # one of earlier releases, which measured in float32
+        del passport["judge"]["dtype"]
+    write_passport(folder, passport)
+    check_judge(GenerativeJudge(str(folder)), GATE)
+    assert caplog.messages == []
+    check_judge(GenerativeJudge(str(folder), dtype="bfloat16"), replace(GATE, mode="warn"))
+    (line,) = caplog.messages
+    assert "the judge is to work in bfloat16 and was measured in float32" in line
+    assert f"`prl judge --judge {folder} --dtype bfloat16 --pairs FILE --write-passport`" in line
 
 
 def test_no_passport(folder: Path) -> None:

@@ -17,6 +17,7 @@ from prl.judge.bradley_terry import save_bradley_terry
 from prl.judge.examination import layout_gap
 from prl.judge.generative import save_judge
 from prl.judge.passport import (
+    adopt_passport,
     as_json,
     describe_judge,
     issue_passport,
@@ -95,6 +96,17 @@ def test_what_it_says_of_itself(kind: str, folders: dict[str, Path], data: Path)
     if kind == "bradley_terry":
         assert passport["report"]["order_gap"]["mean"] == 0
         assert passport["report"]["cyclic_triples"]["mean"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_says_the_type_that_was_measured(kind: str, folders: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    pairs = load_records(DataSource(str(data), limit=3), PreferencePair)
+    judge = load_judge(folders[kind], "bfloat16")
+    passport = issue_passport(judge, folders[kind], pairs, probes=False)
+    assert passport["judge"]["dtype"] == "bfloat16"
+    adopt_passport(folders[kind], passport)  # it is about the weights of this folder, whatever the type
+    assert read_passport(folders[kind]) == passport
+    (folders[kind] / PASSPORT_FILE).unlink()
 
 
 def test_another_judge_has_another_report(folders: dict[str, Path], data: Path) -> None:

@@ -1,5 +1,6 @@
 """Which types can learn, and which models keep their own."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,24 @@ import pytest
 import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
+from transformers import AutoModelForSequenceClassification
 
+from lightning_modules import PairwisePPOModule
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.stage import Stage
-from prl.config import LoRA, ModelSource, Optimization
+from lightning_modules.strategies import ZeROStrategy, spread_judge
+from prl.config import LoRA, ModelSource, Optimization, Reward
 from prl.data import Demonstration
+from prl.judge import BradleyTerryJudge, ComparisonEncoder, GenerativeJudge, JudgeTemplate
+from prl.judge.bradley_terry import save_bradley_terry
+from prl.judge.generative import save_judge
+from prl.judge.scalar import ScalarReward
 from prl.models.adapters import add_adapters
 from prl.models.loading import load_causal_lm, load_scalar_classifier
+from prl.types import PromptBatch, Scores
+from tests.helpers.tiny import LengthJudge, tiny_model, tiny_tokenizer
+
+TEMPLATE = JudgeTemplate("{{ prompt }}\n1:{{ response_a }}\n2:{{ response_b }}\n?", chat=False)
 
 
 class OneMatrix(Stage):
@@ -71,3 +83,100 @@ def test_what_learns_beside_a_base_in_bfloat16_is_float32(load: Any, tiny_folder
     assert any("score" in name for name in trained) == (load is load_scalar_classifier)
     model(torch.ones(1, 3, dtype=torch.long)).logits.sum().backward()  # types meet in the forward pass
     check_learns(parameter_group(model.parameters(), Optimization(), "model"))
+
+
+# ---- judges
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder of each kind; the weights of their heads are such that logits are as large as a trained judge's."""
+    root, tokenizer = tmp_path_factory.mktemp("judges"), tiny_tokenizer()
+    model, scalar = tiny_model(1), tiny_model(2, AutoModelForSequenceClassification, num_labels=1)
+    for head in (model.lm_head, scalar.score):
+        head.weight.data.mul_(20)
+    save_judge(root / "generative", model, tokenizer, ComparisonEncoder(tokenizer, TEMPLATE, 160))
+    save_bradley_terry(root / "bradley_terry", scalar, tokenizer, 160)
+    return {kind: root / kind for kind in ("generative", "bradley_terry")}
+
+
+def batch_of(number: int) -> PromptBatch:
+    prompts = [[{"role": "user", "content": f"question {n}"}] for n in range(number)]
+    ids = torch.ones(number, 2, dtype=torch.long)
+    return PromptBatch(ids, ids.bool(), prompts, [(f"anchor {7 * n % 5}",) for n in range(number)])
+
+
+RESPONSES = [f"response {n * n % 23}" for n in range(12)]
+SOURCES = {
+    "generative": lambda folders, **options: GenerativeJudge(str(folders["generative"]), **options),
+    "generative, cached": lambda folders, **options: GenerativeJudge(
+        str(folders["generative"]), prefix_cache_gib=0.01, **options
+    ),
+    "Bradley-Terry": lambda folders, **options: BradleyTerryJudge(str(folders["bradley_terry"]), **options),
+    "scalar": lambda folders, **options: ScalarReward(str(folders["bradley_terry"]), **options),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_judge_says_under_autocast_what_was_measured_without(kind: str, judges: dict[str, Path]) -> None:
+    def score(autocast: bool) -> Scores:
+        source = SOURCES[kind](judges)
+        source.load()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return source.score(batch_of(12), RESPONSES, Reward())
+
+    measured, used = score(False), score(True)
+    assert torch.equal(measured.values, used.values)
+    assert torch.equal(measured.verdict.margin_ab, used.verdict.margin_ab)  # type: ignore[union-attr]
+    assert used.values.dtype == torch.float32
+
+
+def test_around_any_other_source_of_rewards_there_is_no_autocast_either(tiny_folder: Path) -> None:
+    module = PairwisePPOModule(ModelSource(path=str(tiny_folder)), LengthJudge())
+    with torch.autocast("cpu", torch.bfloat16), module.judging(module.judge):
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_verdicts_of_a_judge_in_bfloat16_are_read_in_float32(judges: dict[str, Path]) -> None:
+    """Beside transformers' own hidden states, through a head in float64."""
+    judge = GenerativeJudge.from_pretrained(str(judges["generative"]), dtype="bfloat16", fused="off")
+    prompts = batch_of(12).prompts
+    found = torch.stack([judge.margins([(prompts[n], RESPONSES[n], "an anchor")])[0] for n in range(12)])
+    for n, margin in enumerate(found):
+        ids, _ = judge.encoder.compare(prompts[n], RESPONSES[n], "an anchor")
+        hidden = judge.model.model(torch.tensor([ids])).last_hidden_state[0, -1].double()
+        first, second = (hidden @ judge.model.lm_head.weight[token].double() for token in judge.encoder.verdict_ids)
+        torch.testing.assert_close(margin.double(), first - second, rtol=1e-5, atol=1e-4)
+    assert not torch.equal(found, found.bfloat16().float())  # a bfloat16 head gives multiples of 1/8 and more
+
+
+def test_rewards_of_a_scalar_judge_in_bfloat16_are_read_in_float32(judges: dict[str, Path]) -> None:
+    judge = BradleyTerryJudge(str(judges["bradley_terry"]), dtype="bfloat16")
+    judge.load()
+    prompt = batch_of(1).prompts[0]
+    for response in RESPONSES[:4]:
+        ids = torch.tensor([judge.encoder.encode_response(prompt, response)["ids"]])  # type: ignore[union-attr]
+        last = int((ids[0] != judge.model.config.pad_token_id).nonzero().max())
+        hidden = judge.model.model(ids).last_hidden_state[0, last].double()
+        expected = hidden @ judge.model.score.weight[0].double()
+        found = judge.rewards([prompt], [response])[0]
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+class _Pretended:
+    def __init__(self, strategy: Any, precision: str) -> None:
+        self.strategy, self.precision = strategy, precision
+
+
+@pytest.mark.parametrize(("dtype", "precision", "refused"), [
+    ("float32", "bf16-mixed", True), ("bfloat16", "bf16-mixed", False), ("float32", "32-true", False)
+])  # fmt: skip
+def test_deepspeed_would_convert_a_judge_in_shards(
+    dtype: str, precision: str, refused: bool, judges: dict[str, Path]
+) -> None:
+    pytest.importorskip("deepspeed")
+    trainer = _Pretended(ZeROStrategy(stage=3), precision)
+    judge = BradleyTerryJudge(str(judges["bradley_terry"]), dtype)
+    with pytest.raises(ValueError, match="is to work in float32 in shards") if refused else nullcontext():
+        spread_judge(judge, trainer, cut=True)  # its model is not read, so nothing is cut
+    spread_judge(judge, trainer, cut=False)
