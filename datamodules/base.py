@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +12,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.steps import StepLoader
 from prl.data import DataError, DataSource, LengthGroupedBatchSampler, Record, RecordStream, held_out
 from prl.data.audit import shared_prompts
 from prl.data.batching import check_divides
@@ -195,10 +197,10 @@ class RecordDataModule(LightningDataModule):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "data_report.json").write_text(json.dumps(reports, indent=2, default=str) + "\n")
 
-    def _loader(self, rows: Any, batches: Sampler[list[int]]) -> DataLoader:
+    def _loader(self, rows: Any, batches: Sampler[list[int]], kind: Any = DataLoader) -> DataLoader:
         # A generator of its own: a loader otherwise draws its seed from torch's global state, and a validation would
         # change the training that follows.
-        return DataLoader(
+        return kind(
             _Numbered(rows),
             batch_sampler=batches,
             collate_fn=self.encoder.collate,
@@ -221,7 +223,7 @@ class RecordDataModule(LightningDataModule):
             world_size=trainer.world_size,
             completed_batches=lambda: batches_done(trainer),
         )
-        return self._loader(self.rows["train"], batches)
+        return self._loader(self.rows["train"], batches, partial(StepLoader, trainer=trainer))
 
     def val_dataloader(self) -> DataLoader:
         """Validation rows in their own order."""

@@ -13,7 +13,6 @@ from prl.data.tokens import OnTooLong, tokenizer_hash
 from prl.judge.bradley_terry import save_bradley_terry, scalar_rewards
 from prl.losses.bradley_terry import bradley_terry_loss
 from prl.losses.pairwise import check_smoothing, smooth
-from prl.masking import weighted_mean
 from prl.models.loading import load_scalar_classifier, load_tokenizer
 from prl.types import Verdict
 
@@ -79,7 +78,7 @@ class BradleyTerryRewardModule(JudgeValidation):
         """Mean loss per pair, weighted."""
         chosen, rejected = self._rewards(batch)
         losses = bradley_terry_loss(chosen, rejected, smooth(batch["targets"].float(), self.label_smoothing))
-        loss = weighted_mean(losses, batch["weights"])
+        loss = self.mean_over_pairs(losses, batch)
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log_training((chosen - rejected).detach(), batch["targets"])
         return loss

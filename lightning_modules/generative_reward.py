@@ -26,7 +26,6 @@ from prl.losses.pairwise import (
     verdict_language_loss,
     verdict_loss,
 )
-from prl.masking import weighted_mean
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import model_inputs, token_logprobs, verdict_logits, verdict_margins
 from prl.types import Verdict
@@ -146,6 +145,11 @@ class GenerativeRewardModule(JudgeValidation):
         logprobs = token_logprobs(logits[:, :-1], batch["input_ids"][:, 1:], text_mask[:, 1:])
         return logits[:, -1].float(), logprobs, text_mask[:, 1:]  # left padded: the verdict slot is last in every row
 
+    def step_totals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weight of each pair, and the text tokens of each reading."""
+        text = {"text": batch["text_mask"][:, 1:].sum(1)} if self.text_coef else {}
+        return {**super().step_totals(batch), **text}
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean loss per pair, weighted; the text term has no pairs and is not."""
         targets = smooth(batch["targets"].float(), self.label_smoothing)
@@ -157,7 +161,9 @@ class GenerativeRewardModule(JudgeValidation):
         text_loss: Tensor | float = 0.0
         if self.text_coef:
             logits, logprobs, counts = self._text_logits(batch)
-            text_loss = -self.text_coef * (logprobs * counts).sum() * world_size() / global_sum(counts.sum())
+            totals, num_batches = self.whole_step(batch)
+            text_loss = -self.text_coef * (logprobs * counts).sum() * (world_size() * num_batches)
+            text_loss = text_loss / global_sum(totals["text"].sum())
         else:
             logits = self._verdict_logits(batch)
         margin_wl, margin_lw = verdict_margins(logits, self.verdict_ids).chunk(2)
@@ -168,7 +174,7 @@ class GenerativeRewardModule(JudgeValidation):
             both = verdict_language_loss(logits, self.verdict_ids, torch.cat([targets, 1 - targets]))
             loss = loss + self.language_coef * (both[: len(loss)] + both[len(loss) :]) / 2
         self.log_training((margin_wl - margin_lw).detach() / 2, batch["targets"])
-        verdict_loss_mean = weighted_mean(loss, batch["weights"])
+        verdict_loss_mean = self.mean_over_pairs(loss, batch)
         self.log("train/verdict_loss", verdict_loss_mean.detach())
         self.log("perf/saved_tokens", self.fusing.tokens.saved_share)
         return verdict_loss_mean + text_loss
@@ -184,7 +190,7 @@ class GenerativeRewardModule(JudgeValidation):
         if self.language_coef:
             loss = loss + self.language_coef * verdict_language_loss(logits, self.verdict_ids, stated)
         self.log_training(torch.where(swapped.to(targets.device), -margin, margin).detach(), batch["targets"])
-        verdict_loss_mean = weighted_mean(loss, batch["weights"])
+        verdict_loss_mean = self.mean_over_pairs(loss, batch)
         self.log("train/verdict_loss", verdict_loss_mean.detach())
         return verdict_loss_mean
 

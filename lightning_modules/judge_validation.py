@@ -19,6 +19,7 @@ from prl.evaluation.tables import PairText, most_order_dependent, most_wrong, pa
 from prl.judge.loading import load_judge
 from prl.judge.passport import issue_passport, write_passport
 from prl.judge.template import render_conversation
+from prl.masking import weighted_mean
 from prl.models.policy import in_own_type
 from prl.types import Verdict
 
@@ -55,6 +56,15 @@ class JudgeValidation(Stage):
         """The verdict as it will be used: in the type of the weights, though training is in mixed precision."""
         with in_own_type(self.device):
             return self.verdict(batch)
+
+    def step_totals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weight of each pair."""
+        return {"weights": batch["weights"]}
+
+    def mean_over_pairs(self, losses: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Weighted mean over the pairs of all ranks and all batches of a step."""
+        totals, num_batches = self.whole_step(batch)
+        return weighted_mean(losses, batch["weights"], totals["weights"], num_batches)
 
     def log_training(self, win_logit: Tensor, targets: Tensor) -> None:
         """Accuracy of one training batch over pairs that are not ties, and its mean margin.

@@ -118,6 +118,26 @@ class Stage(LightningModule, ABC):
         loggers = [each for each in self.trainer.loggers if isinstance(each, TensorBoardLogger)]
         return loggers[0].experiment if loggers and self.trainer.is_global_zero else None
 
+    def step_totals(self, batch: Any) -> dict[str, Tensor]:
+        """What the means of a step divide by: by name, [N] numbers of a batch that are summed over the step."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its gradients are accumulated")
+
+    def whole_step(self, batch: Any) -> tuple[dict[str, Tensor], int]:
+        """The totals of this process's batches of a step, and by how many batches Lightning divides their gradients.
+
+        Raises:
+            ValueError: when gradients are accumulated and the batch does not know of the others of its step.
+        """
+        if "of_step" in batch:
+            return batch["of_step"], self.trainer.accumulate_grad_batches
+        every = 1 if self._trainer is None else self.trainer.accumulate_grad_batches
+        if every > 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches is {every}, but the batches do not say what their step sums up to; "
+                "use a data module of prl, a StepLoader (datamodules/steps.py), or larger batches"
+            )
+        return self.step_totals(batch), 1
+
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule over `self.model`."""
         return optimizers.configure(self.model.parameters(), self.optimization, self.trainer)

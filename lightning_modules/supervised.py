@@ -61,12 +61,18 @@ class SupervisedModule(Stage):
         logprobs, mask = self._logprobs(batch)
         return -masked_sum(logprobs, mask), mask.sum()
 
+    def step_totals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Completion tokens of each row."""
+        return {"tokens": batch["loss_mask"][:, 1:].sum(1)}
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross-entropy per completion token of all ranks."""
+        """Mean cross-entropy per completion token of all ranks and all batches of a step."""
         total, count = self._loss(batch)
         self.log("train/loss", total.detach() / count, prog_bar=True)
         self.log("train/tokens", count.float(), reduce_fx="sum")
-        return total * world_size() / global_sum(count)  # gradients are averaged over ranks
+        totals, num_batches = self.whole_step(batch)
+        # Gradients are averaged over ranks, and over the batches of a step.
+        return total * (world_size() * num_batches) / global_sum(totals["tokens"].sum())
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The same on validation rows, weighted by tokens."""

@@ -20,7 +20,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return global_sum(masked_sum(values.detach().float(), mask)) / count.clamp(min=1)
 
 
-def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+def weighted_mean(values: Tensor, weights: Tensor, of_step: Tensor | None = None, num_batches: int = 1) -> Tensor:
     """This rank's part of the weighted mean over all ranks: the mean over ranks of it is the weighted mean.
 
     Weights of 1 give `values.mean()` to the last bit. Gradient flows into `values`.
@@ -28,11 +28,17 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     Args:
         values: [N], as many on every rank.
         weights: [N], above zero.
+        of_step: [M] the weights of all batches of this rank over which the mean runs, where there are others: then the
+            mean over batches and ranks is the weighted mean.
+        num_batches: how many batches that mean is over.
     """
-    weights = weights.to(values.dtype)  # bf16-true halves the batch, and a sum of weights needs more digits
-    weights = weights / global_max(weights.max())  # a sum of large ones overflows, small ones divide zero by zero
-    mean_weight = global_sum(weights.sum()) / (len(weights) * world_size())
-    return (values * (weights / mean_weight)).mean()
+    of_step = weights if of_step is None else of_step
+    # bf16-true halves the batch, and a sum of weights needs more digits. Sums of large ones overflow, and small ones
+    # would divide zero by zero.
+    largest = global_max(of_step.to(values.dtype).max())
+    total = global_sum((of_step.to(values.dtype) / largest).sum())
+    mean_weight = total / (len(weights) * world_size() * num_batches)
+    return (values * (weights.to(values.dtype) / largest / mean_weight)).mean()
 
 
 def masked_var(values: Tensor, mask: Tensor) -> Tensor:

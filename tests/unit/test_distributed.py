@@ -43,6 +43,9 @@ def worker(process: int, folder: str) -> None:
     nothing = torch.zeros_like(MASK[rows]) if process == 0 else MASK[rows]
     seen["one_side_empty"] = masked_mean(numbers()[rows], nothing)
     seen["weighted"] = weighted_mean(*(part[2 * process : 2 * process + 2] for part in weighted()))
+    values, weights = (part[2 * process : 2 * process + 2] for part in weighted())
+    parts = [weighted_mean(values[n : n + 1], weights[n : n + 1], weights, 2) for n in range(2)]
+    seen["accumulated"] = torch.stack(parts).mean()
     with_gradient = torch.ones(2, requires_grad=True)
     seen["detached"] = not global_sum(with_gradient).requires_grad
     seen["untouched"] = torch.equal(with_gradient.detach(), torch.ones(2))
@@ -93,6 +96,8 @@ def test_the_mean_over_ranks_is_the_weighted_mean_of_all(shares) -> None:
     values, weights = weighted()
     mean = (shares[0]["weighted"] + shares[1]["weighted"]) / 2
     torch.testing.assert_close(mean, (values * weights).sum() / weights.sum(), atol=0, rtol=1e-6)
+    accumulated = (shares[0]["accumulated"] + shares[1]["accumulated"]) / 2
+    torch.testing.assert_close(accumulated, mean, atol=0, rtol=1e-6)
     assert (shares[0]["weighted"] - weighted_mean(values[:2], weights[:2])).abs() > 0.01  # not each rank by itself
 
 

@@ -1,0 +1,44 @@
+"""Batches that know what all batches of their optimizer step sum up to, where gradients are accumulated."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+
+class StepLoader(DataLoader):
+    """Reads the batches of an optimizer step together and hands them out one by one, each with the totals of all.
+
+    A mean over the rows or tokens of a step divides by their number in the whole step, which no single batch knows. The
+    totals are this process's, under the key `of_step`; the stage says which (`Stage.step_totals`). Without accumulation
+    a batch is handed out as it is.
+
+    Args:
+        *args: as torch's.
+        trainer: says how many batches make a step; the last one of an epoch may have fewer.
+        **kwargs: as torch's.
+    """
+
+    def __init__(self, *args: Any, trainer: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        batches = super().__iter__()
+        while step := list(islice(batches, self._num_left())):
+            yield from self._told(step)
+
+    def _num_left(self) -> int:
+        """Batches from the next one to the end of its step, after a resume in the middle of one too."""
+        every = self.trainer.accumulate_grad_batches
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return int(max(1, min(every - done % every, self.trainer.num_training_batches - done)))
+
+    def _told(self, step: list[Any]) -> list[Any]:
+        if self.trainer.accumulate_grad_batches == 1:
+            return step
+        totals = [self.trainer.lightning_module.step_totals(batch) for batch in step]
+        of_step = {name: torch.cat([each[name] for each in totals]) for name in totals[0]}
+        return [{**batch, "of_step": of_step} for batch in step]
