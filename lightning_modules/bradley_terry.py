@@ -78,8 +78,8 @@ class BradleyTerryRewardModule(JudgeValidation):
         """Mean loss per pair, weighted."""
         chosen, rejected = self._rewards(batch)
         losses = bradley_terry_loss(chosen, rejected, smooth(batch["targets"].float(), self.label_smoothing))
-        loss = self.mean_over_pairs(losses, batch)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        loss, of_batch = self.mean_over_pairs(losses, batch)
+        self.log("train/loss", of_batch, prog_bar=True)
         self.log_training((chosen - rejected).detach(), batch["targets"])
         return loss
 

@@ -153,17 +153,20 @@ class GenerativeRewardModule(JudgeValidation):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean loss per pair, weighted; the text term has no pairs and is not."""
         targets = smooth(batch["targets"].float(), self.label_smoothing)
-        loss = self._loss_of_both(batch, targets) if self.order == "both" else self._loss_of_one(batch, targets)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        is_both = self.order == "both"
+        loss, of_batch = self._loss_of_both(batch, targets) if is_both else self._loss_of_one(batch, targets)
+        self.log("train/loss", of_batch, prog_bar=True)
         return loss
 
-    def _loss_of_both(self, batch: dict[str, Tensor], targets: Tensor) -> Tensor:
-        text_loss: Tensor | float = 0.0
+    def _loss_of_both(self, batch: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+        """To learn from, and to log."""
+        text_loss: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
         if self.text_coef:
             logits, logprobs, counts = self._text_logits(batch)
-            totals, num_batches = self.whole_step(batch)
-            text_loss = -self.text_coef * (logprobs * counts).sum() * (world_size() * num_batches)
-            text_loss = text_loss / global_sum(totals["text"].sum())
+            total = -self.text_coef * (logprobs * counts).sum()
+            text_loss = self.means(
+                batch, lambda totals, batches: total * (world_size() * batches) / global_sum(totals["text"].sum())
+            )
         else:
             logits = self._verdict_logits(batch)
         margin_wl, margin_lw = verdict_margins(logits, self.verdict_ids).chunk(2)
@@ -174,12 +177,12 @@ class GenerativeRewardModule(JudgeValidation):
             both = verdict_language_loss(logits, self.verdict_ids, torch.cat([targets, 1 - targets]))
             loss = loss + self.language_coef * (both[: len(loss)] + both[len(loss) :]) / 2
         self.log_training((margin_wl - margin_lw).detach() / 2, batch["targets"])
-        verdict_loss_mean = self.mean_over_pairs(loss, batch)
-        self.log("train/verdict_loss", verdict_loss_mean.detach())
+        verdict_loss_mean, of_batch = self.mean_over_pairs(loss, batch)
+        self.log("train/verdict_loss", of_batch)
         self.log("perf/saved_tokens", self.fusing.tokens.saved_share)
-        return verdict_loss_mean + text_loss
+        return verdict_loss_mean + text_loss[0], of_batch + text_loss[1]
 
-    def _loss_of_one(self, batch: dict[str, Tensor], targets: Tensor) -> Tensor:
+    def _loss_of_one(self, batch: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
         num_pairs = len(targets)
         swapped = torch.rand(num_pairs) < 0.5  # on the CPU generator: the same draw on every kind of device
         rows = (torch.arange(num_pairs) + swapped * num_pairs).to(targets.device)
@@ -190,9 +193,9 @@ class GenerativeRewardModule(JudgeValidation):
         if self.language_coef:
             loss = loss + self.language_coef * verdict_language_loss(logits, self.verdict_ids, stated)
         self.log_training(torch.where(swapped.to(targets.device), -margin, margin).detach(), batch["targets"])
-        verdict_loss_mean = self.mean_over_pairs(loss, batch)
-        self.log("train/verdict_loss", verdict_loss_mean.detach())
-        return verdict_loss_mean
+        verdict_loss_mean, of_batch = self.mean_over_pairs(loss, batch)
+        self.log("train/verdict_loss", of_batch)
+        return verdict_loss_mean, of_batch
 
     def fixed_settings(self) -> dict[str, Any]:
         """The template, its verdict tokens, the length and the tokenizer: all in the exported folder too."""

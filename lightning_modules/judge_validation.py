@@ -61,10 +61,10 @@ class JudgeValidation(Stage):
         """The weight of each pair."""
         return {"weights": batch["weights"]}
 
-    def mean_over_pairs(self, losses: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Weighted mean over the pairs of all ranks and all batches of a step."""
-        totals, num_batches = self.whole_step(batch)
-        return weighted_mean(losses, batch["weights"], totals["weights"], num_batches)
+    def mean_over_pairs(self, losses: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The weighted mean over pairs, as `means` has it."""
+        weights = batch["weights"]
+        return self.means(batch, lambda totals, batches: weighted_mean(losses, weights, totals["weights"], batches))
 
     def log_training(self, win_logit: Tensor, targets: Tensor) -> None:
         """Accuracy of one training batch over pairs that are not ties, and its mean margin.

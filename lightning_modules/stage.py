@@ -1,6 +1,7 @@
 """What every training stage offers: how it reads a record, what its checkpoint holds, what it exports."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from lightning_modules import optimizers
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
 from lightning_modules.run_state import RunState
 from lightning_modules.step_health import StepHealth
-from lightning_modules.strategies import check_precision, is_sharded, spread
+from lightning_modules.strategies import before_microbatch, check_precision, is_sharded, spread
 from prl.config import Optimization
 from prl.data.records import Record
 from prl.data.row_errors import shown
@@ -138,6 +139,17 @@ class Stage(LightningModule, ABC):
             )
         return self.step_totals(batch), 1
 
+    def means(self, batch: Any, mean: Callable[[dict[str, Tensor], int], Tensor]) -> tuple[Tensor, Tensor]:
+        """A batch's part of the mean over its step, to learn from, and the mean over the batch alone, to log.
+
+        Args:
+            batch: the batch.
+            mean: the first of the two, from what `whole_step` returns.
+        """
+        loss = mean(*self.whole_step(batch))
+        alone = mean(self.step_totals(batch), 1) if "of_step" in batch else loss
+        return loss, alone.detach()
+
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule over `self.model`."""
         return optimizers.configure(self.model.parameters(), self.optimization, self.trainer)
@@ -149,8 +161,10 @@ class Stage(LightningModule, ABC):
                 optimizers.continue_schedule(config.scheduler)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Keep the batch at hand."""
+        """Keep the batch at hand, and say whether a step comes behind it."""
         self.step_health.begin(batch)
+        if self.automatic_optimization:
+            before_microbatch(self.trainer, last=not self.trainer.fit_loop._should_accumulate())
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Keep the loss until the step; a stage that takes its steps by hand looks at its numbers itself."""
@@ -165,7 +179,7 @@ class Stage(LightningModule, ABC):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step, and the gradients are gone: Lightning would keep them, a model's size, through the next forward."""
         super().optimizer_step(*args, **kwargs)
-        # DeepSpeed comes here after every backward pass, keeps what accumulates, and drops it by itself.
+        # A strategy that accumulates by itself comes here after every backward pass, and drops what it kept by itself.
         if not self.trainer.strategy.handles_gradient_accumulation:
             self.optimizers().zero_grad()  # type: ignore[union-attr]
 

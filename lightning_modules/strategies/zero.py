@@ -44,6 +44,16 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
         if settings is not None:
             self.config["gradient_clipping"] = settings.max_grad_norm  # Lightning has none when steps are taken by hand
 
+    @property
+    def handles_gradient_accumulation(self) -> bool:
+        """Whether each backward pass asks for a step: DeepSpeed's own count does not know where an epoch ends."""
+        return False
+
+    def _format_batch_size_and_grad_accum_config(self) -> None:
+        super()._format_batch_size_and_grad_accum_config()
+        assert isinstance(self.config, dict)
+        self.config["gradient_accumulation_steps"] = 1  # `before_microbatch` says where a step ends
+
     def partition(self, model: Any) -> Any:
         """Cut a model that was just read into shards, in place, one weight after the other.
 
@@ -104,7 +114,7 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
                     each.clear()
                     each.update(earlier)
 
-    # ---- a step by hand
+    # ---- a step of several backward passes
 
     @property
     def _zero(self) -> Any:

@@ -31,6 +31,8 @@ STAGES = {
     "supervised": ("supervised", ()),
     "generative_reward": ("generative_reward", (f"{MODEL}text_coef", "1.0")),
     "bradley_terry": ("bradley_terry", ()),
+    # Four batches make an epoch, so that a step has three, the next one a single one.
+    "accumulated": ("generative_reward", (f"{MODEL}text_coef", "1.0", "--trainer.accumulate_grad_batches", "3")),
     "pairwise_ppo": ("pairwise_ppo", PLANNED),
     "pairwise_ppo, shared critic": ("pairwise_ppo", (*PLANNED, f"{MODEL}critic", "shared")),
     "pairwise_ppo, adapters": (

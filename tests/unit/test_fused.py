@@ -338,7 +338,7 @@ def test_a_reading_longer_than_the_window_keeps_no_other_from_sharing(family, en
     expected = alone(model, [*rows, long])
     margins = expected[:, encoder.verdict_ids[0]] - expected[:, encoder.verdict_ids[1]]
     found = batched_margins(model, [*rows, long], encoder, 10_000, fusing)
-    torch.testing.assert_close(found, margins, **EQUAL)
+    assert_same_numbers(found, margins)
     assert fusing.tokens.computed < fusing.tokens.plain
     assert caplog.text == ""
 
