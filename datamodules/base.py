@@ -18,6 +18,7 @@ from prl.data.audit import shared_prompts
 from prl.data.batching import check_divides
 from prl.data.store import EncodedRecords, encode_records
 from prl.data.tokens import Loss
+from prl.outputs import write_text
 from prl.run_position import batches_done, is_dry_run
 
 log = logging.getLogger(__name__)
@@ -194,8 +195,7 @@ class RecordDataModule(LightningDataModule):
         assert self.trainer is not None
         if self.trainer.is_global_zero and not is_dry_run(self.trainer):
             folder = Path(self.trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "data_report.json").write_text(json.dumps(reports, indent=2, default=str) + "\n")
+            write_text(folder / "data_report.json", json.dumps(reports, indent=2, default=str) + "\n")
 
     def _loader(self, rows: Any, batches: Sampler[list[int]], kind: Any = DataLoader) -> DataLoader:
         # A generator of its own: a loader otherwise draws its seed from torch's global state, and a validation would
@@ -211,7 +211,10 @@ class RecordDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches; number n of a run is a pure function of the seed and n, so a resume needs no state."""
         assert self.trainer is not None
-        trainer = self.trainer
+        trainer: Any = self.trainer
+        only: Any = trainer.overfit_batches  # a number, or a share of an epoch, as Lightning counts them
+        if isinstance(only, float):
+            only = int(len(self.lengths["train"]) // self.batch_size * only)
         batches = LengthGroupedBatchSampler(
             self.lengths["train"],
             self.batch_size,
@@ -222,6 +225,7 @@ class RecordDataModule(LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             completed_batches=lambda: batches_done(trainer),
+            only_batches=only or None,
         )
         return self._loader(self.rows["train"], batches, partial(StepLoader, trainer=trainer))
 

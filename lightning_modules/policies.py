@@ -56,7 +56,10 @@ class RunPolicies:
                 "rollout_server gets whole models, and adapters on weights in shards cannot be merged; use a strategy "
                 "without shards of weights (DDP, ZeRO-2), or drop policy.lora"
             )
-        server.check()
+        module = self.module
+        judges = [each for judge in filter(None, (module.judge, module.heldout_judge)) for each in judge.sources()]
+        sources = [module.reference_source, getattr(module, "critic_source", None), *judges]
+        server.check(module.policy_source.path, [getattr(source, "path", None) for source in sources])
 
     def _give_policy_to(self, server: RolloutServer) -> None:
         """Once after each update."""

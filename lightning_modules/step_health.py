@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_modules.strategies import gradient_norm, held_weights
 from prl.distributed import global_sum, rank, world_size
+from prl.full_disk import save_tensors
 from prl.health import TRAINING_NOT_FINITE, WEIGHTS_NOT_FINITE, HealthError, not_finite
 from prl.run_position import batches_done, is_dry_run
 
@@ -72,7 +73,7 @@ def save_batch(trainer: Any, content: Mapping[str, Any]) -> Path:
     path = Path(trainer.default_root_dir) / "health" / f"batch={batches_done(trainer) + 1:06d}{suffix}.pt"
     if not is_dry_run(trainer):
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({k: v.cpu() if isinstance(v, Tensor) else v for k, v in content.items()}, path)
+        save_tensors({k: v.cpu() if isinstance(v, Tensor) else v for k, v in content.items()}, path)
     return path
 
 

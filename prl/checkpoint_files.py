@@ -165,6 +165,15 @@ def remove(path: Path) -> None:
     _remove(path)
 
 
+def discard(partial: Path) -> None:
+    """Take away what is left of a checkpoint that could not be written, so that it holds no room on a full disk."""
+    final = partial.with_suffix(".ckpt")
+    _remove(partial)
+    manifest_of(final).with_suffix(".manifest").unlink(missing_ok=True)
+    if not manifest_of(final).is_file():
+        _remove(final)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)

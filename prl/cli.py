@@ -34,8 +34,11 @@ from lightning_modules.strategies import check_setting, is_sharded
 from prl import sharded_files, trust
 from prl.checkpoint_files import CheckpointError, fault, holds_checkpoints, newest_whole
 from prl.commands import COMMANDS
+from prl.full_disk import is_disk_full, path_behind
 from prl.judge.base import judge_kind
 from prl.model_card import write_card
+from prl.outputs import writing_folder
+from prl.run_folder import MODEL, check_run_folder, is_kept
 from prl.run_position import is_dry_run
 
 
@@ -78,9 +81,12 @@ class PrlCLI(LightningCLI):
         folder = Path(config.run_dir) / "checkpoints"
         config.ckpt_path = resolve_checkpoint(config.ckpt_path, folder)
         is_new = self.subcommand == "fit" and config.ckpt_path is None
-        if is_new and holds_checkpoints(folder) and not config.overwrite:
+        held = [folder] if holds_checkpoints(folder) else [each for each in [folder.with_name(MODEL)] if each.exists()]
+        if self.subcommand == "fit":
+            check_run_folder(folder.parent)
+        if is_new and held and not config.overwrite:
             raise RunError(
-                f"run_dir {config.run_dir} already holds a run ({folder}). Continue it with --ckpt_path last, choose "
+                f"run_dir {config.run_dir} already holds a run ({held[0]}). Continue it with --ckpt_path last, choose "
                 "another --run_dir, or start anew with --overwrite true"
             )
         if config.get("weights_only") is None:
@@ -109,13 +115,38 @@ class PrlCLI(LightningCLI):
         """What every run has beside its checkpoint; the ledger reads the random states that are put back before it."""
         return [FirstFailure(), RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; a disk that is full ends it with the path and the way to go on.
+
+        Raises:
+            RunError: when the disk is full.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            raise RunError(self._told_of_full_disk(error)) from error
+
+    def _told_of_full_disk(self, error: Exception) -> str:
+        run = self.config[self.subcommand].run_dir
+        words = f"No space left on device: {path_behind(error) or run} could not be written"
+        if self.subcommand != "fit":
+            return f"{words}. Make room and start again"
+        try:
+            whole = newest_whole(Path(run) / "checkpoints")
+        except CheckpointError:
+            return f"{words}. No checkpoint of the run is whole; make room and start it again"
+        return f"{words}. {whole} is whole; make room and continue with `prl resume {run}`"
+
     def after_fit(self) -> None:
         """Write what was trained where transformers can load it."""
         trainer = self.trainer
         if trainer.is_global_zero and not is_dry_run(trainer):
-            folder = Path(trainer.default_root_dir) / "model"
-            self._whole_model().export(folder)
-            write_card(folder, judge_kind(folder), self.config[self.subcommand].as_dict())
+            folder = Path(trainer.default_root_dir) / MODEL
+            with writing_folder(folder, keep=is_kept) as partial:
+                self._whole_model().export(partial)
+                write_card(partial, judge_kind(partial), self.config[self.subcommand].as_dict())
             self.model.after_export(folder)
 
     def _whole_model(self) -> Stage:
@@ -206,7 +237,7 @@ def main(args: list[str] | None = None) -> None:
         if (follows := getattr(error, FOLLOWS, None)) is not None and not os.environ.get("PRL_DEBUG"):
             sys.stderr.write(f"prl: {follows}\n")
             raise SystemExit(1) from None
-        told = _told_by_us(error)
+        told = _told_by_us(error) or (error if is_disk_full(error) else None)
         if told is None or os.environ.get("PRL_DEBUG"):
             raise
         sys.stderr.write(f"prl: {type(told).__name__}: {told}\n")

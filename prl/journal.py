@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from prl.outputs import write_text
+
 
 class Journal:
     """A jsonl file whose lines carry the number of the training batch that they are about.
@@ -19,9 +21,7 @@ class Journal:
         """Forget what is not known of the batches that are done."""
         kept = [line for line in self.read() if line["batch"] <= batches_done]
         if self.path.exists():
-            aside = self.path.with_suffix(".partial")
-            aside.write_text("".join(map(_text, kept)), encoding="utf-8")
-            aside.replace(self.path)
+            write_text(self.path, "".join(map(_text, kept)))
 
     def append(self, batch: int, events: list[dict[str, Any]]) -> None:
         """Events of one batch; no file without any."""

@@ -4,6 +4,7 @@
 wrote of batches after its `resumed` does not count any more, since these batches came again.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -14,6 +15,8 @@ from typing import Any, TextIO
 
 import torch
 from torch import Tensor
+
+from prl.full_disk import naming_when_full
 
 LEDGER = "ledger.jsonl"
 
@@ -111,8 +114,14 @@ class LedgerWriter:
 
     def append(self, line: dict[str, Any]) -> None:
         """One more line."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        try:
+            with naming_when_full(self._file.name):
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.close()  # which would try to write the rest again, while the run is ended
+            raise
 
     def close(self) -> None:
         """No more lines."""
@@ -129,23 +138,39 @@ def read_ledger(path: Path) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
         raise ValueError(f"there is no ledger {path}; it is written by `prl fit`")
     lines: dict[int, dict[str, Any]] = {}
     facts: dict[str, Any] = {}
-    damaged: int | None = None
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            damaged = damaged or number
-            continue
-        if "session" in line:
-            facts, damaged = line["session"], None
+    cut: int | None = None
+    texts = path.read_bytes().removesuffix(b"\n").split(b"\n")
+    for number, text in enumerate(texts, start=1):
+        line = _parsed(text)
+        if isinstance(line, dict) and "session" in line:
+            facts, cut = line["session"], None
+            if not isinstance(facts, dict) or not isinstance(facts.get("resumed"), int):
+                raise _damaged(path, number)
             lines = {batch: kept for batch, kept in lines.items() if batch <= facts["resumed"]}
-        elif damaged is not None:
-            break
-        else:
+        elif cut is not None:
+            raise _damaged(path, cut)
+        elif isinstance(line, dict) and isinstance(line.get("batch"), int):
             lines[line["batch"]] = line
-    if damaged is not None and damaged < number:
-        raise ValueError(f"{path}, line {damaged} is damaged, and no session starts after it; the ledger was changed")
+        elif line is not None:
+            raise _damaged(path, number)
+        else:
+            cut = number
     return lines, facts
+
+
+def _parsed(text: bytes) -> Any:
+    """A line as JSON; None for one that is not, as the end of a killed process leaves it."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _damaged(path: Path, number: int) -> ValueError:
+    return ValueError(
+        f"{path}, line {number} is damaged, and prl writes whole lines, one of a batch or a session each; the ledger "
+        "was changed"
+    )
 
 
 # ---- comparison
@@ -203,7 +228,7 @@ def _pairs(name: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
 def _difference(quantity: str, a: Any, b: Any) -> float:
     if a == b or a != a and b != b:  # not a number twice is no difference
         return 0.0
-    if isinstance(a, dict) and isinstance(b, dict) and "sums" in a and "sums" in b:
+    if _is_sketch(a) and _is_sketch(b):
         moved = max(abs(x - y) for x, y in zip(a["sums"], b["sums"], strict=True))
         return _finite(moved / max(a["norm"], _SMALLEST)) or 1e-12  # other bits, even where the sums agree
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
@@ -212,6 +237,13 @@ def _difference(quantity: str, a: Any, b: Any) -> float:
         smallest = _SMALLEST if quantity.startswith("numbers") else 0.0
         return _finite(abs(a - b) / max(abs(a), abs(b), smallest))
     return math.inf
+
+
+def _is_sketch(value: Any) -> bool:
+    """Whether a value is what `sketch` gave, in a line that nobody changed."""
+    if not isinstance(value, dict) or not isinstance(value.get("sums"), list) or len(value["sums"]) != 2:
+        return False
+    return all(isinstance(each, int | float) for each in (value.get("norm"), *value["sums"]))
 
 
 def _finite(size: float) -> float:

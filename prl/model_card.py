@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 from prl import __version__
 from prl.models.loading import is_hub_id
+from prl.outputs import write_text
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,14 @@ def renew_figures(folder: str | Path, passport: Mapping[str, Any] | None) -> Non
     _put(path, text if passport is None else text + _MEASURED + _figures(passport))
 
 
+def was_edited(path: Path) -> bool:
+    """Whether a card is not, or not any more, as prl wrote it."""
+    try:
+        return _unsigned(path) is None
+    except UnicodeDecodeError:
+        return True
+
+
 def is_data_set(path: str) -> bool:
     """Whether a source of rows is a data set on the hub, not a file."""
     suffixes = (".jsonl", ".json", ".gz", ".csv", ".parquet")
@@ -220,4 +229,4 @@ def _put(path: Path, text: str) -> None:
     if path.is_file() and _unsigned(path) is None:
         log.warning("%s was edited, so it is left as it is; delete it to have it written", path)
         return
-    path.write_text(text + _signature(text), encoding="utf-8")
+    write_text(path, text + _signature(text))

@@ -2,18 +2,26 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from filecmp import cmp
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal
 
 import torch
 
+from prl import __version__
 from prl.config import Sampling
+from prl.full_disk import naming_when_full
 from prl.http import Server, ServerError, check_connection, latest
+from prl.model_card import CARD
+from prl.run_folder import MODEL_FILES
 from prl.types import PromptBatch, Rollout
+
+WRITTEN = "prl_rollout.json"
+"""File by which a folder is known that a run has put its policy into."""
 
 
 class RolloutServer:
@@ -65,19 +73,46 @@ class RolloutServer:
             self._opened = Server(self.base_url, api_key_env=self.api_key_env, **settings)
         return self._opened
 
-    def check(self) -> None:
-        """Raises ValueError when the folder holds no model, or the server does not answer."""
-        if not (self.folder / "config.json").is_file():
-            raise ValueError(
-                f"rollout_server.folder {self.folder} holds no model: copy the policy's start folder there and start "
-                "the server on it"
-            )
+    def check(self, start: str | None = None, read: Iterable[str | None] = ()) -> None:
+        """Refuse a folder that is not the server's own, and a server that does not answer.
+
+        Args:
+            start: the policy's start folder, or a hub id.
+            read: other models that the run reads: its reference, its judges.
+
+        Raises:
+            ValueError: naming the folder.
+        """
+        self._check_folder(start, [each for each in (start, *read) if each is not None])
         self._vocab_size()
         root = self.base_url.removesuffix("/v1")
         try:
             self._server.ask(f"{root}/health", None, timeout=min(self.timeout, 10))
         except ServerError as error:
             raise ValueError(f"no server at {root} that is well: {error}") from None
+
+    def _check_folder(self, start: str | None, read: list[str]) -> None:
+        for path in read:
+            if Path(path).expanduser().resolve() == self.folder.expanduser().resolve():
+                raise ValueError(
+                    f"rollout_server.folder {self.folder} is a model that the run reads ({path}), and each update "
+                    "would overwrite it: copy the policy's start folder to a place of its own, and serve that one"
+                )
+        if not (self.folder / "config.json").is_file():
+            raise ValueError(
+                f"rollout_server.folder {self.folder} holds no model: copy the policy's start folder there and start "
+                "the server on it"
+            )
+        if (self.folder / WRITTEN).is_file() or start is None or not Path(start).expanduser().is_dir():
+            return
+        for path in sorted(self.folder.iterdir()):
+            copied_from = Path(start).expanduser() / path.name
+            is_written = path.is_file() and any(map(path.match, MODEL_FILES)) and path.name != CARD
+            if is_written and not (copied_from.is_file() and cmp(path, copied_from, shallow=False)):
+                raise ValueError(
+                    f"{path} is neither in the policy's start folder {start} nor written by a run, and updates of "
+                    "rollout_server.folder would overwrite or delete it: copy the start folder to a place of its own"
+                )
 
     # ---- weights
 
@@ -90,9 +125,11 @@ class RolloutServer:
         Raises:
             ValueError: when the server does not read it.
         """
-        aside = self.folder.with_name(f"{self.folder.name}.partial")
+        aside = self.folder.with_name(f".prl.{self.folder.name}.partial")  # nobody else's
         rmtree(aside, ignore_errors=True)
-        write(aside)
+        with naming_when_full(self.folder):
+            write(aside)
+            (aside / WRITTEN).write_text(json.dumps({"prl": __version__}) + "\n")
         new = {path.name for path in aside.iterdir()}
         for path in list(self.folder.iterdir()):
             # A server would go on reading the files that an old index names.

@@ -1,5 +1,6 @@
 """Which process failed first, where, and why: the others only notice that it is gone."""
 
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from prl.distributed import rank, world_size
+from prl.outputs import write_text
 from prl.run_position import batches_done, is_dry_run
 
 log = logging.getLogger(__name__)
@@ -43,10 +45,8 @@ class FirstFailure(Callback):
         phase = getattr(pl_module, "current_phase", None)
         place = f"rank {rank()} of {world_size()}, batch {batches_done(trainer) + 1}" + (f", {phase}" if phase else "")
         reason = f"{type(exception).__name__}: {exception}"
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"rank{rank()}.partial"
-        partial.write_text(f"{time.time():.3f} {place}: {reason}\n", encoding="utf-8")
-        partial.replace(partial.with_suffix(".txt"))
+        with contextlib.suppress(OSError):  # a full disk may be the failure itself
+            write_text(folder / f"rank{rank()}.txt", f"{time.time():.3f} {place}: {reason}\n")
         if earlier:
             first = min(earlier)[1]
             setattr(exception, FOLLOWS, f"{place} ended because another process failed first. {first} (here: {reason})")

@@ -6,19 +6,25 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from prl.full_disk import naming_when_full
+from prl.outputs import aside, check_file, lines_with, sync
+
 
 class PredictionFile(Callback):
     """Writes what `predict_step` returns, one JSON object per row, to RUN_DIR/predictions.jsonl.
 
-    With several processes each writes the rows it had, to predictions.rankN.jsonl.
+    With several processes each writes the rows it had, to predictions.rankN.jsonl. Earlier predictions stay until the
+    new ones are whole; a file of this name that holds something else stays, and is an error.
     """
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start an empty file."""
+        """Start an empty file beside the place."""
         name = "predictions.jsonl" if trainer.world_size == 1 else f"predictions.rank{trainer.global_rank}.jsonl"
         self.path = Path(trainer.default_root_dir) / name
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("")
+        self._partial = aside(self.path)
+        self._partial.write_text("")
+        self._is_checked = False
 
     def on_predict_batch_end(
         self,
@@ -30,5 +36,18 @@ class PredictionFile(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Append the rows of a batch."""
-        with self.path.open("a") as file:
+        if not self._is_checked and outputs:
+            check_file(self.path, "the file of the predictions,", lines_with(*outputs[0]))
+            self._is_checked = True
+        with naming_when_full(self.path), self._partial.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in outputs)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the file into its place."""
+        sync(self._partial)
+        self._partial.replace(self.path)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave nothing half written."""
+        if (partial := getattr(self, "_partial", None)) is not None:
+            partial.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
-"""TensorBoard after a resume: no step twice."""
+"""TensorBoard after a resume: no step twice, and sessions in their order."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -8,10 +10,21 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 
 class ForgetRepeatedSteps(Callback):
-    """Tells TensorBoard to drop what the interrupted run logged after its checkpoint: those batches come again."""
+    """Tells TensorBoard to drop what the interrupted run logged after its checkpoint: those batches come again.
+
+    TensorBoard reads the files of a run by the time in their names, so a clock that went back between two sessions
+    would put the later one first.
+    """
 
     def __init__(self) -> None:
         self._pending = False
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Put the files of earlier sessions before this one's, which is open already."""
+        if stage == "fit" and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+            writer = trainer.logger.experiment
+            if hasattr(writer, "_get_file_writer"):  # a fast_dev_run has none
+                put_earlier_files_first(Path(writer._get_file_writer().event_writer._file_name))
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Only a resumed run has anything to forget."""
@@ -24,3 +37,19 @@ class ForgetRepeatedSteps(Callback):
             writer = trainer.logger.experiment._get_file_writer()
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+
+
+def put_earlier_files_first(own: Path) -> None:
+    """Rename event files whose time is not before that of `own`, and keep their order among themselves."""
+    times = {path: found for path in own.parent.glob("events.out.tfevents.*") if (found := _time(path)) is not None}
+    limit = times.pop(own, None)
+    for path in sorted(times, key=lambda path: (times[path], path.name), reverse=True) if limit is not None else ():
+        limit -= 1
+        if times[path] > limit:
+            path.rename(path.with_name(re.sub(r"\d+", f"{limit:010d}", path.name, count=1)))
+        limit = min(limit, times[path])
+
+
+def _time(path: Path) -> int | None:
+    found = re.match(r"events\.out\.tfevents\.(\d+)\.", path.name)
+    return int(found[1]) if found else None

@@ -1,5 +1,6 @@
 """The checkpoint a run resumes from, counted in training batches, and the end of a run that is told to stop."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -7,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
@@ -16,7 +16,9 @@ from lightning_modules.callbacks.stop_signals import StoppedRun, StopSignals
 from lightning_modules.strategies import write_in_parts
 from prl import checkpoint_files, sharded_files
 from prl.distributed import world_size
+from prl.full_disk import naming_when_full, save_tensors
 from prl.randomness import random_states, set_random_states
+from prl.run_folder import clear_model
 from prl.run_position import batches_done, is_dry_run
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class PlainCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, path)
+        save_tensors(checkpoint, path)
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ class RunCheckpoint(Checkpoint):
     It can be added beside this one to keep the best by a metric. How a file becomes whole is told in
     `prl/checkpoint_files.py`.
 
-    After SIGTERM, SIGUSR1 or Ctrl-C the run ends at the next place where ranks are in step: after a batch, between the
-    phases of a PPO iteration (`Stage.begin_phase`), after a validation batch. What is saved is the state after the last
-    completed batch: before its first update an iteration has changed nothing but random states and counters, which
-    are put back, and after it the iteration is completed first.
+    After SIGTERM, SIGUSR1, SIGHUP, Ctrl-C, or when its output is lost, the run ends at the next place where ranks are
+    in step: after a batch, between the phases of a PPO iteration (`Stage.begin_phase`), after a validation batch. What
+    is saved is the state after the last completed batch: before its first update an iteration has changed nothing but
+    random states and counters, which are put back, and after it the iteration is completed first.
 
     Where a validation belongs to the batch, the checkpoint waits for its end, since Lightning would not repeat it: what
     it decides (an early stop, the best checkpoint) is kept. After a stop in between, the resumed run validates first.
@@ -106,7 +108,7 @@ class RunCheckpoint(Checkpoint):
             write_in_parts(trainer.strategy)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """A new run takes the checkpoints of an overwritten one away; a resumed one need not save what it was given."""
+        """A new run takes an overwritten one's checkpoints and model away; a resumed one need not save what it got."""
         pl_module.run_state.check(pl_module)
         if is_dry_run(trainer):
             return
@@ -114,6 +116,7 @@ class RunCheckpoint(Checkpoint):
         if done == 0:
             if trainer.is_global_zero:
                 checkpoint_files.clear(self.folder)
+                clear_model(Path(trainer.default_root_dir))
             trainer.strategy.barrier("checkpoints cleared")
         elif trainer.ckpt_path is not None:
             given = Path(trainer.ckpt_path).resolve()
@@ -203,9 +206,17 @@ class RunCheckpoint(Checkpoint):
         partial = checkpoint_files.aside(self.folder, done)
         if trainer.is_global_zero and os.path.lexists(partial):
             checkpoint_files.remove(partial)
-        trainer.save_checkpoint(partial)  # ends with a barrier
+        try:
+            with naming_when_full(partial):
+                trainer.save_checkpoint(partial)  # ends with a barrier
+                if trainer.is_global_zero:
+                    checkpoint_files.publish(partial, world_size=world_size())
+        except Exception:
+            if trainer.is_global_zero:
+                with contextlib.suppress(OSError):
+                    checkpoint_files.discard(partial)
+            raise
         if trainer.is_global_zero:
-            checkpoint_files.publish(partial, world_size=world_size())
             checkpoint_files.prune(self.folder, done, self.keep)
         trainer.strategy.barrier("checkpoint in place")
         self._saved_at = done

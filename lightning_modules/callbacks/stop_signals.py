@@ -1,5 +1,6 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C as a wish to stop, which the run looks at where its state is in order."""
+"""Signals and lost output as a wish to stop, which the run looks at where its state is in order."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -8,9 +9,10 @@ from typing import Any
 
 import torch
 
+from prl import terminal
 from prl.distributed import global_max
 
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 class StoppedRun(SystemExit):
@@ -30,26 +32,38 @@ class StopSignals:
 
     def follow(self, connector: Any) -> None:
         """Take the signals over as soon as Lightning has taken them, before a checkpoint is read."""
-        take = connector.register_signal_handlers
+        take, give_back = connector.register_signal_handlers, connector.teardown
 
         def take_and_hand_over() -> None:
             take()
             self.install()
+            terminal.listen(self._note_lost_output)
 
-        connector.register_signal_handlers = take_and_hand_over
+        def give_all_back() -> None:
+            terminal.stop_listening(self._note_lost_output)
+            give_back()
+
+        connector.register_signal_handlers, connector.teardown = take_and_hand_over, give_all_back
 
     def install(self) -> None:
         """Take the signals over; after Lightning took them. Python allows it in the main thread only."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
+                # Under nohup, a terminal that hangs up is no wish to stop.
+                if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> Any:
         if number == signal.SIGINT:
             if self.received:
-                signal.default_int_handler(number, frame)
-            os.write(2, b"\nprl: stopping at the end of this phase; Ctrl-C again stops at once\n")
+                raise StoppedRun(128 + number)  # of a KeyboardInterrupt, Lightning makes an exit with 1
+            with contextlib.suppress(OSError):
+                os.write(2, b"\nprl: stopping at the end of this phase; Ctrl-C again stops at once\n")
         self.received = max(self.received, number)
+
+    def _note_lost_output(self) -> None:
+        self.received = self.received or terminal.EXIT_CODE - 128  # a terminal that hung up has sent its signal before
 
     def agreed(self, device: torch.device) -> int:
         """The signal that any rank has received, on every rank; 0 for none. Call it where ranks are in step."""

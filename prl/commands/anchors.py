@@ -25,6 +25,7 @@ from prl.judge.base import judge_folder
 from prl.judge.loading import Judge
 from prl.judge.passport import as_json, describe_judge, weights_hash
 from prl.models.loading import load_causal_lm, load_tokenizer
+from prl.outputs import check_file, json_with, write_text, writing
 from prl.randomness import forked
 from prl.rollout import decode, end_token_ids, generate
 from prl.tournament import Champion, knockout
@@ -38,7 +39,9 @@ def main(args: list[str]) -> None:
         "--policy", required=True, help="folder or hub id of the model that answers, usually the SFT one"
     )
     parser.add_argument("--prompts", required=True, help="file or hub id of prompts, in any shape of docs/data.md")
-    parser.add_argument("--output", type=Path, required=True, help=".jsonl file to write; must not exist")
+    parser.add_argument(
+        "--output", type=Path, required=True, help=".jsonl file to write; must not exist, nor its .provenance.json"
+    )
     parser.add_argument("--judge", help="folder or hub id of a judge; needed for more than one sample")
     parser.add_argument("--samples", type=int, default=8, help="responses per prompt; 1 takes it as it is (default 8)")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="length limit of a response (default 256)")
@@ -57,6 +60,8 @@ def main(args: list[str]) -> None:
         parser.error(f"--output {options.output} exists; choose another name")
     if options.output.suffix != ".jsonl":
         parser.error(f"--output {options.output}: expected a name that ends in .jsonl")
+    own = json_with("prl", "method", "anchor_id")  # of a command that was ended before the anchors were in place
+    check_file(provenance_of(options.output), "the description beside --output,", own)
     write_anchors(options)
 
 
@@ -71,15 +76,13 @@ def write_anchors(options: argparse.Namespace) -> None:
     found = load_records(DataSource(options.prompts, options.split, limit=options.limit), AnchoredPrompt)
     sampler = Sampler(options, sampling, found.records)  # checks the length of every prompt
     judge = Judge.from_pretrained(options.judge) if options.judge else None
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    aside = options.output.with_suffix(".partial")
     provenance = describe(options, sampling, found.report)
     name = hashlib.sha256(as_json(provenance).encode()).hexdigest()[:12]
     unfinished = comparisons = 0
     silent: list[int] = []
     per_batch = max(1, options.batch_size // options.samples)
     starts = range(0, len(found.records), per_batch)
-    with aside.open("w", encoding="utf-8") as out:
+    with writing(options.output) as partial, partial.open("w", encoding="utf-8") as out:
         for start in track(starts, description="anchors"):
             records = found.records[start : start + per_batch]
             candidates, num_open = sampler.candidates(start, len(records), options.keep_unfinished)
@@ -92,16 +95,20 @@ def write_anchors(options: argparse.Namespace) -> None:
                 comparisons += champion.num_comparisons
                 row = {**record.extra, "prompt": list(record.prompt), "anchor": champion.text, "anchor_id": name}
                 out.write(json.dumps({**row, "anchor_win_prob": round(champion.win_prob, 6)}) + "\n")
-    provenance |= {"anchor_id": name, "num_comparisons": comparisons}
-    provenance |= {"num_unfinished_samples": unfinished, "left_out_prompts": silent}
-    options.output.with_suffix(".provenance.json").write_text(as_json(provenance), encoding="utf-8")
-    aside.replace(options.output)
+        provenance |= {"anchor_id": name, "num_comparisons": comparisons}
+        provenance |= {"num_unfinished_samples": unfinished, "left_out_prompts": silent}
+        write_text(provenance_of(options.output), as_json(provenance))
     print(
         f"wrote {len(found.records) - len(silent)} prompts with anchors to {options.output}: {options.samples} samples "
         f"each, {comparisons} comparisons; {unfinished} samples hit the length limit"
     )
     if silent:
         print(f"left out, since all samples were empty: prompt {', '.join(map(str, silent))}")
+
+
+def provenance_of(output: Path) -> Path:
+    """Where it stands how a file of anchors was made."""
+    return output.with_suffix(".provenance.json")
 
 
 def choose(

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prl.data.batching import check_divides
+from prl.outputs import check_file, json_with, write_text
 
 
 def main(args: list[str]) -> None:
@@ -24,11 +25,14 @@ def main(args: list[str]) -> None:
     parser.add_argument("--processes", type=int, help="trainer.devices times trainer.num_nodes when left out")
     parser.add_argument("--json", type=Path, help="where to write the figures, in bytes")
     options, rest = parser.parse_known_args(args)
+    if options.json:
+        own = json_with("processes", "strategy", "models", "phases", "peak")
+        check_file(options.json, "--json", own, [each.partition("=")[2] or each for each in rest])
     settings = resolved(rest)
     processes = configured_processes(settings) if options.processes is None else options.processes
     report = describe(settings, processes)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
+        write_text(options.json, json.dumps(report, indent=2, default=str) + "\n")
     show(report)
 
 

@@ -19,6 +19,7 @@ from prl.cli import RunError, resolve_checkpoint
 from prl.judge.base import judge_kind
 from prl.judge.passport import adopt_passport, read_passport
 from prl.model_card import write_card
+from prl.outputs import check_folder, writing_folder
 
 
 def main(args: list[str]) -> None:
@@ -50,7 +51,8 @@ def export(
         trusted: obey the config also where it names code that is not prl's.
 
     Raises:
-        RunError: when a file is missing or torn, or the folder holds something.
+        OutputError: when the folder holds something.
+        RunError: when a file is missing or torn.
         UntrustedRunError: when the model's settings ask for such code.
         ValueError: for a checkpoint of another stage, or for merge: false without adapters.
     """
@@ -58,19 +60,19 @@ def export(
     config = config or checkpoint.absolute().parent.parent / "config.yaml"
     if not config.is_file():
         raise RunError(f"no config at {config}; give the config.yaml of the checkpoint's run with --config")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise RunError(f"--output {output} holds something already; choose a new folder")
+    check_folder(output, "--output")
     settings = trust.read_settings(config)
     if not isinstance(settings.get("model"), dict):
         raise RunError(f"{config} has no settings of a model; give the config.yaml of the checkpoint's run")
     with nullcontext() if trusted else trust.guarding_config(config):
         trust.check({"model": settings["model"]})
         stage = read_stage(settings, checkpoint)
-    stage.export(output, merge=merge)
-    kind = judge_kind(output)
-    write_card(output, kind, settings, adapter=not merge)
-    if kind is not None:
-        adopt_passport(output, read_passport(config.parent / "model"))
+    with writing_folder(output) as partial:
+        stage.export(partial, merge=merge)
+        kind = judge_kind(partial)
+        write_card(partial, kind, settings, adapter=not merge)
+        if kind is not None:
+            adopt_passport(partial, read_passport(config.parent / "model"))
 
 
 def read_stage(settings: dict[str, Any], checkpoint: Path) -> Any:

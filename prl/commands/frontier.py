@@ -13,6 +13,7 @@ from rich.table import Table
 from prl.checkpoint_files import batches_of, whole_checkpoints
 from prl.evaluation.frontier import MEASURES, Point, common_measure, draw_frontier, knee, run_points, to_ship
 from prl.evaluation.validation_log import VALIDATIONS, ValidationLog
+from prl.outputs import check_file, is_own_picture, json_with, save_picture, write_text
 
 
 def main(args: list[str]) -> None:
@@ -20,15 +21,22 @@ def main(args: list[str]) -> None:
     parser = argparse.ArgumentParser("prl frontier", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of pairwise PPO runs")
     parser.add_argument("--measure", choices=tuple(MEASURES), help="win rate to go by; the best that all runs have")
-    parser.add_argument("--output", type=Path, default=Path("frontier"), help="OUTPUT.png and OUTPUT.json are written")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("frontier"),
+        help="OUTPUT.png and OUTPUT.json are written; only earlier ones of this command are replaced",
+    )
     options = parser.parse_args(args)
+    picture, numbers = (Path(f"{options.output}.{ending}") for ending in ("png", "json"))
+    read = [run / VALIDATIONS for run in options.runs]
+    check_file(picture, "--output", is_own_picture, read)
+    check_file(numbers, "--output", json_with("measure", "runs", "ship"), read)
     lines = {str(run): validations(run) for run in options.runs}
     report = frontier(lines, options.measure)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    picture, numbers = (Path(f"{options.output}.{ending}") for ending in ("png", "json"))
     runs = {name: run_points(each, report["measure"]) for name, each in lines.items()}
-    draw_frontier(runs, report["measure"]).savefig(picture)
-    numbers.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    save_picture(draw_frontier(runs, report["measure"]), picture)
+    write_text(numbers, json.dumps(report, indent=2) + "\n")
     show(report)
     print(f"wrote {picture} and {numbers}")
 

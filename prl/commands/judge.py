@@ -8,12 +8,13 @@ from typing import Any
 
 from prl.commands.sources import add_source_options, number_of_rows
 from prl.data import DataSource, PreferencePair, load_records
-from prl.evaluation.figures import judge_figures
+from prl.evaluation.figures import TAGS, judge_figures
 from prl.evaluation.intervals import bootstrap_mean
 from prl.judge.base import judge_folder
 from prl.judge.examination import judge_pairs
 from prl.judge.loading import DTYPES, Judge
 from prl.judge.passport import as_json, issue_passport, write_passport
+from prl.outputs import check_file, is_own_picture, json_with, lines_with, save_picture, write_text
 
 FIGURES = (
     ("accuracy", "accuracy, both orders averaged"),
@@ -43,6 +44,8 @@ FIGURES = (
     ("cut_share", "comparisons cut to fit"),
 )
 """Names in the report, in the order of the screen, with their words."""
+COLUMNS = ("win_prob", "margin", "order_gap")
+"""What is written of each comparison."""
 
 
 def main(args: list[str]) -> None:
@@ -80,12 +83,32 @@ def main(args: list[str]) -> None:
         parser.error("--no-probes goes with --pairs and without --write-passport: a passport holds the probes too")
     if options.write_passport and not Path(options.judge).is_dir():
         parser.error(f"--write-passport writes into the judge's folder, but {options.judge} is none")
+    check_outputs(options)
     prepare(options.json, options.figures)
     judge = Judge.from_pretrained(options.judge, dtype=options.dtype)
     if options.pairs is not None:
         measure(judge, options)
     else:
         compare(judge, options)
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """Refuse to write over what is read, or over what is no earlier result of this command.
+
+    Raises:
+        OutputError: naming the file.
+    """
+    read = [options.judge, options.pairs, options.prompts, options.responses, options.anchors]
+    if options.json is not None and not options.json.is_dir():
+        own = lines_with(*COLUMNS) if options.pairs is None else json_with("prl", "judge", "data", "report")
+        check_file(options.json, "--json", own, read)
+    for tag in TAGS if options.figures is not None else ():
+        check_file(picture_of(options.figures, tag), "--figures", is_own_picture, read)
+
+
+def picture_of(folder: Path, tag: str) -> Path:
+    """Where a figure is drawn."""
+    return folder / f"{tag.rpartition('/')[2]}.png"
 
 
 def prepare(file: Path | None, folder: Path | None) -> None:
@@ -114,15 +137,17 @@ def measure(judge: Judge, options: argparse.Namespace) -> None:
     judged = judge_pairs(judge.model, pairs.records)
     folder, probes = judge_folder(options.judge), not options.no_probes
     passport = issue_passport(judge.model, folder, pairs, judged, probes=probes)
-    print(screen(passport))
+    # Files first: whoever reads the screen may go away.
     if options.json is not None:
-        options.json.write_text(as_json(passport), encoding="utf-8")
-    if options.write_passport:
-        print(f"\nwrote {write_passport(options.judge, passport)}")
+        write_text(options.json, as_json(passport))
+    written = write_passport(options.judge, passport) if options.write_passport else None
     if options.figures is not None:
-        options.figures.mkdir(parents=True, exist_ok=True)
         for tag, figure in judge_figures(judged).items():
-            figure.savefig(options.figures / f"{tag.rpartition('/')[2]}.png")
+            save_picture(figure, picture_of(options.figures, tag))
+    print(screen(passport))
+    if written is not None:
+        print(f"\nwrote {written}")
+    if options.figures is not None:
         print(f"\ndrew reliability, margins, orders and accuracy by length into {options.figures}")
 
 
@@ -158,16 +183,16 @@ def compare(judge: Judge, options: argparse.Namespace) -> None:
         counts = [f"{path} has {len(each)}" for path, each in zip(paths.values(), texts, strict=True)]
         raise ValueError(f"the three files need as many lines each, but {', '.join(counts)}")
     verdict = judge.compare(prompts, responses, anchors)
-    columns = {"win_prob": verdict.win_prob, "margin": verdict.win_logit, "order_gap": verdict.order_gap}
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
+    columns = (verdict.win_prob, verdict.win_logit, verdict.order_gap)
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
+    if options.json is not None:
+        write_text(options.json, "".join(json.dumps(row) + "\n" for row in rows))
     print(f"{'line':>6} {'win_prob':>9} {'margin':>9} {'order_gap':>9}")
     for number, row in enumerate(rows, 1):
         print(f"{number:>6} {row['win_prob']:>9.3f} {row['margin']:>+9.3f} {row['order_gap']:>9.3f}")
     mean = bootstrap_mean([row["win_prob"] for row in rows], [json.dumps(prompt) for prompt in prompts])
     print(f"{'mean':>6} {mean.mean:>9.3f}   {mean.low:.3f} to {mean.high:.3f} (95 % over prompts)")
     print(f"{'cut':>6} {judge.model.cut_share():>9.3f}   of the readings, to fit into the judge's max_length")
-    if options.json is not None:
-        options.json.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_lines(path: Path, column: str) -> list[Any]:

@@ -12,8 +12,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from prl.outputs import OutputError, check_file, check_folder, json_with, write_text
+from prl.run_folder import BEGUN_FILES, RUN_FILES, check_run_folder, foreign_files
+
 STAGES = ("world", "supervised", "judge", "ppo", "report")
+FOLDERS = STAGES[:-1]
+WORLD_FILES = ("tokenizer/*", "demonstrations.*.jsonl", "pairs.*.jsonl", "prompts.*.jsonl")
 CONFIGS = {"supervised": "supervised.yaml", "judge": "generative_reward.yaml", "ppo": "pairwise_ppo.yaml"}
+OWN_REPORT = json_with("judge", "policy", "seconds", "samples")
 
 console = Console()
 
@@ -32,8 +38,12 @@ def main(args: list[str]) -> None:
         raise SystemExit(f"prl quickstart: no folder {options.configs}; run it in a clone of prl, or give --configs")
     _quiet()
     stages = (options.only,) if options.only else STAGES
-    if options.only is None and options.out.exists():
+    if options.only is None:
         _remove_earlier(options.out)
+    elif options.only == "world" and not (options.out / "world" / "tokenizer").exists():
+        check_folder(options.out / "world", "the world's folder")
+    elif options.only == "report":
+        check_file(options.out / "report.json", "the report", OWN_REPORT)
     for number, stage in enumerate(stages, 1):
         console.rule(f"[bold]{number}/{len(stages)} {stage}", align="left")
         start = perf_counter()
@@ -43,13 +53,30 @@ def main(args: list[str]) -> None:
             write_report(options.out, options.seed)
         else:
             fit(stage, options.out, options.configs, options.seed)
-            (options.out / stage / "seconds.json").write_text(json.dumps(perf_counter() - start))
+            write_text(options.out / stage / "seconds.json", json.dumps(perf_counter() - start))
     console.print(f"\nEverything is in {options.out}. To see the curves:\ntensorboard --logdir {options.out}")
 
 
 def _remove_earlier(folder: Path) -> None:
-    """Make room for a new quickstart: what an earlier one wrote goes, whatever else lies beside it stays."""
-    for stage in STAGES:
+    """Make room for a new quickstart: what an earlier one wrote goes, whatever else lies beside it stays.
+
+    Raises:
+        OutputError: before anything goes, when a place that is needed holds what no quickstart wrote.
+    """
+    for stage in FOLDERS:
+        place = folder / stage
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            raise OutputError(f"{place} is no folder of a quickstart; give another --out, or move it away")
+        begun = (place / ("tokenizer" if stage == "world" else "config.yaml")).exists()
+        own = WORLD_FILES if stage == "world" else RUN_FILES
+        if found := foreign_files(place, own if begun else BEGUN_FILES):
+            raise OutputError(
+                f"{place} would be replaced, and it holds what no quickstart wrote ({found[0]}, {len(found)} files in "
+                "all); give another --out, or move it away"
+            )
+        check_run_folder(place)
+    check_file(folder / "report.json", "the report", OWN_REPORT)
+    for stage in FOLDERS:
         shutil.rmtree(folder / stage, ignore_errors=True)
     (folder / "report.json").unlink(missing_ok=True)
 
@@ -89,7 +116,7 @@ def write_report(out: Path, seed: int) -> None:
     """Measure judge and policies on validation prompts, print the table, write report.json."""
     report = measure(out)
     report["seed"] = seed
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
     table = Table("measure", "value", "95 % interval over prompts", title="quickstart")
     for group in ("judge", "policy", "seconds"):
         for name, value in report[group].items():

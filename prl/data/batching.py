@@ -46,6 +46,8 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         world_size: number of processes.
         completed_batches: called when iteration starts; the batches that the run has already consumed, over all epochs.
             Without it, iteration starts at the first batch and ends after one epoch.
+        only_batches: repeat so many batches, the first of the first epoch, instead of reading on. `len` stays that of
+            all rows.
 
     Raises:
         ValueError: the rows cannot be divided into batches, or a batch over the ranks, as asked.
@@ -63,6 +65,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         completed_batches: Callable[[], int] | None = None,
+        only_batches: int | None = None,
     ) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
@@ -73,6 +76,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self.completed_batches = completed_batches
+        self.only_batches = only_batches
         self._check()
 
     def __len__(self) -> int:
@@ -84,9 +88,10 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         if self.completed_batches is None:
             yield from self._of_rank(self._global_batches(0))
             return
-        first_epoch, start = divmod(self.completed_batches(), len(self))
+        first_epoch, start = divmod(self.completed_batches(), min(self.only_batches or len(self), len(self)))
         for epoch in count(first_epoch):
-            yield from self._of_rank(self._global_batches(epoch)[start:])
+            batches = self._global_batches(0 if self.only_batches else epoch)[: self.only_batches]
+            yield from self._of_rank(batches[start:])
             start = 0
 
     def _of_rank(self, batches: list[list[int]]) -> Iterator[list[int]]:

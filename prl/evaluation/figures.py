@@ -13,17 +13,15 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7
 """Colours that colour-blind readers tell apart (Okabe and Ito)."""
 LENGTH_EDGES = (-1.0, -0.5, -0.25, -LENGTH_MATCHED, LENGTH_MATCHED, 0.25, 0.5, 1.0)
 """Bins of the length difference, better minus worse, as a share of the longer response; the middle one is "matched"."""
+TAGS = ("calibration/reliability", "val/margins", "val/orders", "val/accuracy_by_length")
+"""TensorBoard's names of the figures."""
 
 
 def judge_figures(pairs: JudgedPairs) -> dict[str, Figure]:
     """TensorBoard tag -> figure, of N pairs whose better response may stand on either side."""
     pairs = pairs.better_first()
-    return {
-        "calibration/reliability": reliability_diagram(pairs),
-        "val/margins": margin_histogram(pairs),
-        "val/orders": order_scatter(pairs),
-        "val/accuracy_by_length": accuracy_by_length(pairs),
-    }
+    drawn = (reliability_diagram, margin_histogram, order_scatter, accuracy_by_length)
+    return {tag: draw(pairs) for tag, draw in zip(TAGS, drawn, strict=True)}
 
 
 def _axes(rows: int = 1, **options: Any) -> tuple[Figure, Any]:

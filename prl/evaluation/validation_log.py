@@ -8,6 +8,7 @@ from typing import Any
 
 from prl.evaluation.policy_report import Row
 from prl.journal import plain
+from prl.outputs import writing
 
 VALIDATIONS = "validation.jsonl"
 SAMPLES = "samples"
@@ -76,8 +77,5 @@ def read_validations(path: Path) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".partial")
-    with aside.open("w", encoding="utf-8") as file:
+    with writing(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines)
-    aside.replace(path)

@@ -16,6 +16,7 @@ from prl.judge.examination import examine, turned
 from prl.judge.generative import saved_template
 from prl.model_card import renew_figures
 from prl.models.loading import load_tokenizer
+from prl.outputs import write_text
 
 FORMAT = 1
 """Version of the file's layout."""
@@ -52,7 +53,7 @@ def issue_passport(
 def write_passport(folder: str | Path, passport: dict[str, Any]) -> Path:
     """Put the passport beside the judge's weights, and its figures into the model card."""
     path = Path(folder) / PASSPORT_FILE
-    path.write_text(as_json(passport), encoding="utf-8")
+    write_text(path, as_json(passport))
     renew_figures(folder, passport)
     return path
 

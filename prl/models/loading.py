@@ -28,6 +28,7 @@ from prl.config import LoRA, ModelSource
 from prl.models.adapters import is_adapted, merge_adapters, own_adapters
 from prl.models.damage import naming_damage
 from prl.models.location import ADAPTERS, ModelNotFoundError, adapter_chain, is_hub_id, location
+from prl.models.unused import deepspeed_left_alone
 from prl.models.weights_check import (
     adapter_errors,
     check_found,
@@ -335,7 +336,7 @@ def save_model(
         model.hf_quantizer = None
         model.config.__dict__.pop("quantization_config", None)
         model.is_quantized = False
-    with _own_dropout(model):
+    with _own_dropout(model), deepspeed_left_alone():
         model.save_pretrained(folder, state_dict=state)
     # Adapters of an older model in the folder: transformers would put them on top of this one.
     for name in (ADAPTERS, "adapter_model.safetensors", "adapter_model.bin"):

@@ -1,0 +1,21 @@
+"""Packages that other libraries would import for us without need."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def deepspeed_left_alone() -> Iterator[None]:
+    """Keep accelerate, which looks whether a model is wrapped in an engine, from importing DeepSpeed only for that.
+
+    The import takes a second or two and prints a warning. Nothing changes where DeepSpeed is in use.
+    """
+    unused = "deepspeed" not in sys.modules
+    if unused:
+        sys.modules["deepspeed"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if unused:
+            sys.modules.pop("deepspeed", None)
