@@ -77,6 +77,10 @@ class PrlCLI(LightningCLI):
         """Refuse a strategy or precision that cannot be, and find the checkpoint that is meant, before compute."""
         config = self.config[self.subcommand]
         trust.check(config.as_dict())
+        if not is_utf8(config.run_dir):
+            raise RunError(
+                f"run_dir {config.run_dir!r} is not UTF-8, which TensorBoard cannot write; choose another name"
+            )
         check_setting(config.trainer.as_dict()["strategy"], config.trainer.accelerator, config.trainer.precision)
         folder = Path(config.run_dir) / "checkpoints"
         config.ckpt_path = resolve_checkpoint(config.ckpt_path, folder)
@@ -237,11 +241,26 @@ def main(args: list[str] | None = None) -> None:
         if (follows := getattr(error, FOLLOWS, None)) is not None and not os.environ.get("PRL_DEBUG"):
             sys.stderr.write(f"prl: {follows}\n")
             raise SystemExit(1) from None
-        told = _told_by_us(error) or (error if is_disk_full(error) else None)
+        told = _told_by_us(error) or _not_utf8(error, arguments) or (error if is_disk_full(error) else None)
         if told is None or os.environ.get("PRL_DEBUG"):
             raise
         sys.stderr.write(f"prl: {type(told).__name__}: {told}\n")
         raise SystemExit(getattr(told, "exit_code", 1)) from None
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a name can be written; the bytes of one that is not UTF-8 are halves of characters to Python."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _not_utf8(error: BaseException | None, arguments: list[str]) -> Exception | None:
+    """What to say where a library cannot take a name that was given."""
+    bad = [text for text in arguments if not is_utf8(text)]
+    while error is not None and not isinstance(error, UnicodeEncodeError):
+        error = error.__cause__ or error.__context__
+    if error is None or not bad:
+        return None
+    return RunError(f"{bad[0]!r} is not UTF-8, which a library in use cannot take; rename it")
 
 
 def _told_by_us(error: BaseException | None) -> Exception | None:

@@ -88,7 +88,9 @@ def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any]
     module = model["class_path"].rpartition(".")[2]
     lines = [f"---\n{metadata.to_yaml()}\n---\n", f"# {words.title}\n"]
     lines += [f"Trained by `{module}` of [prl]({_PAPER}) {__version__}"]
-    names = [f"{path if is_data_set(path) else Path(path).name} ({split})" for split, path in paths.items()]
+    names = [
+        f"{path if is_data_set(path) else ' '.join(Path(path).name.split())} ({split})" for split, path in paths.items()
+    ]
     lines[-1] += f" on {', '.join(names)}.\n" if names else ".\n"
     lines += ["## Load\n", _loading(words)]
     _put(Path(folder) / CARD, "\n".join(lines))

@@ -1,6 +1,7 @@
 """Mistakes of the user: one message that names the thing, on stderr, and an exit code that is not zero."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -241,6 +242,18 @@ def test_continuing_a_run_with_another_judge_changes_nothing(refused: Refused, r
     )
     refused([*again, f"{MODEL}optimization.learning_rate", "0.5"], "the configuration says .*0.5")
     assert {path: path.read_bytes() for path in record} == record
+
+
+def test_a_name_that_is_not_utf8(refused: Refused, tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    args = refused.home.arguments("supervised", Path(name))
+    refused(
+        args, r"RunError: run_dir '.*/caf\\udce9' is not UTF-8, which TensorBoard cannot write; choose another name"
+    )
+    shutil.copytree(refused.home.policy, name)
+    refused(
+        ["data", str(refused.home.data("pairs.train")), "--tokenizer", name], r"caf\\udce9' is not UTF-8.*rename it"
+    )
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prl.data import DataError, DataSource, Demonstration, PreferencePair, json_rows, load_records
+from prl.data import DataError, DataSource, Demonstration, PreferencePair, RecordStream, json_rows, load_records
 from tests.fuzz import rows as fuzz_rows
+from tests.fuzz.__main__ import input_of
 
 KINDS = ["jsonl", "jsonl.gz", "json", "csv", "parquet"]
 PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Go away."}
@@ -299,3 +300,30 @@ def test_what_a_hub_set_names_is_not_opened(monkeypatch, tmp_path):
     rows = rows.cast_column("image", datasets.Image()).cast_column("images", datasets.List(datasets.Image()))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
     assert read(DataSource("owner/pairs")).records[0].extra == {"image": image, "images": [image]}
+
+
+def test_a_few_broken_files_of_each_kind_are_read_or_refused_in_words(tmp_path):
+    """The first inputs of `python -m tests.fuzz rows`."""
+    refused = 0
+    for number in range(40):
+        name, content = input_of(fuzz_rows, number)
+        (tmp_path / name).write_bytes(content)
+        try:
+            fuzz_rows.read(tmp_path / name)
+        except DataError:
+            refused += 1
+    assert refused > 10
+
+
+def test_a_folder_is_read_anew_whatever_its_time_stamps(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "rows" / "train.jsonl"
+    path.parent.mkdir()
+    stamp = 1_000_000_000
+    for text in ("Hello.", "Hallo!"):
+        path.write_text(json.dumps(PAIR | {"chosen": text}))
+        os.utime(path, ns=(stamp, stamp))
+        source = DataSource(str(path.parent))
+        assert RecordStream(source, PreferencePair).content_hash() is None
+        assert read(source).records[0].chosen == text

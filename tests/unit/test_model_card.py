@@ -58,10 +58,10 @@ def test_metadata_for_the_hub(kind: Any, pipeline: str, auto_class: str, judge: 
 
 
 def test_files_are_named_and_their_folders_are_not(tmp_path: Path) -> None:
-    data = tmp_path / "secret" / "pairs.train.jsonl"
+    data = tmp_path / "secret" / "pairs.\n# train.jsonl"
     write_card(tmp_path, "generative", settings(str(tmp_path / "secret" / "model"), str(data)))
     text = (tmp_path / CARD).read_text()
-    assert "pairs.train.jsonl (train)" in text
+    assert "pairs. # train.jsonl (train)" in text  # no line of its own
     assert "secret" not in text
     assert (card(tmp_path).base_model, card(tmp_path).datasets) == (None, None)
 
