@@ -1,5 +1,6 @@
 """What every data module does: read, check, encode once, and hand out batches in an order that a resume continues."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -12,12 +13,14 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.loader import SteadyLoader
 from datamodules.steps import StepLoader
 from prl.data import DataError, DataSource, LengthGroupedBatchSampler, Record, RecordStream, held_out
 from prl.data.audit import shared_prompts
 from prl.data.batching import check_divides
 from prl.data.store import EncodedRecords, encode_records
 from prl.data.tokens import Loss
+from prl.inputs import Inputs
 from prl.outputs import write_text
 from prl.run_position import batches_done, is_dry_run
 
@@ -101,6 +104,7 @@ class RecordDataModule(LightningDataModule):
         """`datasets.Dataset` of the encoded rows of train and validation."""
         self.lengths: dict[str, Any] = {}
         """Tokens of each of these rows, int32."""
+        self._contents: Inputs = {}
 
     def setup(self, stage: str) -> None:
         """Read, check and encode everything once; safe to call twice."""
@@ -132,7 +136,7 @@ class RecordDataModule(LightningDataModule):
             "validation": self._select("validation", held_out_records, held_out_kept, reports),
         }
         self._folders = train_records.folder, held_out_records.folder  # temporary ones live as long as this
-        self._write_report(reports)
+        self._write_report(reports, stage)
 
     def _check_batch_sizes(self, stage: str) -> None:
         trainer: Any = self.trainer
@@ -141,10 +145,24 @@ class RecordDataModule(LightningDataModule):
         for name in used:
             check_divides(f"data.init_args.{name}", getattr(self, name), trainer.world_size)
 
+    def inputs(self) -> Inputs:
+        """What decides which rows come in which order: hashes of the data, and settings; see `prl/inputs.py`."""
+        order = {"batch_size": self.batch_size, "seed": self.seed, "group_by_length": self.group_by_length}
+        if self.validation_source is None:
+            order["validation_share"] = self.validation_share
+        lengths = hashlib.sha256(np.ascontiguousarray(self.lengths["train"]).tobytes()).hexdigest()[:32]
+        settings = {f"data.{name}": value for name, value in order.items()}
+        return {**self._contents, **settings, "data.train.lengths": lengths}
+
     def _encode(self, name: str, source: DataSource, reports: dict[str, Any]) -> tuple[EncodedRecords, np.ndarray]:
         """The encoded records of a source and the numbers of those that are used."""
         stream = RecordStream(source, self.record_type, self.on_invalid)
         records = encode_records(stream, _Again(lambda: self._usable(stream)), self.encoder, self.cache)
+        content = stream.content_hash()
+        self._contents[f"data.{name}"] = content if content is None else content[:32]
+        for setting in ("split", "name", "columns", "limit"):
+            if value := getattr(source, setting):
+                self._contents[f"data.{name}.{setting}"] = json.dumps(value, sort_keys=True)
         reports[name] = records.report
         return records, np.arange(len(records.losses))
 
@@ -191,13 +209,14 @@ class RecordDataModule(LightningDataModule):
             )
         return rows
 
-    def _write_report(self, reports: dict[str, Any]) -> None:
+    def _write_report(self, reports: dict[str, Any], stage: str) -> None:
         assert self.trainer is not None
         if self.trainer.is_global_zero and not is_dry_run(self.trainer):
-            folder = Path(self.trainer.default_root_dir)
+            # The report in the run folder is the training's, which may be going on.
+            folder = Path(self.trainer.default_root_dir, "" if stage == "fit" else stage)
             write_text(folder / "data_report.json", json.dumps(reports, indent=2, default=str) + "\n")
 
-    def _loader(self, rows: Any, batches: Sampler[list[int]], kind: Any = DataLoader) -> DataLoader:
+    def _loader(self, rows: Any, batches: Sampler[list[int]], kind: Any = SteadyLoader) -> DataLoader:
         # A generator of its own: a loader otherwise draws its seed from torch's global state, and a validation would
         # change the training that follows.
         return kind(

@@ -5,10 +5,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+
+from datamodules.loader import SteadyLoader
 
 
-class StepLoader(DataLoader):
+class StepLoader(SteadyLoader):
     """Reads the batches of an optimizer step together and hands them out one by one, each with the totals of all.
 
     A mean over the rows or tokens of a step divides by their number in the whole step, which no single batch knows. The

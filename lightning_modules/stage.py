@@ -17,11 +17,13 @@ from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
 from lightning_modules.run_state import RunState
 from lightning_modules.step_health import StepHealth
 from lightning_modules.strategies import before_microbatch, check_precision, is_sharded, spread
-from prl.config import Optimization
+from prl.config import ModelSource, Optimization
 from prl.data.records import Record
 from prl.data.row_errors import shown
 from prl.data.store import RecordEncoder
 from prl.distributed import rank
+from prl.inputs import Inputs, folder_inputs, model_inputs
+from prl.judge.source import RewardSource
 from prl.models.loading import without_weights
 from prl.run_position import batches_done
 
@@ -198,6 +200,21 @@ class Stage(LightningModule, ABC):
     @cached_property
     def _fixed_settings(self) -> dict[str, Any]:
         return self.fixed_settings()  # hashing a large tokenizer takes a second
+
+    def inputs(self) -> Inputs:
+        """Hashes of what it reads from folders of models and judges, once these are read; see `prl/inputs.py`."""
+        found: Inputs = {}
+        sources: list[ModelSource] = []
+        for name, part in vars(self).items():
+            if isinstance(part, ModelSource) and part not in sources:  # a critic begins as the policy
+                sources.append(part)
+                found |= model_inputs(f"model.{name.removesuffix('_source')}", part)
+        for name, part in self.named_children():
+            rewards = list(part.sources()) if isinstance(part, RewardSource) else []
+            for number, reward in enumerate(rewards, start=1):
+                if reward.folder is not None:
+                    found |= folder_inputs(f"model.{name}" + (f".{number}" if len(rewards) > 1 else ""), reward.folder)
+        return found
 
     def frozen_names(self) -> set[str]:
         """Names of weights that training leaves as they are, and that no checkpoint has."""

@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from prl import __version__
+from prl.outputs import sync
 
 log = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
+_LINK = "last.link"
+"""A link to the newest before it takes the place of the one to the previous."""
 _NAME = re.compile(r"batch-(\d+)\.(?:ckpt|partial)")
 
 
@@ -49,20 +52,19 @@ def publish(partial: Path, *, world_size: int) -> Path:
     manifest = manifest_of(final)
     files = {}
     for path in _files(partial):
-        _sync(path)  # first, so that the hash is not what waits for the disk
-        name = final.name if path == partial else f"{final.name}/{path.relative_to(partial).as_posix()}"
-        files[name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
-    manifest.unlink(missing_ok=True)  # of a checkpoint of the same batch that is about to be replaced
+        sync(path)  # first, so that the hash is not what waits for the disk
+        files[_listed_as(path, partial, final.name)] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+    _remove(manifest)  # of a checkpoint of the same batch that is about to be replaced
     _remove(final)
     partial.rename(final)
     text = {"batches": batches_of(final), "world_size": world_size, "prl": __version__, "files": files}
     written = manifest.with_suffix(".manifest")
     written.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
-    _sync(written)
-    _sync(folder)
+    sync(written)
+    sync(folder)
     written.rename(manifest)
     _point_last_at(final)
-    _sync(folder)
+    sync(folder)
     return final
 
 
@@ -78,18 +80,36 @@ def prune(folder: Path, newest: int, keep: int) -> None:
             kept += 1
         else:
             remove(path)
+    _remove_half_manifests(folder)
 
 
 def clear(folder: Path) -> None:
     """Take away all checkpoints of a run that starts anew."""
-    (folder / LAST).unlink(missing_ok=True)
+    _remove(folder / LAST)
     for path in list(_newest_first(folder)):
         remove(path)
+    _remove_half_manifests(folder)
 
 
 def holds_checkpoints(folder: Path) -> bool:
-    """Whether there is any checkpoint, whole or torn."""
-    return os.path.lexists(folder / LAST) or any(path.suffix == ".ckpt" for path in _newest_first(folder))
+    """Whether any checkpoint was ever whole here, however torn it may be now.
+
+    A run that was killed before the manifest of its first one has none, and can only start from the beginning.
+    """
+    return os.path.lexists(folder / LAST) or any(os.path.lexists(manifest_of(path)) for path in _newest_first(folder))
+
+
+def was_cut_off(folder: Path) -> bool:
+    """Whether a run was killed while it wrote its first checkpoint."""
+    return not holds_checkpoints(folder) and bool(_newest_first(folder))
+
+
+def finish_move(folder: Path, newest: Path) -> None:
+    """Point `last` at the newest whole checkpoint where a process was killed between its manifest and that."""
+    link = folder / LAST
+    if link.is_symlink() and link.resolve() != newest.resolve() or not os.path.lexists(link):
+        _point_last_at(newest)
+    (folder / _LINK).unlink(missing_ok=True)
 
 
 def fault(path: Path) -> str | None:
@@ -97,29 +117,61 @@ def fault(path: Path) -> str | None:
 
     One without a manifest, such as a copy or one of Lightning's own, is only looked at from outside.
     """
-    path = path.resolve()
+    path = _named(path)
     if path.suffix == ".partial":
         return "it was being written when the run ended"
     manifest = manifest_of(path)
-    if not manifest.is_file():
-        if _NAME.fullmatch(path.name):
-            return f"it has no manifest {manifest.name}: the run ended before the checkpoint was whole"
+    if not _NAME.fullmatch(path.name):
         if path.is_file() and not zipfile.is_zipfile(path):
             return f"{path.stat().st_size} bytes that do not end like a checkpoint"
         return None
+    if not manifest.is_file():
+        return f"it has no manifest {manifest.name}: the run ended before the checkpoint was whole"
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError, TypeError):
-        return f"its manifest {manifest.name} cannot be read"
-    for name, expected in files.items():
-        file = path.parent / name
-        if not file.is_file():
-            return f"{name} is missing"
+        return _compared(path, _read_manifest(manifest))
+    except OSError as error:
+        return f"it cannot be read: {error}"
+
+
+def _read_manifest(manifest: Path) -> dict[str, Any] | None:
+    """A manifest of the right shape; None for any other text."""
+    try:
+        text = json.loads(manifest.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    files = text.get("files") if isinstance(text, dict) else None
+    if not isinstance(files, dict) or not isinstance(text.get("batches"), int):
+        return None
+    whole = all(isinstance(each, dict) and {"size", "sha256"} <= each.keys() for each in files.values())
+    return text if whole else None
+
+
+def _compared(path: Path, manifest: dict[str, Any] | None) -> str | None:
+    """What of a checkpoint is not as its manifest says."""
+    name = manifest_of(path).name
+    if manifest is None:
+        return f"its manifest {name} cannot be read"
+    listed, there = manifest["files"], {_listed_as(file, path, path.name): file for file in _files(path)}
+    if manifest["batches"] != batches_of(path):
+        return f"its manifest {name} is that of the checkpoint after {manifest['batches']} batches"
+    if foreign := sorted(key for key in listed if key != path.name and not key.startswith(f"{path.name}/")):
+        return f"its manifest {name} speaks of another file, {foreign[0][:80]}"
+    if missing := sorted(listed.keys() - there.keys()):
+        return f"{missing[0][:80]} is missing"
+    if unlisted := sorted(there.keys() - listed.keys()):
+        return f"{unlisted[0]} is missing in its manifest {name}"
+    for key, file in there.items():
+        expected = listed[key]
         if file.stat().st_size != expected["size"]:
-            return f"{name} has {file.stat().st_size} bytes, its manifest says {expected['size']}"
+            return f"{key} has {file.stat().st_size} bytes, its manifest says {expected['size']}"
         if _sha256(file) != expected["sha256"]:
-            return f"{name} has the right size but other bytes than its manifest says (sha256)"
+            return f"{key} has the right size but other bytes than its manifest says (sha256)"
     return None
+
+
+def _listed_as(file: Path, root: Path, name: str) -> str:
+    """A file of a checkpoint as its manifest names it: the checkpoint's name, and the way into a folder."""
+    return "/".join((name, *file.relative_to(root).parts))
 
 
 def newest_whole(folder: Path) -> Path:
@@ -149,8 +201,13 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 def batches_of(path: Path) -> int:
     """Training batches that a checkpoint of a run holds, by its name; -1 for one of another name."""
-    found = _NAME.fullmatch(path.resolve().name)
+    found = _NAME.fullmatch(_named(path).name)
     return int(found.group(1)) if found else -1
+
+
+def _named(path: Path) -> Path:
+    """A checkpoint under its own name, though it may be a link to where there is room; `last` stands for another."""
+    return path if _NAME.fullmatch(path.name) else path.resolve()
 
 
 def manifest_of(path: Path) -> Path:
@@ -161,7 +218,7 @@ def manifest_of(path: Path) -> Path:
 def remove(path: Path) -> None:
     """Take a checkpoint away: the manifest first, so that half of it is never taken for whole."""
     if path.suffix == ".ckpt":
-        manifest_of(path).unlink(missing_ok=True)
+        _remove(manifest_of(path))
     _remove(path)
 
 
@@ -175,10 +232,15 @@ def discard(partial: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _remove_half_manifests(folder: Path) -> None:
+    for path in folder.glob("batch-*.manifest"):
+        path.unlink()
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -198,16 +260,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _point_last_at(path: Path) -> None:
-    link = path.with_name("last.link")
+    link = path.with_name(_LINK)
     try:
         link.unlink(missing_ok=True)
         link.symlink_to(path.name)
@@ -218,4 +272,4 @@ def _point_last_at(path: Path) -> None:
 
 def summary(path: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint."""
-    return json.loads(manifest_of(path.resolve()).read_text(encoding="utf-8"))
+    return json.loads(manifest_of(_named(path)).read_text(encoding="utf-8"))

@@ -2,11 +2,13 @@
 
 import contextlib
 import linecache
+import logging
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +29,23 @@ from lightning_modules.callbacks import (
     RandomStates,
     RunCheckpoint,
     RunConfig,
+    RunInputs,
     RunLedger,
 )
 from lightning_modules.stage import Stage
 from lightning_modules.strategies import check_setting, is_sharded
 from prl import sharded_files, trust
-from prl.checkpoint_files import CheckpointError, fault, holds_checkpoints, newest_whole
+from prl.checkpoint_files import CheckpointError, fault, finish_move, holds_checkpoints, newest_whole, was_cut_off
 from prl.commands import COMMANDS
 from prl.full_disk import is_disk_full, path_behind
 from prl.judge.base import judge_kind
 from prl.model_card import write_card
 from prl.outputs import writing_folder
 from prl.run_folder import MODEL, check_run_folder, is_kept
+from prl.run_lock import held, is_first_process
 from prl.run_position import is_dry_run
+
+log = logging.getLogger(__name__)
 
 
 class RunError(ValueError):
@@ -56,6 +62,10 @@ DESCRIPTION = (
 class PrlCLI(LightningCLI):
     """LightningCLI with one run folder per run, exact resume, and the trained model written at the end."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with ExitStack() as self._until_end:
+            super().__init__(*args, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """prl's own top-level settings."""
         parser.add_argument(
@@ -63,6 +73,12 @@ class PrlCLI(LightningCLI):
         )
         parser.add_argument(
             "--overwrite", type=bool, default=False, help="Start anew in a run_dir that already holds a checkpoint."
+        )
+        parser.add_argument(
+            "--accept_changes",
+            type=bool | list[str],
+            default=False,
+            help="Resume although inputs have changed since the checkpoint: those of these names, or true for all.",
         )
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.link_arguments("run_dir", "trainer.default_root_dir")
@@ -82,19 +98,34 @@ class PrlCLI(LightningCLI):
                 f"run_dir {config.run_dir!r} is not UTF-8, which TensorBoard cannot write; choose another name"
             )
         check_setting(config.trainer.as_dict()["strategy"], config.trainer.accelerator, config.trainer.precision)
-        folder = Path(config.run_dir) / "checkpoints"
-        config.ckpt_path = resolve_checkpoint(config.ckpt_path, folder)
-        is_new = self.subcommand == "fit" and config.ckpt_path is None
-        held = [folder] if holds_checkpoints(folder) else [each for each in [folder.with_name(MODEL)] if each.exists()]
         if self.subcommand == "fit":
-            check_run_folder(folder.parent)
-        if is_new and held and not config.overwrite:
-            raise RunError(
-                f"run_dir {config.run_dir} already holds a run ({held[0]}). Continue it with --ckpt_path last, choose "
-                "another --run_dir, or start anew with --overwrite true"
-            )
+            self._begin_run(config)
+        else:
+            config.ckpt_path = resolve_checkpoint(config.ckpt_path, Path(config.run_dir) / "checkpoints")
         if config.get("weights_only") is None:
             config.weights_only = True  # a checkpoint is data: reading it must not run code
+
+    def _begin_run(self, config: Any) -> None:
+        """Hold the run folder until the end, and find where the run goes on."""
+        run, asked = Path(config.run_dir), str(config.ckpt_path)
+        folder = run / "checkpoints"
+        if not config.trainer.fast_dev_run and (asked != "last" or run.is_dir()):
+            self._until_end.enter_context(held(run))
+        config.ckpt_path = resolve_checkpoint(config.ckpt_path, folder)
+        check_run_folder(run)
+        there = [each for each in ([folder] if holds_checkpoints(folder) else [run / MODEL]) if each.exists()]
+        if config.ckpt_path is not None:
+            if asked == "last" and is_first_process():
+                finish_move(folder, Path(config.ckpt_path))
+        elif there and not config.overwrite:
+            raise RunError(
+                f"run_dir {config.run_dir} already holds a run ({there[0]}). Continue it with --ckpt_path last, choose "
+                "another --run_dir, or start anew with --overwrite true"
+            )
+        elif was_cut_off(folder) and is_first_process():
+            log.warning(
+                "the run in %s was killed before its first checkpoint was whole; it starts from the beginning", run
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """TensorBoard into the run folder and the callbacks that every run has, unless the config says otherwise."""
@@ -117,7 +148,8 @@ class PrlCLI(LightningCLI):
 
     def own_callbacks(self) -> list[Any]:
         """What every run has beside its checkpoint; the ledger reads the random states that are put back before it."""
-        return [FirstFailure(), RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
+        inputs = RunInputs(self.config[self.subcommand].accept_changes)
+        return [FirstFailure(), inputs, RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; a disk that is full ends it with the path and the way to go on.
@@ -177,8 +209,10 @@ def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:
         try:
             return str(newest_whole(folder))
         except CheckpointError as error:
-            hint = "Check --run_dir, or leave --ckpt_path out to start"
-            raise RunError(f"--ckpt_path last: {error}. {hint}") from None
+            hint = "leave --ckpt_path out to start"
+            if holds_checkpoints(folder):
+                hint = "start anew with --overwrite true and without --ckpt_path"
+            raise RunError(f"--ckpt_path last: {error}. Check --run_dir, or {hint}") from None
     path = Path(ckpt_path)
     if not path.exists():
         raise RunError(f"checkpoint {path} does not exist. Check --run_dir, or leave --ckpt_path out to start")

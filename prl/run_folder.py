@@ -17,7 +17,15 @@ MODEL_FILES = (
     *("sentencepiece.bpe.model", "additional_chat_templates*", ".gitattributes", "processor_config.json"),
 )
 """Names in a model folder that `save_pretrained` and prl write."""
-BEGUN_FILES = ("hparams.yaml", "data_report.json", "events.out.tfevents.*", "failures/rank*", "*.lock", ".prl*")
+BEGUN_FILES = (
+    "hparams.yaml",
+    "data_report.json",
+    "events.out.tfevents.*",
+    "failures/rank*",
+    "*.lock",
+    ".lock.pid",
+    ".prl*",
+)
 """Paths in a run folder before there is a config.yaml."""
 RUN_FILES = (
     *(*BEGUN_FILES, "config.yaml", "ledger.jsonl", "validation.jsonl", "validation.partial", "seconds.json"),

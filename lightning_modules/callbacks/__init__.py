@@ -7,6 +7,7 @@ from lightning_modules.callbacks.random_states import RandomStates
 from lightning_modules.callbacks.resumed_events import ForgetRepeatedSteps
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
 from lightning_modules.callbacks.run_config import RunConfig
+from lightning_modules.callbacks.run_inputs import RunInputs
 from lightning_modules.callbacks.run_ledger import RunLedger
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "RandomStates",
     "RunCheckpoint",
     "RunConfig",
+    "RunInputs",
     "RunLedger",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from lightning_modules.callbacks.stop_signals import StoppedRun, StopSignals
 from lightning_modules.strategies import write_in_parts
@@ -22,6 +22,9 @@ from prl.run_folder import clear_model
 from prl.run_position import batches_done, is_dry_run
 
 log = logging.getLogger(__name__)
+
+MODEL_CHECKPOINT_LAST = "model-checkpoint-last"
+"""Name of the newest checkpoint of Lightning's own callback, in the folder of ours."""
 
 
 class PlainCheckpointIO(TorchCheckpointIO):
@@ -41,7 +44,10 @@ class PlainCheckpointIO(TorchCheckpointIO):
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():  # such as `last.ckpt`: through it, the checkpoint that it stands for would be torn
+            path.unlink()
         save_tensors(checkpoint, path)
 
 
@@ -61,8 +67,8 @@ class RunCheckpoint(Checkpoint):
     """Writes a checkpoint every so many training batches, at the end, and when a signal asks the run to stop.
 
     Lightning's ModelCheckpoint counts optimizer steps, of which a PPO iteration has many and not always equally many.
-    It can be added beside this one to keep the best by a metric. How a file becomes whole is told in
-    `prl/checkpoint_files.py`.
+    It can be added beside this one to keep the best by a metric; its `save_last` writes `model-checkpoint-last.ckpt`.
+    How a file becomes whole is told in `prl/checkpoint_files.py`.
 
     After SIGTERM, SIGUSR1, SIGHUP, Ctrl-C, or when its output is lost, the run ends at the next place where ranks are
     in step: after a batch, between the phases of a PPO iteration (`Stage.begin_phase`), after a validation batch. What
@@ -112,6 +118,9 @@ class RunCheckpoint(Checkpoint):
         pl_module.run_state.check(pl_module)
         if is_dry_run(trainer):
             return
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                _leave_last_alone(callback, self.folder)
         done = batches_done(trainer)
         if done == 0:
             if trainer.is_global_zero:
@@ -220,6 +229,16 @@ class RunCheckpoint(Checkpoint):
             checkpoint_files.prune(self.folder, done, self.keep)
         trainer.strategy.barrier("checkpoint in place")
         self._saved_at = done
+
+
+def _leave_last_alone(callback: ModelCheckpoint, folder: Path) -> None:
+    """Have a ModelCheckpoint with `save_last` write under another name where `last.ckpt` is ours: it is a link."""
+    if callback.dirpath is None or Path(callback.dirpath).resolve() != folder.resolve():
+        return
+    if Path(checkpoint_files.LAST).stem == callback.CHECKPOINT_NAME_LAST:
+        callback.CHECKPOINT_NAME_LAST = MODEL_CHECKPOINT_LAST
+    if Path(callback.last_model_path).name == checkpoint_files.LAST:  # it would take it away
+        callback.last_model_path = ""
 
 
 def _validate(trainer: Trainer) -> None:

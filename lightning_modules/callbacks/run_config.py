@@ -1,9 +1,12 @@
 """The run's resolved configuration, from which `prl export` builds the model of its checkpoints."""
 
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
+
+from prl.sealed_config import write_config
 
 
 class RunConfig(SaveConfigCallback):
@@ -14,4 +17,6 @@ class RunConfig(SaveConfigCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Everything is in place."""
-        super().setup(trainer, pl_module, "fit")
+        self.config.accept_changes = False  # said for this start only
+        if trainer.is_global_zero:
+            write_config(Path(trainer.default_root_dir), self.parser.dump(self.config, skip_none=False))

@@ -11,8 +11,7 @@ import torch
 
 from prl import terminal
 from prl.distributed import global_max
-
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+from prl.signals import STOP_SIGNALS
 
 
 class StoppedRun(SystemExit):
@@ -48,7 +47,7 @@ class StopSignals:
     def install(self) -> None:
         """Take the signals over; after Lightning took them. Python allows it in the main thread only."""
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in STOP_SIGNALS:
                 # Under nohup, a terminal that hangs up is no wish to stop.
                 if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN:
                     continue

@@ -20,6 +20,7 @@ from prl.judge.base import judge_kind
 from prl.judge.passport import adopt_passport, read_passport
 from prl.model_card import write_card
 from prl.outputs import check_folder, writing_folder
+from prl.run_lock import LOCK, held
 
 
 def main(args: list[str]) -> None:
@@ -53,6 +54,7 @@ def export(
     Raises:
         OutputError: when the folder holds something.
         RunError: when a file is missing or torn.
+        RunInUseError: for a folder in that of a run that is going on.
         UntrustedRunError: when the model's settings ask for such code.
         ValueError: for a checkpoint of another stage, or for merge: false without adapters.
     """
@@ -64,15 +66,17 @@ def export(
     settings = trust.read_settings(config)
     if not isinstance(settings.get("model"), dict):
         raise RunError(f"{config} has no settings of a model; give the config.yaml of the checkpoint's run")
-    with nullcontext() if trusted else trust.guarding_config(config):
-        trust.check({"model": settings["model"]})
-        stage = read_stage(settings, checkpoint)
-    with writing_folder(output) as partial:
-        stage.export(partial, merge=merge)
-        kind = judge_kind(partial)
-        write_card(partial, kind, settings, adapter=not merge)
-        if kind is not None:
-            adopt_passport(partial, read_passport(config.parent / "model"))
+    run = next((folder for folder in output.absolute().parents if (folder / LOCK).exists()), None)
+    with nullcontext() if run is None else held(run):  # or the training would write its own into this one
+        with nullcontext() if trusted else trust.guarding_config(config):
+            trust.check({"model": settings["model"]})
+            stage = read_stage(settings, checkpoint)
+        with writing_folder(output) as partial:
+            stage.export(partial, merge=merge)
+            kind = judge_kind(partial)
+            write_card(partial, kind, settings, adapter=not merge)
+            if kind is not None:
+                adopt_passport(partial, read_passport(config.parent / "model"))
 
 
 def read_stage(settings: dict[str, Any], checkpoint: Path) -> Any:

@@ -7,18 +7,25 @@ rounding, or which quantity is the first to differ (exit code 1).
 
 import argparse
 import contextlib
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning import Callback
 from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_modules.callbacks.run_ledger import RunLedger
-from prl.checkpoint_files import batches_of, summary, whole_checkpoints
+from prl.checkpoint_files import batches_of, holds_checkpoints, summary, was_cut_off, whole_checkpoints
 from prl.cli import PrlCLI, RunError, resolve_checkpoint, run_stage
+from prl.inputs import is_accepted
 from prl.ledger import LEDGER, compare, read_ledger
+from prl.run_lock import is_first_process
+from prl.sealed_config import CONFIG, config_fault
 from prl.trust import FLAG, take_flag
+
+log = logging.getLogger(__name__)
 
 
 def main(args: list[str]) -> None:
@@ -36,10 +43,9 @@ def main(args: list[str]) -> None:
     rest, trusted = take_flag(args)
     options, settings = parser.parse_known_args(rest)
     settings += [FLAG, "true"] if trusted else []
-    if not (options.run_dir / "config.yaml").is_file():
-        raise RunError(f"there is no {options.run_dir / 'config.yaml'}; give the folder of a run")
+    _check_config(options.run_dir, settings)
     if options.verify is None:
-        run_stage(_fit(options.run_dir, options.run_dir, options.ckpt or "last", settings))
+        run_stage(_fit(options.run_dir, options.run_dir, options.ckpt or _last(options.run_dir), settings))
     elif options.verify < 1:
         raise RunError(f"--verify is {options.verify}; give the number of batches to replay")
     else:
@@ -58,7 +64,9 @@ def verify(run: Path, count: int, ckpt: str | None, tolerance: float, settings: 
     numbers = [n for n in range(start + 1, start + count + 1) if n in before]
     replay = _Replay(len(numbers))
     with tempfile.TemporaryDirectory(prefix="prl-verify-") as scratch:
-        quiet = ["--trainer.logger", "false", "--checkpoint.every_n_batches", "0", *settings]
+        # What changed is told, and the ledger says what came of it.
+        quiet = ["--trainer.logger", "false", "--checkpoint.every_n_batches", "0", "--accept_changes", "true"]
+        quiet += settings
         cli = type("_ReplayOfThis", (_ReplayCLI,), {"replay": replay})
         with contextlib.suppress(_ReplayedAll):
             run_stage(_fit(run, Path(scratch), str(checkpoint), quiet), cli=cli)
@@ -103,9 +111,37 @@ def _checkpoint(run: Path, ledger: dict[int, Any], count: int, ckpt: str | None)
     return max(usable, key=lambda path: (behind[path], batches_of(path)))
 
 
+def _check_config(run: Path, settings: list[str]) -> None:
+    """Raises RunError when the run's config is not there or, unless that is accepted, not what the run wrote."""
+    path = run / CONFIG
+    if not path.is_file():
+        raise RunError(f"there is no {path}; give the folder of a run")
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--accept_changes", type=yaml.safe_load, default=False)
+    accept = parser.parse_known_args(settings)[0].accept_changes
+    if (wrong := config_fault(run)) is None:
+        return
+    if not is_accepted(CONFIG, accept):
+        raise RunError(
+            f"{path} has changed since the run wrote it: {wrong}. Put it back, or look it through and go on with it by "
+            f"--accept_changes '[{CONFIG}]'. Settings can be given behind the run's folder instead"
+        )
+    log.warning("%s has changed, as accepted: %s", path, wrong)
+
+
+def _last(run: Path) -> str:
+    """`last`, or null for the beginning where the run was killed before it had a whole checkpoint."""
+    folder = run / "checkpoints"
+    if holds_checkpoints(folder):
+        return "last"
+    if is_first_process() and not was_cut_off(folder):  # then the start itself says so
+        log.warning("the run in %s has no checkpoint yet; it starts from the beginning", run)
+    return "null"
+
+
 def _fit(run: Path, folder: Path, checkpoint: str, settings: list[str]) -> list[str]:
     config = ["fit", "--config", str(run / "config.yaml"), "--run_dir", str(folder)]
-    return [*config, "--ckpt_path", checkpoint, "--overwrite", "false", *settings]
+    return [*config, "--ckpt_path", checkpoint, "--overwrite", "false", "--accept_changes", "false", *settings]
 
 
 class _ReplayedAll(BaseException):

@@ -1,5 +1,6 @@
 """A run that was cut off and continued ends bit for bit where an uninterrupted one does."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from prl.checkpoint_files import LAST
+from prl.checkpoint_files import LAST, fault
 from prl.cli import run_stage
 from prl.ledger import LEDGER, compare, read_ledger
+from prl.run_lock import RunInUseError, held
 from tests.helpers.processes import run_all
 from tests.integration.runs import (
     CONFIGS,
@@ -300,20 +303,44 @@ def test_a_finished_run_can_be_made_longer(stage: str, home: Home, tmp_path: Pat
     assert_same_end(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_what_an_interrupted_save_left_does_no_harm(home: Home, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+def test_what_others_left_among_the_checkpoints_does_no_harm(
+    home: Home, uninterrupted: Uninterrupted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process killed at its first checkpoint, Lightning's callback that wants `last.ckpt` too, half a checkpoint."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "batch-000002.ckpt").write_bytes(b"moved into place, and no manifest yet")
+    lightnings = {"monitor": "train/loss", "save_last": True, "every_n_train_steps": 1}
+    own = "--trainer.callbacks+=" + json.dumps({"class_path": "ModelCheckpoint", "init_args": lightnings})
     with pytest.raises(InterruptedRun):
-        home.run("supervised", tmp_path, *STAGES["supervised"], callback(Interrupt, batch=5))
-    partial = tmp_path / "checkpoints" / "batch-000006.partial"
+        home.run("supervised", tmp_path, *STAGES["supervised"], own, callback(Interrupt, batch=5))
+    assert "before its first checkpoint was whole; it starts from the beginning" in caplog.text
+    assert (folder / "model-checkpoint-last.ckpt").is_file()
+    partial = folder / "batch-000006.partial"
     partial.write_bytes(b"half a checkpoint")
-    home.run("supervised", tmp_path, *STAGES["supervised"], "--ckpt_path", "last")
+    home.run("supervised", tmp_path, *STAGES["supervised"], own, "--ckpt_path", "last")
     assert not partial.exists()
+    assert [fault(path) for path in sorted(folder.glob("batch-*.ckpt"))] == [None, None]
     assert_same_end(tmp_path, uninterrupted("supervised"))
+
+
+def test_a_second_run_in_the_same_folder_is_refused_before_anything_is_read(home: Home, tmp_path: Path) -> None:
+    with held(tmp_path):
+        with pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
+            home.run("supervised", tmp_path, f"{MODEL}model.tokenizer", "not/there", "--overwrite", "true")
+        with pytest.raises(ValueError, match="not/there"):  # what reads only is let in
+            home.run("supervised", tmp_path, f"{MODEL}model.tokenizer", "not/there", verb="validate")
 
 
 def test_settings_on_resume_are_those_of_the_command_line(home: Home, tmp_path: Path) -> None:
     home.run("pairwise_ppo", tmp_path, f"{MODEL}iterations", "1")
     again = ("--ckpt_path", "last", f"{MODEL}iterations", "2", f"{MODEL}ppo.clip_range", "0.37")
-    cli = home.run("pairwise_ppo", tmp_path, *again)
+    smaller = ("--data.init_args.batch_size", "4")
+    with pytest.raises(ValueError, match=r"- data.batch_size: 8 at the checkpoint, 4 now\n.*'\[data.batch_size\]'"):
+        home.run("pairwise_ppo", tmp_path, *again, *smaller)
+    cli = home.run("pairwise_ppo", tmp_path, *again, *smaller, "--accept_changes", "[data.batch_size]")
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["accept_changes"] is False
+    assert last_checkpoint(tmp_path)["inputs"]["data.batch_size"] == 4
     assert cli.model.ppo.clip_range == 0.37
     assert cli.model.batches_done() == 2
 

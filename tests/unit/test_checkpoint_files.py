@@ -67,6 +67,27 @@ def with_half_a_manifest(path: Path) -> None:
     manifest_of(path).write_text(manifest_of(path).read_text()[:20])
 
 
+def with_the_manifest_of_another(path: Path) -> None:
+    flipped(path)
+    shutil.copy(manifest_of(path.with_name("batch-000002.ckpt")), manifest_of(path))
+
+
+def with_a_manifest_of_another_file(path: Path) -> None:
+    flipped(path)
+    another = manifest_of(path.with_name("batch-000002.ckpt")).read_text()
+    manifest_of(path).write_text(another.replace('"batches": 2', '"batches": 4'))
+
+
+def with_a_manifest_of_nothing(path: Path) -> None:
+    flipped(path)
+    manifest_of(path).write_text('{"batches": 4, "world_size": 1, "prl": "0", "files": {}}')
+
+
+def with_a_folder_as_manifest(path: Path) -> None:
+    manifest_of(path).unlink()
+    manifest_of(path).mkdir()
+
+
 def gone(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -81,6 +102,10 @@ def gone(path: Path) -> None:
         (without_manifest, "no manifest batch-000004.json"),
         (with_half_a_manifest, "batch-000004.json cannot be read"),
         (gone, "batch-000004.ckpt is missing"),
+        (with_the_manifest_of_another, "batch-000004.json is that of the checkpoint after 2 batches"),
+        (with_a_manifest_of_another_file, "batch-000004.json speaks of another file, batch-000002.ckpt"),
+        (with_a_manifest_of_nothing, "batch-000004.ckpt is missing in its manifest batch-000004.json"),
+        (with_a_folder_as_manifest, "no manifest batch-000004.json"),
     ],
 )
 def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(
@@ -98,10 +123,51 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(
         newest_whole(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        *("[]", "null", "[" * 100_000, '{"batches": 4}', '{"batches": 4, "files": []}'),
+        *('{"batches": 4, "files": null}', '{"files": {}}', '{"batches": 4, "files": {"batch-000004.ckpt": {}}}'),
+        *(f'{{"batches": 4, "files": {{"batch-000004.ckpt": {value}}}}}' for value in ("null", '"x"')),
+        '{"batches": 4, "files": {"' + "a" * 5000 + '": {"size": 1, "sha256": "x"}}}',
+        "\udcff",
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_manifest_of_any_other_shape_leaves_the_checkpoint_before(manifest: str, tmp_path: Path) -> None:
+    older, newer = save(tmp_path, 2), save(tmp_path, 4)
+    manifest_of(newer).write_bytes(manifest.encode(errors="surrogateescape"))
+    assert "its manifest" in str(fault(newer))
+    assert newest_whole(tmp_path) == older
+    save(tmp_path, 6)
+    assert "batch-000004.ckpt" in names(tmp_path)  # what has a manifest is only taken away in its turn
+    save(tmp_path, 8)
+    assert "batch-000004.ckpt" not in names(tmp_path)
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_checkpoint_may_be_a_link_to_where_there_is_room(shards: bool, tmp_path: Path) -> None:
+    path = save(tmp_path / "run", 2, shards=shards)
+    room = tmp_path / "room" / ("shards" if shards else "file.ckpt")
+    room.parent.mkdir()
+    path.rename(room)
+    path.symlink_to(room)
+    assert newest_whole(tmp_path / "run") == path
+    assert checkpoint_files.summary(path)["batches"] == checkpoint_files.batches_of(path) == 2
+    moved = room / "metadata" if shards else room
+    flipped(moved)
+    assert "other bytes than its manifest says" in str(fault(path))
+    save(tmp_path / "run", 4, keep=1)
+    assert "batch-000002.ckpt" not in names(tmp_path / "run")
+    assert moved.exists()  # only the link was the run's
+
+
 def test_a_shard_that_is_missing_or_changed_is_found(tmp_path: Path) -> None:
     path = save(tmp_path, 2, shards=True)
     flipped(path / "state" / "1.distcp")
     assert "batch-000002.ckpt/state/1.distcp has the right size" in str(fault(path))
+    (path / "state" / "2.distcp").touch()
+    assert "batch-000002.ckpt/state/2.distcp is missing in its manifest" in str(fault(path))
     (path / "state" / "1.distcp").unlink()
     assert "batch-000002.ckpt/state/1.distcp is missing" in str(fault(path))
 
@@ -113,11 +179,9 @@ class Killed(RuntimeError):
 STEPS = ("fsync", "unlink", "rename", "replace", "symlink")
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["next", "same_batch_again"])
-def test_killed_between_any_two_steps_the_newest_named_is_whole(
-    again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`again`: a run that turned back writes a batch that has a checkpoint already."""
+@pytest.fixture
+def allowed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many steps there are until the process is killed."""
     allowed = [10**6]
 
     def counted(function: Callable) -> Callable:
@@ -131,6 +195,14 @@ def test_killed_between_any_two_steps_the_newest_named_is_whole(
 
     for name in STEPS:
         monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    return allowed
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["next", "same_batch_again"])
+def test_killed_between_any_two_steps_the_newest_named_is_whole(
+    again: bool, tmp_path: Path, allowed: list[int]
+) -> None:
+    """`again`: a run that turned back writes a batch that has a checkpoint already."""
     for num_steps in range(100):
         folder = tmp_path / str(num_steps)
         save(folder, 2)
@@ -147,7 +219,10 @@ def test_killed_between_any_two_steps_the_newest_named_is_whole(
         allowed[0] = 10**6
         found = newest_whole(folder)
         assert torch.load(found, weights_only=True) == {"batches": checkpoint_files.batches_of(found)}
-        # A run that goes on from there tidies up.
+        # A run that goes on from there points at it even if it has nothing more to save, and tidies up.
+        checkpoint_files.finish_move(folder, found)
+        assert (folder / LAST).resolve() == found.resolve()
+        assert "last.link" not in names(folder)
         save(folder, checkpoint_files.batches_of(found) + 2)
         assert len(names(folder)) == 5
         if finished:
@@ -155,6 +230,31 @@ def test_killed_between_any_two_steps_the_newest_named_is_whole(
             break
     assert finished
     assert num_steps > 6
+
+
+def test_killed_at_the_first_checkpoint_a_run_has_it_or_may_start_anew(tmp_path: Path, allowed: list[int]) -> None:
+    found = []
+    for num_steps in range(100):
+        folder = tmp_path / str(num_steps)
+        write(folder, 2)
+        allowed[0] = num_steps
+        try:
+            publish(aside(folder, 2), world_size=1)
+        except Killed:
+            pass
+        else:
+            break
+        finally:
+            allowed[0] = 10**6
+        found.append(checkpoint_files.holds_checkpoints(folder))
+        if found[-1]:
+            assert newest_whole(folder).name == "batch-000002.ckpt"
+        else:
+            assert checkpoint_files.was_cut_off(folder)
+            checkpoint_files.clear(folder)  # as a run that starts from the beginning does
+            assert names(folder) == []
+    assert found == sorted(found)
+    assert set(found) == {False, True}
 
 
 def test_a_run_that_turned_back_forgets_the_future_it_left(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Hashes of what a run reads in its checkpoints: a resume on other data or models is refused, or accepted and told."""
+
+import logging
+from typing import Any
+
+from lightning import Callback, Trainer
+
+from prl.inputs import Inputs, changed_inputs, is_accepted
+from prl.run_position import is_dry_run
+
+log = logging.getLogger(__name__)
+
+
+class RunInputs(Callback):
+    """Keeps the inputs of the stage and of its data module (`inputs()` of each), and compares them on resume.
+
+    Args:
+        accept: changes to go on with; true for all, or names of inputs.
+    """
+
+    def __init__(self, accept: bool | list[str] = False) -> None:
+        self.accept = accept
+        self.inputs: Inputs = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Hash them for the checkpoints to come."""
+        self._hash(trainer, pl_module)
+
+    def _hash(self, trainer: Trainer, pl_module: Any) -> None:
+        # On one process for all, and not before models are read: one that comes from the hub is there only then.
+        if not self.inputs and not is_dry_run(trainer):
+            data = getattr(trainer.datamodule, "inputs", dict)  # type: ignore[attr-defined]
+            found = {**data(), **pl_module.inputs()} if trainer.is_global_zero else None
+            self.inputs = trainer.strategy.broadcast(found)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Beside what was learnt from them."""
+        checkpoint["inputs"] = self.inputs
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Compare.
+
+        Raises:
+            ValueError: when an input changed and is not among the accepted ones.
+        """
+        if trainer.state.fn != "fit":
+            return  # validation and the like may read what they want
+        self._hash(trainer, pl_module)
+        if "inputs" not in checkpoint:
+            if trainer.is_global_zero:
+                log.warning("the checkpoint has no hashes of its data and models: whether they changed is not known")
+            return
+        changed = changed_inputs(checkpoint["inputs"], self.inputs)
+        refused = {name: how for name, how in changed.items() if not is_accepted(name, self.accept)}
+        if refused:
+            raise ValueError(
+                f"the inputs of checkpoint {trainer.ckpt_path} have changed:\n"
+                + "\n".join(f"- {name}: {how}" for name, how in refused.items())
+                + f"\nPut back what was there, or go on with --accept_changes '[{', '.join(_groups(refused))}]'"
+            )
+        for name, how in changed.items() if trainer.is_global_zero else ():
+            log.warning("an input changed, as accepted: %s: %s", name, how)
+
+
+def _groups(names: Any) -> list[str]:
+    """Files under the name of their model."""
+    return list(dict.fromkeys(name.partition("/")[0] for name in names))

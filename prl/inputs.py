@@ -1,0 +1,101 @@
+"""What a run reads and no checkpoint holds, by hash: frozen weights, tokenizers and templates in the folders of models.
+
+A run that goes on after one of these changed is another run, so their hashes are in the checkpoint. Contents are hashed
+whole: sizes and times are not contents, and a sample of blocks misses the bit that was flipped. It takes about a second
+per GB and core, several files at once, of files that are read for the model all the same.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from prl.config import ModelSource
+from prl.models.adapters import ADAPTERS
+from prl.models.loading import is_hub_id
+
+Inputs = dict[str, str | int | float | bool | None]
+"""Name of an input -> its hash, or the value of a setting."""
+
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
+_SETTINGS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+_ABOUT = ("rm_passport.json",)
+"""What is said of a model after it was made, which changes no number."""
+
+
+def model_inputs(name: str, source: ModelSource) -> Inputs:
+    """The files of a model: weights and settings of its folder, the base model under adapters, its own tokenizer."""
+    found = folder_inputs(name, source.path) if source.path is not None else {}
+    if source.tokenizer is not None:
+        found |= folder_inputs(f"{name}.tokenizer", source.tokenizer, _SETTINGS)
+    return found
+
+
+def folder_inputs(name: str, path: str, suffixes: tuple[str, ...] = (*_WEIGHTS, *_SETTINGS)) -> Inputs:
+    """The files of a model folder, a .gguf file, or what the cache of the hub holds under an id."""
+    place = _local(path)
+    if place is None:
+        return {}
+    files = [place] if place.is_file() else sorted(_read_of(place, suffixes))
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(file_hash, files)
+    found: Inputs = {f"{name}/{file.name}": each for file, each in zip(files, hashes, strict=True)}
+    if (place / ADAPTERS).is_file() and place.suffix != ".gguf":
+        base = json.loads((place / ADAPTERS).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        if base and _local(base) != place:
+            found |= folder_inputs(f"{name}.base", base, suffixes)
+    return found
+
+
+def _local(path: str) -> Path | None:
+    if not is_hub_id(path):
+        place = Path(path).expanduser()
+        return place if place.exists() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ("config.json", "tokenizer_config.json", ADAPTERS):
+        if isinstance(cached := try_to_load_from_cache(path, name), str):
+            return Path(cached).parent
+    return None
+
+
+def _read_of(folder: Path, suffixes: tuple[str, ...]) -> Iterable[Path]:
+    """What transformers reads of a folder; weights in two forms it reads as safetensors."""
+    files = [path for path in folder.iterdir() if path.suffix in suffixes and path.is_file()]
+    safe = any(path.suffix == ".safetensors" for path in files)
+    return [path for path in files if path.name not in _ABOUT and not (safe and path.suffix == ".bin")]
+
+
+def file_hash(path: Path) -> str:
+    """The first half of a file's sha256, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+# ---- comparison
+
+
+def changed_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Name of each input that changed -> what it was and what it is."""
+    names = [*before, *(name for name in now if name not in before)]
+    return {
+        name: f"{_shown(before, name)} at the checkpoint, {_shown(now, name)} now"
+        for name in names
+        if before.get(name) != now.get(name) or (name in before) != (name in now)
+    }
+
+
+def _shown(inputs: Mapping[str, Any], name: str) -> str:
+    if name not in inputs:
+        return "not there"
+    value = inputs[name]
+    return f"sha256 {value[:12]}…" if isinstance(value, str) and len(value) == 32 else repr(value)
+
+
+def is_accepted(name: str, accept: bool | list[str]) -> bool:
+    """Whether a change is accepted: all are by true, by a list those of these names and what belongs to them."""
+    if isinstance(accept, bool):
+        return accept
+    return any(name == each or name.startswith((f"{each}.", f"{each}/")) for each in accept)

@@ -1,0 +1,68 @@
+"""One process at a time trains in a run folder: a lock that the system takes back however its holder ends."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+HOLDER = ".lock.pid"
+"""Who holds it, in words: the lock file itself belongs to the library."""
+
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+"""Where launchers write a process's number, before torch.distributed knows it."""
+
+
+class RunInUseError(ValueError):
+    """A run folder that another process writes into."""
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that a launcher started, or the only one."""
+    return all(os.environ.get(name, "0") in ("", "0") for name in _RANKS)
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Hold the lock of a run folder, which is made; nothing on all processes but the first of several.
+
+    Raises:
+        RunInUseError: while another process holds it.
+    """
+    lock = _acquired(run) if is_first_process() else None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            (run / HOLDER).unlink(missing_ok=True)
+            lock.release()
+
+
+def _acquired(run: Path) -> FileLock | None:
+    lock = FileLock(run / LOCK)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+        (run / HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    except Timeout:
+        raise RunInUseError(
+            f"run_dir {run} is in use: {_holder(run)} writes into it. Wait for its end, stop it (on SIGTERM it saves "
+            "first), or choose another --run_dir"
+        ) from None
+    except (OSError, NotImplementedError) as error:  # the second: a file system without locks
+        log.warning("%s cannot be locked (%s): see to it that no other process trains in it", run, error)
+        return lock if lock.is_locked else None
+    return lock
+
+
+def _holder(run: Path) -> str:
+    try:
+        return (run / HOLDER).read_text(encoding="utf-8") or "another process"
+    except OSError:
+        return "another process"

@@ -1,0 +1,58 @@
+"""A run folder has one trainer at a time, and is free again however that one ends."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prl.run_lock import HOLDER, RunInUseError, held
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from prl.run_lock import held
+with held(Path(sys.argv[1])):
+    worker = os.fork()  # as a loader's workers are made
+    if worker:
+        print(worker, flush=True)
+    time.sleep(120)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone_though_its_worker_lives_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    worker = int(first.stdout.readline())
+    try:
+        for _ in range(2):  # a refusal leaves the lock as it is
+            with pytest.raises(RunInUseError, match=rf"run_dir .*run is in use: process {first.pid} on "), held(run):
+                pass
+        first.kill()
+        first.wait()
+        os.kill(worker, 0)
+        assert (run / HOLDER).exists()  # stale, and of no weight
+        with held(run):
+            assert f"process {os.getpid()} on" in (run / HOLDER).read_text()
+        assert not (run / HOLDER).exists()
+    finally:
+        first.kill()
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_it_is_given_back_after_a_failure_and_held_by_the_first_of_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyError), held(tmp_path):
+        raise KeyError
+    with held(tmp_path):
+        for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+            with monkeypatch.context() as environment:
+                environment.setenv(name, "1")
+                with held(tmp_path):
+                    pass
+        with pytest.raises(RunInUseError), held(tmp_path):
+            pass

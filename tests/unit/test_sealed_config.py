@@ -1,0 +1,56 @@
+"""A config that was cut or edited is told from what the run wrote; killed while it writes, a run keeps the old one."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from prl.ledger import LEDGER
+from prl.sealed_config import CONFIG, config_fault, write_config
+
+TEXT = "seed_everything: 0\ndata:\n  train: a.jsonl\n  batch_size: 8\n"
+
+
+def session(run: Path, config: str) -> None:
+    sha = hashlib.sha256(config.encode()).hexdigest()[:16]
+    (run / LEDGER).write_text(json.dumps({"session": {"resumed": 0, CONFIG: sha}}) + "\n")
+
+
+def test_a_config_that_is_cut_anywhere_or_edited_is_found(tmp_path: Path) -> None:
+    write_config(tmp_path, TEXT)
+    written = (tmp_path / CONFIG).read_text()
+    assert written.startswith(TEXT)
+    session(tmp_path, written)
+    assert config_fault(tmp_path) is None
+    for end in range(len(written) - 1):
+        (tmp_path / CONFIG).write_text(written[:end])
+        assert config_fault(tmp_path) is not None, end
+    (tmp_path / CONFIG).write_text(written.replace("8", "16"))
+    assert "not those that the run wrote" in str(config_fault(tmp_path))
+
+
+def test_a_config_of_a_version_without_seals_is_held_against_the_ledger(tmp_path: Path) -> None:
+    (tmp_path / CONFIG).write_text(TEXT)
+    assert config_fault(tmp_path) is None  # nothing tells
+    session(tmp_path, TEXT)
+    assert config_fault(tmp_path) is None
+    (tmp_path / CONFIG).write_text(TEXT[:40])
+    assert "it is cut" in str(config_fault(tmp_path))
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_killed_while_it_is_written_the_old_one_stays(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_config(tmp_path, TEXT)
+    before = (tmp_path / CONFIG).read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, step, killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_config(tmp_path, TEXT * 2)
+    assert (tmp_path / CONFIG).read_bytes() == before
