@@ -162,6 +162,7 @@ class JudgeValidation(Stage):
             log.warning("no passport: data.validation is not set; `prl judge --write-passport` writes one")
             return
         limit = min(self.passport_pairs, source.limit or self.passport_pairs)
-        pairs = load_records(replace(source, limit=limit), PreferencePair, datamodule.on_invalid)
         judge = load_judge(folder).to(self.trainer.strategy.root_device)
+        source, check = replace(source, limit=limit), lambda pair: judge.check(pair.prompt)
+        pairs = load_records(source, PreferencePair, datamodule.on_invalid, check)
         write_passport(folder, issue_passport(judge, folder, pairs))

@@ -1,6 +1,7 @@
 """Settings of the algorithms: frozen, each field explained, checked when made. No torch, no derived fields."""
 
 from dataclasses import dataclass, fields
+from datetime import date
 from typing import Any, Literal
 
 RewardMapping = Literal["probability", "mean_probability", "centered", "log_odds"]
@@ -267,8 +268,20 @@ class ModelSource:
     """Train adapters on frozen weights."""
     gradient_checkpointing: bool = False
     """Keep one activation per layer in training and compute the others again: less memory for another forward pass."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables of the chat template, as {enable_thinking: false}; those saved with the tokenizer when null."""
+    chat_template_date: str | None = None
+    """What a chat template that writes the date is told, YYYY-MM-DD; the one saved with the tokenizer when null, else
+    2024-07-26."""
 
     def __post_init__(self) -> None:
+        if self.chat_template_date is not None:
+            try:
+                date.fromisoformat(self.chat_template_date)
+            except ValueError:
+                raise ValueError(
+                    f"chat_template_date is {self.chat_template_date!r}; expected a day as YYYY-MM-DD"
+                ) from None
         if (self.path is None) == (self.config is None):
             raise ValueError(f"a model needs either path or config; found path={self.path!r}, config={self.config!r}")
         if self.config is not None and "model_type" not in self.config:

@@ -131,7 +131,7 @@ def prepare(file: Path | None, folder: Path | None) -> None:
 def measure(judge: Judge, options: argparse.Namespace) -> None:
     """Examine the judge, print one screen, and leave the passport where it was asked for."""
     source = DataSource(options.pairs, options.split, options.name, options.columns, options.max_pairs)
-    pairs = load_records(source, PreferencePair, options.on_invalid)
+    pairs = load_records(source, PreferencePair, options.on_invalid, lambda pair: judge.model.check(pair.prompt))
     for reason, numbers in pairs.report.skipped.items():
         print(f"left out for '{reason}': row {', '.join(map(str, numbers))}")
     judged = judge_pairs(judge.model, pairs.records)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -191,10 +191,26 @@ class RecordStream(Generic[R]):
         return load_dataset(self.source)
 
 
-def load_records(source: DataSource, kind: type[R], on_invalid: Literal["error", "skip"] = "error") -> LoadedRecords[R]:
-    """Read and check all rows of a source into memory; see `RecordStream` for arguments and errors."""
+def load_records(
+    source: DataSource,
+    kind: type[R],
+    on_invalid: Literal["error", "skip"] = "error",
+    check: Callable[[R], object] | None = None,
+) -> LoadedRecords[R]:
+    """Read and check all rows of a source into memory; see `RecordStream` for arguments and errors.
+
+    `check` may raise RowError for a record that whoever asks cannot use.
+    """
     stream = RecordStream(source, kind, on_invalid)
-    return LoadedRecords(list(stream), stream.report)
+    records = []
+    for record in stream:
+        try:
+            if check is not None:
+                check(record)
+            records.append(record)
+        except RowError as error:
+            stream.refuse(error)
+    return LoadedRecords(records, stream.report)
 
 
 @dataclass

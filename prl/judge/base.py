@@ -32,6 +32,9 @@ class PairwiseJudge(RewardSource):
         """What the judge answers for "the response shown first is better" and "the one shown second is"."""
         return ("A", "B")
 
+    def check(self, prompt: Conversation) -> None:
+        """Raise RowError for a prompt that the judge cannot read."""
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the judge as a folder. Raises ValueError for one that has no files."""
         raise ValueError(f"{type(self).__name__} has no weights to write")

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prl.config import ModelSource
-from prl.data.encoding import ConversationEncoder
+from prl.data.encoding import ConversationEncoder, encode_prompt
 from prl.data.records import Conversation
 from prl.data.tokens import right_pad
 from prl.judge.base import (
@@ -64,6 +64,11 @@ class BradleyTerryJudge(PairwiseJudge):
         source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
         self.encoder = ConversationEncoder(load_tokenizer(source), settings["max_length"], "truncate")
         self.model = freeze(load_scalar_classifier(source, new_head=False))
+
+    def check(self, prompt: Conversation) -> None:
+        """Raise RowError for a prompt that the chat template refuses."""
+        assert self.encoder is not None, "call load() first"
+        encode_prompt(self.encoder.tokenizer, prompt)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that transformers loads, with the judge's settings beside it."""

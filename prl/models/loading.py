@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging as logs
 
 from prl.config import LoRA, ModelSource
+from prl.data.chat import set_chat_settings
 from prl.models.adapters import is_adapted, merge_adapters, own_adapters
 from prl.models.damage import naming_damage
 from prl.models.location import ADAPTERS, ModelNotFoundError, adapter_chain, is_hub_id, location
@@ -75,7 +76,7 @@ def _quiet() -> Iterator[None]:
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, with a padding token.
+    """The tokenizer of a model, with a padding token, and what its chat template is told.
 
     Raises:
         ModelNotFoundError: when the folder is missing, or a hub id cannot be had.
@@ -89,6 +90,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         raise ValueError(f"the tokenizer in {path} has no end-of-sequence token, so a response could not end")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # masks, not ids, tell padding apart
+    set_chat_settings(tokenizer, source.chat_template_kwargs, source.chat_template_date)
     return tokenizer
 
 

@@ -4,6 +4,8 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from prl.config import LoRA, ModelSource
+from prl.data.encoding import encode_prompt
+from prl.data.tokens import tokenizer_hash
 from prl.models.loading import (
     ModelNotFoundError,
     disable_dropout,
@@ -259,3 +261,26 @@ def test_an_adapted_scalar_model_keeps_its_new_head_trainable(tiny_folder) -> No
     head = [parameter for name, parameter in model.named_parameters() if "score" in name and "original" not in name]
     assert head
     assert all(parameter.requires_grad for parameter in head)
+
+
+def test_what_a_chat_template_is_told_is_saved_and_may_be_changed(tmp_path, caplog) -> None:
+    folder = write_tiny_model(tmp_path / "model")
+    template = "{{ strftime_now('%Y') }}{{ enable_thinking | default('?') }}{{ messages[0].content }}"
+    (folder / "chat_template.jinja").write_text(template)
+
+    def read(path, **told) -> tuple[str, str]:
+        tokenizer = load_tokenizer(ModelSource(path=str(path), **told))
+        text = tokenizer.decode(encode_prompt(tokenizer, [{"role": "user", "content": "x"}]))
+        tokenizer.save_pretrained(tmp_path / "saved")
+        return text, tokenizer_hash(tokenizer)
+
+    plain = read(folder)
+    assert plain[0] == "2024?x"
+    assert "writes the date; prl always tells it 2024-07-26" in caplog.text
+    told = read(folder, chat_template_kwargs={"enable_thinking": False}, chat_template_date="2031-01-02")
+    assert told[0] == "2031Falsex"
+    assert told == read(tmp_path / "saved")
+    assert told[1] != plain[1]
+    assert read(tmp_path / "saved", chat_template_kwargs={}, chat_template_date="2024-07-26") == plain
+    with pytest.raises(ValueError, match="chat_template_date is 'today'; expected a day"):
+        ModelSource(path="x", chat_template_date="today")

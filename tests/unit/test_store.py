@@ -18,8 +18,8 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from prl.data import AnchoredPrompt, DataError, DataSource, PreferencePair, RecordStream, store
-from prl.data.encoding import PromptEncoder, ScalarPairEncoder
+from prl.data import AnchoredPrompt, DataError, DataSource, PreferencePair, RecordStream, load_records, store
+from prl.data.encoding import PromptEncoder, ScalarPairEncoder, encode_prompt
 from prl.data.store import REPORT, ROWS, EncodedRecords, encode_records
 from prl.data.tokens import Loss
 from prl.judge import ComparisonEncoder, JudgeTemplate
@@ -442,3 +442,9 @@ def test_a_row_that_the_chat_template_refuses_is_a_bad_row(tmp_path) -> None:
         records, _ = encode(source, ScalarPairEncoder(tokenizer, 60), cache, on_invalid="skip")
         assert len(records.rows) == len(records.losses) == records.report["num_kept"] == 6
         assert records.report["skipped"]["refused by the chat template"] == [4, 6]
+    check = lambda pair: encode_prompt(tokenizer, pair.prompt)  # noqa: E731
+    loaded = load_records(source, PreferencePair, "skip", check)
+    assert loaded.report.as_dict() == records.report
+    assert len(loaded.records) == 6
+    with pytest.raises(DataError, match="row 6, field 'prompt'"):
+        load_records(source, PreferencePair, "error", check)
