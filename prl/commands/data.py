@@ -11,6 +11,7 @@ from prl.data import AnchoredPrompt, DataSource, Demonstration, PreferencePair, 
 from prl.data.describe import QUANTILES, describe
 from prl.data.encoding import encode_prompt
 from prl.data.marks import encode_content
+from prl.data.row_errors import printable
 
 KINDS: dict[str, type[Record]] = {
     "pairs": PreferencePair,
@@ -100,8 +101,3 @@ def as_text(found: dict[str, Any]) -> str:
         text += ["", f"record {number}"]
         text += [f"  {part} ({len(tokens)}): " + " ".join(map(repr, tokens)) for part, tokens in parts.items()]
     return "\n".join(map(printable, text))
-
-
-def printable(line: str) -> str:
-    """A line with its control characters, and halves of characters, as Python writes them in a string."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from prl.data.row_errors import DataError, RawRow, RowError, bad_byte
 
@@ -46,7 +46,7 @@ def _rows(path: Path, file: TextIO) -> Iterator[tuple[int, RawRow]]:
         ) from None
 
 
-def _reader(file: TextIO) -> "csv._reader":
+def _reader(file: TextIO) -> Any:
     """A reader of the dialect: `;` or tabs separate cells where the headings have no comma, or a first line says so."""
     first = next(file, "")
     while first and not first.strip("\r\n"):

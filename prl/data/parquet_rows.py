@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prl.data.row_errors import DataError, RawRow, RowError
+from prl.data.row_errors import DataError, RawRow, RowError, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +37,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
         raise
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise DataError(
-            f"{path} cannot be read as .parquet: {error} (behind row {number}); write or copy it again"
+            f"{path} cannot be read as .parquet: {printable(str(error))} (behind row {number}); write or copy it again"
         ) from error
 
 

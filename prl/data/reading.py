@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Generic, Literal, TypeVar
 
 from prl.data.records import Record
@@ -116,7 +118,7 @@ class RecordStream(Generic[R]):
         tally = self._tally = _Tally()
         complaints: list[str] = []
         found: set[str] = set()
-        written = is_written(self.source)
+        written, before = is_written(self.source), self._stamp
         is_readable = True
         for number, raw in islice(raw_rows(self.source, lambda: self._dataset), self.source.limit):
             self.row = number
@@ -135,6 +137,8 @@ class RecordStream(Generic[R]):
                     complaints.append(f"row {number}{':' if error.field is None else ','} {error}")
                 continue
             tally.add(row, len(records))
+        if _stamp(self.source.path) != before:
+            raise DataError(f"{self.source.path} was changed while it was read; start again once it stays as it is")
         if missing := _missing_column(self.source, found):
             raise DataError(missing)
         if not tally.num_records or (tally.skipped and self.on_invalid == "error"):
@@ -182,8 +186,12 @@ class RecordStream(Generic[R]):
         )
 
     @cached_property
+    def _stamp(self) -> tuple[int, ...] | None:
+        return _stamp(self.source.path)
+
+    @cached_property
     def _sha256(self) -> str | None:
-        path = Path(self.source.path)
+        path, _ = Path(self.source.path), self._stamp  # the hash is of the rows only if no one writes in between
         return file_hash(path) if path.is_file() else None
 
     @cached_property
@@ -241,6 +249,15 @@ class _Tally:
             self.labels[row.label] += 1
         self.unknown_columns |= row.extra().keys()
         self.dropped_message_keys |= row.dropped_message_keys
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    """What tells that a file was written anew; None for what is no file."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else None
 
 
 def _missing_column(source: DataSource, found: set[str]) -> str | None:

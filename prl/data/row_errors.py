@@ -107,7 +107,8 @@ class RowError(ValueError):
         self.reason, self.field = reason, field
         usual_expected, usual_fix = _ADVICE.get(reason, ("", ""))
         where = "" if field is None else f"field {field!r}: "
-        super().__init__(f"{where}found {found} ({reason}); expected {expected or usual_expected}. {fix or usual_fix}")
+        said = f"{where}found {found} ({reason}); expected {expected or usual_expected}. {fix or usual_fix}"
+        super().__init__(printable(said))
 
 
 RawRow = Mapping[str, Any] | RowError
@@ -120,6 +121,14 @@ def bad_byte(text: str) -> str | None:
         return None
     position = len(text[: found.start()].encode(errors="surrogatepass"))
     return f"byte 0x{ord(found[0]) & 0xFF:02x} at position {position}"
+
+
+def printable(line: str) -> str:
+    """A line with its control characters, and halves of characters, as Python writes them in a string.
+
+    Names in a file can then not steer the terminal, and every line can be written.
+    """
+    return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def shown(value: object) -> str:

@@ -82,6 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.targets) - set(names):
         parser.error(f"no target {', '.join(unknown)}; there are {', '.join(names)}")
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     faulthandler.enable()
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, too_long)

@@ -78,6 +78,11 @@ def changed(draw: random.Random, good: dict[str, bytes]) -> tuple[str, bytes]:
     return name, mutated(draw, good[name], good[draw.choice(sorted(good))])
 
 
+def check_words(text: str) -> None:
+    """Every terminal can show it, and nothing in it steers one."""
+    assert all(line.isprintable() for line in text.split("\n")), ascii(text)
+
+
 def read(path: Path) -> None:
     """Read as each kind of record, and describe what was found as `prl data` does."""
     refused = []
@@ -86,11 +91,11 @@ def read(path: Path) -> None:
             try:
                 loaded = load_records(DataSource(str(path)), kind, on_invalid)
             except DataError as error:
-                str(error).encode()
+                check_words(str(error))
                 refused.append(error)
             else:
                 found = {"report": loaded.report.as_dict(), **describe(loaded.records)}
-                as_text(found).encode()
+                check_words(as_text(found))
                 json.dumps(found)
     if refused:
         raise refused[0]

@@ -170,6 +170,16 @@ def test_a_file_is_read_from_its_place_and_no_other(written, tmp_path):
     assert read(DataSource(str(tmp_path / "b.parquet"))).records[0].extra == {"image": image}
 
 
+def test_a_file_that_is_written_while_it_is_read_is_refused(written):
+    stream = RecordStream(written("jsonl", [PAIR] * 3), PreferencePair)
+    stream.content_hash()
+    records = iter(stream)
+    next(records)
+    written("jsonl", [PAIR | {"chosen": "Hallo!"}] * 4)
+    with pytest.raises(DataError, match=r"a\.jsonl was changed while it was read; start again"):
+        list(records)
+
+
 # ---- JSON
 
 

@@ -274,6 +274,10 @@ DIALOGUE = "\n\nHuman: a\n\nAssistant: b"
             "expected the columns prompt, response_a, response_b and winner. Add the column or map it: columns: "
             "{response_b: response_2}.",
         ),
+        (
+            {"prom\x1b[2J\ud800pt": "Hi?", "chosen": "x", "rejected": "y"},
+            "map it: columns: {prompt: prom\\x1b[2J\\ud800pt}.",
+        ),
         (ANCHORED, "field 'label': found columns 'prompt', 'response', 'anchor' (missing column); expected the colu"),
         (ANCHORED | {"label": None}, "field 'label': found null (no value)"),
         (PAIR | {"preference": None}, "field 'preference': found null (no value)"),
