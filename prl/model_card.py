@@ -194,8 +194,9 @@ def _figures(passport: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             "",
-            f"On {report['num_pairs']} pairs of {data['file']} ({report['num_prompts']} prompts), with 95 % intervals "
-            "over prompts. `rm_passport.json` holds the whole report.",
+            f"On {report['num_pairs']} pairs of {data.get('file', 'a file')} "
+            f"({report.get('num_prompts', 'unknown')} prompts), with 95 % intervals over prompts. "
+            "`rm_passport.json` holds the whole report.",
             "",
             "| figure | value |",
             "|---|---|",

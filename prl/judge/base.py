@@ -10,6 +10,8 @@ import torch
 
 from prl.config import Reward
 from prl.data.records import Conversation
+from prl.json_files import read_object
+from prl.judge.shapes import judge_fault
 from prl.judge.source import RewardSource, against_anchors
 from prl.model_card import renew_figures
 from prl.models.loading import is_hub_id
@@ -111,9 +113,13 @@ def read_judge_file(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / JUDGE_FILE
     if path.is_file():
         try:
-            return {"kind": None, **json.loads(path.read_text(encoding="utf-8"))}
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); export the judge again, or copy the file anew") from None
+            settings = {"kind": None, **read_object(path)}
+            wrong = judge_fault(settings)
+        except ValueError as error:
+            wrong = str(error)
+        if wrong is not None:
+            raise ValueError(f"{path} is damaged ({wrong}); export the judge again, or copy the file anew")
+        return settings
     if (path.parent / "model" / JUDGE_FILE).is_file():
         raise ValueError(f"{folder} is the folder of a run; its judge is in {path.parent / 'model'}")
     if path.parent.suffix == ".ckpt":

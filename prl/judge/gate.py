@@ -130,7 +130,7 @@ def broken_limits(report: dict[str, Any], gate: JudgeGate) -> list[str]:
     A figure that could not be measured breaks its limit: not knowing is no reason to trust.
     """
     problems = []
-    pairs = report["num_pairs"] - report["num_ties"]
+    pairs = report["num_pairs"] - report.get("num_ties", 0)
     if pairs < gate.min_pairs:
         problems.append(
             f"only {pairs} labelled pairs are behind the passport, min_pairs is {gate.min_pairs}; measure with more"
@@ -149,7 +149,7 @@ def broken_limits(report: dict[str, Any], gate: JudgeGate) -> list[str]:
             continue
         if name == "max_first_position_bias":
             value, interval = abs(value - 0.5), ""
-        if value < bound if name.startswith("min_") else value > bound:
+        if not (value >= bound if name.startswith("min_") else value <= bound):  # which NaN is neither
             problems.append(f"{limit.meaning} is {value:.3f}{interval}, {name} is {bound}; {limit.advice}")
     return problems
 

@@ -110,7 +110,7 @@ class GenerativeJudge(PairwiseJudge):
         if settings["kind"] != "generative":
             raise ValueError(f"{self.path} holds a {settings['kind']} judge, not a generative one")
         source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
-        template = saved_template(settings)
+        template = saved_template(settings, self.folder)
         copied = Path(self.folder) / TEMPLATE_FILE
         if copied.is_file() and copied.read_text(encoding="utf-8") != template.text:
             raise ValueError(
@@ -124,7 +124,7 @@ class GenerativeJudge(PairwiseJudge):
                 f"{self.path}: the tokenizer now writes the verdict words {template.verdicts} as tokens {found}, in "
                 f"training they were {saved}; restore the tokenizer that was saved with the judge"
             )
-        self.temperature = settings["temperature"]
+        self.temperature = settings.get("temperature", 1.0)
         self.model = freeze(load_causal_lm(source)) if self._trunk is None else OnTrunk(*self._trunk, self.folder)
         if self.prefix_cache_gib is not None:
             sample = self.encoder.compare([{"role": "user", "content": "Which one?"}], "This one.", "That one.")
@@ -191,9 +191,12 @@ class GenerativeJudge(PairwiseJudge):
         save_judge(folder, self.model, self.encoder.tokenizer, self.encoder, temperature=self.temperature)
 
 
-def saved_template(settings: dict[str, Any]) -> JudgeTemplate:
-    """The template of a judge's settings file."""
-    return JudgeTemplate(**{**settings["template"], "verdicts": tuple(settings["template"]["verdicts"])})
+def saved_template(settings: dict[str, Any], folder: str | Path) -> JudgeTemplate:
+    """The template of a judge's settings file. Raises ValueError when it is none, naming the file of the folder."""
+    try:
+        return JudgeTemplate(**{**settings["template"], "verdicts": tuple(settings["template"]["verdicts"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{Path(folder) / JUDGE_FILE} is damaged: {error}") from None
 
 
 def batched_margins(

@@ -11,15 +11,15 @@ from prl.config import ModelSource
 from prl.data import LoadedRecords, PreferencePair
 from prl.data.tokens import tokenizer_hash
 from prl.evaluation.judge_report import JudgedPairs
+from prl.json_files import read_object
 from prl.judge.base import PASSPORT_FILE, PairwiseJudge, read_judge_file
 from prl.judge.examination import examine, turned
 from prl.judge.generative import saved_template
+from prl.judge.shapes import FORMAT, passport_fault
 from prl.model_card import renew_figures
 from prl.models.loading import load_tokenizer
 from prl.outputs import write_text
 
-FORMAT = 1
-"""Version of the file's layout."""
 DTYPE = "float32"
 """The type in which a judge was measured whose passport does not say it."""
 
@@ -74,13 +74,13 @@ def read_passport(folder: str | Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        passport = json.loads(path.read_text(encoding="utf-8"))
-        known = passport["format"] == FORMAT and {"judge", "data", "report"} <= passport.keys()
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
+        passport = read_object(path)
+        wrong = passport_fault(passport)
+    except ValueError as error:
+        wrong = str(error)
+    if wrong is not None:
         raise ValueError(
-            f"{path} is not a passport of format {FORMAT}; write it again with `prl judge --write-passport`"
+            f"{path} is not a passport of format {FORMAT}; write it again with `prl judge --write-passport` ({wrong})"
         )
     return passport
 
@@ -98,11 +98,11 @@ def as_json(value: dict[str, Any]) -> str:
 def describe_judge(folder: str | Path, dtype: str = DTYPE) -> dict[str, Any]:
     """What decides how a text becomes a margin, as the folder holds it now, and the type in which that is computed."""
     settings = read_judge_file(folder)
-    template = saved_template(settings).fingerprint if "template" in settings else None
+    template = saved_template(settings, folder).fingerprint if "template" in settings else None
     tokenizer = load_tokenizer(ModelSource(path=str(folder)))
     return {
         "kind": settings["kind"],
-        "max_length": settings["max_length"],
+        "max_length": settings.get("max_length"),
         "temperature": settings.get("temperature", 1.0),
         "template_fingerprint": template,
         "tokenizer_sha256": tokenizer_hash(tokenizer),

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from prl.judge import GenerativeJudge, PairwiseJudge
 from prl.judge.base import JUDGE_FILE, PASSPORT_FILE
 from prl.judge.canaries import MAX_PROMPTS, attacks, canary_report
 from prl.judge.examination import examine
-from prl.judge.gate import JudgeRefusedError, broken_limits, check_judge, folder_problems
+from prl.judge.gate import _LIMITS, JudgeRefusedError, broken_limits, check_judge, folder_problems
 from prl.judge.passport import describe_judge, write_passport
 from tests.helpers.pairs import (
     FittedJudge,
@@ -266,6 +268,53 @@ def test_a_damaged_passport_is_an_objection_like_others(folder: Path) -> None:
     (folder / PASSPORT_FILE).write_text('{"format": 1,')
     [problem] = folder_problems(str(folder), JudgeGate(mode="warn"))
     assert "is not a passport of format 1; write it again" in problem
+
+
+PLANTED_DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "report.num_pairs is missing": lambda passport: passport.update(report={}),
+    "report is []": lambda passport: passport.update(report=[]),
+    "judge is []": lambda passport: passport.update(judge=[]),
+    "report.accuracy is 'high'": lambda passport: passport["report"].update(accuracy="high"),
+    "report.accuracy.high is missing": lambda passport: passport["report"].update(accuracy={"mean": 0.9, "low": 0.8}),
+    "report.accuracy.mean is missing": lambda passport: passport["report"].update(accuracy={}),
+    "report.ece is True": lambda passport: passport["report"].update(ece=True),
+    f"report.ece is {10**50}": lambda passport: passport["report"].update(ece=10**50),
+    "report.num_pairs is -1": lambda passport: passport["report"].update(num_pairs=-1),
+    "report.canaries.claim.mean is 'x'": lambda passport: passport["report"]["canaries"]["claim"].update(mean="x"),
+    "NaN is no number of JSON": lambda passport: passport["report"].update(ece=float("nan")),
+    "Infinity is no number of JSON": lambda passport: passport["report"]["accuracy"].update(mean=float("inf")),
+    "format is True": lambda passport: passport.update(format=True),
+}
+
+
+@pytest.mark.parametrize("words", PLANTED_DAMAGE)
+def test_a_passport_of_another_shape_does_not_pass(words: str, folder: Path) -> None:
+    path = folder / PASSPORT_FILE
+    passport = json.loads(path.read_text())
+    PLANTED_DAMAGE[words](passport)
+    path.write_text(json.dumps(passport))
+    [problem] = folder_problems(str(folder), GATE)
+    assert problem.startswith(f"{path} is not a passport of format 1; write it again with ")
+    assert words in problem
+    with pytest.raises(JudgeRefusedError, match="is not a passport of format 1"):
+        check_judge(InFolder(folder), replace(GATE, mode="refuse"))
+
+
+@pytest.mark.parametrize("text", [b"1e999", b'"\xff"', b"[" * 100_000, b"9" * 5000, b'{"a":' * 100_000])
+def test_a_passport_that_is_no_json_does_not_pass(text: bytes, folder: Path) -> None:
+    path = folder / PASSPORT_FILE
+    path.write_bytes(path.read_bytes().replace(b'"report": {', b'"report": {"x": ' + text + b",", 1))
+    [problem] = folder_problems(str(folder), GATE)
+    assert problem.startswith(f"{path} is not a passport of format 1")
+
+
+@pytest.mark.parametrize("name", TIGHT)
+def test_a_figure_that_is_no_number_breaks_its_limit(name: str, good: dict[str, Any]) -> None:
+    """Every comparison with NaN is false, in whichever direction it is asked."""
+    for nan in (math.nan, {"mean": math.nan, "low": math.nan, "high": math.nan, "num": 9}):
+        report = {**slightly_bad(good), _LIMITS[name].figure: nan}
+        (line,) = broken_limits(report, GATE)
+        assert f"{name} is " in line
 
 
 def test_modes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

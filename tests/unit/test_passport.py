@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +210,55 @@ def test_reading_a_passport(tmp_path: Path) -> None:
         (tmp_path / PASSPORT_FILE).write_text(text)
         with pytest.raises(ValueError, match="not a passport of format 1"):
             read_passport(tmp_path)
+
+
+WRONG: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
+    "no length": ("max_length is missing", lambda found: found.pop("max_length")),
+    "length as text": ("max_length is '96'", lambda found: found.update(max_length="96")),
+    "huge length": ("max_length is 1000", lambda found: found.update(max_length=10**30)),
+    "no length at all": ("max_length is 0", lambda found: found.update(max_length=0)),
+    "temperature": ("temperature is 0", lambda found: found.update(temperature=0)),
+    "infinite": ("Infinity is no number of JSON", lambda found: found.update(temperature=float("inf"))),
+    "no template": ("template is missing", lambda found: found.pop("template")),
+    "template as text": ("template is 'x'", lambda found: found.update(template="x")),
+    "field": ("template has 'evil'", lambda found: found["template"].update(evil=1)),
+    "text": ("template.text is missing", lambda found: found["template"].pop("text")),
+    "no Jinja": ("is damaged: template.text", lambda found: found["template"].update(text="{{")),
+    "chat": ("template.chat is 'yes'", lambda found: found["template"].update(chat="yes")),
+    "verdicts": ("template.verdicts is ['A']", lambda found: found["template"].update(verdicts=["A"])),
+    "number": ("template.verdicts is ['A', 1]", lambda found: found["template"].update(verdicts=["A", 1])),
+    "ids": ("verdict_ids is missing", lambda found: found.pop("verdict_ids")),
+    "other ids": ("verdict_ids is [-1, 2]", lambda found: found.update(verdict_ids=[-1, 2])),
+    "kind": ("kind is ['x']", lambda found: found.update(kind=["x"])),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_damaged_settings_file_is_named(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    words, change = WRONG[name]
+    folder = shutil.copytree(folders["generative"], tmp_path / "judge")
+    settings = json.loads((folder / JUDGE_FILE).read_text())
+    change(settings)
+    (folder / JUDGE_FILE).write_text(json.dumps(settings))
+    for read in (load_judge, describe_judge):
+        with pytest.raises(ValueError, match=re.escape(f"{folder / JUDGE_FILE} is damaged")) as told:
+            read(folder)
+        assert words in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "3", '{"kind": NaN}', "[" * 100_000, "9" * 5000, "\ud800"])
+def test_a_settings_file_that_is_no_object_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / JUDGE_FILE).write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(ValueError, match=rf"{JUDGE_FILE} is damaged \(it is "):
+        load_judge(tmp_path)
+
+
+def test_a_judge_of_before_there_was_a_temperature_loads(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["generative"], tmp_path / "judge")
+    settings = json.loads((folder / JUDGE_FILE).read_text())
+    del settings["temperature"], settings["template"]["chat"], settings["template"]["answer_prefix"]
+    (folder / JUDGE_FILE).write_text(json.dumps(settings))
+    assert load_judge(folder).temperature == 1.0  # type: ignore[attr-defined]
 
 
 def test_judges_are_loaded_by_what_their_folder_says(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""JSON from a disk, where anything may have happened to it: an object, or a word on what is wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 64 << 20
+"""Of a file that is read whole; what prl writes has some kilobytes."""
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """Parse an object.
+
+    Raises:
+        ValueError: for anything else, and for NaN and Infinity, which are no JSON.
+    """
+    try:
+        found = json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"it is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"it is {'null' if found is None else type(found).__name__}; expected an object")
+    return found
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds an object.
+
+    Raises:
+        ValueError: with what is wrong, for the caller to name the file and what to do.
+    """
+    try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise ValueError(f"it has {size >> 20} MiB; expected some kilobytes")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"it cannot be read: {error.strerror}") from None
+    return parse_object(content)
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no number of JSON")

@@ -1,0 +1,96 @@
+"""What must be in the files beside a judge's weights for them to be used."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+FORMAT = 1
+"""Version of the passport's layout."""
+_TEMPLATE = {"text": str, "verdicts": list, "chat": bool, "answer_prefix": str}
+_GROUPS = ("sources", "canaries")
+"""Fields of a report that hold figures of several things by their names."""
+_MOST = 1 << 40
+"""Of a count; anything larger is damage, and would not fit a float or a tensor."""
+
+
+def judge_fault(settings: Mapping[str, Any]) -> str | None:
+    """What is wrong with the contents of a prl_judge.json; None for a whole one, or one of an unknown kind."""
+    kind = settings.get("kind")
+    if kind is not None and not isinstance(kind, str):
+        return f"kind is {_shown(kind)}; expected a name"
+    if kind not in ("generative", "bradley_terry"):
+        return None
+    if not is_count(settings.get("max_length")) or settings["max_length"] < 1:
+        return f"max_length is {_shown(settings.get('max_length'))}; expected a number of tokens"
+    temperature = settings.get("temperature", 1.0)
+    if not is_number(temperature) or temperature <= 0:
+        return f"temperature is {_shown(temperature)}; expected a number above 0"
+    return _generative_fault(settings) if kind == "generative" else None
+
+
+def _generative_fault(settings: Mapping[str, Any]) -> str | None:
+    ids = settings.get("verdict_ids")
+    if not isinstance(ids, list) or len(ids) != 2 or not all(map(is_count, ids)):
+        return f"verdict_ids is {_shown(ids)}; expected two token ids"
+    template = settings.get("template")
+    if not isinstance(template, Mapping):
+        return f"template is {_shown(template)}; expected an object with text and verdicts"
+    if unknown := sorted(template.keys() - _TEMPLATE.keys()):
+        return f"template has {_shown(unknown[0])}, which is no part of one ({', '.join(_TEMPLATE)})"
+    for name in ("text", "verdicts", *template):
+        if not isinstance(template.get(name), _TEMPLATE[name]):
+            return f"template.{name} is {_shown(template.get(name))}; expected {_TEMPLATE[name].__name__}"
+    words = template["verdicts"]
+    if len(words) != 2 or not all(isinstance(word, str) for word in words):
+        return f"template.verdicts is {_shown(words)}; expected two words"
+    return None
+
+
+def passport_fault(passport: Mapping[str, Any]) -> str | None:
+    """What is wrong with the contents of an rm_passport.json; None for a whole one."""
+    if type(passport.get("format")) is not int or passport["format"] != FORMAT:
+        return f"format is {_shown(passport.get('format'))}"
+    for name in ("judge", "data", "report"):
+        if not isinstance(passport.get(name), dict):
+            return f"{name} is {_shown(passport.get(name))}; expected an object"
+    report = passport["report"]
+    pairs, ties = report.get("num_pairs"), report.get("num_ties", 0)
+    for name, number in (("num_pairs", pairs), ("num_ties", ties)):
+        if not is_count(number):
+            return f"report.{name} is {_shown(number)}; expected a number of pairs"
+    if ties > pairs:
+        return f"report.num_ties is {ties}, of {pairs} pairs"
+    return next(_odd_figures(report, "report"), None)
+
+
+def _odd_figures(report: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Everything in a report that is neither a finite number, null, a measured mean, nor a group of these."""
+    for name, found in report.items():
+        here = f"{where}.{name}"
+        if not isinstance(found, Mapping):
+            if found is not None and not is_number(found):
+                yield f"{here} is {_shown(found)}; expected a number"
+        elif "mean" in found or (where == "report" and name not in _GROUPS):
+            if odd := [part for part in ("mean", "low", "high") if not is_number(found.get(part))]:
+                yield f"{here}.{odd[0]} is {_shown(found.get(odd[0]))}; expected a number"
+        else:
+            yield from _odd_figures(found, here)
+
+
+def is_count(found: Any) -> bool:
+    """Whether a value is a number of things."""
+    return type(found) is int and 0 <= found < _MOST
+
+
+def is_number(found: Any) -> bool:
+    """Whether a value is a number that can be compared with another one."""
+    if type(found) is int:
+        return abs(found) < _MOST
+    return type(found) is float and math.isfinite(found)
+
+
+def _shown(found: Any) -> str:
+    try:
+        return "missing" if found is None else repr(found)[:60]
+    except (RecursionError, ValueError):
+        return type(found).__name__
