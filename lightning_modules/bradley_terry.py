@@ -13,6 +13,7 @@ from prl.data.tokens import OnTooLong, tokenizer_hash
 from prl.judge.bradley_terry import save_bradley_terry, scalar_rewards
 from prl.losses.bradley_terry import bradley_terry_loss
 from prl.losses.pairwise import check_smoothing, smooth
+from prl.models.limits import check_fits
 from prl.models.loading import load_scalar_classifier, load_tokenizer
 from prl.types import Verdict
 
@@ -52,7 +53,9 @@ class BradleyTerryRewardModule(JudgeValidation):
 
     def build_encoder(self) -> ScalarPairEncoder:
         """How this stage reads a pair; the data module asks for it."""
-        return ScalarPairEncoder(load_tokenizer(self.source), self.max_length, self.on_too_long)
+        tokenizer = load_tokenizer(self.source)
+        check_fits(self.source, tokenizer, self.max_length, role="model", setting="max_length")
+        return ScalarPairEncoder(tokenizer, self.max_length, self.on_too_long)
 
     def configure_model(self) -> None:
         """Read or make the model; safe to call twice."""

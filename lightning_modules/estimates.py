@@ -67,6 +67,7 @@ def needs(
         dtype: type that trainer.precision gives to weights; that of their source when None.
         judge_dtype: the same for judges.
     """
+    stage.build_encoder()  # which refuses what `prl fit` would refuse
     with FakeTensorMode() as mode:
 
         def make(build: Callable[[], Any], dtype: torch.dtype | None = dtype) -> Any:

@@ -26,6 +26,7 @@ from prl.losses.pairwise import (
     verdict_language_loss,
     verdict_loss,
 )
+from prl.models.limits import check_fits
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import model_inputs, token_logprobs, verdict_logits, verdict_margins
 from prl.types import Verdict
@@ -109,6 +110,7 @@ class GenerativeRewardModule(JudgeValidation):
         """How this stage reads a pair; the data module asks for it."""
         if self.encoder is None:
             tokenizer = load_tokenizer(self.source)
+            check_fits(self.source, tokenizer, self.max_length, role="model", setting="max_length")
             pack_pairs = self.fusing.mode != "off"
             self.encoder = ComparisonEncoder(tokenizer, self.template, self.max_length, self.on_too_long, pack_pairs)
         return self.encoder

@@ -12,7 +12,7 @@ from lightning_modules import optimizers
 from lightning_modules.policies import RunPolicies
 from lightning_modules.ppo_dashboard import LAYOUT
 from lightning_modules.ppo_health import PPOHealth
-from lightning_modules.ppo_models import check_run, read_models
+from lightning_modules.ppo_models import check_lengths, check_run, read_models
 from lightning_modules.ppo_report import PPOReport
 from lightning_modules.ppo_validation import PPOValidation
 from lightning_modules.stage import Stage
@@ -144,6 +144,7 @@ class PairwisePPOModule(Stage):
 
     def build_encoder(self) -> PromptEncoder:
         """How this stage reads a prompt; the data module asks for it."""
+        check_lengths(self)
         needs_anchors = self.anchors.reads_column and self.judge.needs_anchors
         return PromptEncoder(self.tokenizer, self.max_prompt_length, self.on_too_long, needs_anchors)
 

@@ -9,6 +9,7 @@ from prl.judge.source import make_ready
 from prl.minibatch import check_minibatches
 from prl.models.adapters import is_adapted
 from prl.models.critic import build_critic
+from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_causal_lm
 
 if TYPE_CHECKING:
@@ -33,6 +34,22 @@ def read_models(module: "PairwisePPOModule") -> None:
         with module.reading():
             reference = freeze(load_causal_lm(module.reference_source or module.policy_source))
         module.reference = module.spread(reference)
+
+
+def check_lengths(module: "PairwisePPOModule") -> None:
+    """Raises ValueError when policy, reference or critic cannot read all tokens or positions of a rollout."""
+    models = {"policy": module.policy_source, "reference": module.reference_source}
+    if module.critic_kind == "own":
+        models["critic"] = module.critic_source
+    for role, source in models.items():
+        if source is not None:
+            check_fits(
+                source,
+                module.tokenizer,
+                module.max_prompt_length + module.sampling.max_new_tokens,
+                role=role,
+                setting="max_prompt_length plus sampling.max_new_tokens",
+            )
 
 
 def check_warmup(module: "PairwisePPOModule") -> None:

@@ -12,6 +12,7 @@ from prl.data.records import Demonstration
 from prl.data.tokens import OnTooLong
 from prl.distributed import global_sum, world_size
 from prl.masking import masked_sum
+from prl.models.limits import check_fits
 from prl.models.loading import load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import model_inputs, token_logprobs
 
@@ -42,7 +43,10 @@ class SupervisedModule(Stage):
 
     def build_encoder(self) -> DemonstrationEncoder:
         """How this stage reads a demonstration; the data module asks for it."""
-        return DemonstrationEncoder(load_tokenizer(self.source), self.max_length, self.on_too_long)
+        tokenizer = load_tokenizer(self.source)
+        # Its last token is only predicted.
+        check_fits(self.source, tokenizer, self.max_length - 1, role="model", setting="max_length (less one)")
+        return DemonstrationEncoder(tokenizer, self.max_length, self.on_too_long)
 
     def configure_model(self) -> None:
         """Read or make the model; safe to call twice."""

@@ -24,6 +24,7 @@ from prl.data.tokens import TooLongError
 from prl.judge.base import judge_folder
 from prl.judge.loading import Judge
 from prl.judge.passport import as_json, describe_judge, weights_hash
+from prl.models.limits import check_fits
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.outputs import check_file, json_with, write_text, writing
 from prl.randomness import forked
@@ -151,6 +152,8 @@ class Sampler:
         self.tokenizer = load_tokenizer(source)
         self.encoder = PromptEncoder(self.tokenizer, options.max_prompt_length, needs_anchors=False)
         self.rows = list(self._encoded(records))
+        positions = max((row["length"] for row in self.rows), default=0) + options.max_new_tokens
+        check_fits(source, self.tokenizer, positions, role="policy", setting="the longest prompt plus --max_new_tokens")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.policy = load_causal_lm(source).eval().to(device)
         self.device = torch.device(device)

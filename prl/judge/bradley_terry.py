@@ -20,6 +20,7 @@ from prl.judge.base import (
     judge_folder,
     read_judge_file,
 )
+from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_scalar_classifier, load_tokenizer, save_model
 from prl.models.policy import float32_outputs, in_own_type, model_inputs
 
@@ -62,7 +63,9 @@ class BradleyTerryJudge(PairwiseJudge):
         if settings["kind"] != "bradley_terry":
             raise ValueError(f"{self.path} holds a {settings['kind']} judge, not a Bradley-Terry one")
         source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
-        self.encoder = ConversationEncoder(load_tokenizer(source), settings["max_length"], "truncate")
+        tokenizer = load_tokenizer(source)
+        check_fits(source, tokenizer, settings["max_length"], role="judge", setting=f"max_length in its {JUDGE_FILE}")
+        self.encoder = ConversationEncoder(tokenizer, settings["max_length"], "truncate")
         self.model = freeze(load_scalar_classifier(source, new_head=False))
 
     def check(self, prompt: Conversation) -> None:

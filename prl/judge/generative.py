@@ -27,6 +27,7 @@ from prl.judge.packing import pack, tree_size
 from prl.judge.prefix_cache import PrefixCache, Reading
 from prl.judge.template import JudgeTemplate
 from prl.models.adapters import OnTrunk, check_same_trunk
+from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import float32_outputs, in_own_type, verdict_logits, verdict_margins
 from prl.types import Verdict
@@ -117,7 +118,9 @@ class GenerativeJudge(PairwiseJudge):
                 f"{copied} differs from the template in {JUDGE_FILE}, which is the one that is read; the judge knows "
                 "only the template that it was trained with, so put the old text back"
             )
-        self.encoder = ComparisonEncoder(load_tokenizer(source), template, settings["max_length"])
+        tokenizer = load_tokenizer(source)
+        check_fits(source, tokenizer, settings["max_length"], role="judge", setting=f"max_length in its {JUDGE_FILE}")
+        self.encoder = ComparisonEncoder(tokenizer, template, settings["max_length"])
         found, saved = list(self.encoder.verdict_ids), settings["verdict_ids"]
         if found != saved:
             raise ValueError(

@@ -121,12 +121,25 @@ def _options(source: ModelSource) -> dict[str, Any]:
     return {"dtype": getattr(torch, source.dtype), **attention}
 
 
+def read_config(source: ModelSource, **extra: Any) -> Any:
+    """The config of a model, of adapters their base model's; no weights are read."""
+    if source.path is None:
+        return _config_of_fields(source, extra)
+    path = adapter_chain(source.path)[-1]
+    with _reading(path) as where:
+        return AutoConfig.from_pretrained(**where, trust_remote_code=source.trust_remote_code, **extra)
+
+
 def _random(auto_class: Any, source: ModelSource, extra: dict[str, Any]) -> PreTrainedModel:
+    return auto_class.from_config(_config_of_fields(source, extra), **_options(source))
+
+
+def _config_of_fields(source: ModelSource, extra: dict[str, Any]) -> Any:
     tokenizer = load_tokenizer(source)
     fields = {"vocab_size": len(tokenizer), **dict(source.config or {}), **extra}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         fields.setdefault(name, getattr(tokenizer, name))
-    return auto_class.from_config(AutoConfig.for_model(**fields), **_options(source))
+    return AutoConfig.for_model(**fields)
 
 
 def _prepared(model: Any, source: ModelSource, auto_class: Any) -> Any:
@@ -189,9 +202,7 @@ def load_shape(auto_class: Any, source: ModelSource, *, new_head: bool = True, *
     """
     if source.path is None:
         return _prepared(_random(auto_class, source, extra), source, auto_class)
-    path = adapter_chain(source.path)[-1]
-    with _reading(path) as where:
-        config = AutoConfig.from_pretrained(**where, trust_remote_code=source.trust_remote_code, **extra)
+    path, config = adapter_chain(source.path)[-1], read_config(source, **extra)
     if Path(path).expanduser().is_dir() and any(Path(path).expanduser().glob("*.safetensors")):
         with unset_fake_temporarily(), _quiet():
             found = _read(auto_class, source, new_head, device_map="meta", **extra).config
@@ -199,7 +210,7 @@ def load_shape(auto_class: Any, source: ModelSource, *, new_head: bool = True, *
     model = auto_class.from_config(config, **_options(source))
     if model.can_generate():
         with suppress(OSError):  # it is not in every folder
-            model.generation_config = GenerationConfig.from_pretrained(where["pretrained_model_name_or_path"])
+            model.generation_config = GenerationConfig.from_pretrained(location(path)["pretrained_model_name_or_path"])
     return _prepared(model, source, auto_class)
 
 

@@ -1,0 +1,63 @@
+"""What a model can read: how many tokens it knows, and how many positions, held against what it is to be given."""
+
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from prl.config import ModelSource
+from prl.models.loading import read_config
+
+
+def check_fits(
+    source: ModelSource, tokenizer: PreTrainedTokenizerBase, positions: int, *, role: str, setting: str
+) -> None:
+    """Refuse a model that lacks tokens or positions, before its weights are read.
+
+    Past its embeddings a model ends in an IndexError, on a GPU in an assertion that takes the process with it. Past the
+    positions of its training one with learned positions does so too, and one with rotary positions says anything.
+
+    Args:
+        source: the model.
+        tokenizer: whose ids it is given; another model's for a critic or a reference.
+        positions: longest row that it is given.
+        role: what the model is, for the error.
+        setting: what decides `positions`, for the error.
+
+    Raises:
+        ValueError: naming the model, what it has and what is asked for.
+    """
+    config = read_config(source)
+    name = f"the {role} {source.path}" if source.path else f"the {role} that is made from a config"
+    known = getattr(config.get_text_config(), "vocab_size", None)
+    needed = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if known is not None and needed > known:
+        added = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= known)
+        shown = ", ".join(token for _, token in added[:3]) + (", ..." if len(added) > 3 else "")
+        raise ValueError(
+            f"{name} has embeddings for {known} tokens, but the tokenizer in {tokenizer.name_or_path or 'use'} has "
+            f"{needed} (too many: {shown}). Give the tokenizer that belongs to the model, or enlarge the model with "
+            "transformers' resize_token_embeddings"
+        )
+    limit = most_positions(config)
+    if limit is not None and positions > limit:
+        raise ValueError(
+            f"{name} has {limit} positions, but {setting} asks for {positions}. Lower it, take a model for longer "
+            "texts, or, if it has rotary positions, set their scaling (rope_parameters) in its config.json"
+        )
+
+
+def most_positions(config: Any) -> int | None:
+    """Positions that a model was made for, the scaling of its rotary positions included; None without a limit."""
+    settings = config.get_text_config()
+    limit = getattr(settings, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0 or getattr(settings, "alibi", False):
+        return None
+    rotary = getattr(settings, "rope_parameters", None) or getattr(settings, "rope_scaling", None) or {}
+    kinds = [each for each in rotary.values() if isinstance(each, dict)] or [
+        rotary
+    ]  # one, or one for each kind of layer
+    for each in kinds:
+        factor, trained = each.get("factor"), each.get("original_max_position_embeddings") or limit
+        if each.get("rope_type", each.get("type", "default")) != "default" and isinstance(factor, int | float):
+            limit = max(limit, int(factor * trained))
+    return limit
