@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--dtype", default="float32", choices=("float32",), help="weights that learn are float32")
     parser.add_argument("--json", type=Path, help="also write the result here")
     for name in ("--worker", "--rows", "--folder"):
         parser.add_argument(name, help=argparse.SUPPRESS)

@@ -43,11 +43,13 @@ STRATEGIES = ("ddp", "fsdp2", HYBRID, "zero2", "zero3")
 GPUS = (8, 64, 512)
 GPUS_PER_NODE = 8
 PROMPT, RESPONSE, ROLLOUTS = 1024, 1024, 4
+PRECISION = "bf16-mixed"
+"""Float32 weights computed in bfloat16; DeepSpeed has bfloat16 weights and takes steps on float32 copies of them."""
 
 
 def build_stage(folder: Path) -> PairwisePPOModule:
-    """A run with a judge behind a server, bfloat16 weights, and activations computed again."""
-    source = ModelSource(path=str(folder), dtype="bfloat16", gradient_checkpointing=True)
+    """A run with a judge behind a server, and activations computed again."""
+    source = ModelSource(path=str(folder), gradient_checkpointing=True)
     return PairwisePPOModule(
         policy=source,
         judge=EndpointJudge("http://localhost:8000/v1", "judge"),
@@ -86,13 +88,17 @@ def main() -> None:
             folder = Path(made)
             (folder / "config.json").write_text(json.dumps(shape))
             build_tokenizer().save_pretrained(folder)
-            found = needs(build_stage(folder), ROLLOUTS)
+            stage = build_stage(folder)
+            found = {
+                copies: needs(stage, ROLLOUTS, precision=PRECISION, float32_copies=copies) for copies in (False, True)
+            }
         for strategy in STRATEGIES:
             for gpus in GPUS:
-                rows.append(row(found, name, strategy, gpus))
+                rows.append(row(found[strategy.startswith("zero")], name, strategy, gpus))
                 show(rows[-1])
     if options.json:
-        settings = {"prompt": PROMPT, "response": RESPONSE, "rollouts_per_gpu": ROLLOUTS, "torch": torch.__version__}
+        settings = {"prompt": PROMPT, "response": RESPONSE, "rollouts_per_gpu": ROLLOUTS, "precision": PRECISION}
+        settings["torch"] = torch.__version__
         options.json.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
 
 
@@ -100,7 +106,8 @@ def row(needed: Needs, name: str, strategy: str, gpus: int) -> dict[str, Any]:
     """One model under one strategy on so many GPUs."""
     groups = {"class_path": "FSDP2Strategy", "init_args": {"replicas": gpus // GPUS_PER_NODE}}
     found = needed.on_one_process(gpus, shards_of(groups if strategy == HYBRID else strategy))
-    trained = sum(2 * each.num_parameters for each in found.models if each.name in ("policy", "critic"))
+    size = 2 if strategy.startswith("zero") else 4  # weights and gradients pass between GPUs in the weights' type
+    trained = sum(size * each.num_parameters for each in found.models if each.name in ("policy", "critic"))
     return {
         **{"model": name, "strategy": strategy, "gpus": gpus},
         "lasting": sum(each.total for each in found.models),

@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from lightning_modules.bradley_terry import BradleyTerryRewardModule
 from lightning_modules.generative_reward import GenerativeRewardModule
+from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.stage import Stage
 from prl.config import ModelSource
@@ -22,6 +23,7 @@ from prl.models.adapters import add_adapters, is_adapted
 from prl.models.critic import AdapterCritic, Critic, ValueHead, hidden_size
 from prl.models.head import LOGITS_AT_ONCE, logits_setting
 from prl.models.loading import freeze, load_shape
+from prl.models.policy import in_own_type
 
 Make = Callable[[Callable[[], Any]], Any]
 COPIES_OF_LOGITS = {True: 3, False: 2}
@@ -56,25 +58,34 @@ class Needs:
         return Estimate(models, {name: lasting + work for name, work in self.working.items()})
 
 
-def needs(
-    stage: Stage, rows: int, *, dtype: torch.dtype | None = None, judge_dtype: torch.dtype | None = None
-) -> Needs:
+def needs(stage: Stage, rows: int, *, precision: str = "32-true", float32_copies: bool = False) -> Needs:
     """Longest rows throughout, so what a run needs at most.
 
     Args:
         stage: as configured; nothing of it is read.
         rows: rows of a batch on one process (PPO: rollouts).
-        dtype: type that trainer.precision gives to weights; that of their source when None.
-        judge_dtype: the same for judges.
+        precision: `trainer.precision`.
+        float32_copies: whether the strategy takes steps on copies of the weights, and has the weights themselves in the
+            type of the precision (DeepSpeed).
+
+    Raises:
+        ValueError: for weights that could not learn.
     """
     stage.build_encoder()  # which refuses what `prl fit` would refuse
-    with FakeTensorMode() as mode:
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    dtype = half if float32_copies else None
+    mixed = torch.autocast("cpu", half or torch.bfloat16, enabled=half != dtype, cache_enabled=False)
+    with FakeTensorMode() as mode, mixed:
 
         def make(build: Callable[[], Any], dtype: torch.dtype | None = dtype) -> Any:
-            return on_fake_tensors(build if dtype is None else lambda: build().to(dtype), mode)
+            if dtype is not None:
+                return on_fake_tensors(lambda: build().to(dtype), mode)
+            model = on_fake_tensors(build, mode)
+            check_learns(parameter_group(model.parameters(), stage.optimization, "model"))
+            return model
 
         if isinstance(stage, PairwisePPOModule):
-            return _pairwise_ppo(stage, rows, make, partial(make, dtype=judge_dtype))
+            return _pairwise_ppo(stage, rows, make, partial(make, dtype=None))
         return _one_model(stage, rows, make)
 
 
@@ -159,7 +170,8 @@ def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[Held], 
         length = settings["max_length"]
         at_once = getattr(source, "max_batch_tokens", 64 * length) // length
         model.config.pad_token_id = 0
-        most = max(most, working_memory(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
+        with in_own_type(torch.device("cpu")):
+            most = max(most, working_memory(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
         models.append(held(type(source).__name__, model, trained=False))
     return models, most
 

@@ -53,8 +53,9 @@ def check_learns(groups: list[dict[str, Any]]) -> None:
             name = group["name"].removesuffix("_vectors")
             raise ValueError(
                 f"the {name} is to learn in {', '.join(sorted(found))}, where most steps are rounded away: at a "
-                f"learning rate of 1e-6 about one weight in a hundred moves. Set dtype: float32 for the {name}, with "
-                "trainer.precision: bf16-mixed to compute in bfloat16, or train adapters (lora) on a base of this type"
+                "learning rate of 1e-6 fewer than one weight in a hundred moves. "
+                f"Set dtype: float32 for the {name}, with trainer.precision: bf16-mixed to compute in bfloat16, or "
+                "train adapters (lora) on a base of this type"
             )
 
 

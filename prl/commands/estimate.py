@@ -7,12 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from prl.data.batching import check_divides
 from prl.outputs import check_file, json_with, write_text
+
+PRECISIONS = {"bf16": "bf16-mixed", "16": "16-mixed"}
+"""Lightning's short names of `trainer.precision`."""
 
 
 def main(args: list[str]) -> None:
@@ -76,24 +78,25 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
     """The estimate as the JSON file has it.
 
     Raises:
-        ValueError: for a strategy that `prl fit` would refuse, and when a batch or groups do not divide processes.
+        ValueError: for a strategy, precision or weights that `prl fit` would refuse, and when a batch or groups do not
+            divide processes.
     """
     from lightning_modules.estimates import needs
-    from lightning_modules.strategies import check_replicas, shards_of
+    from lightning_modules.strategies import check_precision, check_replicas, shards_of
     from prl.commands.export import build_stage
 
     if processes < 1:
         raise ValueError(f"--processes is {processes}; expected at least 1")
     shards = shards_of(settings["trainer"]["strategy"])
+    check_precision(settings["trainer"]["precision"])
     check_replicas(shards.replicas, processes)
     batch = settings["data"]["init_args"]["batch_size"]
     check_divides("data.init_args.batch_size", batch, processes)
     stage = build_stage(settings)
     rows = batch // processes * getattr(getattr(stage, "sampling", None), "per_prompt", 1)
     precision = str(settings["trainer"]["precision"])
-    forced = torch.bfloat16 if precision == "bf16-true" else None
-    with_deepspeed = torch.bfloat16 if shards.master and precision.startswith("bf16") else None
-    found = needs(stage, rows, dtype=forced or with_deepspeed, judge_dtype=forced).on_one_process(processes, shards)
+    needed = needs(stage, rows, precision=PRECISIONS.get(precision, precision), float32_copies=shards.master)
+    found = needed.on_one_process(processes, shards)
     return {
         **{"processes": processes, "strategy": settings["trainer"]["strategy"], "rows_per_process": rows},
         "models": [{**asdict(each), "total": each.total} for each in found.models],

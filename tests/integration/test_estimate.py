@@ -50,15 +50,17 @@ def test_adapters_share_the_trunk(home: Home, tmp_path: Path) -> None:
     assert found["policy"]["num_trained"] == 2 * alone["policy"]["num_trained"]
 
 
-def test_activations_computed_again_take_less(home: Home, tmp_path: Path) -> None:
-    found = {
-        again: estimated(
-            home, "pairwise_ppo", tmp_path, f"{MODEL}policy.gradient_checkpointing", again, "--processes", "1"
-        )
-        for again in ("false", "true")
-    }
-    assert found["true"]["phases"]["update"] < found["false"]["phases"]["update"]
-    assert found["true"]["phases"]["rollout"] == found["false"]["phases"]["rollout"]
+def test_activations_computed_again_or_in_bfloat16_take_less(home: Home, tmp_path: Path) -> None:
+    settings = ((), (f"{MODEL}policy.gradient_checkpointing", "true"), ("--trainer.precision", "bf16-mixed"))
+    plain, again, mixed = (
+        estimated(home, "pairwise_ppo", tmp_path, *arguments, "--processes", "1") for arguments in settings
+    )
+    assert again["phases"]["update"] < plain["phases"]["update"]
+    assert again["phases"]["rollout"] == plain["phases"]["rollout"]
+    assert models(mixed) == models(plain)  # weights that learn are float32
+    lasting = sum(each["total"] for each in plain["models"])
+    assert 0.5 < (mixed["phases"]["update"] - lasting) / (plain["phases"]["update"] - lasting) < 0.8
+    assert mixed["phases"]["judge"] == plain["phases"]["judge"]  # it works in its own type
 
 
 @pytest.mark.parametrize("stage", ["supervised", "generative_reward", "bradley_terry"])
@@ -83,6 +85,11 @@ def test_every_overlay_is_estimated(overlay: str, home: Home, tmp_path: Path) ->
         (("--processes", "3"), "data.init_args.batch_size is 8 and cannot be divided over 3 processes"),
         (("--processes", "0"), "--processes is 0; expected at least 1"),
         (("--processes", "2", "--trainer.strategy", "fsdp"), "trainer.strategy is torch's older FSDP; use fsdp2"),
+        (("--processes", "2", "--trainer.precision", "bf16-true"), "trainer.precision is bf16-true, which would round"),
+        (
+            ("--processes", "2", f"{MODEL}model.dtype", "bfloat16"),
+            "the model is to learn in bfloat16, where most steps",
+        ),
     ],
 )
 def test_what_a_run_would_refuse_is_refused(arguments: Any, message: str, home: Home, tmp_path: Path, capsys) -> None:
