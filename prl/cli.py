@@ -44,6 +44,7 @@ from prl.outputs import writing_folder
 from prl.run_folder import MODEL, check_run_folder, is_kept
 from prl.run_lock import held, is_first_process
 from prl.run_position import is_dry_run
+from prl.sealed_config import CONFIG
 
 log = logging.getLogger(__name__)
 
@@ -111,21 +112,21 @@ class PrlCLI(LightningCLI):
         folder = run / "checkpoints"
         if not config.trainer.fast_dev_run and (asked != "last" or run.is_dir()):
             self._until_end.enter_context(held(run))
-        config.ckpt_path = resolve_checkpoint(config.ckpt_path, folder)
         check_run_folder(run)
+        if asked in ("None", "last") and _died_young(run, asked == "last"):
+            config.ckpt_path = None
+            if is_first_process():
+                log.warning("%s ended before its first checkpoint was whole; it starts from the beginning", run)
+            return
+        config.ckpt_path = resolve_checkpoint(config.ckpt_path, folder)
         there = [each for each in ([folder] if holds_checkpoints(folder) else [run / MODEL]) if each.exists()]
-        if config.ckpt_path is not None:
-            if asked == "last" and is_first_process():
-                finish_move(folder, Path(config.ckpt_path))
-        elif there and not config.overwrite:
+        if config.ckpt_path is None and there and not config.overwrite:
             raise RunError(
                 f"run_dir {config.run_dir} already holds a run ({there[0]}). Continue it with --ckpt_path last, choose "
                 "another --run_dir, or start anew with --overwrite true"
             )
-        elif was_cut_off(folder) and is_first_process():
-            log.warning(
-                "the run in %s was killed before its first checkpoint was whole; it starts from the beginning", run
-            )
+        if asked == "last" and is_first_process():
+            finish_move(folder, Path(config.ckpt_path))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """TensorBoard into the run folder and the callbacks that every run has, unless the config says otherwise."""
@@ -193,6 +194,12 @@ class PrlCLI(LightningCLI):
 
         settings = self.config[self.subcommand].as_dict()
         return read_stage(settings, newest_whole(Path(self.trainer.default_root_dir) / "checkpoints"))
+
+
+def _died_young(run: Path, is_resumed: bool) -> bool:
+    """Whether a run has begun and there is no checkpoint to go on from."""
+    folder = run / "checkpoints"
+    return not holds_checkpoints(folder) and (was_cut_off(folder) or is_resumed and (run / CONFIG).is_file())
 
 
 def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:

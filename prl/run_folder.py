@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prl.judge.base import JUDGE_FILE
 from prl.model_card import CARD, was_edited
+from prl.sealed_config import HEAD
 
 MODEL = "model"
 MODEL_FILES = (
@@ -51,7 +52,7 @@ def check_run_folder(folder: Path) -> None:
         RunFolderError: naming the file.
     """
     tests = {
-        "config.yaml": lambda path: path.read_bytes().startswith(b"# lightning.pytorch=="),
+        "config.yaml": lambda path: path.read_bytes().startswith((HEAD.encode(), b"# lightning.pytorch==")),
         "ledger.jsonl": lambda path: _has(_first_line(path), "session"),
         "validation.jsonl": lambda path: _has(_first_line(path), "batch"),
         "data_report.json": lambda path: _has(path.read_bytes(), "train"),

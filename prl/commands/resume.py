@@ -17,11 +17,10 @@ from lightning import Callback
 from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_modules.callbacks.run_ledger import RunLedger
-from prl.checkpoint_files import batches_of, holds_checkpoints, summary, was_cut_off, whole_checkpoints
+from prl.checkpoint_files import batches_of, summary, whole_checkpoints
 from prl.cli import PrlCLI, RunError, resolve_checkpoint, run_stage
 from prl.inputs import is_accepted
 from prl.ledger import LEDGER, compare, read_ledger
-from prl.run_lock import is_first_process
 from prl.sealed_config import CONFIG, config_fault
 from prl.trust import FLAG, take_flag
 
@@ -45,7 +44,7 @@ def main(args: list[str]) -> None:
     settings += [FLAG, "true"] if trusted else []
     _check_config(options.run_dir, settings)
     if options.verify is None:
-        run_stage(_fit(options.run_dir, options.run_dir, options.ckpt or _last(options.run_dir), settings))
+        run_stage(_fit(options.run_dir, options.run_dir, options.ckpt or "last", settings))
     elif options.verify < 1:
         raise RunError(f"--verify is {options.verify}; give the number of batches to replay")
     else:
@@ -127,16 +126,6 @@ def _check_config(run: Path, settings: list[str]) -> None:
             f"--accept_changes '[{CONFIG}]'. Settings can be given behind the run's folder instead"
         )
     log.warning("%s has changed, as accepted: %s", path, wrong)
-
-
-def _last(run: Path) -> str:
-    """`last`, or null for the beginning where the run was killed before it had a whole checkpoint."""
-    folder = run / "checkpoints"
-    if holds_checkpoints(folder):
-        return "last"
-    if is_first_process() and not was_cut_off(folder):  # then the start itself says so
-        log.warning("the run in %s has no checkpoint yet; it starts from the beginning", run)
-    return "null"
 
 
 def _fit(run: Path, folder: Path, checkpoint: str, settings: list[str]) -> list[str]:

@@ -314,7 +314,7 @@ def test_what_others_left_among_the_checkpoints_does_no_harm(
     own = "--trainer.callbacks+=" + json.dumps({"class_path": "ModelCheckpoint", "init_args": lightnings})
     with pytest.raises(InterruptedRun):
         home.run("supervised", tmp_path, *STAGES["supervised"], own, callback(Interrupt, batch=5))
-    assert "before its first checkpoint was whole; it starts from the beginning" in caplog.text
+    assert "ended before its first checkpoint was whole; it starts from the beginning" in caplog.text
     assert (folder / "model-checkpoint-last.ckpt").is_file()
     partial = folder / "batch-000006.partial"
     partial.write_bytes(b"half a checkpoint")

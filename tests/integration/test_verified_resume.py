@@ -128,10 +128,12 @@ def test_a_planted_fault_is_caught_and_named(
 
 
 def test_resume_continues_from_the_config_of_the_run(home: Home, run: Path, tmp_path: Path) -> None:
-    """Also after the folder was moved, and with settings that are added behind."""
+    """Also after the folder was moved, with settings that are added behind, and with an edit that is meant."""
     moved = tmp_path / "moved"
     shutil.copytree(run, moved, symlinks=True)
-    main(["resume", str(moved), f"{MODEL}iterations", "5"])
+    config = moved / "config.yaml"
+    config.write_text("# A remark\n" + config.read_text())
+    main(["resume", str(moved), f"{MODEL}iterations", "5", "--accept_changes", "[config.yaml]"])
     assert last_checkpoint(moved)["global_step"] > last_checkpoint(run)["global_step"]
     lines, facts = read_ledger(moved / LEDGER)
     assert list(lines) == [1, 2, 3, 4, 5]
@@ -153,5 +155,9 @@ def test_what_cannot_be_verified_says_why(run: Path, tmp_path: Path, capsys: pyt
     shutil.copytree(run, copy, symlinks=True)
     (copy / LEDGER).write_text(json.dumps({"session": {"resumed": 0}}) + "\n")
     assert "nothing to compare" in refused(str(copy), "--verify", "1")
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config[: config.index("\n", config.index("path:")) + 1])
+    assert "config.yaml has changed since the run wrote it: its end is missing" in refused(str(copy))
+    (copy / "config.yaml").write_text(config)
     (copy / LEDGER).unlink()
     assert "there is no ledger" in refused(str(copy), "--verify", "1")
