@@ -13,7 +13,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.loader import SteadyLoader
+from datamodules.loader import SteadyLoader, start_worker
 from datamodules.steps import StepLoader
 from prl.data import DataError, DataSource, LengthGroupedBatchSampler, Record, RecordStream, held_out
 from prl.data.audit import shared_prompts
@@ -224,6 +224,7 @@ class RecordDataModule(LightningDataModule):
             batch_sampler=batches,
             collate_fn=self.encoder.collate,
             num_workers=self.num_workers,
+            worker_init_fn=start_worker,
             generator=torch.Generator(),
         )
 

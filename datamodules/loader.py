@@ -10,10 +10,10 @@ from prl.signals import leave_signals_to_parent, stop_signals_wait
 
 
 class SteadyLoader(DataLoader):
-    """torch's, with workers that leave SIGTERM, SIGUSR1 and Ctrl-C to the trainer from their first moment on."""
+    """torch's; its workers leave SIGTERM, SIGUSR1 and Ctrl-C to the trainer, with `start_worker` as `worker_init_fn`.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"worker_init_fn": start_worker, **kwargs})
+    Signals wait while workers start, so that none meets a worker that has not come that far.
+    """
 
     def __iter__(self) -> Any:
         with stop_signals_wait():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.loader import SteadyLoader
+from datamodules.loader import SteadyLoader, start_worker
 
 
 class Squares(torch.utils.data.Dataset):
@@ -28,7 +28,7 @@ def by_another(number: int, workers: list[Any]) -> None:
 
 @pytest.mark.parametrize("moment", ["at_once", "at_work"])
 def test_workers_go_on_after_a_signal_to_all_processes(moment: str) -> None:
-    loader = SteadyLoader(Squares(), num_workers=2)
+    loader = SteadyLoader(Squares(), num_workers=2, worker_init_fn=start_worker)
     batches = iter(loader)
     found = [next(batches)] if moment == "at_work" else []
     workers = [each for each in multiprocessing.active_children() if each.name.startswith("Process-")]
@@ -44,7 +44,7 @@ def test_workers_go_on_after_a_signal_to_all_processes(moment: str) -> None:
 
 
 def test_the_process_that_started_them_still_ends_workers() -> None:
-    batches = iter(SteadyLoader(Squares(), num_workers=1, persistent_workers=True))
+    batches = iter(SteadyLoader(Squares(), num_workers=1, worker_init_fn=start_worker))
     next(batches)
     [worker] = [each for each in multiprocessing.active_children() if each.name.startswith("Process-")]
     worker.terminate()
