@@ -1,6 +1,7 @@
 """Files of a model folder that cannot be read: which one it is, and what its reader said."""
 
 import json
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +10,13 @@ import torch
 
 _OURS = (torch.OutOfMemoryError, MemoryError, ImportError)
 """What has nothing to do with a file."""
+LONGEST = 240
+"""Characters of what a reader says that an error repeats."""
 
 
 def damaged(file: Path, reason: object) -> ValueError:
     """The error for a file that its reader refused."""
-    said = f"{type(reason).__name__}: {_first_line(reason)}" if isinstance(reason, Exception) else str(reason)
+    said = f"{type(reason).__name__}: {_in_a_line(reason)}" if isinstance(reason, Exception) else str(reason)
     return ValueError(f"{file} is damaged ({said}); copy it anew, or write the model again")
 
 
@@ -39,9 +42,13 @@ def naming_damage(path: str, but: tuple[type[Exception], ...] = ()) -> Iterator[
             raise
         if local.is_file():
             raise damaged(local, error) from error
-        raise ValueError(
-            f"the model in {path} cannot be read ({type(error).__name__}: {_first_line(error)})"
-        ) from error
+        raise ValueError(f"the model in {path} cannot be read ({type(error).__name__}: {_in_a_line(error)})") from error
+
+
+def check_file(file: Path) -> None:
+    """Raises ValueError for a damaged file; one that is not there is none."""
+    if file.is_file() and (reason := _fault(file)) is not None:
+        raise damaged(file, reason)
 
 
 def _fault(file: Path) -> Exception | str | None:
@@ -62,10 +69,13 @@ def _fault(file: Path) -> Exception | str | None:
                 pass
         elif file.suffix == ".bin":
             torch.load(file, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own words are how to run it nevertheless
+        return "a pickle that is cut, or holds other things than tensors; nothing in it was run"
     except Exception as error:  # whatever a reader says of a file is what is wrong with it
         return error
     return None
 
 
-def _first_line(error: object) -> str:
-    return next(iter(str(error).strip().splitlines()), "no reason given").strip()
+def _in_a_line(error: object) -> str:
+    text = " ".join(str(error).split()) or "no reason given"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -2,8 +2,9 @@
 
 import copy
 import logging
+import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -27,8 +28,9 @@ from transformers.utils import logging as logs
 from prl.config import LoRA, ModelSource
 from prl.data.chat import set_chat_settings
 from prl.models.adapters import is_adapted, merge_adapters, own_adapters
-from prl.models.damage import naming_damage
-from prl.models.location import ADAPTERS, ModelNotFoundError, adapter_chain, is_hub_id, location
+from prl.models.damage import check_file, naming_damage
+from prl.models.dropout import disable_dropout, own_dropout
+from prl.models.location import ADAPTERS, ModelNotFoundError, adapter_chain, is_hub_id, location, pin_base
 from prl.models.unused import deepspeed_left_alone
 from prl.models.weights_check import (
     adapter_errors,
@@ -43,13 +45,15 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def _reading(path: str) -> Iterator[dict[str, Any]]:
+def _reading(path: str, adapters: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """Where to read a model from, for from_pretrained, and around that: errors in a line, with the file's name.
 
-    What transformers says of a hub id that cannot be had is a page.
+    What transformers says of a hub id that cannot be had is a page. `adapters` are folders whose base model it is.
     """
     where = location(path)
     if not is_hub_id(path):
+        # Without it transformers goes on, and a response has no end.
+        check_file(Path(path).expanduser() / "generation_config.json")
         with naming_damage(path):
             yield where
         return
@@ -57,8 +61,9 @@ def _reading(path: str) -> Iterator[dict[str, Any]]:
         yield where
     except OSError as error:
         reason = str(error).partition("\n")[0]
+        whose = f", the base model of the adapters in {adapters[-1]}" if adapters else ""
         raise ModelNotFoundError(
-            f"model {path}: {reason} Give a folder, or an id that the hub or its cache has"
+            f"model {path}{whose}: {reason} Give a folder, or an id that the hub or its cache has"
         ) from error
 
 
@@ -125,8 +130,8 @@ def read_config(source: ModelSource, **extra: Any) -> Any:
     """The config of a model, of adapters their base model's; no weights are read."""
     if source.path is None:
         return _config_of_fields(source, extra)
-    path = adapter_chain(source.path)[-1]
-    with _reading(path) as where:
+    *adapters, path = adapter_chain(source.path)
+    with _reading(path, adapters) as where:
         return AutoConfig.from_pretrained(**where, trust_remote_code=source.trust_remote_code, **extra)
 
 
@@ -168,7 +173,7 @@ def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) ->
         head = {"num_labels": 1} if auto_class is AutoModelForSequenceClassification else {}
         return _read(auto_class, source, new_head, **head, **extra).base_model
     # A scalar head missing in the base model is among the adapters.
-    with _quiet() if adapters else nullcontext(), _reading(path) as where:
+    with _quiet() if adapters else nullcontext(), _reading(path, adapters) as where:
         model, found = auto_class.from_pretrained(
             **where, **options, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -186,6 +191,8 @@ def _merged(model: Any, path: str) -> tuple[Any, set[str]]:
     from peft import PeftModel
 
     folder = str(Path(path).expanduser())
+    if not any((Path(folder) / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin")):
+        raise ModelNotFoundError(f"folder {path} holds {ADAPTERS}, but no adapter_model.safetensors; copy it anew")
     with adapter_errors(folder):
         adapted = PeftModel.from_pretrained(model, folder)
     replaced = load_adapters(adapted, folder, own_adapters(adapted))
@@ -234,38 +241,6 @@ def load_scalar_classifier(source: ModelSource, *, new_head: bool = True) -> Pre
     model = _load(AutoModelForSequenceClassification, source, new_head=new_head, num_labels=1)
     model.config.pad_token_id = load_tokenizer(source).pad_token_id
     return model
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Switch every dropout off: a policy that is not the same twice has no ratio, a judge no repeatable verdict.
-
-    The model remembers what its configs said, for the folder that is written of it.
-    """
-    own: list[tuple[Any, str, float]] = []
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        config = getattr(module, "config", None)
-        for holder in (module, config):
-            for name, value in list(vars(holder).items()) if holder is not None else []:
-                if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
-                    own += [(config, name, value)] if holder is config and value else []
-                    setattr(holder, name, 0.0)
-    if own:
-        model._prl_own_dropout = own  # type: ignore[assignment]
-
-
-@contextmanager
-def _own_dropout(model: Any) -> Iterator[None]:
-    """The configs of a model with the dropout that they came with."""
-    own = getattr(model, "_prl_own_dropout", [])
-    try:
-        for config, name, value in own:
-            setattr(config, name, value)
-        yield
-    finally:
-        for config, name, _ in own:
-            setattr(config, name, 0.0)
 
 
 def add_lora(model: PreTrainedModel, lora: LoRA, task_type: str | None = None) -> Any:
@@ -340,6 +315,8 @@ def save_model(
         if not is_adapted(model):
             raise ValueError("the model has no adapters to write alone: model.lora was not set when it was trained")
         model.save_pretrained(folder, selected_adapters=[own_adapters(model)])
+        pin_base(Path(folder))
+        _share(folder, ADAPTERS)
         (Path(folder) / "README.md").unlink()  # peft's template of a card, all gaps
         tokenizer.save_pretrained(folder)
         return
@@ -349,9 +326,16 @@ def save_model(
         model.hf_quantizer = None
         model.config.__dict__.pop("quantization_config", None)
         model.is_quantized = False
-    with _own_dropout(model), deepspeed_left_alone():
+    with own_dropout(model), deepspeed_left_alone():
         model.save_pretrained(folder, state_dict=state)
+    _share(folder, "config.json")
     # Adapters of an older model in the folder: transformers would put them on top of this one.
     for name in (ADAPTERS, "adapter_model.safetensors", "adapter_model.bin"):
         (Path(folder) / name).unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
+
+
+def _share(folder: str | Path, like: str) -> None:
+    """Let those read the weights who may read the config beside them: safetensors makes files for their owner only."""
+    for file in Path(folder).glob("*.safetensors"):
+        shutil.copymode(Path(folder) / like, file)

@@ -69,18 +69,15 @@ def base_of(path: str) -> str | None:
     if path.endswith(".gguf") or not settings.is_file():
         return None
     try:
-        base = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        written = json.loads(settings.read_text(encoding="utf-8"))
+        base, _ = written["base_model_name_or_path"], written["peft_type"]
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(settings, error) from None
     if not isinstance(base, str) or not base:
         raise damaged(settings, f"base_model_name_or_path is {base!r}, expected a folder or a hub id")
     wanted = Path(base).expanduser()
-    if not wanted.is_absolute():
-        for above in (folder.absolute(), *folder.absolute().parents):
-            if (above / wanted).resolve() in (folder.resolve(), *folder.resolve().parents):
-                continue  # adapters inside a folder that is called like their base model on the hub
-            if any((above / wanted / name).is_file() for name in ("config.json", ADAPTERS)):
-                return str(above / wanted)
+    if (found := _from_above(folder, wanted)) is not None:
+        return str(found)
     if wanted.is_dir() or (wanted.is_file() and base.endswith(".gguf")) or is_hub_id(base):
         return base
     looked = "" if wanted.is_absolute() else f", looked for from here and from the folders above {folder}"
@@ -88,6 +85,29 @@ def base_of(path: str) -> str | None:
         f"the base model {base} of the adapters in {path} does not exist{looked}; put it back, or correct "
         f"base_model_name_or_path in {settings}"
     )
+
+
+def _from_above(folder: Path, wanted: Path) -> Path | None:
+    """A relative folder of a model, from where adapters are or from a folder above them; None where it is in none."""
+    if wanted.is_absolute():
+        return None
+    for above in (folder.absolute(), *folder.absolute().parents):
+        if wanted.suffix == ".gguf" and (above / wanted).is_file():
+            return above / wanted
+        if any((above / wanted / name).is_file() for name in ("config.json", ADAPTERS)):
+            return above / wanted
+    return None
+
+
+def pin_base(folder: Path) -> None:
+    """Write the base model of adapters that were just written so that it is found from any folder."""
+    settings = folder / ADAPTERS
+    written = json.loads(settings.read_text(encoding="utf-8"))
+    here = Path(written["base_model_name_or_path"]).expanduser()
+    found = _from_above(folder, here)
+    if here.exists() and (found is None or found.resolve() != here.resolve()):
+        written["base_model_name_or_path"] = str(here.resolve())
+        settings.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
 
 def adapter_chain(path: str) -> list[str]:

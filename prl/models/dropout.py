@@ -1,0 +1,39 @@
+"""Dropout of a model: off while it works, and as it was in the config that is written."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Switch every dropout off: a policy that is not the same twice has no ratio, a judge no repeatable verdict.
+
+    The model remembers what its configs said, for the folder that is written of it.
+    """
+    own: list[tuple[Any, str, float]] = []
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        config = getattr(module, "config", None)
+        for holder in (module, config):
+            for name, value in list(vars(holder).items()) if holder is not None else []:
+                if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+                    own += [(config, name, value)] if holder is config and value else []
+                    setattr(holder, name, 0.0)
+    if own:
+        model._prl_own_dropout = own  # type: ignore[assignment]
+
+
+@contextmanager
+def own_dropout(model: Any) -> Iterator[None]:
+    """The configs of a model with the dropout that they came with."""
+    own = getattr(model, "_prl_own_dropout", [])
+    try:
+        for config, name, value in own:
+            setattr(config, name, value)
+        yield
+    finally:
+        for config, name, _ in own:
+            setattr(config, name, 0.0)
