@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from prl.json_files import parse_object
 from prl.outputs import write_text
 
 
@@ -32,13 +33,16 @@ class Journal:
 
     def read(self) -> list[dict[str, Any]]:
         """The whole lines."""
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        content = self.path.read_bytes() if self.path.exists() else b""
         found = []
-        for number, line in enumerate(text.split("\n")[:-1], start=1):  # what follows the last one is half a line
+        for number, line in enumerate(content.split(b"\n")[:-1], start=1):  # what follows the last one is half a line
+            shown = line[:60].decode(errors="replace")
             try:
-                found.append(json.loads(line))
+                found.append(parse_object(line, with_nan=True))
             except ValueError:
-                raise ValueError(f"{self.path}, line {number} is no JSON: {line[:60]!r}; take the line out") from None
+                raise ValueError(f"{self.path}, line {number} is no JSON: {shown!r}; take the line out") from None
+            if type(found[-1].get("batch")) is not int:
+                raise ValueError(f"{self.path}, line {number} names no batch: {shown!r}; take the line out")
         return found
 
 

@@ -8,14 +8,18 @@ MOST_BYTES = 64 << 20
 """Of a file that is read whole; what prl writes has some kilobytes."""
 
 
-def parse_object(text: str | bytes) -> dict[str, Any]:
+def parse_object(text: str | bytes, *, with_nan: bool = False) -> dict[str, Any]:
     """Parse an object.
 
+    Args:
+        text: of the object.
+        with_nan: let NaN and Infinity pass, which Python writes and JSON does not know.
+
     Raises:
-        ValueError: for anything else, and for NaN and Infinity, which are no JSON.
+        ValueError: for anything else.
     """
     try:
-        found = json.loads(text, parse_constant=_refuse)
+        found = json.loads(text, parse_constant=float if with_nan else _refuse)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except ValueError as error:

@@ -66,6 +66,7 @@ def export(
     settings = trust.read_settings(config)
     if not isinstance(settings.get("model"), dict):
         raise RunError(f"{config} has no settings of a model; give the config.yaml of the checkpoint's run")
+    passport = read_passport(config.parent / "model")
     run = next((folder for folder in output.absolute().parents if (folder / LOCK).exists()), None)
     with nullcontext() if run is None else held(run):  # or the training would write its own into this one
         with nullcontext() if trusted else trust.guarding_config(config):
@@ -76,7 +77,7 @@ def export(
             kind = judge_kind(partial)
             write_card(partial, kind, settings, adapter=not merge)
             if kind is not None:
-                adopt_passport(partial, read_passport(config.parent / "model"))
+                adopt_passport(partial, passport)
 
 
 def read_stage(settings: dict[str, Any], checkpoint: Path) -> Any:

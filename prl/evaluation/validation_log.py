@@ -8,6 +8,7 @@ from typing import Any
 
 from prl.evaluation.policy_report import Row
 from prl.journal import plain
+from prl.json_files import parse_object
 from prl.outputs import writing
 
 VALIDATIONS = "validation.jsonl"
@@ -64,11 +65,11 @@ def read_validations(path: Path) -> list[dict[str, Any]]:
         ValueError: for a line that is not an object with a batch number.
     """
     found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
-            values = json.loads(line)
+            values = parse_object(line, with_nan=True)
             found[int(values["batch"])] = values
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             raise ValueError(
                 f"{path}, line {number}: expected an object with a number `batch`, found {line[:60]!r}; "
                 "prl writes this file whole, so it was edited or cut: take the line out"

@@ -35,6 +35,16 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         journal.begin(2)
 
 
+@pytest.mark.parametrize(
+    "line", [b"[1]", b"3", b"{}", b'{"batch": "1"}', b'{"a": "\xff"}', b"[" * 100_000, b"9" * 5000]
+)
+def test_a_line_of_another_shape_is_named(line: bytes, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "events.jsonl")
+    journal.path.write_bytes(b'{"batch": 1}\n' + line + b'\n{"batch": 2}\n')
+    with pytest.raises(ValueError, match=r"events.jsonl, line 2 (is no JSON|names no batch): "):
+        journal.begin(2)
+
+
 def test_a_resumed_run_forgets_lost_batches_and_half_a_line(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "events.jsonl")
     for batch in (1, 2, 3):

@@ -1,0 +1,61 @@
+"""The files beside a judge's weights: its settings and its passport, as the gate reads them."""
+
+import json
+import random
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from prl.config import JudgeGate
+from prl.judge import passport as passports
+from prl.judge.base import JUDGE_FILE, PASSPORT_FILE, read_judge_file
+from prl.judge.examination import examine
+from prl.judge.gate import folder_problems
+from prl.judge.generative import saved_template
+from prl.judge.passport import describe_judge
+from prl.model_card import _figures
+from tests.fuzz import mutated, mutated_value
+from tests.helpers.pairs import QualityJudge, labelled_pairs
+from tests.unit.test_passport import write_generative
+
+
+@cache
+def judge() -> Path:
+    """A folder whose weights and tokenizer stay as they are."""
+    return write_generative(Path(tempfile.mkdtemp(prefix="prl-fuzz-judge-")))
+
+
+@cache
+def values() -> dict[str, Any]:
+    data = {"file": "pairs.jsonl", "file_sha256": "0", "pairs_sha256": "0", "num_pairs": 60}
+    report = examine(QualityJudge(), labelled_pairs(60))
+    passport = {"format": 1, "judge": describe_judge(judge()), "data": data, "report": report}
+    return {JUDGE_FILE: json.loads((judge() / JUDGE_FILE).read_text()), PASSPORT_FILE: passport}
+
+
+@cache
+def inputs() -> dict[str, bytes]:
+    return {name: json.dumps(value).encode() for name, value in values().items()}
+
+
+def changed(draw: random.Random, good: dict[str, bytes]) -> tuple[str, bytes]:
+    name = draw.choice(sorted(good))
+    if draw.random() < 0.3:
+        return name, mutated(draw, good[name], good[draw.choice(sorted(good))])
+    return name, json.dumps(mutated_value(draw, values()[name])).encode(errors="replace")
+
+
+def read(path: Path) -> None:
+    if path.name == JUDGE_FILE:
+        settings = read_judge_file(path.parent)
+        if settings["kind"] == "generative":
+            saved_template(settings, path.parent)
+        return
+    shutil.copy(judge() / JUDGE_FILE, path.parent)
+    with patch("prl.judge.gate.describe_judge", lambda _: values()[PASSPORT_FILE]["judge"]):
+        folder_problems(str(path.parent), JudgeGate(mode="refuse"))
+    if (passport := passports.read_passport(path.parent)) is not None:
+        _figures(passport)
