@@ -218,7 +218,7 @@ class PairwisePPOModule(Stage):
             ValueError: when none could be had, on any rank.
         """
         with self.phase("judge"), self.judging(self.judge):
-            scores = self.judge.score(batch, responses, self.reward).to(self.device)
+            scores = self.judge.score(*self.policies.judged(batch, responses), self.reward).to(self.device)
         if not int(global_sum((~scores.failed).sum())):
             raise ValueError(
                 f"none of the {len(responses)} responses could be rewarded; the last failure: "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from lightning_modules.strategies import (
 )
 from prl.anchors import Weights
 from prl.data.records import Conversation
+from prl.data.thoughts import CLOSE, opens_thoughts, without_thoughts
 from prl.distributed import global_max, rank
 from prl.judge.base import PairwiseJudge
 from prl.models import actor_critic
@@ -76,6 +78,21 @@ class RunPolicies:
         """A rollout as text."""
         return decode(self.module.tokenizer, rollout)
 
+    def judged(self, batch: PromptBatch, responses: list[str]) -> tuple[PromptBatch, list[str]]:
+        """What judges read of responses and anchors: answers without thoughts, unless `reward.judge_thoughts`."""
+        if self.module.reward.judge_thoughts:
+            return batch, responses
+        anchors = [tuple(map(self._anchor_answer, some)) for some in batch.anchors]
+        return batch.anchored(anchors), [without_thoughts(text, opened=self._opens) for text in responses]
+
+    def _anchor_answer(self, text: str) -> str:
+        # An anchor of a file may have come without its thoughts, whatever the policy's prompts end with.
+        return without_thoughts(text, opened=self._opens and CLOSE in text)
+
+    @cached_property
+    def _opens(self) -> bool:
+        return opens_thoughts(self.module.tokenizer)
+
     def reference_responses(self, batch: PromptBatch) -> list[str]:
         """One response of the reference to each prompt, stripped like the anchors of a file."""
         with self._reference() as model:
@@ -100,6 +117,8 @@ class RunPolicies:
             ValueError: when the reward does not come from comparisons.
         """
         module = self.module
+        if not module.reward.judge_thoughts:
+            a, b = ([self._anchor_answer(text) for text in texts] for texts in (a, b))
         judges = [source for source in module.judge.sources() if isinstance(source, PairwiseJudge)]
         for judge in filter(None, (module.heldout_judge, *judges)):
             with module.judging(judge):

@@ -143,7 +143,7 @@ class PPOValidation:
 
     def _compare_heldout(self, judge: PairwiseJudge, batch: PromptBatch, responses: list[str]) -> Verdict:
         with self.module.phase("heldout"), self.module.judging(judge):
-            return against_anchors(judge.compare, batch, responses)[0]
+            return against_anchors(judge.compare, *self.module.policies.judged(batch, responses))[0]
 
     def finish(self) -> None:
         """Log the figures over the rows of all ranks; write files, table and frontier."""

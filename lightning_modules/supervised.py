@@ -15,6 +15,7 @@ from prl.masking import masked_sum
 from prl.models.limits import check_fits
 from prl.models.loading import load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import model_inputs, token_logprobs
+from prl.rollout import keep_end_tokens
 
 
 class SupervisedModule(Stage):
@@ -95,4 +96,6 @@ class SupervisedModule(Stage):
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the trained model as a folder for transformers."""
-        save_model(self.model, load_tokenizer(self.source), folder, merge=merge)
+        tokenizer = load_tokenizer(self.source)
+        keep_end_tokens(self.model, tokenizer)
+        save_model(self.model, tokenizer, folder, merge=merge)

@@ -65,6 +65,9 @@ class Reward:
     """What happens to the reward of a response that hits the length limit."""
     missing_eos_value: float | None = None
     """What is taken off (penalise; 1 when null), or the reward instead (replace; must be given)."""
+    judge_thoughts: bool = False
+    """Whether judges and rules read the thoughts in front of an answer (`<think> ... </think>`) too. Otherwise they
+    read the answer alone, which is empty where the thoughts do not end."""
     overlong_penalty: float = 0.0
     """What is taken off at the length limit; it rises from nothing over the last overlong_buffer tokens (DAPO)."""
     overlong_buffer: int = 16

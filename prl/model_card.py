@@ -4,6 +4,7 @@ A card is signed with a hash of its text. One that somebody has edited no longer
 """
 
 import hashlib
+import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -50,6 +51,19 @@ KINDS = {
 }
 """Kind of a judge, None for a model that is none -> what its card says."""
 
+_BT_INPUT = """
+It reads one response at a time, in a row of three parts: the prompt as the chat template writes it up to where a
+response begins (without a chat template its texts, an empty line between them), the response by itself, no white space
+at its ends, and the end-of-sequence token. That is not the whole dialogue as a chat template writes it, which may end
+otherwise. The reward is the one logit. `prl_judge.json` holds the longest row, `max_length`.
+
+```python
+ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+ids += tokenizer(response.strip(), add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+reward = model(input_ids=torch.tensor([ids])).logits[0, 0]
+```
+"""
+
 _FIGURES = {
     "accuracy": "accuracy, both orders averaged",
     "accuracy_shorter_wins": "accuracy where the shorter response is better",
@@ -92,7 +106,7 @@ def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any]
         f"{path if is_data_set(path) else ' '.join(Path(path).name.split())} ({split})" for split, path in paths.items()
     ]
     lines[-1] += f" on {', '.join(names)}.\n" if names else ".\n"
-    lines += ["## Load\n", _loading(words)]
+    lines += ["## Load\n", _loading(words), *_told(folder)]
     _put(Path(folder) / CARD, "\n".join(lines))
 
 
@@ -175,6 +189,7 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 """
     if not words.is_judge:
         return plain
+    is_scalar = words is KINDS["bradley_terry"]
     return f"""```python
 from prl.judge import Judge
 
@@ -183,9 +198,22 @@ verdict = judge.compare(["a prompt"], ["a response"], ["another one"])
 verdict.win_prob  # probability that the first response is better, both orders read
 ```
 
-Without prl it is an ordinary model, whose input `prl_judge.json` describes:
+Without prl it is an ordinary model{"" if is_scalar else ", whose input `prl_judge.json` describes"}:
 
-{plain}"""
+{plain}{_BT_INPUT if is_scalar else ""}"""
+
+
+def _told(folder: str | Path) -> list[str]:
+    """What the chat template is told beside the messages, where anything is."""
+    path = Path(folder) / "tokenizer_config.json"
+    told = json.loads(path.read_text(encoding="utf-8")).get("prl_chat") if path.is_file() else None
+    if not told:
+        return []
+    variables = ", ".join(f"`{name}={value!r}`" for name, value in told["kwargs"].items()) or "no variables"
+    return [
+        f"The chat template was told {variables} beside the messages, and the date {told['date']} where it writes one; "
+        "prl takes both from `tokenizer_config.json`, others have to be told.\n"
+    ]
 
 
 def _figures(passport: Mapping[str, Any]) -> str:

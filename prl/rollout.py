@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from prl.config import Sampling
+from prl.data.turns import end_of_turn
 from prl.types import PromptBatch, Rollout
 
 
@@ -32,10 +33,18 @@ def _plain_sampling(model: Any, generation: GenerationConfig) -> Iterator[None]:
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every id that ends a response: the tokenizer's, and those that the model folder names beside it."""
+    """Every id that ends a response: the tokenizer's, the chat template's, and those that the model folder names."""
     named = getattr(model.generation_config, "eos_token_id", None)
     named = [] if named is None else [named] if isinstance(named, int) else list(named)
-    return sorted({int(tokenizer.eos_token_id), *named})
+    return sorted({int(tokenizer.eos_token_id), end_of_turn(tokenizer)[-1], *named})
+
+
+def keep_end_tokens(model: Any, tokenizer: Any) -> None:
+    """Let the model's generation settings name every id that ends a response, for whoever samples from its folder."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    ids = end_token_ids(inner, tokenizer)
+    if getattr(inner, "generation_config", None) is not None and len(ids) > 1:
+        inner.generation_config.eos_token_id = ids
 
 
 @torch.no_grad()

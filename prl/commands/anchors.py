@@ -20,6 +20,7 @@ from prl.config import ModelSource, Sampling
 from prl.data import AnchoredPrompt, DataSource, RowError, load_records
 from prl.data.encoding import PromptEncoder
 from prl.data.reading import DataReport
+from prl.data.thoughts import opens_thoughts, without_thoughts
 from prl.data.tokens import TooLongError
 from prl.judge.base import judge_folder
 from prl.judge.loading import Judge
@@ -54,6 +55,14 @@ def main(args: list[str]) -> None:
     parser.add_argument("--split", help="split of a hub data set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep_unfinished", action="store_true", help="let responses that hit the length limit enter")
+    parser.add_argument(
+        "--chat_template_kwargs", type=json.loads, help="variables of the policy's chat template, as JSON"
+    )
+    parser.add_argument(
+        "--keep_thoughts",
+        action="store_true",
+        help="judge and write what stands before </think> too, not answers alone",
+    )
     options = parser.parse_args(args)
     if options.samples > 1 and options.judge is None:
         parser.error("--samples above 1 needs a --judge to choose among them")
@@ -131,6 +140,8 @@ def describe(options: argparse.Namespace, sampling: Sampling, report: DataReport
         "seed": options.seed,
         "batch_size": options.batch_size,
         "keep_unfinished": options.keep_unfinished,
+        "keep_thoughts": options.keep_thoughts,
+        "chat_template_kwargs": options.chat_template_kwargs,
         "sampling": asdict(sampling),
         "dtype": options.dtype,
         "policy": {"path": options.policy, "weights_sha256": weights_hash(policy) if policy.is_dir() else None},
@@ -147,13 +158,16 @@ class Sampler:
     """
 
     def __init__(self, options: argparse.Namespace, sampling: Sampling, records: list[AnchoredPrompt]) -> None:
-        source = ModelSource(path=options.policy, dtype=options.dtype)
+        source = ModelSource(
+            path=options.policy, dtype=options.dtype, chat_template_kwargs=options.chat_template_kwargs
+        )
         self.options, self.sampling = options, sampling
         self.tokenizer = load_tokenizer(source)
         self.encoder = PromptEncoder(self.tokenizer, options.max_prompt_length, needs_anchors=False)
         self.rows = list(self._encoded(records))
         positions = max((row["length"] for row in self.rows), default=0) + options.max_new_tokens
         check_fits(source, self.tokenizer, positions, role="policy", setting="the longest prompt plus --max_new_tokens")
+        self.opens_thoughts = opens_thoughts(self.tokenizer)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.policy = load_causal_lm(source).eval().to(device)
         self.device = torch.device(device)
@@ -185,6 +199,8 @@ class Sampler:
                 pad_id=int(self.tokenizer.pad_token_id),
             )
         texts = [text.strip() for text in decode(self.tokenizer, rollout)]
+        if not self.options.keep_thoughts:
+            texts = [without_thoughts(text, opened=self.opens_thoughts) for text in texts]
         finished = rollout.finished.tolist()
         found = []
         for first in range(0, len(texts), samples):

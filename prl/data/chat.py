@@ -86,11 +86,15 @@ def encode_chat(
         TemplateFailure: when the template refuses the conversation or fails, or reads a mark in a message in a way that
             leaves its own marks and the message's indistinguishable.
     """
+    return marks_of(tokenizer).encode(frame_chat(tokenizer, messages, generation_prompt=generation_prompt))
+
+
+def frame_chat(tokenizer: PreTrainedTokenizerBase, messages: Conversation, *, generation_prompt: bool = True) -> str:
+    """The text of `render_chat` with aliases (`Marks`) for the marks that the template writes; errors of both."""
     text, marks = render_chat(tokenizer, messages, generation_prompt=generation_prompt), marks_of(tokenizer)
     if any(marks.found_in(message["content"]) for message in messages):
-        return marks.encode(_Frame(tokenizer, marks, messages, generation_prompt).aliased(text))
-    ids: Any = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return list(ids)
+        return _Frame(tokenizer, marks, messages, generation_prompt).aliased(text)
+    return marks.replace(text, marks.aliases)
 
 
 class _Frame:

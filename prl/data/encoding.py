@@ -26,6 +26,7 @@ from prl.data.tokens import (
     settings_hash,
     tokenizer_hash,
 )
+from prl.data.turns import encode_turn
 from prl.types import PromptBatch
 
 
@@ -100,12 +101,12 @@ class ConversationEncoder(_Encoder):
             TooLongError: when it does not fit and `on_too_long` is error.
         """
         prompt_ids = self._encode_prompt(prompt)
-        response_ids = encode_content(self.tokenizer, response)
-        room = self.max_length - 1  # the end-of-sequence token
+        response_ids, end = self._encode_response(prompt, prompt_ids, response)
+        room = self.max_length - len(end)
         total, loss = len(prompt_ids) + len(response_ids), Loss(0)
         if total > room and self.on_too_long == "error":
             raise TooLongError(
-                f"prompt and response take {total + 1} tokens, max_length is {self.max_length}; "
+                f"prompt and response take {total + len(end)} tokens, max_length is {self.max_length}; "
                 "raise max_length or set on_too_long"
             )
         if total > room and self.on_too_long == "skip":
@@ -123,14 +124,35 @@ class ConversationEncoder(_Encoder):
         if len(prompt_ids) + len(response_ids) > room:
             response_ids, loss = response_ids[: room - len(prompt_ids)], loss | Loss.RESPONSES
         self.counts.add(loss)
-        end = [] if loss & Loss.RESPONSES and not self.closes_cut_responses else [int(self.tokenizer.eos_token_id)]
+        if loss & Loss.RESPONSES and not self.closes_cut_responses:
+            end = []
         return {"ids": [*prompt_ids, *response_ids, *end], "num_response": len(response_ids) + len(end)}
+
+    def _encode_response(
+        self, prompt: Conversation, prompt_ids: list[int], response: str
+    ) -> tuple[list[int], list[int]]:
+        """The response, and what ends it."""
+        return encode_content(self.tokenizer, response), [int(self.tokenizer.eos_token_id)]
 
 
 class DemonstrationEncoder(ConversationEncoder):
-    """Demonstrations for the supervised stage: the loss is on the completion only."""
+    """Demonstrations for the supervised stage: the loss is on the completion only.
+
+    A row is the beginning of the whole dialogue as the chat template writes it, up to where its last turn ends. Where
+    the template does not write the prompt as it does alone, the completion follows the prompt as it is.
+    """
 
     closes_cut_responses = False  # or the model would learn to stop in the middle of a sentence
+
+    def _encode_response(
+        self, prompt: Conversation, prompt_ids: list[int], response: str
+    ) -> tuple[list[int], list[int]]:
+        if not self.tokenizer.chat_template:
+            return super()._encode_response(prompt, prompt_ids, response)
+        try:
+            return encode_turn(self.tokenizer, prompt, prompt_ids, response)
+        except TemplateFailure as error:
+            raise refused_by_template([*prompt, {"role": "assistant", "content": response}], error) from None
 
     def encode(self, record: Demonstration) -> dict[str, Any] | None:
         """One row; None when it is skipped."""

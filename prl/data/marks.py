@@ -53,6 +53,9 @@ class Marks:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text in which aliases are marks, and marks are characters."""
+        if not self.found_in(self._aliases_pattern.sub(" ", text)):
+            plain: Any = self.tokenizer(self.put_names(text), add_special_tokens=False)["input_ids"]
+            return list(plain)
         if self._copy is not None:
             return list(self._copy.encode(text, add_special_tokens=False).ids)
         ids: list[int] = []

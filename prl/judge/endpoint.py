@@ -40,6 +40,8 @@ class EndpointJudge(PairwiseJudge):
         retries: further tries after an error of the connection or the server, with growing pauses.
         api_key_env: environment variable with the key, which is sent by https or to this machine alone; no key is sent
             when it is null or not set.
+        chat_template_kwargs: variables of the model's chat template, as {enable_thinking: false}; vLLM and SGLang take
+            them.
 
     Raises:
         ValueError: for settings out of range.
@@ -55,8 +57,10 @@ class EndpointJudge(PairwiseJudge):
         timeout: float = 60.0,
         retries: int = 3,
         api_key_env: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.chat_template_kwargs = chat_template_kwargs
         if top_logprobs < 2:
             raise ValueError(f"top_logprobs is {top_logprobs}; expected at least 2")
         if template.chat and template.answer_prefix:
@@ -126,6 +130,8 @@ class EndpointJudge(PairwiseJudge):
             path = "/chat/completions"
             body |= {"messages": [{"role": "user", "content": text}]}
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs}
+            if self.chat_template_kwargs is not None:
+                body |= {"chat_template_kwargs": self.chat_template_kwargs}
         else:
             path, body = "/completions", body | {"prompt": text + self.template.answer_prefix}
             body |= {"logprobs": self.top_logprobs}

@@ -1,15 +1,20 @@
 """The model card: what it tells of where a model comes from, and that nobody's edits are lost."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 
+from prl.config import ModelSource
+from prl.judge import BradleyTerryJudge
 from prl.judge.base import PASSPORT_FILE
 from prl.judge.passport import write_passport
 from prl.model_card import CARD, is_data_set, renew_figures, write_card
+from prl.models.loading import load_tokenizer
 from tests.unit.test_passport import write_scalar
 
 
@@ -55,6 +60,31 @@ def test_metadata_for_the_hub(kind: Any, pipeline: str, auto_class: str, judge: 
     assert data.license is None  # the user's to choose
     assert f"{auto_class}.from_pretrained" in text
     assert ("Judge.from_pretrained" in text) is judge
+
+
+def test_the_input_that_the_card_of_a_scalar_reward_describes_gives_its_rewards(tmp_path: Path) -> None:
+    """The lines of the card, run as they stand, against the judge itself."""
+    folder = write_scalar(tmp_path / "judge")
+    write_card(folder, "bradley_terry", settings())
+    _, plain, line_by_line = re.findall(r"```python\n(.*?)```", (folder / CARD).read_text(), re.DOTALL)
+    told = {
+        "FOLDER": str(folder),
+        "prompt": [{"role": "user", "content": "copy abc"}],
+        "response": " abc\n",
+        "torch": torch,
+    }
+    exec(plain + line_by_line, told)
+    judge = BradleyTerryJudge(str(folder))
+    judge.load()
+    assert told["reward"].item() == pytest.approx(judge.rewards([told["prompt"]], ["abc"]).item(), abs=1e-6)
+
+
+def test_the_card_says_what_a_chat_template_is_told(tmp_path: Path) -> None:
+    folder = write_scalar(tmp_path / "judge")
+    tokenizer = load_tokenizer(ModelSource(path=str(folder), chat_template_kwargs={"enable_thinking": False}))
+    tokenizer.save_pretrained(folder)
+    write_card(folder, "bradley_terry", settings())
+    assert "told `enable_thinking=False` beside the messages, and the date 2024-07-26" in (folder / CARD).read_text()
 
 
 def test_files_are_named_and_their_folders_are_not(tmp_path: Path) -> None:

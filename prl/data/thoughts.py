@@ -1,0 +1,31 @@
+"""What a model thinks before it answers: `<think> ... </think>` in front of the answer."""
+
+from transformers import PreTrainedTokenizerBase
+
+from prl.data.chat import render_chat
+from prl.data.templates import TemplateFailure
+
+OPEN, CLOSE = "<think>", "</think>"
+
+
+def without_thoughts(text: str, *, opened: bool = False) -> str:
+    """The answer alone: what follows the first `</think>`; nothing where the thoughts do not end.
+
+    A text that does not begin with thoughts stays as it is, also where it speaks of these marks.
+
+    Args:
+        text: what a model has written.
+        opened: the prompt ends with `<think>`, so the text begins within the thoughts.
+    """
+    if not opened and not text.lstrip().startswith(OPEN):
+        return text
+    return text.partition(CLOSE)[2].lstrip()
+
+
+def opens_thoughts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a prompt ends with `<think>`, as some chat templates write it."""
+    try:
+        text = render_chat(tokenizer, [{"role": "user", "content": "Hi?"}]) if tokenizer.chat_template else ""
+    except TemplateFailure:  # it takes other conversations, and says so of each that it does not
+        return False
+    return text.rstrip().endswith(OPEN)

@@ -1,0 +1,79 @@
+"""A model's own turn as its chat template writes it: what stands around the text, and with which token it ends."""
+
+from functools import lru_cache
+
+from transformers import PreTrainedTokenizerBase
+
+from prl.data.chat import frame_chat
+from prl.data.marks import Marks, marks_of
+from prl.data.messages import Conversation
+from prl.data.templates import TemplateFailure
+from prl.data.thoughts import CLOSE, OPEN
+
+_PROBE = "Hello"
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids with which a model ends its turn: what its chat template writes behind the text up to the first special
+    token, or else the end-of-sequence token."""
+    end, _ = _end(tokenizer, str(tokenizer.chat_template), len(tokenizer))
+    if not end:
+        return [int(tokenizer.eos_token_id)]
+    marks = marks_of(tokenizer)
+    return marks.encode(_PROBE + end)[len(marks.encode(_PROBE)) :]
+
+
+def encode_turn(
+    tokenizer: PreTrainedTokenizerBase, prompt: Conversation, prompt_ids: list[int], text: str
+) -> tuple[list[int], list[int]]:
+    """Token ids of a model's turn behind its prompt, and of its end.
+
+    Together they are the beginning of the whole dialogue as the chat template writes it, where that begins like the
+    prompt alone; otherwise the text follows the prompt as it is. Thoughts in front of an answer have their marks, which
+    a model writes itself; any other mark in the text is characters.
+
+    Raises:
+        TemplateFailure: when the template refuses the dialogue.
+    """
+    marks, end = marks_of(tokenizer), end_of_turn(tokenizer)
+    begins = frame_chat(tokenizer, prompt)
+    whole = frame_chat(tokenizer, [*prompt, {"role": "assistant", "content": text}], generation_prompt=False)
+    _, behind = _end(tokenizer, str(tokenizer.chat_template), len(tokenizer))
+    if not whole.startswith(begins) or not whole.endswith(behind):
+        if marks.put_names(begins).rstrip().endswith(OPEN) and text.lstrip().startswith(OPEN):
+            text = text.lstrip()  # the prompt has it already
+            return marks.encode(_thinking(marks, text)[len(_thinking(marks, OPEN)) :].lstrip()), end
+        return marks.encode(_thinking(marks, text)), end
+    turn = _thinking(marks, whole[len(begins) : len(whole) - len(behind)])
+    ids = marks.encode(begins + turn)
+    if ids[: len(prompt_ids)] != prompt_ids:  # a token across the border, which no sample could have
+        return marks.encode(turn), end
+    return ids[len(prompt_ids) :], end
+
+
+@lru_cache
+def _end(tokenizer: PreTrainedTokenizerBase, template: str, _: int) -> tuple[str, str]:
+    """What ends a turn, and all that the template writes behind it, with aliases; both empty where there is no end."""
+    if not tokenizer.chat_template:
+        return "", ""
+    turns = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": _PROBE}]
+    try:
+        text = frame_chat(tokenizer, turns, generation_prompt=False)
+    except TemplateFailure:
+        return "", ""
+    behind, marks = text.rpartition(_PROBE)[2], marks_of(tokenizer)
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special |= set(tokenizer.all_special_tokens)
+    places = [
+        behind.find(alias) + len(alias) for mark, alias in marks.aliases.items() if mark in special and alias in behind
+    ]
+    return (behind[: min(places)] if places else ""), behind
+
+
+def _thinking(marks: Marks, turn: str) -> str:
+    """A turn whose thoughts, where it begins with some, stand between marks."""
+    if not turn.lstrip().startswith(OPEN):
+        return turn
+    for mark in (OPEN, CLOSE):
+        turn = turn.replace(mark, marks.aliases.get(mark, mark), 1)
+    return turn
