@@ -11,6 +11,7 @@ from lightning import Trainer, seed_everything
 from datamodules import PromptDataModule
 from lightning_modules import PairwisePPOModule
 from lightning_modules.callbacks import RandomStates, RunLedger
+from lightning_modules.judge_validation import _of_all_ranks
 from prl.config import PPO, ModelSource, Optimization, Sampling
 from prl.data import DataSource
 from prl.distributed import gathered, give_from_first, global_max, global_sum, sum_on_first
@@ -29,10 +30,12 @@ def test_a_tensor_of_another_device_goes_there_and_back() -> None:
         assert sum_on_first(kept) is kept  # in place, wherever it travelled
         given = give_from_first(value.detach().clone())
         objects = gathered({"row": 1})
+        readings = _of_all_ranks([torch.ones(2, 3), torch.zeros(1, 3)])  # of a judge's validation
     assert [each.device.type for each in (total, largest, kept, given)] == ["cpu"] * 4
     assert total.tolist() == kept.tolist() == [3.0, -4.0]
     assert largest.tolist() == given.tolist() == [1.5, -2.0]
     assert not total.requires_grad
+    assert readings.tolist() == 2 * [[1.0] * 3, [1.0] * 3, [0.0] * 3]
     assert objects == [{"row": 1}, {"row": 1}]
 
 
