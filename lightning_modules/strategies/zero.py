@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO, told of steps that are several backward passes long, with the checkpoints of every strategy."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -48,6 +48,10 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
     def handles_gradient_accumulation(self) -> bool:
         """Whether each backward pass asks for a step: DeepSpeed's own count does not know where an epoch ends."""
         return False
+
+    def block_backward_sync(self) -> Any:
+        """Nothing around passes that no step follows: their gradients are put together in shards as they come."""
+        return nullcontext()
 
     def _format_batch_size_and_grad_accum_config(self) -> None:
         super()._format_batch_size_and_grad_accum_config()
