@@ -5,6 +5,7 @@ import linecache
 import logging
 import os
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -272,6 +273,7 @@ def main(args: list[str] | None = None) -> None:
     Exits with one message on the user's mistakes: with 3 when the gate refuses a judge, else with 1.
     """
     arguments = sys.argv[1:] if args is None else args
+    threading.excepthook = _told_by_thread
     try:
         command: Callable[[list[str]], None] | None = COMMANDS.get(arguments[0]) if arguments else None
         if command is not None:
@@ -302,6 +304,12 @@ def _not_utf8(error: BaseException | None, arguments: list[str]) -> Exception | 
     if error is None or not bad:
         return None
     return RunError(f"{bad[0]!r} is not UTF-8, which a library in use cannot take; rename it")
+
+
+def _told_by_thread(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread; on a full disk the run gets the error at its next number, and tells it."""
+    if not is_disk_full(failure.exc_value):
+        threading.__excepthook__(failure)
 
 
 def _told_by_us(error: BaseException | None) -> Exception | None:

@@ -14,22 +14,25 @@ WORDS = tuple(os.strerror(number) for number in NUMBERS)
 
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one behind it, says that a disk or a quota is full."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in NUMBERS:
-            return True
-        if any(words in str(error) for words in WORDS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        (isinstance(each, OSError) and each.errno in NUMBERS) or any(words in str(each) for words in WORDS)
+        for each in _behind(error)
+    )
 
 
 def path_behind(error: BaseException | None) -> str | None:
     """The path that an error of a full disk names, if any."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in NUMBERS and error.filename is not None:
-            return str(error.filename)
+    named = [each for each in _behind(error) if isinstance(each, OSError) and each.errno in NUMBERS and each.filename]
+    return str(named[0].filename) if named else None
+
+
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those it came from; one that a thread keeps and raises again may stand behind itself."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
         error = error.__cause__ or error.__context__
-    return None
 
 
 @contextmanager
@@ -55,23 +58,23 @@ def save_tensors(content: Any, path: Path | str) -> None:
     """
     import torch
 
-    with open(path, "wb") as file:
-        noting = _Noting(file)
-        try:
+    noting = _Noting(open(path, "wb"))  # noqa: SIM115 - closed below, where it may fail as well
+    try:
+        with noting.file:
             torch.save(content, noting)
-        except RuntimeError:
-            if noting.error is None:
-                raise
-            raise OSError(noting.error.errno, noting.error.strerror, str(path)) from noting.error
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from error
+    except (RuntimeError, OSError) as error:
+        cause = noting.error or error
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from cause
 
 
 class _Noting:
     """A file that remembers why a write failed."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.error = file, None
+        self.file = file
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         try:

@@ -1,5 +1,6 @@
 """Mistakes of the user: one message that names the thing, on stderr, and an exit code that is not zero."""
 
+import errno
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from prl.cli import main
+from prl.ledger import LEDGER, read_ledger
 from tests.integration.runs import Home, last_checkpoint
 
 MODEL = "--model.init_args."
@@ -257,16 +259,38 @@ def test_a_name_that_is_not_utf8(refused: Refused, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_run_folder_that_holds_a_run(overwrite: bool, refused: Refused, run: Path) -> None:
+def test_run_folder_that_holds_a_run(
+    overwrite: bool, refused: Refused, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     refused.home.run("supervised", run)
     before = last_checkpoint(run)["global_step"]
     args = refused.home.arguments("supervised", run, "--trainer.max_steps", "2")
     if overwrite:
-        main([*args, "--overwrite", "true"])
+        (run / "model" / "notes.txt").write_text("somebody else's")
+        anew = [*args, "--overwrite", "true", "--trainer.overfit_batches", "1"]
+        with monkeypatch.context() as patched:
+            patched.setattr("lightning_modules.callbacks.run_checkpoint.save_tensors", half_of_it)
+            refused(anew, "No space left on device: .*batch-000002.partial", "No checkpoint of the run is whole")
+        assert [path.name for path in (run / "model").iterdir()] == ["notes.txt"]
+        assert list((run / "checkpoints").iterdir()) == []
+        main(anew)
         assert last_checkpoint(run)["global_step"] == 2
+        assert {"notes.txt", "model.safetensors"} <= {path.name for path in (run / "model").iterdir()}
+        first, second = (line["data"] for _, line in sorted(read_ledger(run / LEDGER)[0].items()))
+        assert first == second  # one batch, again and again
         return
     refused(args, "RunError", "already holds a run", "--ckpt_path last", "--run_dir", "--overwrite true")
     assert last_checkpoint(run)["global_step"] == before
+    shutil.rmtree(run / "checkpoints")
+    refused(args, "already holds a run .*model")  # whose checkpoints were taken away to save room
+    (run / "config.yaml").write_text("# my own settings\n")
+    refused([*args, "--overwrite", "true"], "config.yaml is there and prl did not write it")
+
+
+def half_of_it(content: Any, path: Path) -> None:
+    """A disk that is full in the middle of a checkpoint."""
+    Path(path).write_bytes(b"half of it")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 # ---- configuration

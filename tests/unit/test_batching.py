@@ -152,3 +152,11 @@ def test_impossible_layouts_are_refused(num_rows, settings, message):
 def test_validation_slices_may_be_unequal():
     settings = {"batch_size": 4, "world_size": 2, "shuffle": False}
     assert all_ranks([1] * 7, settings) == [[[0, 2], [4, 6]], [[1, 3], [5]]]
+
+
+@pytest.mark.parametrize("start", range(5))
+def test_only_so_many_batches_come_again_and_again(start):
+    lengths = [random.Random(0).randint(1, 50) for _ in range(40)]
+    first = list(itertools.islice(sampler(lengths, 4, completed_batches=lambda: 0), 3))
+    endless = iter(sampler(lengths, 4, completed_batches=lambda: start, only_batches=3))
+    assert list(itertools.islice(endless, 9)) == [first[(start + n) % 3] for n in range(9)]

@@ -1,6 +1,7 @@
 """The ledger: what is a difference, how large it is, and what a resumed run leaves behind."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,24 @@ def test_a_cut_last_line_is_left_out_and_a_damaged_one_is_told(tmp_path: Path) -
         read_ledger(path)
     with pytest.raises(ValueError, match="there is no ledger"):
         read_ledger(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize(
+    "text", [b"[1]", b"7", b'"text"', b'{"batch": "2"}', b"{}", b'{"session": 1}', b'{"session": {}}', b"\xff\xfe"]
+)
+def test_a_line_that_is_none_of_a_ledger_is_told_with_its_number(text: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    write(path, 0, 1, 2)
+    first, *rest = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, text, *rest]) + b"\n")
+    with pytest.raises(ValueError, match=r"ledger.jsonl, line 2 is damaged"):
+        read_ledger(path)
+
+
+@pytest.mark.parametrize(
+    "rewards", [{"sums": [1.0]}, {"sums": None, "norm": 1.0}, {"sums": ["a", "b"], "norm": 1.0}, 3]
+)
+def test_a_sketch_that_was_changed_is_another_one(rewards: Any) -> None:
+    found = compare([line(1, rewards=rewards)], [line(1)], tolerance=1e-4)
+    assert found is not None
+    assert (found.quantity, found.size) == ("rewards", math.inf)

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from peft import PeftModel
@@ -284,3 +287,14 @@ def test_what_a_chat_template_is_told_is_saved_and_may_be_changed(tmp_path, capl
     assert read(tmp_path / "saved", chat_template_kwargs={}, chat_template_date="2024-07-26") == plain
     with pytest.raises(ValueError, match="chat_template_date is 'today'; expected a day"):
         ModelSource(path="x", chat_template_date="today")
+
+
+def test_deepspeed_is_not_imported_to_write_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trap:
+        def find_spec(self, name: str, *_: object) -> None:
+            assert name != "deepspeed"
+
+    monkeypatch.delitem(sys.modules, "deepspeed", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Trap(), *sys.meta_path])
+    save_model(tiny_model(0), tiny_tokenizer(), tmp_path / "model")
+    assert "deepspeed" not in sys.modules

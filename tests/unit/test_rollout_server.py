@@ -193,3 +193,23 @@ def test_a_folder_that_tells_no_vocabulary_is_named(text: str, folder: Path) -> 
     (folder / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"served/config.json|vocab_size in .*served/config.json"):
         RolloutServer("http://localhost:1/v1", str(folder)).check()
+
+
+def test_a_folder_that_is_read_or_holds_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    start, other = str(write_tiny_model(tmp_path / "start", seed=0)), write_tiny_model(tmp_path / "other", seed=1)
+    (tmp_path / "link").symlink_to(tmp_path / "start")
+    with serving(folder) as server:
+        for own in (tmp_path / "start", tmp_path / "link"):
+            with pytest.raises(ValueError, match="is a model that the run reads .*start.*to a place of its own"):
+                client(server, own, "vllm").check(start)
+        with pytest.raises(ValueError, match="is a model that the run reads .*other"):
+            client(server, other, "vllm").check(start, [None, str(other)])
+        with pytest.raises(ValueError, match="model.safetensors is neither in the policy's start folder"):
+            client(server, other, "vllm").check(start)
+        (folder / "server.log").write_text("what a server leaves")
+        client(server, folder, "vllm").check(start)
+        (folder.with_name("served.partial")).mkdir()
+        client(server, folder, "vllm").update(lambda aside: write_tiny_model(aside, seed=1))
+        client(server, folder, "vllm").check(start)  # another model by now, which a run wrote
+    assert (folder.with_name("served.partial")).is_dir()
+    assert (folder / "server.log").is_file()
