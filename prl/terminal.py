@@ -20,7 +20,7 @@ _listeners: list[Callable[[], None]] = []
 def guarded() -> Iterator[None]:
     """Within it, output that nobody reads ends the program without a traceback, or is left to a run that listens."""
     given = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Guarded(stream) for stream in given)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (_Guarded(stream) for stream in given)
     try:
         yield
     finally:
