@@ -72,7 +72,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 class _Generation(Extension):
     """`{% generation %}`, by which a chat template shows what an assistant has written; it changes no text."""
 
-    tags = frozenset(("generation",))
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
 
     def parse(self, parser: Parser) -> nodes.Node:
         """Take the body as it is."""
@@ -136,7 +136,7 @@ class _Bounds(NodeTransformer):
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
-        node.iter = _filtered(node.iter, "_counted")
+        node.iter = _filtered(node.iter, "_counted")  # type: ignore[arg-type]  # jinja2 calls it a Node
         if node.recursive:  # `loop(...)` goes round the iterable above
             node.body.insert(0, _step(node.lineno))
         return node

@@ -31,13 +31,15 @@ def judge(server: Any, template: JudgeTemplate = TEMPLATE, **options: Any) -> En
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_margins_are_those_of_the_served_log_probabilities(server, chat: bool) -> None:
-    found = judge(server, JudgeTemplate(TEMPLATE.text, chat=chat)).compare([TURN] * 2, ["abc", "a"], ["a", "abcd"])
+    source = judge(server, JudgeTemplate(TEMPLATE.text, chat=chat), chat_template_kwargs={"enable_thinking": False})
+    found = source.compare([TURN] * 2, ["abc", "a"], ["a", "abcd"])
     torch.testing.assert_close(found.win_logit, torch.tensor([2.0, -3.0]), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.order_gap, torch.zeros(2), atol=1e-6, rtol=0)
     path, body, _ = server.seen[-1]
     assert path == ("/v1/chat/completions" if chat else "/v1/completions")
     assert (body["model"], body["max_tokens"], body["temperature"]) == ("some-model", 1, 0)
     assert body["top_logprobs" if chat else "logprobs"] == 20
+    assert body.get("chat_template_kwargs") == ({"enable_thinking": False} if chat else None)
 
 
 def test_a_word_below_the_listed_ones_is_bounded_by_the_last_of_them(server) -> None:
