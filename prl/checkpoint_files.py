@@ -206,8 +206,10 @@ def batches_of(path: Path) -> int:
 
 
 def _named(path: Path) -> Path:
-    """A checkpoint under its own name, though it may be a link to where there is room; `last` stands for another."""
-    return path if _NAME.fullmatch(path.name) else path.resolve()
+    """What `last` points at. A checkpoint keeps its own name and manifest, though it may be a link to where room is."""
+    if path.is_symlink() and not _NAME.fullmatch(path.name):
+        path = path.parent / path.readlink()
+    return path
 
 
 def manifest_of(path: Path) -> Path:

@@ -72,7 +72,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 class _Generation(Extension):
     """`{% generation %}`, by which a chat template shows what an assistant has written; it changes no text."""
 
-    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
+    tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
         """Take the body as it is."""
