@@ -147,7 +147,7 @@ class RecordDataModule(LightningDataModule):
 
     def inputs(self) -> Inputs:
         """What decides which rows come in which order: hashes of the data, and settings; see `prl/inputs.py`."""
-        order = {"batch_size": self.batch_size, "seed": self.seed, "group_by_length": self.group_by_length}
+        order: Inputs = {"batch_size": self.batch_size, "seed": self.seed, "group_by_length": self.group_by_length}
         if self.validation_source is None:
             order["validation_share"] = self.validation_share
         lengths = hashlib.sha256(np.ascontiguousarray(self.lengths["train"]).tobytes()).hexdigest()[:32]

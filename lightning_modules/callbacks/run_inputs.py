@@ -30,7 +30,7 @@ class RunInputs(Callback):
         # On one process for all, and not before models are read: one that comes from the hub is there only then.
         if not self.inputs and not is_dry_run(trainer):
             data = getattr(trainer.datamodule, "inputs", dict)  # type: ignore[attr-defined]
-            found = {**data(), **pl_module.inputs()} if trainer.is_global_zero else None
+            found: Any = {**data(), **pl_module.inputs()} if trainer.is_global_zero else None
             self.inputs = trainer.strategy.broadcast(found)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
