@@ -16,13 +16,7 @@ from lightning_modules.ppo_models import check_lengths, check_run, read_models
 from lightning_modules.ppo_report import PPOReport
 from lightning_modules.ppo_validation import PPOValidation
 from lightning_modules.stage import Stage
-from lightning_modules.strategies import (
-    Gather,
-    before_microbatch,
-    clip_gradients,
-    discard_gradients,
-    finish_judging,
-)
+from lightning_modules.strategies import Gather, before_microbatch, clip_gradients, discard_gradients, finish_judging
 from prl.anchors import AnchorSource, DatasetAnchors
 from prl.config import PPO, Health, JudgeGate, ModelSource, Optimization, Reward, Sampling, Validation
 from prl.critic_warmup import CriticWarmup

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningDataModule
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
@@ -251,7 +251,7 @@ def run_stage(args: ArgsType = None, cli: type[PrlCLI] = PrlCLI) -> PrlCLI:
         UntrustedRunError: when it asks for more, and the arguments do not say that the folder is trusted.
     """
     _quiet_lightning()
-    given, trusted = trust.take_flag(sys.argv[1:] if args is None else [str(each) for each in args])
+    given, trusted = trust.take_flag(sys.argv[1:] if args is None else [str(each) for each in cast(Any, args)])
     with contextlib.nullcontext() if trusted else trust.guarding(given):
         return cli(
             Stage,

@@ -28,7 +28,8 @@ def collective_timeout() -> float | None:
         return None
     device = torch.device("cuda" if "nccl" in dist.get_backend() else "cpu")
     try:  # there is no public way to ask
-        return float(dist.group.WORLD._get_backend(device).options._timeout.total_seconds())
+        group: Any = dist.group.WORLD
+        return float(group._get_backend(device).options._timeout.total_seconds())
     except (AttributeError, RuntimeError):
         return dist.constants.default_pg_timeout.total_seconds()
 

@@ -69,8 +69,13 @@ class RolloutServer:
     def _server(self) -> Server:
         """The connection; opened when it is first used, since an export has no need of the key."""
         if self._opened is None:
-            settings = {"timeout": self.timeout, "retries": self.retries, "concurrency": self.concurrency}
-            self._opened = Server(self.base_url, api_key_env=self.api_key_env, **settings)
+            self._opened = Server(
+                self.base_url,
+                timeout=self.timeout,
+                retries=self.retries,
+                concurrency=self.concurrency,
+                api_key_env=self.api_key_env,
+            )
         return self._opened
 
     def check(self, start: str | None = None, read: Iterable[str | None] = ()) -> None:
@@ -92,10 +97,10 @@ class RolloutServer:
             raise ValueError(f"no server at {root} that is well: {error}") from None
 
     def _check_folder(self, start: str | None, read: list[str]) -> None:
-        for path in read:
-            if Path(path).expanduser().resolve() == self.folder.expanduser().resolve():
+        for given in read:
+            if Path(given).expanduser().resolve() == self.folder.expanduser().resolve():
                 raise ValueError(
-                    f"rollout_server.folder {self.folder} is a model that the run reads ({path}), and each update "
+                    f"rollout_server.folder {self.folder} is a model that the run reads ({given}), and each update "
                     "would overwrite it: copy the policy's start folder to a place of its own, and serve that one"
                 )
         if not (self.folder / "config.json").is_file():
@@ -171,7 +176,7 @@ class RolloutServer:
         ask = self._ask_sglang if self.engine == "sglang" else self._ask_vllm
         limits, end = _Limits(sampling, end_ids, self._vocab_size()), latest()
         with ThreadPoolExecutor(self.concurrency) as pool:
-            asked = [pool.submit(ask, *each, limits, end) for each in zip(prompts, seeds, strict=True)]
+            asked = [pool.submit(ask, ids, seed, limits, end) for ids, seed in zip(prompts, seeds, strict=True)]
             try:
                 found = [each.result() for each in asked]
             finally:

@@ -168,9 +168,8 @@ def read(path: str | Path) -> dict[str, Any]:
     if not path.is_dir():
         return read_file(path)
     index = read_index(path)
-    tensors = {
-        key: torch.empty(each.size, dtype=each.properties.dtype) for key, each in index.state_dict_metadata.items()
-    }
+    described: dict[str, Any] = index.state_dict_metadata
+    tensors = {key: torch.empty(each.size, dtype=each.properties.dtype) for key, each in described.items()}
     _load(tensors, path, index, alone=True)
     shaped: dict[str, Tensor] = {}  # tied weights stay one
 

@@ -118,7 +118,7 @@ def _index(found: Any, sizes: dict[str, int]) -> Metadata:
     for key, each in tensors.items():
         if missing := [chunk.offsets for chunk in each.chunks if MetadataIndex(key, chunk.offsets) not in stored]:
             raise ValueError(f"no file holds {key} from {missing[0][0]} on")
-    return Metadata(tensors, storage_data=stored, storage_meta=StorageMeta())
+    return Metadata({**tensors}, storage_data=stored, storage_meta=StorageMeta())
 
 
 def _tensor(key: str, found: Any) -> TensorStorageMetadata:

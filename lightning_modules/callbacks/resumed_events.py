@@ -42,8 +42,9 @@ class ForgetRepeatedSteps(Callback):
 def put_earlier_files_first(own: Path) -> None:
     """Rename event files whose time is not before that of `own`, and keep their order among themselves."""
     times = {path: found for path in own.parent.glob("events.out.tfevents.*") if (found := _time(path)) is not None}
-    limit = times.pop(own, None)
-    for path in sorted(times, key=lambda path: (times[path], path.name), reverse=True) if limit is not None else ():
+    if (limit := times.pop(own, None)) is None:
+        return
+    for path in sorted(times, key=lambda path: (times[path], path.name), reverse=True):
         limit -= 1
         if times[path] > limit:
             path.rename(path.with_name(re.sub(r"\d+", f"{limit:010d}", path.name, count=1)))

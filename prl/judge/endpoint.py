@@ -158,8 +158,14 @@ def _listed_tokens(answer: Any, *, chat: bool) -> list[tuple[str, float]]:
     Raises:
         ValueError: when they are not where they belong, or are not tokens and log-probabilities.
     """
-    way = ("choices", 0, "logprobs", *(("content", 0, "top_logprobs") if chat else ("top_logprobs", 0)))
-    found, passed = answer, "answer"
+    way: tuple[Any, ...] = (
+        "choices",
+        0,
+        "logprobs",
+        *(("content", 0, "top_logprobs") if chat else ("top_logprobs", 0)),
+    )
+    found: Any = answer
+    passed = "answer"
     for step in way:
         kind: type = list if isinstance(step, int) else Mapping
         if not isinstance(found, kind) or (step not in found if isinstance(step, str) else not found):
