@@ -167,8 +167,8 @@ def _listed_tokens(answer: Any, *, chat: bool) -> list[tuple[str, float]]:
     found: Any = answer
     passed = "answer"
     for step in way:
-        kind: type = list if isinstance(step, int) else Mapping
-        if not isinstance(found, kind) or (step not in found if isinstance(step, str) else not found):
+        is_there = isinstance(found, list) and found if step == 0 else isinstance(found, Mapping) and step in found
+        if not is_there:
             raise ValueError(f"the {passed} is {str(found)[:100]!r}; expected log-probabilities at {_dots(way)}")
         found, passed = found[step], f"{passed}.{step}"
     if not isinstance(found, list if chat else Mapping) or not found:
