@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from lightning import LightningDataModule
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -244,7 +244,7 @@ def _quiet_lightning() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def run_stage(args: ArgsType = None, cli: type[PrlCLI] = PrlCLI) -> PrlCLI:
+def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlCLI:
     """LightningCLI with these arguments; what the config of a run folder may ask for is told in prl/trust.py.
 
     Raises:

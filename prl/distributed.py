@@ -27,6 +27,7 @@ def collective_timeout() -> float | None:
     if world_size() == 1:
         return None
     device = torch.device("cuda" if "nccl" in dist.get_backend() else "cpu")
+    group: Any = dist.group.WORLD
     try:  # there is no public way to ask
         group: Any = dist.group.WORLD
         return float(group._get_backend(device).options._timeout.total_seconds())

@@ -198,7 +198,7 @@ def saved_template(settings: dict[str, Any], folder: str | Path) -> JudgeTemplat
     """The template of a judge's settings file. Raises ValueError when it is none, naming the file of the folder."""
     try:
         return JudgeTemplate(**{**settings["template"], "verdicts": tuple(settings["template"]["verdicts"])})
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{Path(folder) / JUDGE_FILE} is damaged: {error}") from None
 
 

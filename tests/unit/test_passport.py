@@ -224,6 +224,7 @@ WRONG: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "field": ("template has 'evil'", lambda found: found["template"].update(evil=1)),
     "text": ("template.text is missing", lambda found: found["template"].pop("text")),
     "no Jinja": ("is damaged: template.text", lambda found: found["template"].update(text="{{")),
+    "deep": ("is damaged: ", lambda found: found["template"].update(text="{{ " + "[" * 5000)),
     "chat": ("template.chat is 'yes'", lambda found: found["template"].update(chat="yes")),
     "verdicts": ("template.verdicts is ['A']", lambda found: found["template"].update(verdicts=["A"])),
     "number": ("template.verdicts is ['A', 1]", lambda found: found["template"].update(verdicts=["A", 1])),
