@@ -29,7 +29,6 @@ def collective_timeout() -> float | None:
     device = torch.device("cuda" if "nccl" in dist.get_backend() else "cpu")
     group: Any = dist.group.WORLD
     try:  # there is no public way to ask
-        group: Any = dist.group.WORLD
         return float(group._get_backend(device).options._timeout.total_seconds())
     except (AttributeError, RuntimeError):
         return dist.constants.default_pg_timeout.total_seconds()
