@@ -159,3 +159,36 @@ def test_adapters_beside_the_policys_are_checked(tiny_folder, tmp_path) -> None:
     cut = changed(tmp_path / "whole", change, tmp_path / "cut", "adapter_model.safetensors")
     with pytest.raises(WeightsError, match=r"missing \S*layers\.1\.self_attn\.q_proj\.lora_A"):
         OnTrunk(policy, str(tiny_folder), str(cut))
+
+
+def write_gguf(path: Path, without: str) -> Path:
+    """The tiny model as a GGUF file, one weight left out."""
+    gguf = pytest.importorskip("gguf")
+    model, tokenizer = tiny_model(0), tiny_tokenizer()
+    vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    writer = gguf.GGUFWriter(str(path), "llama")
+    for name, number in {
+        **{"block_count": 2, "context_length": 512, "embedding_length": 16, "feed_forward_length": 32},
+        **{"head_count": 2, "head_count_kv": 2, "layer_norm_rms_eps": 1e-6, "vocab_size": len(vocabulary)},
+        "rope_dimension_count": 8,
+    }.items():
+        getattr(writer, f"add_{name}")(number)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(vocabulary)
+    writer.add_token_merges([])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    for name, weight in model.state_dict().items():
+        if name != without:
+            writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_file_has_all_weights(tmp_path) -> None:
+    load_causal_lm(ModelSource(path=str(write_gguf(tmp_path / "whole.gguf", without=""))))
+    cut = write_gguf(tmp_path / "cut.gguf", without=LAYER)
+    with pytest.raises(WeightsError, match=rf"cut\.gguf does not hold the weights .* missing {LAYER}"):
+        load_causal_lm(ModelSource(path=str(cut)))
