@@ -159,7 +159,7 @@ def _prepared(model: Any, source: ModelSource, auto_class: Any) -> Any:
     return add_lora(model, source.lora, task) if source.lora else model
 
 
-def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) -> PreTrainedModel:
+def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) -> Any:
     """A model as its files have it; a folder of adapters is merged with its base model, so it is like any other.
 
     Raises:
