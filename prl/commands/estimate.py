@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,8 @@ def main(args: list[str]) -> None:
     options, rest = parser.parse_known_args(args)
     if options.json:
         own = json_with("processes", "strategy", "models", "phases", "peak")
-        check_file(options.json, "--json", own, [each.partition("=")[2] or each for each in rest])
+        given = [each.partition("=")[2] or each for each in rest]
+        check_file(options.json, "--json", own, filter(os.path.isfile, given))  # nothing in a --run_dir is read
     settings = resolved(rest)
     processes = configured_processes(settings) if options.processes is None else options.processes
     report = describe(settings, processes)

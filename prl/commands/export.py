@@ -19,7 +19,7 @@ from prl.cli import RunError, resolve_checkpoint
 from prl.judge.base import judge_kind
 from prl.judge.passport import adopt_passport, read_passport
 from prl.model_card import write_card
-from prl.outputs import check_folder, writing_folder
+from prl.outputs import OutputError, check_folder, writing_folder
 from prl.run_lock import LOCK, held
 
 
@@ -52,8 +52,7 @@ def export(
         trusted: obey the config also where it names code that is not prl's.
 
     Raises:
-        OutputError: when the folder holds something.
-        RunError: when a file is missing or torn.
+        RunError: when a file is missing or torn, or the folder holds something.
         RunInUseError: for a folder in that of a run that is going on.
         UntrustedRunError: when the model's settings ask for such code.
         ValueError: for a checkpoint of another stage, or for merge: false without adapters.
@@ -62,7 +61,10 @@ def export(
     config = config or checkpoint.absolute().parent.parent / "config.yaml"
     if not config.is_file():
         raise RunError(f"no config at {config}; give the config.yaml of the checkpoint's run with --config")
-    check_folder(output, "--output")
+    try:
+        check_folder(output, "--output")
+    except OutputError as error:
+        raise RunError(str(error)) from None
     settings = trust.read_settings(config)
     if not isinstance(settings.get("model"), dict):
         raise RunError(f"{config} has no settings of a model; give the config.yaml of the checkpoint's run")
