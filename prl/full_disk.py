@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 WORDS = tuple(os.strerror(number) for number in NUMBERS)
@@ -61,7 +61,7 @@ def save_tensors(content: Any, path: Path | str) -> None:
     noting = _Noting(open(path, "wb"))  # noqa: SIM115 - closed below, where it may fail as well
     try:
         with noting.file:
-            torch.save(content, cast(Any, noting))
+            torch.save(content, cast(IO[bytes], noting))
     except (RuntimeError, OSError) as error:
         cause = noting.error or error
         if not isinstance(cause, OSError):
