@@ -31,9 +31,8 @@ def main(args: list[str]) -> None:
     if options.json:
         own = json_with("processes", "strategy", "models", "phases", "peak")
         given = [each.partition("=")[2] or each for each in rest]
-        check_file(
-            options.json, "--json", own, [each for each in given if os.path.isfile(each)]
-        )  # nothing in a --run_dir is read
+        configs = [each for each in given if os.path.isfile(each)]  # nothing in a --run_dir is read
+        check_file(options.json, "--json", own, configs)
     settings = resolved(rest)
     processes = configured_processes(settings) if options.processes is None else options.processes
     report = describe(settings, processes)
