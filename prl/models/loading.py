@@ -171,7 +171,7 @@ def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) ->
     if adapters and auto_class is AutoModel:  # adapters name their weights as the class that they were trained in
         auto_class = class_of_adapters(adapters[0])
         head = {"num_labels": 1} if auto_class is AutoModelForSequenceClassification else {}
-        return _read(auto_class, source, new_head, **head, **extra).base_model  # type: ignore[return-value]
+        return _read(auto_class, source, new_head, **head, **extra).base_model
     # A scalar head missing in the base model is among the adapters.
     with _quiet() if adapters else nullcontext(), _reading(path, adapters) as where:
         model, found = auto_class.from_pretrained(
