@@ -284,7 +284,7 @@ def main(args: list[str] | None = None) -> None:
         if (follows := getattr(error, FOLLOWS, None)) is not None and not os.environ.get("PRL_DEBUG"):
             sys.stderr.write(f"prl: {follows}\n")
             raise SystemExit(1) from None
-        told = _told_by_us(error) or _not_utf8(error, arguments) or (error if is_disk_full(error) else None)
+        told = _not_utf8(error, arguments) or _told_by_us(error) or (error if is_disk_full(error) else None)
         if told is None or os.environ.get("PRL_DEBUG"):
             raise
         sys.stderr.write(f"prl: {type(told).__name__}: {told}\n")
@@ -299,7 +299,7 @@ def is_utf8(text: str) -> bool:
 def _not_utf8(error: BaseException | None, arguments: list[str]) -> Exception | None:
     """What to say where a library cannot take a name that was given."""
     bad = [text for text in arguments if not is_utf8(text)]
-    while error is not None and not isinstance(error, UnicodeEncodeError):
+    while error is not None and not isinstance(error, UnicodeEncodeError) and is_utf8(str(error)):
         error = error.__cause__ or error.__context__
     if error is None or not bad:
         return None

@@ -82,6 +82,9 @@ TURNS: dict[str, list[Turn]] = {
 }
 
 
+# Turned where responses can have thoughts, which random models do not write.
+ELSEWHERE = {"reward.judge_thoughts": "tests/unit/test_turns.py"}
+
 # Sampling habits that cannot be trained: setting -> a value that is refused.
 REFUSED: dict[str, Any] = {
     **{"top_k": 50, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.9, "repetition_penalty": 1.1},
@@ -128,7 +131,7 @@ class Runs:
     def train(self, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
         seed_everything(0, verbose=False)
         policy = ModelSource(path=str(self.home.policy))
-        module = PairwisePPOModule(policy, self.judge, iterations=2, **settings)
+        module = PairwisePPOModule(policy, self.judge, iterations=2, max_prompt_length=64, **settings)
         source = DataSource(str(self.home.data("prompts.train")))
         trainer = Trainer(
             accelerator="cpu",
@@ -155,7 +158,9 @@ CASES = [(name, turn) for name, turns in TURNS.items() for turn in turns]
 
 def test_every_setting_is_in_the_table() -> None:
     known = {f"{group}.{field.name}" for group, kind in SETTINGS.items() for field in fields(kind)}
-    assert known - {f"sampling.{name}" for name in REFUSED} == set(TURNS)
+    assert known - {f"sampling.{name}" for name in REFUSED} - ELSEWHERE.keys() == set(TURNS)
+    for name, path in ELSEWHERE.items():
+        assert name.partition(".")[2] in (Path(__file__).parents[2] / path).read_text()
     assert {f"judge_gate.{field.name}" for field in fields(JudgeGate)} == set(GATE_TURNS)
 
 
