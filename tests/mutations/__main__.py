@@ -9,12 +9,14 @@ the code. The exit code is 1 for survivors and stale faults that are not named i
 """
 
 import argparse
+import compileall
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +25,6 @@ from queue import SimpleQueue
 from tests.mutations.faults import EQUIVALENT, FAULTS, Fault
 
 ROOT = Path(__file__).parents[2]
-PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow and not gpu", "--timeout", "900")
 
 
 def copy_tree(folder: Path) -> Path:
@@ -43,31 +44,56 @@ def copy_tree(folder: Path) -> Path:
     return folder
 
 
-def run_tests(folder: Path, tests: Iterable[str]) -> subprocess.CompletedProcess[str]:
-    """Run test files in a copy; one thread, and nothing of the tree that was copied."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        [sys.executable, *PYTEST, *tests], cwd=folder, env=environment, capture_output=True, text=True
-    )
+class Warm:
+    """A copy of the tree, and the process that runs tests in it, on one thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = copy_tree(folder)
+        compileall.compile_dir(folder, quiet=2)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("warm.py"))],  # no module: `tests` is to be the copy's
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def run_tests(self, tests: Iterable[str]) -> tuple[int, str]:
+        """The exit code of pytest, and what it printed."""
+        request = json.dumps({"folder": str(self.folder), "tests": list(tests)})
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(request, file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline())
+        return answer["code"], answer["output"]
+
+    def close(self) -> None:
+        """No more tests."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
 
 
-def outcome(folder: Path, fault: Fault) -> tuple[str, str]:
+def outcome(warm: Warm, fault: Fault) -> tuple[str, str]:
     """What became of a fault, and the line that tells why."""
-    path = folder / fault.file
+    path = warm.folder / fault.file
     source = path.read_text(encoding="utf-8")
     if source.count(fault.old) != 1:
         return "stale", f"{fault.file} has its text {source.count(fault.old)} times"
     path.write_text(source.replace(fault.old, fault.new), encoding="utf-8")
     try:
-        done = run_tests(folder, fault.tests)
+        code, output = warm.run_tests(fault.tests)
     finally:
         path.write_text(source, encoding="utf-8")
-    if done.returncode == 0:
+    if code == 0:
         return "survived", ""
-    lines = (done.stdout + done.stderr).splitlines()
+    lines = output.splitlines()
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     # An import that fails is no test that notices.
-    told = "killed" if done.returncode == 1 and any(line.startswith("FAILED") for line in failed) else "broken"
+    told = "killed" if code == 1 and any(line.startswith("FAILED") for line in failed) else "broken"
     return told, (failed or lines or [""])[-1][:160]
 
 
@@ -84,21 +110,24 @@ def main() -> None:
         print(*(f"{each.name}: {each.file}" for each in chosen), sep="\n")
         return
     with tempfile.TemporaryDirectory() as temporary:
-        folders: SimpleQueue[Path] = SimpleQueue()
-        for number in range(options.jobs):
-            folders.put(copy_tree(Path(temporary, str(number))))
+        copies = [Warm(Path(temporary, str(number))) for number in range(options.jobs)]
+        free: SimpleQueue[Warm] = SimpleQueue()
+        for copy in copies:
+            free.put(copy)
 
         def plant(fault: Fault) -> tuple[str, str]:
-            folder = folders.get()
+            warm, start = free.get(), time.monotonic()
             try:
-                found = outcome(folder, fault)
+                found = outcome(warm, fault)
             finally:
-                folders.put(folder)
-            print(f"{found[0]:9s}{fault.name}  {found[1]}", flush=True)
+                free.put(warm)
+            print(f"{found[0]:9s}{fault.name}  {time.monotonic() - start:.0f} s  {found[1]}", flush=True)
             return found
 
         with ThreadPoolExecutor(options.jobs) as pool:
             outcomes = dict(zip([each.name for each in chosen], pool.map(plant, chosen), strict=True))
+        for copy in copies:
+            copy.close()
     counts = {kind: [name for name, (told, _) in outcomes.items() if told == kind] for kind in KINDS}
     print(", ".join(f"{len(names)} {kind}" for kind, names in counts.items()), f"of {len(outcomes)}")
     if options.json:
