@@ -84,6 +84,7 @@ def build(settings: Settings, critic: str, policy: ModelSource, reference: Model
         MarginJudge(),
         JudgeGate(mode="off"),
         iterations=ITERATIONS,
+        max_prompt_length=64,  # with a response it is to fit into the positions of the model
         critic=critic,  # type: ignore[arg-type]
         reference=reference,
         sampling=Sampling(settings.max_new_tokens, settings.temperature, per_prompt=2),

@@ -5,6 +5,8 @@ Most are wiring: what is handed to what. A fault is added with its place in the 
 
 from dataclasses import dataclass
 
+from tests.mutations import faults_of_data, faults_of_runs
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -65,7 +67,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             (
                 "stop-kl-is-never-passed",
                 "if self.ppo.stop_kl is not None and",
-                "if self.ppo.stop_kl is None and",
+                "if False and",
             ),
             (
                 "several-rollouts-judged-as-one",
@@ -613,7 +615,16 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
     ),
 }
 
-FAULTS = [Fault(name, file, old, new, tests) for file, (tests, faults) in _BY_FILE.items() for name, old, new in faults]
+_ELSEWHERE = [
+    (file, _tests(names), faults)
+    for by_file in (faults_of_data.BY_FILE, faults_of_runs.BY_FILE)
+    for file, (names, faults) in by_file.items()
+]
+FAULTS = [
+    Fault(name, file, old, new, tests)
+    for file, tests, faults in (*((file, *rest) for file, rest in _BY_FILE.items()), *_ELSEWHERE)
+    for name, old, new in faults
+]
 
 EQUIVALENT: dict[str, str] = {}
 """Faults that change nothing that anybody can see, and why."""
