@@ -162,7 +162,7 @@ def _parsed(text: bytes) -> Any:
     """A line as JSON; None for one that is not, as the end of a killed process leaves it."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

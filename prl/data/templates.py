@@ -64,6 +64,13 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             _check_width(getattr(method, "__self__", ""))
         return _checked(super().call(context, function, *args, **kwargs))
 
+    def from_string(self, source: Any, *args: Any, **kwargs: Any) -> Template:
+        """Compile a template. Raises TemplateSyntaxError also for one that Python cannot nest so deeply."""
+        try:
+            return super().from_string(source, *args, **kwargs)
+        except (RecursionError, MemoryError, SyntaxError) as error:
+            raise TemplateSyntaxError(f"it is nested too deeply ({type(error).__name__})", 1) from None
+
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree: nodes.Template = _Bounds().visit(super()._parse(source, name, filename))
         return tree.set_environment(self)  # type: ignore[return-value]

@@ -126,7 +126,18 @@ def test_a_cut_last_line_is_left_out_and_a_damaged_one_is_told(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "text", [b"[1]", b"7", b'"text"', b'{"batch": "2"}', b"{}", b'{"session": 1}', b'{"session": {}}', b"\xff\xfe"]
+    "text",
+    [
+        b"[" * 100_000,
+        b"[1]",
+        b"7",
+        b'"text"',
+        b'{"batch": "2"}',
+        b"{}",
+        b'{"session": 1}',
+        b'{"session": {}}',
+        b"\xff\xfe",
+    ],
 )
 def test_a_line_that_is_none_of_a_ledger_is_told_with_its_number(text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"

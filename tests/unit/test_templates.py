@@ -40,3 +40,9 @@ def test_a_judge_template_that_fails_is_an_error_in_words() -> None:
     for text in ("{{ 1/0 }}", "{{ 5 + 'a' }}", "{% include 'x' %}", "{{ 'x' * 10 ** 11 }}"):
         with pytest.raises(ValueError, match=r"template\.text cannot be rendered: "):
             JudgeTemplate(text + FIELDS)
+
+
+def test_a_template_that_is_nested_too_deeply_is_an_error_in_words() -> None:
+    deep = "{{ " + "[" * 5000 + "1" + "]" * 5000 + " }}"
+    with pytest.raises(ValueError, match=r"template\.text is not a Jinja template, .*nested too deeply"):
+        JudgeTemplate(deep + FIELDS)
