@@ -52,7 +52,9 @@ def check_run_folder(folder: Path) -> None:
         RunFolderError: naming the file.
     """
     tests = {
-        "config.yaml": lambda path: path.read_bytes().startswith((HEAD.encode(), b"# lightning.pytorch==")),
+        "config.yaml": lambda path: any(
+            mark in path.read_bytes() for mark in (HEAD.encode(), b"# lightning.pytorch==")
+        ),
         "ledger.jsonl": lambda path: _has(_first_line(path), "session"),
         "validation.jsonl": lambda path: _has(_first_line(path), "batch"),
         "data_report.json": lambda path: _has(path.read_bytes(), "train"),

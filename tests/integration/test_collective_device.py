@@ -46,6 +46,7 @@ def train(home: Home, folder: Path) -> dict[str, torch.Tensor]:
         ModelSource(path=str(home.policy)),
         GenerativeJudge(str(home.judge)),
         iterations=2,
+        max_prompt_length=64,
         sampling=Sampling(max_new_tokens=5),
         ppo=PPO(
             microbatch_size=3, minibatches=2, whiten_advantages=False

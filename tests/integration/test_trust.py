@@ -115,7 +115,7 @@ def test_all_that_needs_a_word_is_told_at_once_and_obeyed_with_it(
     ):
         assert words in line
     assert not evil()
-    assert "RunError: --ckpt_path last" in told(["resume", str(run), *YES], capsys)  # there is no checkpoint
+    assert "RunFolderError" in told(["resume", str(run), *YES], capsys)  # there is no checkpoint
     assert evil()
 
 
@@ -137,7 +137,7 @@ def test_a_callback_of_the_command_line_needs_no_word(
     shipped: str, evil: Callable[[], bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = planted(tmp_path, shipped, lambda _: None)
-    assert "RunError: --ckpt_path last" in told(["resume", str(run), "--trainer.callbacks+=evil_code.Spy"], capsys)
+    assert "RunFolderError" in told(["resume", str(run), "--trainer.callbacks+=evil_code.Spy"], capsys)
     assert evil()
 
 

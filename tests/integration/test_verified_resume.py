@@ -111,8 +111,7 @@ def prompts_filtered_otherwise(patch: Patch) -> None:
         pytest.param(prompts_filtered_otherwise, 3, "data", marks=pytest.mark.slow),
         (cached_row_with_another_token, 3, "data"),
         (kl_coefficient_not_continued, 3, "state.kl.coef"),
-        # The optimizer's own state holds the rate of the next step; the schedule decides from the one after.
-        (schedule_not_continued, 4, "learning_rate"),
+        (schedule_not_continued, 3, "learning_rate"),
         (dropout, 3, "numbers"),
         pytest.param(judge_calibrated_otherwise, 3, "rewards", marks=pytest.mark.slow),
     ],

@@ -40,7 +40,9 @@ def make(kind: str, folder: Path) -> tuple[Any, list[Any]]:
     torch.manual_seed(0)  # the scalar head is new
     if kind == "supervised":
         lengths = [1, 40, 2, 3, 1, 20, 2, 9]
-        return SupervisedModule(source, STILL), [Demonstration(PROMPT, "abcd"[n % 4] * n) for n in lengths]
+        return SupervisedModule(source, STILL, max_length=99), [
+            Demonstration(PROMPT, "abcd"[n % 4] * n) for n in lengths
+        ]
     if kind == "bradley_terry":
         return BradleyTerryRewardModule(source, STILL, max_length=64), PAIRS
     text_coef = 0.5 if kind == "judge with text" else 0.0

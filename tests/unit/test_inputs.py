@@ -18,7 +18,7 @@ from prl.inputs import changed_inputs, folder_inputs, model_inputs
 from prl.judge.generative import GenerativeJudge
 from prl.judge.rule import RuleReward
 from prl.judge.weighted import WeightedReward
-from tests.helpers.tiny import tiny_tokenizer
+from tests.helpers.tiny import write_tiny_model
 
 ROWS = [{"prompt": f"Sort {word}", "anchor": word} for word in ("cab", "fed", "ihg", "lkj")]
 
@@ -67,9 +67,8 @@ class World:
     def __init__(self, root: Path) -> None:
         self.root, self.prompts = root, root / "prompts.jsonl"
         self.write(ROWS)
-        for name in ("policy", "reference", "judge"):
-            tiny_tokenizer().save_pretrained(root / name)
-            (root / name / "model.safetensors").write_bytes(name.encode())
+        for seed, name in enumerate(("policy", "reference", "judge")):
+            write_tiny_model(root / name, seed=seed)
 
     def write(self, rows: list[dict[str, str]]) -> None:
         self.prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -81,7 +80,7 @@ class World:
             {"judge": 1.0, "rule": 0.0},
         )
         policy, reference = (ModelSource(path=str(self.root / name)) for name in ("policy", "reference"))
-        module = PairwisePPOModule(policy, judge, reference=reference)
+        module = PairwisePPOModule(policy, judge, reference=reference, max_prompt_length=64)
         data = PromptDataModule(DataSource(str(self.prompts)), cache=False, **{"batch_size": 2, **settings})
         trainer: Any = SimpleNamespace(
             **{"is_global_zero": True, "fast_dev_run": False, "world_size": 1, "limit_val_batches": 1.0},

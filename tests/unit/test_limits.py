@@ -107,6 +107,7 @@ def test_a_judge_must_be_able_to_read_its_own_max_length(positions, tmp_path) ->
 def test_anchors_are_sampled_within_the_positions(tiny_folder, padded) -> None:
     prompts = AnchoredPrompt.parse({"prompt": "a b c"})
     options = Namespace(policy=str(tiny_folder), dtype="float32", max_prompt_length=1024, max_new_tokens=64)
+    options.chat_template_kwargs = None
     AnchorSampler(options, Sampling(), prompts)  # the longest prompt allowed is longer than the model; none is
     with pytest.raises(ValueError, match="the policy .* has 512 positions, but the longest prompt plus"):
         AnchorSampler(Namespace(**{**vars(options), "max_new_tokens": 512}), Sampling(), prompts)
