@@ -325,11 +325,12 @@ def test_what_others_left_among_the_checkpoints_does_no_harm(
 
 
 def test_a_second_run_in_the_same_folder_is_refused_before_anything_is_read(home: Home, tmp_path: Path) -> None:
+    missing = str(tmp_path / "there")
     with held(tmp_path):
         with pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
-            home.run("supervised", tmp_path, f"{MODEL}model.tokenizer", "not/there", "--overwrite", "true")
-        with pytest.raises(ValueError, match="not/there"):  # what reads only is let in
-            home.run("supervised", tmp_path, f"{MODEL}model.tokenizer", "not/there", verb="validate")
+            home.run("supervised", tmp_path, f"{MODEL}model.tokenizer", missing, "--overwrite", "true")
+        with pytest.raises(ValueError, match=missing):  # what reads only is let in
+            home.run("supervised", tmp_path, f"{MODEL}model.tokenizer", missing, verb="validate")
 
 
 def test_settings_on_resume_are_those_of_the_command_line(home: Home, tmp_path: Path) -> None:
