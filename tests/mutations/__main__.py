@@ -4,8 +4,9 @@
     python -m tests.mutations kl update       # those whose name has one of these words
     python -m tests.mutations --list
 
-A fault is killed when a test of the quick suite fails, survives when all pass, and is stale when its text is no longer in
-the code. The exit code is 1 for survivors and stale faults that are not named in `EQUIVALENT`.
+The tests have to pass before any fault is planted. A fault is killed when a test of the quick suite fails, survives when
+all pass, and is stale when its text is no longer in the code. The exit code is 1 for survivors and stale faults that are
+not named in `EQUIVALENT`.
 """
 
 import argparse
@@ -17,10 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from tests.mutations.faults import EQUIVALENT, FAULTS, Fault
 
@@ -97,37 +99,75 @@ def outcome(warm: Warm, fault: Fault) -> tuple[str, str]:
     return told, (failed or lines or [""])[-1][:160]
 
 
+class Crew:
+    """Copies that work side by side.
+
+    Args:
+        folder: where the copies go.
+        jobs: how many.
+    """
+
+    def __init__(self, folder: Path, jobs: int) -> None:
+        self.copies = [Warm(folder / str(number)) for number in range(jobs)]
+        self._free: SimpleQueue[Warm] = SimpleQueue()
+        for copy in self.copies:
+            self._free.put(copy)
+
+    def each(self, work: Callable[[Warm, Any], Any], things: Sequence[Any]) -> list[Any]:
+        """The results of work on each thing, in a copy that is free."""
+
+        def in_turn(thing: Any) -> Any:
+            warm = self._free.get()
+            try:
+                return work(warm, thing)
+            finally:
+                self._free.put(warm)
+
+        with ThreadPoolExecutor(len(self.copies)) as pool:
+            return list(pool.map(in_turn, things))
+
+    def close(self) -> None:
+        """No more work."""
+        for copy in self.copies:
+            copy.close()
+
+
+def fails_alone(warm: Warm, test: str) -> str:
+    """The line that tells of a test file's failure without any fault; empty when it passes."""
+    code, output = warm.run_tests([test])
+    told = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))] or [
+        f"{test}: exit code {code}"
+    ]
+    return told[0][:160] if code not in (0, 5) else ""  # 5: all of its tests are slow ones
+
+
+def plant(warm: Warm, fault: Fault) -> tuple[str, str]:
+    """Plant a fault and tell what became of it."""
+    start = time.monotonic()
+    found = outcome(warm, fault)
+    print(f"{found[0]:9s}{fault.name}  {time.monotonic() - start:.0f} s  {found[1]}", flush=True)
+    return found
+
+
 def main() -> None:
     """Run, print a line for each fault, and a summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="parts of names of faults; all faults without any")
+    parser.add_argument("words", nargs="*", help="parts of names of faults, or of their files; all without any")
     parser.add_argument("--list", action="store_true", help="names only")
     parser.add_argument("--jobs", type=int, default=1, help="faults at once")
     parser.add_argument("--json", type=Path, help="write the outcomes here")
     options = parser.parse_args()
-    chosen = [each for each in FAULTS if not options.words or any(word in each.name for word in options.words)]
+    chosen = [each for each in FAULTS if any(word in f"{each.name} {each.file}" for word in options.words or [""])]
     if options.list:
         print(*(f"{each.name}: {each.file}" for each in chosen), sep="\n")
         return
     with tempfile.TemporaryDirectory() as temporary:
-        copies = [Warm(Path(temporary, str(number))) for number in range(options.jobs)]
-        free: SimpleQueue[Warm] = SimpleQueue()
-        for copy in copies:
-            free.put(copy)
-
-        def plant(fault: Fault) -> tuple[str, str]:
-            warm, start = free.get(), time.monotonic()
-            try:
-                found = outcome(warm, fault)
-            finally:
-                free.put(warm)
-            print(f"{found[0]:9s}{fault.name}  {time.monotonic() - start:.0f} s  {found[1]}", flush=True)
-            return found
-
-        with ThreadPoolExecutor(options.jobs) as pool:
-            outcomes = dict(zip([each.name for each in chosen], pool.map(plant, chosen), strict=True))
-        for copy in copies:
-            copy.close()
+        crew = Crew(Path(temporary), options.jobs)
+        tests = list(dict.fromkeys(test for each in chosen for test in each.tests))
+        if red := list(filter(None, crew.each(fails_alone, tests))):
+            sys.exit("without any fault: " + "\n".join(red))
+        outcomes = dict(zip([each.name for each in chosen], crew.each(plant, chosen), strict=True))
+        crew.close()
     counts = {kind: [name for name, (told, _) in outcomes.items() if told == kind] for kind in KINDS}
     print(", ".join(f"{len(names)} {kind}" for kind, names in counts.items()), f"of {len(outcomes)}")
     if options.json:
