@@ -75,7 +75,8 @@ class Stage(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Raises ValueError for a precision in which nothing could be learnt, before a model is read."""
-        check_precision(self.trainer.precision)
+        if stage == "fit":
+            check_precision(self.trainer.precision)
 
     def reading(self) -> AbstractContextManager[None]:
         """Around the reading of models that will be spread: where that cuts them, one process hands out the weights."""

@@ -100,8 +100,8 @@ def holds_checkpoints(folder: Path) -> bool:
 
 
 def was_cut_off(folder: Path) -> bool:
-    """Whether a run was killed while it wrote its first checkpoint."""
-    return not holds_checkpoints(folder) and bool(_newest_first(folder))
+    """Whether a run was killed while it wrote its first checkpoint, and there is nothing else."""
+    return not holds_checkpoints(folder) and len(_newest_first(folder)) == 1
 
 
 def finish_move(folder: Path, newest: Path) -> None:

@@ -99,7 +99,8 @@ class PrlCLI(LightningCLI):
             raise RunError(
                 f"run_dir {config.run_dir!r} is not UTF-8, which TensorBoard cannot write; choose another name"
             )
-        check_setting(config.trainer.as_dict()["strategy"], config.trainer.accelerator, config.trainer.precision)
+        precision = config.trainer.precision if self.subcommand == "fit" else None
+        check_setting(config.trainer.as_dict()["strategy"], config.trainer.accelerator, precision)
         if self.subcommand == "fit":
             self._begin_run(config)
         else:
@@ -200,7 +201,9 @@ class PrlCLI(LightningCLI):
 def _died_young(run: Path, is_resumed: bool) -> bool:
     """Whether a run has begun and there is no checkpoint to go on from."""
     folder = run / "checkpoints"
-    return not holds_checkpoints(folder) and (was_cut_off(folder) or is_resumed and (run / CONFIG).is_file())
+    if holds_checkpoints(folder) or (run / MODEL).exists():  # a run that wrote its model has ended, and has lost them
+        return False
+    return was_cut_off(folder) or is_resumed and (run / CONFIG).is_file() and not any(folder.glob("batch-*"))
 
 
 def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:

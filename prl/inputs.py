@@ -6,15 +6,13 @@ per GB and core, several files at once, of files that are read for the model all
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from prl.config import ModelSource
-from prl.models.adapters import ADAPTERS
-from prl.models.loading import is_hub_id
+from prl.models.location import ADAPTERS, base_of, is_hub_id
 
 Inputs = dict[str, str | int | float | bool | None]
 """Name of an input -> its hash, or the value of a setting."""
@@ -42,10 +40,8 @@ def folder_inputs(name: str, path: str, suffixes: tuple[str, ...] = (*_WEIGHTS, 
     with ThreadPoolExecutor() as pool:
         hashes = pool.map(file_hash, files)
     found: Inputs = {f"{name}/{file.name}": each for file, each in zip(files, hashes, strict=True)}
-    if (place / ADAPTERS).is_file() and place.suffix != ".gguf":
-        base = json.loads((place / ADAPTERS).read_text(encoding="utf-8")).get("base_model_name_or_path")
-        if base and _local(base) != place:
-            found |= folder_inputs(f"{name}.base", base, suffixes)
+    if (base := base_of(str(place))) is not None:
+        found |= folder_inputs(f"{name}.base", base, suffixes)
     return found
 
 

@@ -33,8 +33,7 @@ def weighted_mean(values: Tensor, weights: Tensor, of_step: Tensor | None = None
         num_batches: how many batches that mean is over.
     """
     of_step = weights if of_step is None else of_step
-    # bf16-true halves the batch, and a sum of weights needs more digits. Sums of large ones overflow, and small ones
-    # would divide zero by zero.
+    # Sums of large weights overflow, and small ones would divide zero by zero.
     largest = global_max(of_step.to(values.dtype).max())
     total = global_sum((of_step.to(values.dtype) / largest).sum())
     mean_weight = total / (len(weights) * world_size() * num_batches)

@@ -142,6 +142,11 @@ def writing_folder(folder: Path, keep: Callable[[Path], bool] | None = None) -> 
         folder: the place; what is there is replaced.
         keep: which entries of a folder that is replaced move into the new one.
     """
+    folder = folder.resolve()  # a link stays one, and what it leads to is replaced
+    if folder.is_mount():
+        with _filling(folder, keep) as partial:
+            yield partial
+        return
     partial, old = aside(folder), aside(folder).with_suffix(".old")
     _finish_replacing(folder, old, keep)  # what a killed process began
     shutil.rmtree(partial, ignore_errors=True)
@@ -160,6 +165,26 @@ def writing_folder(folder: Path, keep: Callable[[Path], bool] | None = None) -> 
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _filling(folder: Path, keep: Callable[[Path], bool] | None) -> Iterator[Path]:
+    """A folder within one that cannot be moved, as a disk of its own; what is in it moves up in the end."""
+    partial = folder / ".prl.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        with naming_when_full(folder):
+            yield partial
+        for path in sorted(folder.iterdir()):
+            if path == partial or (keep is not None and keep(path)):
+                continue
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        for path in sorted(partial.iterdir()):
+            path.replace(folder / path.name)
+        sync(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _finish_replacing(folder: Path, old: Path, keep: Callable[[Path], bool] | None) -> None:

@@ -43,7 +43,7 @@ class RunInputs(Callback):
         Raises:
             ValueError: when an input changed and is not among the accepted ones.
         """
-        if trainer.state.fn != "fit":
+        if trainer.state.fn != "fit" or is_dry_run(trainer):
             return  # validation and the like may read what they want
         self._hash(trainer, pl_module)
         if "inputs" not in checkpoint:

@@ -1,5 +1,6 @@
 """What a model can read: how many tokens it knows, and how many positions, held against what it is to be given."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -29,9 +30,9 @@ def check_fits(
     config = read_config(source)
     name = f"the {role} {source.path}" if source.path else f"the {role} that is made from a config"
     known = getattr(config.get_text_config(), "vocab_size", None)
-    needed = max(tokenizer.get_vocab().values(), default=-1) + 1
-    if known is not None and needed > known:
-        added = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= known)
+    added = [] if known is None else sorted(_too_many(tokenizer, known))
+    if added:
+        needed = added[-1][0] + 1
         shown = ", ".join(token for _, token in added[:3]) + (", ..." if len(added) > 3 else "")
         raise ValueError(
             f"{name} has embeddings for {known} tokens, but the tokenizer in {tokenizer.name_or_path or 'use'} has "
@@ -44,6 +45,16 @@ def check_fits(
             f"{name} has {limit} positions, but {setting} asks for {positions}. Lower it, take a model for longer "
             "texts, or, if it has rotary positions, set their scaling (rope_parameters) in its config.json"
         )
+
+
+def _too_many(tokenizer: PreTrainedTokenizerBase, known: int) -> Iterator[tuple[int, str]]:
+    """Tokens that a model does not know and could be given, which a special one that nothing writes is not."""
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
+    templates = str(tokenizer.chat_template or "")
+    for token, number in tokenizer.get_vocab().items():
+        if number >= known and (number not in special or number in used or token in templates):
+            yield number, token
 
 
 def most_positions(config: Any) -> int | None:

@@ -178,7 +178,9 @@ def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) ->
             **where, **options, output_loading_info=True, ignore_mismatched_sizes=True
         )
     replaces_head = makes_new_head(auto_class, model.config)
-    missing = check_found(auto_class, model, found, path, new_head=replaces_head)
+    missing = check_found(
+        *(auto_class, model, found, path), new_head=replaces_head, trust_remote_code=source.trust_remote_code
+    )
     for folder in reversed(adapters):
         model, replaced = _merged(model, folder)
         missing -= replaced

@@ -18,7 +18,9 @@ class WeightsError(ValueError):
     """Files that do not hold the weights of their model: what is missing would be random."""
 
 
-def check_found(auto_class: Any, model: Any, found: dict[str, Any], path: str, *, new_head: bool) -> set[str]:
+def check_found(
+    auto_class: Any, model: Any, found: dict[str, Any], path: str, *, new_head: bool, trust_remote_code: bool = False
+) -> set[str]:
     """Compare a model with what transformers found in its files, and return the names of what is missing.
 
     transformers has already left out what the model's class says is harmless. Heads of other classes are harmless too
@@ -30,13 +32,14 @@ def check_found(auto_class: Any, model: Any, found: dict[str, Any], path: str, *
         found: transformers' `output_loading_info`.
         path: where it was read from.
         new_head: whether the model's own head is new.
+        trust_remote_code: whether classes may come from the model's folder.
 
     Raises:
         WeightsError: for weights that are not the model's, or of another shape.
     """
     unexpected = set(found["unexpected_keys"])
     if unexpected and (auto_class is AutoModel or new_head):
-        unexpected -= _heads(model.config)
+        unexpected -= _heads(model.config, trust_remote_code)
     shapes = [
         f"{name} is {_shape(one)} there and {_shape(other)} in the model"
         for name, one, other in found["mismatched_keys"]
@@ -111,13 +114,13 @@ def adapter_errors(path: str) -> Iterator[None]:
         raise _adapter_error(path, [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]) from None
 
 
-def _heads(config: Any) -> set[str]:
+def _heads(config: Any, trust_remote_code: bool) -> set[str]:
     """Names of weights outside of the backbone, under each class that has some."""
     names: set[str] = set()
     with torch.device("meta"):
         for auto_class in (AutoModelForCausalLM, AutoModelForSequenceClassification):
             with suppress(ValueError):  # there is no such class for this type of model
-                other = auto_class.from_config(config)
+                other = auto_class.from_config(config, trust_remote_code=trust_remote_code)
                 names |= {name for name in other.state_dict() if not name.startswith(f"{other.base_model_prefix}.")}
     return names
 

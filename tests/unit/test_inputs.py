@@ -51,7 +51,7 @@ def test_every_file_that_is_read_of_a_model_counts_and_no_other(tmp_path: Path) 
 def test_adapters_count_with_the_model_under_them_and_a_tokenizer_without_weights_beside_it(tmp_path: Path) -> None:
     base, adapters = model_folder(tmp_path / "base"), tmp_path / "adapters"
     adapters.mkdir()
-    (adapters / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    (adapters / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "base", "peft_type": "LORA"}))
     (adapters / "adapter_model.safetensors").write_bytes(b"a")
     found = model_inputs("m", ModelSource(path=str(adapters), tokenizer=str(base)))
     assert {"m/adapter_model.safetensors", "m.base/model.safetensors", "m.tokenizer/tokenizer.json"} <= set(found)

@@ -162,3 +162,15 @@ def test_adapters_have_the_limits_of_their_base(tiny_folder, tmp_path) -> None:
     check_fits(ModelSource(path=str(tmp_path)), tiny_tokenizer(), POSITIONS, role="model", setting="x")
     with pytest.raises(ValueError, match=f"has {POSITIONS} positions"):
         check_fits(ModelSource(path=str(tmp_path)), tiny_tokenizer(), POSITIONS + 1, role="model", setting="x")
+
+
+def test_a_special_token_that_nothing_writes_is_none_too_many(tmp_path) -> None:
+    """Gemma 3's tokenizer has one for images, beyond the embeddings of its models of text."""
+    folder = write_tiny_model(tmp_path / "model")
+    source = ModelSource(path=str(folder))
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    check_fits(source, tokenizer, 1, role="model", setting="x")
+    tokenizer.chat_template = "<image>" + tokenizer.chat_template
+    with pytest.raises(ValueError, match="too many: <image>"):
+        check_fits(source, tokenizer, 1, role="model", setting="x")

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,6 +60,35 @@ def test_a_replaced_folder_keeps_what_others_put_there_wherever_it_was_killed(ki
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "old").write_text("old")
+    link = tmp_path / "model"
+    link.symlink_to(tmp_path / "disk")
+    for text in ("new", "newer"):
+        with writing_folder(link) as partial:
+            (partial / "weights").write_text(text)
+        assert link.is_symlink()
+        assert [(path.name, path.read_text()) for path in (tmp_path / "disk").iterdir()] == [("weights", text)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "model"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_folder_that_is_a_disk_of_its_own_is_filled(fails: bool, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Path, "is_mount", lambda self: self == tmp_path)
+    for name in ("old", "notes"):
+        (tmp_path / name).write_text(name)
+    with (
+        pytest.raises(KeyError) if fails else nullcontext(),
+        writing_folder(tmp_path, lambda p: p.name == "notes") as partial,
+    ):
+        (partial / "weights").write_text("new")
+        if fails:
+            raise KeyError
+    left = ["notes", "old"] if fails else ["notes", "weights"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
 def test_a_full_disk_is_told_as_that_and_with_the_path() -> None:
     content = {"weight": torch.zeros(1 << 16)}
     with pytest.raises(OSError, match=r"No space left on device: '/dev/full'") as failure:

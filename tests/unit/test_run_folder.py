@@ -85,3 +85,24 @@ def test_an_earlier_quickstart_is_replaced_and_what_lies_beside_it_stays(tmp_pat
     fill(tmp_path, ppo__data_report_dot_json='{"train": null}')  # ended before its training began
     _remove_earlier(tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["report", "x.txt"]
+
+
+def test_a_run_that_lost_its_checkpoints_did_not_die_young(tmp_path: Path) -> None:
+    """Started from the beginning it would lose its model, or checkpoints that were copied without manifests."""
+    from prl.cli import _died_young
+
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    (tmp_path / "config.yaml").write_text("")
+    assert _died_young(tmp_path, True)
+    assert not _died_young(tmp_path, False)
+    (checkpoints / "batch-000002.ckpt").write_text("")
+    assert _died_young(tmp_path, True)
+    assert _died_young(tmp_path, False)  # killed between the checkpoint and its manifest
+    (checkpoints / "batch-000004.ckpt").write_text("")
+    assert not _died_young(tmp_path, True)
+    assert not _died_young(tmp_path, False)
+    (checkpoints / "batch-000004.ckpt").unlink()
+    (tmp_path / "model").mkdir()
+    assert not _died_young(tmp_path, True)
+    assert not _died_young(tmp_path, False)

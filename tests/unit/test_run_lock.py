@@ -49,7 +49,7 @@ def test_it_is_given_back_after_a_failure_and_held_by_the_first_of_several_proce
     with pytest.raises(KeyError), held(tmp_path):
         raise KeyError
     with held(tmp_path):
-        for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
             with monkeypatch.context() as environment:
                 environment.setenv(name, "1")
                 with held(tmp_path):
