@@ -15,9 +15,8 @@ import os, sys, time
 from pathlib import Path
 from prl.run_lock import held
 with held(Path(sys.argv[1])):
-    worker = os.fork()  # as a loader's workers are made
-    if worker:
-        print(worker, flush=True)
+    if os.fork() == 0:  # as a loader's workers are made
+        print(os.getpid(), flush=True)  # by itself: once it runs, it has let go of what it inherited
     time.sleep(120)
 """
 
