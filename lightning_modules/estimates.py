@@ -164,6 +164,8 @@ def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[Held], 
         if weights is None:
             continue
         settings = read_judge_file(str(weights.path))
+        if settings["kind"] not in ("generative", "bradley_terry"):
+            raise ValueError(f"{weights.path} is a judge of the kind {settings['kind']!r}, which cannot be estimated")
         auto_class = AutoModelForCausalLM if settings["kind"] == "generative" else AutoModelForSequenceClassification
         extra = {} if settings["kind"] == "generative" else {"num_labels": 1}
         model: Any = make(partial(_frozen, auto_class, weights, **extra))

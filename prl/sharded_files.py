@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
 from prl.distributed import collective_device, rank, sum_on_first, world_size
+from prl.full_disk import naming_when_full, save_tensors
 from prl.sharded_metadata import Reader, read_index
 
 REST = "rest.pt"
@@ -102,6 +103,10 @@ def write(checkpoint: Mapping[str, Any], folder: Path) -> None:
     Args:
         checkpoint: nested dicts and lists; one part may be in several places, as tied weights are.
         folder: made.
+
+    Raises:
+        OSError: when the disk is full, naming the folder.
+        RuntimeError: when a process cannot write its parts for another reason.
     """
     parts: dict[int, tuple[str, Part]] = {}
 
@@ -112,9 +117,14 @@ def write(checkpoint: Mapping[str, Any], folder: Path) -> None:
         return {_PART: key, "shape": list(part.shape)}
 
     rest = _mapped(checkpoint, note)
-    dcp.save({key: _Flat(part) for key, part in parts.values()}, checkpoint_id=folder, no_dist=world_size() == 1)
+    try:
+        dcp.save({key: _Flat(part) for key, part in parts.values()}, checkpoint_id=folder, no_dist=world_size() == 1)
+    except CheckpointException as error:  # which is no `Exception`, so nobody would tell of it
+        ((reason, _), *_) = error.failures.values()
+        with naming_when_full(folder):
+            raise RuntimeError(f"{folder} cannot be written ({type(reason).__name__}: {str(reason)[:200]})") from reason
     if rank() == 0:
-        torch.save(rest, folder / REST)
+        save_tensors(rest, folder / REST)
 
 
 def read_rest(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Where rows come from, and each raw row with its number: a file of one of four kinds, or a data set on the hub."""
 
+import glob
 import gzip
 import hashlib
 import zlib
@@ -34,7 +35,8 @@ class DataSource:
     """Where rows come from. Raises ValueError if a field makes no sense."""
 
     path: str
-    """Local .jsonl, .jsonl.gz, .json, .parquet or .csv file, or the id of a data set on the Hugging Face hub."""
+    """Local .jsonl, .jsonl.gz, .json, .parquet or .csv file, a folder of .parquet files, or the id of a data set on the
+    Hugging Face hub."""
     split: str | None = None
     """Split of a hub data set, in the notation of `datasets` (`train`, `test[:10%]`); needed if it has several."""
     name: str | None = None
@@ -128,8 +130,10 @@ def load_dataset(source: DataSource) -> Any:
 
     check_there(source)
     settings: dict[str, Any] = {"streaming": True} if source.streaming else {}
-    if Path(source.path).is_dir() and not source.streaming:
-        settings["download_mode"] = "force_redownload"  # its copy is known by time stamps, not by what is in the files
+    if Path(source.path).is_dir():
+        _check_folder(source)
+        if not source.streaming:
+            settings["download_mode"] = "force_redownload"  # its copy goes by time stamps, not by what is in the files
     try:
         loaded = datasets.load_dataset(source.path, name=source.name, split=source.split, **settings)
     except Exception as error:  # the readers and the hub client raise many unrelated classes
@@ -139,6 +143,28 @@ def load_dataset(source: DataSource) -> Any:
     if len(loaded) > 1:
         raise DataError(f"{source.path} has the splits {', '.join(loaded)}; choose one with `split`")
     return _closed(next(iter(loaded.values())))
+
+
+def _check_folder(source: DataSource) -> None:
+    """Raise DataError for a folder of files without types: `datasets` guesses them, and 00 becomes 0."""
+    import datasets
+
+    if glob.has_magic(source.path):
+        raise DataError(
+            f"{source.path} is a folder with a bracket, * or ? in its path, which would be read as a pattern"
+        )
+    try:
+        builder = datasets.load_dataset_builder(source.path, name=source.name)
+    except Exception as error:  # the readers raise many unrelated classes
+        raise _unreadable(source, error) from error
+    files = [str(path) for paths in (builder.config.data_files or {}).values() for path in paths]
+    if untyped := [path for path in files if not path.endswith((".parquet", ".arrow"))]:
+        more = f", and {len(untyped) - 3} more" if len(untyped) > 3 else ""
+        raise DataError(
+            f"{source.path} is a folder with {', '.join(untyped[:3])}{more}; of a folder, prl reads parquet and arrow "
+            "files alone, since the types of others would be guessed. Name one file as the path; "
+            "join them if there are several"
+        )
 
 
 def _closed(dataset: Any) -> Any:
@@ -169,6 +195,8 @@ def _dataset_rows(source: DataSource, dataset: Any) -> Iterator[tuple[int, Mappi
 
 def _unreadable(source: DataSource, error: Exception) -> DataError:
     cause = f"{type(error).__name__}: {error.__cause__ or error}"
+    if Path(source.path).is_dir():
+        return DataError(f"{source.path} is a folder that cannot be read as a data set (split={source.split}): {cause}")
     return DataError(
         f"{source.path} is not a local file, and the hub data set could not be loaded "
         f"(name={source.name}, split={source.split}): {cause}"

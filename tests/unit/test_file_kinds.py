@@ -328,11 +328,11 @@ def test_a_few_broken_files_of_each_kind_are_read_or_refused_in_words(tmp_path):
 def test_a_folder_is_read_anew_whatever_its_time_stamps(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    path = tmp_path / "rows" / "train.jsonl"
+    path = tmp_path / "rows" / "train.parquet"
     path.parent.mkdir()
     stamp = 1_000_000_000
     for text in ("Hello.", "Hallo!"):
-        path.write_text(json.dumps(PAIR | {"chosen": text}))
+        pq.write_table(pa.Table.from_pylist([PAIR | {"chosen": text}]), path)
         os.utime(path, ns=(stamp, stamp))
         source = DataSource(str(path.parent))
         assert RecordStream(source, PreferencePair).content_hash() is None

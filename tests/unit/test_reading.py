@@ -2,8 +2,11 @@ import gzip
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from prl.data import DataError, DataSource, Demonstration, PreferencePair, load_records
@@ -246,6 +249,21 @@ def test_hub_splits_are_never_guessed(monkeypatch):
         load_records(DataSource("owner/pairs"), PreferencePair)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict(test=rows))
     assert load_records(DataSource("owner/pairs"), PreferencePair).records == [RECORD]
+
+
+def test_a_folder_is_read_where_its_files_have_types(tmp_path: Path) -> None:
+    for name in ("typed", "untyped", "part[1]"):
+        (tmp_path / name).mkdir()
+    rows = pyarrow.table({"prompt": ["00", "p"], "chosen": ["1.50", "a"], "rejected": ["2020-01-01", "b"]})
+    pyarrow.parquet.write_table(rows, tmp_path / "typed" / "train.parquet")
+    first, _ = load_records(DataSource(str(tmp_path / "typed")), PreferencePair).records
+    assert (first.prompt[0]["content"], first.chosen, first.rejected) == ("00", "1.50", "2020-01-01")
+    (tmp_path / "untyped" / "one.csv").write_text("prompt,chosen,rejected\n00,1.50,2020-01-01\n")
+    for streaming in (False, True):
+        with pytest.raises(DataError, match=r"untyped is a folder with .*one\.csv.* types of others would be guessed"):
+            load_records(DataSource(str(tmp_path / "untyped"), streaming=streaming), PreferencePair)
+    with pytest.raises(DataError, match=r"part\[1\] is a folder with a bracket"):
+        load_records(DataSource(str(tmp_path / "part[1]")), PreferencePair)
 
 
 def test_hub_failure_is_explained(monkeypatch):

@@ -92,6 +92,13 @@ def test_a_run_that_lost_its_checkpoints_did_not_die_young(tmp_path: Path) -> No
     from prl.cli import _died_young
 
     checkpoints = tmp_path / "checkpoints"
+    assert not _died_young(tmp_path / "mistyped", True)
+    (tmp_path / "mine.txt").write_text("")
+    assert not _died_young(tmp_path, True)
+    (tmp_path / "mine.txt").unlink()
+    (tmp_path / "data_report.json").write_text('{"train": null}')  # killed before its training began
+    assert _died_young(tmp_path, True)
+    assert not _died_young(tmp_path, False)
     checkpoints.mkdir()
     (tmp_path / "config.yaml").write_text("")
     assert _died_young(tmp_path, True)

@@ -1,5 +1,6 @@
 """Checkpoints in parts: here the parts of one process are everything."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def test_minus_zero_and_nan_survive() -> None:
     whole = torch.tensor([-0.0, torch.nan, torch.inf, 1e-45])
     found = part(whole, 0, 4).whole()
     assert torch.equal(found.view(torch.int32), whole.view(torch.int32))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("name", ["__0_0.distcp", "rest.pt"])
+def test_a_full_disk_is_told_as_that(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to("/dev/full")
+    weight = part(torch.zeros(1 << 16), 0, 1 << 16)
+    with pytest.raises(OSError, match=r"No space left on device: '.*test_a_full_disk"):
+        sharded_files.write({"weight": weight, "moment": torch.zeros(1 << 16)}, tmp_path)
 
 
 def test_a_folder_is_read_whole_and_in_parts(tmp_path: Path) -> None:
