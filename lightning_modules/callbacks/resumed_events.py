@@ -12,12 +12,13 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 class ForgetRepeatedSteps(Callback):
     """Tells TensorBoard to drop what the interrupted run logged after its checkpoint: those batches come again.
 
-    TensorBoard reads the files of a run by the time in their names, so a clock that went back between two sessions
-    would put the later one first.
+    Where a run starts anew in a folder with curves of an earlier one, all of these are dropped. TensorBoard reads the
+    files of a run by the time in their names, so a clock that went back between two sessions would put the later one
+    first.
     """
 
     def __init__(self) -> None:
-        self._pending = False
+        self._begun, self._pending = False, False
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Put the files of earlier sessions before this one's, which is open already."""
@@ -26,17 +27,31 @@ class ForgetRepeatedSteps(Callback):
             if hasattr(writer, "_get_file_writer"):  # a fast_dev_run has none
                 put_earlier_files_first(Path(writer._get_file_writer().event_writer._file_name))
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Forget an earlier run before the first number of this one, if it starts at its beginning."""
+        if not self._begun and pl_module.batches_done() == 0:
+            _drop_from(trainer, 0)
+        self._begun = True
+
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Only a resumed run has anything to forget."""
+        """Only a resumed run has batches that come again."""
+        self.on_sanity_check_start(trainer, pl_module)
         self._pending = pl_module.batches_done() > 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Mark the step; not earlier, since Lightning settles its step counter after `on_train_start`."""
         pending, self._pending = self._pending, False
-        if pending and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-            writer = trainer.logger.experiment._get_file_writer()
-            step = trainer.fit_loop.epoch_loop._batches_that_stepped
-            writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+        if pending:
+            _drop_from(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def _drop_from(trainer: Trainer, step: int) -> None:
+    """Tell TensorBoard to forget what it has read so far of this step and later ones."""
+    if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+        writer = trainer.logger.experiment
+        if hasattr(writer, "_get_file_writer"):  # a fast_dev_run has none
+            start = Event(step=step, session_log=SessionLog(status=SessionLog.START))
+            writer._get_file_writer().add_event(start)
 
 
 def put_earlier_files_first(own: Path) -> None:

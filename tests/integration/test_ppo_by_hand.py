@@ -65,6 +65,7 @@ class Watch(Callback):
         pl_module.policies.rollout = watched_sample
 
     def rows(self, iteration: int) -> list[Row]:
+        """What the judge was asked, with the tokens that were sampled."""
         rollout, texts, batch = self.rollouts[iteration]
         return [
             Row(
@@ -187,6 +188,9 @@ def test_every_number_and_all_weights_are_those_of_the_run_by_hand(case: str, ho
             assert logged[name] == pytest.approx(value, rel=1e-4, abs=1e-5), (iteration, name)
     assert len(seen) == ITERATIONS
     assert watch.rows(0)[0].prompt == watch.rows(0)[1].prompt != watch.rows(0)[2].prompt  # two rollouts of each prompt
+    for rollout, _, batch in watch.rollouts:  # the judge reads the prompt that was answered
+        written = module.tokenizer.batch_decode(rollout.prompt_ids, skip_special_tokens=True)
+        assert all(prompt[-1]["content"] in text for prompt, text in zip(batch.prompts, written, strict=True))
     _assert_that_much_happened(seen)
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:

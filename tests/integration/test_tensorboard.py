@@ -231,6 +231,14 @@ def test_a_resumed_run_draws_one_line(stage: str, home: Home, tmp_path: Path) ->
     assert len(scalars(board)[tag]) == 6
 
 
+def test_a_run_that_starts_anew_draws_its_own_line_alone(home: Home, tmp_path: Path) -> None:
+    home.run("supervised", tmp_path, "--trainer.max_steps", "4")
+    home.run("supervised", tmp_path, "--trainer.max_steps", "2", "--overwrite", "true")
+    board = events(tmp_path)
+    assert_sound(board)
+    assert [step for step, _ in scalars(board)["train/loss"]] == [0, 1]
+
+
 def documented_tags() -> set[str]:
     """Every tag of docs/metrics.md, braces expanded."""
     found = set()
