@@ -71,6 +71,10 @@ def told(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 SPY = {"class_path": "evil_code.Spy"}
 FOREIGN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "callback": (lambda s: s["trainer"].update(callbacks=[SPY]), "evil_code.Spy (trainer.callbacks.0)"),
+    "a name like a known one": (
+        lambda s: s["trainer"].update(callbacks=[{"class_path": "prl_evil.Spy"}]),
+        "prl_evil.Spy (trainer.callbacks.0)",
+    ),
     "function": (lambda s: model(s).update(judge=rule_of("evil_code.rule")), "evil_code.rule"),
     "another file": (lambda s: s.update(data="other.yaml"), "evil_code.Data"),
 }
@@ -88,6 +92,20 @@ def test_a_run_folder_names_known_code_alone(
     assert line.startswith(f"prl: UntrustedRunError: {run}/config.yaml is the config of a run folder and asks for")
     assert f": {words}. If the run is yours or you trust it, add --trust_run_folder true" in line
     assert not evil()
+
+
+@pytest.mark.parametrize("option", ["-c", "--conf", "--config="])
+def test_a_config_that_came_without_its_run_is_data_unless_a_run_starts_with_it(
+    option: str, shipped: str, evil: Callable[[], bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = planted(tmp_path, shipped, FOREIGN["callback"][0])
+    (run / "checkpoints").rmdir()
+    given = [f"{option}{run}/config.yaml"] if option.endswith("=") else [option, f"{run}/config.yaml"]
+    for verb in (["validate"], ["fit", "--ckpt_path", "last"]):
+        assert "UntrustedRunError" in told([*verb, *given], capsys)
+        assert not evil()
+    assert "DataError" in told(["fit", *given, "--data.init_args.train.path", str(tmp_path / "no.jsonl")], capsys)
+    assert evil()  # a callback of the user's own
 
 
 def test_all_that_needs_a_word_is_told_at_once_and_obeyed_with_it(

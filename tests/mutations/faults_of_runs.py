@@ -164,14 +164,18 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 "for name, how in ():",
             ),
             ("inputs-are-not-saved", 'checkpoint["inputs"] = self.inputs', "pass"),
-            ("validation-is-refused-too", 'if trainer.state.fn != "fit":', "if False:"),
+            (
+                "validation-is-refused-too",
+                'if trainer.state.fn != "fit" or is_dry_run(trainer):',
+                "if is_dry_run(trainer):",
+            ),
         ),
     ),
     "prl/inputs.py": (
         "u.inputs",
         (
             ("tokenizer-of-its-own-is-no-input", "    if source.tokenizer is not None:\n", "    if False:\n"),
-            ("base-model-is-no-input", "if base and _local(base) != place:", "if False:"),
+            ("base-model-is-no-input", "if (base := base_of(str(place))) is not None:", "if False:"),
             ("passport-is-an-input", "path.name not in _ABOUT and not", "not"),
             (
                 "new-inputs-are-no-change",
@@ -238,7 +242,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("unexpected-weights-are-taken", "if unexpected or shapes:", "if shapes:"),
             ("other-shapes-are-taken", "if unexpected or shapes:", "if unexpected:"),
-            ("heads-are-unexpected", "unexpected -= _heads(model.config)", "pass"),
+            ("heads-are-unexpected", "unexpected -= _heads(model.config, trust_remote_code)", "pass"),
             (
                 "missing-weights-are-random",
                 "if lacking := {name for name in missing if not new_head or name.startswith(inside)}:",

@@ -1,5 +1,6 @@
 """Requests end, whatever a server does, and a key goes nowhere but where it was meant for."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -11,7 +12,7 @@ import torch.distributed as dist
 
 from prl import distributed, http
 from prl.distributed import collective_timeout
-from prl.http import Server, ServerError, check_connection, read_key
+from prl.http import Server, ServerError, _TimedIO, check_connection, read_key
 from prl.judge import EndpointJudge
 from prl.rollout_server import RolloutServer
 from tests.helpers.server import JSONHandler, listening
@@ -114,6 +115,19 @@ def test_every_request_ends_with_a_word(name: str, served, monkeypatch: pytest.M
     client, listener = served(act, timeout=0.3 if "its whole time" in words else 20)
     with pytest.raises(ServerError, match=f"http://127.0.0.1:[0-9]+/v1 {words}"):
         ask(client, listener)
+
+
+def test_a_read_waits_no_longer_than_the_request_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(60)
+        theirs.send(b"ab")
+        monkeypatch.setattr(http._clock, "end", time.monotonic() + 5)
+        assert _TimedIO(ours).readinto(bytearray(1)) == 1
+        assert 0 < (ours.gettimeout() or 60) <= 5
+        monkeypatch.setattr(http._clock, "end", time.monotonic() - 5)
+        with pytest.raises(TimeoutError, match="timed out"):
+            _TimedIO(ours).readinto(bytearray(1))
 
 
 def test_a_pause_that_a_server_asks_for_is_no_longer_than_a_request(served, monkeypatch: pytest.MonkeyPatch) -> None:

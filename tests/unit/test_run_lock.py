@@ -1,12 +1,15 @@
 """A run folder has one trainer at a time, and is free again however that one ends."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from prl.run_lock import HOLDER, RunInUseError, held
 
@@ -45,9 +48,10 @@ def test_a_second_process_is_refused_until_the_first_is_gone_though_its_worker_l
 def test_it_is_given_back_after_a_failure_and_held_by_the_first_of_several_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(KeyError), held(tmp_path):
+    with pytest.raises(KeyError) as kept, held(tmp_path):  # whoever keeps the error keeps all that was in use
         raise KeyError
     with held(tmp_path):
+        assert kept.tb is not None
         for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
             with monkeypatch.context() as environment:
                 environment.setenv(name, "1")
@@ -55,3 +59,15 @@ def test_it_is_given_back_after_a_failure_and_held_by_the_first_of_several_proce
                     pass
         with pytest.raises(RunInUseError), held(tmp_path):
             pass
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock")])
+def test_where_nothing_can_be_locked_the_run_goes_on_with_a_word(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def acquire(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with held(tmp_path):
+        assert f"{tmp_path} cannot be locked" in caplog.text
