@@ -14,6 +14,7 @@ from lightning_modules.strategies import (
     ZeROStrategy,
     check_setting,
     is_sharded,
+    sampling,
     sampling_from,
     shards_of,
     spread,
@@ -106,8 +107,26 @@ def test_a_whole_model_samples_by_itself() -> None:
         assert not in_step
 
 
-def test_caches_take_what_is_counted() -> None:
+def test_weights_in_shards_are_put_together_where_they_fit_beside_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(0)
+    monkeypatch.setattr(FSDP2Strategy, "root_device", torch.device("cpu"))
+    trainer = SimpleNamespace(strategy=FSDP2Strategy())
+    weights = sum(each.nbytes for each in model.parameters())
+    monkeypatch.setattr(sampling, "free_bytes", lambda _: (weights + cache_bytes(model, 11)) / sampling.SPARE)
+    gather: Any
+    for gather, tokens, expected in (
+        ("auto", 10, False),
+        ("auto", 12, True),
+        ("always", 12, False),
+        ("never", 10, True),
+    ):
+        with sampling_from(trainer, model, gather, tokens=tokens) as in_step:
+            assert in_step is expected
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_caches_take_what_is_counted(heads: int) -> None:
+    model = tiny_model(0, num_attention_heads=4, num_key_value_heads=heads)
     ids = torch.arange(5, 25).reshape(2, 10)
     cache = DynamicCache(config=model.config)
     model(ids, past_key_values=cache, use_cache=True)
