@@ -626,5 +626,7 @@ FAULTS = [
     for name, old, new in faults
 ]
 
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT: dict[str, str] = {
+    "lock-stays-behind": "CPython drops the lock's object, and with it the lock, as the block ends",
+}
 """Faults that change nothing that anybody can see, and why."""
