@@ -167,6 +167,8 @@ def test_few_pairs_prove_little() -> None:
     report = examine(QualityJudge(), labelled_pairs(30))
     assert any("only 30 labelled pairs" in line for line in broken_limits(report, GATE))
     assert not any("labelled pairs" in line for line in broken_limits(report, replace(GATE, min_pairs=30)))
+    with_ties = broken_limits({**report, "num_ties": 10}, replace(GATE, min_pairs=30))
+    assert any("only 20 labelled pairs" in line for line in with_ties)  # a tie is no label
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ def test_only_a_higher_lower_bound_counts_as_better() -> None:
         *(False, False, False, False, True, False)
     ]
     assert patience.waited == 0
+    assert objections(Patience(2), [numbers(0.5)] * 3) == [False, False, True]  # as high is no higher
 
 
 def test_the_gap_must_have_grown_since_the_best_validation() -> None:
