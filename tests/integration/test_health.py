@@ -112,6 +112,7 @@ def test_a_run_goes_on_after_an_infinite_reward_and_a_bad_gradient(
     checkpoint = last_checkpoint(tmp_path)
     assert checkpoint["run_state"]["health"]["skipped"] == 2
     assert_sound(checkpoint)
+    assert checkpoint["lr_schedulers"][0]["last_epoch"] == 4  # iterations left out count
     assert math.isfinite(checkpoint["run_state"]["kl"]["coef"])
     saved = torch.load(tmp_path / "health" / "batch=000002.pt", weights_only=True)
     assert saved["margins"].isinf().sum() == 1

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,23 @@ def build(settings: Settings, critic: str, policy: ModelSource, reference: Model
     )
 
 
+def fit(module: PairwisePPOModule, home: Home, folder: Path, *callbacks: Callback) -> None:
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+    )
+    source = DataSource(str(home.data("prompts.train")))
+    trainer.fit(module, datamodule=PromptDataModule(source, source, batch_size=7))
+
+
 def by_hand(watch: Watch, settings: Settings, critic: str, reference: Path) -> PPOByHand:
     policy, of_critic = (copy.deepcopy(model).double() for model in watch.start)
     other = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float64)
@@ -161,20 +179,7 @@ def test_every_number_and_all_weights_are_those_of_the_run_by_hand(case: str, ho
     module = build(settings, critic, policy, None if adapted else ModelSource(path=str(reference)))
     watch, numbers = Watch(), Numbers()
     seed_everything(0, verbose=False)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-        default_root_dir=tmp_path,
-        callbacks=[watch, numbers],
-    )
-    source = DataSource(str(home.data("prompts.train")))
-    trainer.fit(module, datamodule=PromptDataModule(source, source, batch_size=7))
+    fit(module, home, tmp_path, watch, numbers)
     hand = by_hand(watch, settings, critic, reference)
     seen: list[dict[str, float]] = []
     for iteration, logged in enumerate(numbers.training):
@@ -195,6 +200,16 @@ def test_every_number_and_all_weights_are_those_of_the_run_by_hand(case: str, ho
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             torch.testing.assert_close(parameter.double(), of_hand(hand, name), atol=2e-5, rtol=0, msg=name)
+
+
+def test_an_update_ends_where_the_policy_has_moved_past_stop_kl(home: Home, tmp_path: Path) -> None:
+    module = build(Settings(critic_warmup=0), "own", ModelSource(path=str(home.policy)), None)
+    module.ppo = replace(module.ppo, stop_kl=0.03)
+    moved = iter([0.01, 0.02, 0.031, 0.029, 0.01, 0.02, 0.01, 0.04, 0.0, 0.0, 0.03, 0.03])
+    module.step = lambda *_: {"approx_kl": next(moved), "policy_loss": 1.0, "ratio_mean": 1.0}  # type: ignore[method-assign]
+    numbers = Numbers()
+    fit(module, home, tmp_path, numbers)
+    assert [each["policy/num_steps"] for each in numbers.training] == [3, 4, 1, 4]
 
 
 def _assert_that_much_happened(seen: list[dict[str, float]]) -> None:

@@ -11,6 +11,7 @@ import torch
 from prl.data.records import Conversation
 from prl.evaluation.policy_report import policy_report
 from prl.evaluation.validation_log import ValidationLog
+from prl.randomness import forked
 from prl.types import Verdict
 from tests.helpers.tiny import ConstantJudge, LengthJudge, PlantedJudge
 from tests.integration.runs import (
@@ -82,6 +83,7 @@ def test_every_validation_leaves_its_figures_and_all_its_comparisons(run: Path, 
         assert sorted((row["prompt"][0]["content"], row["anchor"]) for row in rows) == sorted(
             (each["prompt"], each["anchor"]) for each in prompts
         )
+        assert [row["row"] for row in rows] == list(range(len(prompts)))
         assert rows[0].keys() == FIELDS | {
             f"heldout_{name}" for name in FIELDS if name.startswith(("p_", "margin"))
         } | {
@@ -94,6 +96,20 @@ def test_every_validation_leaves_its_figures_and_all_its_comparisons(run: Path, 
         for row in rows:
             assert row["margin"] == -row["heldout_margin"] == len(row["response"].strip()) - len(row["anchor"])
     assert lines(run)[0]["kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_each_batch_of_a_validation_has_its_own_draws_and_the_same_every_time(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    def noted(seed: int) -> Any:
+        seeds.append(seed)
+        return forked(seed)
+
+    monkeypatch.setattr("lightning_modules.ppo_validation.forked", noted)
+    home.run("pairwise_ppo", tmp_path, *settings(), f"{MODEL}iterations", "3")
+    assert seeds == [0, 1] * 2
 
 
 def test_opposed_judges_have_opposed_win_rates_and_the_length_controlled_ones_meet(run: Path) -> None:

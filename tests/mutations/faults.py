@@ -627,6 +627,7 @@ FAULTS = [
 ]
 
 EQUIVALENT: dict[str, str] = {
+    "steps-carry-over": "every rendering begins with a number of its own",
     "lock-stays-behind": "CPython drops the lock's object, and with it the lock, as the block ends",
 }
 """Faults that change nothing that anybody can see, and why."""

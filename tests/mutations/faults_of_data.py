@@ -165,7 +165,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("products-of-any-size", '        if operator == "*":\n', '        if operator == "/":\n'),
             ("powers-of-any-size", 'if operator == "**" and', 'if operator == "//" and'),
             ("texts-of-any-size", "            _check_size(size := size + len(piece))\n", ""),
-            ("concatenations-of-any-size", 'return _filtered(node, "_checked")', 'return _filtered(node, "default")'),
+            ("concatenations-of-any-size", 'return _filtered(node, "_checked")', "return node"),
             ("formats-of-any-width", '        if operator == "%":\n            _check_width(left)\n', ""),
             (
                 "methods-of-any-size",

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from prl.data.chat import encode_chat, render_chat, set_chat_settings
 from prl.data.encoding import encode_prompt
-from prl.data.marks import encode_content
+from prl.data.marks import encode_content, marks_of
 from prl.data.templates import TemplateFailure
 from prl.judge import ComparisonEncoder, JudgeTemplate
 from tests.helpers.tiny import tiny_tokenizer
@@ -188,3 +188,17 @@ def test_a_conversation_that_a_template_refuses_is_named() -> None:
     tokenizer = tokenizer_with("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}")
     with pytest.raises(TemplateFailure, match="^no system$"):
         encode_chat(tokenizer, [{"role": "system", "content": "x"}])
+
+
+def test_the_longest_mark_is_seen_first() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in ("<|im", END)])
+    assert marks_of(tokenizer).all_in(f"a{END}b<|im") == [END, "<|im"]
+
+
+def test_characters_are_put_together_to_no_mark() -> None:
+    """A vocabulary of byte pairs may hold a mark as two pieces too."""
+    vocabulary = {piece: number for number, piece in enumerate(["<", "s", ">", "a", "<s", "<s>"])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[("<", "s"), ("<s", ">")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+    assert tokenizer.convert_ids_to_tokens(encode_content(tokenizer, "a<s>a")) == ["a", "<s", ">", "a"]

@@ -19,12 +19,17 @@ TWICE = "{% set ns = namespace(x='x') %}{% for i in range(60) %}BODY{% endfor %}
         ("{{ raise_exception('no system role') }}", "^no system role$"),
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "more than 2000000 turns"),
         ("{% macro f(n) %}{{ f(n - 1) }}{% endmacro %}{{ f(9) }}", "RecursionError"),
+        (
+            "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(17) }}",
+            "more than 2000000",
+        ),
         ("{{ 'x' * 10 ** 11 }}", "larger than"),
         ("{{ 10 ** (10 ** 10) }}", "larger than"),
-        ("{{ '%9999999999d' % 1 }}", "larger than"),
+        ("{{ '%99999999999999d' % 1 }}", "larger than"),  # more than any memory has
         ("{{ '{:>9999999999}'.format(1) }}", "larger than"),
         ("{{ 'x'.ljust(10 ** 11) }}", "larger than"),
         ("{{ 'x' | center(10 ** 11) }}", "larger than"),
+        ("{{ ('x' * 9999).replace('x', 'y' * 9999) | length }}", "larger than"),
         (TWICE.replace("BODY", "{% set ns.x = ns.x + ns.x %}"), "larger than"),
         (TWICE.replace("BODY", "{% set ns.x = ns.x ~ ns.x %}"), "larger than"),
         (TWICE.replace("BODY", "{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}"), "larger than"),

@@ -111,6 +111,15 @@ def test_sampling_ends_where_a_demonstration_does() -> None:
     assert model.generation_config.eos_token_id == expected
 
 
+def test_marks_of_thoughts_behind_the_first_ones_are_characters() -> None:
+    tokenizer = tokenizer_with(TEMPLATES["plain"] + "{# <think> </think> #}")
+    text = "<think>r</think>a <think>b</think>"
+    row = DemonstrationEncoder(tokenizer, 99).encode(Demonstration([{"role": "user", "content": "q"}], text))
+    marks = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    assert [row["ids"].count(mark) for mark in marks] == [1, 1]
+    assert text in tokenizer.decode(row["ids"])
+
+
 @pytest.mark.parametrize(
     ("text", "opened", "answer"),
     [
