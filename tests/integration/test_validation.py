@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,9 @@ def test_every_validation_leaves_its_figures_and_all_its_comparisons(run: Path, 
         assert {name: line[name] for name in again} == pytest.approx(again)
         for row in rows:
             assert row["margin"] == -row["heldout_margin"] == len(row["response"].strip()) - len(row["anchor"])
+            wins = 1 / (1 + math.exp(-row["margin"]))  # this judge has no favourite place
+            found = [row[name] for name in ("p_win", "p_response_first", "p_anchor_first")]
+            assert found == pytest.approx([wins] * 3, abs=1e-6)
     assert lines(run)[0]["kl"] == pytest.approx(0, abs=1e-6)
 
 

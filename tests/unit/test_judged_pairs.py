@@ -1,6 +1,7 @@
 """The whole report of a judge on labelled pairs."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_modules import judge_validation
 from prl.data.records import PreferencePair
 from prl.evaluation.judge_report import JudgedPairs, judge_report
 from prl.judge.examination import examine
@@ -196,3 +198,19 @@ def test_columns_of_different_lengths_are_refused() -> None:
     pairs = judged(ROWS)
     with pytest.raises(ValueError, match="5 verdicts"):
         JudgedPairs(pairs.verdict, pairs.targets[:4], pairs.prompts, pairs.lengths)
+
+
+def test_a_report_is_in_the_order_of_the_file_whichever_process_read_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here as if the first process had read the last rows."""
+    seen: dict[str, Any] = {}
+
+    def noted(rows: Any, verdict: Verdict, targets: torch.Tensor) -> None:
+        seen.update(rows=rows, margins=verdict.margin_ab.tolist(), targets=targets.tolist())
+
+    monkeypatch.setattr(judge_validation, "judged_rows", noted)
+    parts = [torch.tensor([[2.0, -2.0, 1.0], [3.0, -3.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.5], [1.0, -1.0, 0.0]])]
+    rows = [torch.tensor([2, 3]), torch.tensor([0, 1])]
+    stage: Any = SimpleNamespace(_readings=parts, _rows=rows, _encoded_rows=torch.Tensor.tolist, board=None)
+    stage.log = lambda *_, **__: None
+    judge_validation.JudgeValidation.on_validation_epoch_end(stage)
+    assert seen == {"rows": [0, 1, 2, 3], "margins": [0.0, 1.0, 2.0, 3.0], "targets": [0.5, 0.0, 1.0, 0.0]}

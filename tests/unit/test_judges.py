@@ -1,5 +1,8 @@
 import json
 import random
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -245,3 +248,12 @@ def test_the_settings_say_what_the_judge_reads(generative_folder, encoder) -> No
     settings = json.loads((generative_folder / JUDGE_FILE).read_text())
     assert settings["template_fingerprint"] == TEMPLATE.fingerprint
     assert settings["verdict_ids"] == list(encoder.verdict_ids)
+
+
+def test_a_tokenizer_that_writes_the_verdicts_otherwise_is_refused(generative_folder, tmp_path) -> None:
+    folder = Path(shutil.copytree(generative_folder, tmp_path / "judge"))
+    settings = json.loads((folder / JUDGE_FILE).read_text())
+    before = settings["verdict_ids"]
+    (folder / JUDGE_FILE).write_text(json.dumps({**settings, "verdict_ids": before[::-1]}))
+    with pytest.raises(ValueError, match=re.escape(f"as tokens {before}, in training they were {before[::-1]}")):
+        GenerativeJudge.from_pretrained(str(folder))

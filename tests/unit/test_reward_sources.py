@@ -10,6 +10,7 @@ from prl.config import Reward
 from prl.judge import BradleyTerryJudge, RuleReward, ScalarReward, WeightedReward
 from prl.judge.bradley_terry import save_bradley_terry
 from prl.judge.rule import exact_match
+from prl.judge.source import make_ready
 from prl.types import PromptBatch
 from tests.helpers.tiny import LengthJudge, tiny_model, tiny_tokenizer
 
@@ -30,6 +31,14 @@ def no_digits(prompt: Any, response: str, row: dict[str, Any]) -> float | None:
 
 def broken(prompt: Any, response: str, row: dict[str, Any]) -> float:
     raise KeyError("tests")
+
+
+def test_a_source_of_ones_own_is_frozen_too() -> None:
+    own = LengthJudge()
+    own.model = torch.nn.Linear(2, 2)
+    make_ready(WeightedReward({"own": own}, {"own": 1.0}), torch.nn.Linear(1, 1), None)
+    assert not own.model.training
+    assert not any(parameter.requires_grad for parameter in own.model.parameters())
 
 
 def test_a_judge_rewards_the_mean_over_anchors() -> None:
