@@ -28,12 +28,18 @@ class Fault:
 
 
 def _tests(names: str) -> tuple[str, ...]:
-    """Paths of test files by name, `u.losses` for tests/unit/test_losses.py, `i.` integration, `p.` parity."""
+    """Test files by name, `u.losses` for tests/unit/test_losses.py, `i.` integration, `p.` parity; or `::` one test."""
     folders = {"u": "unit", "i": "integration", "p": "parity", "n": "native"}
-    return tuple(f"tests/{folders[name[0]]}/test_{name[2:]}.py" for name in names.split())
+    parts = [name.partition("::") for name in names.split()]
+    return tuple(f"tests/{folders[file[0]]}/test_{file[2:]}.py{mark}{test}" for file, mark, test in parts)
 
 
 PPO_TESTS = _tests("i.ppo_by_hand u.kl u.critic u.policies u.critic_warmup u.health")
+MORE_PPO_TESTS = _tests(
+    "u.turns u.limits i.health i.ppo_sources i.validation::test_a_heldout_judge_that_is_the_judge_is_refused "
+    "i.resume::test_another_learning_rate_of_the_critic_is_refused_on_resume i.knobs"
+)
+"""Those that take longer."""
 JUDGE_TESTS = _tests("u.judges u.judge_levers u.pair_weights u.accumulation u.fused_training u.fused u.prefix_cache")
 REPORT_TESTS = _tests("u.judge_report u.judged_pairs u.calibration u.policy_report")
 DATA_TESTS = _tests("u.batching u.datamodules u.splits u.reading u.records u.pair_shapes u.store")
@@ -46,7 +52,7 @@ VALIDATION = "lightning_modules/ppo_validation.py"
 
 _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = {
     PPO: (
-        PPO_TESTS,
+        (*PPO_TESTS, *MORE_PPO_TESTS),
         (
             (
                 "failed-judgements-stay-in-the-update",
@@ -174,7 +180,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     POLICIES: (
-        (*PPO_TESTS, *_tests("u.shared_trunk u.anchors")),
+        (*PPO_TESTS, *_tests("u.shared_trunk u.anchors i.rollout_server")),
         (
             ("reference-with-adapters-on", "with without_adapters(module.policy):\n", "if True:\n"),
             ("reference-at-temperature-one", "temperature=self.module.sampling.temperature)\n", "temperature=1.0)\n"),
@@ -270,7 +276,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     VALIDATION: (
-        (*PPO_TESTS, *_tests("u.policy_report")),
+        (*PPO_TESTS, *_tests("u.policy_report u.ppo_validation i.golden_curves i.validation")),
         (
             ("other-draws-at-each-validation", "with forked(seed=batch_idx * world_size() + rank()):", "if True:"),
             ("one-draw-for-all-batches", "seed=batch_idx * world_size() + rank()", "seed=rank()"),
@@ -409,7 +415,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "lightning_modules/bradley_terry.py": (
-        _tests("u.pair_weights u.judges u.accumulation"),
+        _tests("u.pair_weights u.judge_levers u.accumulation"),
         (
             (
                 "bradley-terry-forgets-smoothing",
@@ -436,7 +442,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "lightning_modules/stage.py": (
-        RESUME_TESTS,
+        (*RESUME_TESTS, *_tests("i.errors i.cli_stages i.golden_curves")),
         (
             ("other-optimizer-settings-are-taken", "before not in (None, now)", "False"),
             ("other-stages-checkpoints-are-taken", "if found != type(self).__name__:", "if False:"),
@@ -444,7 +450,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "lightning_modules/callbacks/random_states.py": (
-        (*RESUME_TESTS, *_tests("u.distributed")),
+        (*RESUME_TESTS, *_tests("u.distributed u.randomness")),
         (
             ("draws-start-anew", "            set_random_states(self._pending)\n", ""),
             (
@@ -455,7 +461,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "lightning_modules/callbacks/run_ledger.py": (
-        RESUME_TESTS,
+        (*RESUME_TESTS, *_tests("i.verified_resume")),
         (
             (
                 "ledger-knows-no-data",
@@ -465,7 +471,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "datamodules/base.py": (
-        (*DATA_TESTS, *RESUME_TESTS),
+        (*DATA_TESTS, *_tests("i.errors i.golden_curves")),
         (
             (
                 "validation-is-shuffled",
@@ -547,7 +553,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "prl/rollout.py": (
-        (*_tests("u.rollout"), *PPO_TESTS),
+        (*_tests("u.rollout u.turns"), *PPO_TESTS),
         (
             (
                 "folders-end-tokens-ignored",

@@ -2,7 +2,7 @@
 
 BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "datamodules/steps.py": (
-        "u.accumulation u.loader u.datamodules",
+        "u.accumulation u.loader u.datamodules i.resume::test_interrupted_run_ends_like_an_uninterrupted_one",
         (
             ("totals-of-one-batch", "for batch in step]\n        of_step", "for batch in step[:1]]\n        of_step"),
             ("steps-begin-anew-after-a-resume", "every - done % every,", "every,"),
@@ -25,7 +25,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "datamodules/base.py": (
-        "u.datamodules u.accumulation u.inputs",
+        "u.datamodules u.accumulation u.inputs i.errors i.golden_curves",
         (
             ("rows-of-another-stage-are-taken", "if module.record_type is not self.record_type:", "if False:"),
             ("ranks-read-the-same-rows", "rank=trainer.global_rank,", "rank=0,"),
@@ -63,7 +63,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "prl/data/tokens.py": (
-        "u.chat u.judge_encoding u.datamodules u.one_bos u.records",
+        "u.chat u.judge_encoding u.datamodules u.one_bos u.records u.passport u.loading u.store",
         (
             ("padding-is-attended-to-on-the-left", ">= (width - lengths)[:, None]", ">= 0"),
             ("padding-is-attended-to-on-the-right", "< lengths[:, None]", "<= lengths[:, None]"),
@@ -79,7 +79,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "prl/data/encoding.py": (
-        "u.chat u.turns u.datamodules u.supervised u.pair_shapes",
+        "u.chat u.turns u.datamodules u.supervised u.pair_shapes u.overlong u.one_bos u.store u.judge_levers",
         (
             ("loss-on-padding", '"loss_mask": mask & after_prompt', '"loss_mask": after_prompt'),
             ("cut-completions-are-closed", "closes_cut_responses = False", "closes_cut_responses = True"),
@@ -108,7 +108,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "prl/data/fitting.py": (
-        "u.chat u.judge_encoding u.turns",
+        "u.chat u.judge_encoding u.turns u.overlong",
         (
             (
                 "newest-turns-go-first",

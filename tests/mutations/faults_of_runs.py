@@ -2,7 +2,7 @@
 
 BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "lightning_modules/step_health.py": (
-        "u.health u.accumulation u.stage",
+        "u.health u.accumulation u.stage i.health",
         (
             (
                 "loss-of-earlier-batches-is-forgotten",
@@ -24,7 +24,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "lightning_modules/ppo_health.py": (
-        "u.health",
+        "u.health i.health",
         (
             (
                 "last-cause-is-named",
@@ -40,7 +40,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "prl/health.py": (
-        "u.health",
+        "u.health i.health",
         (
             (
                 "entropy-falls-below-a-number",
@@ -53,7 +53,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "lightning_modules/callbacks/run_checkpoint.py": (
-        "u.stopping u.checkpoint_files u.stage",
+        "u.stopping u.checkpoint_files u.stage i.errors i.validation i.resume",
         (
             ("checkpoints-are-torn-in-place", "        if path.is_symlink():  #", "        if False:  #"),
             (
@@ -92,7 +92,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "lightning_modules/callbacks/stop_signals.py": (
-        "u.stopping",
+        "u.stopping i.resume",
         (
             (
                 "second-ctrl-c-waits",
@@ -106,7 +106,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "lightning_modules/callbacks/random_states.py": (
-        "u.stage u.run_state u.stopping u.distributed",
+        "u.randomness u.distributed",
         (
             (
                 "a-run-that-trains-nothing-forgets-draws",
@@ -118,7 +118,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "prl/randomness.py": (
-        "u.stage u.run_state u.policies",
+        "u.randomness",
         (
             ("pythons-draws-are-forgotten", "    random.setstate((3, tuple(internal), gauss))\n", ""),
             (
@@ -298,7 +298,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "lightning_modules/ppo_validation.py": (
-        "u.policy_report u.patience u.policies",
+        "u.policy_report u.patience u.ppo_validation i.validation",
         (
             (
                 "sanity-checks-are-validations",

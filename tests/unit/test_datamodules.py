@@ -7,6 +7,7 @@ import logging
 import re
 import tempfile
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,6 +58,32 @@ def test_batches_that_processes_cannot_share_are_named_first(set_up, tmp_path) -
     with pytest.raises(ValueError, match="init_args.validation_batch_size is 3 and cannot be divided over 2 processes"):
         set_up(data, world_size=2)
     set_up(data, world_size=2, limit_val_batches=0)
+
+
+def test_loaders_read_what_their_settings_say(set_up, tmp_path) -> None:
+    questions = [GOOD | {"prompt": f"{number}" * (2 * number + 1)} for number in range(11)]
+    train = source(tmp_path / "train.jsonl", *questions)
+    validation = source(tmp_path / "validation.jsonl", *(each | {"chosen": "Yes."} for each in questions[:7]))
+
+    def loaders(rank: int = 0, done: int = 0, **settings: Any) -> tuple[Any, ...]:
+        data = PreferencePairDataModule(train, validation=validation, batch_size=4, cache=False, **settings)
+        processed = SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=done)))
+        epoch = SimpleNamespace(epoch_loop=processed)
+        set_up(data, world_size=2, global_rank=rank, overfit_batches=0.0, fit_loop=epoch)
+        dataset = data.predict_dataloader().dataset
+        trained = list(islice(data.train_dataloader().batch_sampler, 3))  # which goes on from epoch to epoch
+        return trained, list(data.val_dataloader().batch_sampler), dataset
+
+    first, second = loaders(0), loaders(1)
+    assert [len(batch) for batch in first[0] + second[0]] == [2] * 6
+    assert len({number for each in (first, second) for batch in each[0][:2] for number in batch}) == 8  # of 11 rows
+    assert loaders(0, done=1)[0][:2] == first[0][1:]
+    assert loaders(0, seed=1)[0] != first[0]
+    assert loaders(0, group_by_length=not PreferencePairDataModule(train).group_by_length)[0] != first[0]
+    validated = [[number for batch in each[1] for number in batch] for each in (first, second)]
+    assert sorted(validated[0] + validated[1]) == list(range(7))
+    assert all(numbers == sorted(numbers) for numbers in validated)
+    assert [len(first[2]), len(second[2])] == [4, 3]
 
 
 @pytest.mark.parametrize(("on_duplicate", "num_rows", "told"), [("keep", 4, "kept; on_dup"), ("drop", 3, "dropped")])

@@ -71,6 +71,12 @@ def test_other_prompts_than_at_first_give_no_gap() -> None:
     assert goodhart_gap(judge_difference([row(0, 1.0, 1.0)]), judge_difference([row(1, 1.0, 1.0)])) is None
 
 
+def test_what_one_of_the_judges_could_not_read_is_no_difference() -> None:
+    nan = float("nan")
+    rows = [row(0, nan, 1.0), row(1, 1.0, nan), row(2, 1.0, -1.0)]
+    assert list(judge_difference(rows).values()) == [1.0]
+
+
 # ---- files
 
 

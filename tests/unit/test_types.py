@@ -52,6 +52,12 @@ def test_a_response_against_itself_is_exactly_one_half(margin) -> None:
     assert same.win_prob.item() == 0.5
 
 
+def test_a_comparison_is_judged_when_both_orders_are() -> None:
+    nan = float("nan")
+    found = Verdict(torch.tensor([1.0, nan, 1.0, nan]), torch.tensor([1.0, 1.0, nan, nan]))
+    assert found.judged.tolist() == [True, False, False, False]
+
+
 @given(moderate, moderate, moderate)
 def test_an_additive_position_bias_cancels(ab, ba, bias) -> None:
     biased = verdict(ab + bias, ba + bias)
