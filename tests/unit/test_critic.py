@@ -3,11 +3,12 @@ import torch
 from transformers import AutoModel
 
 from prl.config import LoRA, ModelSource
+from prl.models.actor_critic import evaluate
 from prl.models.adapters import own_parameters, using_adapters
 from prl.models.critic import AdapterCritic, Critic, ValueHead, check_critic, critic_parameters, explained_variance
 from prl.models.loading import add_lora
 from tests.helpers.numbers import assert_same_numbers
-from tests.helpers.records import ragged_mask
+from tests.helpers.records import make_rollout, ragged_mask
 from tests.helpers.tiny import tiny_model
 
 IDS = torch.arange(5, 16).repeat(2, 1)
@@ -30,6 +31,13 @@ def test_an_untrained_critic_says_zero() -> None:
     values = Critic(tiny_model(3, AutoModel))(IDS, ONES, 4)
     assert torch.equal(values, torch.zeros(2, 4))
     assert values.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_behind_the_end_of_a_response_there_is_no_value() -> None:
+    rollout = make_rollout(ragged_mask([2, 4]))
+    _, values, _ = evaluate(tiny_model(0), make_critic(), rollout, temperature=1.0)
+    assert torch.equal(values == 0, ~rollout.response_mask)
 
 
 @torch.no_grad()

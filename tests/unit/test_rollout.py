@@ -26,6 +26,15 @@ def sample(model, batch: PromptBatch, **settings) -> Rollout:
     return generate(model, batch, Sampling(**settings), end_ids=[EOS], pad_id=PAD)
 
 
+def test_sampling_is_in_eval_mode_and_leaves_the_mode_as_it_was() -> None:
+    model, modes = tiny_model().train(), []
+    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    sample(model, prompts(["ab"]), max_new_tokens=3)
+    assert modes
+    assert not any(modes)
+    assert model.training
+
+
 def test_response_mask_includes_the_first_end_token() -> None:
     ids = torch.tensor([[5, 1, 6, 1], [5, 6, 7, 8], [1, 1, 1, 1], [5, 6, 7, 2]])
     mask, finished = response_mask(ids, [1, 2])
