@@ -63,7 +63,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "prl/data/tokens.py": (
-        "u.chat u.judge_encoding u.datamodules u.one_bos u.records u.passport u.loading u.store",
+        "u.padding u.chat u.judge_encoding u.datamodules u.one_bos u.records u.passport u.loading u.store",
         (
             ("padding-is-attended-to-on-the-left", ">= (width - lengths)[:, None]", ">= 0"),
             ("padding-is-attended-to-on-the-right", "< lengths[:, None]", "<= lengths[:, None]"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from datamodules.steps import StepLoader
 from lightning_modules import BradleyTerryRewardModule, GenerativeRewardModule, SupervisedModule
@@ -67,3 +68,13 @@ def test_accumulated_batches_have_the_gradient_of_one_large_batch(kind: str, tin
     for step, rows in zip(accumulated, (slice(0, 3), slice(3, 6), slice(6, 8)), strict=True):
         (whole,) = gradients(kind, tiny_folder, rows, 3, 1, tmp_path)
         assert float((step - whole).norm() / whole.norm()) < 1e-5
+
+
+def test_batches_that_know_of_no_others_are_not_accumulated(tiny_folder: Path, tmp_path: Path) -> None:
+    module, records = make("supervised", tiny_folder)
+    encoder = module.build_encoder()
+    settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accumulate_grad_batches=2, max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **settings)
+    plain = DataLoader([encoder.encode(record) for record in records], batch_size=2, collate_fn=encoder.collate)
+    with pytest.raises(ValueError, match="accumulate_grad_batches is 2, but the batches do not say what their step"):
+        trainer.fit(module, plain)
