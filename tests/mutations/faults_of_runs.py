@@ -24,7 +24,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "lightning_modules/ppo_health.py": (
-        "u.health i.health",
+        "u.health i.health i.ppo_by_hand",
         (
             (
                 "last-cause-is-named",
@@ -40,7 +40,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "prl/health.py": (
-        "u.health i.health",
+        "u.health i.health i.ppo_by_hand",
         (
             (
                 "entropy-falls-below-a-number",

@@ -1,6 +1,7 @@
 """A step over several batches is the step over their rows at once."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,3 +79,18 @@ def test_batches_that_know_of_no_others_are_not_accumulated(tiny_folder: Path, t
     plain = DataLoader([encoder.encode(record) for record in records], batch_size=2, collate_fn=encoder.collate)
     with pytest.raises(ValueError, match="accumulate_grad_batches is 2, but the batches do not say what their step"):
         trainer.fit(module, plain)
+
+
+def test_a_run_that_goes_on_within_a_step_ends_that_step_first() -> None:
+    progress = SimpleNamespace(current=SimpleNamespace(ready=3))
+    trainer = SimpleNamespace(
+        accumulate_grad_batches=4,
+        num_training_batches=10,
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
+        lightning_module=SimpleNamespace(step_totals=lambda batch: {"rows": torch.ones(1)}),
+    )
+    sizes = []
+    for batch in StepLoader(list(range(7)), batch_size=1, collate_fn=lambda rows: {"row": rows[0]}, trainer=trainer):
+        progress.current.ready += 1  # as Lightning counts it
+        sizes.append(int(batch["of_step"]["rows"].sum()))
+    assert sizes == [1, 4, 4, 4, 4, 2, 2]

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from prl.data.chat import encode_chat, render_chat, set_chat_settings
@@ -202,3 +202,23 @@ def test_characters_are_put_together_to_no_mark() -> None:
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[("<", "s"), ("<s", ">")]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
     assert tokenizer.convert_ids_to_tokens(encode_content(tokenizer, "a<s>a")) == ["a", "<s", ">", "a"]
+
+
+def test_a_mark_that_a_template_puts_together_is_one() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([AddedToken("<|user|>"), AddedToken("<|other|>")])
+    tokenizer.chat_template = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+    assert marks_of(tokenizer).all_in("<|user|><|other|>") == ["<|user|>"]
+
+
+def test_what_becomes_a_mark_when_it_is_normalized_is_characters() -> None:
+    backend = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
+    tokenizer.add_tokens([AddedToken("<|user|>", normalized=True)])
+    tokenizer.chat_template = "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}"
+    wide = "\uff1c|user|\uff1e"  # as East Asian keyboards write it
+    mark = tokenizer.convert_tokens_to_ids("<|user|>")
+    assert mark in tokenizer(wide, split_special_tokens=True)["input_ids"]
+    assert mark not in encode_content(tokenizer, f"a{wide}a")

@@ -2,12 +2,16 @@
 
 import math
 import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from lightning_modules import step_health
 from prl.config import Health
-from prl.health import KINDS, HealthRecord, findings, not_finite
+from prl.health import KINDS, HealthError, HealthRecord, findings, not_finite
 
 WELL = {
     **{"policy/ratio_max": 1.5, "reward/score_std": 0.2, "completions/empty_ratio": 0.0, "kl/k1": 2.0},
@@ -48,6 +52,13 @@ def test_a_kl_that_is_negative_by_chance_is_no_finding() -> None:
     assert findings({**WELL, "kl/k1": -0.3, "kl/k1_stderr": 0.1}, Health(), 1.0) == []
 
 
+def test_the_fall_of_the_entropy_counts_from_where_it_was() -> None:
+    numbers = {**WELL, "policy/entropy_sampled": 1.5}
+    limits = Health(min_entropy=0.5)
+    assert findings(numbers, limits, 2.0) == []
+    assert [finding.kind for finding in findings(numbers, limits, 4.0)] == ["collapsed_entropy"]
+
+
 def test_numbers_that_were_not_logged_are_not_looked_at() -> None:
     assert findings({}, Health(), 1.0) == []
 
@@ -82,3 +93,39 @@ def test_numbers_that_are_not_finite_are_counted_by_tensor() -> None:
 def test_limits_out_of_range_are_refused(limits: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"health.{next(iter(limits))} is "):
         Health(**limits)
+
+
+# ---- steps that Lightning takes
+
+
+@pytest.fixture
+def step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Takes a step of one loss and one gradient norm."""
+    trainer: Any = SimpleNamespace(default_root_dir=tmp_path, fast_dev_run=False)
+    module: Any = SimpleNamespace(trainer=trainer, device=torch.device("cpu"))
+    health = step_health.StepHealth(module)
+    monkeypatch.setattr(step_health, "batches_done", lambda _: 4)
+
+    def take(loss: float, norm: float) -> None:
+        monkeypatch.setattr(step_health, "gradient_norm", lambda *_: torch.tensor(norm))
+        health.begin({"input_ids": torch.ones(1, 2), "texts": ["a"]})
+        health.add(torch.tensor(loss))
+        health.check_step()
+
+    take.trainer = trainer  # type: ignore[attr-defined]
+    return take
+
+
+def test_a_loss_is_that_of_its_own_step(step: Any, tmp_path: Path) -> None:
+    step(1.0, 1.0)
+    with pytest.raises(HealthError, match=r"batch 5: .* not finite \(loss 2, gradient norm inf\)"):
+        step(2.0, math.inf)
+    saved = torch.load(tmp_path / "health" / "batch=000005.pt", weights_only=True)
+    assert saved["input_ids"].tolist() == [[1, 1]]
+
+
+def test_a_dry_run_leaves_no_batch(step: Any, tmp_path: Path) -> None:
+    step.trainer.fast_dev_run = True
+    with pytest.raises(HealthError):
+        step(math.nan, 1.0)
+    assert not list(tmp_path.iterdir())

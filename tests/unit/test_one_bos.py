@@ -1,6 +1,7 @@
 """One beginning-of-sequence token at most, whoever writes it: the tokenizer, the chat template, both or neither."""
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from prl.data import AnchoredPrompt, Demonstration, PreferencePair
 from prl.data.encoding import DemonstrationEncoder, PromptEncoder, ScalarPairEncoder
@@ -67,3 +68,13 @@ def test_two_of_them_are_refused() -> None:
         ComparisonEncoder(twice, JudgeTemplate(TEXT), 64)
     with pytest.raises(ValueError, match=r"the judge's template.* or set add_bos_token to false"):
         ComparisonEncoder(bos_tokenizer(True, None), JudgeTemplate(BOS + TEXT, chat=False), 64)
+
+
+def test_a_prompt_does_not_end_where_its_tokenizer_ends_every_text() -> None:
+    tokenizer = bos_tokenizer(adds=False, template_writes=None)
+    plain = PromptEncoder(tokenizer, 200).encode(AnchoredPrompt(PROMPT))["ids"]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", tokenizer.eos_token_id)]
+    )
+    assert tokenizer("Hi?")["input_ids"][-1] == tokenizer.eos_token_id
+    assert PromptEncoder(tokenizer, 200).encode(AnchoredPrompt(PROMPT))["ids"] == plain

@@ -206,3 +206,31 @@ def test_nothing_is_cut_unless_asked(on_too_long) -> None:
         else:
             assert encoder.encode(record) is None
             assert set(encoder.counts.by_loss) == {Loss.TOO_LONG}
+
+
+def test_a_pair_that_is_one_text_once_it_is_cut_is_left_out_and_counted() -> None:
+    encoder = ScalarPairEncoder(TOKENIZER, 30, "truncate")
+    turn = [{"role": "user", "content": "q"}]
+    assert encoder.encode(PreferencePair(turn, "a" * 99, "a" * 98 + "b")) is None
+    assert encoder.counts.by_loss[Loss.IDENTICAL] == 1
+    assert encoder.encode(PreferencePair(turn, "a" * 9, "a" * 8 + "b")) is not None
+    assert encoder.counts.by_loss[Loss.IDENTICAL] == 1
+
+
+def test_of_a_batch_of_pairs_the_chosen_rows_come_first() -> None:
+    encoder = ScalarPairEncoder(TOKENIZER, 30)
+    turn = [{"role": "user", "content": "q"}]
+    batch = encoder.collate([encoder.encode(PreferencePair(turn, *pair)) for pair in (("abc", "d"), ("e", "fg"))])
+    shown = [TOKENIZER.decode(ids) for ids in batch["input_ids"]]
+    assert [next(word for word in ("abc", "d", "e", "fg") if f"{word}<eos>" in text) for text in shown] == [
+        *("abc", "e", "d", "fg")
+    ]
+
+
+def test_what_changes_rows_changes_the_fingerprint_of_their_encoder() -> None:
+    other = tiny_tokenizer()
+    other.chat_template = STRICT_TEMPLATE + " "
+    encoders = [ScalarPairEncoder(TOKENIZER, length, "truncate") for length in (30, 31)]
+    encoders += [ScalarPairEncoder(TOKENIZER, 30, "skip"), ScalarPairEncoder(other, 30, "truncate")]
+    encoders += [PromptEncoder(TOKENIZER, 30, needs_anchors=needed) for needed in (True, False)]
+    assert len({encoder.fingerprint for encoder in encoders}) == len(encoders)

@@ -6,7 +6,7 @@ from prl.data.templates import TemplateFailure, chat_environment, render
 from prl.judge import JudgeTemplate
 
 FIELDS = "{{ prompt }}{{ response_a }}{{ response_b }}"
-TWICE = "{% set ns = namespace(x='x') %}{% for i in range(60) %}BODY{% endfor %}"
+TWICE = "{% set ns = namespace(x='x') %}{% for i in range(26) %}BODY{% endfor %}"
 
 
 @pytest.mark.parametrize(

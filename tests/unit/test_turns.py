@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, pre_tokenizers
 from transformers import GenerationConfig
 
 from lightning_modules import PairwisePPOModule
@@ -167,3 +167,15 @@ def test_judges_read_answers_without_thoughts_unless_asked(opened) -> None:
         assert margins.tolist() == [length - anchor for length in lengths for anchor in anchors]
         confirmed = against_anchors(module.policies.confirm, batch, responses[:1] * 2)[0] if not asked else None
         assert confirmed is None or confirmed.win_logit.tolist() == [2, 1, 2, 1]
+
+
+def test_a_turn_has_no_token_across_its_border() -> None:
+    tokenizer = byte_pair_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert tokenizer.tokenize(" theme") == ["\u0120theme"]
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ ' th' if m.role == 'user' else m.content + eos_token }}{% endfor %}"
+    )
+    row = DemonstrationEncoder(tokenizer, 99).encode(Demonstration([{"role": "user", "content": "q"}], "eme"))
+    assert tokenizer.decode(row["ids"]) == " theme<eos>"
+    assert tokenizer.decode(row["ids"][-row["num_response"] :]) == "eme<eos>"
