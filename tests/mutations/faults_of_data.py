@@ -2,7 +2,7 @@
 
 BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "datamodules/steps.py": (
-        "u.accumulation u.loader u.datamodules i.resume::test_interrupted_run_ends_like_an_uninterrupted_one",
+        "u.accumulation u.loader u.datamodules",
         (
             ("totals-of-one-batch", "for batch in step]\n        of_step", "for batch in step[:1]]\n        of_step"),
             ("steps-begin-anew-after-a-resume", "every - done % every,", "every,"),

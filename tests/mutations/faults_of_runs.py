@@ -53,7 +53,10 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "lightning_modules/callbacks/run_checkpoint.py": (
-        "u.stopping u.checkpoint_files u.stage i.errors i.validation i.resume",
+        "u.run_checkpoint u.stopping u.checkpoint_files u.stage i.errors::test_run_folder_that_holds_a_run "
+        "i.resume::test_what_others_left_among_the_checkpoints_does_no_harm "
+        "i.resume::test_a_run_that_is_stopped_before_its_first_batch_is_done_leaves_no_checkpoint "
+        "i.resume::test_stopped_run_ends_like_an_uninterrupted_one",
         (
             ("checkpoints-are-torn-in-place", "        if path.is_symlink():  #", "        if False:  #"),
             (
@@ -92,7 +95,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "lightning_modules/callbacks/stop_signals.py": (
-        "u.stopping i.resume",
+        "u.stopping",
         (
             (
                 "second-ctrl-c-waits",

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -39,6 +41,22 @@ def test_a_second_ctrl_c_ends_with_the_code_of_the_signal(signals: StopSignals) 
     with pytest.raises(StoppedRun) as ending:
         os.kill(os.getpid(), signal.SIGINT)
     assert ending.value.code == 130
+
+
+def test_signals_and_lost_output_are_heard_from_lightnings_taking_over_until_its_end(
+    signals: StopSignals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+    monkeypatch.setattr(terminal, "listen", heard.append)
+    monkeypatch.setattr(terminal, "stop_listening", heard.remove)
+    connector: Any = SimpleNamespace(register_signal_handlers=lambda: None, teardown=lambda: None)
+    signals.follow(connector)
+    connector.register_signal_handlers()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signals.received == signal.SIGTERM
+    assert len(heard) == 1
+    connector.teardown()
+    assert heard == []
 
 
 def lost_output() -> int:
