@@ -4,11 +4,13 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 
 from lightning_modules import ppo_validation
 from lightning_modules.ppo_validation import PPOValidation
 from prl.config import Validation
 from prl.evaluation.intervals import Interval
+from prl.types import PromptBatch
 
 
 def validation(verb: str = "fit", **settings: Any) -> PPOValidation:
@@ -35,3 +37,27 @@ def test_only_validations_of_training_are_waited_for(verb: str, waited: int) -> 
     found._wait(numbers)
     assert numbers["since_best"] == waited
     assert found.module.trainer.should_stop is bool(waited)
+
+
+def test_a_row_without_an_anchor_is_compared_with_the_reference_and_the_others_are_not() -> None:
+    found = validation()
+    module: Any = found.module
+    module.generate.return_value = (Mock(), ["x", "y"])
+    module.policies.reference_responses.return_value = ["from the reference", "from it too"]
+    tokens = torch.ones(2, 1, dtype=torch.long)
+    turns = [({"role": "user", "content": text},) for text in "pq"]
+    batch, *_ = found._sample(PromptBatch(tokens, tokens.bool(), turns, [("own",), ()]), 0)
+    assert batch.anchors == [("own",), ("from it too",)]
+    assert module.judge_responses.call_args.args == (batch, ["x", "y"])
+
+
+def test_figures_are_of_all_rows_in_one_order_whichever_process_had_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ppo_validation, "gathered", lambda own: [own, [{"row": 0}, {"row": 2}]])
+    seen: list[int] = []
+    monkeypatch.setattr(ppo_validation, "policy_report", lambda rows: seen.extend(row["row"] for row in rows) or {})
+    found = validation("validate")
+    found.module.heldout_judge, found.module.trainer.is_global_zero = None, False
+    found.module.trainer.sanity_checking = False
+    found._rows = [{"row": 3}, {"row": 1}]
+    found.finish()
+    assert seen == [0, 1, 2, 3]
