@@ -166,8 +166,6 @@ class PairwisePPOModule(Stage):
         check_run(self)
         self.validation.start_fit()
         self.report.start_fit()
-        if self.board is not None:
-            self.board.add_custom_scalars(LAYOUT)
 
     def configure_optimizers(self) -> Any:
         """Policy and critic under one optimizer."""
@@ -329,6 +327,8 @@ class PairwisePPOModule(Stage):
     def on_train_start(self) -> None:
         """A run that was complete when it stopped has nothing left to do."""
         super().on_train_start()
+        if self.board is not None:
+            self.board.add_custom_scalars(LAYOUT)
         self.trainer.should_stop |= self.batches_done() >= self.iterations
         self.validation.end_if_over()
 

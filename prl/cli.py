@@ -42,7 +42,7 @@ from prl.full_disk import is_disk_full, path_behind
 from prl.judge.base import judge_kind
 from prl.model_card import write_card
 from prl.outputs import writing_folder
-from prl.run_folder import BEGUN_FILES, MODEL, check_run_folder, foreign_files, is_kept
+from prl.run_folder import BEGUN_FILES, DATA_REPORT, MODEL, check_run_folder, foreign_files, is_kept
 from prl.run_lock import held, is_first_process
 from prl.run_position import is_dry_run
 from prl.sealed_config import CONFIG
@@ -203,9 +203,10 @@ def _died_young(run: Path, is_resumed: bool) -> bool:
     folder = run / "checkpoints"
     if holds_checkpoints(folder) or (run / MODEL).exists():  # a run that wrote its model has ended, and has lost them
         return False
-    # Training writes config.yaml; what a run has in its folder before that is no one else's either.
-    begun = (run / CONFIG).is_file() or run.is_dir() and not foreign_files(run, BEGUN_FILES)
-    return was_cut_off(folder) or is_resumed and begun and not any(folder.glob("batch-*"))
+    if was_cut_off(folder) or not is_resumed or any(folder.glob("batch-*")):
+        return was_cut_off(folder)
+    # Training writes config.yaml; a run that was killed before that has read its data, and nothing else is there.
+    return (run / CONFIG).is_file() or (run / DATA_REPORT).is_file() and not foreign_files(run, BEGUN_FILES)
 
 
 def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:

@@ -6,11 +6,13 @@ import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from prl.checkpoint_files import holds_checkpoints
 from prl.judge.base import JUDGE_FILE
 from prl.model_card import CARD, was_edited
 from prl.sealed_config import HEAD
 
 MODEL = "model"
+DATA_REPORT = "data_report.json"
 MODEL_FILES = (
     *("*.safetensors", "pytorch_model*.bin", "*.index.json", "config.json", "generation_config.json"),
     *("adapter_config.json", "adapter_model.*", "README.md", "rm_passport.json", "prl_judge.json", "*.jinja"),
@@ -20,7 +22,7 @@ MODEL_FILES = (
 """Names in a model folder that `save_pretrained` and prl write."""
 BEGUN_FILES = (
     "hparams.yaml",
-    "data_report.json",
+    DATA_REPORT,
     "events.out.tfevents.*",
     "failures/rank*",
     "*.lock",
@@ -57,7 +59,7 @@ def check_run_folder(folder: Path) -> None:
         ),
         "ledger.jsonl": lambda path: _has(_first_line(path), "session"),
         "validation.jsonl": lambda path: _has(_first_line(path), "batch"),
-        "data_report.json": lambda path: _has(path.read_bytes(), "train"),
+        DATA_REPORT: lambda path: _has(path.read_bytes(), "train"),
         MODEL: lambda path: is_own_model(path) or (folder / "config.yaml").is_file(),  # which was looked at before
     }
     for name, is_own in tests.items():
@@ -68,6 +70,11 @@ def check_run_folder(folder: Path) -> None:
                 f"{path} is there and prl did not write it, so a run in {folder} would overwrite it; choose another "
                 "--run_dir, or move it away"
             )
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run of prl has come as far as a checkpoint or a model in a folder."""
+    return holds_checkpoints(folder / "checkpoints") or (folder / MODEL).is_dir()
 
 
 def is_own_model(folder: Path) -> bool:

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
 from prl.distributed import collective_device, rank, sum_on_first, world_size
-from prl.full_disk import naming_when_full, save_tensors
+from prl.full_disk import is_disk_full, naming_when_full, save_tensors
 from prl.sharded_metadata import Reader, read_index
 
 REST = "rest.pt"
@@ -120,7 +120,10 @@ def write(checkpoint: Mapping[str, Any], folder: Path) -> None:
     try:
         dcp.save({key: _Flat(part) for key, part in parts.values()}, checkpoint_id=folder, no_dist=world_size() == 1)
     except CheckpointException as error:  # which is no `Exception`, so nobody would tell of it
-        ((reason, _), *_) = error.failures.values()
+        reasons = sorted((each for each, _ in error.failures.values()), key=is_disk_full, reverse=True)
+        if stops := [each for each in reasons if not isinstance(each, Exception)]:
+            raise stops[0] from None  # a second Ctrl-C
+        reason = reasons[0]
         with naming_when_full(folder):
             raise RuntimeError(f"{folder} cannot be written ({type(reason).__name__}: {str(reason)[:200]})") from reason
     if rank() == 0:

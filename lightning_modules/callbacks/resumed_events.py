@@ -8,35 +8,33 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
+from prl.run_folder import holds_run
+
 
 class ForgetRepeatedSteps(Callback):
     """Tells TensorBoard to drop what the interrupted run logged after its checkpoint: those batches come again.
 
-    Where a run starts anew in a folder with curves of an earlier one, all of these are dropped. TensorBoard reads the
-    files of a run by the time in their names, so a clock that went back between two sessions would put the later one
-    first.
+    TensorBoard reads the files of a run by the time in their names, so a clock that went back between two sessions
+    would put the later one first.
     """
 
     def __init__(self) -> None:
-        self._begun, self._pending = False, False
+        self._pending = False
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Put the files of earlier sessions before this one's, which is open already."""
-        if stage == "fit" and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-            writer = trainer.logger.experiment
-            if hasattr(writer, "_get_file_writer"):  # a fast_dev_run has none
-                put_earlier_files_first(Path(writer._get_file_writer().event_writer._file_name))
-
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Forget an earlier run before the first number of this one, if it starts at its beginning."""
-        if not self._begun and pl_module.batches_done() == 0:
-            _drop_from(trainer, 0)
-        self._begun = True
+        writer = _writer(trainer)
+        if stage == "fit" and writer is not None:
+            put_earlier_files_first(Path(writer.event_writer._file_name))
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Only a resumed run has batches that come again."""
-        self.on_sanity_check_start(trainer, pl_module)
+        """A run that starts anew takes the curves of an overwritten one away; a resumed one has batches to forget."""
         self._pending = pl_module.batches_done() > 0
+        writer = _writer(trainer)
+        if not self._pending and writer is not None:
+            if holds_run(Path(trainer.default_root_dir)):
+                take_away_others(Path(writer.event_writer._file_name))
+            _drop_from(trainer, 0)  # TensorBoard obeys the second such mark of a run and those behind it
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Mark the step; not earlier, since Lightning settles its step counter after `on_train_start`."""
@@ -47,11 +45,23 @@ class ForgetRepeatedSteps(Callback):
 
 def _drop_from(trainer: Trainer, step: int) -> None:
     """Tell TensorBoard to forget what it has read so far of this step and later ones."""
-    if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-        writer = trainer.logger.experiment
-        if hasattr(writer, "_get_file_writer"):  # a fast_dev_run has none
-            start = Event(step=step, session_log=SessionLog(status=SessionLog.START))
-            writer._get_file_writer().add_event(start)
+    if (writer := _writer(trainer)) is not None:
+        writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+
+
+def _writer(trainer: Trainer) -> Any:
+    """What writes the event file of this session; None without one."""
+    if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
+        return None
+    board = trainer.logger.experiment
+    return board._get_file_writer() if hasattr(board, "_get_file_writer") else None  # a fast_dev_run has none
+
+
+def take_away_others(own: Path) -> None:
+    """Delete the event files beside `own`."""
+    for path in own.parent.glob("events.out.tfevents.*"):
+        if path != own:
+            path.unlink()
 
 
 def put_earlier_files_first(own: Path) -> None:

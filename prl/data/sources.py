@@ -149,21 +149,20 @@ def _check_folder(source: DataSource) -> None:
     """Raise DataError for a folder of files without types: `datasets` guesses them, and 00 becomes 0."""
     import datasets
 
-    if glob.has_magic(source.path):
-        raise DataError(
-            f"{source.path} is a folder with a bracket, * or ? in its path, which would be read as a pattern"
-        )
+    if glob.has_magic(where := str(Path(source.path).resolve())):
+        raise DataError(f"{where} has a bracket, * or ? in its path, which is read as a pattern; rename the folder")
     try:
         builder = datasets.load_dataset_builder(source.path, name=source.name)
     except Exception as error:  # the readers raise many unrelated classes
         raise _unreadable(source, error) from error
-    files = [str(path) for paths in (builder.config.data_files or {}).values() for path in paths]
-    if untyped := [path for path in files if not path.endswith((".parquet", ".arrow"))]:
-        more = f", and {len(untyped) - 3} more" if len(untyped) > 3 else ""
+    files = {str(path) for paths in (builder.config.data_files or {}).values() for path in paths}
+    files |= {str(path) for path in Path(where).rglob("*") if path.name.endswith((".jsonl", ".jsonl.gz", ".csv"))}
+    if untyped := sorted(path for path in files if not path.endswith((".parquet", ".arrow"))):
+        more = f" and {len(untyped) - 3} more" if len(untyped) > 3 else ""
         raise DataError(
             f"{source.path} is a folder with {', '.join(untyped[:3])}{more}; of a folder, prl reads parquet and arrow "
-            "files alone, since the types of others would be guessed. Name one file as the path; "
-            "join them if there are several"
+            "files alone, since others do not say which types they hold. Give the path of one file; join several into "
+            "one first"
         )
 
 

@@ -1,7 +1,7 @@
 """Learning curves of tiny runs beside those of the record: a change that moves any logged number shows up here.
 
 The record says what prl did, not what is right; that is for the tests beside it. A change that is meant to move the
-curves writes a new one, and its commit says why:
+curves writes a new one, and its commit says why, as does a release of transformers that initialises weights otherwise:
 
     python -m tests.integration.test_golden_curves
 """

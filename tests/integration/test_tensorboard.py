@@ -234,6 +234,7 @@ def test_a_resumed_run_draws_one_line(stage: str, home: Home, tmp_path: Path) ->
 def test_a_run_that_starts_anew_draws_its_own_line_alone(home: Home, tmp_path: Path) -> None:
     home.run("supervised", tmp_path, "--trainer.max_steps", "4")
     home.run("supervised", tmp_path, "--trainer.max_steps", "2", "--overwrite", "true")
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
     board = events(tmp_path)
     assert_sound(board)
     assert [step for step, _ in scalars(board)["train/loss"]] == [0, 1]

@@ -260,10 +260,15 @@ def test_a_folder_is_read_where_its_files_have_types(tmp_path: Path) -> None:
     assert (first.prompt[0]["content"], first.chosen, first.rejected) == ("00", "1.50", "2020-01-01")
     (tmp_path / "untyped" / "one.csv").write_text("prompt,chosen,rejected\n00,1.50,2020-01-01\n")
     for streaming in (False, True):
-        with pytest.raises(DataError, match=r"untyped is a folder with .*one\.csv.* types of others would be guessed"):
+        with pytest.raises(DataError, match=r"untyped is a folder with .*one\.csv.* others do not say which types"):
             load_records(DataSource(str(tmp_path / "untyped"), streaming=streaming), PreferencePair)
-    with pytest.raises(DataError, match=r"part\[1\] is a folder with a bracket"):
-        load_records(DataSource(str(tmp_path / "part[1]")), PreferencePair)
+    (tmp_path / "link").symlink_to(tmp_path / "part[1]")
+    for name in ("part[1]", "link"):
+        with pytest.raises(DataError, match=r"part\[1\] has a bracket"):
+            load_records(DataSource(str(tmp_path / name)), PreferencePair)
+    (tmp_path / "untyped" / "one.csv").rename(tmp_path / "typed" / "more.csv")
+    with pytest.raises(DataError, match=r"typed is a folder with .*more\.csv"):  # beside the other file
+        load_records(DataSource(str(tmp_path / "typed")), PreferencePair)
 
 
 def test_hub_failure_is_explained(monkeypatch):

@@ -96,6 +96,9 @@ def test_a_run_that_lost_its_checkpoints_did_not_die_young(tmp_path: Path) -> No
     (tmp_path / "mine.txt").write_text("")
     assert not _died_young(tmp_path, True)
     (tmp_path / "mine.txt").unlink()
+    assert not _died_young(tmp_path, True)  # a disk that is not mounted
+    (tmp_path / "hparams.yaml").write_text("{}")
+    assert not _died_young(tmp_path, True)  # of any Lightning run
     (tmp_path / "data_report.json").write_text('{"train": null}')  # killed before its training began
     assert _died_young(tmp_path, True)
     assert not _died_young(tmp_path, False)

@@ -43,6 +43,15 @@ def test_a_full_disk_is_told_as_that(name: str, tmp_path: Path) -> None:
         sharded_files.write({"weight": weight, "moment": torch.zeros(1 << 16)}, tmp_path)
 
 
+def test_a_stop_while_parts_are_written_is_no_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise SystemExit(130)
+
+    monkeypatch.setattr("torch.distributed.checkpoint.filesystem.FileSystemWriter.write_data", stopped)
+    with pytest.raises(SystemExit, match="130"):
+        sharded_files.write({"weight": part(torch.zeros(4), 0, 4)}, tmp_path)
+
+
 def test_a_folder_is_read_whole_and_in_parts(tmp_path: Path) -> None:
     weight, moment = torch.randn(3, 4), torch.randn(5).to(torch.bfloat16)
     tied = part(weight, 0, 12)
