@@ -43,6 +43,12 @@ def test_a_sound_run_is_exact_and_stays_as_it_is(run: Path, capsys: pytest.Captu
     assert contents(run) == before
 
 
+def test_the_ledger_tells_batches_apart_by_all_that_it_knows_of_them(run: Path) -> None:
+    lines = read_ledger(run / LEDGER)[0].values()
+    for name in ("data", "rng", "responses", "rewards", "weights"):
+        assert len({str(line[name]) for line in lines}) == len(lines) == 4, name
+
+
 Patch = pytest.MonkeyPatch
 
 
