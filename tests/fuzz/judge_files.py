@@ -55,7 +55,7 @@ def read(path: Path) -> None:
             saved_template(settings, path.parent)
         return
     shutil.copy(judge() / JUDGE_FILE, path.parent)
-    with patch("prl.judge.gate.describe_judge", lambda _: values()[PASSPORT_FILE]["judge"]):
+    with patch("prl.judge.gate.describe_judge", lambda *_: values()[PASSPORT_FILE]["judge"]):
         folder_problems(str(path.parent), JudgeGate(mode="refuse"))
     if (passport := passports.read_passport(path.parent)) is not None:
         _figures(passport)
