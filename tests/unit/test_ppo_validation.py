@@ -61,3 +61,18 @@ def test_figures_are_of_all_rows_in_one_order_whichever_process_had_them(monkeyp
     found._rows = [{"row": 3}, {"row": 1}]
     found.finish()
     assert seen == [0, 1, 2, 3]
+
+
+def test_a_resumed_run_knows_its_first_difference_and_that_it_has_warned(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ppo_validation, "judge_difference", lambda _: {"a prompt": 1.0})
+    monkeypatch.setattr(ppo_validation, "goodhart_gap", lambda *_: Interval(0.2, 0.15, 0.3))
+    found, again = validation(gap_limit=0.1), validation(gap_limit=0.1)
+    found.first = {"a prompt": 0.5}
+    found._gap([])
+    assert caplog.text.count("over-optimisation") == 1
+    again.load_state_dict(found.state_dict())
+    assert again.first == {"a prompt": 0.5}
+    again._gap([])
+    assert caplog.text.count("over-optimisation") == 1
