@@ -325,7 +325,7 @@ class PairwisePPOModule(Stage):
         self.trainer.should_stop |= self.batches_done() >= self.iterations
 
     def on_train_start(self) -> None:
-        """A run that was complete when it stopped has nothing left to do."""
+        """Lay out the page of TensorBoard; end a run that was complete when it stopped."""
         super().on_train_start()
         if self.board is not None:
             self.board.add_custom_scalars(LAYOUT)

@@ -203,8 +203,9 @@ def _died_young(run: Path, is_resumed: bool) -> bool:
     folder = run / "checkpoints"
     if holds_checkpoints(folder) or (run / MODEL).exists():  # a run that wrote its model has ended, and has lost them
         return False
-    if was_cut_off(folder) or not is_resumed or any(folder.glob("batch-*")):
-        return was_cut_off(folder)
+    cut_off = was_cut_off(folder)
+    if cut_off or not is_resumed or any(folder.glob("batch-*")):
+        return cut_off
     # Training writes config.yaml; a run that was killed before that has read its data, and nothing else is there.
     return (run / CONFIG).is_file() or (run / DATA_REPORT).is_file() and not foreign_files(run, BEGUN_FILES)
 

@@ -73,7 +73,7 @@ def check_run_folder(folder: Path) -> None:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run of prl has come as far as a checkpoint or a model in a folder."""
+    """Tell whether a folder holds a checkpoint or the model of a run."""
     return holds_checkpoints(folder / "checkpoints") or (folder / MODEL).is_dir()
 
 

@@ -28,7 +28,7 @@ class ForgetRepeatedSteps(Callback):
             put_earlier_files_first(Path(writer.event_writer._file_name))
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """A run that starts anew takes the curves of an overwritten one away; a resumed one has batches to forget."""
+        """Delete the curves of an overwritten run; note whether a resumed one has batches to forget."""
         self._pending = pl_module.batches_done() > 0
         writer = _writer(trainer)
         if not self._pending and writer is not None:
@@ -50,7 +50,7 @@ def _drop_from(trainer: Trainer, step: int) -> None:
 
 
 def _writer(trainer: Trainer) -> Any:
-    """What writes the event file of this session; None without one."""
+    """Return the writer of this session's event file; None without one."""
     if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
         return None
     board = trainer.logger.experiment

@@ -46,7 +46,7 @@ class FixedRollouts(Callback):
 
 
 def curves(home: Home, run: Path, stage: str) -> dict[str, list[dict[str, float]]]:
-    """What a run logs at each training batch and each validation."""
+    """Run a stage; return the numbers logged at each training batch and each validation."""
     fixed = [callback(FixedRollouts)] if stage == "pairwise_ppo" else []
     shorter = ["--checkpoint.every_n_batches", "100", "--trainer.logger", "false"]
     cli = home.run(stage, run, "--seed_everything", "0", *shorter, callback(Numbers), *fixed)

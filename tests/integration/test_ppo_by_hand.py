@@ -66,7 +66,7 @@ class Watch(Callback):
         pl_module.policies.rollout = watched_sample
 
     def rows(self, iteration: int) -> list[Row]:
-        """What the judge was asked, with the tokens that were sampled."""
+        """Return the comparisons of an iteration, each with the sampled tokens."""
         rollout, texts, batch = self.rollouts[iteration]
         return [
             Row(

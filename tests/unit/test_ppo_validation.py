@@ -1,4 +1,4 @@
-"""What a validation of PPO makes of its numbers: the alarm, and how long to wait."""
+"""Validation of PPO: the over-optimisation alarm, patience, and the order of rows."""
 
 from typing import Any
 from unittest.mock import Mock
