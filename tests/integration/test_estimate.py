@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from lightning_modules import estimates
 from prl.cli import main
+from prl.config import ModelSource
 from tests.integration.runs import CONFIGS, Home
 
 MODEL = "--model.init_args."
@@ -102,3 +105,11 @@ def test_devices_that_depend_on_the_machine_are_asked_for(home: Home, tmp_path: 
     with pytest.raises(SystemExit):
         main(["estimate", *home.arguments("pairwise_ppo", tmp_path)[1:], "--trainer.devices", "auto"])
     assert "trainer.devices is 'auto', which depends on the machine; give --processes" in capsys.readouterr().err
+
+
+def test_a_judge_of_a_kind_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    (tmp_path / "prl_judge.json").write_text('{"kind": "mine"}')
+    source = SimpleNamespace(model_source=lambda: ModelSource(path=str(tmp_path)))
+    judge: Any = SimpleNamespace(sources=lambda: [source])
+    with pytest.raises(ValueError, match="is a judge of the kind 'mine', which cannot be estimated"):
+        estimates._read_once(judge, 1, lambda make: make())
