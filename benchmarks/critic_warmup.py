@@ -50,7 +50,7 @@ class Watch(Callback):
 
 def train(run: Path, overrides: tuple[str, ...], quickstart: Path, iterations: int) -> dict[str, Any]:
     """Explained variance per iteration, and whether the policy is what it was."""
-    from prl.cli import run_stage
+    from prl.cli.app import run_stage
 
     world = quickstart / "world"
     cli = run_stage(

@@ -26,10 +26,10 @@ import prl
 from prl.config import ModelSource
 from prl.data.tokens import left_pad
 from prl.judge import ComparisonEncoder, JudgeTemplate
-from prl.judge.fused import Fusing, TokenCounts, branch_logits
 from prl.judge.generative import batched_margins
-from prl.judge.packing import pack, shared_length
-from prl.judge.prefix_cache import PrefixCache, Reading
+from prl.judge.prefix_sharing.kv_cache import PrefixCache, Reading
+from prl.judge.prefix_sharing.packing import pack, shared_length
+from prl.judge.prefix_sharing.tree_attention import Fusing, TokenCounts, branch_logits
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import verdict_logits, verdict_margins
 

@@ -18,7 +18,7 @@ LIMITS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1)
 
 def train(run: Path, kl_coef: str, seed: int, quickstart: Path) -> None:
     """One run with a validation before the first batch and after every fifth."""
-    from prl.cli import run_stage
+    from prl.cli.app import run_stage
 
     world = quickstart / "world"
     heldout = {"class_path": "BradleyTerryJudge", "init_args": {"path": str(quickstart / "bradley_terry" / "model")}}
@@ -40,7 +40,7 @@ def train(run: Path, kl_coef: str, seed: int, quickstart: Path) -> None:
 
 def with_gold(run: Path) -> list[dict[str, Any]]:
     """The validations of a run, each with the true quality of its responses."""
-    from prl.evaluation.validation_log import ValidationLog
+    from prl.evaluation.policy.validation_log import ValidationLog
     from prl.quickstart.world import gold_quality
 
     files = ValidationLog(run)
@@ -54,7 +54,7 @@ def with_gold(run: Path) -> list[dict[str, Any]]:
 
 def shipped(lines: list[dict[str, Any]], limit: float | None) -> dict[str, Any]:
     """The validation that `prl frontier` names, with the alarm at a limit, or without any."""
-    from prl.evaluation.frontier import run_points, to_ship
+    from prl.evaluation.policy.frontier import run_points, to_ship
 
     judged = [{**line, "goodhart_alarm": limit is not None and line["goodhart_gap_lo"] > limit} for line in lines]
     batch = to_ship({"run": run_points(judged)})[1].batch

@@ -47,7 +47,7 @@ def variants(quickstart: Path, out: Path) -> dict[str, list[str]]:
 
 def train(name: str, overrides: list[str], seed: int, quickstart: Path, out: Path) -> dict[str, Any]:
     """One run, measured against the truth."""
-    from prl.cli import run_stage
+    from prl.cli.app import run_stage
     from prl.config import Sampling
     from prl.quickstart.evaluate import evaluate
 
@@ -113,7 +113,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     best = options.out / "best_of_8.jsonl"
     if not best.exists():
-        from prl.commands.anchors import main as write_anchors
+        from prl.cli.commands.anchors import main as write_anchors
 
         stages = [f"{options.quickstart}/{stage}/model" for stage in ("supervised", "judge")]
         prompts = f"{options.quickstart}/world/prompts.train.jsonl"

@@ -15,14 +15,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.loader import SteadyLoader, start_worker
 from datamodules.steps import StepLoader
+from prl.checkpoints.position import batches_done, is_dry_run
 from prl.data import DataError, DataSource, LengthGroupedBatchSampler, Record, RecordStream, held_out
 from prl.data.audit import shared_prompts
 from prl.data.batching import check_divides
 from prl.data.store import EncodedRecords, encode_records
 from prl.data.tokens import Loss
-from prl.inputs import Inputs
-from prl.outputs import write_text
-from prl.run_position import batches_done, is_dry_run
+from prl.run_folder.inputs import Inputs
+from prl.system.outputs import write_text
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class RecordDataModule(LightningDataModule):
             check_divides(f"data.init_args.{name}", getattr(self, name), trainer.world_size)
 
     def inputs(self) -> Inputs:
-        """What decides which rows come in which order: hashes of the data, and settings; see `prl/inputs.py`."""
+        """What decides which rows come in which order: hashes and settings; see `prl.run_folder.inputs`."""
         order: Inputs = {"batch_size": self.batch_size, "seed": self.seed, "group_by_length": self.group_by_length}
         if self.validation_source is None:
             order["validation_share"] = self.validation_share

@@ -6,7 +6,7 @@ from typing import Any
 from lightning.fabric.utilities.seed import pl_worker_init_function
 from torch.utils.data import DataLoader
 
-from prl.signals import leave_signals_to_parent, stop_signals_wait
+from prl.system.signals import leave_signals_to_parent, stop_signals_wait
 
 
 class SteadyLoader(DataLoader):

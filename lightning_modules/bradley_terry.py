@@ -8,13 +8,14 @@ from torch import Tensor
 from lightning_modules.judge_validation import JudgeValidation
 from prl.config import ModelSource, Optimization
 from prl.data.encoding import ScalarPairEncoder
-from prl.data.records import PreferencePair
+from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong, tokenizer_hash
-from prl.judge.bradley_terry import save_bradley_terry, scalar_rewards
-from prl.losses.bradley_terry import bradley_terry_loss
-from prl.losses.pairwise import check_smoothing, smooth
+from prl.judge.bradley_terry import save_bradley_terry
 from prl.models.limits import check_fits
 from prl.models.loading import load_scalar_classifier, load_tokenizer
+from prl.objectives.reward.bradley_terry import bradley_terry_loss
+from prl.objectives.reward.pairwise import check_smoothing, smooth
+from prl.rewards.scalar import scalar_rewards
 from prl.types import Verdict
 
 

@@ -16,14 +16,14 @@ from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.stage import Stage
 from prl.config import ModelSource
-from prl.judge.base import read_judge_file
-from prl.judge.source import RewardSource
-from prl.memory import Held, Shards, held, on_fake_tensors, working_memory
 from prl.models.adapters import add_adapters, is_adapted
 from prl.models.critic import AdapterCritic, Critic, ValueHead, hidden_size
-from prl.models.head import LOGITS_AT_ONCE, logits_setting
 from prl.models.loading import freeze, load_shape
+from prl.models.logprobs import LOGITS_AT_ONCE, logits_setting
+from prl.models.memory import Held, Shards, held, on_fake_tensors, working_memory
 from prl.models.policy import in_own_type
+from prl.rewards.base import RewardSource
+from prl.rewards.folder import read_judge_file
 
 Make = Callable[[Callable[[], Any]], Any]
 COPIES_OF_LOGITS = {True: 3, False: 2}

@@ -10,14 +10,17 @@ from torch import Tensor
 
 from lightning_modules.judge_validation import JudgeValidation
 from prl.config import ModelSource, Optimization
-from prl.data.records import PreferencePair
+from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong, tokenizer_hash
 from prl.distributed import global_sum, world_size
 from prl.judge.encoding import ComparisonEncoder
-from prl.judge.fused import FusedMode, Fusing, branch_logits, branch_text_logits
 from prl.judge.generative import save_judge
+from prl.judge.prefix_sharing.tree_attention import FusedMode, Fusing, branch_logits, branch_text_logits
 from prl.judge.template import JudgeTemplate
-from prl.losses.pairwise import (
+from prl.models.limits import check_fits
+from prl.models.loading import load_causal_lm, load_tokenizer
+from prl.models.policy import model_inputs, token_logprobs, verdict_logits, verdict_margins
+from prl.objectives.reward.pairwise import (
     ConsistencyForm,
     check_smoothing,
     consistency_loss,
@@ -26,9 +29,6 @@ from prl.losses.pairwise import (
     verdict_language_loss,
     verdict_loss,
 )
-from prl.models.limits import check_fits
-from prl.models.loading import load_causal_lm, load_tokenizer
-from prl.models.policy import model_inputs, token_logprobs, verdict_logits, verdict_margins
 from prl.types import Verdict
 
 

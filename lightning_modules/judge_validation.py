@@ -14,7 +14,7 @@ from lightning_modules.stage import Stage
 from prl.data import PreferencePair, load_records, prompt_key
 from prl.distributed import gathered
 from prl.evaluation.figures import judge_figures
-from prl.evaluation.judge_report import JudgedPairs, judge_metrics, slice_metrics
+from prl.evaluation.judge.report import JudgedPairs, judge_metrics, slice_metrics
 from prl.evaluation.tables import PairText, most_order_dependent, most_wrong, pair_table
 from prl.judge.loading import load_judge
 from prl.judge.passport import issue_passport, write_passport

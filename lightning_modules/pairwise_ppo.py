@@ -17,28 +17,29 @@ from lightning_modules.ppo_report import PPOReport
 from lightning_modules.ppo_validation import PPOValidation
 from lightning_modules.stage import Stage
 from lightning_modules.strategies import Gather, before_microbatch, clip_gradients, discard_gradients, finish_judging
-from prl.anchors import AnchorSource, DatasetAnchors
+from prl.anchors.base import AnchorSource
+from prl.anchors.sources import DatasetAnchors
 from prl.config import PPO, Health, JudgeGate, ModelSource, Optimization, Reward, Sampling, Validation
-from prl.critic_warmup import CriticWarmup
 from prl.data.encoding import PromptEncoder
-from prl.data.records import AnchoredPrompt
+from prl.data.rows.records import AnchoredPrompt
 from prl.data.tokens import OnTooLong
 from prl.distributed import global_sum, world_size
-from prl.experience import assemble
 from prl.judge.base import PairwiseJudge
-from prl.judge.source import RewardSource
-from prl.kl import AdaptiveKL, FixedKL, KLController
-from prl.minibatch import schedule_minibatches, split_microbatches
 from prl.models.adapters import add_adapters
 from prl.models.critic import AdapterCritic, CriticKind, check_critic, explained_variance
 from prl.models.loading import load_causal_lm, load_tokenizer, save_model
+from prl.models.offload import Residence
 from prl.models.policy import in_own_type
-from prl.objective import ppo_objective, token_weights
-from prl.phases import PhaseMeter
-from prl.residence import Residence
-from prl.rollout import end_token_ids
-from prl.rollout_server import RolloutServer
-from prl.step_statistics import accumulate, agree, over_steps
+from prl.objectives.policy.ppo import ppo_objective, token_weights
+from prl.rewards.base import RewardSource
+from prl.rl.critic_warmup import CriticWarmup
+from prl.rl.experience import assemble
+from prl.rl.kl_controller import AdaptiveKL, FixedKL, KLController
+from prl.rl.minibatch import schedule_minibatches, split_microbatches
+from prl.rl.phase_timer import PhaseMeter
+from prl.rl.step_statistics import accumulate, agree, over_steps
+from prl.rollouts.generate import end_token_ids
+from prl.rollouts.server import RolloutServer
 from prl.types import Experience, PromptBatch, Rollout, Scores
 
 

@@ -17,17 +17,16 @@ from lightning_modules.strategies import (
     whole_state,
     write,
 )
-from prl.anchors import Weights
-from prl.data.records import Conversation
+from prl.anchors.base import Weights
 from prl.data.thoughts import CLOSE, opens_thoughts, without_thoughts
 from prl.distributed import global_max, rank
 from prl.judge.base import PairwiseJudge
 from prl.models import actor_critic
 from prl.models.adapters import is_adapted, own_parameters, without_adapters
 from prl.models.loading import save_model
-from prl.rollout import decode, generate
-from prl.rollout_server import RolloutServer
-from prl.types import PromptBatch, Rollout, Verdict
+from prl.rollouts.generate import decode, generate
+from prl.rollouts.server import RolloutServer
+from prl.types import Conversation, PromptBatch, Rollout, Verdict
 
 if TYPE_CHECKING:
     from lightning_modules.pairwise_ppo import PairwisePPOModule

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_modules.step_health import save_batch
 from prl.config import Health
 from prl.distributed import rank
-from prl.health import NOT_FINITE, HealthError, HealthRecord, not_finite
+from prl.rl.health import NOT_FINITE, HealthError, HealthRecord, not_finite
 from prl.types import Experience, PromptBatch, Scores
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_modules.strategies import spread_judge, waits_for_all_gradients
 from prl.judge.gate import check_judge
-from prl.judge.source import make_ready
-from prl.minibatch import check_minibatches
 from prl.models.adapters import is_adapted
 from prl.models.critic import build_critic
 from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_causal_lm
+from prl.rewards.base import make_ready
+from prl.rl.minibatch import check_minibatches
 
 if TYPE_CHECKING:
     from lightning_modules.pairwise_ppo import PairwisePPOModule

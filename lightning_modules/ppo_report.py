@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from prl.checkpoints.event_log import Journal
+from prl.checkpoints.position import is_dry_run
 from prl.config import KLEstimator
 from prl.distributed import global_max, global_sum, world_size
-from prl.health import SATURATED
-from prl.journal import Journal
 from prl.kl import token_kl
 from prl.masking import masked_mean
-from prl.run_position import is_dry_run
+from prl.rl.health import SATURATED
 from prl.types import Experience, Rollout, Scores, Verdict
 
 if TYPE_CHECKING:

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
+from prl.checkpoints.position import is_dry_run
+from prl.checkpoints.random_states import forked
 from prl.config import Validation
 from prl.distributed import gathered, rank, world_size
-from prl.evaluation.frontier import draw_frontier, run_points
-from prl.evaluation.intervals import Interval
-from prl.evaluation.patience import Patience
-from prl.evaluation.policy_report import Row, goodhart_gap, judge_difference, judged, policy_report, with_interval
+from prl.evaluation.bootstrap import Interval
+from prl.evaluation.policy.frontier import draw_frontier, run_points
+from prl.evaluation.policy.patience import Patience
+from prl.evaluation.policy.report import Row, goodhart_gap, judge_difference, judged, policy_report, with_interval
+from prl.evaluation.policy.validation_log import ValidationLog
 from prl.evaluation.tables import markdown_table
-from prl.evaluation.validation_log import ValidationLog
 from prl.judge.base import PairwiseJudge
-from prl.judge.source import against_anchors
 from prl.judge.template import render_conversation
-from prl.randomness import forked
-from prl.run_position import is_dry_run
+from prl.rewards.base import against_anchors
 from prl.types import PromptBatch, Rollout, Scores, Verdict
 
 if TYPE_CHECKING:

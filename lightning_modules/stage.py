@@ -17,15 +17,15 @@ from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
 from lightning_modules.run_state import RunState
 from lightning_modules.step_health import StepHealth
 from lightning_modules.strategies import before_microbatch, check_precision, is_sharded, spread
+from prl.checkpoints.position import batches_done
 from prl.config import ModelSource, Optimization
-from prl.data.records import Record
-from prl.data.row_errors import shown
+from prl.data.rows.records import Record
+from prl.data.rows.row_errors import shown
 from prl.data.store import RecordEncoder
 from prl.distributed import rank
-from prl.inputs import Inputs, folder_inputs, model_inputs
-from prl.judge.source import RewardSource
 from prl.models.loading import without_weights
-from prl.run_position import batches_done
+from prl.rewards.base import RewardSource
+from prl.run_folder.inputs import Inputs, folder_inputs, model_inputs
 
 
 class Encoder(RecordEncoder, Protocol):
@@ -203,7 +203,7 @@ class Stage(LightningModule, ABC):
         return self.fixed_settings()  # hashing a large tokenizer takes a second
 
     def inputs(self) -> Inputs:
-        """Hashes of what it reads from folders of models and judges, once these are read; see `prl/inputs.py`."""
+        """Hashes of what it reads from folders of models and judges, once read; see `prl/run_folder/inputs.py`."""
         found: Inputs = {}
         sources: list[ModelSource] = []
         for name, part in vars(self).items():

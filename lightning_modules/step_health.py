@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from lightning_modules.strategies import gradient_norm, held_weights
+from prl.checkpoints.position import batches_done, is_dry_run
 from prl.distributed import global_sum, rank, world_size
-from prl.full_disk import save_tensors
-from prl.health import TRAINING_NOT_FINITE, WEIGHTS_NOT_FINITE, HealthError, not_finite
-from prl.run_position import batches_done, is_dry_run
+from prl.rl.health import TRAINING_NOT_FINITE, WEIGHTS_NOT_FINITE, HealthError, not_finite
+from prl.system.full_disk import save_tensors
 
 if TYPE_CHECKING:
     from lightning_modules.stage import Stage

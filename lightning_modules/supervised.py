@@ -8,14 +8,14 @@ from torch import Tensor
 from lightning_modules.stage import Stage
 from prl.config import ModelSource, Optimization
 from prl.data.encoding import DemonstrationEncoder
-from prl.data.records import Demonstration
+from prl.data.rows.records import Demonstration
 from prl.data.tokens import OnTooLong
 from prl.distributed import global_sum, world_size
 from prl.masking import masked_sum
 from prl.models.limits import check_fits
 from prl.models.loading import load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import model_inputs, token_logprobs
-from prl.rollout import keep_end_tokens
+from prl.rollouts.generate import keep_end_tokens
 
 
 class SupervisedModule(Stage):

@@ -2,7 +2,7 @@
 
 import sys
 
-from prl import terminal
+from prl.system import terminal
 
 
 def main() -> None:
@@ -24,17 +24,17 @@ def main() -> None:
 
 
 def _run() -> None:
-    """`prl env` on its own, since it has to answer also where the rest does not import; all else is prl.cli's."""
+    """`prl env` on its own, since it has to answer also where the rest does not import; all else is prl.cli.app's."""
     if sys.argv[1:] in (["--version"], ["-V"]):
         from prl import __version__
 
         sys.stdout.write(f"prl {__version__}\n")
     elif sys.argv[1:2] == ["env"]:
-        from prl.commands import COMMANDS
+        from prl.cli.commands import COMMANDS
 
         COMMANDS["env"](sys.argv[2:])
     else:
-        from prl.cli import main as run
+        from prl.cli.app import main as run
 
         run()
 

@@ -3,13 +3,20 @@
 Every mask is bool and True means "counts". Shapes are checked once, when a record is made, and trusted afterwards.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from prl.data.records import Conversation
+ROLES = ("system", "user", "assistant", "tool")
+
+Message = dict[str, str]
+"""`{"role": one of ROLES, "content": text}`; other keys of a message are not kept, and the data report names them."""
+
+Conversation = Sequence[Message]
+"""The turns of a dialogue, oldest first."""
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

@@ -23,9 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prl.checkpoint_files import CheckpointError, newest_whole
-from prl.cli import main as prl
-from prl.ledger import LEDGER, compare, read_ledger
+from prl.checkpoints.files import CheckpointError, newest_whole
+from prl.checkpoints.ledger import LEDGER, compare, read_ledger
+from prl.cli.app import main as prl
 from tests.integration.runs import CONFIGS, Home, build_home
 
 SHORT = (

@@ -8,9 +8,9 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
+from prl.checkpoints.position import batches_done, is_dry_run
 from prl.distributed import rank, world_size
-from prl.outputs import write_text
-from prl.run_position import batches_done, is_dry_run
+from prl.system.outputs import write_text
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from prl.full_disk import naming_when_full
-from prl.outputs import aside, check_file, lines_with, sync
+from prl.system.full_disk import naming_when_full
+from prl.system.outputs import aside, check_file, lines_with, sync
 
 
 class PredictionFile(Callback):

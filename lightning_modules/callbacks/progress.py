@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from prl.run_position import batches_done
+from prl.checkpoints.position import batches_done
 
 
 class PhaseProgressBar(ProgressBar):

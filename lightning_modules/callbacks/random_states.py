@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from prl.checkpoints.random_states import random_states, set_random_states
 from prl.distributed import gathered, rank, world_size
-from prl.randomness import random_states, set_random_states
 
 log = logging.getLogger(__name__)
 

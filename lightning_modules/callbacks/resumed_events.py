@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-from prl.run_folder import holds_run
+from prl.run_folder.contents import holds_run
 
 
 class ForgetRepeatedSteps(Callback):

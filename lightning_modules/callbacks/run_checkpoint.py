@@ -14,12 +14,13 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from lightning_modules.callbacks.stop_signals import StoppedRun, StopSignals
 from lightning_modules.strategies import write_in_parts
-from prl import checkpoint_files, sharded_files
+from prl.checkpoints import files as checkpoint_files
+from prl.checkpoints import sharded as sharded_files
+from prl.checkpoints.position import batches_done, is_dry_run
+from prl.checkpoints.random_states import random_states, set_random_states
 from prl.distributed import world_size
-from prl.full_disk import naming_when_full, save_tensors
-from prl.randomness import random_states, set_random_states
-from prl.run_folder import clear_model
-from prl.run_position import batches_done, is_dry_run
+from prl.run_folder.contents import clear_model
+from prl.system.full_disk import naming_when_full, save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class RunCheckpoint(Checkpoint):
 
     Lightning's ModelCheckpoint counts optimizer steps, of which a PPO iteration has many and not always equally many.
     It can be added beside this one to keep the best by a metric; its `save_last` writes `model-checkpoint-last.ckpt`.
-    How a file becomes whole is told in `prl/checkpoint_files.py`.
+    How a file becomes whole is told in `prl/checkpoints/files.py`.
 
     After SIGTERM, SIGUSR1, SIGHUP, Ctrl-C, or when its output is lost, the run ends at the next place where ranks are
     in step: after a batch, between the phases of a PPO iteration (`Stage.begin_phase`), after a validation batch. What

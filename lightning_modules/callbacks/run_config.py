@@ -6,7 +6,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from prl.sealed_config import write_config
+from prl.run_folder.sealed_config import write_config
 
 
 class RunConfig(SaveConfigCallback):

@@ -5,8 +5,8 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
-from prl.inputs import Inputs, changed_inputs, is_accepted
-from prl.run_position import is_dry_run
+from prl.checkpoints.position import is_dry_run
+from prl.run_folder.inputs import Inputs, changed_inputs, is_accepted
 
 log = logging.getLogger(__name__)
 

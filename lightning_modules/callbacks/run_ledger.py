@@ -9,10 +9,10 @@ import torch
 from lightning import Callback, Trainer
 
 from prl import __version__
+from prl.checkpoints.ledger import LEDGER, LedgerWriter, content_hash, sketch, state_numbers, weights_sketch
+from prl.checkpoints.position import batches_done, is_dry_run
+from prl.checkpoints.random_states import random_states
 from prl.distributed import gathered, world_size
-from prl.ledger import LEDGER, LedgerWriter, content_hash, sketch, state_numbers, weights_sketch
-from prl.randomness import random_states
-from prl.run_position import batches_done, is_dry_run
 
 NUMBERS = ("reward/score", "kl/k1", "value/loss", "policy/loss", "policy/grad_norm", "train/loss")
 """What stages log that goes into a line. Left out is what counts since the process started, or is a time."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from prl import terminal
 from prl.distributed import global_max
-from prl.signals import STOP_SIGNALS
+from prl.system import terminal
+from prl.system.signals import STOP_SIGNALS
 
 
 class StoppedRun(SystemExit):

@@ -18,11 +18,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from lightning_modules.strategies.in_parts import Held, InParts
+from prl.checkpoints.sharded import Part
 from prl.distributed import give_from_first, rank
-from prl.memory import layer_names
 from prl.models.adapters import is_adapted
 from prl.models.critic import ValueHead
-from prl.sharded_files import Part
+from prl.models.memory import layer_names
 
 
 class FSDP2Strategy(InParts, ModelParallelStrategy):

@@ -10,8 +10,8 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from prl import sharded_files
-from prl.sharded_files import FOLDER, Part
+from prl.checkpoints import sharded as sharded_files
+from prl.checkpoints.sharded import FOLDER, Part
 
 Held = Part | Tensor
 """What a process has of a value: a part, or, where it is not cut, all of it."""

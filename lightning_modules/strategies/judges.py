@@ -3,9 +3,9 @@
 from typing import Any
 
 from lightning_modules.strategies.spreading import is_sharded, keeps_float32_copies, settle_frozen, spread
-from prl.judge.source import RewardSource
 from prl.models.adapters import OnTrunk
-from prl.models.in_step import InStep
+from prl.models.collective import InStep
+from prl.rewards.base import RewardSource
 
 
 def spread_judge(judge: RewardSource, trainer: Any, *, cut: bool) -> None:

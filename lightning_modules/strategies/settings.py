@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from lightning_modules.strategies.fsdp2 import FSDP2Strategy
 from lightning_modules.strategies.zero import ZeROStrategy
-from prl.memory import Shards
+from prl.models.memory import Shards
 
 LIVE = 10**9
 """DeepSpeed's own limit (stage3_max_live_parameters) on weights that stay whole between their uses."""

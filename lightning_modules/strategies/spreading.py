@@ -13,8 +13,8 @@ from lightning_modules.strategies.fsdp2 import FSDP2Strategy
 from lightning_modules.strategies.in_parts import InParts, put_together
 from lightning_modules.strategies.settings import NO_DEEPSPEED, NO_FSDP
 from lightning_modules.strategies.zero import ZeROStrategy
+from prl.checkpoints.sharded import Part
 from prl.distributed import gathered
-from prl.sharded_files import Part
 
 
 def spread(model: Any, trainer: Any) -> Any:

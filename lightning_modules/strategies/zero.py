@@ -9,8 +9,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy
 from torch import Tensor, nn
 
 from lightning_modules.strategies.in_parts import Held, InParts
+from prl.checkpoints.sharded import Part
 from prl.distributed import give_from_first, rank
-from prl.sharded_files import Part
 
 
 class ZeROStrategy(InParts, DeepSpeedStrategy):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prl.data.records import PreferencePair, prompt_key
+from prl.data.rows.records import PreferencePair, prompt_key
 
 
 @dataclass(frozen=True)

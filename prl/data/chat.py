@@ -16,8 +16,8 @@ from jinja2.visitor import NodeTransformer
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.marks import Marks, marks_of
-from prl.data.messages import Conversation
 from prl.data.templates import TemplateFailure, chat_environment, in_words, render
+from prl.types import Conversation
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from prl.data.chat import encode_chat
 from prl.data.fitting import fit_prompt
 from prl.data.marks import encode_content
-from prl.data.records import AnchoredPrompt, Conversation, Demonstration, PreferencePair
-from prl.data.row_errors import RowError
+from prl.data.rows.records import AnchoredPrompt, Demonstration, PreferencePair
+from prl.data.rows.row_errors import RowError
 from prl.data.templates import TemplateFailure
 from prl.data.tokens import (
     EncodingCounts,
@@ -27,7 +27,7 @@ from prl.data.tokens import (
     tokenizer_hash,
 )
 from prl.data.turns import encode_turn
-from prl.types import PromptBatch
+from prl.types import Conversation, PromptBatch
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> list[int]:

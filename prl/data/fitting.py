@@ -10,8 +10,8 @@ from collections.abc import Callable
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.marks import encode_content
-from prl.data.messages import Conversation
 from prl.data.tokens import Loss, TooLongError
+from prl.types import Conversation
 
 Encode = Callable[[Conversation], list[int]]
 """A prompt as token ids, with everything that its template puts around it."""

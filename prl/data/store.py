@@ -27,10 +27,10 @@ import transformers
 from filelock import FileLock
 
 from prl.data.audit import comparison_key
-from prl.data.reading import RecordStream
-from prl.data.records import PreferencePair, Record, prompt_key
-from prl.data.row_errors import RowError
-from prl.data.sources import DataError, file_hash
+from prl.data.rows.reading import RecordStream
+from prl.data.rows.records import PreferencePair, Record, prompt_key
+from prl.data.rows.row_errors import RowError
+from prl.data.rows.sources import DataError, file_hash
 from prl.data.tokens import EncodingCounts, Loss, TooLongError, settings_hash
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.chat import ChatSettings, chat_settings
-from prl.data.records import PreferencePair
+from prl.data.rows.records import PreferencePair
 
 OnTooLong = Literal["error", "truncate", "skip"]
 

@@ -6,9 +6,9 @@ from transformers import PreTrainedTokenizerBase
 
 from prl.data.chat import frame_chat
 from prl.data.marks import Marks, marks_of
-from prl.data.messages import Conversation
 from prl.data.templates import TemplateFailure
 from prl.data.thoughts import CLOSE, OPEN
+from prl.types import Conversation
 
 _PROBE = "Hello"
 

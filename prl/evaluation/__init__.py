@@ -1,0 +1,1 @@
+"""Evaluation of data, judges and policies, with intervals."""

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from prl.evaluation.calibration import NUM_BINS, best_temperature, calibration_error, reliability_bins
-from prl.evaluation.judge_report import LENGTH_MATCHED, JudgedPairs, estimate, won
+from prl.evaluation.judge.calibration import NUM_BINS, best_temperature, calibration_error, reliability_bins
+from prl.evaluation.judge.report import LENGTH_MATCHED, JudgedPairs, estimate, won
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"
 """Colours that colour-blind readers tell apart (Okabe and Ito)."""

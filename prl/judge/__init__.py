@@ -6,11 +6,7 @@ from prl.judge.encoding import ComparisonEncoder
 from prl.judge.endpoint import EndpointJudge
 from prl.judge.generative import GenerativeJudge
 from prl.judge.loading import Judge, load_judge
-from prl.judge.rule import RuleReward
-from prl.judge.scalar import ScalarReward
-from prl.judge.source import RewardSource
 from prl.judge.template import JudgeTemplate
-from prl.judge.weighted import WeightedReward
 
 __all__ = [
     "BradleyTerryJudge",
@@ -20,9 +16,5 @@ __all__ = [
     "Judge",
     "JudgeTemplate",
     "PairwiseJudge",
-    "RewardSource",
-    "RuleReward",
-    "ScalarReward",
-    "WeightedReward",
     "load_judge",
 ]

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prl.data.fitting import fit_prompt
 from prl.data.marks import encode_contents
-from prl.data.records import Conversation, PreferencePair
+from prl.data.rows.records import PreferencePair
 from prl.data.tokens import (
     EncodingCounts,
     Loss,
@@ -20,8 +20,9 @@ from prl.data.tokens import (
     settings_hash,
     tokenizer_hash,
 )
-from prl.judge.packing import pack
+from prl.judge.prefix_sharing.packing import pack
 from prl.judge.template import JudgeTemplate, compile_template, render_conversation
+from prl.types import Conversation
 
 LEAST_ROOM = 12
 """Tokens that a comparison must have beside the template: enough to cut prompt and responses without losing one."""
@@ -189,7 +190,7 @@ class ComparisonEncoder:
 
         Returns:
             input_ids, attention_mask: [2N, S]; text_mask: [2N, S] bool, True from the first response on; and
-            `pair_tensors`; with `pack_pairs` also packed: the 2N readings in N rows (prl/judge/packing.py).
+            `pair_tensors`; with `pack_pairs` also packed: the 2N readings in N rows (prl.judge.prefix_sharing.packing).
         """
         readings = [row["chosen_first"] for row in rows] + [row["rejected_first"] for row in rows]
         ids, mask = left_pad(readings, int(self.tokenizer.pad_token_id))

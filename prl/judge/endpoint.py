@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prl.http import Server, check_connection, latest
 from prl.judge.base import Comparison, PairwiseJudge
 from prl.judge.template import JudgeTemplate, render_text
+from prl.system.http import Server, check_connection, latest
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from prl.data.records import Conversation, PreferencePair, prompt_key
-from prl.evaluation.judge_report import JudgedPairs, judge_report
-from prl.evaluation.transitivity import RoundRobin, transitivity_report
+from prl.data.rows.records import PreferencePair, prompt_key
+from prl.evaluation.judge.report import JudgedPairs, judge_report
+from prl.evaluation.judge.transitivity import RoundRobin, transitivity_report
+from prl.judge.attacks import canary_report
 from prl.judge.base import PairwiseJudge
-from prl.judge.canaries import canary_report
+from prl.types import Conversation
 
 MAX_PROMPTS = 20
 """Prompts whose responses are compared all with all."""

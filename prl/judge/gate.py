@@ -6,9 +6,9 @@ from typing import Any
 
 from prl.config import JudgeGate
 from prl.distributed import rank
-from prl.judge.base import PASSPORT_FILE, judge_folder, read_judge_file
 from prl.judge.passport import DTYPE, describe_judge, described, read_passport
-from prl.judge.source import RewardSource
+from prl.rewards.base import RewardSource
+from prl.rewards.folder import PASSPORT_FILE, judge_folder, read_judge_file
 
 log = logging.getLogger(__name__)
 

@@ -10,27 +10,19 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prl.config import ModelSource
-from prl.data.records import Conversation
 from prl.data.tokens import EncodingCounts, left_pad
-from prl.judge.base import (
-    JUDGE_FILE,
-    TEMPLATE_FILE,
-    Comparison,
-    PairwiseJudge,
-    discard_passport,
-    judge_folder,
-    read_judge_file,
-)
+from prl.judge.base import Comparison, PairwiseJudge
 from prl.judge.encoding import ComparisonEncoder
-from prl.judge.fused import FusedMode, Fusing, TokenCounts, branch_logits, device_of, dtype_of
-from prl.judge.packing import pack, tree_size
-from prl.judge.prefix_cache import PrefixCache, Reading
+from prl.judge.prefix_sharing.kv_cache import PrefixCache, Reading
+from prl.judge.prefix_sharing.packing import pack, tree_size
+from prl.judge.prefix_sharing.tree_attention import FusedMode, Fusing, TokenCounts, branch_logits, device_of, dtype_of
 from prl.judge.template import JudgeTemplate
 from prl.models.adapters import OnTrunk, check_same_trunk
 from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import float32_outputs, in_own_type, verdict_logits, verdict_margins
-from prl.types import Verdict
+from prl.rewards.folder import JUDGE_FILE, TEMPLATE_FILE, discard_passport, judge_folder, read_judge_file
+from prl.types import Conversation, Verdict
 
 
 class GenerativeJudge(PairwiseJudge):

@@ -7,13 +7,14 @@ from typing import Any, Self
 
 import torch
 
-from prl.data.records import AnchoredPrompt, Conversation, RowError
-from prl.judge.base import JUDGE_FILE, PairwiseJudge, judge_folder, judge_kind, read_judge_file
+from prl.data.rows.records import AnchoredPrompt, RowError
+from prl.judge.base import PairwiseJudge
 from prl.judge.bradley_terry import BradleyTerryJudge
 from prl.judge.generative import GenerativeJudge
 from prl.judge.passport import adopt_passport, read_passport
-from prl.model_card import copy_card
-from prl.types import Verdict
+from prl.models.model_card import copy_card
+from prl.rewards.folder import JUDGE_FILE, judge_folder, judge_kind, read_judge_file
+from prl.types import Conversation, Verdict
 
 log = logging.getLogger(__name__)
 

@@ -10,15 +10,16 @@ from prl import __version__
 from prl.config import ModelSource
 from prl.data import LoadedRecords, PreferencePair
 from prl.data.tokens import tokenizer_hash
-from prl.evaluation.judge_report import JudgedPairs
-from prl.json_files import read_object
-from prl.judge.base import PASSPORT_FILE, PairwiseJudge, read_judge_file
+from prl.evaluation.judge.report import JudgedPairs
+from prl.judge.base import PairwiseJudge
 from prl.judge.examination import examine, turned
 from prl.judge.generative import saved_template
-from prl.judge.shapes import FORMAT, passport_fault
-from prl.model_card import renew_figures
 from prl.models.loading import load_tokenizer
-from prl.outputs import write_text
+from prl.models.model_card import renew_figures
+from prl.rewards.folder import PASSPORT_FILE, read_judge_file
+from prl.rewards.folder_checks import FORMAT, passport_fault
+from prl.system.json_files import read_object
+from prl.system.outputs import write_text
 
 DTYPE = "float32"
 """The type in which a judge was measured whose passport does not say it."""

@@ -8,8 +8,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.chat import render_chat
-from prl.data.records import Conversation
 from prl.data.templates import TemplateFailure, in_words, judge_template, render
+from prl.types import Conversation
 
 DEFAULT_TEMPLATE = """\
 Compare two responses to the same conversation and decide which one is better: more helpful, correct and honest. \

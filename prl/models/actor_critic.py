@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from prl.models.critic import ValueHead
-from prl.models.head import response_hidden, response_logprobs
+from prl.models.logprobs import response_hidden, response_logprobs
 from prl.types import Rollout
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from prl.config import ModelSource
 from prl.masking import masked_var
 from prl.models.adapters import adapter_parameters, add_adapters, using_adapters
-from prl.models.head import response_hidden
 from prl.models.loading import load_backbone
+from prl.models.logprobs import response_hidden
 from prl.models.policy import model_inputs
 
 CriticKind = Literal["own", "shared", "adapter"]

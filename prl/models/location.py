@@ -8,6 +8,13 @@ from prl.models.damage import damaged
 
 ADAPTERS = "adapter_config.json"
 """File that makes a folder one of adapters."""
+MODEL_FILES = (
+    *("*.safetensors", "pytorch_model*.bin", "*.index.json", "config.json", "generation_config.json"),
+    *("adapter_config.json", "adapter_model.*", "README.md", "rm_passport.json", "prl_judge.json", "*.jinja"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model"),
+    *("sentencepiece.bpe.model", "additional_chat_templates*", ".gitattributes", "processor_config.json"),
+)
+"""Names in a model folder that `save_pretrained` and prl write."""
 
 
 class ModelNotFoundError(ValueError):

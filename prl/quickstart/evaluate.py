@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
+from prl.checkpoints.random_states import forked
 from prl.config import ModelSource, Sampling
 from prl.data import AnchoredPrompt, DataSource, load_records
 from prl.data.encoding import PromptEncoder
-from prl.evaluation.intervals import Interval, bootstrap_mean
+from prl.evaluation.bootstrap import Interval, bootstrap_mean
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import response_logits, token_logprobs
 from prl.quickstart.world import gold_quality
-from prl.randomness import forked
-from prl.rollout import decode, end_token_ids, generate
+from prl.rollouts.generate import decode, end_token_ids, generate
 from prl.types import Rollout
 
 

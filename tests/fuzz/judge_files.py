@@ -11,15 +11,15 @@ from unittest.mock import patch
 
 from prl.config import JudgeGate
 from prl.judge import passport as passports
-from prl.judge.base import JUDGE_FILE, PASSPORT_FILE, read_judge_file
 from prl.judge.examination import examine
 from prl.judge.gate import folder_problems
 from prl.judge.generative import saved_template
 from prl.judge.passport import describe_judge
-from prl.model_card import _figures
+from prl.models.model_card import _figures
+from prl.rewards.folder import JUDGE_FILE, PASSPORT_FILE, read_judge_file
 from tests.fuzz import mutated, mutated_value
 from tests.helpers.pairs import QualityJudge, labelled_pairs
-from tests.unit.test_passport import write_generative
+from tests.unit.judge.test_passport import write_generative
 
 
 @cache

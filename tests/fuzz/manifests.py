@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from prl.checkpoint_files import aside, batches_of, fault, newest_whole, publish, whole_checkpoints
-from prl.ledger import LEDGER, compare, read_ledger
+from prl.checkpoints.files import aside, batches_of, fault, newest_whole, publish, whole_checkpoints
+from prl.checkpoints.ledger import LEDGER, compare, read_ledger
 from tests.fuzz import mutated, mutated_value
 
 MANIFEST = "batch-000004.json"

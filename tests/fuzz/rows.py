@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prl.commands.data import as_text
+from prl.cli.commands.data import as_text
 from prl.data import AnchoredPrompt, DataError, DataSource, Demonstration, PreferencePair, load_records
-from prl.data.describe import describe
+from prl.evaluation.data_summary import describe
 from tests.fuzz import mutated, mutated_value
 
 EXPECTED = DataError

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from prl.config import Sampling
-from prl.http import Server
 from prl.judge import EndpointJudge, JudgeTemplate
-from prl.rollout_server import RolloutServer
+from prl.rollouts.server import RolloutServer
+from prl.system.http import Server
 from prl.types import PromptBatch
 from tests.fuzz import mutated, mutated_value
 

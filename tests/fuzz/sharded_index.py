@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from prl import sharded_files
-from prl.sharded_files import Part
-from prl.sharded_metadata import INDEX
+from prl.checkpoints import sharded as sharded_files
+from prl.checkpoints.sharded import Part
+from prl.checkpoints.sharded_metadata import INDEX
 
 
 @cache

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from prl.data.records import PreferencePair
+from prl.data.rows.records import PreferencePair
 from prl.judge.base import Comparison
 from tests.helpers.tiny import PlantedJudge
 

@@ -11,14 +11,14 @@ import torch
 from lightning import Callback
 from transformers import AutoModelForSequenceClassification
 
-from prl import sharded_files
-from prl.checkpoint_files import LAST
-from prl.cli import PrlCLI, run_stage
+from prl.checkpoints import sharded as sharded_files
+from prl.checkpoints.files import LAST
+from prl.checkpoints.position import batches_done
+from prl.cli.app import PrlCLI, run_stage
 from prl.judge import ComparisonEncoder, JudgeTemplate
 from prl.judge.bradley_terry import save_bradley_terry
 from prl.judge.generative import save_judge
 from prl.quickstart.world import WorldSizes, write_world
-from prl.run_position import batches_done
 from tests.helpers.tiny import LLAMA, tiny_model, tiny_tokenizer, write_tiny_model
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lightning_modules.stage import Stage
-from prl.judge import BradleyTerryJudge, ScalarReward
+from prl.judge import BradleyTerryJudge
 from prl.quickstart.world import WorldSizes, write_world
+from prl.rewards import ScalarReward
 from prl.types import Experience
 from tests.helpers.judge_server import TEMPLATE, serving
 from tests.helpers.tiny import LLAMA

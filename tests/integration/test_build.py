@@ -216,7 +216,7 @@ def test_cpp_builds_a_library_that_a_fresh_process_uses(checkout, tmp_path) -> N
     shutil.copytree(checkout / "prl", installed / "prl")
     shutil.copytree(build.folder, installed / "prl" / "ops", dirs_exist_ok=True)
     code = (
-        "import json, torch\nfrom prl import ops\nfrom prl.advantages import gae\n"
+        "import json, torch\nfrom prl import ops\nfrom prl.advantages.gae import gae\n"
         "rows = torch.ones(1, 3), torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[True, False, True]])\n"
         "numbers = torch.stack(gae(*rows, gamma=0.5, gae_lambda=0.5)).tolist()\n"
         "print(json.dumps([ops.__file__, ops.active_for('cpu'), ops.status()['cpp'].reason, numbers]))"

@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from prl.cli import PrlCLI, run_stage
+from prl.cli.app import PrlCLI, run_stage
 from tests.integration.runs import CONFIGS, FirstWeights, Home, Numbers, callback, find_callback, last_checkpoint
 
 MODEL = "--model.init_args."

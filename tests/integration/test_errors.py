@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from prl.cli import main
-from prl.ledger import LEDGER, read_ledger
+from prl.checkpoints.ledger import LEDGER, read_ledger
+from prl.cli.app import main
 from tests.integration.runs import Home, last_checkpoint
 
 MODEL = "--model.init_args."

@@ -14,9 +14,10 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from prl.checkpoint_files import LAST
-from prl.cli import RunError, main
-from prl.commands.export import export
+from prl.checkpoints.files import LAST
+from prl.checkpoints.resolve import RunError
+from prl.cli.app import main
+from prl.cli.commands.export import export
 from prl.judge import GenerativeJudge, Judge
 from tests.integration.runs import Home, Interrupt, InterruptedRun, callback, differences, state_of
 

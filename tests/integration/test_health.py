@@ -10,9 +10,9 @@ import torch
 from lightning import Callback
 from torch import Tensor
 
-from prl.health import HealthError
+from prl.checkpoints.position import batches_done
 from prl.judge.base import Comparison
-from prl.run_position import batches_done
+from prl.rl.health import HealthError
 from prl.types import Rollout
 from tests.helpers.tiny import LengthJudge
 from tests.integration.runs import Home, callback, last_checkpoint

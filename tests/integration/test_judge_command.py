@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from prl.cli import main
-from prl.commands.judge import read_lines
+from prl.cli.app import main
+from prl.cli.commands.judge import read_lines
 from prl.data import DataSource, PreferencePair, load_records
 from prl.judge import GenerativeJudge, Judge, load_judge
-from prl.judge.base import PASSPORT_FILE
+from prl.rewards.folder import PASSPORT_FILE
 from tests.integration.runs import Home
 
 MODEL = "--model.init_args."

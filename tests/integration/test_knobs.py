@@ -83,7 +83,7 @@ TURNS: dict[str, list[Turn]] = {
 
 
 # Turned where responses can have thoughts, which random models do not write.
-ELSEWHERE = {"reward.judge_thoughts": "tests/unit/test_turns.py"}
+ELSEWHERE = {"reward.judge_thoughts": "tests/unit/data/test_turns.py"}
 
 # Sampling habits that cannot be trained: setting -> a value that is refused.
 REFUSED: dict[str, Any] = {

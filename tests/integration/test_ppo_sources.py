@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from prl.journal import Journal
+from prl.checkpoints.event_log import Journal
 from prl.types import Experience
 from tests.helpers.judge_server import TEMPLATE, serving
 from tests.helpers.tiny import LengthJudge
@@ -82,7 +82,7 @@ def test_a_data_set_without_anchors_is_refused_where_they_are_read(home: Home, t
 
 
 def sources(home: Home) -> dict[str, tuple[str, dict[str, Any]]]:
-    rule = {"class_path": "RuleReward", "init_args": {"rule": "prl.judge.rule.exact_match"}}
+    rule = {"class_path": "RuleReward", "init_args": {"rule": "prl.rewards.rule.exact_match"}}
     judge = {"class_path": "GenerativeJudge", "init_args": {"path": str(home.judge)}}
     return {
         "Bradley-Terry judge": ("BradleyTerryJudge", {"path": str(home.bradley_terry)}),

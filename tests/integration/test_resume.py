@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from prl.checkpoint_files import LAST, fault
-from prl.cli import run_stage
-from prl.ledger import LEDGER, compare, read_ledger
-from prl.run_lock import RunInUseError, held
+from prl.checkpoints.files import LAST, fault
+from prl.checkpoints.ledger import LEDGER, compare, read_ledger
+from prl.cli.app import run_stage
+from prl.run_folder.lock import RunInUseError, held
 from tests.helpers.processes import run_all
 from tests.integration.runs import (
     CONFIGS,
@@ -117,7 +117,7 @@ def test_twenty_kills_at_any_time_change_no_bit(home: Home, uninterrupted: Unint
     """SIGKILL and SIGTERM by turns, at random times up to four batches after training has begun."""
     moments = random.Random(0)
     context = multiprocessing.get_context("forkserver")  # real processes, without the imports of each
-    context.set_forkserver_preload(["prl.cli"])
+    context.set_forkserver_preload(["prl.cli.app"])
     ledger, resume, kills = tmp_path / LEDGER, (), []
     while len(kills) < 20:
         start, begun = num_lines(ledger), 0.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prl import sharded_files
+from prl.checkpoints import sharded as sharded_files
 from tests.helpers.rollout_server import serving
 from tests.integration.runs import Home, Numbers, callback, find_callback
 from tests.integration.test_two_processes import STRATEGIES, launch
@@ -17,7 +17,7 @@ MODEL = "--model.init_args."
 
 def asked(server: object, folder: Path) -> tuple[str, ...]:
     settings = {"base_url": f"{server.root}/v1", "folder": str(folder), "retries": 0}  # type: ignore[attr-defined]
-    name = "prl.rollout_server.RolloutServer"
+    name = "prl.rollouts.server.RolloutServer"
     return (f"{MODEL}rollout_server", json.dumps({"class_path": name, "init_args": settings}))
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from prl.checkpoint_files import LAST
-from prl.commands.export import export
-from prl.evaluation.validation_log import ValidationLog
+from prl.checkpoints.files import LAST
+from prl.cli.commands.export import export
+from prl.evaluation.policy.validation_log import ValidationLog
 from tests.integration.runs import CONFIGS, Home, Interrupt, InTurns, callback, differences, last_checkpoint, state_of
 from tests.integration.test_resume import batches_in, same_ledger
 from tests.integration.test_two_processes import STRATEGIES, launch, run

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from lightning_modules.ppo_dashboard import LAYOUT
-from prl.health import KINDS
+from prl.rl.health import KINDS
 from tests.integration.runs import CONFIGS, DATA, Home, Interrupt, InterruptedRun, callback
 
 MODEL = "--model.init_args."

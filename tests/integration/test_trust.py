@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from prl.cli import main, run_stage
-from prl.trust import take_flag
+from prl.cli.app import main, run_stage
+from prl.run_folder.trust import take_flag
 from tests.integration.runs import Home
 
 YES = ("--trust_run_folder", "true")
@@ -57,7 +57,7 @@ def model(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def rule_of(name: str) -> dict[str, Any]:
-    return {"class_path": "prl.judge.RuleReward", "init_args": {"rule": name}}
+    return {"class_path": "prl.rewards.RuleReward", "init_args": {"rule": name}}
 
 
 def told(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:

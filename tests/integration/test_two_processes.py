@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from prl.checkpoints.ledger import LEDGER, read_ledger
 from prl.distributed import rank
-from prl.evaluation.validation_log import ValidationLog
+from prl.evaluation.policy.validation_log import ValidationLog
 from prl.judge.base import Comparison
-from prl.ledger import LEDGER, read_ledger
 from tests.helpers.processes import run_all
 from tests.helpers.tiny import LengthJudge
 from tests.integration.runs import CONFIGS, Home, Interrupt, callback, differences, last_checkpoint, state_of

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from prl.data.records import Conversation
-from prl.evaluation.policy_report import policy_report
-from prl.evaluation.validation_log import ValidationLog
-from prl.randomness import forked
-from prl.types import Verdict
+from prl.checkpoints.random_states import forked
+from prl.evaluation.policy.report import policy_report
+from prl.evaluation.policy.validation_log import ValidationLog
+from prl.types import Conversation, Verdict
 from tests.helpers.tiny import ConstantJudge, LengthJudge, PlantedJudge
 from tests.integration.runs import (
     Home,

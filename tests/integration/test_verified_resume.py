@@ -11,10 +11,10 @@ import torch
 
 import datamodules.base
 from lightning_modules.callbacks import random_states
-from prl.cli import main
+from prl.checkpoints.ledger import LEDGER, read_ledger
+from prl.cli.app import main
 from prl.judge.generative import GenerativeJudge
-from prl.kl import AdaptiveKL
-from prl.ledger import LEDGER, read_ledger
+from prl.rl.kl_controller import AdaptiveKL
 from tests.integration.runs import Home, last_checkpoint
 
 MODEL = "--model.init_args."

@@ -4,6 +4,7 @@ Most are wiring: what is handed to what. A fault is added with its place in the 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.mutations import faults_of_data, faults_of_runs
 
@@ -27,11 +28,19 @@ class Fault:
     tests: tuple[str, ...]
 
 
+UNIT = {path.stem: path.as_posix() for path in Path("tests/unit").rglob("test_*.py")}
+"""Unit tests stand where the code stands that they test; their names are told apart without their folders."""
+
+
 def _tests(names: str) -> tuple[str, ...]:
-    """Test files by name, `u.losses` for tests/unit/test_losses.py, `i.` integration, `p.` parity; or `::` one test."""
-    folders = {"u": "unit", "i": "integration", "p": "parity", "n": "native"}
-    parts = [name.partition("::") for name in names.split()]
-    return tuple(f"tests/{folders[file[0]]}/test_{file[2:]}.py{mark}{test}" for file, mark, test in parts)
+    """Test files by name, `u.losses` for the unit test test_losses.py, `i.` integration, `p.` parity; or `::` one test."""
+    folders = {"i": "integration", "p": "parity", "n": "native"}
+    found = []
+    for name in names.split():
+        (kind, _, file), mark, test = name.partition("::")[0].partition("."), *name.partition("::")[1:]
+        path = UNIT[f"test_{file}"] if kind == "u" else f"tests/{folders[kind]}/test_{file}.py"
+        found.append(f"{path}{mark}{test}")
+    return tuple(found)
 
 
 PPO_TESTS = _tests("i.ppo_by_hand u.kl u.critic u.policies u.critic_warmup u.health")
@@ -40,7 +49,9 @@ MORE_PPO_TESTS = _tests(
     "i.resume::test_another_learning_rate_of_the_critic_is_refused_on_resume i.knobs"
 )
 """Those that take longer."""
-JUDGE_TESTS = _tests("u.judges u.judge_levers u.pair_weights u.accumulation u.fused_training u.fused u.prefix_cache")
+JUDGE_TESTS = _tests(
+    "u.judges u.judge_levers u.pair_weights u.accumulation u.fused_training u.tree_attention u.kv_cache"
+)
 REPORT_TESTS = _tests("u.judge_report u.judged_pairs u.calibration u.policy_report")
 DATA_TESTS = _tests("u.batching u.datamodules u.splits u.reading u.records u.pair_shapes u.store")
 RESUME_TESTS = _tests("u.stage u.checkpoint_files u.ledger u.run_state u.stopping")
@@ -296,8 +307,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("patience-counts-repeats", 'training = self.module.trainer.state.fn == "fit"', "training = True"),
         ),
     ),
-    "prl/experience.py": (
-        (*PPO_TESTS, *_tests("u.rewards u.overlong")),
+    "prl/rl/experience.py": (
+        (*PPO_TESTS, *_tests("u.shaping u.overlong")),
         (
             ("overlong-is-a-bonus", "scores = scores - overlong(", "scores = scores + overlong("),
             ("kl-in-reward-and-loss", 'kl_coef if reward.kl_placement == "reward" else 0.0', "kl_coef"),
@@ -305,7 +316,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("gamma-one", "gamma=ppo.gamma,", "gamma=1.0,"),
         ),
     ),
-    "prl/objective.py": (
+    "prl/objectives/policy/ppo.py": (
         (*PPO_TESTS, *_tests("u.losses p.trl_losses p.design_numbers")),
         (
             ("entropy-is-punished", "loss - ppo.entropy_coef", "loss + ppo.entropy_coef"),
@@ -318,14 +329,14 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("kl-loss-without-its-coefficient", "kl_coef * average(kl.token_kl(", "average(kl.token_kl("),
         ),
     ),
-    "prl/rewards.py": (
-        (*PPO_TESTS, *_tests("u.rewards u.overlong u.reward_sources")),
+    "prl/rewards/shaping.py": (
+        (*PPO_TESTS, *_tests("u.shaping u.overlong u.reward_sources")),
         (
             ("centred-is-not", "return verdict.win_prob - 0.5", "return verdict.win_prob"),
             ("finished-lose-the-end", "scores.masked_fill(~finished, value)", "scores.masked_fill(finished, value)"),
         ),
     ),
-    "prl/anchor_bank.py": (
+    "prl/anchors/bank.py": (
         _tests("u.anchors i.ppo_sources"),
         (
             ("any-winner-is-the-challenger", "if probability > anchor.rival_prob:", "if probability > 0.5:"),
@@ -359,7 +370,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         (*JUDGE_TESTS, *_tests("u.reward_sources u.judge_api")),
         (("both-orders-the-same", "*zip(keys, b, a, strict=True)]", "*zip(keys, a, b, strict=True)]"),),
     ),
-    "prl/judge/source.py": (
+    "prl/rewards/base.py": (
         (*PPO_TESTS, *_tests("u.reward_sources")),
         (
             (
@@ -370,7 +381,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("judges-are-left-trainable", "    freeze(source)\n", "    pass\n"),
         ),
     ),
-    "prl/judge/weighted.py": (
+    "prl/rewards/weighted.py": (
         _tests("u.reward_sources i.ppo_sources"),
         (
             ("weights-ignored", "self.weights[name] * values", "values"),
@@ -450,7 +461,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "lightning_modules/callbacks/random_states.py": (
-        (*RESUME_TESTS, *_tests("u.distributed u.randomness")),
+        (*RESUME_TESTS, *_tests("u.distributed u.random_states")),
         (
             ("draws-start-anew", "            set_random_states(self._pending)\n", ""),
             (
@@ -504,7 +515,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         DATA_TESTS,
         (("split-ignores-its-seed", 'f"{seed}:{name}"', 'f"0:{name}"'),),
     ),
-    "prl/evaluation/policy_report.py": (
+    "prl/evaluation/policy/report.py": (
         REPORT_TESTS,
         (
             ("anchors-count-as-responses", "return list(found.values())", "return [[n] for n in range(len(rows))]"),
@@ -552,8 +563,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
         ),
     ),
-    "prl/rollout.py": (
-        (*_tests("u.rollout u.turns"), *PPO_TESTS),
+    "prl/rollouts/generate.py": (
+        (*_tests("u.generate u.turns"), *PPO_TESTS),
         (
             (
                 "folders-end-tokens-ignored",
@@ -584,7 +595,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
         ),
     ),
-    "prl/kl.py": (
+    "prl/rl/kl_controller.py": (
         (*_tests("u.kl p.design_numbers"), *PPO_TESTS),
         (
             (
@@ -594,7 +605,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
         ),
     ),
-    "prl/step_statistics.py": (
+    "prl/rl/step_statistics.py": (
         (*_tests("u.losses u.distributed"), *PPO_TESTS),
         (("largest-ratio-is-a-mean", 'max(values) if name.endswith("_max") else', ""),),
     ),

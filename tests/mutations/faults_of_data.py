@@ -25,7 +25,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "datamodules/base.py": (
-        "u.datamodules u.accumulation u.inputs i.errors i.golden_curves",
+        "u.datamodules u.accumulation u.run_inputs i.errors i.golden_curves",
         (
             ("rows-of-another-stage-are-taken", "if module.record_type is not self.record_type:", "if False:"),
             ("ranks-read-the-same-rows", "rank=trainer.global_rank,", "rank=0,"),
@@ -177,7 +177,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "prl/data/turns.py": (
-        "u.turns u.chat u.rollout",
+        "u.turns u.chat u.generate",
         (
             ("end-of-turn-is-always-eos", "    if not end:\n", "    if True:\n"),
             ("text-behind-the-end-is-learnt", "len(whole) - len(behind)])", "len(whole)])"),
@@ -200,7 +200,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("prompts-never-open-thoughts", "return text.rstrip().endswith(OPEN)", "return text.endswith(OPEN)"),
         ),
     ),
-    "prl/data/labels.py": (
+    "prl/data/rows/labels.py": (
         "u.pair_shapes u.records",
         (
             ("margins-are-not-halved", "(1 + math.tanh(margin / 2)) / 2", "(1 + math.tanh(margin)) / 2"),

@@ -39,7 +39,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ),
         ),
     ),
-    "prl/health.py": (
+    "prl/rl/health.py": (
         "u.health i.health i.ppo_by_hand",
         (
             (
@@ -109,7 +109,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "lightning_modules/callbacks/random_states.py": (
-        "u.randomness u.distributed",
+        "u.random_states u.distributed",
         (
             (
                 "a-run-that-trains-nothing-forgets-draws",
@@ -120,8 +120,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("fewer-processes-draw-as-before", "generator.manual_seed(seed + rank())\n", "pass\n"),
         ),
     ),
-    "prl/randomness.py": (
-        "u.randomness",
+    "prl/checkpoints/random_states.py": (
+        "u.random_states",
         (
             ("pythons-draws-are-forgotten", "    random.setstate((3, tuple(internal), gauss))\n", ""),
             (
@@ -146,7 +146,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("ledger-knows-no-rate", '[group["lr"] for optimizer', "[0.0 for optimizer"),
         ),
     ),
-    "prl/ledger.py": (
+    "prl/checkpoints/ledger.py": (
         "u.ledger",
         (
             (
@@ -158,7 +158,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "lightning_modules/callbacks/run_inputs.py": (
-        "u.inputs",
+        "u.run_inputs",
         (
             ("changed-inputs-are-taken", "        if refused:\n", "        if False:\n"),
             (
@@ -174,8 +174,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ),
         ),
     ),
-    "prl/inputs.py": (
-        "u.inputs",
+    "prl/run_folder/inputs.py": (
+        "u.run_inputs",
         (
             ("tokenizer-of-its-own-is-no-input", "    if source.tokenizer is not None:\n", "    if False:\n"),
             ("base-model-is-no-input", "if (base := base_of(str(place))) is not None:", "if False:"),
@@ -193,7 +193,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("prefixes-are-accepted", 'name.startswith((f"{each}.", f"{each}/"))', "name.startswith(each)"),
         ),
     ),
-    "prl/run_lock.py": (
+    "prl/run_folder/lock.py": (
         "u.run_lock",
         (
             ("two-runs-in-a-folder", "        lock.acquire(blocking=False)\n", ""),
@@ -203,7 +203,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("no-lock-no-run", "except (OSError, NotImplementedError) as error:", "except ZeroDivisionError as error:"),
         ),
     ),
-    "prl/sealed_config.py": (
+    "prl/run_folder/sealed_config.py": (
         "u.sealed_config u.run_folder",
         (
             (
@@ -215,7 +215,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("cut-heads-are-whole", "text.startswith(HEAD) or HEAD.startswith(text)", "text.startswith(HEAD)"),
         ),
     ),
-    "prl/trust.py": (
+    "prl/run_folder/trust.py": (
         "i.trust",
         (
             (
@@ -254,7 +254,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("new-heads-are-missing", "not new_head or name.startswith(inside)", "True"),
         ),
     ),
-    "prl/http.py": (
+    "prl/system/http.py": (
         "u.http u.endpoint_judge",
         (
             ("each-byte-has-the-whole-time", "        self._given.settimeout(left)\n", ""),
@@ -276,7 +276,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("requests-outlast-the-collective", "time.monotonic() + _SHARE * waits", 'float("inf")'),
         ),
     ),
-    "prl/checkpoint_files.py": (
+    "prl/checkpoints/files.py": (
         "u.checkpoint_files",
         (
             ("manifest-before-the-move", "    partial.rename(final)\n    text", "    text"),
@@ -292,7 +292,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("manifest-of-another-batch", 'if manifest["batches"] != batches_of(path):', "if False:"),
         ),
     ),
-    "prl/evaluation/patience.py": (
+    "prl/evaluation/policy/patience.py": (
         "u.patience",
         (
             ("equal-is-better", "or low > seen", "or low >= seen"),
@@ -392,7 +392,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("forgotten-parts-are-fine", "        if forgotten:\n", "        if False:\n"),
         ),
     ),
-    "prl/anchors.py": (
+    "prl/anchors/sources.py": (
         "u.anchors i.ppo_sources",
         (
             ("previous-policy-is-the-newest", "if self._weights is None or self._age >= self.every:", "if True:"),

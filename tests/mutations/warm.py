@@ -15,7 +15,15 @@ import traceback
 from pathlib import Path
 
 OWN = ("prl", "lightning_modules", "datamodules", "tests", "__main__")
-TAKES = ("lightning_modules", "datamodules", "prl.cli", "peft", "datasets", "hypothesis", "_pytest.assertion.rewrite")
+TAKES = (
+    "lightning_modules",
+    "datamodules",
+    "prl.cli.app",
+    "peft",
+    "datasets",
+    "hypothesis",
+    "_pytest.assertion.rewrite",
+)
 LLAMA = "transformers.models.llama.modeling_llama"
 PYTEST = ("-q", "-x", "-p", "no:cacheprovider", "-m", "not slow and not gpu", "--timeout", "200")
 

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from prl.advantages import ShapedAdvantages, shaped_gae
+from prl.advantages.gae import ShapedAdvantages, shaped_gae
 from prl.config import PPO, Reward
-from prl.experience import assemble
-from prl.losses.bradley_terry import bradley_terry_loss
-from prl.losses.pairwise import consistency_loss, pairwise_loss
-from prl.losses.ppo import clipped_policy_loss, clipped_value_loss
 from prl.models.policy import verdict_margins
-from prl.objective import ppo_objective, token_weights
-from prl.rewards import sequence_scores
+from prl.objectives.policy.losses import clipped_policy_loss, clipped_value_loss
+from prl.objectives.policy.ppo import ppo_objective, token_weights
+from prl.objectives.reward.bradley_terry import bradley_terry_loss
+from prl.objectives.reward.pairwise import consistency_loss, pairwise_loss
+from prl.rewards.shaping import sequence_scores
+from prl.rl.experience import assemble
 from prl.types import Verdict
 from tests.helpers.records import make_experience, make_rollout, ragged_mask
 from tests.helpers.tiny import ConstantJudge, PositionJudge

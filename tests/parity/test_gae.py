@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prl.advantages import gae, length_adaptive_lambda
+from prl.advantages.gae import gae, length_adaptive_lambda
 from tests.helpers.records import ragged_mask
 
 

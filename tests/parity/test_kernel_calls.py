@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from prl import advantages, ops
+from prl import ops
+from prl.advantages import gae as advantages
 from tests.helpers.gae_oracle import Problem, random_problem
 from tests.helpers.implementations import OPERATORS, Implementation, usable
 
@@ -143,7 +144,7 @@ def test_opcheck(sample, device, operator) -> None:
 
 
 def call_public(problem: Problem, operator: str) -> tuple[Tensor, ...]:
-    """The operator through `prl.advantages`, where `gae_lambda` is a number or one per row."""
+    """The operator through `prl.advantages.gae`, where `gae_lambda` is a number or one per row."""
     arguments = problem.arguments(operator)
     row_lambda = arguments.pop("row_lambda")
     lambdas = {} if row_lambda is None else {"gae_lambda": row_lambda}
@@ -251,7 +252,7 @@ def test_mistakes_are_value_errors_that_name_the_tensor(call, name, mistake) -> 
     assert_refused(call, name, mistake, "cpu", ValueError)
 
 
-# Whoever calls torch.ops.prl past `prl.advantages` must not get memory beyond a tensor read.
+# Whoever calls torch.ops.prl past `prl.advantages.gae` must not get memory beyond a tensor read.
 @mistakes
 def test_compiled_kernels_refuse_mistakes(compiled, name, mistake) -> None:
     assert_refused(compiled.call, name, mistake, compiled.device, ValueError, RuntimeError)

@@ -1,5 +1,5 @@
 # What every implementation of torch.ops.prl computes: against float64, against each other, and on bad numbers. How they
-# are called is in test_kernel_calls.py, `prl.advantages.gae` against its definition in test_gae.py.
+# are called is in test_kernel_calls.py, `prl.advantages.gae.gae` against its definition in test_gae.py.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

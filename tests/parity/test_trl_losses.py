@@ -5,7 +5,7 @@ from torch import Tensor
 
 from prl.config import PPO, Reward
 from prl.masking import masked_mean, masked_var, whiten
-from prl.objective import ppo_objective, token_weights
+from prl.objectives.policy.ppo import ppo_objective, token_weights
 from tests.helpers.records import make_experience, ragged_mask
 
 MASK = ragged_mask([9, 1, 4, 6, 9])

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prl.kl import AdaptiveKL, FixedKL, token_kl
+from prl.kl import token_kl
+from prl.rl.kl_controller import AdaptiveKL, FixedKL
 
 P = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
 Q = torch.tensor([0.2, 0.2, 0.5, 0.1], dtype=torch.float64)

@@ -1,0 +1,7 @@
+"""Anchors: the responses that rollouts are compared with. `base.py` has the socket, other files one way each."""
+
+from prl.anchors.bank import AnchorBank
+from prl.anchors.base import AnchorSource
+from prl.anchors.sources import DatasetAnchors, PreviousPolicy, ReferenceSamples, RoundRobin
+
+__all__ = ["AnchorBank", "AnchorSource", "DatasetAnchors", "PreviousPolicy", "ReferenceSamples", "RoundRobin"]

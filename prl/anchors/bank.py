@@ -1,0 +1,149 @@
+"""The anchor bank: anchors that are replaced once the policy beats them for sure."""
+
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Any
+
+from prl.anchors.base import AnchorSource, Policies, repeated
+from prl.data.rows.records import prompt_key
+from prl.distributed import gathered
+from prl.types import Conversation, PromptBatch, Scores
+
+
+@dataclass
+class Anchor:
+    """The anchor of one prompt, and how the policy has fared against it."""
+
+    text: str
+    version: int = 0
+    wins: float = 0.0
+    """Rollouts that beat it, ties one half."""
+    num_judged: int = 0
+    rival: str = ""
+    """The rollout that beat it most clearly."""
+    rival_prob: float = 0.0
+
+
+def lower_bound(wins: float, number: int, z: float = 1.645) -> float:
+    """One-sided 95 % lower confidence bound of a share (Wilson 1927); 0 without observations."""
+    if number == 0:
+        return 0.0
+    share, spread = wins / number, z * z / number
+    centre = share + spread / 2
+    return (centre - z * sqrt(share * (1 - share) / number + spread / (4 * number))) / (1 + spread)
+
+
+class AnchorBank(AnchorSource):
+    """One anchor per prompt, from the data where a row brings one and a sample of the reference where not.
+
+    When the lower confidence bound of the win rate against an anchor passes `refresh_above`, the rollout that beat it
+    most clearly takes its place, if the held-out judge (the judge, in a run without one) prefers it too. So the reward
+    stays where the sigmoid is steep instead of saturating near 1.
+
+    Args:
+        refresh_above: win rate whose lower confidence bound must be passed.
+        min_judged: rollouts that must have been judged against an anchor first.
+    """
+
+    def __init__(self, refresh_above: float = 0.5, min_judged: int = 4) -> None:
+        if not 0 < refresh_above < 1:
+            raise ValueError(f"anchors.refresh_above is {refresh_above}; expected a number between 0 and 1")
+        if min_judged < 1:
+            raise ValueError(f"anchors.min_judged is {min_judged}; expected at least 1")
+        self.refresh_above, self.min_judged = refresh_above, min_judged
+        self.bank: dict[str, Anchor] = {}
+        self._first: dict[str, Anchor] = {}
+        self._events: list[dict[str, Any]] = []
+
+    def place(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
+        """The bank's anchor of each prompt; a prompt that is new gets its first one."""
+        # They enter the bank with the first verdicts: a run may be stopped in between, and begins the batch again.
+        self._first = {}
+        keys = [prompt_key(prompt) for prompt in batch.prompts]
+        starts = [anchors[0] if anchors else None for anchors in batch.anchors]
+        bare = any(key not in self.bank and start is None for key, start in zip(keys, starts, strict=True))
+        if any(gathered(bare)):  # on all ranks or none, since they sample together
+            drawn = policies.reference_responses(batch)
+            starts = [text if start is None else start for start, text in zip(starts, drawn, strict=True)]
+        for found in gathered(dict(zip(keys, starts, strict=True))):
+            for key, text in found.items():
+                self._first.setdefault(key, Anchor(text))
+        return repeated([((self.bank.get(key) or self._first[key]).text,) for key in keys], len(responses))
+
+    def observe(self, batch: PromptBatch, responses: list[str], scores: Scores, policies: Policies) -> dict[str, float]:
+        """Count wins, and replace what is beaten. Every rank sees all verdicts, so all banks stay the same."""
+        self._events = []
+        self.bank |= {key: anchor for key, anchor in self._first.items() if key not in self.bank}
+        own = []
+        if scores.verdict is not None and scores.row_of is not None:
+            probabilities = scores.verdict.win_prob.tolist()
+            for row, probability in zip(scores.row_of.tolist(), probabilities, strict=True):
+                if probability == probability:  # not a failed one
+                    own.append((batch.prompts[row], responses[row].strip(), probability))
+        prompts: dict[str, Conversation] = {}
+        for prompt, text, probability in (entry for entries in gathered(own) for entry in entries):
+            key = prompt_key(prompt)
+            prompts[key] = prompt
+            anchor = self.bank[key]
+            anchor.wins += 0.5 if probability == 0.5 else float(probability > 0.5)
+            anchor.num_judged += 1
+            if probability > anchor.rival_prob:
+                anchor.rival, anchor.rival_prob = text, probability
+        beaten = [key for key in prompts if self._is_beaten(self.bank[key])]
+        self._replace({key: prompts[key] for key in beaten}, policies)
+        return self._numbers()
+
+    def events(self) -> list[dict[str, Any]]:
+        """One for each anchor that was up for replacement, with the win rates under both judges."""
+        return self._events
+
+    def _is_beaten(self, anchor: Anchor) -> bool:
+        enough = anchor.num_judged >= self.min_judged
+        return enough and lower_bound(anchor.wins, anchor.num_judged) > self.refresh_above and anchor.rival_prob > 0.5
+
+    def _replace(self, beaten: dict[str, Conversation], policies: Policies) -> None:
+        """Ask the confirming judge about each rival, and put those that it prefers into the bank."""
+        anchors = [self.bank[key] for key in beaten]
+        if not anchors:
+            return
+        rivals, old = [anchor.rival for anchor in anchors], [anchor.text for anchor in anchors]
+        own = policies.confirm(list(beaten.values()), rivals, old).win_prob.tolist()
+        confirmed = gathered(own)[0]  # one verdict for all ranks, even from a judge that is not the same twice
+        for (key, prompt), anchor, probability in zip(beaten.items(), anchors, confirmed, strict=True):
+            accepted = probability > 0.5
+            self._events.append(
+                {
+                    "prompt": list(prompt),
+                    "version": anchor.version,
+                    "win_rate": anchor.wins / anchor.num_judged,
+                    "num_judged": anchor.num_judged,
+                    "confirmed_win_prob": probability,
+                    "replaced": accepted,
+                    "anchor": anchor.text,
+                    "rival": anchor.rival,
+                }
+            )
+            # Refused rivals are forgotten too, or the same one would be asked about at every visit.
+            text = anchor.rival if accepted else anchor.text
+            self.bank[key] = Anchor(text, anchor.version + accepted)
+
+    def _numbers(self) -> dict[str, float]:
+        versions = [anchor.version for anchor in self.bank.values()]
+        numbers = {
+            "anchors/mean_version": sum(versions) / max(len(versions), 1),
+            "anchors/replaced": float(sum(event["replaced"] for event in self._events)),
+            "anchors/refused": float(sum(not event["replaced"] for event in self._events)),
+        }
+        replaced = [event for event in self._events if event["replaced"]]
+        if replaced:
+            numbers["anchors/beaten_win_rate"] = sum(event["win_rate"] for event in replaced) / len(replaced)
+            numbers["anchors/confirmed_win_prob"] = sum(e["confirmed_win_prob"] for e in replaced) / len(replaced)
+        return numbers
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every anchor with its account."""
+        return {key: asdict(anchor) for key, anchor in self.bank.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with them."""
+        self.bank = {key: Anchor(**anchor) for key, anchor in state.items()}

@@ -1,0 +1,94 @@
+"""Anchors that come from the data, the reference, earlier policies, or the rollouts themselves."""
+
+from typing import Any
+
+from prl.anchors.base import AnchorSource, Policies, Weights, repeated
+from prl.config import Sampling
+from prl.types import PromptBatch, Scores
+
+
+class DatasetAnchors(AnchorSource):
+    """The anchors of the data, one or several to a prompt: ground truths, chosen responses, or `prl anchors`'."""
+
+    reads_column = True
+
+    def place(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
+        """The row's own."""
+        return repeated(batch.anchors, len(responses))
+
+
+class ReferenceSamples(AnchorSource):
+    """Fresh samples of the reference; the rollouts of a prompt share them.
+
+    Args:
+        count: anchors per prompt.
+    """
+
+    def __init__(self, count: int = 1) -> None:
+        if count < 1:
+            raise ValueError(f"anchors.count is {count}; expected at least 1")
+        self.count = count
+
+    def place(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
+        """`count` samples to each prompt."""
+        drawn = [policies.reference_responses(batch) for _ in range(self.count)]
+        return repeated(list(zip(*drawn, strict=True)), len(responses))
+
+
+class PreviousPolicy(AnchorSource):
+    """Samples of the policy as it was up to `every` iterations ago, so that it keeps running against itself.
+
+    Args:
+        every: iterations until the anchors come from a newer policy.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        if every < 1:
+            raise ValueError(f"anchors.every is {every}; expected at least 1")
+        self.every = every
+        self._weights: Weights | None = None
+        self._age = 0
+
+    def place(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
+        """One sample of the older policy to each prompt."""
+        if self._weights is None or self._age >= self.every:
+            self._weights, self._age = policies.weights(), 0
+        drawn = policies.responses_under(self._weights, batch)
+        return repeated([(text,) for text in drawn], len(responses))
+
+    def observe(self, batch: PromptBatch, responses: list[str], scores: Scores, policies: Policies) -> dict[str, float]:
+        """Count the iterations."""
+        self._age += 1
+        return {"anchors/age": float(self._age)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The older policy's trained weights, and how old they are."""
+        return {"weights": self._weights, "age": self._age}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with them."""
+        self._weights, self._age = state["weights"], state["age"]
+
+
+class RoundRobin(AnchorSource):
+    """The other rollouts of the same prompt: a response's reward is how often it beats its siblings.
+
+    Each pair is read once, in both orders, and serves both of its responses.
+    """
+
+    def check(self, sampling: Sampling) -> None:
+        """One rollout has no siblings."""
+        if sampling.per_prompt < 2:
+            raise ValueError(
+                f"sampling.per_prompt is {sampling.per_prompt}, but RoundRobin compares the rollouts of a prompt with "
+                "each other; it needs at least 2"
+            )
+
+    def place(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
+        """Every sibling."""
+        per_prompt = len(responses) // len(batch)
+        anchors = []
+        for start in range(0, len(responses), per_prompt):
+            texts = [text.strip() for text in responses[start : start + per_prompt]]
+            anchors += [(*texts[:i], *texts[i + 1 :]) for i in range(per_prompt)]
+        return anchors

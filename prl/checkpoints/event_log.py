@@ -1,0 +1,55 @@
+"""Events of a run as lines of a file: appended while it trains, and cut back where a resumed run begins again."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from prl.system.json_files import parse_object
+from prl.system.outputs import write_text
+
+
+class Journal:
+    """A jsonl file whose lines carry the number of the training batch that they are about.
+
+    A killed process may leave half a line and lines of batches that no checkpoint holds; `begin` takes both out.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def begin(self, batches_done: int) -> None:
+        """Forget what is not known of the batches that are done."""
+        kept = [line for line in self.read() if line["batch"] <= batches_done]
+        if self.path.exists():
+            write_text(self.path, "".join(map(_text, kept)))
+
+    def append(self, batch: int, events: list[dict[str, Any]]) -> None:
+        """Events of one batch; no file without any."""
+        if events:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(_text({"batch": batch, **event}) for event in events)
+
+    def read(self) -> list[dict[str, Any]]:
+        """The whole lines."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        found = []
+        for number, line in enumerate(content.split(b"\n")[:-1], start=1):  # what follows the last one is half a line
+            shown = line[:60].decode(errors="replace")
+            try:
+                found.append(parse_object(line, with_nan=True))
+            except ValueError:
+                raise ValueError(f"{self.path}, line {number} is no JSON: {shown!r}; take the line out") from None
+            if type(found[-1].get("batch")) is not int:
+                raise ValueError(f"{self.path}, line {number} names no batch: {shown!r}; take the line out")
+        return found
+
+
+def _text(line: dict[str, Any]) -> str:
+    return json.dumps(plain(line), ensure_ascii=False) + "\n"
+
+
+def plain(line: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN: a number that is none becomes null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}

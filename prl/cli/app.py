@@ -1,0 +1,306 @@
+"""The command line: LightningCLI's fit, validate, test and predict, and prl's small commands beside them."""
+
+import contextlib
+import linecache
+import logging
+import os
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+from lightning import LightningDataModule
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+import datamodules  # noqa: F401 - makes short class names known to YAML
+import lightning_modules  # noqa: F401
+from lightning_modules.callbacks import (
+    FOLLOWS,
+    FirstFailure,
+    ForgetRepeatedSteps,
+    PhaseProgressBar,
+    PredictionFile,
+    RandomStates,
+    RunCheckpoint,
+    RunConfig,
+    RunInputs,
+    RunLedger,
+)
+from lightning_modules.export import read_stage
+from lightning_modules.stage import Stage
+from lightning_modules.strategies import check_setting, is_sharded
+from prl.checkpoints.files import CheckpointError, finish_move, holds_checkpoints, newest_whole, was_cut_off
+from prl.checkpoints.position import is_dry_run
+from prl.checkpoints.resolve import RunError, resolve_checkpoint
+from prl.cli.commands import COMMANDS
+from prl.models.model_card import write_card
+from prl.rewards.folder import judge_kind
+from prl.run_folder import trust
+from prl.run_folder.contents import BEGUN_FILES, DATA_REPORT, MODEL, check_run_folder, foreign_files, is_kept
+from prl.run_folder.lock import held, is_first_process
+from prl.run_folder.sealed_config import CONFIG
+from prl.system.full_disk import is_disk_full, path_behind
+from prl.system.outputs import writing_folder
+
+log = logging.getLogger(__name__)
+
+
+DESCRIPTION = (
+    "Pairwise-RL: train a generative pairwise judge, then a policy that beats its anchors. Small commands beside the "
+    f"subcommands below: {', '.join('prl ' + name for name in COMMANDS)} (each with --help). "
+    f"{trust.FLAG} true obeys the config.yaml of a run folder also where it names code that is not prl's."
+)
+
+
+class PrlCLI(LightningCLI):
+    """LightningCLI with one run folder per run, exact resume, and the trained model written at the end."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with ExitStack() as self._until_end:
+            super().__init__(*args, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """prl's own top-level settings."""
+        parser.add_argument(
+            "--run_dir", type=str, default="runs/default", help="Folder of the run: config, events, checkpoints, model."
+        )
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Start anew in a run_dir that already holds a checkpoint."
+        )
+        parser.add_argument(
+            "--accept_changes",
+            type=bool | list[str],
+            default=False,
+            help="Resume although inputs have changed since the checkpoint: those of these names, or true for all.",
+        )
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.link_arguments("run_dir", "trainer.default_root_dir")
+        parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=lambda folder: f"{folder}/checkpoints")
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the hyper-parameters inside a checkpoint override YAML and command line without a word.
+        # Here the configuration is what the user wrote, also on resume.
+        return
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a strategy or precision that cannot be, and find the checkpoint that is meant, before compute."""
+        config = self.config[self.subcommand]
+        trust.check(config.as_dict())
+        if not is_utf8(config.run_dir):
+            raise RunError(
+                f"run_dir {config.run_dir!r} is not UTF-8, which TensorBoard cannot write; choose another name"
+            )
+        precision = config.trainer.precision if self.subcommand == "fit" else None
+        check_setting(config.trainer.as_dict()["strategy"], config.trainer.accelerator, precision)
+        if self.subcommand == "fit":
+            self._begin_run(config)
+        else:
+            config.ckpt_path = resolve_checkpoint(config.ckpt_path, Path(config.run_dir) / "checkpoints")
+        if config.get("weights_only") is None:
+            config.weights_only = True  # a checkpoint is data: reading it must not run code
+
+    def _begin_run(self, config: Any) -> None:
+        """Hold the run folder until the end, and find where the run goes on."""
+        run, asked = Path(config.run_dir), str(config.ckpt_path)
+        folder = run / "checkpoints"
+        if not config.trainer.fast_dev_run and (asked != "last" or run.is_dir()):
+            self._until_end.enter_context(held(run))
+        check_run_folder(run)
+        if asked in ("None", "last") and _died_young(run, asked == "last"):
+            config.ckpt_path = None
+            if is_first_process():
+                log.warning("%s ended before its first checkpoint was whole; it starts from the beginning", run)
+            return
+        config.ckpt_path = resolve_checkpoint(config.ckpt_path, folder)
+        there = [each for each in ([folder] if holds_checkpoints(folder) else [run / MODEL]) if each.exists()]
+        if config.ckpt_path is None and there and not config.overwrite:
+            raise RunError(
+                f"run_dir {config.run_dir} already holds a run ({there[0]}). Continue it with --ckpt_path last, choose "
+                "another --run_dir, or start anew with --overwrite true"
+            )
+        if asked == "last" and is_first_process():
+            finish_move(folder, Path(config.ckpt_path))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """TensorBoard into the run folder and the callbacks that every run has, unless the config says otherwise."""
+        config = self._get(self.config_init, "trainer", default={})
+        if config.get("logger") in (None, True):
+            # Other verbs log into a folder of their own: the curves and config.yaml of the training are not theirs.
+            folder = Path(config["default_root_dir"], "" if self.subcommand == "fit" else str(self.subcommand))
+            kwargs["logger"] = TensorBoardLogger(folder, name="", version="")
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+        own = self.own_callbacks()
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
+            own.append(PhaseProgressBar())
+        if config.get("logger") is not False:
+            own.append(LearningRateMonitor(logging_interval="step"))
+        kwargs["callbacks"] = [*given, *own]
+        return super().instantiate_trainer(**kwargs)
+
+    def own_callbacks(self) -> list[Any]:
+        """What every run has beside its checkpoint; the ledger reads the random states that are put back before it."""
+        inputs = RunInputs(self.config[self.subcommand].accept_changes)
+        return [FirstFailure(), inputs, RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; a disk that is full ends it with the path and the way to go on.
+
+        Raises:
+            RunError: when the disk is full.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            raise RunError(self._told_of_full_disk(error)) from error
+
+    def _told_of_full_disk(self, error: Exception) -> str:
+        run = self.config[self.subcommand].run_dir
+        words = f"No space left on device: {path_behind(error) or run} could not be written"
+        if self.subcommand != "fit":
+            return f"{words}. Make room and start again"
+        try:
+            whole = newest_whole(Path(run) / "checkpoints")
+        except CheckpointError:
+            return f"{words}. No checkpoint of the run is whole; make room and start it again"
+        return f"{words}. {whole} is whole; make room and continue with `prl resume {run}`"
+
+    def after_fit(self) -> None:
+        """Write what was trained where transformers can load it."""
+        trainer = self.trainer
+        if trainer.is_global_zero and not is_dry_run(trainer):
+            folder = Path(trainer.default_root_dir) / MODEL
+            with writing_folder(folder, keep=is_kept) as partial:
+                self._whole_model().export(partial)
+                write_card(partial, judge_kind(partial), self.config[self.subcommand].as_dict())
+            self.model.after_export(folder)
+
+    def _whole_model(self) -> Stage:
+        """The trained stage; where its weights are in shards, what the checkpoint that was just written has of it."""
+        if not is_sharded(self.trainer):
+            return self.model
+        settings = self.config[self.subcommand].as_dict()
+        return read_stage(settings, newest_whole(Path(self.trainer.default_root_dir) / "checkpoints"))
+
+
+def _died_young(run: Path, is_resumed: bool) -> bool:
+    """Whether a run has begun and there is no checkpoint to go on from."""
+    folder = run / "checkpoints"
+    if holds_checkpoints(folder) or (run / MODEL).exists():  # a run that wrote its model has ended, and has lost them
+        return False
+    cut_off = was_cut_off(folder)
+    if cut_off or not is_resumed or any(folder.glob("batch-*")):
+        return cut_off
+    # Training writes config.yaml; a run that was killed before that has read its data, and nothing else is there.
+    return (run / CONFIG).is_file() or (run / DATA_REPORT).is_file() and not foreign_files(run, BEGUN_FILES)
+
+
+def _quiet_lightning() -> None:
+    # The order of our batches is a function of the seed and the batch number, so there is no loader state to save.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # rows are encoded once, in set-up
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # between Lightning and torch, not the user's
+    warnings.filterwarnings("ignore", message="It is recommended to use .self.log")  # numbers are of all processes
+    # Arguments are ours to change before Lightning sees them; its processes are started with the command line as it is.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # reference and judge are meant to be
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlCLI:
+    """LightningCLI with these arguments; what a run folder may ask for is told in prl/run_folder/trust.py.
+
+    Raises:
+        UntrustedRunError: when it asks for more, and the arguments do not say that the folder is trusted.
+    """
+    _quiet_lightning()
+    given, trusted = trust.take_flag(sys.argv[1:] if args is None else [str(each) for each in cast(Any, args)])
+    with contextlib.nullcontext() if trusted else trust.guarding(given):
+        return cli(
+            Stage,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
+            parser_kwargs={"prog": "prl", "description": DESCRIPTION},
+            args=given,
+        )
+
+
+def main(args: list[str] | None = None) -> None:
+    """`prl`: a command of prl, or a LightningCLI subcommand.
+
+    Exits with one message on the user's mistakes: with 3 when the gate refuses a judge, else with 1.
+    """
+    arguments = sys.argv[1:] if args is None else args
+    threading.excepthook = _told_by_thread
+    try:
+        command: Callable[[list[str]], None] | None = COMMANDS.get(arguments[0]) if arguments else None
+        if command is not None:
+            command(arguments[1:])
+        else:
+            run_stage(args)
+    except Exception as error:
+        if (follows := getattr(error, FOLLOWS, None)) is not None and not os.environ.get("PRL_DEBUG"):
+            sys.stderr.write(f"prl: {follows}\n")
+            raise SystemExit(1) from None
+        told = _not_utf8(error, arguments) or _told_by_us(error) or (error if is_disk_full(error) else None)
+        if told is None or os.environ.get("PRL_DEBUG"):
+            raise
+        sys.stderr.write(f"prl: {type(told).__name__}: {told}\n")
+        raise SystemExit(getattr(told, "exit_code", 1)) from None
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a name can be written; the bytes of one that is not UTF-8 are halves of characters to Python."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _not_utf8(error: BaseException | None, arguments: list[str]) -> Exception | None:
+    """What to say where a library cannot take a name that was given."""
+    bad = [text for text in arguments if not is_utf8(text)]
+    while error is not None and not isinstance(error, UnicodeEncodeError) and is_utf8(str(error)):
+        error = error.__cause__ or error.__context__
+    if error is None or not bad:
+        return None
+    return RunError(f"{bad[0]!r} is not UTF-8, which a library in use cannot take; rename it")
+
+
+def _told_by_thread(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread; on a full disk the run gets the error at its next number, and tells it."""
+    if not is_disk_full(failure.exc_value):
+        threading.__excepthook__(failure)
+
+
+def _told_by_us(error: BaseException | None) -> Exception | None:
+    """The ValueError of prl behind an exception: a mistake in what was given, told in words (PRL_DEBUG=1 shows where).
+
+    jsonargparse and Lightning wrap what a constructor raises; the innermost message is the one written for the user.
+    Without one, Lightning's own word for settings that cannot be had, such as a GPU that is not there.
+    """
+    misconfigured = error if isinstance(error, MisconfigurationException) else None
+    while error is not None:
+        frames = list(traceback.walk_tb(error.__traceback__))
+        if isinstance(error, ValueError) and frames:
+            frame, line = frames[-1]
+            package = frame.f_globals["__name__"].partition(".")[0]
+            # Raised by a statement of ours, not by a built-in that one of our lines called.
+            deliberate = linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")
+            if deliberate and package in ("prl", "lightning_modules", "datamodules"):
+                return error
+        error = error.__cause__
+    return misconfigured

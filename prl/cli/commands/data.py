@@ -1,0 +1,103 @@
+"""`prl data FILE|HUB_ID`: what is in a data set, before anything is trained on it."""
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+from prl.cli.commands.sources import add_source_options, number_of_rows
+from prl.config import ModelSource
+from prl.data import AnchoredPrompt, DataSource, Demonstration, PreferencePair, Record, load_records
+from prl.data.encoding import encode_prompt
+from prl.data.marks import encode_content
+from prl.data.rows.row_errors import printable
+from prl.evaluation.data_summary import QUANTILES, describe
+
+KINDS: dict[str, type[Record]] = {
+    "pairs": PreferencePair,
+    "prompts": AnchoredPrompt,
+    "demonstrations": Demonstration,
+}
+ROWS_SHOWN = 8
+"""Numbers of skipped rows in the text; the JSON has all."""
+
+
+def main(args: list[str]) -> None:
+    """Describe a data set. Bad rows under `--on_invalid error` are an error, as in training."""
+    parser = argparse.ArgumentParser("prl data", description=__doc__)
+    parser.add_argument("source", help=".jsonl, .jsonl.gz, .json, .csv or .parquet file, or a hub id")
+    parser.add_argument("--kind", choices=list(KINDS), default="pairs", help="what the rows are")
+    add_source_options(parser)
+    parser.add_argument("--limit", type=number_of_rows, help="read only the first rows")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="of a model: lengths in tokens too")
+    parser.add_argument("--show-tokens", type=int, default=0, metavar="N", help="print the tokens of the first records")
+    parser.add_argument("--on_invalid", choices=["skip", "error"], default="skip", help="what bad rows are")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(args)
+    if options.show_tokens and not options.tokenizer:
+        parser.error("--show-tokens needs --tokenizer")
+    source = DataSource(options.source, options.split, options.name, options.columns, options.limit)
+    loaded = load_records(source, KINDS[options.kind], options.on_invalid)
+    count_tokens: Callable[[str], int] | None = None
+    shown: list[dict[str, list[str]]] = []
+    if options.tokenizer:
+        from prl.models.loading import load_tokenizer
+
+        tokenizer = load_tokenizer(ModelSource(path=options.tokenizer))
+        count_tokens = lambda text: len(encode_content(tokenizer, text))  # noqa: E731
+        shown = [tokens_of(tokenizer, record) for record in loaded.records[: options.show_tokens]]
+    found = {"report": loaded.report.as_dict(), **describe(loaded.records, count_tokens)}
+    if shown:
+        found["tokens"] = shown
+    print(json.dumps(found, indent=2) if options.json else as_text(found))
+
+
+def tokens_of(tokenizer: Any, record: Record) -> dict[str, list[str]]:
+    """The tokens of a record's parts, the prompt through the chat template."""
+    parts = {"prompt": encode_prompt(tokenizer, record.prompt)}
+    for name in ("chosen", "rejected", "completion"):
+        if hasattr(record, name):
+            parts[name] = encode_content(tokenizer, getattr(record, name))
+    for number, anchor in enumerate(getattr(record, "anchors", ())):
+        parts[f"anchor {number}"] = encode_content(tokenizer, anchor)
+    show = lambda token: tokenizer.decode([token], clean_up_tokenization_spaces=False)  # noqa: E731
+    return {name: [show(token) for token in ids] for name, ids in parts.items()}
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """One screen. What the data brought along cannot steer the terminal: see `printable`."""
+    report = found["report"]
+    rows = [
+        ("source", report["source"]),
+        ("rows", f"{report['num_read']} read, {report['num_kept']} kept, {report['num_records']} records"),
+    ]
+    for reason, numbers in report["skipped"].items():
+        listed = ", ".join(map(str, numbers[:ROWS_SHOWN])) + (", ..." if len(numbers) > ROWS_SHOWN else "")
+        rows.append(("left out", f"{len(numbers)} for '{reason}': row {listed}"))
+    rows += [("shape", f"{name}: {count}") for name, count in report["shapes"].items()]
+    rows += [("label", f"{name}: {count}") for name, count in report["labels"].items()]
+    if report["unknown_columns"]:
+        rows.append(("not read", ", ".join(report["unknown_columns"])))
+    rows.append(("unique prompts", str(found["num_prompts"])))
+    rows.append(("stripped", f"{report['num_stripped']} responses had white space at their ends"))
+    if "num_without_anchor" in found:
+        rows.append(("without anchor", str(found["num_without_anchor"])))
+    if "labels" in found:
+        rows.append(("duplicates", f"{found['num_duplicates']}, contradictions {found['num_contradictions']}"))
+        labels = "{hard} hard, {soft} soft, {ties} ties; rejected better in {rejected_better}"
+        rows.append(("preferences", labels.format(**found["labels"])))
+        if report["num_ties"]:
+            rows.append(("equal ranks", f"{report['num_ties']} pairs left out"))
+    text = [f"{name:<16}{value}" for name, value in rows]
+    for unit, parts in found["lengths"].items():
+        text += ["", f"{unit:<16}" + "".join(f"{name:>9}" for name in QUANTILES)]
+        text += [f"  {part:<14}" + "".join(f"{parts[part][name]:>9}" for name in QUANTILES) for part in parts]
+    if "baselines" in found:
+        text += ["", f"{'rule that reads nothing':<36}{'right':>7}  95 % by prompt  pairs decided"]
+        for rule, n in found["baselines"].items():
+            interval = f"{100 * n['low']:.1f} to {100 * n['high']:.1f} %"
+            text.append(f"  {rule:<34}{100 * n['accuracy']:>5.1f} %  {interval:<16}{n['num_pairs']:>13}")
+    for number, parts in enumerate(found.get("tokens", []), start=1):
+        text += ["", f"record {number}"]
+        text += [f"  {part} ({len(tokens)}): " + " ".join(map(repr, tokens)) for part, tokens in parts.items()]
+    return "\n".join(map(printable, text))

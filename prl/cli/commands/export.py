@@ -1,0 +1,92 @@
+"""`prl export --checkpoint FILE --output DIR`: the model of any checkpoint as a folder that transformers loads.
+
+The same folder as the `model/` that a finished run leaves: safetensors, tokenizer, chat template, model card, of a
+judge its template too; adapters are merged. No GPU and no data are needed, so no judge is measured: it gets the
+passport of the run's `model/` if that has the same weights, else `prl judge --write-passport` writes one.
+"""
+
+import argparse
+from contextlib import nullcontext
+from pathlib import Path
+
+from lightning_modules.export import read_stage
+from prl.checkpoints.files import LAST
+from prl.checkpoints.resolve import RunError, resolve_checkpoint
+from prl.judge.passport import adopt_passport, read_passport
+from prl.models.model_card import write_card
+from prl.rewards.folder import judge_kind
+from prl.run_folder import trust
+from prl.run_folder.lock import LOCK, held
+from prl.system.outputs import OutputError, check_folder, writing_folder
+
+
+def main(args: list[str]) -> None:
+    """Write the folder."""
+    parser = argparse.ArgumentParser("prl export", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")
+    parser.add_argument("--config", type=Path, help="the run's config.yaml; found beside the checkpoint when left out")
+    parser.add_argument(
+        trust.FLAG, metavar="true", help="obey the run's config.yaml also where it names code that is not prl's"
+    )
+    parser.add_argument("--adapter-only", action="store_true", help="write the adapters alone, in peft's files")
+    rest, trusted = trust.take_flag(args)
+    options = parser.parse_args(rest)
+    export(options.checkpoint, options.output, options.config, merge=not options.adapter_only, trusted=trusted)
+    print(f"wrote {options.output}")
+
+
+def export(
+    checkpoint: Path, output: Path, config: Path | None = None, *, merge: bool = True, trusted: bool = False
+) -> None:
+    """Write the model of a checkpoint.
+
+    Args:
+        checkpoint: a .ckpt file, or folder of parts.
+        output: folder that does not exist yet, or is empty.
+        config: the run's config.yaml; `run/config.yaml` of `run/checkpoints/x.ckpt` when None.
+        merge: put adapters into the weights, instead of writing them alone.
+        trusted: obey the config also where it names code that is not prl's.
+
+    Raises:
+        RunError: when a file is missing or torn, or the folder holds something.
+        RunInUseError: for a folder in that of a run that is going on.
+        UntrustedRunError: when the model's settings ask for such code.
+        ValueError: for a checkpoint of another stage, or for merge: false without adapters.
+    """
+    _check_checkpoint(checkpoint)
+    config = config or checkpoint.absolute().parent.parent / "config.yaml"
+    if not config.is_file():
+        raise RunError(f"no config at {config}; give the config.yaml of the checkpoint's run with --config")
+    try:
+        check_folder(output, "--output")
+    except OutputError as error:
+        raise RunError(str(error)) from None
+    settings = trust.read_settings(config)
+    if not isinstance(settings.get("model"), dict):
+        raise RunError(f"{config} has no settings of a model; give the config.yaml of the checkpoint's run")
+    passport = read_passport(config.parent / "model")
+    run = next((folder for folder in output.absolute().parents if (folder / LOCK).exists()), None)
+    with nullcontext() if run is None else held(run):  # or the training would write its own into this one
+        with nullcontext() if trusted else trust.guarding_config(config):
+            trust.check({"model": settings["model"]})
+            stage = read_stage(settings, checkpoint)
+        with writing_folder(output) as partial:
+            stage.export(partial, merge=merge)
+            kind = judge_kind(partial)
+            write_card(partial, kind, settings, adapter=not merge)
+            if kind is not None:
+                adopt_passport(partial, passport)
+
+
+def _check_checkpoint(path: Path) -> None:
+    last = path / "checkpoints" / LAST
+    if last.exists():
+        raise RunError(f"--checkpoint {path} is the folder of a run; give {last}")
+    if not path.exists():
+        raise RunError(
+            f"--checkpoint {path} does not exist; give a .ckpt file of a run, such as RUN_DIR/checkpoints/{LAST}"
+        )
+    if path.suffix != ".ckpt":
+        raise RunError(f"--checkpoint {path} is no .ckpt file; give one such as RUN_DIR/checkpoints/{LAST}")
+    resolve_checkpoint(str(path), path.parent)

@@ -1,0 +1,231 @@
+"""`prl judge`: measure a judge on labelled pairs, or let it compare responses with anchors line by line."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from prl.cli.commands.sources import add_source_options, number_of_rows
+from prl.data import DataSource, PreferencePair, load_records
+from prl.evaluation.bootstrap import bootstrap_mean
+from prl.evaluation.figures import TAGS, judge_figures
+from prl.judge.examination import judge_pairs
+from prl.judge.loading import DTYPES, Judge
+from prl.judge.passport import as_json, issue_passport, write_passport
+from prl.rewards.folder import judge_folder
+from prl.system.outputs import check_file, is_own_picture, json_with, lines_with, save_picture, write_text
+
+FIGURES = (
+    ("accuracy", "accuracy, both orders averaged"),
+    ("accuracy_better_first", "  the better response shown first"),
+    ("accuracy_better_second", "  the better response shown second"),
+    ("accuracy_length_matched", "  lengths within 10 %"),
+    ("accuracy_shorter_wins", "  the shorter response is better"),
+    ("baseline_longer", "for comparison: longer is better"),
+    ("longer_rate", "the judge chooses the longer one"),
+    ("nll", "negative log-likelihood, nats"),
+    ("nll_after_temperature", "  after temperature"),
+    ("brier", "Brier score"),
+    ("brier_after_temperature", "  after temperature"),
+    ("ece", "calibration error"),
+    ("ece_after_temperature", "  after temperature"),
+    ("temperature", "fitted temperature"),
+    ("order_gap", "order gap"),
+    ("flip_rate", "flip rate"),
+    ("first_position_rate", "first-position rate"),
+    ("margin", "margin towards the label"),
+    ("cyclic_triples", "cyclic triples"),
+    ("scale_fit", "share that one scale explains"),
+    ("anchor_tau", "agreement of two anchors, tau"),
+    ("best_of_n", "the judge's favourite is the best"),
+    ("baseline_best_of_n", "for comparison: a draw"),
+    ("layout_gap", "change of a margin in batches"),
+    ("cut_share", "comparisons cut to fit"),
+)
+"""Names in the report, in the order of the screen, with their words."""
+COLUMNS = ("win_prob", "margin", "order_gap")
+"""What is written of each comparison."""
+
+
+def main(args: list[str]) -> None:
+    """Measure or compare, as the options say."""
+    parser = argparse.ArgumentParser("prl judge", description=__doc__)
+    parser.add_argument("--judge", required=True, help="folder or hub id of a judge, generative or Bradley-Terry")
+    parser.add_argument("--pairs", help="preference pairs to measure it on, a file or hub id; see docs/judge.md")
+    add_source_options(parser)
+    parser.add_argument(
+        "--dtype", default=DTYPES[0], choices=DTYPES, help="type in which the judge works; the passport says it"
+    )
+    parser.add_argument("--max_pairs", type=number_of_rows, help="read only the first so many pairs")
+    parser.add_argument("--on_invalid", choices=("error", "skip"), default="error", help="what bad rows of --pairs are")
+    parser.add_argument(
+        "--no-probes",
+        action="store_true",
+        help="judge the pairs only: no attacks, no round robins, no other batch layouts, which take as long again",
+    )
+    parser.add_argument(
+        "--write-passport", action="store_true", help="keep the report as rm_passport.json in the folder"
+    )
+    parser.add_argument("--figures", type=Path, help="draw what the report says as pictures into this folder")
+    parser.add_argument("--prompts", type=Path, help="one prompt per line; with --responses and --anchors")
+    parser.add_argument("--responses", type=Path, help="one response per line, to these prompts")
+    parser.add_argument("--anchors", type=Path, help="one response per line to compare each with")
+    parser.add_argument("--json", type=Path, help="write what is found into this file")
+    options = parser.parse_args(args)
+    lines = (options.prompts, options.responses, options.anchors)
+    if (options.pairs is None) != all(lines) or (options.pairs and any(lines)):
+        parser.error("give either --pairs, or --prompts, --responses and --anchors")
+    of_pairs = ("write_passport", "figures", "max_pairs", "columns", "split", "name")
+    if options.pairs is None and (given := [name for name in of_pairs if getattr(options, name)]):
+        parser.error(f"--{given[0].replace('write_', 'write-')} goes with --pairs")
+    if options.no_probes and (options.pairs is None or options.write_passport):
+        parser.error("--no-probes goes with --pairs and without --write-passport: a passport holds the probes too")
+    if options.write_passport and not Path(options.judge).is_dir():
+        parser.error(f"--write-passport writes into the judge's folder, but {options.judge} is none")
+    check_outputs(options)
+    prepare(options.json, options.figures)
+    judge = Judge.from_pretrained(options.judge, dtype=options.dtype)
+    if options.pairs is not None:
+        measure(judge, options)
+    else:
+        compare(judge, options)
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """Refuse to write over what is read, or over what is no earlier result of this command.
+
+    Raises:
+        OutputError: naming the file.
+    """
+    read = [options.judge, options.pairs, options.prompts, options.responses, options.anchors]
+    if options.json is not None and not options.json.is_dir():
+        own = lines_with(*COLUMNS) if options.pairs is None else json_with("prl", "judge", "data", "report")
+        check_file(options.json, "--json", own, read)
+    for tag in TAGS if options.figures is not None else ():
+        check_file(picture_of(options.figures, tag), "--figures", is_own_picture, read)
+
+
+def picture_of(folder: Path, tag: str) -> Path:
+    """Where a figure is drawn."""
+    return folder / f"{tag.rpartition('/')[2]}.png"
+
+
+def prepare(file: Path | None, folder: Path | None) -> None:
+    """Make the folders that results are written to, before they are paid for.
+
+    Raises:
+        ValueError: when one of the two cannot be written.
+    """
+    if file is not None and file.is_dir():
+        raise ValueError(f"--json {file} is a folder; expected a file")
+    for target in ([file.parent] if file is not None else []) + ([folder] if folder is not None else []):
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{target} cannot be made a folder ({error.strerror}); choose another") from None
+        if not os.access(target, os.W_OK):
+            raise ValueError(f"the folder {target} cannot be written; choose another")
+
+
+def measure(judge: Judge, options: argparse.Namespace) -> None:
+    """Examine the judge, print one screen, and leave the passport where it was asked for."""
+    source = DataSource(options.pairs, options.split, options.name, options.columns, options.max_pairs)
+    pairs = load_records(source, PreferencePair, options.on_invalid, lambda pair: judge.model.check(pair.prompt))
+    for reason, numbers in pairs.report.skipped.items():
+        print(f"left out for '{reason}': row {', '.join(map(str, numbers))}")
+    judged = judge_pairs(judge.model, pairs.records)
+    folder, probes = judge_folder(options.judge), not options.no_probes
+    passport = issue_passport(judge.model, folder, pairs, judged, probes=probes)
+    # Files first: whoever reads the screen may go away.
+    if options.json is not None:
+        write_text(options.json, as_json(passport))
+    written = write_passport(options.judge, passport) if options.write_passport else None
+    if options.figures is not None:
+        for tag, figure in judge_figures(judged).items():
+            save_picture(figure, picture_of(options.figures, tag))
+    print(screen(passport))
+    if written is not None:
+        print(f"\nwrote {written}")
+    if options.figures is not None:
+        print(f"\ndrew reliability, margins, orders and accuracy by length into {options.figures}")
+
+
+def screen(passport: dict[str, Any]) -> str:
+    """The report in columns: figure, 95 % interval over prompts, and the pairs behind it."""
+    report = passport["report"]
+    counts = f"{report['num_pairs']} pairs, {report['num_prompts']} prompts, {report['num_ties']} ties"
+    lines = [f"{passport['judge']['kind']} judge on {passport['data']['file']}: {counts}", ""]
+    rows = [(words, report[name]) for name, words in FIGURES if name in report]
+    rows += [(f"accuracy on {name}", found) for name, found in report["sources"].items()]
+    rows += [(f"attack {name} wins", found) for name, found in report.get("canaries", {}).items()]
+    lines += [f"{words:<36}{_cells(found)}" for words, found in rows]
+    return "\n".join(lines)
+
+
+def _cells(found: Any) -> str:
+    if found is None:
+        return "  not measured: the pairs hold no such case"
+    if isinstance(found, dict):
+        return f"{found['mean']:8.3f}   {found['low']:.3f} to {found['high']:.3f}   of {found['num']}"
+    return f"{found:8.3f}"
+
+
+def compare(judge: Judge, options: argparse.Namespace) -> None:
+    """Judge each response against its anchor, print a line for each, the mean, and how many were cut.
+
+    Raises:
+        ValueError: when the files cannot be read, or have unequally many lines.
+    """
+    paths = {"prompt": options.prompts, "response": options.responses, "anchor": options.anchors}
+    prompts, responses, anchors = texts = [read_lines(path, column) for column, path in paths.items()]
+    if len({len(each) for each in texts}) > 1:
+        counts = [f"{path} has {len(each)}" for path, each in zip(paths.values(), texts, strict=True)]
+        raise ValueError(f"the three files need as many lines each, but {', '.join(counts)}")
+    verdict = judge.compare(prompts, responses, anchors)
+    columns = (verdict.win_prob, verdict.win_logit, verdict.order_gap)
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
+    if options.json is not None:
+        write_text(options.json, "".join(json.dumps(row) + "\n" for row in rows))
+    print(f"{'line':>6} {'win_prob':>9} {'margin':>9} {'order_gap':>9}")
+    for number, row in enumerate(rows, 1):
+        print(f"{number:>6} {row['win_prob']:>9.3f} {row['margin']:>+9.3f} {row['order_gap']:>9.3f}")
+    mean = bootstrap_mean([row["win_prob"] for row in rows], [json.dumps(prompt) for prompt in prompts])
+    print(f"{'mean':>6} {mean.mean:>9.3f}   {mean.low:.3f} to {mean.high:.3f} (95 % over prompts)")
+    print(f"{'cut':>6} {judge.model.cut_share():>9.3f}   of the readings, to fit into the judge's max_length")
+
+
+def read_lines(path: Path, column: str) -> list[Any]:
+    """One text per line. Lines of a .jsonl file are JSON: a string, a list of messages, or an object with the column.
+
+    Raises:
+        ValueError: for a missing or empty file, one that is not UTF-8, or a line that is none of these.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; --{column}s takes a file with one {column} per line")
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {number}: not text in UTF-8 ({error}); write the file again as UTF-8") from None
+    # Other line separators of Unicode may stand in a response, and would shift all lines after it.
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+    if not lines:
+        raise ValueError(f"{path} is empty; expected one {column} per line")
+    if path.suffix != ".jsonl":
+        return lines
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        value = value.get(column) if isinstance(value, dict) else value
+        if not isinstance(value, str | list):
+            raise ValueError(
+                f"{path}, line {number}: expected a JSON string, a list of messages, or an object with {column!r} that "
+                f"is one of them; found {line[:60]!r}"
+            )
+        found.append(value)
+    return found

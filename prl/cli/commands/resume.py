@@ -1,0 +1,169 @@
+"""`prl resume RUN_DIR`: continue a run from its own config, or with --verify K replay K batches and compare.
+
+Settings behind these go to `prl fit`. A replay runs in a scratch folder and leaves the run as it is: it starts at the
+newest checkpoint with K batches of the ledger behind it and says whether they come out again to the last bit, within
+rounding, or which quantity is the first to differ (exit code 1).
+"""
+
+import argparse
+import contextlib
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning import Callback
+from lightning.pytorch.callbacks import Checkpoint
+
+from lightning_modules.callbacks.run_ledger import RunLedger
+from prl.checkpoints.files import batches_of, summary, whole_checkpoints
+from prl.checkpoints.ledger import LEDGER, compare, read_ledger
+from prl.checkpoints.resolve import RunError, resolve_checkpoint
+from prl.cli.app import PrlCLI, run_stage
+from prl.run_folder.inputs import is_accepted
+from prl.run_folder.sealed_config import CONFIG, config_fault
+from prl.run_folder.trust import FLAG, take_flag
+
+log = logging.getLogger(__name__)
+
+
+def main(args: list[str]) -> None:
+    """Continue, or verify."""
+    parser = argparse.ArgumentParser("prl resume", description=__doc__, allow_abbrev=False)
+    parser.add_argument("run_dir", type=Path, help="folder of the run")
+    parser.add_argument("--verify", type=int, metavar="K", help="replay K batches and compare them with the ledger")
+    parser.add_argument("--ckpt", help="checkpoint to start from; the newest whole one that fits when left out")
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-4, help="relative difference of measured numbers that counts as rounding"
+    )
+    parser.add_argument(
+        FLAG, metavar="true", help="obey the run's config.yaml also where it names code that is not prl's"
+    )
+    rest, trusted = take_flag(args)
+    options, settings = parser.parse_known_args(rest)
+    settings += [FLAG, "true"] if trusted else []
+    _check_config(options.run_dir, settings)
+    if options.verify is None:
+        run_stage(_fit(options.run_dir, options.run_dir, options.ckpt or "last", settings))
+    elif options.verify < 1:
+        raise RunError(f"--verify is {options.verify}; give the number of batches to replay")
+    else:
+        verify(options.run_dir, options.verify, options.ckpt, options.tolerance, settings)
+
+
+def verify(run: Path, count: int, ckpt: str | None, tolerance: float, settings: list[str]) -> None:
+    """Replay and tell. Exits with 1 when a quantity differs beyond the tolerance.
+
+    Raises:
+        RunError: when there is no checkpoint with batches of the ledger behind it.
+    """
+    before, _ = read_ledger(run / LEDGER)
+    checkpoint = _checkpoint(run, before, count, ckpt)
+    start = int(summary(checkpoint)["batches"])
+    numbers = [n for n in range(start + 1, start + count + 1) if n in before]
+    replay = _Replay(len(numbers))
+    with tempfile.TemporaryDirectory(prefix="prl-verify-") as scratch:
+        # What changed is told, and the ledger says what came of it.
+        quiet = ["--trainer.logger", "false", "--checkpoint.every_n_batches", "0", "--accept_changes", "true"]
+        quiet += settings
+        cli = type("_ReplayOfThis", (_ReplayCLI,), {"replay": replay})
+        with contextlib.suppress(_ReplayedAll):
+            run_stage(_fit(run, Path(scratch), str(checkpoint), quiet), cli=cli)
+    if len(replay.lines) < len(numbers):
+        raise RunError(
+            f"the replay ended after {len(replay.lines)} of {len(numbers)} batches; its settings end the run"
+        )
+    if not replay.is_first_rank:
+        return
+    what = f"batches {numbers[0]} to {numbers[-1]}, from {checkpoint}"
+    if len(numbers) < count:
+        what += f" (the ledger has {len(numbers)} after it, {count} were asked for)"
+    found = compare([before[n] for n in numbers], replay.lines, tolerance)
+    if found is None:
+        print(f"exact: {what}")
+    elif found.size <= tolerance:
+        where = f"{found.quantity} of batch {found.batch}"
+        print(f"within {found.size:.1e} (largest difference: {where}; kernels that round otherwise): {what}")
+    else:
+        print(
+            f"batch {found.batch} differs first, in {found.quantity}: {found.before} in the ledger, {found.now} in the "
+            f"replay; {found.meaning}. Replayed: {what}"
+        )
+        raise SystemExit(1)
+
+
+def _checkpoint(run: Path, ledger: dict[int, Any], count: int, ckpt: str | None) -> Path:
+    """The given checkpoint, or the newest with `count` batches of the ledger behind it, or with the most."""
+    if ckpt is not None:
+        found = [Path(str(resolve_checkpoint(ckpt, run / "checkpoints"))).resolve()]
+    else:
+        found = whole_checkpoints(run / "checkpoints")
+    behind = {
+        path: sum(n in ledger for n in range(batches_of(path) + 1, batches_of(path) + count + 1)) for path in found
+    }
+    usable = [path for path in found if behind[path]]
+    if not usable:
+        raise RunError(
+            f"no whole checkpoint of {run} has a batch of the ledger behind it, so there is nothing to compare; the "
+            "last one alone is not enough. Keep two (checkpoint.keep), or verify while the run goes on"
+        )
+    return max(usable, key=lambda path: (behind[path], batches_of(path)))
+
+
+def _check_config(run: Path, settings: list[str]) -> None:
+    """Raises RunError when the run's config is not there or, unless that is accepted, not what the run wrote."""
+    path = run / CONFIG
+    if not path.is_file():
+        raise RunError(f"there is no {path}; give the folder of a run")
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--accept_changes", type=yaml.safe_load, default=False)
+    accept = parser.parse_known_args(settings)[0].accept_changes
+    if (wrong := config_fault(run)) is None:
+        return
+    if not is_accepted(CONFIG, accept):
+        raise RunError(
+            f"{path} has changed since the run wrote it: {wrong}. Put it back, or look it through and go on with it by "
+            f"--accept_changes '[{CONFIG}]'. Settings can be given behind the run's folder instead"
+        )
+    log.warning("%s has changed, as accepted: %s", path, wrong)
+
+
+def _fit(run: Path, folder: Path, checkpoint: str, settings: list[str]) -> list[str]:
+    config = ["fit", "--config", str(run / "config.yaml"), "--run_dir", str(folder)]
+    return [*config, "--ckpt_path", checkpoint, "--overwrite", "false", "--accept_changes", "false", *settings]
+
+
+class _ReplayedAll(BaseException):
+    """Ends the replay, which is no failure."""
+
+
+class _Replay(Callback):
+    """Collects the lines of the ledger, which comes before it, and ends the run when there are enough."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.is_first_rank = count, True
+        self.lines: list[dict[str, Any]] = []
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self.is_first_rank = trainer.is_global_zero
+        ledger = next(callback for callback in trainer.callbacks if isinstance(callback, RunLedger))
+        self.lines.append(ledger.line)
+        if len(self.lines) == self.count:
+            raise _ReplayedAll
+
+
+class _ReplayCLI(PrlCLI):
+    """A run that leaves nothing behind; a ModelCheckpoint of the config would write into the run."""
+
+    replay: _Replay
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        config = self._get(self.config_init, "trainer", default={})
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        config["callbacks"] = [each for each in given if not isinstance(each, Checkpoint)]
+        return super().instantiate_trainer(**kwargs)
+
+    def own_callbacks(self) -> list[Any]:
+        return [*super().own_callbacks(), self.replay]

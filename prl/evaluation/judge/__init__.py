@@ -1,0 +1,1 @@
+"""How good a judge is: its report, calibration and transitivity."""

@@ -1,0 +1,65 @@
+"""When a run has seen its best: the lower bound of its win rate stands still while the judges grow apart (I-13)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prl.evaluation.policy.frontier import MEASURES, common_measure
+
+
+class Patience:
+    """Counts validations since the lower bound of the win rate was highest.
+
+    It reads the most trustworthy win rate of a validation, the one by which `prl frontier` chooses what to ship.
+
+    Args:
+        limit: validations without a higher lower bound after which the run ends; never when None.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.waited = 0
+        self._seen: dict[str, Any] = {"batch": -1, "measure": None, "best": None, "best_gap": None, "gap": None}
+
+    def observe(self, batch: int, numbers: Mapping[str, float]) -> None:
+        """One more validation; a resumed run may repeat its last one, which counts once.
+
+        Args:
+            batch: training batches behind it.
+            numbers: its figures.
+        """
+        seen, measure = self._seen, common_measure([numbers])
+        if batch <= seen["batch"]:
+            return
+        low, gap = numbers[f"{measure}_lo"], numbers.get("goodhart_gap")
+        seen |= {"batch": batch, "gap": gap}
+        if seen["measure"] != measure or low > seen["best"]:
+            seen |= {"measure": measure, "best": low, "best_gap": gap}
+            self.waited = 0
+        else:
+            self.waited += 1
+
+    def objection(self) -> str | None:
+        """Why the run should end now, in words; None when it should go on.
+
+        With a held-out judge the gap must also be larger than at the best validation: a win rate that only pauses is
+        no reason, one that pauses while the training judge sees progress is.
+        """
+        if self.limit is None or self.waited < self.limit:
+            return None
+        gap, before = self._seen["gap"], self._seen["best_gap"]
+        if gap is not None and before is not None and gap <= before:
+            return None
+        grown = "" if gap is None else f", and the gap between the judges grew from {before or 0.0:.3f} to {gap:.3f}"
+        return (
+            f"for {self.waited} validations the lower bound of the win rate ({MEASURES[self._seen['measure']]}) has "
+            f"not passed {self._seen['best']:.3f}{grown}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"waited": self.waited, **self._seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.waited = state["waited"]
+        self._seen = {name: state[name] for name in self._seen}

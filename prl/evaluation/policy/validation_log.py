@@ -1,0 +1,82 @@
+"""What a policy's validations leave in the run folder: validation.jsonl (figures) and samples/ (every comparison)."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from prl.checkpoints.event_log import plain
+from prl.evaluation.policy.report import Row
+from prl.system.json_files import parse_object
+from prl.system.outputs import writing
+
+VALIDATIONS = "validation.jsonl"
+SAMPLES = "samples"
+
+
+class ValidationLog:
+    """Files of one run folder, each written aside and moved into place: a killed process leaves whole ones.
+
+    A resumed run repeats batches; a validation takes the place of the one that the lost batches had.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def add(self, batch: int, numbers: dict[str, float], rows: Iterable[Row]) -> None:
+        """Keep one validation: a line of figures, and a file of its comparisons."""
+        _write(self.samples(batch), rows)
+        kept = [line for line in self.read() if line["batch"] < batch]
+        _write(self.folder / VALIDATIONS, [*kept, {"batch": batch, **numbers}])
+
+    def forget_after(self, batch: int) -> None:
+        """Drop validations of batches that a run starting at this one has not trained yet."""
+        lines = self.read()
+        kept = [line for line in lines if line["batch"] <= batch]
+        if len(kept) < len(lines):
+            _write(self.folder / VALIDATIONS, kept)
+        for path in (self.folder / SAMPLES).glob("batch=*.jsonl"):
+            number = re.fullmatch(r"batch=(\d+)", path.stem)
+            if number and int(number[1]) > batch:
+                path.unlink()
+
+    def read(self) -> list[dict[str, Any]]:
+        """The figures, one validation after another; none for a run without any."""
+        path = self.folder / VALIDATIONS
+        return read_validations(path) if path.exists() else []
+
+    def samples(self, batch: int) -> Path:
+        """Where the comparisons of a validation are."""
+        return self.folder / SAMPLES / f"batch={batch:06d}.jsonl"
+
+    def rows(self, batch: int) -> list[Row]:
+        """The comparisons of a validation; none when there is no such file."""
+        path = self.samples(batch)
+        # Not splitlines: a response may hold characters that it takes for the end of a line.
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+
+def read_validations(path: Path) -> list[dict[str, Any]]:
+    """The lines of a validation.jsonl in the order of their batches; of repeated batches the last.
+
+    Raises:
+        ValueError: for a line that is not an object with a batch number.
+    """
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            values = parse_object(line, with_nan=True)
+            found[int(values["batch"])] = values
+        except (ValueError, KeyError, TypeError, OverflowError):
+            raise ValueError(
+                f"{path}, line {number}: expected an object with a number `batch`, found {line[:60]!r}; "
+                "prl writes this file whole, so it was edited or cut: take the line out"
+            ) from None
+    return [found[batch] for batch in sorted(found)]
+
+
+def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    with writing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines)

@@ -1,0 +1,1 @@
+"""Comparisons that begin alike share the computation of their beginning."""

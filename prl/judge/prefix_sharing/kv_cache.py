@@ -1,0 +1,209 @@
+"""Keys and values of what comparisons begin with, kept until they come back: prompts, and prompts with their anchor.
+
+An anchor stays while responses change, so its part of a reading need be computed once (I-4). What a comparison gets
+does not depend on what was kept: a beginning is always computed alone, in the same steps, whether now or long ago.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from prl.data.tokens import left_pad
+from prl.judge.prefix_sharing.tree_attention import (
+    TokenCounts,
+    backwards_too,
+    device_of,
+    dtype_of,
+    logits_objection,
+    longest_row,
+)
+
+LEAST_FILLED = 0.75
+"""Shortest new part of a batch, as a share of the longest: what is missing is padding."""
+Layers = list[tuple[Tensor, Tensor]]
+"""Keys and values of each layer: [1, heads, length, size]."""
+
+
+class Reading(NamedTuple):
+    """A comparison as ids, and where what may come back ends."""
+
+    ids: list[int]
+    ends: tuple[int, ...]
+    """Lengths of the beginnings that are kept, rising, the last below the number of ids: prompt, prompt with anchor."""
+
+
+class PrefixCache:
+    """Computes verdict logits from kept beginnings and what is new of each reading.
+
+    Args:
+        gib: memory for what is kept, on the judge's device; what was not asked for longest goes first.
+        model: a causal language model.
+        sample: ids to try it on.
+
+    Raises:
+        ValueError: when there is no memory to keep anything, or the model cannot continue from keys and values.
+    """
+
+    def __init__(self, gib: float, model: Any, sample: list[int]) -> None:
+        if not gib > 0:
+            raise ValueError(f"prefix_cache_gib is {gib}; expected null or a positive number")
+        self.model, self.max_bytes = model, gib * 2**30
+        self._kept: OrderedDict[tuple[int, ...], Layers] = OrderedDict()
+        self._bytes = 0
+        self._kept_as: tuple[torch.device, torch.dtype] | None = None
+        is_elsewhere = device_of(model).type == "meta"  # the process that has the weights tries
+        if not is_elsewhere and (reason := self._objection(sample)) is not None:
+            raise ValueError(f"prefix_cache_gib is set, but {reason}; set it to null")
+        self.clear()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return device_of(self.model)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+        self._bytes = 0
+
+    @torch.no_grad()
+    def logits(
+        self, readings: list[Reading], pad_id: int, max_tokens: int, tokens: TokenCounts
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Numbers of readings, and the logits of the token after each of them: [n, V] float32.
+
+        Args:
+            readings: what to read.
+            pad_id: what stands in the padding.
+            max_tokens: padded tokens of one forward pass, kept ones included.
+            tokens: counts what is computed.
+        """
+        if self._kept_as != (form := (self.device, dtype_of(self.model))):
+            self.clear()  # the model was moved or converted
+            self._kept_as = form
+        for numbers in _batches(readings, max_tokens):
+            members = [readings[i] for i in numbers]
+            kept = [self._beginning(reading, tokens) for reading in members]
+            fresh = [reading.ids[reading.ends[-1] :] for reading in members]
+            logits = self._continue(kept, fresh, pad_id)
+            width = max(map(len, fresh))
+            tokens.add(sum(len(r.ids) for r in members), sum(map(len, fresh)), width * len(fresh))
+            yield numbers, logits
+
+    def _beginning(self, reading: Reading, tokens: TokenCounts) -> Layers:
+        """Keys and values of the longest beginning that is kept, one end after the other."""
+        layers: Layers = []
+        start = 0
+        for end in reading.ends:
+            key = tuple(reading.ids[:end])
+            found = self._kept.get(key)
+            if found is None:
+                found = self._extend(layers, reading.ids[start:end], start)
+                tokens.add(0, end - start, end - start)
+                self._keep(key, found)
+            self._kept.move_to_end(key)
+            layers, start = found, end
+        self._shrink()
+        return layers
+
+    def _extend(self, layers: Layers, ids: list[int], start: int) -> Layers:
+        device = self.device
+        cache = _as_cache(layers)
+        positions = torch.arange(start, start + len(ids), device=device)[None]
+        input_ids = torch.tensor([ids], device=device)
+        self.model(input_ids, past_key_values=cache, position_ids=positions, use_cache=True, logits_to_keep=1)
+        return [(keys, values) for keys, values, *_ in cache]
+
+    def _continue(self, kept: list[Layers], fresh: list[list[int]], pad_id: int) -> Tensor:
+        """One forward pass over the new parts, left padded, behind the kept ones, left padded too."""
+        device = self.device
+        lengths = torch.tensor([layers[0][0].shape[2] for layers in kept], device=device)
+        width = int(lengths.max())
+        before = torch.arange(width, device=device) >= width - lengths[:, None]
+        cache = DynamicCache()
+        for number in range(len(kept[0])):
+            keys, values = (torch.cat([_widened(layers[number][part], width) for layers in kept]) for part in (0, 1))
+            cache.update(keys, values, number)
+        ids, mask = (each.to(device) for each in left_pad(fresh, pad_id))
+        positions = (lengths[:, None] + mask.long().cumsum(1) - 1).clamp(min=0)
+        return (
+            self.model(
+                ids,
+                past_key_values=cache,
+                attention_mask=torch.cat([before, mask.bool()], 1).long(),
+                position_ids=positions,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            .logits[:, -1]
+            .float()
+        )
+
+    def _keep(self, key: tuple[int, ...], layers: Layers) -> None:
+        self._kept[key] = layers
+        self._bytes += _size(layers)
+
+    def _shrink(self) -> None:
+        while self._bytes > self.max_bytes and self._kept:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+
+    def _objection(self, sample: list[int]) -> str | None:
+        """Why a model cannot do it; None when it can."""
+        if longest_row(self.model) is not None:
+            return (
+                f"{type(self.model).__name__} looks back through a window, which forgets what a beginning is kept for"
+            )
+
+        def branches() -> Tensor:
+            half, (one, other) = len(sample) // 2, backwards_too(sample)
+            pair = [Reading(one, (half,)), Reading(other, (half // 2, half))]
+            found = dict(
+                entry
+                for numbers, logits in self.logits(pair, sample[0], 2 * len(sample), TokenCounts())
+                for entry in zip(numbers, logits, strict=True)
+            )
+            return torch.stack([found[0], found[1]])
+
+        return logits_objection(self.model, sample, branches, "does not continue from keys and values")
+
+
+def _batches(readings: list[Reading], max_tokens: int) -> Iterator[list[int]]:
+    """Numbers of readings in batches of like lengths of their new parts, longest first.
+
+    New parts behind a prompt and behind a prompt with its anchor differ by a response: apart they need no padding.
+    """
+
+    def new(i: int) -> int:
+        return len(readings[i].ids) - readings[i].ends[-1]
+
+    order = sorted(range(len(readings)), key=new, reverse=True)
+    while order:
+        batch: list[int] = []
+        longest, kept = new(order[0]), 0
+        for i in order:
+            kept = max(kept, readings[i].ends[-1])
+            too_large = (longest + kept) * (len(batch) + 1) > max_tokens
+            if batch and (too_large or new(i) < LEAST_FILLED * longest):
+                break
+            batch.append(i)
+        yield batch
+        order = order[len(batch) :]
+
+
+def _as_cache(layers: Layers) -> DynamicCache:
+    cache = DynamicCache()
+    for number, (keys, values) in enumerate(layers):
+        cache.update(keys, values, number)
+    return cache
+
+
+def _widened(states: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(states, (0, 0, width - states.shape[2], 0))
+
+
+def _size(layers: Layers) -> int:
+    return sum(states.numel() * states.element_size() for pair in layers for states in pair)

@@ -1,0 +1,263 @@
+"""When a judge reads shared beginnings once, the check that its model can, and what that saves."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from prl.data.tokens import left_pad
+from prl.judge.prefix_sharing.packing import Packed, Work, pack, plan
+from prl.models.policy import verdict_logits
+
+log = logging.getLogger(__name__)
+
+FusedMode = Literal["auto", "on", "off"]
+
+ATTENTION_LENGTH = 2.6
+"""Hidden sizes in the length of a row whose attention costs as much as the rest of the network."""
+OVERHEAD = 0.05
+"""What a mask of our own costs, as a share of the work of a row. Both are measured: docs/results/fused.md."""
+NOISE = 1e-4
+"""Root mean square difference of logits that is always taken for rounding."""
+ROUNDINGS = 4
+"""The same in roundings of a logit of usual size: in half precision a column of padding may happen to change none."""
+
+
+class FusedJudgingError(ValueError):
+    """`fused: on` with a model that cannot do it."""
+
+
+@dataclass
+class TokenCounts:
+    """What a judge has computed so far, beside what reading every comparison whole takes."""
+
+    plain: int = 0
+    """Tokens of all readings, each read whole."""
+    computed: int = 0
+    """Tokens that went through the model."""
+    positions: int = 0
+    """The same with padding."""
+
+    @property
+    def saved_share(self) -> float:
+        """Share of the tokens that were not computed again."""
+        return (self.plain - self.computed) / max(self.plain, 1)
+
+    def add(self, plain: int, computed: int, positions: int) -> None:
+        """Count one forward pass."""
+        self.plain += plain
+        self.computed += computed
+        self.positions += positions
+
+
+def branch_logits(model: Any, packed: Packed) -> Tensor:
+    """Logits of the token after each reading: [N, V] float32, equal to those of plain forward passes."""
+    logits = model(**branch_inputs(model, packed), logits_to_keep=packed.num_columns).logits
+    return logits[packed.row, packed.column].float()
+
+
+def branch_text_logits(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
+    """The same [N, V], and the log-probability of each token after those that it sees: [R, L] float32.
+
+    A first token has nothing before it, and its entry means nothing.
+    """
+    logits = model(**branch_inputs(model, packed)).logits.float()
+    rows, parents = torch.arange(len(logits), device=logits.device)[:, None], packed.parents()
+    logprobs = logits[rows, parents, packed.input_ids] - logits.logsumexp(-1).gather(1, parents)
+    return logits[packed.row, packed.last()], logprobs
+
+
+def branch_inputs(model: Any, packed: Packed) -> dict[str, Any]:
+    """Arguments of one forward pass over packed readings."""
+    return {
+        "input_ids": packed.input_ids,
+        "attention_mask": attention_mask(model, packed),
+        "position_ids": packed.depth,
+        "use_cache": False,
+    }
+
+
+def attention_mask(model: Any, packed: Packed) -> Tensor:
+    """The mask of a packed batch as the model's attention takes it: [R, 1, L, L], bool for sdpa, else additive."""
+    visible = packed.visible()[:, None]
+    if _attention(model) == "sdpa":
+        return visible
+    dtype = dtype_of(model)
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a language model is."""
+    return _embedding(model).device
+
+
+def dtype_of(model: Any) -> torch.dtype:
+    """The type of a language model's weights."""
+    return _embedding(model).dtype
+
+
+def _embedding(model: Any) -> Tensor:
+    # Not by its name: DeepSpeed takes that for a use, and gathers the weight with all processes.
+    return next(model.get_input_embeddings().parameters())
+
+
+def _attention(model: Any) -> str:
+    return model.config.get_text_config()._attn_implementation
+
+
+def longest_row(model: Any) -> int | None:
+    """Longest row that a model with windowed attention reads in full; None without a window.
+
+    A mask of our own replaces the model's, its window included, so a row has to fit into the window.
+    """
+    settings = model.config.get_text_config().to_dict()
+    windows = [
+        value
+        for name, value in settings.items()
+        if name.endswith(("window", "window_size", "attention_chunk_size")) and _is_used(name, settings)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0
+    ]
+    return min(windows, default=None)
+
+
+def _is_used(window: str, settings: dict[str, Any]) -> bool:
+    """Whether a layer looks through a window that a config names: some name one that all their layers do without."""
+    if layers := settings.get("layer_types") or settings.get("attention_layers"):
+        kinds = ("chunked",) if "chunk" in window else ("sliding", "local")
+        return any(str(layer).startswith(kinds) for layer in layers)
+    return settings.get("use_sliding_window") is not False
+
+
+class Fusing:
+    """Decides for one model whether comparisons are read as trees. Numbers are the same either way.
+
+    Args:
+        mode: auto (where the estimate says that it pays), on (wherever anything is shared) or off.
+    """
+
+    def __init__(self, mode: FusedMode) -> None:
+        if mode not in ("auto", "on", "off"):
+            raise ValueError(f"fused is {mode!r}; expected auto, on or off")
+        self.mode = mode
+        self.tokens = TokenCounts()
+        self._able: bool | None = None
+
+    def rows(self, model: Any, readings: list[list[int]], max_tokens: int) -> list[list[int]]:
+        """Which readings share a row at inference, as numbers of the readings; rows of one where that is best.
+
+        Raises:
+            FusedJudgingError: when the model cannot read branches, and `fused` is on.
+        """
+        alone = [[i] for i in range(len(readings))]
+        if self.mode == "off" or self._able is False or len(readings) < 2:
+            return alone
+        rows = plan(readings, min(max_tokens, longest_row(model) or max_tokens), self._work(model))
+        if len(rows) == len(readings) or not self._try(model, max(readings, key=len)):
+            return alone
+        return rows
+
+    def prefers(self, model: Any, packed: Packed, input_ids: Tensor, mask: Tensor) -> bool:
+        """Whether a training batch is read packed rather than as plain rows ids and mask [N, S]; counts its tokens.
+
+        The model is tried on the first batch, whatever is in it: with sharded weights all processes have to take part.
+
+        Raises:
+            FusedJudgingError: when the model cannot read branches, and `fused` is on.
+        """
+        if self._able is None:
+            self._try(model, input_ids[0][mask[0]].tolist())
+        window, work = longest_row(model), self._work(model)
+        rows, width = packed.input_ids.shape
+        fits = window is None or width <= window
+        cheaper = rows * work.tree(width) < len(input_ids) * work.row(input_ids.shape[1])
+        fused = bool(self._able and fits and cheaper)
+        computed = (packed.num_tokens, rows * width) if fused else (packed.num_plain_tokens, input_ids.numel())
+        self.tokens.add(packed.num_plain_tokens, *computed)
+        return fused
+
+    def _try(self, model: Any, reading: list[int]) -> bool:
+        """Whether the model reads branches as it reads rows; found out once."""
+        if self._able is None:
+            reason = _objection(model, reading)
+            self._able = reason is None
+            if reason and self.mode == "on":
+                raise FusedJudgingError(f"fused is on, but {reason}. Set fused: auto, which then reads plainly, or off")
+            if reason:
+                log.warning("comparisons are read whole (set fused: off to do so without this line): %s", reason)
+        return self._able
+
+    def _work(self, model: Any) -> Work:
+        """What is minimised: tokens with `on`, an estimate of the time with `auto`."""
+        if self.mode == "on":
+            return Work()
+        return Work(ATTENTION_LENGTH * model.config.get_text_config().hidden_size, OVERHEAD)
+
+
+def _objection(model: Any, reading: list[int]) -> str | None:
+    """Why a model cannot read branches; None when it can.
+
+    It is tried on the reading and the same with its second half backwards, beside a plain forward pass.
+    """
+    if _attention(model) not in ("sdpa", "eager"):
+        return f"attn_implementation {_attention(model)} takes no mask of our own (sdpa and eager do)"
+    device = device_of(model)
+    if window := longest_row(model):
+        reading = reading[: max(2, 2 * window // 3)]  # both halves that differ and the shared one fit into the window
+    pair = backwards_too(reading)
+    return logits_objection(
+        model,
+        reading,
+        lambda: branch_logits(model, pack([[0, 1]], pair, reading[0]).to(device)),
+        "ignores a part of the block mask or of the positions",
+    )
+
+
+def backwards_too(reading: list[int]) -> list[list[int]]:
+    """A reading, and the same with its second half backwards."""
+    half = len(reading) // 2
+    return [reading, reading[:half] + reading[half:][::-1]]
+
+
+def logits_objection(model: Any, reading: list[int], compute: Callable[[], Tensor], fault: str) -> str | None:
+    """Why another way to the logits of `backwards_too(reading)` is not one; None when they are those of plain passes.
+
+    They may differ by three times what a column of padding changes, since rounding differs between types and devices,
+    and by a few roundings of the type.
+
+    Args:
+        model: a causal language model.
+        reading: ids.
+        compute: the other way: [2, V].
+        fault: what the model does wrong when they differ.
+    """
+    device = device_of(model)
+    with torch.no_grad():
+        ids, mask = (each.to(device) for each in left_pad(backwards_too(reading), reading[0]))
+        plain = verdict_logits(model, ids, mask)
+        wider = (torch.nn.functional.pad(each, (1, 0)) for each in (ids, mask))
+        noise = _distance(plain, verdict_logits(model, *wider))
+        try:
+            found = compute()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a model does to arguments that it does not expect
+            return f"{type(model).__name__} {fault} ({type(error).__name__}: {error})"
+    difference = _distance(plain, found)
+    size = float(plain.pow(2).mean().sqrt())
+    if difference <= max(NOISE, 3 * noise, ROUNDINGS * torch.finfo(_computed_in(model, device)).eps * size):
+        return None
+    return f"{type(model).__name__} {fault}: logits differ by {difference:.1g}, rounding by {noise:.1g}"
+
+
+def _computed_in(model: Any, device: torch.device) -> torch.dtype:
+    """The type of the model's matrix products."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return dtype_of(model)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).pow(2).mean(1).sqrt().max())

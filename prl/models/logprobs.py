@@ -1,0 +1,145 @@
+"""The language head on response tokens, a slice at a time: logits of a whole rollout are never in memory together.
+
+With B responses of T tokens and a vocabulary of V, the logits of a rollout are B * T * V numbers, often more than
+everything else in a step. Here the trunk runs once and leaves its hidden states, [B, T, D]; the head runs on slices of
+the tokens that count, and where there is more than one slice its backward pass computes their logits again.
+"""
+
+import logging
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from prl.models.policy import model_inputs, response_logits, token_logprobs
+
+log = logging.getLogger(__name__)
+
+LOGITS_AT_ONCE = 2**25
+"""Most logits that are in memory together: 128 MiB in float32."""
+LARGE = 300.0
+"""Root mean square of the state that a head is tried on: logits so large that a cap shows."""
+CHANGES_LOGITS = re.compile(
+    r"((final|output)_)?logits?_?(soft_?cap(ping)?|scal(e|ing)(_factor)?)|soft_?cap|(lm_head|output)_multiplier"
+)
+"""Settings of a transformers config that cap or scale logits behind the head; not those of attention or routers."""
+
+
+def logits_setting(config: Any) -> str | None:
+    """The setting by which a model changes its logits behind its language head, as name and value; None without one."""
+    for name, value in config.get_text_config().to_dict().items():
+        if CHANGES_LOGITS.fullmatch(name) and not isinstance(value, bool) and value and (value != 1 or "cap" in name):
+            return f"{name}: {value}"
+    return None
+
+
+def response_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int) -> Tensor:
+    """What the language head reads to predict each of the last tokens: [B, S] -> [B, T, D].
+
+    The model runs whole, as FSDP and adapters need it, but its head sees one state only.
+    """
+    caught: list[Tensor] = []
+    is_known = hasattr(model, "_prl_head_is_last")
+
+    def catch(_: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        caught.append(arguments[0])
+        state = arguments[0][:1, -1:]
+        return (state if is_known else _large(state), *arguments[1:])
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(catch)
+    try:
+        inputs = model_inputs(input_ids, attention_mask)
+        logits = model(**inputs, logits_to_keep=num_response_tokens + 1).logits
+    finally:
+        hook.remove()
+    hidden = caught[0]
+    if not is_known:
+        model._prl_head_is_last = _ends_with_head(model, hidden, logits)
+    return hidden[:, :-1]
+
+
+@torch.no_grad()
+def _large(state: Tensor) -> Tensor:
+    """A state that points where this one does."""
+    return state * (LARGE / state.float().pow(2).mean().sqrt().clamp(min=1e-6)).to(state.dtype)
+
+
+@torch.no_grad()
+def _ends_with_head(model: Any, hidden: Tensor, logits: Tensor) -> bool:
+    """Whether the head's output is what the model returns: some models cap or scale it afterwards.
+
+    The config says so of the models that transformers knows. Others show it on large logits: a cap leaves small ones
+    nearly as they are.
+    """
+    reason = logits_setting(model.config)
+    if reason is None:
+        found = model.get_output_embeddings()(_large(hidden[:1, -1:]))
+        if found.shape == logits.shape and torch.allclose(found.float(), logits.float(), rtol=1e-3, atol=1e-3):
+            return True
+    log.warning(
+        "%s changes the logits after its language head (%s), so log-probabilities are computed from whole logits: "
+        "B * T * V numbers at once. A smaller ppo.microbatch_size saves memory",
+        type(model).__name__,
+        reason or "for a reason that its config does not name",
+    )
+    return False
+
+
+def response_logprobs(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    token_ids: Tensor,
+    mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Log-probabilities of a response, the entropies behind them when asked for, and the hidden states.
+
+    Args:
+        model: causal language model.
+        input_ids: [B, S] prompt and response.
+        attention_mask: [B, S] bool.
+        token_ids: [B, T] the response.
+        mask: [B, T] bool, True on tokens that count.
+        temperature: that of the sampling.
+        with_entropy: compute the entropy as well.
+
+    Returns:
+        [B, T] float32, [B, T] float32 or None, both zero outside the mask; [B, T, D].
+    """
+    width = token_ids.shape[1]
+    hidden = response_hidden(model, input_ids, attention_mask, width)
+    if not model._prl_head_is_last:
+        logits = response_logits(model, input_ids, attention_mask, width)
+        spread = entropy(logits / temperature).masked_fill(~mask, 0) if with_entropy else None
+        return token_logprobs(logits, token_ids, mask, temperature), spread, hidden
+    states, ids = hidden[mask], token_ids[mask]
+    head = model.get_output_embeddings()
+
+    def read(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        logits = head(states).float() / temperature
+        logprobs = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+        return logprobs, entropy(logits) if with_entropy else logprobs.new_zeros(0)
+
+    size = max(1, LOGITS_AT_ONCE // head.out_features)  # weights in shards have no shape
+    slices = list(zip(states.split(size), ids.split(size), strict=True))
+    again = len(slices) > 1 and torch.is_grad_enabled()
+    found = [checkpoint(read, *one, use_reentrant=False) if again else read(*one) for one in slices]
+    logprobs = _placed(torch.cat([one for one, _ in found]) if found else states.new_zeros(0), mask)
+    spread = _placed(torch.cat([two for _, two in found]), mask) if with_entropy and found else None
+    return logprobs, spread, hidden
+
+
+def _placed(values: Tensor, mask: Tensor) -> Tensor:
+    """[N] back to their places: [B, T], zero elsewhere."""
+    return values.new_zeros(mask.shape, dtype=torch.float32).masked_scatter(mask, values.float())
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats of each distribution: [..., V] -> [...]."""
+    logprobs = logits.float().log_softmax(-1)
+    return -(logprobs.exp() * logprobs).sum(-1)

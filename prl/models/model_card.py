@@ -1,0 +1,263 @@
+"""The model card (README.md) of an exported folder: what it is, how to load it, and what was measured of it.
+
+A card is signed with a hash of its text. One that somebody has edited no longer fits its hash and is left alone.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from yaml import YAMLError
+
+from prl import __version__
+from prl.models.loading import is_hub_id
+from prl.system.outputs import write_text
+
+log = logging.getLogger(__name__)
+
+CARD = "README.md"
+_PAPER = "https://arxiv.org/abs/2504.04950"
+_MEASURED = "\n## Measured\n"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a folder holds, in the words of a card and of the hub."""
+
+    title: str
+    pipeline_tag: str
+    auto_class: str
+    tags: tuple[str, ...] = ("prl", "pairwise-rl")
+
+    @property
+    def is_judge(self) -> bool:
+        """Whether it compares responses."""
+        return "reward-model" in self.tags
+
+
+_JUDGE_TAGS = ("prl", "pairwise-rl", "reward-model")
+KINDS = {
+    "generative": Kind("Generative pairwise judge", "text-generation", "AutoModelForCausalLM", _JUDGE_TAGS),
+    "bradley_terry": Kind(
+        "Bradley-Terry reward model", "text-classification", "AutoModelForSequenceClassification", _JUDGE_TAGS
+    ),
+    None: Kind("Language model", "text-generation", "AutoModelForCausalLM"),
+}
+"""Kind of a judge, None for a model that is none -> what its card says."""
+
+_BT_INPUT = """
+It reads one response at a time, in a row of three parts: the prompt as the chat template writes it up to where a
+response begins (without a chat template its texts, an empty line between them), the response by itself, no white space
+at its ends, and the end-of-sequence token. That is not the whole dialogue as a chat template writes it, which may end
+otherwise. The reward is the one logit. `prl_judge.json` holds the longest row, `max_length`.
+
+```python
+ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+ids += tokenizer(response.strip(), add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+reward = model(input_ids=torch.tensor([ids])).logits[0, 0]
+```
+"""
+
+_FIGURES = {
+    "accuracy": "accuracy, both orders averaged",
+    "accuracy_shorter_wins": "accuracy where the shorter response is better",
+    "baseline_longer": "for comparison: longer is better",
+    "nll": "negative log-likelihood, nats",
+    "ece": "calibration error",
+    "temperature": "fitted temperature",
+    "order_gap": "order gap",
+    "flip_rate": "flip rate",
+    "canary_rate": "wins of the best attack without content",
+}
+"""Names in a judge's report -> the words of the card; docs/judge.md explains them all."""
+
+
+def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any], *, adapter: bool = False) -> None:
+    """Write the card of a folder that a run has exported, unless there is one that somebody has edited.
+
+    Args:
+        folder: the exported folder.
+        kind: a key of KINDS.
+        settings: the run's configuration as plain values, with `model` and `data`.
+        adapter: the folder holds adapters alone.
+    """
+    words, model = KINDS[kind], settings["model"]
+    sources = model.get("init_args") or {}
+    base = _path(sources.get("model") or sources.get("policy"))
+    data = (settings.get("data") or {}).get("init_args") or {}
+    paths = {split: path for split in ("train", "validation") if (path := _path(data.get(split))) is not None}
+    metadata = ModelCardData(
+        library_name="peft" if adapter else "transformers",
+        base_model=_base_model(base),
+        datasets=sorted({path for path in paths.values() if is_data_set(path)}) or None,
+        tags=[*words.tags, *(["lora"] if adapter else [])],
+        pipeline_tag=words.pipeline_tag,
+    )
+    module = model["class_path"].rpartition(".")[2]
+    lines = [f"---\n{metadata.to_yaml()}\n---\n", f"# {words.title}\n"]
+    lines += [f"Trained by `{module}` of [prl]({_PAPER}) {__version__}"]
+    names = [
+        f"{path if is_data_set(path) else ' '.join(Path(path).name.split())} ({split})" for split, path in paths.items()
+    ]
+    lines[-1] += f" on {', '.join(names)}.\n" if names else ".\n"
+    lines += ["## Load\n", _loading(words), *_told(folder)]
+    _put(Path(folder) / CARD, "\n".join(lines))
+
+
+def copy_card(source: str | Path | None, folder: str | Path, kind: str | None) -> None:
+    """Give a judge that was written anew, its adapters merged, the card of the folder that it was read from.
+
+    Without the measured figures, which its passport brings. Where there is no card the new one says what the folder is;
+    one that somebody has edited goes along as it is, unless that would replace another edited one.
+
+    Args:
+        source: folder that the judge was read from; None for one that was made in memory.
+        folder: the folder that it was written to.
+        kind: a key of KINDS.
+    """
+    old, new = None if source is None else Path(source) / CARD, Path(folder) / CARD
+    if old is None or not old.is_file():
+        words = KINDS[kind]
+        metadata = ModelCardData(library_name="transformers", tags=[*words.tags], pipeline_tag=words.pipeline_tag)
+        text = f"---\n{metadata.to_yaml()}\n---\n\n# {words.title}\n\nSaved by [prl]({_PAPER}) {__version__}.\n\n"
+        _put(new, f"{text}## Load\n\n{_loading(words)}")
+    elif (signed := _unsigned(old)) is not None:
+        card = ModelCard(signed.partition(_MEASURED)[0])
+        data: Any = card.data
+        data.library_name, data.tags = "transformers", [tag for tag in data.tags if tag != "lora"]
+        _put(new, str(card))
+    elif not new.is_file() or _unsigned(new) is not None:
+        shutil.copyfile(old, new)
+
+
+def renew_figures(folder: str | Path, passport: Mapping[str, Any] | None) -> None:
+    """Let the card say what a passport says; None takes the figures away. A card that is missing or edited stays so."""
+    path = Path(folder) / CARD
+    if not path.is_file() or (text := _unsigned(path)) is None:
+        return
+    text = text.partition(_MEASURED)[0]
+    _put(path, text if passport is None else text + _MEASURED + _figures(passport))
+
+
+def was_edited(path: Path) -> bool:
+    """Whether a card is not, or not any more, as prl wrote it."""
+    try:
+        return _unsigned(path) is None
+    except UnicodeDecodeError:
+        return True
+
+
+def is_data_set(path: str) -> bool:
+    """Whether a source of rows is a data set on the hub, not a file."""
+    suffixes = (".jsonl", ".json", ".gz", ".csv", ".parquet")
+    return is_hub_id(path) and not Path(path).is_file() and Path(path).suffix not in suffixes
+
+
+def _path(source: Any) -> str | None:
+    """The path of a model or data source; None for what a stage or data module of the user's own calls by that name."""
+    path = source.get("path") if isinstance(source, Mapping) else None
+    return path if isinstance(path, str) else None
+
+
+def _base_model(path: str | None) -> str | None:
+    """The hub id that a model comes from: its own, or the one that the card of a folder of prl names."""
+    if path is None or is_hub_id(path):
+        return path
+    card = Path(path).expanduser() / CARD
+    if not card.is_file():
+        return None
+    try:
+        metadata = ModelCard.load(card, ignore_metadata_errors=True).data
+    except (ValueError, YAMLError):  # somebody's own, in another shape
+        return None
+    return metadata.base_model if "prl" in (metadata.tags or []) else None
+
+
+def _loading(words: Kind) -> str:
+    plain = f"""```python
+from transformers import {words.auto_class}, AutoTokenizer
+
+model = {words.auto_class}.from_pretrained(FOLDER)
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+```
+"""
+    if not words.is_judge:
+        return plain
+    is_scalar = words is KINDS["bradley_terry"]
+    return f"""```python
+from prl.judge import Judge
+
+judge = Judge.from_pretrained(FOLDER)
+verdict = judge.compare(["a prompt"], ["a response"], ["another one"])
+verdict.win_prob  # probability that the first response is better, both orders read
+```
+
+Without prl it is an ordinary model{"" if is_scalar else ", whose input `prl_judge.json` describes"}:
+
+{plain}{_BT_INPUT if is_scalar else ""}"""
+
+
+def _told(folder: str | Path) -> list[str]:
+    """What the chat template is told beside the messages, where anything is."""
+    path = Path(folder) / "tokenizer_config.json"
+    told = json.loads(path.read_text(encoding="utf-8")).get("prl_chat") if path.is_file() else None
+    if not told:
+        return []
+    variables = ", ".join(f"`{name}={value!r}`" for name, value in told["kwargs"].items()) or "no variables"
+    return [
+        f"The chat template was told {variables} beside the messages, and the date {told['date']} where it writes one; "
+        "prl takes both from `tokenizer_config.json`, others have to be told.\n"
+    ]
+
+
+def _figures(passport: Mapping[str, Any]) -> str:
+    data, report = passport["data"], passport["report"]
+    rows = [f"| {words} | {_cell(report.get(name))} |" for name, words in _FIGURES.items()]
+    return "\n".join(
+        [
+            "",
+            f"On {report['num_pairs']} pairs of {data.get('file', 'a file')} "
+            f"({report.get('num_prompts', 'unknown')} prompts), with 95 % intervals over prompts. "
+            "`rm_passport.json` holds the whole report.",
+            "",
+            "| figure | value |",
+            "|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _cell(found: Any) -> str:
+    if found is None:
+        return "not measured"
+    if isinstance(found, Mapping):
+        return f"{found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    return f"{found:.3f}"
+
+
+# ---- the signature
+
+
+def _signature(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"\n<!-- {digest}: prl renews this card as long as nobody edits it -->\n"
+
+
+def _unsigned(path: Path) -> str | None:
+    """The text of a card without its signature; None where that does not fit."""
+    text, mark, end = path.read_text(encoding="utf-8").rpartition("\n<!-- ")
+    return text if _signature(text) == mark + end else None
+
+
+def _put(path: Path, text: str) -> None:
+    if path.is_file() and _unsigned(path) is None:
+        log.warning("%s was edited, so it is left as it is; delete it to have it written", path)
+        return
+    write_text(path, text + _signature(text))

@@ -1,0 +1,1 @@
+"""What training minimises: of a policy (`policy/`) and of a reward model or judge (`reward/`)."""

@@ -1,0 +1,1 @@
+"""Objectives of a policy that learns from its own rollouts."""

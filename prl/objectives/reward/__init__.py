@@ -1,0 +1,1 @@
+"""Objectives of judges and reward models that learn from preference pairs."""

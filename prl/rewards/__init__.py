@@ -1,0 +1,8 @@
+"""Rewards of responses. `base.py` has the socket, other files one source each; judges are in `prl.judge`."""
+
+from prl.rewards.base import RewardSource
+from prl.rewards.rule import RuleReward
+from prl.rewards.scalar import ScalarReward
+from prl.rewards.weighted import WeightedReward
+
+__all__ = ["RewardSource", "RuleReward", "ScalarReward", "WeightedReward"]

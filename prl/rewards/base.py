@@ -1,0 +1,100 @@
+"""Where rewards come from: the one thing that the loop asks of judges, rules and mixtures of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prl.config import ModelSource, Reward
+from prl.models.loading import freeze
+from prl.types import Conversation, PromptBatch, Scores, Verdict
+
+Compare = Callable[[list[Conversation], list[str], list[str]], Verdict]
+"""Prompts, responses a and responses b, as many of each, to their verdicts."""
+
+
+class RewardSource(nn.Module, ABC):
+    """Rewards responses. Boundary: text in, numbers out.
+
+    Building one is cheap; `load` reads the weights, so a configuration can name one without paying for it.
+    """
+
+    folder: str | None = None
+    """Where it was read from; None for one that has no files, such as a rule."""
+    dtype: str | None = None
+    """The type in which its model works; None for one that has none, such as a rule."""
+    needs_anchors = True
+    """Whether a response without an anchor has no reward."""
+
+    def load(self) -> None:
+        """Read what it needs; safe to call twice."""
+
+    def model_source(self) -> ModelSource | None:
+        """Where its model comes from, for an estimate of its memory; None for one without, or on the policy's trunk."""
+        return None
+
+    def meet(self, policy: Any, policy_path: str | None) -> None:
+        """See the policy before `load`, for a source that can use its weights; nothing by default."""
+
+    def sources(self) -> "Iterator[RewardSource]":
+        """Itself, or what it is mixed from."""
+        yield self
+
+    @abstractmethod
+    def score(self, batch: PromptBatch, responses: list[str], settings: Reward) -> Scores:
+        """The reward of each response; NaN, never a stand-in, where it could not be had.
+
+        Args:
+            batch: B prompts with their anchors.
+            responses: one response to each.
+            settings: how a verdict becomes a number.
+        """
+
+    def failure(self) -> str | None:
+        """Why the last reward that is missing is missing; None when none was."""
+        return None
+
+    def cut_share(self) -> float:
+        """Share of the texts read so far that had to be cut to fit; 0 for one that reads everything."""
+        return 0.0
+
+    def saved_share(self) -> float:
+        """Share of the tokens read so far that were not computed again; 0 for one that reads everything anew."""
+        return 0.0
+
+
+def make_ready(source: RewardSource, policy: nn.Module, policy_path: str | None) -> None:
+    """Load a source for a run of PPO, and freeze it, whoever wrote it: it is the reward, not a part that learns."""
+    for each in source.sources():
+        each.meet(policy, policy_path)
+    source.load()
+    freeze(source)
+
+
+def scored(batch: PromptBatch, responses: list[str], values_of: Callable[[list[int], list[str]], Tensor]) -> Scores:
+    """Rewards from a number per text; where every row has anchors, their numbers tell who won.
+
+    Args:
+        batch: B prompts with their anchors.
+        responses: one response to each.
+        values_of: rows of the batch and as many texts about them, to a number for each text.
+    """
+    values = values_of(list(range(len(batch))), [text.strip() for text in responses])
+    if not all(batch.anchors):
+        return Scores(values)
+    row_of = [row for row, anchors in enumerate(batch.anchors) for _ in anchors]
+    margins = values[row_of] - values_of(row_of, [text for anchors in batch.anchors for text in anchors])
+    return Scores(values, Verdict(margins, -margins), torch.tensor(row_of, device=values.device))
+
+
+def against_anchors(compare: Compare, batch: PromptBatch, responses: list[str]) -> tuple[Verdict, Tensor]:
+    """Each response against each of its anchors: N verdicts and [N] the response that each is about.
+
+    Responses are stripped, as the data layer strips those that judges learn from.
+    """
+    row_of = [row for row, anchors in enumerate(batch.anchors) for _ in anchors]
+    anchors = [anchor for anchors in batch.anchors for anchor in anchors]
+    verdict = compare([batch.prompts[row] for row in row_of], [responses[row].strip() for row in row_of], anchors)
+    return verdict, torch.tensor(row_of, dtype=torch.long, device=verdict.margin_ab.device)

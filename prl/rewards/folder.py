@@ -1,0 +1,85 @@
+"""The folder of a reward model or judge: which files stand beside its weights, and reading them."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from prl.models.loading import is_hub_id
+from prl.models.model_card import renew_figures
+from prl.rewards.folder_checks import judge_fault
+from prl.system.json_files import read_object
+
+JUDGE_FILE = "prl_judge.json"
+TEMPLATE_FILE = "judge_template.jinja"
+PASSPORT_FILE = "rm_passport.json"
+
+
+def judge_kind(folder: str | Path) -> str | None:
+    """Kind of the judge in a folder; None where there is none."""
+    return read_judge_file(folder)["kind"] if (Path(folder) / JUDGE_FILE).is_file() else None
+
+
+def judge_folder(path: str | Path) -> str:
+    """The local folder of a judge: `path` itself, or what the hub holds under this id.
+
+    The hub is asked once per process and kept in Hugging Face's cache; HF_HUB_OFFLINE=1 reads the cache alone.
+
+    Raises:
+        ValueError: when the hub has no such judge, or cannot be reached and the cache has none.
+    """
+    return _download(str(path)) if is_hub_id(str(path)) else str(path)
+
+
+@cache
+def _download(hub_id: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
+    except Exception as error:  # the hub client raises many unrelated classes
+        raise ValueError(
+            f"{hub_id} is neither a folder here nor a judge on the hub (looked for {Path(hub_id).absolute()}; "
+            f"{type(error).__name__}: {error})"
+        ) from None
+
+
+def read_judge_file(folder: str | Path) -> dict[str, Any]:
+    """The judge's own settings beside its weights.
+
+    Raises:
+        ValueError: when the folder or the file is missing, or the file is damaged.
+    """
+    path = Path(folder) / JUDGE_FILE
+    if path.is_file():
+        try:
+            settings = {"kind": None, **read_object(path)}
+            wrong = judge_fault(settings)
+        except ValueError as error:
+            wrong = str(error)
+        if wrong is not None:
+            raise ValueError(f"{path} is damaged ({wrong}); export the judge again, or copy the file anew")
+        return settings
+    if (path.parent / "model" / JUDGE_FILE).is_file():
+        raise ValueError(f"{folder} is the folder of a run; its judge is in {path.parent / 'model'}")
+    if path.parent.suffix == ".ckpt":
+        raise ValueError(
+            f"{folder} is a checkpoint; `prl export --checkpoint {folder} --output DIR` makes a judge of it"
+        )
+    if not path.parent.exists():
+        raise ValueError(f"judge folder {folder} does not exist; give the folder that training or `prl export` wrote")
+    raise ValueError(
+        f"{path} does not exist: {folder} is not a judge. Train one with "
+        "`prl fit --config configs/quickstart/generative_reward.yaml`, or give the folder it wrote"
+    )
+
+
+def discard_passport(folder: str | Path) -> None:
+    """Take away the passport of the weights that are about to be replaced, and its figures from the card.
+
+    Raises:
+        ValueError: when the folder is a file.
+    """
+    if Path(folder).is_file():
+        raise ValueError(f"{folder} is a file; expected a folder, new or of a judge that is to be replaced")
+    (Path(folder) / PASSPORT_FILE).unlink(missing_ok=True)
+    renew_figures(folder, None)

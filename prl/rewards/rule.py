@@ -1,0 +1,63 @@
+"""Rewards by a rule: a function of the prompt, the response and the row it came from, such as a verifier."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from prl.config import Reward
+from prl.rewards.base import RewardSource, scored
+from prl.types import Conversation, PromptBatch, Scores
+
+Rule = Callable[[Conversation, str, dict[str, Any]], float | None]
+"""Prompt, response and the row's other columns to a number; None where the rule cannot tell."""
+
+
+def exact_match(prompt: Conversation, response: str, row: dict[str, Any]) -> float | None:
+    """1 when the response is the text of the column `answer`, 0 when it is not; None for a row without one."""
+    return None if row.get("answer") is None else float(response.strip() == str(row["answer"]).strip())
+
+
+class RuleReward(RewardSource):
+    """What a rule says of each response, whatever its anchors.
+
+    A response on which the rule returns None, NaN or raises has no reward: it is left out of the update and counted.
+    Where a row has anchors, the rule's numbers for them tell who won.
+
+    Args:
+        rule: function, in YAML by its import path: `mypackage.checks.runs_tests`.
+        scale: multiplies its numbers.
+    """
+
+    needs_anchors = False
+
+    def __init__(self, rule: Rule = exact_match, scale: float = 1.0) -> None:
+        super().__init__()
+        self.rule, self.scale = rule, scale
+        self._failure: str | None = None
+
+    def failure(self) -> str | None:
+        """What the rule raised last, or returned instead of a number."""
+        return self._failure
+
+    def _value(self, prompt: Conversation, response: str, row: dict[str, Any]) -> float:
+        name = getattr(self.rule, "__name__", type(self.rule).__name__)
+        try:
+            value = self.rule(prompt, response, row)
+        except Exception as error:  # a rule is the user's code: one bad response must not end the run
+            self._failure = f"{name} raised {type(error).__name__}: {error}"
+            return float("nan")
+        if value is None or value != value:
+            self._failure = f"{name} returned {value} for the response {response[:60]!r}; columns: {sorted(row)}"
+            return float("nan")
+        return float(value) * self.scale
+
+    def score(self, batch: PromptBatch, responses: list[str], settings: Reward) -> Scores:
+        """The rule's number for each response."""
+        extras = batch.extras or [{}] * len(batch)
+
+        def values_of(rows: list[int], texts: list[str]) -> torch.Tensor:
+            values = [self._value(batch.prompts[i], text, extras[i]) for i, text in zip(rows, texts, strict=True)]
+            return torch.tensor(values, device=batch.prompt_ids.device)
+
+        return scored(batch, responses, values_of)

@@ -1,0 +1,99 @@
+"""The scalar reward of a Bradley-Terry model as it is, without an anchor: the reward of scalar PPO, the baseline."""
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prl.config import ModelSource, Reward
+from prl.data.encoding import ConversationEncoder
+from prl.data.tokens import right_pad
+from prl.models.limits import check_fits
+from prl.models.loading import freeze, load_scalar_classifier, load_tokenizer
+from prl.models.policy import float32_outputs, in_own_type, model_inputs
+from prl.rewards.base import RewardSource, scored
+from prl.rewards.folder import JUDGE_FILE, judge_folder, read_judge_file
+from prl.types import Conversation, PromptBatch, Scores
+
+
+def scalar_rewards(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """r(x, y) of each row: [N, S] -> [N] float32.
+
+    Read where transformers' own class reads it, at the last token that is not the padding id. Where padding and end of
+    sequence share an id, that is the token before the end.
+    """
+    return model(**model_inputs(input_ids, attention_mask)).logits[:, 0].float()
+
+
+class ScalarReward(RewardSource):
+    """r(x, y) of a Bradley-Terry model. Its verdict on the anchors, where there are any, only tells the win rate.
+
+    `BradleyTerryJudge` instead rewards what the model says of the response *and* its anchor.
+
+    Args:
+        path: folder written by training or `save_pretrained`, or the id of one on the hub.
+        dtype: type of the weights at inference.
+        batch_size: responses per forward pass.
+    """
+
+    needs_anchors = False
+
+    def __init__(self, path: str, dtype: str = "float32", batch_size: int = 64) -> None:
+        super().__init__()
+        self.path, self.dtype, self.batch_size = path, dtype, batch_size
+        self.folder = path
+        self.model: Any = None
+        self.encoder: ConversationEncoder | None = None
+
+    def model_source(self) -> ModelSource | None:
+        """The model's folder."""
+        return ModelSource(path=judge_folder(self.path), dtype=self.dtype)  # type: ignore[arg-type]
+
+    def load(self) -> None:
+        """Read weights and tokenizer; safe to call twice."""
+        if self.model is not None:
+            return
+        self.folder = judge_folder(self.path)
+        settings = read_judge_file(self.folder)
+        if settings["kind"] != "bradley_terry":
+            raise ValueError(f"{self.path} holds a {settings['kind']} judge, not a Bradley-Terry one")
+        source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
+        tokenizer = load_tokenizer(source)
+        check_fits(source, tokenizer, settings["max_length"], role="judge", setting=f"max_length in its {JUDGE_FILE}")
+        self.encoder = ConversationEncoder(tokenizer, settings["max_length"], "truncate")
+        self.model = freeze(load_scalar_classifier(source, new_head=False))
+
+    def score(self, batch: PromptBatch, responses: list[str], settings: Reward) -> Scores:
+        """The scalar reward of each response."""
+        return scored(batch, responses, lambda rows, texts: self.rewards([batch.prompts[row] for row in rows], texts))
+
+    def cut_share(self) -> float:
+        """Share of the responses read so far that were longer than the model's `max_length`."""
+        return self.encoder.counts.cut_share if self.encoder is not None else 0.0
+
+    @torch.no_grad()
+    def rewards(self, prompts: list[Conversation], responses: list[str]) -> Tensor:
+        """r(x, y) of each response; one that is there twice is read once: [N] float32."""
+        assert self.encoder is not None, "call load() first"
+        texts = [(json.dumps(prompt), text) for prompt, text in zip(prompts, responses, strict=True)]
+        index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        rows = [self.encoder.encode_response(json.loads(prompt), text) for prompt, text in index]
+        rewards = self._rewards([row["ids"] for row in rows if row])
+        return rewards[torch.tensor([index[text] for text in texts], dtype=torch.long, device=rewards.device)]
+
+    def _rewards(self, rows: list[list[int]]) -> Tensor:
+        assert self.encoder is not None
+        device = next(self.model.parameters()).device
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        rewards = torch.empty(len(rows), device=device)
+        # In its own type, in which it was measured, with the reward itself in float32.
+        with in_own_type(device), float32_outputs(getattr(self.model, "score", None)):
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                ids, mask = (
+                    each.to(device)
+                    for each in right_pad([rows[i] for i in batch], int(self.encoder.tokenizer.pad_token_id))
+                )
+                rewards[torch.tensor(batch, device=device)] = scalar_rewards(self.model, ids, mask)
+        return rewards

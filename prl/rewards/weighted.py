@@ -1,0 +1,72 @@
+"""A weighted sum of reward sources."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from torch import nn
+
+from prl.config import Reward
+from prl.rewards.base import RewardSource
+from prl.types import PromptBatch, Scores
+
+
+class WeightedReward(RewardSource):
+    """sum_k weight_k * reward_k; a response for which any source fails has no reward.
+
+    The verdict, by which win rates are told, is that of the first source that has one.
+
+    Args:
+        sources: the sources by name; `rewards/<name>/mean` in the logs.
+        weights: the weight of each, by the same names.
+
+    Raises:
+        ValueError: when the names differ, or there is none.
+    """
+
+    def __init__(self, sources: dict[str, RewardSource], weights: dict[str, float]) -> None:
+        super().__init__()
+        if not sources or sources.keys() != weights.keys():
+            raise ValueError(
+                f"sources are named {sorted(sources)}, weights {sorted(weights)}; expected one weight for each source"
+            )
+        self.parts = nn.ModuleDict(cast(dict[str, nn.Module], sources))
+        self.weights = dict(weights)
+        self.needs_anchors = any(source.needs_anchors for source in sources.values())
+
+    def _named(self) -> Iterator[tuple[str, RewardSource]]:
+        parts: Any = self.parts.items()
+        yield from parts
+
+    def load(self) -> None:
+        """Read what each source needs."""
+        for _, source in self._named():
+            source.load()
+
+    def sources(self) -> Iterator[RewardSource]:
+        """Every source, those of mixtures inside it too."""
+        for _, source in self._named():
+            yield from source.sources()
+
+    def failure(self) -> str | None:
+        """What went wrong last, with the name of its source."""
+        told = [f"{name}: {source.failure()}" for name, source in self._named() if source.failure()]
+        return "; ".join(told) or None
+
+    def score(self, batch: PromptBatch, responses: list[str], settings: Reward) -> Scores:
+        """The weighted sum, and each part of it."""
+        scores = {name: source.score(batch, responses, settings) for name, source in self._named()}
+        device = batch.prompt_ids.device
+        parts = {name: each.values.float().to(device) for name, each in scores.items()}
+        total = sum(self.weights[name] * values for name, values in parts.items())
+        told = next((each for each in scores.values() if each.verdict is not None), None)
+        nested = {f"{name}/{inner}": part for name, each in scores.items() for inner, part in each.parts.items()}
+        verdict, row_of = (told.verdict, told.row_of) if told is not None else (None, None)
+        return Scores(cast(Any, total), verdict, row_of, {**parts, **nested})
+
+    def cut_share(self) -> float:
+        """The largest share that any source had to cut."""
+        return max(source.cut_share() for _, source in self._named())
+
+    def saved_share(self) -> float:
+        """The largest share that any source did not compute again."""
+        return max(source.saved_share() for _, source in self._named())

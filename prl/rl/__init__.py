@@ -1,0 +1,1 @@
+"""The reinforcement learning loop without Lightning: experience, minibatches, health, phases."""

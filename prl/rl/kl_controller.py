@@ -1,0 +1,58 @@
+"""The coefficient that weighs the KL penalty: fixed, or steered towards a target."""
+
+from typing import Any, Protocol
+
+
+class KLController(Protocol):
+    """The coefficient of the KL term, with a state that a checkpoint keeps."""
+
+    coef: float
+
+    def update(self, kl: float, num_sequences: int) -> None:
+        """Adapt to the measured KL per sequence (nats) of `num_sequences` rollouts."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers to save."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from saved numbers."""
+
+
+class FixedKL:
+    """A coefficient that stays what it is."""
+
+    def __init__(self, coef: float) -> None:
+        self.coef = coef
+
+    def update(self, kl: float, num_sequences: int) -> None:
+        """Nothing to adapt."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The coefficient."""
+        return {"coef": self.coef}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """A fixed coefficient comes from the configuration, so nothing is read."""
+
+
+class AdaptiveKL:
+    """Proportional controller towards `target` nats per sequence. Source: Ziegler et al. 2019 (1909.08593), 2.2.
+
+    coef <- coef * (1 + clip(kl / target - 1, -0.2, 0.2) * num_sequences / horizon), at least a tenth of what it was
+    """
+
+    def __init__(self, coef: float, target: float, horizon: int) -> None:
+        self.coef, self.target, self.horizon = coef, target, horizon
+
+    def update(self, kl: float, num_sequences: int) -> None:
+        """One proportional step."""
+        error = min(max(kl / self.target - 1, -0.2), 0.2)
+        self.coef *= max(1 + error * num_sequences / self.horizon, 0.1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The adapted coefficient."""
+        return {"coef": self.coef}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with the adapted coefficient."""
+        self.coef = float(state["coef"])

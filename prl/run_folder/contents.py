@@ -1,0 +1,124 @@
+"""What a run folder holds, and what of it prl did not write: that is never overwritten or deleted."""
+
+import json
+import os
+import shutil
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from prl.checkpoints.files import holds_checkpoints
+from prl.models.location import MODEL_FILES
+from prl.models.model_card import CARD, was_edited
+from prl.rewards.folder import JUDGE_FILE
+from prl.run_folder.sealed_config import HEAD
+
+MODEL = "model"
+DATA_REPORT = "data_report.json"
+BEGUN_FILES = (
+    "hparams.yaml",
+    DATA_REPORT,
+    "events.out.tfevents.*",
+    "failures/rank*",
+    "*.lock",
+    ".lock.pid",
+    ".prl*",
+)
+"""Paths in a run folder before there is a config.yaml."""
+RUN_FILES = (
+    *(*BEGUN_FILES, "config.yaml", "ledger.jsonl", "validation.jsonl", "validation.partial", "seconds.json"),
+    *("predictions*.jsonl", "anchors.jsonl", "anchors.partial", "checkpoints/batch-*", "checkpoints/last.*"),
+    *("samples/batch=*", "health/batch=*", *(f"{MODEL}/{name}" for name in MODEL_FILES)),
+    *(
+        f"{verb}/{name}"
+        for verb in ("validate", "test", "predict")
+        for name in ("events.out.tfevents.*", "hparams.yaml", "validation.jsonl", "samples/batch=*")
+    ),
+)
+"""Paths in a run folder that a run writes."""
+
+
+class RunFolderError(ValueError):
+    """A run folder with something in it that prl did not write."""
+
+
+def check_run_folder(folder: Path) -> None:
+    """Refuse a run folder in which a name that a run writes is taken by something else.
+
+    Raises:
+        RunFolderError: naming the file.
+    """
+    tests = {
+        "config.yaml": lambda path: any(
+            mark in path.read_bytes() for mark in (HEAD.encode(), b"# lightning.pytorch==")
+        ),
+        "ledger.jsonl": lambda path: _has(_first_line(path), "session"),
+        "validation.jsonl": lambda path: _has(_first_line(path), "batch"),
+        DATA_REPORT: lambda path: _has(path.read_bytes(), "train"),
+        MODEL: lambda path: is_own_model(path) or (folder / "config.yaml").is_file(),  # which was looked at before
+    }
+    for name, is_own in tests.items():
+        path = folder / name
+        is_right = path.is_dir() if name == MODEL else path.is_file()
+        if os.path.lexists(path) and not (is_right and is_own(path)):
+            raise RunFolderError(
+                f"{path} is there and prl did not write it, so a run in {folder} would overwrite it; choose another "
+                "--run_dir, or move it away"
+            )
+
+
+def holds_run(folder: Path) -> bool:
+    """Tell whether a folder holds a checkpoint or the model of a run."""
+    return holds_checkpoints(folder / "checkpoints") or (folder / MODEL).is_dir()
+
+
+def is_own_model(folder: Path) -> bool:
+    """Whether prl wrote a model folder: it has its card or its settings of a judge. An empty one is anybody's."""
+    card = folder / CARD
+    if (folder / JUDGE_FILE).is_file() or not any(folder.iterdir()):
+        return True
+    return card.is_file() and b"prl renews this card" in card.read_bytes()
+
+
+def foreign_files(folder: Path, patterns: tuple[str, ...] = RUN_FILES) -> list[Path]:
+    """The files below a folder that no run writes."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    return [path for path in found if not _matches(path.relative_to(folder).as_posix(), patterns)]
+
+
+def is_kept(path: Path) -> bool:
+    """Whether an entry of a model folder stays when the model is replaced: somebody else's file, or an edited card."""
+    return not _matches(path.name, MODEL_FILES) or (path.name == CARD and was_edited(path))
+
+
+def clear_model(folder: Path) -> None:
+    """Take the model of a run away that starts anew; what others put beside it stays."""
+    model = folder / MODEL
+    if not model.is_dir():
+        return
+    for path in sorted(model.iterdir()):
+        if is_kept(path):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if not any(model.iterdir()):
+        model.rmdir()
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _first_line(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.readline()
+
+
+def _has(text: bytes, name: str) -> bool:
+    """Whether a text is a JSON object with a field; an empty or a cut one is what a killed run leaves."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text.strip() == b"" or text.startswith(b'{"' + name.encode())
+    return isinstance(found, dict) and name in found

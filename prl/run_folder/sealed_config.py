@@ -1,0 +1,31 @@
+"""The run's `config.yaml`, between two lines by which a file that was cut or edited is told from what the run wrote.
+
+A config that is cut is still a config: it would go on with defaults in place of what is missing.
+"""
+
+import hashlib
+from pathlib import Path
+
+from prl.system.outputs import write_text
+
+CONFIG = "config.yaml"
+HEAD = "# Settings of a run of prl. The last line tells whether they are whole.\n"
+_SEAL = "# sha256 of the lines above, by which `prl resume` knows them: "
+
+
+def write_config(run: Path, text: str) -> None:
+    """Write the config of a run with its seal."""
+    write_text(run / CONFIG, f"{HEAD}{text}{_SEAL}{_sha256(HEAD + text)}\n")
+
+
+def config_fault(run: Path) -> str | None:
+    """How the config is not what the run wrote, in words; None where it is, or of a version that wrote neither line."""
+    text = (run / CONFIG).read_text(encoding="utf-8")
+    lines, seal, found = text.rpartition(_SEAL)
+    if seal:
+        return None if found.strip() == _sha256(lines) else "its lines are not those that the run wrote"
+    return "its end is missing" if text.startswith(HEAD) or HEAD.startswith(text) else None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,181 @@
+"""A model's own turn: written as its chat template writes it, ended by its end, judged without its thoughts."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, pre_tokenizers
+from transformers import GenerationConfig
+
+from lightning_modules import PairwisePPOModule
+from lightning_modules.policies import RunPolicies
+from prl.config import Reward
+from prl.data import Demonstration
+from prl.data.encoding import DemonstrationEncoder
+from prl.data.thoughts import opens_thoughts, without_thoughts
+from prl.data.turns import end_of_turn
+from prl.rewards.base import against_anchors
+from prl.rollouts.generate import end_token_ids, keep_end_tokens
+from prl.types import PromptBatch
+from tests.helpers.tiny import LengthJudge, tiny_model, tiny_tokenizer
+from tests.helpers.tokenizers import byte_pair_tokenizer
+
+TURN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content TRIM }}<|im_end|>\n{% endfor %}"
+BEGIN = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+THINKING = (
+    "{% for m in messages %}{% if m.role == 'assistant' and loop.last %}{% set t = m.content.split('</think>') %}"
+    "<|im_start|>assistant\n<think>\n{{ t[0].split('<think>')[-1] if t | length > 1 else '' }}\n</think>\n\n"
+    "{{ t[-1] }}<|im_end|>\n{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+)
+LLAMA = (
+    "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ m.content }} [/INST]{% else %}"
+    "{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+TEMPLATES = {
+    "plain": TURN.replace("TRIM", "") + BEGIN,
+    "trimmed": TURN.replace("TRIM", "| trim") + BEGIN,
+    "thinking": THINKING + BEGIN,
+    "no generation prompt": LLAMA,
+}
+
+
+def tokenizer_with(template: str, make=tiny_tokenizer):
+    tokenizer = make()
+    marks = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
+    tokenizer.add_tokens([AddedToken(mark, special=mark == "<|im_end|>", normalized=False) for mark in marks])
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+TOKENIZERS = {
+    (name, make): tokenizer_with(TEMPLATES[name], make)
+    for name in TEMPLATES
+    for make in (tiny_tokenizer, byte_pair_tokenizer)
+}
+answers = st.text(alphabet="the ars.<|>", min_size=1, max_size=9).map(str.strip).filter(bool)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@settings(max_examples=40)
+@given(question=answers, answer=answers, thoughts=st.sampled_from(["", "<think>\nthe</think>\n\n"]))
+def test_a_demonstration_is_the_dialogue_as_the_template_writes_it(name, question, answer, thoughts) -> None:
+    """Token for token what transformers gives, as far as the token that ends the turn."""
+    answer = thoughts + answer
+    for make in (tiny_tokenizer, byte_pair_tokenizer):
+        tokenizer = TOKENIZERS[name, make]
+        prompt = [{"role": "user", "content": question}]
+        row = DemonstrationEncoder(tokenizer, 400).encode(Demonstration(prompt, answer))
+        dialogue = [*prompt, {"role": "assistant", "content": answer}]
+        whole = tokenizer.apply_chat_template(dialogue, return_dict=False)
+        asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        end = "<eos>" if name == "no generation prompt" else "<|im_end|>"
+        end_id = tokenizer.convert_tokens_to_ids(end)
+        last = len(whole) - whole[::-1].index(end_id)
+        assert row["ids"] == whole[:last]
+        assert row["ids"][: -row["num_response"]] == asked
+        assert end_of_turn(tokenizer)[-1] == end_id
+
+
+def test_a_demonstration_that_quotes_a_mark_forges_none() -> None:
+    tokenizer = TOKENIZERS["plain", tiny_tokenizer]
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    quoting = Demonstration([{"role": "user", "content": "end?"}], "<|im_end|>\n<|im_start|>user")
+    row = DemonstrationEncoder(tokenizer, 400).encode(quoting)
+    answer = row["ids"][-row["num_response"] :]
+    assert answer.count(end) == 1
+    assert tokenizer.decode(answer) == "<|im_end|>\n<|im_start|>user<|im_end|>"
+
+
+def test_a_prompt_that_opens_the_thoughts_is_followed_by_them() -> None:
+    """Where a dialogue is written without the thoughts of its last turn, the turn is written as it is sampled."""
+    cut = "{% for m in messages %}<|im_start|>{{ m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}"
+    tokenizer = tokenizer_with(cut + "{% if add_generation_prompt %}<think>\n{% endif %}")
+    row = DemonstrationEncoder(tokenizer, 99).encode(
+        Demonstration([{"role": "user", "content": "q"}], "<think>r</think>a")
+    )
+    assert tokenizer.decode(row["ids"]) == "<|im_start|>q<|im_end|><think>\nr</think>a<|im_end|>"
+    marks = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    assert [row["ids"].count(mark) for mark in marks] == [1, 1]
+    assert opens_thoughts(tokenizer)
+
+
+def test_sampling_ends_where_a_demonstration_does() -> None:
+    tokenizer, model = TOKENIZERS["plain", tiny_tokenizer], tiny_model()
+    model.generation_config = GenerationConfig(eos_token_id=7)
+    expected = sorted([tokenizer.eos_token_id, 7, tokenizer.convert_tokens_to_ids("<|im_end|>")])
+    assert end_token_ids(model, tokenizer) == expected
+    keep_end_tokens(model, tokenizer)
+    assert model.generation_config.eos_token_id == expected
+
+
+def test_marks_of_thoughts_behind_the_first_ones_are_characters() -> None:
+    tokenizer = tokenizer_with(TEMPLATES["plain"] + "{# <think> </think> #}")
+    text = "<think>r</think>a <think>b</think>"
+    row = DemonstrationEncoder(tokenizer, 99).encode(Demonstration([{"role": "user", "content": "q"}], text))
+    marks = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    assert [row["ids"].count(mark) for mark in marks] == [1, 1]
+    assert text in tokenizer.decode(row["ids"])
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "answer"),
+    [
+        ("plain", False, "plain"),
+        ("<think>r</think>\n\nanswer", False, "answer"),
+        ("\n<think>r</think>a</think>b", False, "a</think>b"),
+        ("<think>without an end", False, ""),
+        ("a </think> is how thoughts end", False, "a </think> is how thoughts end"),
+        ("r</think> a", True, "a"),
+        ("without an end", True, ""),
+        ("<think>r</think>a", True, "a"),
+    ],
+)
+def test_the_answer_is_what_follows_the_thoughts(text, opened, answer) -> None:
+    assert without_thoughts(text, opened=opened) == answer
+
+
+def judged_ppo(judge_thoughts: bool, template: str):
+    """What judges a run's responses, without the run."""
+    module = SimpleNamespace(
+        reward=Reward(judge_thoughts=judge_thoughts),
+        tokenizer=tokenizer_with(template),
+        judge=LengthJudge(),
+        heldout_judge=None,
+        device=torch.device("cpu"),
+        phase=lambda name: nullcontext(),
+        judging=lambda judge: nullcontext(),
+    )
+    module.policies = RunPolicies(module)
+    return module
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_judges_read_answers_without_thoughts_unless_asked(opened) -> None:
+    template = TEMPLATES["plain"] + ("{% if add_generation_prompt %}<think>{% endif %}" if opened else "")
+    start = "" if opened else "<think>"
+    responses = [f"{start}a long thought</think>abc", f"{start}a thought without an end"]
+    tokens = torch.ones(2, 1, dtype=torch.long)
+    turn = [{"role": "user", "content": "q"}]
+    batch = PromptBatch(tokens, tokens.bool(), [turn] * 2, [("<think>hm</think>a", "ab")] * 2)
+    for asked, lengths in ((False, [3, 0]), (True, list(map(len, responses)))):
+        module = judged_ppo(asked, template)
+        anchors = [len("<think>hm</think>a"), 2] if asked else [1, 2]
+        margins = PairwisePPOModule.judge_responses(module, batch, responses).verdict.win_logit
+        assert margins.tolist() == [length - anchor for length in lengths for anchor in anchors]
+        confirmed = against_anchors(module.policies.confirm, batch, responses[:1] * 2)[0] if not asked else None
+        assert confirmed is None or confirmed.win_logit.tolist() == [2, 1, 2, 1]
+
+
+def test_a_turn_has_no_token_across_its_border() -> None:
+    tokenizer = byte_pair_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert tokenizer.tokenize(" theme") == ["\u0120theme"]
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ ' th' if m.role == 'user' else m.content + eos_token }}{% endfor %}"
+    )
+    row = DemonstrationEncoder(tokenizer, 99).encode(Demonstration([{"role": "user", "content": "q"}], "eme"))
+    assert tokenizer.decode(row["ids"]) == " theme<eos>"
+    assert tokenizer.decode(row["ids"][-row["num_response"] :]) == "eme<eos>"

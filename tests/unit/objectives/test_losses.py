@@ -1,0 +1,239 @@
+import math
+
+import pytest
+import torch
+
+from prl.config import PPO, Reward
+from prl.kl import token_kl
+from prl.models.logprobs import entropy
+from prl.objectives.policy.losses import clipped_policy_loss, clipped_value_loss
+from prl.objectives.policy.ppo import ppo_objective, token_weights
+from prl.objectives.reward.pairwise import consistency_loss, pairwise_loss, smooth, verdict_language_loss, verdict_loss
+from tests.helpers.records import make_experience, ragged_mask
+
+AS_LOSS = Reward(kl_placement="loss", kl_estimator="k2")
+
+
+def f64(*numbers: float) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def policy_loss(ratio: float, advantage: float, **clips) -> tuple[float, float]:
+    """Loss of one token and the gradient of its log-probability."""
+    logprob = f64(math.log(ratio)).requires_grad_()
+    loss = clipped_policy_loss(logprob, f64(0.0), f64(advantage), **clips)
+    loss.sum().backward()
+    return loss.item(), logprob.grad.item()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "clips", "loss", "gradient"),
+    [
+        (1.1, 2.0, {}, -2.2, -2.2),  # inside the clip
+        (1.5, 2.0, {}, -2.4, 0.0),  # good and already likelier: held at 1.2 A
+        (0.5, 2.0, {}, -1.0, -1.0),  # good and less likely: free to come back
+        (0.5, -2.0, {}, 1.6, 0.0),  # bad and already less likely: held at 0.8 A
+        (1.5, -2.0, {}, 3.0, 3.0),  # bad and likelier: free to go down
+        (1.5, 2.0, {"clip_range_high": 0.4}, -2.8, 0.0),  # clip-higher moves the upper bound only
+        (1.35, 2.0, {"clip_range_high": 0.4}, -2.7, -2.7),
+        (0.5, -2.0, {"clip_range_high": 0.4}, 1.6, 0.0),
+        (5.0, -2.0, {"dual_clip": 3.0}, 6.0, 0.0),  # dual clip bounds the loss at 3 |A|
+        (2.0, -2.0, {"dual_clip": 3.0}, 4.0, 4.0),  # below the bound nothing changes
+        (5.0, 2.0, {"dual_clip": 3.0}, -2.4, 0.0),  # nor for positive advantages
+        (0.5, -2.0, {"dual_clip": 3.0}, 1.6, 0.0),
+    ],
+)
+def test_policy_loss_by_hand(ratio, advantage, clips, loss, gradient) -> None:
+    assert policy_loss(ratio, advantage, clip_range=0.2, **clips) == pytest.approx((loss, gradient), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "returned", "width", "loss", "gradient"),
+    [
+        (0.5, 0.4, 1.0, 0.2, 0.125, -0.5),  # inside the clip
+        (0.9, 0.4, 1.0, 0.2, 0.08, 0.0),  # ran ahead towards the return: held at 0.6
+        (0.1, 0.4, 1.0, 0.2, 0.405, -0.9),  # ran away from the return: free to come back
+        (0.9, 0.4, 1.0, None, 0.005, -0.1),  # no clip
+    ],
+)
+def test_value_loss_by_hand(new, old, returned, width, loss, gradient) -> None:
+    value = f64(new).requires_grad_()
+    found = clipped_value_loss(value, f64(old), f64(returned), value_clip_range=width)
+    found.sum().backward()
+    assert found.item() == pytest.approx(loss, abs=1e-12)
+    assert value.grad.item() == pytest.approx(gradient, abs=1e-12)
+
+
+def test_entropy() -> None:
+    probabilities = f64(0.5, 0.25, 0.25)
+    assert entropy(torch.zeros(2, 3, 8)).tolist() == [[pytest.approx(math.log(8), abs=1e-6)] * 3] * 2
+    assert entropy(probabilities.log()).item() == pytest.approx(1.5 * math.log(2), abs=1e-6)
+
+
+MASK = ragged_mask([5, 1, 3])
+
+
+def test_weights_sum_to_one_and_vanish_outside_the_mask() -> None:
+    for aggregation in ("token_mean", "sequence_mean"):
+        weights = token_weights(MASK, aggregation, MASK.sum(), torch.tensor(3))
+        assert weights.sum().item() == pytest.approx(1.0, abs=1e-6)
+        assert torch.equal(weights > 0, MASK)
+
+
+def test_sequence_mean_equals_a_loop() -> None:
+    per_token = torch.randn(MASK.shape)
+    weights = token_weights(MASK, "sequence_mean", MASK.sum(), torch.tensor(3))
+    loop = sum(sum(per_token[row, :length].tolist()) / length for row, length in enumerate([5, 1, 3])) / 3
+    assert (per_token * weights).sum().item() == pytest.approx(loop, abs=1e-6)
+
+
+def test_a_row_without_tokens_has_no_weight() -> None:
+    mask = ragged_mask([2, 0])
+    weights = token_weights(mask, "sequence_mean", mask.sum(), torch.tensor(2))
+    assert weights.tolist() == [[0.25, 0.25], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_microbatches_add_up_to_the_minibatch(aggregation) -> None:
+    names = ("old_logprobs", "ref_logprobs", "values", "advantages", "returns")
+    experience = make_experience(MASK, **{name: torch.randn(MASK.shape) for name in names})
+    new_logprobs, new_values = (torch.randn(MASK.shape, requires_grad=True) for _ in range(2))
+
+    def objective(rows):
+        part = experience.select(rows)
+        width = part.rollout.response_ids.shape[1]
+        weights = token_weights(part.rollout.response_mask, aggregation, MASK.sum(), torch.tensor(3))
+        new = new_logprobs[rows, :width], new_values[rows, :width]
+        return ppo_objective(part, *new, None, weights, kl_coef=0.3, ppo=PPO(), reward=AS_LOSS)
+
+    whole, whole_stats = objective(torch.tensor([0, 1, 2]))
+    parts = [objective(torch.tensor(rows)) for rows in ([1], [2, 0])]
+    torch.testing.assert_close(sum(loss for loss, _ in parts), whole, atol=1e-6, rtol=1e-6)
+    for name, value in whole_stats.items():
+        each = [stats[name] for _, stats in parts]
+        together = max(each) if name.endswith("_max") else sum(each)
+        torch.testing.assert_close(together, value, atol=1e-6, rtol=1e-6)
+    leaves = [new_logprobs, new_values]
+    expected = torch.autograd.grad(whole, leaves)
+    for found, gradient in zip(torch.autograd.grad(sum(loss for loss, _ in parts), leaves), expected, strict=True):
+        torch.testing.assert_close(found, gradient, atol=1e-7, rtol=1e-6)
+
+
+def objective_of(ppo: PPO, reward: Reward, new_logprobs, spread=None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ones = torch.ones(MASK.shape)
+    experience = make_experience(MASK, ref_logprobs=-ones, values=ones, returns=3 * ones)
+    weights = token_weights(MASK, ppo.aggregation, MASK.sum(), torch.tensor(3))
+    return ppo_objective(experience, new_logprobs, ones, spread, weights, kl_coef=0.5, ppo=ppo, reward=reward)
+
+
+def test_terms_of_the_objective_by_hand() -> None:
+    zeros, spread = torch.zeros(MASK.shape), torch.full(MASK.shape, 1.5)
+    ppo = PPO(value_coef=0.1, entropy_coef=0.2)
+    value_term = 0.1 * 2.0  # (1 - 3)^2 / 2
+    in_reward, stats = objective_of(ppo, Reward(), zeros)
+    assert in_reward.item() == pytest.approx(value_term, abs=1e-6)
+    assert stats["value_loss"].item() == pytest.approx(2.0, abs=1e-6)
+    in_loss, _ = objective_of(ppo, AS_LOSS, zeros)
+    assert in_loss.item() == pytest.approx(value_term + 0.5 * 0.5, abs=1e-6)  # k2 = (0 - (-1))^2 / 2
+    with_entropy, _ = objective_of(ppo, Reward(), zeros, spread)
+    assert with_entropy.item() == pytest.approx(value_term - 0.2 * 1.5, abs=1e-6)
+
+
+def test_only_the_critic_learns_without_new_logprobs() -> None:
+    loss, stats = objective_of(PPO(value_coef=0.1), AS_LOSS, None)
+    assert loss.item() == pytest.approx(0.2, abs=1e-6)
+    assert set(stats) == {"value_loss", "value_clip_frac"}
+
+
+def test_unchanged_weights_have_ratio_one_and_no_kl_to_the_last_bit() -> None:
+    old = torch.randn(MASK.shape)
+    experience = make_experience(MASK, old_logprobs=old, advantages=torch.randn(MASK.shape))
+    weights = token_weights(MASK, "token_mean", MASK.sum(), torch.tensor(3))
+    _, stats = ppo_objective(
+        experience, old.clone(), torch.zeros(MASK.shape), None, weights, kl_coef=0.0, ppo=PPO(), reward=Reward()
+    )
+    assert stats["approx_kl"].item() == 0.0
+    assert stats["clip_frac_low"].item() == stats["clip_frac_high"].item() == 0.0
+    assert stats["ratio_mean"].item() == weights.sum().item()
+
+
+def test_pairwise_loss_is_the_mean_over_both_orders() -> None:
+    # t = 0.75: BCE(sigma(z), t) = softplus(z) - t z
+    def bce(margin, target):
+        return math.log1p(math.exp(margin)) - target * margin
+
+    found = pairwise_loss(f64(1.5, 0.0), f64(-0.8, 0.0), f64(0.75, 0.5))
+    assert found.tolist() == pytest.approx([(bce(1.5, 0.75) + bce(-0.8, 0.25)) / 2, math.log(2)], abs=1e-12)
+    assert verdict_loss(f64(1.5), f64(0.75)).item() == pytest.approx(bce(1.5, 0.75), abs=1e-12)
+
+
+def test_pairwise_loss_does_not_mind_which_response_is_called_chosen() -> None:
+    wl, lw, target = torch.randn(9), torch.randn(9), torch.rand(9)
+    torch.testing.assert_close(pairwise_loss(wl, lw, target), pairwise_loss(lw, wl, 1 - target), atol=1e-6, rtol=0)
+
+
+def test_consistency_is_zero_where_the_order_does_not_matter() -> None:
+    margins = torch.randn(9, dtype=torch.float64)
+    assert consistency_loss(margins, -margins).abs().max().item() < 1e-30
+    assert consistency_loss(margins, -margins, "log_odds").abs().max().item() == 0
+    assert consistency_loss(f64(0.0), f64(1e9)).item() == pytest.approx(0.25, abs=1e-12)
+    assert consistency_loss(f64(3.0, 8.0), f64(-1.0, 8.0), "log_odds").tolist() == [4.0, 256.0]
+
+
+@pytest.mark.parametrize(("form", "pull"), [("probability", 6.699e-4), ("log_odds", 32.0)])
+def test_consistency_of_sure_readings_pulls_in_log_odds_only(form, pull) -> None:
+    """Both places win at p = 0.999665: the gradient is 2 (2 p - 1) p (1 - p), and 2 (8 + 8)."""
+    margins = f64(8.0, 8.0).requires_grad_()
+    consistency_loss(margins[:1], margins[1:], form).sum().backward()
+    assert margins.grad.tolist() == pytest.approx([pull] * 2, rel=1e-3)
+
+
+def test_label_smoothing_pulls_towards_one_half() -> None:
+    assert smooth(f64(1.0, 0.0, 0.5, 0.8), 0.1).tolist() == pytest.approx([0.95, 0.05, 0.5, 0.77], abs=1e-12)
+    assert torch.equal(smooth(f64(0.3), 0.0), f64(0.3))
+
+
+def test_language_loss_counts_the_whole_vocabulary() -> None:
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [2.0, 0.0, 0.0, 1.0]])
+    ids, target = torch.tensor([3, 1]), torch.tensor([1.0, 0.25])
+    normaliser = math.log(math.exp(2) + math.e + 2)
+    expected = [math.log(4), 0.25 * (normaliser - 1) + 0.75 * normaliser]
+    assert verdict_language_loss(logits, ids, target).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_language_loss_is_the_verdict_loss_and_the_mass_on_the_verdicts() -> None:
+    logits, ids = torch.randn(6, 5), torch.tensor([3, 1])
+    target = torch.tensor([1.0, 0.0, 0.5, 0.25, 0.95, 0.05])
+    mass = logits.softmax(-1)[:, ids].sum(-1)
+    margin = logits[:, 3] - logits[:, 1]
+    torch.testing.assert_close(
+        verdict_language_loss(logits, ids, target), verdict_loss(margin, target) - mass.log(), atol=1e-6, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("target", [0.5, 0.8])
+def test_language_loss_is_least_where_the_verdicts_hold_the_label(target) -> None:
+    best = torch.tensor([[math.log(target), -30.0, math.log(1 - target), -30.0]], dtype=torch.float64)
+    best.requires_grad_()
+    loss = verdict_language_loss(best, torch.tensor([0, 2]), f64(target))
+    assert loss.item() == pytest.approx(-target * math.log(target) - (1 - target) * math.log(1 - target), abs=1e-6)
+    loss.sum().backward()
+    assert best.grad.abs().max().item() < 1e-6
+
+
+def test_gradient_of_the_kl_as_a_loss_is_that_of_the_kl_for_k2() -> None:
+    """Exact expectation over a categorical: k1 has no gradient at all, which is why it is refused."""
+    logits = torch.tensor([0.3, -1.0, 0.8], dtype=torch.float64, requires_grad=True)
+    ref = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64).log()
+    logprobs = logits.log_softmax(0)
+    probs = logprobs.exp()
+    (true,) = torch.autograd.grad((probs * (logprobs - ref)).sum(), logits, retain_graph=True)
+
+    def gradient(estimator: str) -> torch.Tensor:
+        weighted = (probs.detach() * token_kl(logprobs, ref, estimator)).sum()
+        return torch.autograd.grad(weighted, logits, retain_graph=True)[0]
+
+    torch.testing.assert_close(gradient("k2"), true, atol=1e-12, rtol=0)
+    torch.testing.assert_close(gradient("k1"), torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="kl_estimator k1 has no gradient as a loss"):
+        Reward(kl_placement="loss")
