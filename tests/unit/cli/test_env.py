@@ -16,7 +16,7 @@ from prl.cli.commands import COMMANDS
 from prl.cli.commands.env import PACKAGES
 from prl.ops.kernels import CHOICES, Kernel
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RUN = "import sys; from prl.cli.commands import COMMANDS; COMMANDS['env'](sys.argv[1:])"
 
 

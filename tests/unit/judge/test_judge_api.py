@@ -22,7 +22,7 @@ from tests.helpers.pairs import QualityJudge
 from tests.helpers.tiny import tiny_tokenizer, write_tiny_model
 from tests.unit.judge.test_passport import TEMPLATE, write_generative, write_scalar
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROMPTS, A, B = ["reverse abc", "copy xy", "sort cab"], ["cba", "xy", "abc and more"], ["abc", "yx", "cab"]
 
 

@@ -13,7 +13,7 @@ import torch
 
 from prl.ops import kernels
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SLOW = "advantages run in plain torch, which is right but slow"
 STATUS = """
 import json

@@ -399,7 +399,7 @@ def test_counts_add_up(tmp_path_factory, rows) -> None:
 
 
 def test_every_shape_that_the_docs_show_is_read() -> None:
-    table = (Path(__file__).parents[2] / "docs" / "data.md").read_text().partition("## Prompts")[0]
+    table = (Path(__file__).parents[4] / "docs" / "data.md").read_text().partition("## Prompts")[0]
     rows = [json.loads(row) for row in re.findall(r"^\| [^|]+ \| `({.*})` \|$", table, re.MULTILINE)]
     assert len({shape_of(row)[0] for row in rows}) == len(rows) == 7
     for row in rows:
