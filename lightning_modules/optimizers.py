@@ -4,19 +4,16 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning import Trainer
 from torch import nn
 
-from lightning_modules.strategies import keeps_float32_copies, shape_of
+from lightning_modules.strategies import shape_of, sharding_of
 from prl.config import Optimization
 from prl.models.adapters import own_parameters
 from prl.models.critic import critic_parameters
-
-if TYPE_CHECKING:
-    from lightning_modules.pairwise_ppo import PairwisePPOModule
 
 
 def parameter_group(parameters: Iterable[nn.Parameter], settings: Optimization, name: str) -> list[dict[str, Any]]:
@@ -128,24 +125,41 @@ def configure(parameters: Iterable[nn.Parameter], settings: Optimization, traine
     The number of steps is `trainer.max_steps`: asking Lightning for its estimate would build the data loader early.
     """
     groups = parameter_group(parameters, settings, "model")
-    if not keeps_float32_copies(trainer.strategy):
+    if not sharding_of(trainer).keeps_float32_copies:
         check_learns(groups)
     optimizer = build_optimizer(groups, settings, trainer.precision)
     schedule = build_schedule(optimizer, settings, trainer.max_steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def configure_actor_critic(module: "PairwisePPOModule") -> Any:
-    """One optimizer for policy and critic, as groups with rates of their own; its steps are iterations."""
-    rate = module.critic_learning_rate
-    critic = module.optimization if rate is None else replace(module.optimization, learning_rate=rate)
-    policy = [parameter for _, parameter in own_parameters(module.policy)]
-    groups = parameter_group(policy, module.optimization, "policy")
-    groups += parameter_group(critic_parameters(module.critic), critic, "critic")
-    if not keeps_float32_copies(module.trainer.strategy):
+def configure_actor_critic(
+    policy: Any,
+    critic: nn.Module,
+    settings: Optimization,
+    trainer: Trainer,
+    *,
+    critic_learning_rate: float | None,
+    iterations: int,
+    critic_warmup: Callable[[], int],
+) -> Any:
+    """One optimizer for policy and critic, as groups with rates of their own; its steps are iterations.
+
+    Args:
+        policy: what is trained of it learns.
+        critic: likewise.
+        settings: learning rate and schedule.
+        trainer: whose strategy and precision decide about types and kernels.
+        critic_learning_rate: that of `settings` when None.
+        iterations: of the whole run.
+        critic_warmup: iterations in which only the critic learns, as far as is known.
+    """
+    rate = settings.learning_rate if critic_learning_rate is None else critic_learning_rate
+    groups = parameter_group([parameter for _, parameter in own_parameters(policy)], settings, "policy")
+    groups += parameter_group(critic_parameters(critic), replace(settings, learning_rate=rate), "critic")
+    if not sharding_of(trainer).keeps_float32_copies:
         check_learns(groups)
-    optimizer = build_optimizer(groups, module.optimization, str(module.trainer.precision))
-    schedule = build_schedule(
-        optimizer, module.optimization, module.iterations, critic_warmup=lambda: module.warmup.length
-    )
-    return {"optimizer": optimizer, "lr_scheduler": schedule}
+    optimizer = build_optimizer(groups, settings, str(trainer.precision))
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": build_schedule(optimizer, settings, iterations, critic_warmup=critic_warmup),
+    }

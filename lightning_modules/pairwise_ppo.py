@@ -1,7 +1,6 @@
 """Pairwise PPO (DESIGN 1.2): raise the probability that the policy's response beats an anchor under the judge."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,41 +8,42 @@ import torch
 from torch import Tensor
 
 from lightning_modules import optimizers
-from lightning_modules.policies import RunPolicies
-from lightning_modules.ppo_dashboard import LAYOUT
-from lightning_modules.ppo_health import PPOHealth
-from lightning_modules.ppo_models import check_lengths, check_run, read_models
-from lightning_modules.ppo_report import PPOReport
-from lightning_modules.ppo_validation import PPOValidation
-from lightning_modules.stage import Stage
-from lightning_modules.strategies import Gather, before_microbatch, clip_gradients, discard_gradients, finish_judging
+from lightning_modules.policy_stage import PolicyStage
+from lightning_modules.ppo_checks import check_lengths, check_roles, check_run
+from lightning_modules.ppo_dashboard import LAYOUT, draw_iteration
+from lightning_modules.step_health import health_folder
 from prl.anchors.base import AnchorSource
 from prl.anchors.sources import DatasetAnchors
+from prl.checkpoints.event_log import Journal
+from prl.checkpoints.position import is_dry_run
 from prl.config import PPO, Health, JudgeGate, ModelSource, Optimization, Reward, Sampling, Validation
 from prl.data.encoding import PromptEncoder
 from prl.data.rows.records import AnchoredPrompt
 from prl.data.tokens import OnTooLong
 from prl.distributed import global_sum, world_size
 from prl.judge.base import PairwiseJudge
-from prl.models.adapters import add_adapters
-from prl.models.critic import AdapterCritic, CriticKind, check_critic, explained_variance
-from prl.models.loading import load_causal_lm, load_tokenizer, save_model
+from prl.judge.gate import check_judge
+from prl.models.adapters import add_adapters, is_adapted
+from prl.models.critic import AdapterCritic, CriticKind, build_critic, check_critic, explained_variance
+from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.offload import Residence
-from prl.models.policy import in_own_type
 from prl.objectives.policy.ppo import ppo_objective, token_weights
-from prl.rewards.base import RewardSource
+from prl.rewards.base import RewardSource, make_ready
+from prl.rl.actors import Actors, check_server
 from prl.rl.critic_warmup import CriticWarmup
 from prl.rl.experience import assemble
-from prl.rl.kl_controller import AdaptiveKL, FixedKL, KLController
-from prl.rl.minibatch import schedule_minibatches, split_microbatches
-from prl.rl.phase_timer import PhaseMeter
+from prl.rl.health_monitor import HealthMonitor
+from prl.rl.judging import Judging, shard_judge
+from prl.rl.kl_controller import kl_controller
+from prl.rl.metrics import iteration_metrics, sequence_kl
+from prl.rl.minibatch import count_global, schedule_minibatches, split_microbatches
+from prl.rl.sharding import Gather
 from prl.rl.step_statistics import accumulate, agree, over_steps
-from prl.rollouts.generate import end_token_ids
 from prl.rollouts.server import RolloutServer
 from prl.types import Experience, PromptBatch, Rollout, Scores
 
 
-class PairwisePPOModule(Stage):
+class PairwisePPOModule(PolicyStage):
     """Policy, frozen reference, critic and judge, wired together; one training batch is one PPO iteration.
 
     Args:
@@ -104,12 +104,9 @@ class PairwisePPOModule(Stage):
         shard_judges: bool = False,
         gather_rollouts: Gather = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(validation, Residence(offload_frozen))
         check_critic(critic, policy, critic_model)
-        if policy.path is None and reference is None:
-            raise ValueError("policy has random weights (config), so there is no start to read as reference; use path")
-        if heldout_judge is not None and judge.folder is not None and heldout_judge.folder == judge.folder:
-            raise ValueError(f"heldout_judge is the judge itself ({judge.folder}) and would show no gap; give another")
+        check_roles(policy, reference, judge, heldout_judge)
         self.automatic_optimization = False
         self.policy_source, self.reference_source = policy, reference
         self.critic_kind, self.critic_source = critic, critic_model or policy
@@ -119,19 +116,16 @@ class PairwisePPOModule(Stage):
         self.anchors = anchors or DatasetAnchors()
         self.anchors.check(sampling)
         self.max_prompt_length, self.critic_learning_rate = max_prompt_length, critic_learning_rate
-        self.kl: KLController = FixedKL(reward.kl_coef)
-        if reward.kl_target is not None:
-            self.kl = AdaptiveKL(reward.kl_coef, reward.kl_target, reward.kl_horizon)
+        self.kl = kl_controller(reward.kl_coef, reward.kl_target, reward.kl_horizon)
         self.warmup = CriticWarmup(ppo.critic_warmup, ppo.critic_warmup_until)
         self.policy: Any = None
         self.reference: Any = None
         self.critic: Any = None
         self.tokenizer = load_tokenizer(policy)
-        self.heldout_judge, self.residence = heldout_judge, Residence(offload_frozen)
-        self.policies, self.report = RunPolicies(self), PPOReport(self)
-        self.validation, self.health = PPOValidation(self, validation), PPOHealth(self, health)
-        self.meter = PhaseMeter()
-        for name in ("kl", "warmup", "anchors", "validation"):
+        self.heldout_judge = heldout_judge
+        self.health = HealthMonitor(health)
+        self.microbatch_size = ppo.microbatch_size
+        for name in ("kl", "warmup", "anchors"):
             self.run_state.register(name, getattr(self, name))
         self.run_state.register("health", self.health.record)
 
@@ -139,22 +133,45 @@ class PairwisePPOModule(Stage):
 
     def build_encoder(self) -> PromptEncoder:
         """How this stage reads a prompt; the data module asks for it."""
-        check_lengths(self)
+        critic = self.critic_source if self.critic_kind == "own" else None
+        models = {"policy": self.policy_source, "reference": self.reference_source, "critic": critic}
+        check_lengths(models, self.tokenizer, self.max_prompt_length + self.sampling.max_new_tokens)
         needs_anchors = self.anchors.reads_column and self.judge.needs_anchors
         return PromptEncoder(self.tokenizer, self.max_prompt_length, self.on_too_long, needs_anchors)
 
     def configure_model(self) -> None:
-        """Read the models; safe to call twice."""
-        if self.critic is None:
-            read_models(self)
-            self.end_ids = end_token_ids(self.policy, self.tokenizer)
+        """Read the models one after the other, each in shards before the next; safe to call twice."""
+        if self.critic is not None:
+            return
+        judges, sharding = [*filter(None, (self.judge, self.heldout_judge))], self.sharding
+        for judge in judges:
+            check_judge(judge, self.judge_gate)
+        with self.reading():
+            self.configure_export()
+        for judge in judges:
+            with self.reading() if self.shard_judges else nullcontext():
+                make_ready(judge, self.policy, self.policy_source.path)
+            shard_judge(judge, sharding, getattr(self._trainer, "precision", None), cut=self.shard_judges)
+        with self.reading():
+            critic = build_critic(self.critic_kind, self.policy, self.critic_source)
+        self.critic, self.policy = sharding.shard(critic), sharding.shard(self.policy)
+        if self.reference_source is not None or not is_adapted(self.policy):
+            with self.reading():
+                reference = freeze(load_causal_lm(self.reference_source or self.policy_source))
+            self.reference = sharding.shard(reference)
+        self._build_actors()
 
-    @contextmanager
-    def judging(self, judge: RewardSource) -> Iterator[None]:
-        """A judge at work, on its device and in its own type, until it has finished on all processes."""
-        with self.residence.of(judge, self.device), in_own_type(self.device):
-            yield
-            finish_judging(judge)
+    def _build_actors(self) -> None:
+        shared: Any = {"residence": self.residence, "sharding": self.sharding}
+        self.judging = Judging(self.judge, self.heldout_judge, self.reward, tokenizer=self.tokenizer, **shared)
+        self.actors = Actors(
+            *(self.policy, self.critic, self.reference, self.tokenizer, self.sampling),
+            judging=self.judging,
+            server=self.rollout_server,
+            gather=self.gather_rollouts,
+            with_entropy=self.ppo.entropy_coef > 0,
+            **shared,
+        )
 
     def configure_export(self) -> None:
         """Read the policy alone, with all adapters that a checkpoint has of it."""
@@ -163,61 +180,53 @@ class PairwisePPOModule(Stage):
             add_adapters(self.policy, AdapterCritic.NAME)
 
     def on_fit_start(self) -> None:
-        """Check settings against each other, before a rollout is paid for (`check_run`), and start the records."""
-        check_run(self)
-        self.validation.start_fit()
-        self.report.start_fit()
+        """Check settings against each other, before a rollout is paid for, and start the records."""
+        check_run(self.ppo, self.sampling.per_prompt, self.trainer)
+        if self.rollout_server is not None:
+            judges = [each for judge in filter(None, (self.judge, self.heldout_judge)) for each in judge.sources()]
+            read = [self.reference_source, self.critic_source, *judges]
+            paths = [getattr(each, "path", None) for each in read]
+            check_server(self.rollout_server, self.policy, self.sharding, self.policy_source.path, paths)
+        self.health.folder = health_folder(self.trainer)
+        self.start_validations()
+        if journal := self._anchor_journal:
+            journal.begin(self.validation.batch)
 
     def configure_optimizers(self) -> Any:
         """Policy and critic under one optimizer."""
-        return optimizers.configure_actor_critic(self)
+        return optimizers.configure_actor_critic(
+            *(self.policy, self.critic, self.optimization, self.trainer),
+            critic_learning_rate=self.critic_learning_rate,
+            iterations=self.iterations,
+            critic_warmup=lambda: self.warmup.length,
+        )
 
     # ---- one iteration
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
         """Prompts -> rollout -> anchors -> judge -> rewards and advantages -> minibatch updates -> logs."""
         self.meter.clear()
+        iteration = self.batches_done() + 1
         rollout, responses = self.generate(batch.repeat(self.sampling.per_prompt))  # policy samples
         anchored = self.place_anchors(batch, responses)
         scores = self.judge_responses(anchored, responses)  # against the anchors, both orders
         experience = self.assemble(rollout, scores)  # reference, critic, rewards, advantages
-        if not self.health.is_sound(anchored, responses, scores, experience):
+        if not self.health.is_sound(iteration, anchored, responses, scores, experience):
+            self.log_dict(self.health.record.numbers(), rank_zero_only=True, batch_size=len(anchored))
             self.lr_schedulers().step()  # type: ignore[union-attr]  # the schedule counts iterations
             return {"responses": rollout.response_ids, "rewards": experience.scores}
         stats = self.update(experience)  # losses, backward, clip, step
-        stats |= self.anchors.observe(anchored, responses, scores, self.policies)
-        self.report.training(scores, responses, rollout, experience, stats)
+        stats |= self.anchors.observe(anchored, responses, scores, self.actors)
+        self.log_iteration(scores, responses, rollout, experience, stats)
         if not self.warmup.is_active(self.batches_done()):  # a policy that does not move has no KL to steer
-            self.kl.update(self.report.sequence_kl(experience), int(global_sum(experience.counted.sum())))
+            self.kl.update(sequence_kl(experience), int(global_sum(experience.counted.sum())))
         return {"responses": rollout.response_ids, "rewards": experience.scores}  # for the run ledger
-
-    def generate(self, batch: PromptBatch) -> tuple[Rollout, list[str]]:
-        """Sample one response to each prompt: as tokens, and as text."""
-        self.residence.send_home(self.judge, self.heldout_judge, self.reference)
-        with self.phase("rollout"):
-            rollout = self.policies.rollout(batch)
-            return rollout, self.policies.responses(rollout)
 
     def place_anchors(self, batch: PromptBatch, responses: list[str]) -> PromptBatch:
         """The prompt of each rollout, with what it is compared with."""
         with self.phase("anchors"):
-            anchors = self.anchors.place(batch, responses, self.policies)
+            anchors = self.anchors.place(batch, responses, self.actors)
         return batch.repeat(self.sampling.per_prompt).anchored(anchors)
-
-    def judge_responses(self, batch: PromptBatch, responses: list[str]) -> Scores:
-        """The reward of each response.
-
-        Raises:
-            ValueError: when none could be had, on any rank.
-        """
-        with self.phase("judge"), self.judging(self.judge):
-            scores = self.judge.score(*self.policies.judged(batch, responses), self.reward).to(self.device)
-        if not int(global_sum((~scores.failed).sum())):
-            raise ValueError(
-                f"none of the {len(responses)} responses could be rewarded; the last failure: "
-                f"{self.judge.failure() or 'the reward is not a number, as of a model whose weights are damaged'}"
-            )
-        return scores
 
     @torch.no_grad()
     def assemble(self, rollout: Rollout, scores: Scores) -> Experience:
@@ -228,7 +237,7 @@ class PairwisePPOModule(Stage):
         with self.phase("score"):
             rollout = rollout.without(scores.failed)
             groups = split_microbatches(len(rollout), self.ppo.microbatch_size)
-            old, ref, values = self.policies.score(rollout, groups)
+            old, ref, values = self.actors.score(rollout, groups)
             return assemble(
                 rollout,
                 scores.values,
@@ -265,20 +274,20 @@ class PairwisePPOModule(Stage):
         There is none for numbers that are not finite (None), nor for responses that all have no reward ({}).
         """
         mask = experience.rollout.response_mask
-        tokens = global_sum(torch.stack([mask[rows].sum() for rows in groups]).sum())
+        tokens, rows_total = count_global(mask, groups)
         if not int(tokens):
             return {}
-        rows_total = global_sum(torch.stack([mask[rows].any(1).sum() for rows in groups]).sum())
         warming_up = self.warmup.is_active(self.batches_done())
         totals: dict[str, Tensor] = {}
+        sharding = self.sharding
         for rows in groups:
-            before_microbatch(self.trainer, last=rows is groups[-1])
+            sharding.begin_microbatch(last=rows is groups[-1])
             part = experience.select(rows)
             if warming_up:
-                values = self.policies.values(part.rollout)
+                values = self.actors.values(part.rollout)
                 logprobs = entropy = None
             else:
-                logprobs, values, entropy = self.policies.evaluate(part.rollout)
+                logprobs, values, entropy = self.actors.evaluate(part.rollout)
             weights = token_weights(part.rollout.response_mask, self.ppo.aggregation, tokens, rows_total)
             loss, stats = ppo_objective(
                 part, logprobs, values, entropy, weights, kl_coef=self.kl.coef, ppo=self.ppo, reward=self.reward
@@ -286,38 +295,38 @@ class PairwisePPOModule(Stage):
             self.manual_backward(loss * world_size())  # gradients are averaged over ranks, weights are global
             accumulate(totals, stats)
         optimizer: Any = self.optimizers()
-        norm = clip_gradients(self.trainer, self.parameters(), self.ppo.max_grad_norm)
+        norm = sharding.clip(self.parameters(), self.ppo.max_grad_norm)
         found = {**agree(totals), "grad_norm": float(norm)}
         if allowed := self.health.allows_step(found):
             optimizer.step()
-        discard_gradients(self.trainer, optimizer)
+        sharding.zero_grad(optimizer)
         return found if allowed else None
 
-    # ---- validation
+    # ---- logging
 
-    def on_validation_epoch_start(self) -> None:
-        """Start afresh."""
-        self.validation.start()
+    def log_iteration(
+        self, scores: Scores, responses: list[str], rollout: Rollout, experience: Experience, stats: dict[str, float]
+    ) -> None:
+        """Log the numbers of an iteration, the histograms, and what happened to anchors."""
+        iteration, num_rows = self.batches_done() + 1, len(rollout) * world_size()
+        run: Any = {"reward": self.judge, "kl_coef": self.kl.coef, "meter": self.meter, "iteration": iteration}
+        numbers = iteration_metrics(scores, responses, rollout, experience, stats, **run)
+        numbers |= self.health.watch(numbers)
+        numbers = {"reward/score_std": 0.0, "kl/k1_stderr": 0.0, **numbers}
+        self.log_dict(numbers, rank_zero_only=True, batch_size=num_rows)
+        reward = "reward/win_prob" if scores.verdict is not None else "reward/score"
+        shown = {"win": numbers[reward], "kl": numbers["kl/k1"], "tok/s": numbers["perf/tok_s"]}
+        self.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True, batch_size=num_rows)
+        if journal := self._anchor_journal:
+            journal.append(iteration, self.anchors.events())
+        if self.board is not None:
+            draw_iteration(self.board, scores, experience, self.logged_step())
 
-    @torch.no_grad()
-    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Sample with the same draws every time, judge against the anchors, measure the KL to the reference."""
-        self.validation.step(batch, batch_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """Win rates with their intervals, KL, the gap between judges, samples."""
-        self.validation.finish()
-
-    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Testing reports what validation does."""
-        self.validation_step(batch, batch_idx)
-
-    @torch.no_grad()
-    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """For each validation prompt: a sampled response, and its win probability against each anchor."""
-        return self.validation.predict(batch, batch_idx)
-
-    on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
+    @property
+    def _anchor_journal(self) -> Journal | None:
+        """Where what happens to anchors is kept; None on all ranks but the first, and in a dry run."""
+        kept = self.trainer.is_global_zero and not is_dry_run(self.trainer)
+        return Journal(Path(self.trainer.default_root_dir, "anchors.jsonl")) if kept else None
 
     # ---- life cycle
 
@@ -331,7 +340,7 @@ class PairwisePPOModule(Stage):
         if self.board is not None:
             self.board.add_custom_scalars(LAYOUT)
         self.trainer.should_stop |= self.batches_done() >= self.iterations
-        self.validation.end_if_over()
+        self.end_if_over()
 
     def _optimizer_settings(self) -> dict[str, float | None]:
         return {**super()._optimizer_settings(), "critic_learning_rate": self.critic_learning_rate}
@@ -339,10 +348,3 @@ class PairwisePPOModule(Stage):
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the policy as a folder for transformers."""
         save_model(self.policy, self.tokenizer, folder, merge=merge)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Measure a phase of the iteration and show its name in the progress bar."""
-        self.begin_phase(name)
-        with self.meter.measure(name, self.device):
-            yield

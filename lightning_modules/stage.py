@@ -16,7 +16,7 @@ from lightning_modules import optimizers
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
 from lightning_modules.run_state import RunState
 from lightning_modules.step_health import StepHealth
-from lightning_modules.strategies import before_microbatch, check_precision, is_sharded, spread
+from lightning_modules.strategies import check_precision, sharding_of
 from prl.checkpoints.position import batches_done
 from prl.config import ModelSource, Optimization
 from prl.data.rows.records import Record
@@ -25,6 +25,7 @@ from prl.data.store import RecordEncoder
 from prl.distributed import rank
 from prl.models.loading import without_weights
 from prl.rewards.base import RewardSource
+from prl.rl.sharding import Sharding
 from prl.run_folder.inputs import Inputs, folder_inputs, model_inputs
 
 
@@ -78,18 +79,22 @@ class Stage(LightningModule, ABC):
         if stage == "fit":
             check_precision(self.trainer.precision)
 
+    @property
+    def sharding(self) -> Sharding:
+        """How the strategy lays weights over processes; whole without a trainer."""
+        return sharding_of(self._trainer)
+
     def reading(self) -> AbstractContextManager[None]:
         """Around the reading of models that will be spread: where that cuts them, one process hands out the weights."""
-        is_handed = self._trainer is not None and is_sharded(self._trainer) and rank() > 0
-        return without_weights(is_handed)
+        return without_weights(self.sharding.cuts_weights and rank() > 0)
 
     def spread(self, model: Any) -> Any:
         """A model that was just read, in shards where the strategy wants that."""
-        return spread(model, self._trainer)
+        return self.sharding.shard(model)
 
     def on_predict_start(self) -> None:
         """Raises ValueError where processes would wait for each other: they need not have equally many rows here."""
-        if is_sharded(self.trainer):
+        if self.sharding.cuts_weights:
             raise ValueError(
                 "prl predict does not work with weights in shards; a checkpoint needs no more than one process: give "
                 "--trainer.strategy auto --trainer.devices 1"
@@ -167,7 +172,7 @@ class Stage(LightningModule, ABC):
         """Keep the batch at hand, and say whether a step comes behind it."""
         self.step_health.begin(batch)
         if self.automatic_optimization:
-            before_microbatch(self.trainer, last=not self.trainer.fit_loop._should_accumulate())
+            self.sharding.begin_microbatch(last=not self.trainer.fit_loop._should_accumulate())
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Keep the loss until the step; a stage that takes its steps by hand looks at its numbers itself."""

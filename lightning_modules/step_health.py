@@ -2,25 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from lightning import LightningModule
 from torch import Tensor
 
-from lightning_modules.strategies import gradient_norm, held_weights
+from lightning_modules.strategies import sharding_of
 from prl.checkpoints.position import batches_done, is_dry_run
-from prl.distributed import global_sum, rank, world_size
+from prl.distributed import global_sum
 from prl.rl.health import TRAINING_NOT_FINITE, WEIGHTS_NOT_FINITE, HealthError, not_finite
-from prl.system.full_disk import save_tensors
-
-if TYPE_CHECKING:
-    from lightning_modules.stage import Stage
+from prl.rl.health_monitor import save_batch
 
 
 class StepHealth:
     """Looks at every step that Lightning takes for a stage; what it decides, all ranks decide alike."""
 
-    def __init__(self, module: "Stage") -> None:
+    def __init__(self, module: LightningModule) -> None:
         self.module = module
         self._batch: Any = None
         self._loss: Tensor | float = 0.0
@@ -40,16 +38,18 @@ class StepHealth:
             HealthError: when one is not finite, on any rank.
         """
         trainer = self.module.trainer
-        numbers = {"loss": torch.as_tensor(self._loss), "gradient norm": gradient_norm(trainer, self.module)}
+        norm = None if _is_scaled(trainer) else sharding_of(trainer).gradient_norm(self.module)
+        numbers = {"loss": torch.as_tensor(self._loss), "gradient norm": norm}
         self._loss = 0.0
         looked_at = {name: number.to(self.module.device) for name, number in numbers.items() if number is not None}
         if not_finite(looked_at):
             values = ", ".join(f"{name} {float(number):g}" for name, number in looked_at.items())
-            path = save_batch(trainer, {"sentence": TRAINING_NOT_FINITE, "found": values, **_plain(self._batch)})
+            number, content = batches_done(trainer) + 1, {"sentence": TRAINING_NOT_FINITE, "found": values}
+            kept = save_batch(health_folder(trainer), number, content | _plain(self._batch))
             raise HealthError(
-                f"batch {batches_done(trainer) + 1}: the loss or a gradient is not finite ({values}). "
+                f"batch {number}: the loss or a gradient is not finite ({values}). "
                 f"{TRAINING_NOT_FINITE}. The run stops before this step: no such number reached the weights, and "
-                f"checkpoints are good. The batch is in {path}"
+                f"checkpoints are good. The batch is {kept}"
             )
 
     def check_weights(self) -> None:
@@ -59,7 +59,10 @@ class StepHealth:
             HealthError: when one is not finite, on any rank.
         """
         trainer = self.module.trainer
-        counts = [(~weight.isfinite()).sum().to(self.module.device) for weight in held_weights(trainer, self.module)]
+        counts = [
+            (~weight.isfinite()).sum().to(self.module.device)
+            for weight in sharding_of(trainer).trained_shards(self.module)
+        ]
         if counts and (count := int(global_sum(torch.stack(counts).sum()))):
             raise HealthError(
                 f"after batch {batches_done(trainer)}, {count} {WEIGHTS_NOT_FINITE}. They are not written; earlier "
@@ -67,14 +70,15 @@ class StepHealth:
             )
 
 
-def save_batch(trainer: Any, content: Mapping[str, Any]) -> Path:
-    """Keep what a batch was made of in RUN_DIR/health, each rank its own rows; a dry run leaves no file."""
-    suffix = f".rank{rank()}" if world_size() > 1 else ""
-    path = Path(trainer.default_root_dir) / "health" / f"batch={batches_done(trainer) + 1:06d}{suffix}.pt"
-    if not is_dry_run(trainer):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors({k: v.cpu() if isinstance(v, Tensor) else v for k, v in content.items()}, path)
-    return path
+def health_folder(trainer: Any) -> Path | None:
+    """Where batches with numbers that are not finite are kept; None in a dry run, which leaves no file."""
+    return None if is_dry_run(trainer) else Path(trainer.default_root_dir) / "health"
+
+
+def _is_scaled(trainer: Any) -> bool:
+    """Whether losses are scaled, so that gradients which are not finite are in order: they lower the scale."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler is not None and scaler.get_scale() >= 1
 
 
 def _plain(batch: Any) -> dict[str, Tensor]:

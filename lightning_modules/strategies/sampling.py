@@ -3,50 +3,42 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 
-from lightning_modules.strategies import fsdp2, zero
-from lightning_modules.strategies.spreading import is_sharded
-from lightning_modules.strategies.zero import ZeROStrategy
 from prl.distributed import global_max, world_size
+from prl.rl.sharding import Gather, Sharding
 
-Gather = Literal["auto", "always", "never"]
 SPARE = 0.8
 """Share of the free memory that weights and caches may take: allocators, and the draw itself, need some."""
 
 
 @contextmanager
-def sampling_from(trainer: Any, model: Any, gather: Gather, *, tokens: int) -> Iterator[bool]:
-    """Ready to sample; yields whether processes must take the same number of steps.
+def sampling_from(sharding: Sharding, model: Any, gather: Gather, *, tokens: int) -> Iterator[bool]:
+    """Make a model in shards ready to sample; yields whether processes must take the same number of steps.
 
     Args:
-        trainer: whose strategy decides.
+        sharding: how its weights lie.
         model: the model that samples.
         gather: put the weights together once: where they fit on all processes (auto), always, or never.
         tokens: rows times their longest length, prompts included.
     """
-    if not is_sharded(trainer) or gather == "never":
-        yield is_sharded(trainer)
-        return
-    if gather == "auto" and not _fits(model, tokens, trainer.strategy.root_device):
+    if gather == "never" or (gather == "auto" and not _fits(sharding, model, tokens)):
         yield True
         return
-    strategy = trainer.strategy
-    with strategy.together(model) if isinstance(strategy, ZeROStrategy) else fsdp2.together(model):
+    with sharding.unsharded(model):
         yield False
 
 
-def _fits(model: Any, tokens: int, device: torch.device) -> bool:
+def _fits(sharding: Sharding, model: Any, tokens: int) -> bool:
     """Whether it does on all processes, told once for each outcome."""
-    weights = sum(zero.shape_of(each).numel() * each.element_size() for each in model.parameters())
+    weights, free = sharding.full_bytes(model), free_bytes(sharding.device)
     needed = weights + cache_bytes(model, tokens)
-    free = free_bytes(device)
-    missing = global_max(torch.tensor(float(needed - SPARE * free), device=device))
+    missing = global_max(torch.tensor(float(needed - SPARE * free), device=sharding.device))
     fits = float(missing) <= 0
     if getattr(model, "_prl_gathers", None) is not fits:
         model._prl_gathers = fits

@@ -35,7 +35,7 @@ from lightning_modules.callbacks import (
 )
 from lightning_modules.export import read_stage
 from lightning_modules.stage import Stage
-from lightning_modules.strategies import check_setting, is_sharded
+from lightning_modules.strategies import check_setting
 from prl.checkpoints.files import CheckpointError, finish_move, holds_checkpoints, newest_whole, was_cut_off
 from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.resolve import RunError, resolve_checkpoint
@@ -188,7 +188,7 @@ class PrlCLI(LightningCLI):
 
     def _whole_model(self) -> Stage:
         """The trained stage; where its weights are in shards, what the checkpoint that was just written has of it."""
-        if not is_sharded(self.trainer):
+        if not self.model.sharding.cuts_weights:
             return self.model
         settings = self.config[self.subcommand].as_dict()
         return read_stage(settings, newest_whole(Path(self.trainer.default_root_dir) / "checkpoints"))

@@ -56,3 +56,8 @@ class AdaptiveKL:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with the adapted coefficient."""
         self.coef = float(state["coef"])
+
+
+def kl_controller(coef: float, target: float | None, horizon: int) -> KLController:
+    """Choose the controller: a fixed coefficient, or one that steers the KL per sequence to `target` nats."""
+    return FixedKL(coef) if target is None else AdaptiveKL(coef, target, horizon)

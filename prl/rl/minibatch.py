@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from prl.distributed import global_sum
+
 
 def split_microbatches(num_rows: int, microbatch_size: int) -> list[Tensor]:
     """Random groups of at most `microbatch_size` rows; each row is in exactly one.
@@ -34,3 +36,15 @@ def schedule_minibatches(microbatches: list[Tensor], num_minibatches: int, epoch
     for _ in range(epochs):
         for group in torch.randperm(len(microbatches)).tensor_split(num_minibatches):
             yield [microbatches[i] for i in group.tolist()]
+
+
+def count_global(mask: Tensor, groups: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Count the tokens of a minibatch that count, and the responses that have any, over all ranks.
+
+    Args:
+        mask: [B, T] bool.
+        groups: rows of each micro-batch.
+    """
+    counts = [torch.stack([mask[rows].sum(), mask[rows].any(1).sum()]) for rows in groups]
+    tokens, responses = global_sum(torch.stack(counts).sum(0))
+    return tokens, responses

@@ -25,4 +25,4 @@ class PlannedPPO(PairwisePPOModule):
         finished = torch.tensor(lengths) < limit
         device = batch.prompt_ids.device
         rollout = Rollout(batch.prompt_ids, batch.prompt_mask, ids.to(device), mask.to(device), finished.to(device))
-        return rollout, self.policies.responses(rollout)
+        return rollout, self.actors.texts(rollout)

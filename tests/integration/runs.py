@@ -235,13 +235,14 @@ class InTurns(Callback):
     """Samples pass by pass, then with the weights put together, and so on."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        sample, ways = pl_module.policies._sample, cycle(["never", "always"])
+        actors = pl_module.actors
+        sample, ways = actors._sample, cycle(["never", "always"])
 
         def in_turns(*args: Any) -> Any:
-            pl_module.gather_rollouts = next(ways)
+            actors.gather = next(ways)
             return sample(*args)
 
-        pl_module.policies._sample = in_turns
+        actors._sample = in_turns
 
 
 def find_callback(trainer: Any, kind: type) -> Any:

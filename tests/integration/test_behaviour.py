@@ -50,10 +50,10 @@ def test_without_learning_the_ratio_is_exactly_one(
         assert len(set(rollout.response_mask.sum(1).tolist())) > 1
         for rows in experience.microbatches:
             part = experience.select(rows)
-            logprobs, values, _ = module.policies.evaluate(part.rollout)
+            logprobs, values, _ = module.actors.evaluate(part.rollout)
             assert torch.equal(logprobs, part.old_logprobs)
             assert torch.equal(values, part.values)
-            assert torch.equal(module.policies.reference_logprobs(part.rollout), part.ref_logprobs)
+            assert torch.equal(module.actors.reference_logprobs(part.rollout), part.ref_logprobs)
     assert moved(cli.trainer, module) == []
     for numbers in find_callback(cli.trainer, Numbers).training:
         for name in ("policy/clip_frac_low", "policy/clip_frac_high", "policy/approx_kl", "value/clip_frac", "kl/k1"):

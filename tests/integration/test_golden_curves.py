@@ -28,21 +28,21 @@ MEASURED = ("time/", "mem/", "perf/", "tok/s")
 class FixedRollouts(Callback):
     """Puts responses that depend on no random numbers of torch in the place of sampled ones."""
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        policies, draw = pl_module.policies, random.Random(0)
-        sample, width = policies.rollout, pl_module.sampling.max_new_tokens
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        actors, draw = pl_module.actors, random.Random(0)
+        sample, width = actors.sample, pl_module.sampling.max_new_tokens
 
-        def fixed(batch: PromptBatch) -> Rollout:
-            sampled = sample(batch)
+        def fixed(batch: PromptBatch, version: int) -> Rollout:
+            sampled = sample(batch, version)
             rows = len(sampled)
             lengths = torch.tensor([draw.randint(1, width) for _ in range(rows)])
             ids = torch.tensor([[draw.randint(10, 40) for _ in range(width)] for _ in range(rows)])
             finished = torch.tensor([draw.random() < 0.7 for _ in range(rows)])
-            ids[finished, lengths[finished] - 1] = pl_module.end_ids[0]
+            ids[finished, lengths[finished] - 1] = actors.end_ids[0]
             mask = torch.arange(width) < lengths[:, None]
             return replace(sampled, response_ids=ids * mask, response_mask=mask, finished=finished)
 
-        policies.rollout = fixed
+        actors.sample = fixed
 
 
 def curves(home: Home, run: Path, stage: str) -> dict[str, list[dict[str, float]]]:

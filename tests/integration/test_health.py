@@ -62,14 +62,14 @@ class SickRun(Callback):
     """A reference that finds every token more likely than the policy does, and updates that find them far likelier."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        reference, evaluate = pl_module.policies.reference_logprobs, pl_module.policies.evaluate
+        reference, evaluate = pl_module.actors.reference_logprobs, pl_module.actors.evaluate
 
         def evaluate_in_update(rollout: Rollout) -> Any:
             logprobs, *others = evaluate(rollout)
             return logprobs + 4.0 * (rollout.response_mask * torch.is_grad_enabled()), *others
 
-        pl_module.policies.reference_logprobs = lambda rollout: reference(rollout) + rollout.response_mask.float()
-        pl_module.policies.evaluate = evaluate_in_update
+        pl_module.actors.reference_logprobs = lambda rollout: reference(rollout) + rollout.response_mask.float()
+        pl_module.actors.evaluate = evaluate_in_update
 
 
 def assert_sound(checkpoint: dict[str, Any]) -> None:
@@ -121,12 +121,12 @@ def test_a_run_goes_on_after_an_infinite_reward_and_a_bad_gradient(
 def test_findings_that_can_be_trained_on_are_told_once_each(
     home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_modules.policies.decode", lambda tokenizer, rollout: [" "] * len(rollout))
+    monkeypatch.setattr("prl.rl.actors.decode", lambda tokenizer, rollout: [" "] * len(rollout))
     judge = f'{MODEL}judge={{"class_path": "tests.helpers.tiny.ConstantJudge"}}'
     length = [f"{MODEL}reward.missing_eos", "keep", f"{MODEL}iterations", "2"]
     with caplog.at_level(logging.WARNING):
         home.run("pairwise_ppo", tmp_path, *QUIET, judge, *length, callback(SickRun))
-    told = [record.message for record in caplog.records if record.name.endswith("ppo_health")]
+    told = [record.message for record in caplog.records if record.name.endswith("health_monitor")]
     for words in (
         "times as likely within one update",
         "one reward",

@@ -56,14 +56,14 @@ class Watch(Callback):
             self.groups[-1].append([row for group in groups for row in group.tolist()])
             return step(experience, groups)
 
-        sample = pl_module.policies.rollout
+        sample = pl_module.actors.sample
 
-        def watched_sample(batch: Any) -> Rollout:
-            self.rollout = sample(batch)
+        def watched_sample(batch: Any, version: int) -> Rollout:
+            self.rollout = sample(batch, version)
             return self.rollout
 
         pl_module.judge_responses, pl_module.step = watched_judge, watched_step
-        pl_module.policies.rollout = watched_sample
+        pl_module.actors.sample = watched_sample
 
     def rows(self, iteration: int) -> list[Row]:
         """Return the comparisons of an iteration, each with the sampled tokens."""

@@ -1,8 +1,5 @@
 """A model's own turn: written as its chat template writes it, ended by its end, judged without its thoughts."""
 
-from contextlib import nullcontext
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,14 +7,15 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import GenerationConfig
 
-from lightning_modules import PairwisePPOModule
-from lightning_modules.policies import RunPolicies
 from prl.config import Reward
 from prl.data import Demonstration
 from prl.data.encoding import DemonstrationEncoder
 from prl.data.thoughts import opens_thoughts, without_thoughts
 from prl.data.turns import end_of_turn
+from prl.models.offload import Residence
 from prl.rewards.base import against_anchors
+from prl.rl.judging import Judging
+from prl.rl.sharding import Sharding
 from prl.rollouts.generate import end_token_ids, keep_end_tokens
 from prl.types import PromptBatch
 from tests.helpers.tiny import LengthJudge, tiny_model, tiny_tokenizer
@@ -137,19 +135,13 @@ def test_the_answer_is_what_follows_the_thoughts(text, opened, answer) -> None:
     assert without_thoughts(text, opened=opened) == answer
 
 
-def judged_ppo(judge_thoughts: bool, template: str):
-    """What judges a run's responses, without the run."""
-    module = SimpleNamespace(
-        reward=Reward(judge_thoughts=judge_thoughts),
+def judging(judge_thoughts: bool, template: str) -> Judging:
+    return Judging(
+        *(LengthJudge(), None, Reward(judge_thoughts=judge_thoughts)),
         tokenizer=tokenizer_with(template),
-        judge=LengthJudge(),
-        heldout_judge=None,
-        device=torch.device("cpu"),
-        phase=lambda name: nullcontext(),
-        judging=lambda judge: nullcontext(),
+        residence=Residence(False),
+        sharding=Sharding(),
     )
-    module.policies = RunPolicies(module)
-    return module
 
 
 @pytest.mark.parametrize("opened", [False, True])
@@ -161,11 +153,11 @@ def test_judges_read_answers_without_thoughts_unless_asked(opened) -> None:
     turn = [{"role": "user", "content": "q"}]
     batch = PromptBatch(tokens, tokens.bool(), [turn] * 2, [("<think>hm</think>a", "ab")] * 2)
     for asked, lengths in ((False, [3, 0]), (True, list(map(len, responses)))):
-        module = judged_ppo(asked, template)
+        judges = judging(asked, template)
         anchors = [len("<think>hm</think>a"), 2] if asked else [1, 2]
-        margins = PairwisePPOModule.judge_responses(module, batch, responses).verdict.win_logit
+        margins = judges.score(batch, responses).verdict.win_logit
         assert margins.tolist() == [length - anchor for length in lengths for anchor in anchors]
-        confirmed = against_anchors(module.policies.confirm, batch, responses[:1] * 2)[0] if not asked else None
+        confirmed = against_anchors(judges.second_opinion, batch, responses[:1] * 2)[0] if not asked else None
         assert confirmed is None or confirmed.win_logit.tolist() == [2, 1, 2, 1]
 
 

@@ -9,21 +9,19 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from lightning_modules.ppo_models import check_warmup
+from lightning_modules.ppo_checks import check_warmup
 from lightning_modules.strategies import (
     FSDP2Strategy,
     ZeROStrategy,
     check_setting,
-    is_sharded,
     sampling,
-    sampling_from,
+    sharding,
+    sharding_of,
     shards_of,
-    spread,
-    spreading,
     write_in_parts,
 )
 from lightning_modules.strategies.sampling import cache_bytes, free_bytes
-from prl.config import LoRA, ModelSource
+from prl.config import PPO, LoRA, ModelSource
 from prl.models.collective import InStep
 from prl.models.loading import load_causal_lm, without_weights
 from prl.models.memory import Shards
@@ -74,24 +72,24 @@ def test_a_setting_that_can_be_is_not_refused(strategy: Any) -> None:
 
 
 def test_a_warmed_up_critic_needs_ddp_that_does_not_wait_for_the_policy() -> None:
-    def module(strategy: Any, warmup: int) -> Any:
-        return SimpleNamespace(trainer=SimpleNamespace(strategy=strategy), ppo=SimpleNamespace(critic_warmup=warmup))
+    def check(strategy: Any, warmup: int) -> None:
+        check_warmup(PPO(critic_warmup=warmup), SimpleNamespace(strategy=strategy))
 
     with pytest.raises(ValueError, match="use --trainer.strategy ddp_find_unused_parameters_true"):
-        check_warmup(module(DDPStrategy(), 1))
-    check_warmup(module(DDPStrategy(), 0))
-    check_warmup(module(DDPStrategy(find_unused_parameters=True), 1))
-    check_warmup(module(FSDP2Strategy(), 1))
+        check(DDPStrategy(), 1)
+    check(DDPStrategy(), 0)
+    check(DDPStrategy(find_unused_parameters=True), 1)
+    check(FSDP2Strategy(), 1)
     pytest.importorskip("deepspeed")
     for stage in (1, 2, 3):
-        check_warmup(module(ZeROStrategy(stage=stage), 1))
+        check(ZeROStrategy(stage=stage), 1)
 
 
 def test_who_has_whole_weights() -> None:
     pytest.importorskip("deepspeed")
     strategies = {True: [FSDP2Strategy(), ZeROStrategy(stage=3)], False: [DDPStrategy(), ZeROStrategy(stage=2)]}
     for expected, each in strategies.items():
-        assert [is_sharded(SimpleNamespace(strategy=strategy)) for strategy in each] == [expected, expected]
+        assert [sharding_of(SimpleNamespace(strategy=strategy)).cuts_weights for strategy in each] == [expected] * 2
 
 
 def test_only_what_is_cut_is_written_in_parts() -> None:
@@ -104,14 +102,14 @@ def test_only_what_is_cut_is_written_in_parts() -> None:
 
 def test_a_whole_model_samples_by_itself() -> None:
     trainer = SimpleNamespace(strategy=DDPStrategy())
-    with sampling_from(trainer, tiny_model(0), "auto", tokens=10) as in_step:
+    with sharding_of(trainer).sampling(tiny_model(0), "auto", tokens=10) as in_step:
         assert not in_step
 
 
 def test_weights_in_shards_are_put_together_where_they_fit_beside_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(0)
     monkeypatch.setattr(FSDP2Strategy, "root_device", torch.device("cpu"))
-    monkeypatch.setattr(sampling.fsdp2, "together", nullcontext)
+    monkeypatch.setattr(sharding.fsdp2, "together", nullcontext)
     trainer = SimpleNamespace(strategy=FSDP2Strategy())
     weights = sum(each.nbytes for each in model.parameters())
     monkeypatch.setattr(sampling, "free_bytes", lambda _: (weights + cache_bytes(model, 11)) / sampling.SPARE)
@@ -122,7 +120,7 @@ def test_weights_in_shards_are_put_together_where_they_fit_beside_the_caches(mon
         ("always", 12, False),
         ("never", 10, True),
     ):
-        with sampling_from(trainer, model, gather, tokens=tokens) as in_step:
+        with sharding_of(trainer).sampling(model, gather, tokens=tokens) as in_step:
             assert in_step is expected
 
 
@@ -184,7 +182,7 @@ def test_strategies_that_would_train_wrongly_are_refused() -> None:
     }
     for message, strategy in cases.items():
         with pytest.raises(ValueError, match=message):
-            spread(tiny_model(0), SimpleNamespace(strategy=strategy))
+            sharding_of(SimpleNamespace(strategy=strategy))
 
 
 def test_state_on_nvme_is_refused() -> None:
@@ -220,6 +218,6 @@ def test_a_model_unlike_its_config_is_not_handed_out(monkeypatch: pytest.MonkeyP
     def both(mine: dict[str, Any]) -> list[dict[str, Any]]:
         return [mine, {**mine, name: (mine[name][0], "torch.bfloat16")}]
 
-    monkeypatch.setattr(spreading, "gathered", both)
+    monkeypatch.setattr(sharding, "gathered", both)
     with pytest.raises(ValueError, match=f"differs from what its config describes, at first in {name}"):
-        spread(model, SimpleNamespace(strategy=FSDP2Strategy()))
+        sharding_of(SimpleNamespace(strategy=FSDP2Strategy())).shard(model)

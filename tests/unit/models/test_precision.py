@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,10 +11,9 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
-from lightning_modules import PairwisePPOModule
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.stage import Stage
-from lightning_modules.strategies import ZeROStrategy, spread_judge
+from lightning_modules.strategies import ZeROStrategy, sharding_of
 from prl.config import LoRA, ModelSource, Optimization, Reward
 from prl.data import Demonstration
 from prl.judge import BradleyTerryJudge, ComparisonEncoder, GenerativeJudge, JudgeTemplate
@@ -21,7 +21,10 @@ from prl.judge.bradley_terry import save_bradley_terry
 from prl.judge.generative import save_judge
 from prl.models.adapters import add_adapters
 from prl.models.loading import load_causal_lm, load_scalar_classifier
+from prl.models.offload import Residence
 from prl.rewards.scalar import ScalarReward
+from prl.rl.judging import Judging, shard_judge
+from prl.rl.sharding import Sharding
 from prl.types import PromptBatch, Scores
 from tests.helpers.tiny import LengthJudge, tiny_model, tiny_tokenizer
 
@@ -131,9 +134,11 @@ def test_a_judge_says_under_autocast_what_was_measured_without(kind: str, judges
     assert used.values.dtype == torch.float32
 
 
-def test_around_any_other_source_of_rewards_there_is_no_autocast_either(tiny_folder: Path) -> None:
-    module = PairwisePPOModule(ModelSource(path=str(tiny_folder)), LengthJudge())
-    with torch.autocast("cpu", torch.bfloat16), module.judging(module.judge):
+def test_around_any_other_source_of_rewards_there_is_no_autocast_either() -> None:
+    judge = LengthJudge()
+    shared: Any = {"tokenizer": None, "residence": Residence(False), "sharding": Sharding()}
+    judging = Judging(judge, None, Reward(), **shared)
+    with torch.autocast("cpu", torch.bfloat16), judging.at_work(judge):
         assert not torch.is_autocast_enabled("cpu")
 
 
@@ -163,11 +168,6 @@ def test_rewards_of_a_scalar_judge_in_bfloat16_are_read_in_float32(judges: dict[
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
 
 
-class _Pretended:
-    def __init__(self, strategy: Any, precision: str) -> None:
-        self.strategy, self.precision = strategy, precision
-
-
 @pytest.mark.parametrize(("dtype", "precision", "refused"), [
     ("float32", "bf16-mixed", True), ("bfloat16", "bf16-mixed", False), ("float32", "32-true", False)
 ])  # fmt: skip
@@ -175,8 +175,8 @@ def test_deepspeed_would_convert_a_judge_in_shards(
     dtype: str, precision: str, refused: bool, judges: dict[str, Path]
 ) -> None:
     pytest.importorskip("deepspeed")
-    trainer = _Pretended(ZeROStrategy(stage=3), precision)
+    sharding = sharding_of(SimpleNamespace(strategy=ZeROStrategy(stage=3)))
     judge = BradleyTerryJudge(str(judges["bradley_terry"]), dtype)
     with pytest.raises(ValueError, match="is to work in float32 in shards") if refused else nullcontext():
-        spread_judge(judge, trainer, cut=True)  # its model is not read, so nothing is cut
-    spread_judge(judge, trainer, cut=False)
+        shard_judge(judge, sharding, precision, cut=True)  # its model is not read, so nothing is cut
+    shard_judge(judge, sharding, precision, cut=False)

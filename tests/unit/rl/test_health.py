@@ -101,13 +101,14 @@ def test_limits_out_of_range_are_refused(limits: dict[str, float]) -> None:
 @pytest.fixture
 def step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Takes a step of one loss and one gradient norm."""
-    trainer: Any = SimpleNamespace(default_root_dir=tmp_path, fast_dev_run=False)
+    trainer: Any = SimpleNamespace(default_root_dir=tmp_path, fast_dev_run=False, precision_plugin=None)
     module: Any = SimpleNamespace(trainer=trainer, device=torch.device("cpu"))
     health = step_health.StepHealth(module)
     monkeypatch.setattr(step_health, "batches_done", lambda _: 4)
 
     def take(loss: float, norm: float) -> None:
-        monkeypatch.setattr(step_health, "gradient_norm", lambda *_: torch.tensor(norm))
+        sharding = SimpleNamespace(gradient_norm=lambda _: torch.tensor(norm))
+        monkeypatch.setattr(step_health, "sharding_of", lambda _: sharding)
         health.begin({"input_ids": torch.ones(1, 2), "texts": ["a"]})
         health.add(torch.tensor(loss))
         health.check_step()

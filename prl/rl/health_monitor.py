@@ -2,32 +2,40 @@
 
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_modules.step_health import save_batch
 from prl.config import Health
-from prl.distributed import rank
+from prl.distributed import rank, world_size
 from prl.rl.health import NOT_FINITE, HealthError, HealthRecord, not_finite
+from prl.system.full_disk import save_tensors
 from prl.types import Experience, PromptBatch, Scores
-
-if TYPE_CHECKING:
-    from lightning_modules.pairwise_ppo import PairwisePPOModule
 
 log = logging.getLogger(__name__)
 
 
-class PPOHealth:
-    """Looks at every iteration; what it decides, all ranks decide alike, since it only reads numbers agreed on."""
+class HealthMonitor:
+    """Looks at every iteration; what it decides, all ranks decide alike, since it only reads numbers agreed on.
 
-    def __init__(self, module: "PairwisePPOModule", limits: Health) -> None:
-        self.module, self.record = module, HealthRecord(limits)
+    Args:
+        limits: when to warn, and when to stop.
+    """
+
+    def __init__(self, limits: Health) -> None:
+        self.record = HealthRecord(limits)
+        self.folder: Path | None = None
+        """Where batches are saved; None keeps none, as in a dry run."""
         self._current: dict[str, Any] = {}
+        self._iteration = 0
 
-    def is_sound(self, batch: PromptBatch, responses: list[str], scores: Scores, experience: Experience) -> bool:
-        """Whether an update may learn from this; if not, it is saved, counted and logged.
+    def is_sound(
+        self, iteration: int, batch: PromptBatch, responses: list[str], scores: Scores, experience: Experience
+    ) -> bool:
+        """Whether an update may learn from this; if not, the batch is saved and counted.
 
         A NaN of the judge is a judgement that failed, which is left out of the experience already.
 
@@ -42,16 +50,15 @@ class PPOHealth:
             "values": experience.values,
             "advantages": torch.stack([experience.advantages, experience.returns]),
         }
+        self._iteration = iteration
         self._current = {
             **{"prompts": batch.prompts, "anchors": [list(anchors) for anchors in batch.anchors]},
             **{"responses": responses, **tensors, **_tensors_of(experience.rollout)},
         }
         found = not_finite({name: tensor.to(experience.scores.device) for name, tensor in tensors.items()})
-        if not found:
-            return True
-        self._left_out(next(kind for kind in NOT_FINITE if kind in found), found)
-        self.module.log_dict(self.record.numbers(), rank_zero_only=True, batch_size=len(batch))
-        return False
+        if found:
+            self._leave_out(next(kind for kind in NOT_FINITE if kind in found), found)
+        return not found
 
     def allows_step(self, stats: dict[str, float]) -> bool:
         """Whether the gradients may reach the weights; if not, the batch is saved and the step counted.
@@ -64,18 +71,17 @@ class PPOHealth:
         """
         found = {name: value for name, value in stats.items() if not math.isfinite(value)}
         if found:
-            self._left_out("step", found)
+            self._leave_out("step", found)
         return not found
 
-    def _left_out(self, kind: str, found: dict[str, Any]) -> None:
+    def _leave_out(self, kind: str, found: dict[str, Any]) -> None:
         """Save, count and tell; stop the run at the limit."""
         self.record.skipped += 1
-        iteration, limit = self.module.batches_done() + 1, self.record.limits.max_skipped
+        limit = self.record.limits.max_skipped
         values = ", ".join(f"{name} ({value})" for name, value in found.items())
-        path = save_batch(
-            self.module.trainer, {"kind": kind, "sentence": NOT_FINITE[kind], "found": values, **self._current}
-        )
-        sentence = f"batch {iteration}: {NOT_FINITE[kind]}. Not finite: {values}; the batch is in {path}"
+        content = {"kind": kind, "sentence": NOT_FINITE[kind], "found": values, **self._current}
+        kept = save_batch(self.folder, self._iteration, content)
+        sentence = f"batch {self._iteration}: {NOT_FINITE[kind]}. Not finite: {values}; the batch is {kept}"
         if self.record.skipped >= limit:
             raise HealthError(
                 f"{sentence}. {self.record.skipped} updates had to be left out (health.max_skipped), so the run stops; "
@@ -89,8 +95,19 @@ class PPOHealth:
         for finding in self.record.watch(numbers):
             if rank() == 0:
                 times = self.record.counts[finding.kind]
-                log.warning("batch %d: %s (time %d)", self.module.batches_done() + 1, finding.sentence, times)
+                log.warning("batch %d: %s (time %d)", self._iteration, finding.sentence, times)
         return self.record.numbers()
+
+
+def save_batch(folder: Path | None, number: int, content: Mapping[str, Any]) -> str:
+    """Keep what batch `number` (from 1) was made of, each rank its own rows; returns where, in words."""
+    if folder is None:
+        return "not kept"
+    suffix = f".rank{rank()}" if world_size() > 1 else ""
+    path = folder / f"batch={number:06d}{suffix}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors({k: v.cpu() if isinstance(v, Tensor) else v for k, v in content.items()}, path)
+    return f"in {path}"
 
 
 def _margins(scores: Scores) -> Tensor:

@@ -41,24 +41,24 @@ def draws(sample: Any, *arguments: Any) -> Any:
 def test_the_heldout_judge_confirms_where_there_is_one(tiny_folder: Any) -> None:
     turn = [({"role": "user", "content": "x"},)]
     alone, both = build(tiny_folder), build(tiny_folder, heldout_judge=PositionJudge(bias=2.0))
-    assert alone.policies.confirm(turn, ["longer"], ["a"]).margin_ab.tolist() == [5.0]
-    assert both.policies.confirm(turn, ["longer"], ["a"]).margin_ab.tolist() == [2.0]
+    assert alone.actors.confirm(turn, ["longer"], ["a"]).margin_ab.tolist() == [5.0]
+    assert both.actors.confirm(turn, ["longer"], ["a"]).margin_ab.tolist() == [2.0]
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["full", "adapters"])
 def test_an_older_policy_speaks_and_leaves_the_policy_as_it_was(tiny_folder: Any, lora: LoRA | None) -> None:
     module = build(tiny_folder, lora=lora)
-    policies = module.policies
-    before = draws(policies.responses_under, policies.weights(), batch())
-    older = policies.weights()
+    actors = module.actors
+    before = draws(actors.responses_under, actors.weights(), batch())
+    older = actors.weights()
     with torch.no_grad():
         for parameter in module.policy.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter))
-    now = {name: weight.clone() for name, weight in policies.weights().items()}
-    assert draws(policies.responses_under, policies.weights(), batch()) != before
-    assert draws(policies.responses_under, older, batch()) == before
-    assert all(torch.equal(weight, now[name]) for name, weight in policies.weights().items())
+    now = {name: weight.clone() for name, weight in actors.weights().items()}
+    assert draws(actors.responses_under, actors.weights(), batch()) != before
+    assert draws(actors.responses_under, older, batch()) == before
+    assert all(torch.equal(weight, now[name]) for name, weight in actors.weights().items())
 
 
 def test_the_reference_below_adapters_says_what_the_start_says(tiny_folder: Any) -> None:
@@ -67,15 +67,15 @@ def test_the_reference_below_adapters_says_what_the_start_says(tiny_folder: Any)
         for name, parameter in adapted.policy.named_parameters():
             if "lora_" in name:
                 parameter.normal_()
-    expected = draws(plain.policies.reference_responses, batch())
-    assert draws(adapted.policies.reference_responses, batch()) == expected
-    assert draws(lambda: adapted.policies.responses(adapted.policies.rollout(batch()))) != expected
+    expected = draws(plain.actors.reference_responses, batch())
+    assert draws(adapted.actors.reference_responses, batch()) == expected
+    assert draws(lambda: adapted.actors.texts(adapted.actors.sample(batch()))) != expected
 
 
 def test_responses_of_the_reference_are_stripped_like_the_anchors_of_a_file(
     tiny_folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = build(tiny_folder)
-    monkeypatch.setattr(module.policies, "responses", lambda rollout: ["\n a b ", "c", "  "])
-    assert module.policies.reference_responses(batch()) == ["a b", "c", ""]
-    assert module.policies.responses_under(module.policies.weights(), batch()) == ["a b", "c", ""]
+    monkeypatch.setattr(module.actors, "texts", lambda rollout: ["\n a b ", "c", "  "])
+    assert module.actors.reference_responses(batch()) == ["a b", "c", ""]
+    assert module.actors.responses_under(module.actors.weights(), batch()) == ["a b", "c", ""]

@@ -1,0 +1,195 @@
+"""What every policy in training shares: how it samples and is judged, and its validations with their files."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
+from lightning_modules.stage import Stage
+from prl.checkpoints.position import is_dry_run
+from prl.checkpoints.random_states import forked
+from prl.config import Validation
+from prl.distributed import gathered, rank, world_size
+from prl.evaluation.policy.frontier import draw_frontier, run_points
+from prl.evaluation.policy.report import Row, judged
+from prl.evaluation.policy.validation_log import ValidationLog
+from prl.evaluation.tables import markdown_table
+from prl.judge.template import render_conversation
+from prl.models.offload import Residence
+from prl.rl.actors import Actors
+from prl.rl.judging import Judging
+from prl.rl.phase_timer import PhaseMeter
+from prl.rl.validation import PolicyValidation
+from prl.types import PromptBatch, Rollout, Scores
+
+log = logging.getLogger(__name__)
+
+
+class PolicyStage(Stage):
+    """A policy in training: validations compare its responses with the anchors of the data.
+
+    Args:
+        settings: how validations are read.
+        residence: keeps frozen models off the device while they have nothing to do.
+    """
+
+    actors: Actors
+    judging: Judging
+    microbatch_size: int
+    """Rollouts in a forward pass."""
+
+    def __init__(self, settings: Validation, residence: Residence) -> None:
+        super().__init__()
+        self.residence, self.meter = residence, PhaseMeter()
+        self.validation = PolicyValidation(settings, self.batches_done)
+        self.run_state.register("validation", self.validation)
+
+    def generate(self, batch: PromptBatch) -> tuple[Rollout, list[str]]:
+        """Sample one response to each prompt: as tokens, and as text."""
+        self.residence.send_home(self.judging.reward, self.judging.heldout, self.actors.reference)
+        with self.phase("rollout"):
+            rollout = self.actors.sample(batch, version=self.batches_done())
+            return rollout, self.actors.texts(rollout)
+
+    def judge_responses(self, batch: PromptBatch, responses: list[str]) -> Scores:
+        """Reward each response. Raises ValueError when none could be rewarded, on any rank."""
+        with self.phase("judge"):
+            return self.judging.score(batch, responses)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure a phase of a batch and show its name in the progress bar."""
+        self.begin_phase(name)
+        with self.meter.measure(name, self.device):
+            yield
+
+    @property
+    def log_files(self) -> ValidationLog:
+        """The run folder when fitting; a folder of its own for `prl validate` and `prl test`."""
+        verb = "" if self.trainer.state.fn in (None, "fit") else self.trainer.state.fn.value
+        return ValidationLog(Path(self.trainer.default_root_dir, verb))
+
+    def start_validations(self) -> None:
+        """Forget files of batches that are trained again, and check what is kept."""
+        if self.trainer.is_global_zero and not is_dry_run(self.trainer):
+            self.log_files.forget_after(self.validation.batch)
+        self.trainer.strategy.barrier("validations of lost batches are gone")
+        check_keep(self.trainer, self.validation.settings.patience)
+
+    # ---- one validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Start afresh."""
+        self.validation.start()
+
+    @torch.no_grad()
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Sample with the same draws every time, judge against the anchors, measure the KL to the reference."""
+        batch, rollout, responses, scores = self._sample(batch, batch_idx)
+        assert scores.verdict is not None, "there are anchors, so there are comparisons"
+        assert scores.row_of is not None
+        verdicts = {"": scores.verdict}
+        if self.judging.heldout is not None:
+            with self.phase("heldout"):
+                verdicts["heldout_"] = self.judging.compare_heldout(batch, responses)
+        groups = list(torch.arange(len(rollout)).split(self.microbatch_size))
+        policy, reference, _ = self.actors.score(rollout, groups)
+        self.validation.add(batch, rollout, responses, verdicts, scores.row_of, (policy - reference).sum(1))
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Testing reports what validation does."""
+        self.validation_step(batch, batch_idx)
+
+    @torch.no_grad()
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """For each prompt: a sampled response, and its win probability against each anchor."""
+        batch, _, responses, scores = self._sample(batch, batch_idx)
+        rows: list[dict[str, Any]] = [
+            {"prompt": list(prompt), "response": response, "anchors": list(anchors), "win_prob": []}
+            for prompt, response, anchors in zip(batch.prompts, responses, batch.anchors, strict=True)
+        ]
+        for row, probability in _win_probs(scores):
+            rows[row]["win_prob"].append(None if isnan(probability) else probability)
+        return rows
+
+    def _sample(self, batch: PromptBatch, batch_idx: int) -> tuple[PromptBatch, Rollout, list[str], Scores]:
+        """One response to each prompt, of the same draws every time, against the anchors of the data.
+
+        A row without an anchor is compared with a sample of the reference, which is the same every time too.
+        """
+        with forked(seed=batch_idx * world_size() + rank()):
+            rollout, responses = self.generate(batch)
+            if any(gathered(not all(batch.anchors))):  # on all ranks or none, since they sample together
+                drawn = self.actors.reference_responses(batch)
+                batch = batch.anchored([own or (text,) for own, text in zip(batch.anchors, drawn, strict=True)])
+        return batch, rollout, responses, self.judge_responses(batch, responses)
+
+    def on_validation_epoch_end(self) -> None:
+        """Win rates with their intervals, KL, the gap between judges, samples: logged once, and kept as files."""
+        rows, trainer = self.validation.gather(), self.trainer
+        if trainer.sanity_checking and trainer.num_sanity_val_steps != float("inf"):
+            return  # a few batches are a check of the code, not a validation
+        in_training = trainer.state.fn == "fit"
+        has_heldout = self.judging.heldout is not None
+        numbers = self.validation.report(rows, has_heldout=has_heldout, in_training=in_training)
+        if in_training:
+            self.end_if_over()
+        if not trainer.sanity_checking:
+            self.log_dict({f"val/{name}": value for name, value in numbers.items()}, rank_zero_only=True)
+        if trainer.is_global_zero and not is_dry_run(trainer):
+            self.log_files.add(self.validation.batch, numbers, rows)
+            if self.board is not None and not trainer.sanity_checking:
+                self._draw(self.board, rows)
+
+    on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
+
+    def end_if_over(self) -> None:
+        """End the run when it has waited long enough for a better validation, before or after it was resumed."""
+        if (reason := self.validation.patience.objection()) is not None and not self.trainer.should_stop:
+            self.trainer.should_stop = True
+            if rank() == 0:
+                log.warning("the run ends early: %s. `prl frontier` names the checkpoint to ship", reason)
+
+    def _draw(self, board: Any, rows: list[Row]) -> None:
+        step = self.logged_step()
+        board.add_text("samples/validation", sample_table(rows[: self.validation.settings.samples]), step)
+        board.add_histogram("val/win_prob_histogram", torch.tensor([row["p_win"] for row in judged(rows)]), step)
+        board.add_figure("frontier/kl_winrate", draw_frontier({"this run": run_points(self.log_files.read())}), step)
+
+
+def _win_probs(scores: Scores) -> Iterator[tuple[int, float]]:
+    """The response that each comparison is about, and its win probability."""
+    if scores.verdict is not None and scores.row_of is not None:
+        yield from zip(scores.row_of.tolist(), scores.verdict.win_prob.tolist(), strict=True)
+
+
+def check_keep(trainer: Any, patience: int | None) -> None:
+    """Warn when the best validation's checkpoint would be gone by the time that `patience` gives up."""
+    every = trainer.val_check_interval if trainer.check_val_every_n_epoch is None else None
+    own = [each for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoint)]
+    if patience is None or not isinstance(every, int) or not own or not own[0].every_n_batches or rank() != 0:
+        return
+    needed = -(-patience * every // own[0].every_n_batches) + 1
+    if own[0].keep < needed:
+        log.warning(
+            "validation.patience %d looks %d batches back, but checkpoint.keep %d with every_n_batches %d has no "
+            "checkpoint of then; set checkpoint.keep to %d, or the best one is gone when the run ends",
+            *(patience, patience * every, own[0].keep, own[0].every_n_batches, needed),
+        )
+
+
+def sample_table(rows: list[Row]) -> str:
+    """Prompt, response, anchor and the probabilities of both orders, as a table for TensorBoard."""
+    names = {"p(win)": "p_win", "p, response first": "p_response_first", "p, anchor first": "p_anchor_first"}
+    if rows and "heldout_p_win" in rows[0]:
+        names["p(win), held-out judge"] = "heldout_p_win"
+    lines = [
+        [render_conversation(row["prompt"]), row["response"], row["anchor"], *(f"{row[k]:.3f}" for k in names.values())]
+        for row in rows  # nan where judging failed
+    ]
+    return markdown_table(["prompt", "response", "anchor", *names], lines)

@@ -1,0 +1,198 @@
+"""Policy, critic and reference at work: who samples, and what each says of a rollout."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prl.anchors.base import Weights
+from prl.config import Sampling
+from prl.distributed import gathered, global_max, rank
+from prl.models import actor_critic
+from prl.models.adapters import is_adapted, own_parameters, without_adapters
+from prl.models.loading import save_model
+from prl.models.offload import Residence
+from prl.rl.judging import Judging
+from prl.rl.sharding import Gather, Sharding
+from prl.rollouts.generate import decode, end_token_ids, generate
+from prl.rollouts.server import RolloutServer
+from prl.types import Conversation, PromptBatch, Rollout, Verdict
+
+
+class Actors:
+    """The models of a run, and what they are asked. The networks belong to the LightningModule, which trains them.
+
+    Args:
+        policy: causal language model that learns.
+        critic: a `Critic`, an `AdapterCritic` or a `ValueHead` on the policy's hidden states.
+        reference: frozen causal language model; None for the policy with its adapters off.
+        tokenizer: of all three.
+        sampling: length limit and temperature.
+        judging: gives second opinions on new anchors.
+        residence: keeps the reference off the device while it has nothing to do.
+        sharding: how weights lie over processes.
+        server: samples in the policy's place; None for the policy itself.
+        gather: when weights in shards are put together for a rollout.
+        with_entropy: have `evaluate` compute the entropy as well.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        critic: Any,
+        reference: Any,
+        tokenizer: Any,
+        sampling: Sampling,
+        *,
+        judging: Judging,
+        residence: Residence,
+        sharding: Sharding,
+        server: RolloutServer | None = None,
+        gather: Gather = "auto",
+        with_entropy: bool = False,
+    ) -> None:
+        self.policy, self.critic, self.reference, self.tokenizer = policy, critic, reference, tokenizer
+        self.sampling, self.judging, self.residence, self.sharding = sampling, judging, residence, sharding
+        self.server, self.gather, self.with_entropy = server, gather, with_entropy
+        self.end_ids = end_token_ids(policy, tokenizer)
+        self._served = -1
+
+    # ---- sampling
+
+    def sample(self, batch: PromptBatch, version: int = 0) -> Rollout:
+        """Sample one response of the policy to each prompt.
+
+        Args:
+            batch: B prompts.
+            version: changes with each update; a server gets the weights of each version once.
+        """
+        if self.server is None:
+            return self._sample(self.policy, batch)
+        self._give_policy_to(self.server, version)
+        return self.server.sample(batch, self.sampling, end_ids=self.end_ids, pad_id=int(self.tokenizer.pad_token_id))
+
+    def _give_policy_to(self, server: RolloutServer, version: int) -> None:
+        if self._served == version:
+            return
+        state = self.sharding.full_state_dict(self.policy)
+        if rank() == 0:
+            server.update(lambda folder: save_model(self.policy, self.tokenizer, folder, state=state))
+        gathered(None)  # the others wait until the server has the policy
+        self._served = version
+
+    def texts(self, rollout: Rollout) -> list[str]:
+        """Return the responses of a rollout as text."""
+        return decode(self.tokenizer, rollout)
+
+    def reference_responses(self, batch: PromptBatch) -> list[str]:
+        """Sample one response of the reference to each prompt, stripped like the anchors of a file."""
+        with self._reference() as model:
+            rollout = self._sample(model, batch)
+        return [text.strip() for text in self.texts(rollout)]
+
+    def weights(self) -> Weights:
+        """Copy what training has made of the policy so far."""
+        self.sharding.reshard(self.policy)
+        return {name: self.sharding.full_copy(parameter) for name, parameter in own_parameters(self.policy)}
+
+    def responses_under(self, weights: Weights, batch: PromptBatch) -> list[str]:
+        """Sample one response to each prompt, of the policy as it was with these weights."""
+        with self._replaced(weights):
+            rollout = self._sample(self.policy, batch)
+        return [text.strip() for text in self.texts(rollout)]
+
+    def confirm(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
+        """Ask the judges for a second opinion on each pair."""
+        return self.judging.second_opinion(prompts, a, b)
+
+    def _sample(self, model: Any, batch: PromptBatch) -> Rollout:
+        pad_id = int(self.tokenizer.pad_token_id)
+        tokens = len(batch.prompts) * (batch.prompt_ids.shape[1] + self.sampling.max_new_tokens)
+        with self.sharding.sampling(model, self.gather, tokens=tokens) as in_step:
+            return generate(model, batch, self.sampling, end_ids=self.end_ids, pad_id=pad_id, in_step=in_step)
+
+    @contextmanager
+    def _replaced(self, weights: Weights) -> Iterator[None]:
+        own = self.weights()
+        try:
+            self._put(weights)
+            yield
+        finally:
+            self._put(own)
+
+    @torch.no_grad()
+    def _put(self, weights: Weights) -> None:
+        self.sharding.reshard(self.policy)
+        for name, parameter in own_parameters(self.policy):
+            self.sharding.assign_full(parameter, weights[name])
+
+    # ---- scoring
+
+    def score(self, rollout: Rollout, groups: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities under policy and reference, and values, group by group: [B, T] each."""
+        shape, device = rollout.response_ids.shape, rollout.response_ids.device
+        policy, reference, values = (torch.zeros(shape, device=device) for _ in range(3))
+        parts = [(rows, rollout.select(rows)) for rows in groups]
+        if self.sharding.cuts_weights:  # every pass takes all processes; the last validation batch may be uneven
+            most = int(global_max(torch.tensor(len(parts), device=device)))
+            parts += parts[-1:] * (most - len(parts))
+        for rows, part in parts:
+            width = part.response_ids.shape[1]
+            policy[rows, :width], values[rows, :width], _ = self.evaluate(part)
+        with self.residence.of(self.reference, self.sharding.device):
+            for rows, part in parts:
+                reference[rows, : part.response_ids.shape[1]] = self.reference_logprobs(part)
+        if self.reference is not None:
+            self.sharding.reshard_frozen(self.reference)  # no backward pass brings its shards back
+        return policy, reference, values
+
+    def evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probabilities, values and (when it has a weight) entropy of every response token: [B, T] each.
+
+        Scoring and updating call this with the same tensors, so unchanged weights give a ratio of exactly one.
+        """
+        return actor_critic.evaluate(
+            self.policy, self.critic, rollout, temperature=self.sampling.temperature, with_entropy=self.with_entropy
+        )
+
+    def values(self, rollout: Rollout) -> Tensor:
+        """Compute [B, T] values for a step in which the policy stays as it is."""
+        return actor_critic.evaluate_critic(self.policy, self.critic, rollout)
+
+    def reference_logprobs(self, rollout: Rollout) -> Tensor:
+        """Compute [B, T] log-probabilities under the frozen start point."""
+        with self._reference() as model:
+            return actor_critic.evaluate_frozen(model, rollout, temperature=self.sampling.temperature)
+
+    @contextmanager
+    def _reference(self) -> Iterator[Any]:
+        """The reference, ready to work: a model of its own, or the policy with its adapters off."""
+        if self.reference is None:
+            with without_adapters(self.policy):
+                yield self.policy
+        else:
+            with self.residence.of(self.reference, self.sharding.device):
+                yield self.reference
+
+
+def check_server(server: RolloutServer, policy: Any, sharding: Sharding, start: str | None, read: list[Any]) -> None:
+    """Refuse a server that cannot sample for this policy.
+
+    Args:
+        server: the server.
+        policy: as it was read.
+        sharding: how its weights lie over processes.
+        start: the policy's start folder, or a hub id.
+        read: paths of the other models that the run reads, some of them None.
+
+    Raises:
+        ValueError: as `RolloutServer.check`, and for adapters on weights in shards.
+    """
+    if sharding.cuts_weights and is_adapted(policy):
+        raise ValueError(
+            "rollout_server gets whole models, and adapters on weights in shards cannot be merged; use a strategy "
+            "without shards of weights (DDP, ZeRO-2), or drop policy.lora"
+        )
+    server.check(start, read)

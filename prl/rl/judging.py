@@ -1,0 +1,154 @@
+"""The judges of a run at work: on their device only while they read, and over answers without thoughts."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from prl.config import Reward
+from prl.data.thoughts import CLOSE, opens_thoughts, without_thoughts
+from prl.distributed import global_sum
+from prl.judge.base import PairwiseJudge
+from prl.models.adapters import OnTrunk
+from prl.models.collective import InStep
+from prl.models.offload import Residence
+from prl.models.policy import in_own_type
+from prl.rewards.base import RewardSource, against_anchors
+from prl.rl.sharding import Sharding
+from prl.types import Conversation, PromptBatch, Scores, Verdict
+
+
+class Judging:
+    """What gives the reward, and a held-out judge that never does.
+
+    Args:
+        reward: the reward source of the run.
+        heldout: judges validations beside it; None for none.
+        settings: how verdicts become rewards, and whether thoughts are read.
+        tokenizer: the policy's; its chat template tells whether a response begins within thoughts.
+        residence: keeps models off their device while they have nothing to do.
+        sharding: how weights lie over processes.
+    """
+
+    def __init__(
+        self,
+        reward: RewardSource,
+        heldout: PairwiseJudge | None,
+        settings: Reward,
+        *,
+        tokenizer: Any,
+        residence: Residence,
+        sharding: Sharding,
+    ) -> None:
+        self.reward, self.heldout, self.settings = reward, heldout, settings
+        self._tokenizer, self._residence, self._sharding = tokenizer, residence, sharding
+
+    @contextmanager
+    def at_work(self, judge: RewardSource) -> Iterator[None]:
+        """Have a judge on its device and in its own type, until it has finished on all processes."""
+        device = self._sharding.device
+        with self._residence.of(judge, device), in_own_type(device):
+            yield
+            self._finish(judge)
+
+    def score(self, batch: PromptBatch, responses: list[str]) -> Scores:
+        """Reward each response.
+
+        Args:
+            batch: B prompts with their anchors.
+            responses: one response to each, as sampled.
+
+        Raises:
+            ValueError: when none could be rewarded, on any rank.
+        """
+        with self.at_work(self.reward):
+            scores = self.reward.score(*self.answers(batch, responses), self.settings).to(self._sharding.device)
+        if not int(global_sum((~scores.failed).sum())):
+            raise ValueError(
+                f"none of the {len(responses)} responses could be rewarded; the last failure: "
+                f"{self.reward.failure() or 'the reward is not a number, as of a model whose weights are damaged'}"
+            )
+        return scores
+
+    def compare_heldout(self, batch: PromptBatch, responses: list[str]) -> Verdict:
+        """Compare each response with each of its anchors under the held-out judge, which there must be."""
+        assert self.heldout is not None
+        with self.at_work(self.heldout):
+            return against_anchors(self.heldout.compare, *self.answers(batch, responses))[0]
+
+    def second_opinion(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
+        """Compare in both orders, under the held-out judge where the run has one, else under the first judge.
+
+        Raises:
+            ValueError: when the reward does not come from comparisons.
+        """
+        if not self.settings.judge_thoughts:
+            a, b = ([self._anchor_answer(text) for text in texts] for texts in (a, b))
+        judges = [source for source in self.reward.sources() if isinstance(source, PairwiseJudge)]
+        for judge in filter(None, (self.heldout, *judges)):
+            with self.at_work(judge):
+                return judge.compare(prompts, a, b)
+        raise ValueError("an AnchorBank asks a judge about each new anchor, and this run has rules only; add a judge")
+
+    def answers(self, batch: PromptBatch, responses: list[str]) -> tuple[PromptBatch, list[str]]:
+        """What judges read of responses and anchors: answers without thoughts, unless `reward.judge_thoughts`."""
+        if self.settings.judge_thoughts:
+            return batch, responses
+        anchors = [tuple(map(self._anchor_answer, some)) for some in batch.anchors]
+        return batch.anchored(anchors), [without_thoughts(text, opened=self._opens) for text in responses]
+
+    def _anchor_answer(self, text: str) -> str:
+        # An anchor of a file may have come without its thoughts, whatever the policy's prompts end with.
+        return without_thoughts(text, opened=self._opens and CLOSE in text)
+
+    @cached_property
+    def _opens(self) -> bool:
+        return opens_thoughts(self._tokenizer)
+
+    def _finish(self, judge: RewardSource) -> None:
+        """Take part until the judge has read everything on all processes; each calls it once it has."""
+        for source in judge.sources():
+            model = getattr(source, "model", None)
+            if isinstance(model, InStep):
+                model.finish()
+                self._sharding.reshard_frozen(model)
+
+
+def shard_judge(judge: RewardSource, sharding: Sharding, precision: Any, *, cut: bool) -> None:
+    """Keep processes in step wherever a judge reads shards.
+
+    Args:
+        judge: ready to judge.
+        sharding: where weights are whole, the judge is left alone.
+        precision: `trainer.precision`.
+        cut: put its own models in shards; those on the policy's trunk are.
+
+    Raises:
+        ValueError: when the strategy would convert a judge to another type than its own.
+    """
+    _check_type(judge, sharding, str(precision), cut=cut and sharding.cuts_weights)
+    if not sharding.cuts_weights:
+        return
+    for source in judge.sources():
+        each: Any = source
+        model: Any = getattr(each, "model", None)
+        on_trunk = isinstance(model, OnTrunk)
+        if on_trunk or (model is not None and cut):
+            each.model = InStep(model if on_trunk else sharding.shard(model), sharding.device)
+            if getattr(each, "prefixes", None) is not None:
+                each.prefixes.model = each.model
+
+
+def _check_type(judge: RewardSource, sharding: Sharding, precision: str, *, cut: bool) -> None:
+    """DeepSpeed converts all weights that it gets, those of a judge in shards and of a shared trunk among them."""
+    if not (sharding.keeps_float32_copies and precision.startswith("bf16")):
+        return
+    for source in judge.sources():
+        on_trunk = isinstance(getattr(source, "model", None), OnTrunk)
+        if (on_trunk or cut) and source.dtype not in (None, "bfloat16"):
+            where, way = ("on the policy's trunk", "shared_trunk") if on_trunk else ("in shards", "shard_judges")
+            raise ValueError(
+                f"the judge in {source.folder} is to work in {source.dtype} {where}, which DeepSpeed converts to "
+                f"bfloat16 with trainer.precision {precision}; set dtype: bfloat16 for the judge"
+                f"{' and the policy' if on_trunk else ''}, or {way}: false, or trainer.precision: 32-true"
+            )

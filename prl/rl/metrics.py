@@ -1,0 +1,127 @@
+"""Every number that an iteration of PPO logs; names and formulas are in docs/metrics.md."""
+
+import torch
+from torch import Tensor
+
+from prl.config import KLEstimator
+from prl.distributed import global_max, global_sum, world_size
+from prl.kl import token_kl
+from prl.masking import masked_mean
+from prl.rewards.base import RewardSource
+from prl.rl.health import SATURATED
+from prl.rl.phase_timer import PhaseMeter
+from prl.types import Experience, Rollout, Scores, Verdict
+
+_NAMES = {"value_loss": "value/loss", "value_clip_frac": "value/clip_frac", "policy_loss": "policy/loss"}
+
+
+def mean_over_ranks(values: Tensor) -> float:
+    """Mean of one number per row over the rows of all ranks."""
+    total = global_sum(values.float().sum())
+    count = global_sum(torch.tensor(float(values.numel()), device=values.device))
+    return float(total / count.clamp(min=1))
+
+
+def std_over_ranks(values: Tensor) -> float:
+    """Standard deviation (population) of one number per row over the rows of all ranks."""
+    mean = mean_over_ranks(values)
+    return mean_over_ranks((values.float() - mean).square()) ** 0.5
+
+
+def win_score(verdict: Verdict) -> Tensor:
+    """1 where the response wins, 0 where the anchor does, 1/2 for a tie, NaN where judging failed: [N]."""
+    won = (verdict.win_logit.sign() + 1) / 2
+    return won.masked_fill(~verdict.judged, torch.nan)  # the sign of NaN is 0, which would be a tie
+
+
+def sequence_kl(experience: Experience) -> float:
+    """Mean over the responses that count of the summed k1 estimate of KL(policy || reference), nats."""
+    return mean_over_ranks(_per_response(experience, "k1"))
+
+
+def _per_response(experience: Experience, estimator: KLEstimator) -> Tensor:
+    """An estimate of KL(policy || reference) summed over each response that counts."""
+    kl = token_kl(experience.old_logprobs, experience.ref_logprobs, estimator)
+    return kl.masked_fill(~experience.rollout.response_mask, 0).sum(1)[experience.counted]
+
+
+def iteration_metrics(
+    scores: Scores,
+    responses: list[str],
+    rollout: Rollout,
+    experience: Experience,
+    stats: dict[str, float],
+    *,
+    reward: RewardSource,
+    kl_coef: float,
+    meter: PhaseMeter,
+    iteration: int,
+) -> dict[str, float]:
+    """Reduce an iteration to numbers over all ranks, which must all call this.
+
+    Args:
+        scores: what the reward source said.
+        responses: the responses as text.
+        rollout: the responses as sampled, those without a reward included.
+        experience: what the update learnt from.
+        stats: of the update, by their names in the objective; those of anchor sources have a group in front already.
+        reward: the reward source.
+        kl_coef: weight of the KL in this iteration.
+        meter: seconds and memory of its phases.
+        iteration: its number, from 1.
+    """
+    mask = experience.rollout.response_mask
+    lengths, num_rows = rollout.response_mask.sum(1).float(), len(mask) * world_size()
+    rewarded, num_counted = ~scores.failed, int(global_sum(experience.counted.sum()))
+    numbers = {
+        "reward/score": mean_over_ranks(experience.scores[rewarded]),
+        "reward/failed_frac": mean_over_ranks(scores.failed),
+        "kl/k1": sequence_kl(experience),
+        "kl/k3": mean_over_ranks(_per_response(experience, "k3")),
+        "kl/coef": kl_coef,
+        "policy/entropy_sampled": -float(masked_mean(experience.old_logprobs, mask)),
+        "value/mean": float(masked_mean(experience.values, mask)),
+        "value/return_mean": float(masked_mean(experience.returns, mask)),
+        "completions/mean_length": mean_over_ranks(lengths),
+        "completions/min_length": -float(global_max(-lengths.min())),
+        "completions/max_length": float(global_max(lengths.max())),
+        "completions/clipped_ratio": mean_over_ranks(~rollout.finished),
+        "completions/empty_ratio": mean_over_ranks(torch.tensor([not text.strip() for text in responses])),
+        "reward/judge_cut_rate": reward.cut_share(),
+        "perf/judge_saved_tokens": reward.saved_share(),
+        "progress/episodes": float(iteration * num_rows),
+    }
+    if num_counted > 1:  # one response has no spread, which health must not take for equal ones
+        numbers["reward/score_std"] = std_over_ranks(experience.scores[rewarded])
+        numbers["kl/k1_stderr"] = std_over_ranks(_per_response(experience, "k1")) / num_counted**0.5
+    numbers |= {_NAMES.get(name, name if "/" in name else f"policy/{name}"): v for name, v in stats.items()}
+    return numbers | _of_sources(scores) | _costs(meter, float(rollout.response_mask.sum()))
+
+
+def _of_sources(scores: Scores) -> dict[str, float]:
+    """What comparisons showed, where there were any, and each part of a mix."""
+    numbers = {}
+    if scores.verdict is not None:
+        verdict = scores.verdict.select(scores.verdict.judged)
+        numbers = {
+            "reward/win_prob": mean_over_ranks(verdict.win_prob),
+            "reward/win_rate": mean_over_ranks(win_score(verdict)),
+            "reward/tie_rate": mean_over_ranks(verdict.win_logit == 0),
+            "reward/saturated_frac": mean_over_ranks((verdict.win_prob - 0.5).abs() > SATURATED[1] - 0.5),
+            "reward/logodds_mean": mean_over_ranks(verdict.win_logit),
+            "reward/logodds_std": std_over_ranks(verdict.win_logit),
+            "reward/order_gap": mean_over_ranks(verdict.order_gap),
+            "reward/flip_rate": mean_over_ranks(verdict.flipped),
+        }
+    for name, values in scores.parts.items():
+        known = values[~values.isnan()]
+        numbers[f"rewards/{name}/mean"] = mean_over_ranks(known)
+        numbers[f"rewards/{name}/std"] = std_over_ranks(known)
+    return numbers
+
+
+def _costs(meter: PhaseMeter, tokens: float) -> dict[str, float]:
+    costs = {f"time/{name}_s": value for name, value in meter.seconds.items()}
+    costs |= {f"mem/peak_gib/{name}": value for name, value in meter.peak_gib.items()}
+    costs["perf/tok_s"] = tokens * world_size() / max(sum(meter.seconds.values()), 1e-9)
+    return costs

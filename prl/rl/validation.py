@@ -1,0 +1,153 @@
+"""Validation of a policy: win rates under the training judge and a held-out one, KL, and the gap between judges."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prl.config import Validation
+from prl.distributed import gathered, rank, world_size
+from prl.evaluation.bootstrap import Interval
+from prl.evaluation.policy.patience import Patience
+from prl.evaluation.policy.report import Row, goodhart_gap, judge_difference, policy_report, with_interval
+from prl.types import PromptBatch, Rollout, Verdict
+
+log = logging.getLogger(__name__)
+
+
+class PolicyValidation:
+    """Gathers the comparisons of a validation over all ranks, and reports them once.
+
+    Its state is the first validation's difference between the two judges, from which the gap is counted, and how long
+    the run has waited for a better validation.
+
+    Args:
+        settings: limits and patience.
+        position: tells how many training batches are done.
+    """
+
+    def __init__(self, settings: Validation, position: Callable[[], int]) -> None:
+        self.settings, self._position = settings, position
+        self.first: dict[str, float] | None = None
+        self.patience = Patience(settings.patience)
+        self._rows: list[Row] = []
+        self._responses = 0
+        self._batch, self._alarmed = 0, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        known = {"first": self.first, "alarmed": self._alarmed, "patience": self.patience.state_dict()}
+        return {"batch": self._position(), **known}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.first, self._batch, self._alarmed = state["first"], state["batch"], state["alarmed"]
+        self.patience.load_state_dict(state["patience"])
+
+    @property
+    def batch(self) -> int:
+        """Training batches behind the policy that is validated; `prl validate` has them from the checkpoint."""
+        return max(self._position(), self._batch)
+
+    # ---- one validation
+
+    def start(self) -> None:
+        """Forget the last validation."""
+        self._rows, self._responses = [], 0
+
+    def add(
+        self,
+        batch: PromptBatch,
+        rollout: Rollout,
+        responses: list[str],
+        verdicts: dict[str, Verdict],
+        row_of: Tensor,
+        kl: Tensor,
+    ) -> None:
+        """Take in the comparisons of a batch.
+
+        Args:
+            batch: B prompts with their anchors.
+            rollout: B responses.
+            responses: the same as text.
+            verdicts: N comparisons under each judge; keys stand in front of their columns.
+            row_of: [N] the response that each comparison is about.
+            kl: [B] summed over each response, nats.
+        """
+        # Numbers of responses that no other rank gives: a response may have several rows, one for each anchor.
+        numbers = [(self._responses + row) * world_size() + rank() for row in range(len(rollout))]
+        self._responses += len(rollout)
+        self._rows += _rows(numbers, batch, responses, verdicts, row_of, rollout, kl)
+
+    def gather(self) -> list[Row]:
+        """Return the rows of all ranks in one order, whichever process had them, and forget them."""
+        rows = sorted((row for rows in gathered(self._rows) for row in rows), key=lambda row: row["row"])
+        self._rows = []
+        return rows
+
+    def report(self, rows: list[Row], *, has_heldout: bool, in_training: bool) -> dict[str, float]:
+        """Compute the figures to log.
+
+        Args:
+            rows: of all ranks.
+            has_heldout: whether there was a held-out judge.
+            in_training: count this validation in `patience`; `prl validate` repeats one and does not count.
+        """
+        numbers = policy_report(rows)
+        if has_heldout:
+            numbers |= self._gap(rows)
+        if in_training:
+            self.patience.observe(self.batch, numbers)
+        return numbers | {"since_best": float(self.patience.waited)}
+
+    def _gap(self, rows: list[Row]) -> dict[str, float]:
+        now = judge_difference(rows)
+        gap = None if self.first is None else goodhart_gap(self.first, now)
+        if gap is None:
+            if self.first is not None:
+                log.warning("no prompt of this validation was in the first one, so the gap between judges starts anew")
+            self.first, gap = now, Interval(0.0, 0.0, 0.0)
+        limit = self.settings.gap_limit
+        alarm = limit is not None and gap.low > limit
+        if alarm and not self._alarmed and rank() == 0:
+            log.warning(
+                "over-optimisation: since the first validation the training judge's win rate rose by %.2f (%.2f to "
+                "%.2f) more than the held-out judge's, above validation.gap_limit %s. The policy learns what only the "
+                "training judge likes: stop and ship an earlier checkpoint (`prl frontier`), raise reward.kl_coef, or "
+                "train the judge on samples of this policy",
+                *(*gap, limit),
+            )
+        self._alarmed |= alarm
+        return {**with_interval("goodhart_gap", gap), "goodhart_alarm": float(alarm)}
+
+
+def _rows(
+    numbers: list[int],
+    batch: PromptBatch,
+    responses: list[str],
+    verdicts: dict[str, Verdict],
+    row_of: Tensor,
+    rollout: Rollout,
+    kl: Tensor,
+) -> Iterable[Row]:
+    anchors = [anchor for each in batch.anchors for anchor in each]
+    lengths, truncated = rollout.response_mask.sum(1).tolist(), (~rollout.finished).tolist()
+    columns: dict[str, list[float]] = {}
+    for prefix, verdict in verdicts.items():
+        columns[f"{prefix}margin"] = verdict.win_logit.tolist()
+        columns[f"{prefix}p_win"] = verdict.win_prob.tolist()
+        columns[f"{prefix}p_response_first"] = torch.sigmoid(verdict.margin_ab).tolist()
+        columns[f"{prefix}p_anchor_first"] = (1 - torch.sigmoid(verdict.margin_ba)).tolist()
+    for n, row in enumerate(row_of.tolist()):
+        yield {
+            "row": numbers[row],
+            "prompt": batch.prompts[row],
+            "response": responses[row],
+            "anchor": anchors[n],
+            **{name: values[n] for name, values in columns.items()},
+            "length": lengths[row],
+            "truncated": truncated[row],
+            "kl": float(kl[row]),
+        }

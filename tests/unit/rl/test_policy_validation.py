@@ -1,0 +1,82 @@
+"""Validation of a policy: the over-optimisation alarm, patience, and the order of rows."""
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from lightning_modules.policy_stage import PolicyStage
+from prl.config import Validation
+from prl.evaluation.bootstrap import Interval
+from prl.rl import validation as module
+from prl.rl.validation import PolicyValidation
+from prl.types import PromptBatch
+
+
+def validation(**settings: Any) -> PolicyValidation:
+    return PolicyValidation(Validation(**settings), lambda: 5)
+
+
+@pytest.mark.parametrize(("gap", "alarm"), [(Interval(0.2, 0.05, 0.3), 0.0), (Interval(0.2, 0.11, 0.3), 1.0)])
+def test_the_alarm_needs_all_of_the_interval(gap: Interval, alarm: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "judge_difference", lambda _: {})
+    monkeypatch.setattr(module, "goodhart_gap", lambda *_: gap)
+    monkeypatch.setattr(module, "policy_report", lambda _: {})
+    found = validation(gap_limit=0.1)
+    found.first = {"a prompt": 0.0}
+    assert found.report([], has_heldout=True, in_training=False)["goodhart_alarm"] == alarm
+
+
+@pytest.mark.parametrize(("in_training", "waited"), [(True, 1), (False, 0)])
+def test_only_validations_of_training_are_waited_for(
+    in_training: bool, waited: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "policy_report", lambda _: {"win_rate": 0.5, "win_rate_lo": 0.4})
+    found = validation(patience=1)
+    found.patience.observe(1, {"win_rate": 0.6, "win_rate_lo": 0.5})
+    assert found.report([], has_heldout=False, in_training=in_training)["since_best"] == waited
+    assert (found.patience.objection() is not None) is bool(waited)
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_run_ends_when_it_has_waited_long_enough(over: bool) -> None:
+    stage = Mock(trainer=SimpleNamespace(should_stop=False))
+    stage.validation.patience.objection.return_value = "no validation was better" if over else None
+    PolicyStage.end_if_over(stage)
+    assert stage.trainer.should_stop is over
+
+
+def test_a_row_without_an_anchor_is_compared_with_the_reference_and_the_others_are_not() -> None:
+    stage = Mock()
+    stage.generate.return_value = (Mock(), ["x", "y"])
+    stage.actors.reference_responses.return_value = ["from the reference", "from it too"]
+    tokens = torch.ones(2, 1, dtype=torch.long)
+    turns = [({"role": "user", "content": text},) for text in "pq"]
+    batch, *_ = PolicyStage._sample(stage, PromptBatch(tokens, tokens.bool(), turns, [("own",), ()]), 0)
+    assert batch.anchors == [("own",), ("from it too",)]
+    assert stage.judge_responses.call_args.args == (batch, ["x", "y"])
+
+
+def test_figures_are_of_all_rows_in_one_order_whichever_process_had_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "gathered", lambda own: [own, [{"row": 0}, {"row": 2}]])
+    found = validation()
+    found._rows = [{"row": 3}, {"row": 1}]
+    assert [row["row"] for row in found.gather()] == [0, 1, 2, 3]
+    assert found._rows == []
+
+
+def test_a_resumed_run_knows_its_first_difference_and_that_it_has_warned(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "judge_difference", lambda _: {"a prompt": 1.0})
+    monkeypatch.setattr(module, "goodhart_gap", lambda *_: Interval(0.2, 0.15, 0.3))
+    found, again = validation(gap_limit=0.1), validation(gap_limit=0.1)
+    found.first = {"a prompt": 0.5}
+    found._gap([])
+    assert caplog.text.count("over-optimisation") == 1
+    again.load_state_dict(found.state_dict())
+    assert again.first == {"a prompt": 0.5}
+    again._gap([])
+    assert caplog.text.count("over-optimisation") == 1
