@@ -45,6 +45,7 @@ from prl.rewards.folder import judge_kind
 from prl.run_folder import trust
 from prl.run_folder.contents import BEGUN_FILES, DATA_REPORT, MODEL, check_run_folder, foreign_files, is_kept
 from prl.run_folder.lock import held, is_first_process
+from prl.run_folder.renamed import check_names
 from prl.run_folder.sealed_config import CONFIG
 from prl.system.full_disk import is_disk_full, path_behind
 from prl.system.outputs import writing_folder
@@ -222,10 +223,12 @@ def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlC
     """LightningCLI with these arguments; what a run folder may ask for is told in prl/run_folder/trust.py.
 
     Raises:
+        RenamedError: for class paths of earlier versions.
         UntrustedRunError: when it asks for more, and the arguments do not say that the folder is trusted.
     """
     _quiet_lightning()
     given, trusted = trust.take_flag(sys.argv[1:] if args is None else [str(each) for each in cast(Any, args)])
+    check_names(given)
     with contextlib.nullcontext() if trusted else trust.guarding(given):
         return cli(
             Stage,

@@ -10,18 +10,18 @@ from prl.system.outputs import write_text
 
 CONFIG = "config.yaml"
 HEAD = "# Settings of a run of prl. The last line tells whether they are whole.\n"
-_SEAL = "# sha256 of the lines above, by which `prl resume` knows them: "
+SEAL = "# sha256 of the lines above, by which `prl resume` knows them: "
 
 
 def write_config(run: Path, text: str) -> None:
     """Write the config of a run with its seal."""
-    write_text(run / CONFIG, f"{HEAD}{text}{_SEAL}{_sha256(HEAD + text)}\n")
+    write_text(run / CONFIG, f"{HEAD}{text}{SEAL}{_sha256(HEAD + text)}\n")
 
 
 def config_fault(run: Path) -> str | None:
     """How the config is not what the run wrote, in words; None where it is, or of a version that wrote neither line."""
     text = (run / CONFIG).read_text(encoding="utf-8")
-    lines, seal, found = text.rpartition(_SEAL)
+    lines, seal, found = text.rpartition(SEAL)
     if seal:
         return None if found.strip() == _sha256(lines) else "its lines are not those that the run wrote"
     return "its end is missing" if text.startswith(HEAD) or HEAD.startswith(text) else None

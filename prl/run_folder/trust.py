@@ -71,7 +71,7 @@ def guarding(args: list[str]) -> Iterator[None]:
     Raises:
         UntrustedRunError: naming everything at once that needs the user's word.
     """
-    configs = _configs(args)
+    configs = configs_on(args)
     of_runs = [path for path in configs if _is_of_a_run(path, args)]
     if not of_runs:
         yield
@@ -172,7 +172,7 @@ def _is_known(name: str, allowed: tuple[str, ...]) -> bool:
     return any(name == each or name.startswith(f"{each}.") for each in allowed)
 
 
-def _configs(args: list[str]) -> list[Path]:
+def configs_on(args: list[str]) -> list[Path]:
     """The config files on a command line, however the option is written."""
     found = []
     for i, each in enumerate(args):

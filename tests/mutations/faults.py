@@ -43,7 +43,7 @@ def _tests(names: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-PPO_TESTS = _tests("i.ppo_by_hand u.kl u.critic u.policies u.critic_warmup u.health")
+PPO_TESTS = _tests("i.ppo_by_hand u.kl u.critic u.actors u.critic_warmup u.health")
 MORE_PPO_TESTS = _tests(
     "u.turns u.limits i.health i.ppo_sources i.validation::test_a_heldout_judge_that_is_the_judge_is_refused "
     "i.resume::test_another_learning_rate_of_the_critic_is_refused_on_resume i.knobs"
@@ -57,9 +57,9 @@ DATA_TESTS = _tests("u.batching u.datamodules u.splits u.reading u.records u.pai
 RESUME_TESTS = _tests("u.stage u.checkpoint_files u.ledger u.run_state u.stopping")
 
 PPO = "lightning_modules/pairwise_ppo.py"
-POLICIES = "lightning_modules/policies.py"
-REPORT = "lightning_modules/ppo_report.py"
-VALIDATION = "lightning_modules/ppo_validation.py"
+POLICIES = "prl/rl/actors.py"
+REPORT = "prl/rl/metrics.py"
+VALIDATION = "lightning_modules/policy_stage.py"
 
 _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = {
     PPO: (
@@ -73,8 +73,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("kl-controller-hears-of-nothing", "int(global_sum(experience.counted.sum())))\n", "0)\n"),
             (
                 "kl-controller-is-fed-token-means",
-                "self.kl.update(self.report.sequence_kl(experience),",
-                "self.kl.update(self.report.sequence_kl(experience) / rollout.response_mask.shape[1],",
+                "self.kl.update(sequence_kl(experience),",
+                "self.kl.update(sequence_kl(experience) / rollout.response_mask.shape[1],",
             ),
             (
                 "kl-is-steered-while-the-critic-warms-up",
@@ -86,15 +86,11 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
                 "if self.ppo.stop_kl is not None and",
                 "if False and",
             ),
+            ("entropy-without-its-weight", "self.ppo.entropy_coef > 0", "self.ppo.entropy_coef < 0"),
             (
                 "several-rollouts-judged-as-one",
                 "return batch.repeat(self.sampling.per_prompt).anchored(anchors)",
                 "return PromptBatch(\n                *(batch.prompt_ids.repeat(self.sampling.per_prompt, 1), batch.prompt_mask.repeat(self.sampling.per_prompt, 1)),\n                *(batch.prompts * self.sampling.per_prompt, batch.anchors * self.sampling.per_prompt),\n            ).anchored(anchors)",
-            ),
-            (
-                "judges-read-thoughts",
-                "self.judge.score(*self.policies.judged(batch, responses), self.reward)",
-                "self.judge.score(batch, responses, self.reward)",
             ),
             (
                 "left-out-iterations-hold-the-schedule",
@@ -102,19 +98,9 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
                 "",
             ),
             (
-                "heldout-judge-may-be-the-judge",
-                "if heldout_judge is not None and judge.folder is not None and",
-                "if False and",
-            ),
-            (
                 "critic-starts-at-the-policy",
                 "critic, critic_model or policy\n",
                 "critic, policy\n",
-            ),
-            (
-                "horizon-of-the-controller-ignored",
-                "AdaptiveKL(reward.kl_coef, reward.kl_target, reward.kl_horizon)",
-                "AdaptiveKL(reward.kl_coef, reward.kl_target, 10000)",
             ),
             (
                 "critic-rate-is-no-setting-of-the-optimizer",
@@ -136,17 +122,11 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
                 "token_weights(part.rollout.response_mask,",
                 "token_weights(~part.rollout.response_mask,",
             ),
-            (
-                "token-counts-of-one-micro-batch",
-                "mask[rows].sum() for rows in groups]",
-                "mask[rows].sum() for rows in groups[:1]]",
-            ),
-            ("row-counts-with-empty-rows", "mask[rows].any(1).sum()", "mask[rows].any(1).numel() * torch.ones(())"),
             ("first-ratio-is-the-last", 'history[0]["ratio_mean"]', 'history[-1]["ratio_mean"]'),
             (
                 "unsound-batches-are-learnt-from",
-                "if not self.health.is_sound(anchored, responses, scores, experience):",
-                "self.health.is_sound(anchored, responses, scores, experience)\n        if False:",
+                "if not self.health.is_sound(iteration, anchored, responses, scores, experience):",
+                "self.health.is_sound(iteration, anchored, responses, scores, experience)\n        if False:",
             ),
             (
                 "steps-that-are-not-finite-are-taken",
@@ -155,7 +135,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
             (
                 "bank-hears-of-no-verdict",
-                "stats |= self.anchors.observe(anchored, responses, scores, self.policies)",
+                "stats |= self.anchors.observe(anchored, responses, scores, self.actors)",
                 "pass",
             ),
             (
@@ -193,27 +173,25 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
     POLICIES: (
         (*PPO_TESTS, *_tests("u.shared_trunk u.anchors i.rollout_server")),
         (
-            ("reference-with-adapters-on", "with without_adapters(module.policy):\n", "if True:\n"),
-            ("reference-at-temperature-one", "temperature=self.module.sampling.temperature)\n", "temperature=1.0)\n"),
+            ("reference-with-adapters-on", "with without_adapters(self.policy):\n", "if True:\n"),
+            (
+                "reference-at-temperature-one",
+                "evaluate_frozen(model, rollout, temperature=self.sampling.temperature)",
+                "evaluate_frozen(model, rollout, temperature=1.0)",
+            ),
             (
                 "update-at-temperature-one",
-                "temperature, spread = module.sampling.temperature,",
-                "temperature, spread = 1.0,",
+                "rollout, temperature=self.sampling.temperature, with_entropy",
+                "rollout, temperature=1.0, with_entropy",
             ),
-            ("entropy-without-its-weight", "module.ppo.entropy_coef > 0", "module.ppo.entropy_coef < 0"),
             (
                 "reference-responses-with-spaces",
-                "            rollout = self._sample(model, batch)\n        return [text.strip() for text in self.responses(rollout)]",
-                "            rollout = self._sample(model, batch)\n        return self.responses(rollout)",
+                "            rollout = self._sample(model, batch)\n        return [text.strip() for text in self.texts(rollout)]",
+                "            rollout = self._sample(model, batch)\n        return self.texts(rollout)",
             ),
+            ("server-keeps-the-first-policy", "self._served = version\n", "self._served = version = 10**9\n"),
             ("older-policy-stays-in-place", "            self._put(own)\n", "            pass\n"),
             ("older-policy-is-the-policy", "            self._put(weights)\n            yield", "            yield"),
-            (
-                "training-judge-confirms",
-                "filter(None, (module.heldout_judge, *judges))",
-                "filter(None, (*judges, module.heldout_judge))",
-            ),
-            ("server-keeps-the-first-policy", "self._served = module.batches_done()\n", "self._served = 10**9\n"),
         ),
     ),
     "lightning_modules/optimizers.py": (
@@ -221,8 +199,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         (
             (
                 "critic-learns-at-the-policys-rate",
-                "replace(module.optimization, learning_rate=rate)",
-                "module.optimization",
+                'replace(settings, learning_rate=rate), "critic"',
+                'settings, "critic"',
             ),
             ("weight-decay-on-vectors", '"weight_decay": 0.0, "name"', '"weight_decay": settings.weight_decay, "name"'),
             ("betas-swapped", "betas=(settings.beta1, settings.beta2)", "betas=(settings.beta2, settings.beta1)"),
@@ -264,11 +242,6 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
             ("shortest-is-the-longest", "-float(global_max(-lengths.min()))", "-float(global_max(-lengths.max()))"),
             (
-                "episodes-are-iterations",
-                "float((module.batches_done() + 1) * num_rows)",
-                "float(module.batches_done() + 1)",
-            ),
-            (
                 "return-mean-is-the-value-mean",
                 '"value/return_mean": float(masked_mean(experience.returns, mask))',
                 '"value/return_mean": float(masked_mean(experience.values, mask))',
@@ -283,28 +256,58 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
                 '"reward/flip_rate": mean_over_ranks(verdict.flipped)',
                 '"reward/flip_rate": mean_over_ranks(verdict.order_gap)',
             ),
+            ("episodes-are-iterations", "float(iteration * num_rows)", "float(iteration)"),
             ("stderr-of-one-row", "/ num_counted**0.5", ""),
         ),
     ),
     VALIDATION: (
-        (*PPO_TESTS, *_tests("u.policy_report u.ppo_validation i.golden_curves i.validation")),
+        (*PPO_TESTS, *_tests("u.policy_report u.policy_validation i.golden_curves i.validation")),
         (
             ("other-draws-at-each-validation", "with forked(seed=batch_idx * world_size() + rank()):", "if True:"),
+            ("validation-kl-reversed", "(policy - reference).sum(1)", "(reference - policy).sum(1)"),
+            ("patience-counts-repeats", 'in_training = trainer.state.fn == "fit"', "in_training = True"),
             ("one-draw-for-all-batches", "seed=batch_idx * world_size() + rank()", "seed=rank()"),
+        ),
+    ),
+    "prl/rl/judging.py": (
+        _tests("u.turns u.actors u.policy_validation i.validation i.ppo_by_hand"),
+        (
+            (
+                "judges-read-thoughts",
+                "self.reward.score(*self.answers(batch, responses), self.settings)",
+                "self.reward.score(batch, responses, self.settings)",
+            ),
+            (
+                "training-judge-confirms",
+                "filter(None, (self.heldout, *judges))",
+                "filter(None, (*judges, self.heldout))",
+            ),
             (
                 "heldout-judge-is-the-judge",
-                "return against_anchors(judge.compare,",
-                "return against_anchors(self.module.judge.compare,",
+                "return against_anchors(self.heldout.compare,",
+                "return against_anchors(self.reward.compare,",
             ),
-            ("validation-kl-reversed", "kl = (policy - reference).sum(1)", "kl = (reference - policy).sum(1)"),
-            ("responses-renumbered-in-each-batch", "self._responses += len(rollout)", "pass"),
-            ("alarm-at-the-mean", "gap.low > limit", "gap.mean > limit"),
+        ),
+    ),
+    "prl/rl/minibatch.py": (
+        (*_tests("u.minibatch"), *PPO_TESTS, *MORE_PPO_TESTS),
+        (
             (
-                "anchor-first-is-not-turned",
-                "(1 - torch.sigmoid(verdict.margin_ba)).tolist()",
-                "torch.sigmoid(verdict.margin_ba).tolist()",
+                "token-counts-of-one-micro-batch",
+                "any(1).sum()]) for rows in groups]",
+                "any(1).sum()]) for rows in groups[:1]]",
             ),
-            ("patience-counts-repeats", 'training = self.module.trainer.state.fn == "fit"', "training = True"),
+            ("row-counts-with-empty-rows", "mask[rows].any(1).sum()]", "torch.tensor(len(rows))]"),
+        ),
+    ),
+    "lightning_modules/ppo_checks.py": (
+        _tests("i.validation::test_a_heldout_judge_that_is_the_judge_is_refused"),
+        (
+            (
+                "heldout-judge-may-be-the-judge",
+                "if heldout is not None and judge.folder is not None and",
+                "if False and",
+            ),
         ),
     ),
     "prl/rl/experience.py": (
@@ -598,6 +601,11 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
     "prl/rl/kl_controller.py": (
         (*_tests("u.kl p.design_numbers"), *PPO_TESTS),
         (
+            (
+                "horizon-of-the-controller-ignored",
+                "else AdaptiveKL(coef, target, horizon)",
+                "else AdaptiveKL(coef, target, 10000)",
+            ),
             (
                 "controller-turned-round",
                 "error = min(max(kl / self.target - 1, -0.2), 0.2)",

@@ -188,7 +188,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "prl/data/thoughts.py": (
-        "u.turns u.policies u.reward_sources",
+        "u.turns u.actors u.reward_sources",
         (
             ("last-close-ends-thoughts", "text.partition(CLOSE)[2].lstrip()", "text.rpartition(CLOSE)[2].lstrip()"),
             (

@@ -12,18 +12,14 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("loss-is-never-forgotten", "        self._loss = 0.0\n        looked_at", "        looked_at"),
             (
                 "gradients-are-not-looked-at",
-                '"gradient norm": gradient_norm(trainer, self.module)}',
-                '"gradient norm": None}',
+                "None if _is_scaled(trainer) else sharding_of(trainer).gradient_norm(self.module)",
+                "None",
             ),
+            ("dry-runs-leave-batches", "return None if is_dry_run(trainer) else Path", "return Path"),
             ("weights-are-written-as-they-are", "if counts and (count :=", "if False and (count :="),
-            (
-                "dry-runs-leave-batches",
-                "    if not is_dry_run(trainer):\n        path.parent",
-                "    if True:\n        path.parent",
-            ),
         ),
     ),
-    "lightning_modules/ppo_health.py": (
+    "prl/rl/health_monitor.py": (
         "u.health i.health i.ppo_by_hand",
         (
             (
@@ -300,13 +296,30 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("other-measures-are-compared", 'if seen["measure"] != measure or', "if"),
         ),
     ),
-    "lightning_modules/ppo_validation.py": (
-        "u.policy_report u.patience u.ppo_validation i.validation",
+    "lightning_modules/policy_stage.py": (
+        "u.policy_report u.patience u.policy_validation i.validation",
         (
             (
                 "sanity-checks-are-validations",
                 'if trainer.sanity_checking and trainer.num_sanity_val_steps != float("inf"):',
                 "if False:",
+            ),
+            (
+                "reference-answers-only-bare-ranks",
+                "if any(gathered(not all(batch.anchors))):",
+                "if not any(batch.anchors):",
+            ),
+        ),
+    ),
+    "prl/rl/validation.py": (
+        "u.policy_report u.patience u.policy_validation i.validation i.golden_curves",
+        (
+            ("responses-renumbered-in-each-batch", "self._responses += len(rollout)", "pass"),
+            ("alarm-at-the-mean", "gap.low > limit", "gap.mean > limit"),
+            (
+                "anchor-first-is-not-turned",
+                "(1 - torch.sigmoid(verdict.margin_ba)).tolist()",
+                "torch.sigmoid(verdict.margin_ba).tolist()",
             ),
             (
                 "first-difference-is-renewed",
@@ -316,11 +329,6 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("alarm-is-told-each-time", "if alarm and not self._alarmed and rank() == 0:", "if alarm and rank() == 0:"),
             ("alarm-is-forgotten", '"alarmed": self._alarmed,', '"alarmed": False,'),
             ("first-difference-is-forgotten", '{"first": self.first,', '{"first": None,'),
-            (
-                "reference-answers-only-bare-ranks",
-                "if any(gathered(not all(batch.anchors))):",
-                "if not any(batch.anchors):",
-            ),
             (
                 "rows-in-the-order-of-processes",
                 'for row in rows), key=lambda row: row["row"])',
@@ -344,25 +352,17 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("zero-on-the-cpu", "and isinstance(accelerator, str) and not wants_gpu:", "and False:"),
         ),
     ),
-    "lightning_modules/strategies/spreading.py": (
-        "u.strategies u.policies u.health",
+    "lightning_modules/strategies/sharding.py": (
+        "u.strategies u.actors u.health",
         (
-            (
-                "plain-ddp-may-leave-parameters-out",
-                'return is_ddp and not strategy._ddp_kwargs.get("find_unused_parameters")',
-                "return False",
-            ),
+            ("plain-ddp-may-leave-parameters-out", 'not strategy._ddp_kwargs.get("find_unused_parameters")', "False"),
             (
                 "zero-waits-for-all-gradients",
-                "isinstance(strategy, DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)",
-                "isinstance(strategy, DDPStrategy)",
+                "    keeps_float32_copies = True\n    strategy: ZeROStrategy",
+                "    keeps_float32_copies = waits_for_all_gradients = True\n    strategy: ZeROStrategy",
             ),
+            ("zero-2-is-in-shards", "self.cuts_weights = strategy.zero_stage_3", "self.cuts_weights = True"),
             ("shards-where-nothing-is-cut", "if not isinstance(strategy, InParts):", "if False:"),
-            (
-                "zero-2-is-in-shards",
-                "isinstance(strategy, ZeROStrategy) and strategy.zero_stage_3)",
-                "isinstance(strategy, ZeROStrategy))",
-            ),
             ("kept-weights-are-no-copies", "else kept.clone()", "else kept"),
         ),
     ),
@@ -376,7 +376,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 'getattr(config, "num_key_value_heads", None) or config.num_attention_heads',
                 "config.num_attention_heads",
             ),
-            ("never-is-always", 'if not is_sharded(trainer) or gather == "never":', "if not is_sharded(trainer):"),
+            ("never-is-always", 'if gather == "never" or (gather', "if (gather"),
             (
                 "a-process-has-the-machine",
                 "psutil.virtual_memory().available // processes",
