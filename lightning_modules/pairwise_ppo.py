@@ -207,26 +207,25 @@ class PairwisePPOModule(PolicyStage):
         """Prompts -> rollout -> anchors -> judge -> rewards and advantages -> minibatch updates -> logs."""
         self.meter.clear()
         iteration = self.batches_done() + 1
-        rollout, responses = self.generate(batch.repeat(self.sampling.per_prompt))  # policy samples
-        anchored = self.place_anchors(batch, responses)
-        scores = self.judge_responses(anchored, responses)  # against the anchors, both orders
+        rollout = self.generate(batch.repeat(self.sampling.per_prompt))  # policy samples
+        rollout = self.place_anchors(batch, rollout)
+        scores = self.judge_responses(rollout)  # against the anchors, both orders
         experience = self.assemble(rollout, scores)  # reference, critic, rewards, advantages
-        if not self.health.is_sound(iteration, anchored, responses, scores, experience):
-            self.log_dict(self.health.record.numbers(), rank_zero_only=True, batch_size=len(anchored))
+        if not self.health.is_sound(iteration, rollout, scores, experience):
+            self.log_dict(self.health.record.numbers(), rank_zero_only=True, batch_size=len(rollout))
             self.lr_schedulers().step()  # type: ignore[union-attr]  # the schedule counts iterations
-            return {"responses": rollout.response_ids, "rewards": experience.scores}
+            return {"responses": rollout.response_ids, "rewards": experience.rewards}
         stats = self.update(experience)  # losses, backward, clip, step
-        stats |= self.anchors.observe(anchored, responses, scores, self.actors)
-        self.log_iteration(scores, responses, rollout, experience, stats)
+        stats |= self.anchors.observe(rollout, scores, self.actors)
+        self.log_iteration(scores, rollout, experience, stats)
         if not self.warmup.is_active(self.batches_done()):  # a policy that does not move has no KL to steer
             self.kl.update(sequence_kl(experience), int(global_sum(experience.counted.sum())))
-        return {"responses": rollout.response_ids, "rewards": experience.scores}  # for the run ledger
+        return {"responses": rollout.response_ids, "rewards": experience.rewards}  # for the run ledger
 
-    def place_anchors(self, batch: PromptBatch, responses: list[str]) -> PromptBatch:
-        """The prompt of each rollout, with what it is compared with."""
+    def place_anchors(self, batch: PromptBatch, rollout: Rollout) -> Rollout:
+        """Give each response what it is compared with."""
         with self.phase("anchors"):
-            anchors = self.anchors.place(batch, responses, self.actors)
-        return batch.repeat(self.sampling.per_prompt).anchored(anchors)
+            return rollout.anchored(self.anchors.place(batch, rollout.texts, self.actors))
 
     @torch.no_grad()
     def assemble(self, rollout: Rollout, scores: Scores) -> Experience:
@@ -240,7 +239,7 @@ class PairwisePPOModule(PolicyStage):
             old, ref, values = self.actors.score(rollout, groups)
             return assemble(
                 rollout,
-                scores.values,
+                scores.rewards,
                 old_logprobs=old,
                 ref_logprobs=ref,
                 values=values,
@@ -304,13 +303,11 @@ class PairwisePPOModule(PolicyStage):
 
     # ---- logging
 
-    def log_iteration(
-        self, scores: Scores, responses: list[str], rollout: Rollout, experience: Experience, stats: dict[str, float]
-    ) -> None:
+    def log_iteration(self, scores: Scores, rollout: Rollout, experience: Experience, stats: dict[str, float]) -> None:
         """Log the numbers of an iteration, the histograms, and what happened to anchors."""
         iteration, num_rows = self.batches_done() + 1, len(rollout) * world_size()
         run: Any = {"reward": self.judge, "kl_coef": self.kl.coef, "meter": self.meter, "iteration": iteration}
-        numbers = iteration_metrics(scores, responses, rollout, experience, stats, **run)
+        numbers = iteration_metrics(scores, rollout, experience, stats, **run)
         numbers |= self.health.watch(numbers)
         numbers = {"reward/score_std": 0.0, "kl/k1_stderr": 0.0, **numbers}
         self.log_dict(numbers, rank_zero_only=True, batch_size=num_rows)

@@ -49,17 +49,16 @@ class PolicyStage(Stage):
         self.validation = PolicyValidation(settings, self.batches_done)
         self.run_state.register("validation", self.validation)
 
-    def generate(self, batch: PromptBatch) -> tuple[Rollout, list[str]]:
-        """Sample one response to each prompt: as tokens, and as text."""
+    def generate(self, batch: PromptBatch) -> Rollout:
+        """Sample one response to each prompt."""
         self.residence.send_home(self.judging.reward, self.judging.heldout, self.actors.reference)
         with self.phase("rollout"):
-            rollout = self.actors.sample(batch, version=self.batches_done())
-            return rollout, self.actors.texts(rollout)
+            return self.actors.sample(batch, version=self.batches_done())
 
-    def judge_responses(self, batch: PromptBatch, responses: list[str]) -> Scores:
+    def judge_responses(self, rollout: Rollout) -> Scores:
         """Reward each response. Raises ValueError when none could be rewarded, on any rank."""
         with self.phase("judge"):
-            return self.judging.score(batch, responses)
+            return self.judging.score(rollout)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -90,16 +89,16 @@ class PolicyStage(Stage):
     @torch.no_grad()
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Sample with the same draws every time, judge against the anchors, measure the KL to the reference."""
-        batch, rollout, responses, scores = self._sample(batch, batch_idx)
+        rollout, scores = self._sample(batch, batch_idx)
         assert scores.verdict is not None, "there are anchors, so there are comparisons"
-        assert scores.row_of is not None
+        assert scores.response_index is not None
         verdicts = {"": scores.verdict}
         if self.judging.heldout is not None:
             with self.phase("heldout"):
-                verdicts["heldout_"] = self.judging.compare_heldout(batch, responses)
+                verdicts["heldout_"] = self.judging.compare_heldout(rollout)
         groups = list(torch.arange(len(rollout)).split(self.microbatch_size))
         policy, reference, _ = self.actors.score(rollout, groups)
-        self.validation.add(batch, rollout, responses, verdicts, scores.row_of, (policy - reference).sum(1))
+        self.validation.add(rollout, verdicts, scores.response_index, (policy - reference).sum(1))
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Testing reports what validation does."""
@@ -108,26 +107,28 @@ class PolicyStage(Stage):
     @torch.no_grad()
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """For each prompt: a sampled response, and its win probability against each anchor."""
-        batch, _, responses, scores = self._sample(batch, batch_idx)
+        rollout, scores = self._sample(batch, batch_idx)
+        batch = rollout.batch
         rows: list[dict[str, Any]] = [
             {"prompt": list(prompt), "response": response, "anchors": list(anchors), "win_prob": []}
-            for prompt, response, anchors in zip(batch.prompts, responses, batch.anchors, strict=True)
+            for prompt, response, anchors in zip(batch.prompts, rollout.texts, batch.anchors, strict=True)
         ]
         for row, probability in _win_probs(scores):
             rows[row]["win_prob"].append(None if isnan(probability) else probability)
         return rows
 
-    def _sample(self, batch: PromptBatch, batch_idx: int) -> tuple[PromptBatch, Rollout, list[str], Scores]:
+    def _sample(self, batch: PromptBatch, batch_idx: int) -> tuple[Rollout, Scores]:
         """One response to each prompt, of the same draws every time, against the anchors of the data.
 
         A row without an anchor is compared with a sample of the reference, which is the same every time too.
         """
         with forked(seed=batch_idx * world_size() + rank()):
-            rollout, responses = self.generate(batch)
+            rollout = self.generate(batch)
             if any(gathered(not all(batch.anchors))):  # on all ranks or none, since they sample together
                 drawn = self.actors.reference_responses(batch)
-                batch = batch.anchored([own or (text,) for own, text in zip(batch.anchors, drawn, strict=True)])
-        return batch, rollout, responses, self.judge_responses(batch, responses)
+                anchors = [own or (text,) for own, text in zip(batch.anchors, drawn, strict=True)]
+                rollout = rollout.anchored(anchors)
+        return rollout, self.judge_responses(rollout)
 
     def on_validation_epoch_end(self) -> None:
         """Win rates with their intervals, KL, the gap between judges, samples: logged once, and kept as files."""
@@ -164,8 +165,8 @@ class PolicyStage(Stage):
 
 def _win_probs(scores: Scores) -> Iterator[tuple[int, float]]:
     """The response that each comparison is about, and its win probability."""
-    if scores.verdict is not None and scores.row_of is not None:
-        yield from zip(scores.row_of.tolist(), scores.verdict.win_prob.tolist(), strict=True)
+    if scores.verdict is not None and scores.response_index is not None:
+        yield from zip(scores.response_index.tolist(), scores.verdict.win_prob.tolist(), strict=True)
 
 
 def check_keep(trainer: Any, patience: int | None) -> None:

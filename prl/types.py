@@ -65,8 +65,21 @@ class PromptBatch:
         return replace(self, prompt_ids=self.prompt_ids.to(device), prompt_mask=self.prompt_mask.to(device))
 
     def anchored(self, anchors: list[tuple[str, ...]]) -> "PromptBatch":
-        """The same prompts with other anchors."""
+        """Give the prompts other anchors."""
         return replace(self, anchors=anchors)
+
+    def select(self, rows: Tensor) -> "PromptBatch":
+        """Take some rows, by number or by a [B] mask, cut to the widest prompt among them."""
+        mask = self.prompt_mask[rows]
+        first = mask.shape[1] - int(mask.sum(1).max())
+        numbers = torch.arange(len(self))[rows.cpu()].tolist()
+        return PromptBatch(
+            self.prompt_ids[rows, first:],
+            mask[:, first:],
+            [self.prompts[n] for n in numbers],
+            [self.anchors[n] for n in numbers],
+            [self.extras[n] for n in numbers] if self.extras else [],
+        )
 
     def repeat(self, times: int) -> "PromptBatch":
         """Every prompt `times` times in a row: several rollouts per prompt."""
@@ -81,29 +94,38 @@ class PromptBatch:
 
 @dataclass(frozen=True)
 class Rollout:
-    """What the policy sampled. Raises ValueError when shapes disagree."""
+    """Prompts with what the policy answered: one record from sampling to the log. Raises ValueError on wrong shapes."""
 
-    prompt_ids: Tensor
-    """[B, P] left padded."""
-    prompt_mask: Tensor
-    """[B, P] True on prompt tokens."""
+    batch: PromptBatch
+    """B prompts, several responses to a prompt in a row; anchors and extra columns stay with them."""
     response_ids: Tensor
     """[B, T] right padded."""
     response_mask: Tensor
     """[B, T] True on sampled tokens, the end-of-sequence token included."""
     finished: Tensor
     """[B] True where the end-of-sequence token was sampled within the length limit."""
+    texts: list[str]
+    """B responses as text, character by character what was sampled, without the token that ended each."""
 
     def __post_init__(self) -> None:
-        rows, prompt_width = self.prompt_ids.shape
-        _check_mask("prompt_mask", self.prompt_mask, (rows, prompt_width))
+        rows = len(self.batch)
         _check_mask("response_mask", self.response_mask, tuple(self.response_ids.shape))
         _check_mask("finished", self.finished, (rows,))
-        if self.response_ids.shape[0] != rows:
-            raise ValueError(f"{rows} prompts but {self.response_ids.shape[0]} responses")
+        if self.response_ids.shape[0] != rows or len(self.texts) != rows:
+            raise ValueError(f"{rows} prompts but {self.response_ids.shape[0]} responses and {len(self.texts)} texts")
 
     def __len__(self) -> int:
-        return self.prompt_ids.shape[0]
+        return len(self.batch)
+
+    @property
+    def prompt_ids(self) -> Tensor:
+        """[B, P] left padded."""
+        return self.batch.prompt_ids
+
+    @property
+    def prompt_mask(self) -> Tensor:
+        """[B, P] True on prompt tokens."""
+        return self.batch.prompt_mask
 
     @property
     def input_ids(self) -> Tensor:
@@ -115,24 +137,27 @@ class Rollout:
         """[B, P + T] True on every token that is not padding."""
         return torch.cat([self.prompt_mask, self.response_mask], dim=1)
 
+    def anchored(self, anchors: list[tuple[str, ...]]) -> "Rollout":
+        """Give each response other anchors."""
+        return replace(self, batch=self.batch.anchored(anchors))
+
     def without(self, rows: Tensor) -> "Rollout":
-        """The same responses, those of `rows` ([B] bool) counting for nothing: their masks are empty."""
+        """Leave the responses of `rows` ([B] bool) out of everything that is counted: their masks are empty."""
         return replace(self, response_mask=self.response_mask & ~rows[:, None])
 
     def select(self, rows: Tensor) -> "Rollout":
-        """Some rows, cut to the widest prompt and response among them.
+        """Take some rows, cut to the widest prompt and response among them.
 
         Cutting is a pure function of the rows, so scoring before the update and inside it see the same tensors.
         """
-        prompt_mask, response_mask = self.prompt_mask[rows], self.response_mask[rows]
-        first = prompt_mask.shape[1] - int(prompt_mask.sum(1).max())
+        response_mask = self.response_mask[rows]
         width = int(response_mask.sum(1).max())
         return Rollout(
-            self.prompt_ids[rows, first:],
-            prompt_mask[:, first:],
+            self.batch.select(rows),
             self.response_ids[rows, :width],
             response_mask[:, :width],
             self.finished[rows],
+            [self.texts[n] for n in torch.arange(len(self))[rows.cpu()].tolist()],
         )
 
 
@@ -201,34 +226,34 @@ class Verdict:
 class Scores:
     """What a reward source says of B responses. Raises ValueError when shapes disagree."""
 
-    values: Tensor
+    rewards: Tensor
     """[B] float32 reward of each response; NaN where it could not be had."""
     verdict: Verdict | None = None
     """N comparisons of a response (`a`) with one of its anchors (`b`), where there were any."""
-    row_of: Tensor | None = None
+    response_index: Tensor | None = None
     """[N] which response each comparison is about."""
-    parts: dict[str, Tensor] = field(default_factory=dict)
+    components: dict[str, Tensor] = field(default_factory=dict)
     """[B] each: what the sources of a mix said, by their names."""
 
     def __post_init__(self) -> None:
-        if (self.verdict is None) != (self.row_of is None):
+        if (self.verdict is None) != (self.response_index is None):
             raise ValueError("a verdict and the rows it is about come together")
-        for name, part in self.parts.items():
-            _check_shape(name, part, tuple(self.values.shape))
+        for name, each in self.components.items():
+            _check_shape(name, each, tuple(self.rewards.shape))
 
     def to(self, device: torch.device) -> "Scores":
         """The same on another device."""
-        verdict, row_of = self.verdict, self.row_of
-        if verdict is not None and row_of is not None:
+        verdict, response_index = self.verdict, self.response_index
+        if verdict is not None and response_index is not None:
             verdict = Verdict(verdict.margin_ab.to(device), verdict.margin_ba.to(device))
-            row_of = row_of.to(device)
-        parts = {name: part.to(device) for name, part in self.parts.items()}
-        return Scores(self.values.to(device), verdict, row_of, parts)
+            response_index = response_index.to(device)
+        components = {name: each.to(device) for name, each in self.components.items()}
+        return Scores(self.rewards.to(device), verdict, response_index, components)
 
     @property
     def failed(self) -> Tensor:
         """[B] True where there is no reward."""
-        return self.values.isnan()
+        return self.rewards.isnan()
 
 
 @dataclass(frozen=True)
@@ -242,8 +267,8 @@ class Experience:
     """[B, T] the same under the frozen reference."""
     values: Tensor
     """[B, T] the critic's value of the state before each token."""
-    scores: Tensor
-    """[B] sequence rewards."""
+    rewards: Tensor
+    """[B] reward of each response, after shaping."""
     advantages: Tensor
     """[B, T] advantages, whitened if the setting says so."""
     returns: Tensor
@@ -255,7 +280,7 @@ class Experience:
         shape = tuple(self.rollout.response_ids.shape)
         for name in ("old_logprobs", "ref_logprobs", "values", "advantages", "returns"):
             _check_shape(name, getattr(self, name), shape)
-        _check_shape("scores", self.scores, shape[:1])
+        _check_shape("rewards", self.rewards, shape[:1])
 
     @property
     def counted(self) -> Tensor:

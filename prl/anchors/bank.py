@@ -7,7 +7,7 @@ from typing import Any
 from prl.anchors.base import AnchorSource, Policies, repeated
 from prl.data.rows.records import prompt_key
 from prl.distributed import gathered
-from prl.types import Conversation, PromptBatch, Scores
+from prl.types import Conversation, PromptBatch, Rollout, Scores
 
 
 @dataclass
@@ -70,16 +70,16 @@ class AnchorBank(AnchorSource):
                 self._first.setdefault(key, Anchor(text))
         return repeated([((self.bank.get(key) or self._first[key]).text,) for key in keys], len(responses))
 
-    def observe(self, batch: PromptBatch, responses: list[str], scores: Scores, policies: Policies) -> dict[str, float]:
+    def observe(self, rollout: Rollout, scores: Scores, policies: Policies) -> dict[str, float]:
         """Count wins, and replace what is beaten. Every rank sees all verdicts, so all banks stay the same."""
         self._events = []
         self.bank |= {key: anchor for key, anchor in self._first.items() if key not in self.bank}
         own = []
-        if scores.verdict is not None and scores.row_of is not None:
+        if scores.verdict is not None and scores.response_index is not None:
             probabilities = scores.verdict.win_prob.tolist()
-            for row, probability in zip(scores.row_of.tolist(), probabilities, strict=True):
+            for row, probability in zip(scores.response_index.tolist(), probabilities, strict=True):
                 if probability == probability:  # not a failed one
-                    own.append((batch.prompts[row], responses[row].strip(), probability))
+                    own.append((rollout.batch.prompts[row], rollout.texts[row].strip(), probability))
         prompts: dict[str, Conversation] = {}
         for prompt, text, probability in (entry for entries in gathered(own) for entry in entries):
             key = prompt_key(prompt)

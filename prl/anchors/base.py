@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from prl.config import Sampling
-from prl.types import Conversation, PromptBatch, Scores, Verdict
+from prl.types import Conversation, PromptBatch, Rollout, Scores, Verdict
 
 Weights = dict[str, Tensor]
 """What training changes in a policy, by parameter names."""
@@ -54,8 +54,8 @@ class AnchorSource(ABC):
             One tuple for each rollout.
         """
 
-    def observe(self, batch: PromptBatch, responses: list[str], scores: Scores, policies: Policies) -> dict[str, float]:
-        """Learn from an iteration's verdicts; `batch` holds a row and its anchors for each rollout. Numbers to log."""
+    def observe(self, rollout: Rollout, scores: Scores, policies: Policies) -> dict[str, float]:
+        """Learn from an iteration's verdicts; `rollout` has the anchors of each response. Returns numbers to log."""
         return {}
 
     def events(self) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from prl.anchors.base import AnchorSource, Policies, Weights, repeated
 from prl.config import Sampling
-from prl.types import PromptBatch, Scores
+from prl.types import PromptBatch, Rollout, Scores
 
 
 class DatasetAnchors(AnchorSource):
@@ -56,7 +56,7 @@ class PreviousPolicy(AnchorSource):
         drawn = policies.responses_under(self._weights, batch)
         return repeated([(text,) for text in drawn], len(responses))
 
-    def observe(self, batch: PromptBatch, responses: list[str], scores: Scores, policies: Policies) -> dict[str, float]:
+    def observe(self, rollout: Rollout, scores: Scores, policies: Policies) -> dict[str, float]:
         """Count the iterations."""
         self._age += 1
         return {"anchors/age": float(self._age)}

@@ -14,7 +14,7 @@ from prl.evaluation.bootstrap import Interval, bootstrap_mean
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import response_logits, token_logprobs
 from prl.quickstart.world import gold_quality
-from prl.rollouts.generate import decode, end_token_ids, generate
+from prl.rollouts.generate import end_token_ids, generate
 from prl.types import Rollout
 
 
@@ -41,15 +41,13 @@ def evaluate(model: Path, prompts: Path, sampling: Sampling, *, reference: Path 
     rows = [row for row in map(encoder.encode, records) if row is not None]
     batch = encoder.collate(rows)
     with forked(seed=0):
-        rollout = generate(
-            policy, batch, sampling, end_ids=end_token_ids(policy, tokenizer), pad_id=int(tokenizer.pad_token_id)
-        )
+        rollout = generate(policy, tokenizer, batch, sampling, end_ids=end_token_ids(policy, tokenizer))
     kl = 0.0
     if reference is not None:
         base = load_causal_lm(ModelSource(path=str(reference))).eval()
         kl = float((_logprobs(policy, rollout) - _logprobs(base, rollout)).sum(1).mean())
     texts = [prompt[-1]["content"] for prompt in batch.prompts]
-    triples = list(zip(texts, decode(tokenizer, rollout), (a[0] for a in batch.anchors), strict=True))
+    triples = list(zip(texts, rollout.texts, (a[0] for a in batch.anchors), strict=True))
     gold = [gold_quality(prompt, response) for prompt, response, _ in triples]
     edge = [g - gold_quality(prompt, anchor) for g, (prompt, _, anchor) in zip(gold, triples, strict=True)]
     wins = [0.5 if e == 0 else float(e > 0) for e in edge]

@@ -56,12 +56,12 @@ class WeightedReward(RewardSource):
         """The weighted sum, and each part of it."""
         scores = {name: source.score(batch, responses, settings) for name, source in self._named()}
         device = batch.prompt_ids.device
-        parts = {name: each.values.float().to(device) for name, each in scores.items()}
+        parts = {name: each.rewards.float().to(device) for name, each in scores.items()}
         total = sum(self.weights[name] * values for name, values in parts.items())
         told = next((each for each in scores.values() if each.verdict is not None), None)
-        nested = {f"{name}/{inner}": part for name, each in scores.items() for inner, part in each.parts.items()}
-        verdict, row_of = (told.verdict, told.row_of) if told is not None else (None, None)
-        return Scores(cast(Any, total), verdict, row_of, {**parts, **nested})
+        nested = {f"{name}/{inner}": part for name, each in scores.items() for inner, part in each.components.items()}
+        verdict, index = (told.verdict, told.response_index) if told is not None else (None, None)
+        return Scores(cast(Any, total), verdict, index, {**parts, **nested})
 
     def cut_share(self) -> float:
         """The largest share that any source had to cut."""

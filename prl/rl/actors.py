@@ -16,7 +16,7 @@ from prl.models.loading import save_model
 from prl.models.offload import Residence
 from prl.rl.judging import Judging
 from prl.rl.sharding import Gather, Sharding
-from prl.rollouts.generate import decode, end_token_ids, generate
+from prl.rollouts.generate import end_token_ids, generate
 from prl.rollouts.server import RolloutServer
 from prl.types import Conversation, PromptBatch, Rollout, Verdict
 
@@ -71,7 +71,7 @@ class Actors:
         if self.server is None:
             return self._sample(self.policy, batch)
         self._give_policy_to(self.server, version)
-        return self.server.sample(batch, self.sampling, end_ids=self.end_ids, pad_id=int(self.tokenizer.pad_token_id))
+        return self.server.sample(batch, self.sampling, end_ids=self.end_ids, tokenizer=self.tokenizer)
 
     def _give_policy_to(self, server: RolloutServer, version: int) -> None:
         if self._served == version:
@@ -82,15 +82,11 @@ class Actors:
         gathered(None)  # the others wait until the server has the policy
         self._served = version
 
-    def texts(self, rollout: Rollout) -> list[str]:
-        """Return the responses of a rollout as text."""
-        return decode(self.tokenizer, rollout)
-
     def reference_responses(self, batch: PromptBatch) -> list[str]:
         """Sample one response of the reference to each prompt, stripped like the anchors of a file."""
         with self._reference() as model:
             rollout = self._sample(model, batch)
-        return [text.strip() for text in self.texts(rollout)]
+        return [text.strip() for text in rollout.texts]
 
     def weights(self) -> Weights:
         """Copy what training has made of the policy so far."""
@@ -101,17 +97,16 @@ class Actors:
         """Sample one response to each prompt, of the policy as it was with these weights."""
         with self._replaced(weights):
             rollout = self._sample(self.policy, batch)
-        return [text.strip() for text in self.texts(rollout)]
+        return [text.strip() for text in rollout.texts]
 
     def confirm(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
         """Ask the judges for a second opinion on each pair."""
         return self.judging.second_opinion(prompts, a, b)
 
     def _sample(self, model: Any, batch: PromptBatch) -> Rollout:
-        pad_id = int(self.tokenizer.pad_token_id)
         tokens = len(batch.prompts) * (batch.prompt_ids.shape[1] + self.sampling.max_new_tokens)
         with self.sharding.sampling(model, self.gather, tokens=tokens) as in_step:
-            return generate(model, batch, self.sampling, end_ids=self.end_ids, pad_id=pad_id, in_step=in_step)
+            return generate(model, self.tokenizer, batch, self.sampling, end_ids=self.end_ids, in_step=in_step)
 
     @contextmanager
     def _replaced(self, weights: Weights) -> Iterator[None]:

@@ -12,7 +12,7 @@ from prl.types import Experience, Rollout
 
 def assemble(
     rollout: Rollout,
-    scores: Tensor,
+    rewards: Tensor,
     *,
     old_logprobs: Tensor,
     ref_logprobs: Tensor,
@@ -23,11 +23,11 @@ def assemble(
     ppo: PPO,
     max_length: int,
 ) -> Experience:
-    """Advantages and returns of a rollout, from its scores and KL (DESIGN 1.2).
+    """Advantages and returns of a rollout, from its rewards and KL (DESIGN 1.2).
 
     Args:
         rollout: B responses.
-        scores: [B] reward of each response; a response without one has an empty mask.
+        rewards: [B] reward of each response; a response without one has an empty mask.
         old_logprobs: [B, T] under the policy that sampled.
         ref_logprobs: [B, T] under the reference.
         values: [B, T] of the critic.
@@ -39,13 +39,13 @@ def assemble(
     """
     mask = rollout.response_mask
     value = 1.0 if reward.missing_eos_value is None else reward.missing_eos_value
-    scores = apply_missing_eos(
-        scores.nan_to_num(0.0, torch.inf, -torch.inf), rollout.finished, reward.missing_eos, value
+    rewards = apply_missing_eos(
+        rewards.nan_to_num(0.0, torch.inf, -torch.inf), rollout.finished, reward.missing_eos, value
     )
-    scores = scores - overlong(mask.sum(1), max_length, reward.overlong_buffer, reward.overlong_penalty)
+    rewards = rewards - overlong(mask.sum(1), max_length, reward.overlong_buffer, reward.overlong_penalty)
     alpha = ppo.length_adaptive_alpha
     advantages, returns, moments = shaped_gae(
-        *(old_logprobs, ref_logprobs, scores.float(), values, mask),
+        *(old_logprobs, ref_logprobs, rewards.float(), values, mask),
         kl_coef=kl_coef if reward.kl_placement == "reward" else 0.0,
         kl_estimator=reward.kl_estimator,
         gamma=ppo.gamma,
@@ -55,4 +55,4 @@ def assemble(
     )
     if ppo.whiten_advantages:
         advantages = whiten(advantages, mask, moments)
-    return Experience(rollout, old_logprobs, ref_logprobs, values, scores, advantages, returns, microbatches)
+    return Experience(rollout, old_logprobs, ref_logprobs, values, rewards, advantages, returns, microbatches)

@@ -17,7 +17,7 @@ SATURATED = (0.1, 0.9)
 NOT_FINITE = {
     "margins": "the judge gave log-odds that are not finite. Its numbers overflow: load it in float32 or bfloat16 "
     "instead of float16, and try the saved texts with `prl judge`",
-    "scores": "rewards are not finite although the judge's log-odds are. A reward setting or a reward source of your "
+    "rewards": "rewards are not finite although the judge's log-odds are. A reward setting or a reward source of your "
     "own makes them so: look at reward.missing_eos_value and reward.mapping",
     "old_logprobs": "the policy gives log-probabilities that are not finite. Its weights or activations overflow: go "
     "back to an earlier checkpoint with a lower optimization.learning_rate, and use bf16-mixed or 32-true precision",

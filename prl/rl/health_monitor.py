@@ -13,7 +13,7 @@ from prl.config import Health
 from prl.distributed import rank, world_size
 from prl.rl.health import NOT_FINITE, HealthError, HealthRecord, not_finite
 from prl.system.full_disk import save_tensors
-from prl.types import Experience, PromptBatch, Scores
+from prl.types import Experience, Rollout, Scores
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,7 @@ class HealthMonitor:
         self._current: dict[str, Any] = {}
         self._iteration = 0
 
-    def is_sound(
-        self, iteration: int, batch: PromptBatch, responses: list[str], scores: Scores, experience: Experience
-    ) -> bool:
+    def is_sound(self, iteration: int, rollout: Rollout, scores: Scores, experience: Experience) -> bool:
         """Whether an update may learn from this; if not, the batch is saved and counted.
 
         A NaN of the judge is a judgement that failed, which is left out of the experience already.
@@ -44,7 +42,7 @@ class HealthMonitor:
         """
         tensors = {
             "margins": _margins(scores),
-            "scores": experience.scores,
+            "rewards": experience.rewards,
             "old_logprobs": experience.old_logprobs,
             "ref_logprobs": experience.ref_logprobs,
             "values": experience.values,
@@ -52,10 +50,12 @@ class HealthMonitor:
         }
         self._iteration = iteration
         self._current = {
-            **{"prompts": batch.prompts, "anchors": [list(anchors) for anchors in batch.anchors]},
-            **{"responses": responses, **tensors, **_tensors_of(experience.rollout)},
+            **{"prompts": rollout.batch.prompts, "anchors": [list(anchors) for anchors in rollout.batch.anchors]},
+            **{"responses": rollout.texts, **tensors},
+            **{"prompt_ids": rollout.prompt_ids, "prompt_mask": rollout.prompt_mask},
+            **_tensors_of(experience.rollout),
         }
-        found = not_finite({name: tensor.to(experience.scores.device) for name, tensor in tensors.items()})
+        found = not_finite({name: tensor.to(experience.rewards.device) for name, tensor in tensors.items()})
         if found:
             self._leave_out(next(kind for kind in NOT_FINITE if kind in found), found)
         return not found
@@ -113,7 +113,7 @@ def save_batch(folder: Path | None, number: int, content: Mapping[str, Any]) -> 
 def _margins(scores: Scores) -> Tensor:
     """Of the comparisons that did not fail: [2, N], or nothing."""
     if scores.verdict is None:
-        return scores.values.new_zeros(0)
+        return scores.rewards.new_zeros(0)
     known = scores.verdict.select(scores.verdict.judged)
     return torch.stack([known.margin_ab, known.margin_ba])
 

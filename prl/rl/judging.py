@@ -15,7 +15,7 @@ from prl.models.offload import Residence
 from prl.models.policy import in_own_type
 from prl.rewards.base import RewardSource, against_anchors
 from prl.rl.sharding import Sharding
-from prl.types import Conversation, PromptBatch, Scores, Verdict
+from prl.types import Conversation, PromptBatch, Rollout, Scores, Verdict
 
 
 class Judging:
@@ -51,30 +51,26 @@ class Judging:
             yield
             self._finish(judge)
 
-    def score(self, batch: PromptBatch, responses: list[str]) -> Scores:
-        """Reward each response.
-
-        Args:
-            batch: B prompts with their anchors.
-            responses: one response to each, as sampled.
+    def score(self, rollout: Rollout) -> Scores:
+        """Reward each response, against its anchors.
 
         Raises:
             ValueError: when none could be rewarded, on any rank.
         """
         with self.at_work(self.reward):
-            scores = self.reward.score(*self.answers(batch, responses), self.settings).to(self._sharding.device)
+            scores = self.reward.score(*self.answers(rollout), self.settings).to(self._sharding.device)
         if not int(global_sum((~scores.failed).sum())):
             raise ValueError(
-                f"none of the {len(responses)} responses could be rewarded; the last failure: "
+                f"none of the {len(rollout)} responses could be rewarded; the last failure: "
                 f"{self.reward.failure() or 'the reward is not a number, as of a model whose weights are damaged'}"
             )
         return scores
 
-    def compare_heldout(self, batch: PromptBatch, responses: list[str]) -> Verdict:
+    def compare_heldout(self, rollout: Rollout) -> Verdict:
         """Compare each response with each of its anchors under the held-out judge, which there must be."""
         assert self.heldout is not None
         with self.at_work(self.heldout):
-            return against_anchors(self.heldout.compare, *self.answers(batch, responses))[0]
+            return against_anchors(self.heldout.compare, *self.answers(rollout))[0]
 
     def second_opinion(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
         """Compare in both orders, under the held-out judge where the run has one, else under the first judge.
@@ -90,12 +86,12 @@ class Judging:
                 return judge.compare(prompts, a, b)
         raise ValueError("an AnchorBank asks a judge about each new anchor, and this run has rules only; add a judge")
 
-    def answers(self, batch: PromptBatch, responses: list[str]) -> tuple[PromptBatch, list[str]]:
-        """What judges read of responses and anchors: answers without thoughts, unless `reward.judge_thoughts`."""
+    def answers(self, rollout: Rollout) -> tuple[PromptBatch, list[str]]:
+        """Take out of anchors and responses what judges do not read: thoughts, unless `reward.judge_thoughts`."""
         if self.settings.judge_thoughts:
-            return batch, responses
-        anchors = [tuple(map(self._anchor_answer, some)) for some in batch.anchors]
-        return batch.anchored(anchors), [without_thoughts(text, opened=self._opens) for text in responses]
+            return rollout.batch, rollout.texts
+        anchors = [tuple(map(self._anchor_answer, some)) for some in rollout.batch.anchors]
+        return rollout.batch.anchored(anchors), [without_thoughts(text, opened=self._opens) for text in rollout.texts]
 
     def _anchor_answer(self, text: str) -> str:
         # An anchor of a file may have come without its thoughts, whatever the policy's prompts end with.

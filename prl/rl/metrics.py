@@ -47,7 +47,6 @@ def _per_response(experience: Experience, estimator: KLEstimator) -> Tensor:
 
 def iteration_metrics(
     scores: Scores,
-    responses: list[str],
     rollout: Rollout,
     experience: Experience,
     stats: dict[str, float],
@@ -61,7 +60,6 @@ def iteration_metrics(
 
     Args:
         scores: what the reward source said.
-        responses: the responses as text.
         rollout: the responses as sampled, those without a reward included.
         experience: what the update learnt from.
         stats: of the update, by their names in the objective; those of anchor sources have a group in front already.
@@ -74,7 +72,7 @@ def iteration_metrics(
     lengths, num_rows = rollout.response_mask.sum(1).float(), len(mask) * world_size()
     rewarded, num_counted = ~scores.failed, int(global_sum(experience.counted.sum()))
     numbers = {
-        "reward/score": mean_over_ranks(experience.scores[rewarded]),
+        "reward/score": mean_over_ranks(experience.rewards[rewarded]),
         "reward/failed_frac": mean_over_ranks(scores.failed),
         "kl/k1": sequence_kl(experience),
         "kl/k3": mean_over_ranks(_per_response(experience, "k3")),
@@ -86,13 +84,13 @@ def iteration_metrics(
         "completions/min_length": -float(global_max(-lengths.min())),
         "completions/max_length": float(global_max(lengths.max())),
         "completions/clipped_ratio": mean_over_ranks(~rollout.finished),
-        "completions/empty_ratio": mean_over_ranks(torch.tensor([not text.strip() for text in responses])),
+        "completions/empty_ratio": mean_over_ranks(torch.tensor([not text.strip() for text in rollout.texts])),
         "reward/judge_cut_rate": reward.cut_share(),
         "perf/judge_saved_tokens": reward.saved_share(),
         "progress/episodes": float(iteration * num_rows),
     }
     if num_counted > 1:  # one response has no spread, which health must not take for equal ones
-        numbers["reward/score_std"] = std_over_ranks(experience.scores[rewarded])
+        numbers["reward/score_std"] = std_over_ranks(experience.rewards[rewarded])
         numbers["kl/k1_stderr"] = std_over_ranks(_per_response(experience, "k1")) / num_counted**0.5
     numbers |= {_NAMES.get(name, name if "/" in name else f"policy/{name}"): v for name, v in stats.items()}
     return numbers | _of_sources(scores) | _costs(meter, float(rollout.response_mask.sum()))
@@ -113,7 +111,7 @@ def _of_sources(scores: Scores) -> dict[str, float]:
             "reward/order_gap": mean_over_ranks(verdict.order_gap),
             "reward/flip_rate": mean_over_ranks(verdict.flipped),
         }
-    for name, values in scores.parts.items():
+    for name, values in scores.components.items():
         known = values[~values.isnan()]
         numbers[f"rewards/{name}/mean"] = mean_over_ranks(known)
         numbers[f"rewards/{name}/std"] = std_over_ranks(known)

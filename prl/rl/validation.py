@@ -12,7 +12,7 @@ from prl.distributed import gathered, rank, world_size
 from prl.evaluation.bootstrap import Interval
 from prl.evaluation.policy.patience import Patience
 from prl.evaluation.policy.report import Row, goodhart_gap, judge_difference, policy_report, with_interval
-from prl.types import PromptBatch, Rollout, Verdict
+from prl.types import Rollout, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -57,29 +57,19 @@ class PolicyValidation:
         """Forget the last validation."""
         self._rows, self._responses = [], 0
 
-    def add(
-        self,
-        batch: PromptBatch,
-        rollout: Rollout,
-        responses: list[str],
-        verdicts: dict[str, Verdict],
-        row_of: Tensor,
-        kl: Tensor,
-    ) -> None:
+    def add(self, rollout: Rollout, verdicts: dict[str, Verdict], response_index: Tensor, kl: Tensor) -> None:
         """Take in the comparisons of a batch.
 
         Args:
-            batch: B prompts with their anchors.
-            rollout: B responses.
-            responses: the same as text.
+            rollout: B responses with their anchors.
             verdicts: N comparisons under each judge; keys stand in front of their columns.
-            row_of: [N] the response that each comparison is about.
+            response_index: [N] the response that each comparison is about.
             kl: [B] summed over each response, nats.
         """
         # Numbers of responses that no other rank gives: a response may have several rows, one for each anchor.
         numbers = [(self._responses + row) * world_size() + rank() for row in range(len(rollout))]
         self._responses += len(rollout)
-        self._rows += _rows(numbers, batch, responses, verdicts, row_of, rollout, kl)
+        self._rows += _rows(numbers, rollout, verdicts, response_index, kl)
 
     def gather(self) -> list[Row]:
         """Return the rows of all ranks in one order, whichever process had them, and forget them."""
@@ -124,15 +114,9 @@ class PolicyValidation:
 
 
 def _rows(
-    numbers: list[int],
-    batch: PromptBatch,
-    responses: list[str],
-    verdicts: dict[str, Verdict],
-    row_of: Tensor,
-    rollout: Rollout,
-    kl: Tensor,
+    numbers: list[int], rollout: Rollout, verdicts: dict[str, Verdict], response_index: Tensor, kl: Tensor
 ) -> Iterable[Row]:
-    anchors = [anchor for each in batch.anchors for anchor in each]
+    anchors = [anchor for each in rollout.batch.anchors for anchor in each]
     lengths, truncated = rollout.response_mask.sum(1).tolist(), (~rollout.finished).tolist()
     columns: dict[str, list[float]] = {}
     for prefix, verdict in verdicts.items():
@@ -140,11 +124,11 @@ def _rows(
         columns[f"{prefix}p_win"] = verdict.win_prob.tolist()
         columns[f"{prefix}p_response_first"] = torch.sigmoid(verdict.margin_ab).tolist()
         columns[f"{prefix}p_anchor_first"] = (1 - torch.sigmoid(verdict.margin_ba)).tolist()
-    for n, row in enumerate(row_of.tolist()):
+    for n, row in enumerate(response_index.tolist()):
         yield {
             "row": numbers[row],
-            "prompt": batch.prompts[row],
-            "response": responses[row],
+            "prompt": rollout.batch.prompts[row],
+            "response": rollout.texts[row],
             "anchor": anchors[n],
             **{name: values[n] for name, values in columns.items()},
             "length": lengths[row],

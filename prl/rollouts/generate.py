@@ -49,21 +49,22 @@ def keep_end_tokens(model: Any, tokenizer: Any) -> None:
 
 @torch.no_grad()
 def generate(
-    model: Any, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], pad_id: int, in_step: bool = False
+    model: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], in_step: bool = False
 ) -> Rollout:
     """Sample one response to each prompt of the batch from softmax(logits / temperature), nothing cut off.
 
     Args:
         model: causal language model.
+        tokenizer: the model's.
         batch: B prompts, left padded.
         sampling: length limit and temperature.
         end_ids: ids that end a response.
-        pad_id: id written after the end.
         in_step: go on until the last process is done, since each holds a part of the weights.
 
     Returns:
         B responses of at most `max_new_tokens` tokens, the end token included in the mask.
     """
+    pad_id = int(tokenizer.pad_token_id)
     generation = GenerationConfig(
         do_sample=True,
         temperature=sampling.temperature,
@@ -84,7 +85,9 @@ def generate(
         )
     response_ids = sequences[:, batch.prompt_ids.shape[1] :]
     mask, finished = response_mask(response_ids, end_ids)
-    return Rollout(batch.prompt_ids, batch.prompt_mask, response_ids.masked_fill(~mask, pad_id), mask, finished)
+    return Rollout(
+        batch, response_ids.masked_fill(~mask, pad_id), mask, finished, decode(tokenizer, response_ids, mask, finished)
+    )
 
 
 def response_mask(response_ids: Tensor, end_ids: list[int]) -> tuple[Tensor, Tensor]:
@@ -94,14 +97,18 @@ def response_mask(response_ids: Tensor, end_ids: list[int]) -> tuple[Tensor, Ten
     return before == 0, ends.any(1)
 
 
-def decode(tokenizer: Any, rollout: Rollout) -> list[str]:
-    """The responses as text, character by character what was sampled; only the token that ended each is left out.
+def decode(tokenizer: Any, response_ids: Tensor, mask: Tensor, finished: Tensor) -> list[str]:
+    """Write the responses as text, character by character what was sampled; only the token that ended each is left out.
 
     A special token within a response is shown: a judge reads it as characters, so a policy cannot write what its judge
     does not see.
+
+    Args:
+        tokenizer: the policy's.
+        response_ids: [B, T].
+        mask: [B, T] True on sampled tokens.
+        finished: [B] True where the last of them ended the response.
     """
-    rows = zip(
-        rollout.response_ids.tolist(), rollout.response_mask.sum(1).tolist(), rollout.finished.tolist(), strict=True
-    )
-    ids = [row[: length - finished] for row, length, finished in rows]
+    rows = zip(response_ids.tolist(), mask.sum(1).tolist(), finished.tolist(), strict=True)
+    ids = [row[: length - ended] for row, length, ended in rows]
     return [tokenizer.decode(row, skip_special_tokens=False, clean_up_tokenization_spaces=False) for row in ids]

@@ -16,6 +16,7 @@ from prl import __version__
 from prl.config import Sampling
 from prl.models.location import MODEL_FILES
 from prl.models.model_card import CARD
+from prl.rollouts.generate import decode
 from prl.system.full_disk import naming_when_full
 from prl.system.http import Server, ServerError, check_connection, latest
 from prl.types import PromptBatch, Rollout
@@ -158,14 +159,14 @@ class RolloutServer:
 
     # ---- sampling
 
-    def sample(self, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], pad_id: int) -> Rollout:
+    def sample(self, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], tokenizer: Any) -> Rollout:
         """One response to each prompt, from softmax(logits / temperature), nothing cut off.
 
         Args:
             batch: B prompts.
             sampling: length limit and temperature.
             end_ids: ids that end a response.
-            pad_id: id written after the end.
+            tokenizer: the policy's, which turns the ids into text.
 
         Raises:
             ValueError: when a prompt gets no answer, or one without token ids.
@@ -182,10 +183,11 @@ class RolloutServer:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)  # one without an answer ends the rollout
         device, width = batch.prompt_ids.device, max(map(len, found))
+        pad_id = int(tokenizer.pad_token_id)
         ids = torch.tensor([each + [pad_id] * (width - len(each)) for each in found], device=device)
         mask = torch.arange(width, device=device) < torch.tensor(list(map(len, found)), device=device)[:, None]
         finished = torch.tensor([each[-1] in end_ids for each in found], device=device)
-        return Rollout(batch.prompt_ids, batch.prompt_mask, ids, mask, finished)
+        return Rollout(batch, ids, mask, finished, decode(tokenizer, ids, mask, finished))
 
     def _vocab_size(self) -> int:
         """Ids that the model in the folder knows. Raises ValueError when its config does not say."""

@@ -5,13 +5,14 @@ import zlib
 import torch
 
 from lightning_modules import PairwisePPOModule
+from prl.rollouts.generate import decode
 from prl.types import PromptBatch, Rollout
 
 
 class PlannedPPO(PairwisePPOModule):
     """Responses of very unequal lengths, always the same ones to a prompt."""
 
-    def generate(self, batch: PromptBatch) -> tuple[Rollout, list[str]]:
+    def generate(self, batch: PromptBatch) -> Rollout:
         limit, vocabulary = self.sampling.max_new_tokens, len(self.tokenizer)
         rows, lengths = [], []
         for prompt in batch.prompts:
@@ -23,6 +24,6 @@ class PlannedPPO(PairwisePPOModule):
         mask = torch.arange(width) < torch.tensor(lengths)[:, None]
         ids = torch.stack(rows)[:, :width].masked_fill(~mask, int(self.tokenizer.pad_token_id))
         finished = torch.tensor(lengths) < limit
+        texts = decode(self.tokenizer, ids, mask, finished)
         device = batch.prompt_ids.device
-        rollout = Rollout(batch.prompt_ids, batch.prompt_mask, ids.to(device), mask.to(device), finished.to(device))
-        return rollout, self.actors.texts(rollout)
+        return Rollout(batch, ids.to(device), mask.to(device), finished.to(device), texts)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lightning_modules.stage import Stage
-from prl.judge import BradleyTerryJudge
 from prl.quickstart.world import WorldSizes, write_world
 from prl.rewards import ScalarReward
 from prl.types import Experience
@@ -94,14 +93,11 @@ class LengthScalar(ScalarReward):
 
     def __init__(self) -> None:
         super().__init__("nowhere")
-        self.judge = LengthBradleyTerry("nowhere")
         self.folder = None
 
     def load(self) -> None:
         return
 
-
-class LengthBradleyTerry(BradleyTerryJudge):
     def rewards(self, prompts: list[Any], responses: list[str]) -> torch.Tensor:
         return torch.tensor([float(len(text)) for text in responses])
 

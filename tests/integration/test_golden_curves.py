@@ -17,6 +17,7 @@ import pytest
 import torch
 from lightning import Callback
 
+from prl.rollouts.generate import decode
 from prl.types import PromptBatch, Rollout
 from tests.integration.runs import DATA, Home, Numbers, build_home, callback, find_callback
 
@@ -40,7 +41,8 @@ class FixedRollouts(Callback):
             finished = torch.tensor([draw.random() < 0.7 for _ in range(rows)])
             ids[finished, lengths[finished] - 1] = actors.end_ids[0]
             mask = torch.arange(width) < lengths[:, None]
-            return replace(sampled, response_ids=ids * mask, response_mask=mask, finished=finished)
+            texts = decode(actors.tokenizer, ids, mask, finished)
+            return replace(sampled, response_ids=ids * mask, response_mask=mask, finished=finished, texts=texts)
 
         actors.sample = fixed
 

@@ -121,7 +121,7 @@ def test_a_run_goes_on_after_an_infinite_reward_and_a_bad_gradient(
 def test_findings_that_can_be_trained_on_are_told_once_each(
     home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prl.rl.actors.decode", lambda tokenizer, rollout: [" "] * len(rollout))
+    monkeypatch.setattr("prl.rollouts.generate.decode", lambda tokenizer, ids, *_: [" "] * len(ids))
     judge = f'{MODEL}judge={{"class_path": "tests.helpers.tiny.ConstantJudge"}}'
     length = [f"{MODEL}reward.missing_eos", "keep", f"{MODEL}iterations", "2"]
     with caplog.at_level(logging.WARNING):

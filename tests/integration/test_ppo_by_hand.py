@@ -40,41 +40,34 @@ class Watch(Callback):
 
     def __init__(self) -> None:
         self.start: Any = None
-        self.rollouts: list[tuple[Rollout, list[str], Any]] = []
+        self.rollouts: list[Rollout] = []
         self.groups: list[list[list[int]]] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.start = copy.deepcopy((pl_module.policy, pl_module.critic))
         judge, step = pl_module.judge_responses, pl_module.step
 
-        def watched_judge(batch: Any, responses: list[str]) -> Any:
-            self.rollouts.append((self.rollout, responses, batch))
+        def watched_judge(rollout: Rollout) -> Any:
+            self.rollouts.append(rollout)
             self.groups.append([])
-            return judge(batch, responses)
+            return judge(rollout)
 
         def watched_step(experience: Any, groups: list[torch.Tensor]) -> Any:
             self.groups[-1].append([row for group in groups for row in group.tolist()])
             return step(experience, groups)
 
-        sample = pl_module.actors.sample
-
-        def watched_sample(batch: Any, version: int) -> Rollout:
-            self.rollout = sample(batch, version)
-            return self.rollout
-
         pl_module.judge_responses, pl_module.step = watched_judge, watched_step
-        pl_module.actors.sample = watched_sample
 
     def rows(self, iteration: int) -> list[Row]:
         """Return the comparisons of an iteration, each with the sampled tokens."""
-        rollout, texts, batch = self.rollouts[iteration]
+        rollout = self.rollouts[iteration]
         return [
             Row(
                 rollout.prompt_ids[n][rollout.prompt_mask[n]].tolist(),
                 rollout.response_ids[n][rollout.response_mask[n]].tolist(),
                 bool(rollout.finished[n]),
-                texts[n],
-                batch.anchors[n],
+                rollout.texts[n],
+                rollout.batch.anchors[n],
             )
             for n in range(len(rollout))
         ]
@@ -193,9 +186,9 @@ def test_every_number_and_all_weights_are_those_of_the_run_by_hand(case: str, ho
             assert logged[name] == pytest.approx(value, rel=1e-4, abs=1e-5), (iteration, name)
     assert len(seen) == ITERATIONS
     assert watch.rows(0)[0].prompt == watch.rows(0)[1].prompt != watch.rows(0)[2].prompt  # two rollouts of each prompt
-    for rollout, _, batch in watch.rollouts:  # the judge reads the prompt that was answered
+    for rollout in watch.rollouts:  # the judge reads the prompt that was answered
         written = module.tokenizer.batch_decode(rollout.prompt_ids, skip_special_tokens=True)
-        assert all(prompt[-1]["content"] in text for prompt, text in zip(batch.prompts, written, strict=True))
+        assert all(prompt[-1]["content"] in text for prompt, text in zip(rollout.batch.prompts, written, strict=True))
     _assert_that_much_happened(seen)
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:

@@ -88,9 +88,9 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
             ("entropy-without-its-weight", "self.ppo.entropy_coef > 0", "self.ppo.entropy_coef < 0"),
             (
-                "several-rollouts-judged-as-one",
-                "return batch.repeat(self.sampling.per_prompt).anchored(anchors)",
-                "return PromptBatch(\n                *(batch.prompt_ids.repeat(self.sampling.per_prompt, 1), batch.prompt_mask.repeat(self.sampling.per_prompt, 1)),\n                *(batch.prompts * self.sampling.per_prompt, batch.anchors * self.sampling.per_prompt),\n            ).anchored(anchors)",
+                "anchors-are-not-placed",
+                "return rollout.anchored(self.anchors.place(",
+                "return rollout or rollout.anchored(self.anchors.place(",
             ),
             (
                 "left-out-iterations-hold-the-schedule",
@@ -125,8 +125,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("first-ratio-is-the-last", 'history[0]["ratio_mean"]', 'history[-1]["ratio_mean"]'),
             (
                 "unsound-batches-are-learnt-from",
-                "if not self.health.is_sound(iteration, anchored, responses, scores, experience):",
-                "self.health.is_sound(iteration, anchored, responses, scores, experience)\n        if False:",
+                "if not self.health.is_sound(iteration, rollout, scores, experience):",
+                "self.health.is_sound(iteration, rollout, scores, experience)\n        if False:",
             ),
             (
                 "steps-that-are-not-finite-are-taken",
@@ -135,7 +135,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
             (
                 "bank-hears-of-no-verdict",
-                "stats |= self.anchors.observe(anchored, responses, scores, self.actors)",
+                "stats |= self.anchors.observe(rollout, scores, self.actors)",
                 "pass",
             ),
             (
@@ -186,8 +186,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
             (
                 "reference-responses-with-spaces",
-                "            rollout = self._sample(model, batch)\n        return [text.strip() for text in self.texts(rollout)]",
-                "            rollout = self._sample(model, batch)\n        return self.texts(rollout)",
+                "            rollout = self._sample(model, batch)\n        return [text.strip() for text in rollout.texts]",
+                "            rollout = self._sample(model, batch)\n        return rollout.texts",
             ),
             ("server-keeps-the-first-policy", "self._served = version\n", "self._served = version = 10**9\n"),
             ("older-policy-stays-in-place", "            self._put(own)\n", "            pass\n"),
@@ -227,8 +227,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
             (
                 "mean-score-with-failures",
-                '"reward/score": mean_over_ranks(experience.scores[rewarded])',
-                '"reward/score": mean_over_ranks(experience.scores)',
+                '"reward/score": mean_over_ranks(experience.rewards[rewarded])',
+                '"reward/score": mean_over_ranks(experience.rewards)',
             ),
             (
                 "entropy-with-the-wrong-sign",
@@ -274,8 +274,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         (
             (
                 "judges-read-thoughts",
-                "self.reward.score(*self.answers(batch, responses), self.settings)",
-                "self.reward.score(batch, responses, self.settings)",
+                "self.reward.score(*self.answers(rollout), self.settings)",
+                "self.reward.score(rollout.batch, rollout.texts, self.settings)",
             ),
             (
                 "training-judge-confirms",
@@ -313,7 +313,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
     "prl/rl/experience.py": (
         (*PPO_TESTS, *_tests("u.shaping u.overlong")),
         (
-            ("overlong-is-a-bonus", "scores = scores - overlong(", "scores = scores + overlong("),
+            ("overlong-is-a-bonus", "rewards = rewards - overlong(", "rewards = rewards + overlong("),
             ("kl-in-reward-and-loss", 'kl_coef if reward.kl_placement == "reward" else 0.0', "kl_coef"),
             ("whitened-always", "if ppo.whiten_advantages:", "if True:"),
             ("gamma-one", "gamma=ppo.gamma,", "gamma=1.0,"),

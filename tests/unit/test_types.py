@@ -109,12 +109,19 @@ def test_prompt_batch_checks_its_parts() -> None:
 
 
 def rollout() -> Rollout:
-    return Rollout(
+    prompts = PromptBatch(
         torch.tensor([[0, 0, 4], [0, 5, 6], [7, 8, 9]]),
         torch.tensor([[False, False, True], [False, True, True], [True, True, True]]),
+        [({"role": "user", "content": text},) for text in "pqr"],
+        [("a",), (), ("b", "c")],
+        [{"n": n} for n in range(3)],
+    )
+    return Rollout(
+        prompts,
         torch.tensor([[11, 1, 0], [12, 0, 0], [13, 14, 15]]),
         torch.tensor([[True, True, False], [True, False, False], [True, True, True]]),
         torch.tensor([True, False, False]),
+        ["x", "y", "z"],
     )
 
 
@@ -125,16 +132,35 @@ def test_select_cuts_to_the_widest_row() -> None:
     assert chosen.response_ids.tolist() == [[12, 0], [11, 1]]
     assert chosen.response_mask.tolist() == [[True, False], [True, True]]
     assert chosen.finished.tolist() == [False, True]
+    assert chosen.texts == ["y", "x"]
+    assert [prompt[0]["content"] for prompt in chosen.batch.prompts] == ["q", "p"]
+    assert (chosen.batch.anchors, chosen.batch.extras) == ([(), ("a",)], [{"n": 1}, {"n": 0}])
     assert chosen.input_ids.tolist() == [[5, 6, 12, 0], [0, 4, 11, 1]]
     assert chosen.attention_mask.tolist() == [[True, True, True, False], [False, True, True, True]]
 
 
-def test_rollout_checks_masks() -> None:
-    mask = torch.ones(2, 3, dtype=torch.bool)
+def test_select_takes_a_mask_as_well() -> None:
+    chosen = rollout().select(torch.tensor([True, False, True]))
+    assert chosen.texts == ["x", "z"]
+    assert chosen.response_ids.tolist() == [[11, 1, 0], [13, 14, 15]]
+    assert [prompt[0]["content"] for prompt in chosen.batch.prompts] == ["p", "r"]
+
+
+def test_a_rollout_with_other_anchors_is_otherwise_the_same() -> None:
+    other = rollout().anchored([("new",)] * 3)
+    assert other.batch.anchors == [("new",)] * 3
+    assert other.texts == rollout().texts
+    assert torch.equal(other.input_ids, rollout().input_ids)
+
+
+def test_rollout_checks_its_parts() -> None:
+    prompts, mask = rollout().batch, torch.ones(3, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match="response_mask has shape"):
-        Rollout(torch.zeros(2, 3), mask, torch.zeros(2, 4), mask, mask[:, 0])
+        Rollout(prompts, torch.zeros(3, 4), mask, mask[:, 0], [""] * 3)
     with pytest.raises(ValueError, match="finished has dtype"):
-        Rollout(torch.zeros(2, 3), mask, torch.zeros(2, 3), mask, mask[:, 0].long())
+        Rollout(prompts, torch.zeros(3, 3), mask, mask[:, 0].long(), [""] * 3)
+    with pytest.raises(ValueError, match="3 prompts but 3 responses and 2 texts"):
+        Rollout(prompts, torch.zeros(3, 3), mask, mask[:, 0], [""] * 2)
 
 
 def test_experience_selects_and_cuts_every_tensor_alike() -> None:
@@ -142,11 +168,11 @@ def test_experience_selects_and_cuts_every_tensor_alike() -> None:
     numbers = torch.arange(12.0).reshape(3, 4)
     names = ("old_logprobs", "ref_logprobs", "values", "advantages", "returns")
     given_tensors = {name: numbers + 100 * i for i, name in enumerate(names)}
-    experience = make_experience(mask, scores=torch.tensor([7.0, 8.0, 9.0]), **given_tensors)
+    experience = make_experience(mask, rewards=torch.tensor([7.0, 8.0, 9.0]), **given_tensors)
     chosen = experience.select(torch.tensor([2, 0]))
     for i, name in enumerate(names):
         assert getattr(chosen, name).tolist() == [[8.0 + 100 * i, 9.0 + 100 * i], [100.0 * i, 1.0 + 100 * i]]
-    assert chosen.scores.tolist() == [9.0, 7.0]
+    assert chosen.rewards.tolist() == [9.0, 7.0]
     assert torch.equal(chosen.rollout.response_mask, ragged_mask([1, 2]))
 
 

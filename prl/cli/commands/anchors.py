@@ -29,7 +29,7 @@ from prl.judge.passport import as_json, describe_judge, weights_hash
 from prl.models.limits import check_fits
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.rewards.folder import judge_folder
-from prl.rollouts.generate import decode, end_token_ids, generate
+from prl.rollouts.generate import end_token_ids, generate
 from prl.system.outputs import check_file, json_with, write_text, writing
 from prl.types import PromptBatch
 
@@ -191,14 +191,8 @@ class Sampler:
         samples = self.options.samples
         batch: PromptBatch = self.encoder.collate(self.rows[start : start + number]).to(self.device).repeat(samples)
         with forked(seed=self.options.seed + start):
-            rollout = generate(
-                self.policy,
-                batch,
-                self.sampling,
-                end_ids=self.end_ids,
-                pad_id=int(self.tokenizer.pad_token_id),
-            )
-        texts = [text.strip() for text in decode(self.tokenizer, rollout)]
+            rollout = generate(self.policy, self.tokenizer, batch, self.sampling, end_ids=self.end_ids)
+        texts = [text.strip() for text in rollout.texts]
         if not self.options.keep_thoughts:
             texts = [without_thoughts(text, opened=self.opens_thoughts) for text in texts]
         finished = rollout.finished.tolist()

@@ -7,6 +7,7 @@ from prl.anchors.bank import AnchorBank, lower_bound
 from prl.anchors.sources import DatasetAnchors, PreviousPolicy, ReferenceSamples, RoundRobin
 from prl.config import Sampling
 from prl.types import PromptBatch, Scores, Verdict
+from tests.helpers.records import answered
 
 
 def prompts(*anchors: tuple[str, ...]) -> PromptBatch:
@@ -67,7 +68,7 @@ def test_the_previous_policy_is_renewed_every_so_many_iterations_and_survives_a_
     for iteration in range(5):
         policies.now = float(iteration)
         seen += source.place(batch, ["x"], policies)
-        source.observe(batch, ["x"], scores(1.0), policies)
+        source.observe(answered(batch, ["x"]), scores(1.0), policies)
         saved, source = source.state_dict(), PreviousPolicy(every=2)
         source.load_state_dict(saved)
     assert seen == [("policy 0.0",)] * 2 + [("policy 2.0",)] * 2 + [("policy 4.0",)]
@@ -89,7 +90,7 @@ def test_without_a_win_the_lower_bound_is_zero() -> None:
 def play(bank: AnchorBank, policies: Known, batch: PromptBatch, margins: list[float], text: str = "new") -> dict:
     responses = [text] * len(margins)
     anchored = batch.repeat(len(margins) // len(batch)).anchored(bank.place(batch, responses, policies))
-    return bank.observe(anchored, responses, scores(*margins), policies)
+    return bank.observe(answered(anchored, responses), scores(*margins), policies)
 
 
 def test_the_bank_starts_with_the_row_and_else_with_the_reference() -> None:
@@ -172,7 +173,7 @@ def test_the_challenger_is_the_response_that_won_most_clearly() -> None:
     bank, policies, batch = AnchorBank(min_judged=4), Known(), prompts(("old",))
     for margins, texts in (([1.0, 3.0], ["won", "won clearly"]), ([2.0, 0.5], ["won later", "barely"])):
         anchored = batch.repeat(2).anchored(bank.place(batch, texts, policies))
-        bank.observe(anchored, texts, scores(*margins), policies)
+        bank.observe(answered(anchored, texts), scores(*margins), policies)
     assert policies.asked == [(["won clearly"], ["old"])]
 
 

@@ -18,6 +18,7 @@ from prl.rl.judging import Judging
 from prl.rl.sharding import Sharding
 from prl.rollouts.generate import end_token_ids, keep_end_tokens
 from prl.types import PromptBatch
+from tests.helpers.records import answered
 from tests.helpers.tiny import LengthJudge, tiny_model, tiny_tokenizer
 from tests.helpers.tokenizers import byte_pair_tokenizer
 
@@ -155,7 +156,7 @@ def test_judges_read_answers_without_thoughts_unless_asked(opened) -> None:
     for asked, lengths in ((False, [3, 0]), (True, list(map(len, responses)))):
         judges = judging(asked, template)
         anchors = [len("<think>hm</think>a"), 2] if asked else [1, 2]
-        margins = judges.score(batch, responses).verdict.win_logit
+        margins = judges.score(answered(batch, responses)).verdict.win_logit
         assert margins.tolist() == [length - anchor for length in lengths for anchor in anchors]
         confirmed = against_anchors(judges.second_opinion, batch, responses[:1] * 2)[0] if not asked else None
         assert confirmed is None or confirmed.win_logit.tolist() == [2, 1, 2, 1]

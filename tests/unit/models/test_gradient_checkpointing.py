@@ -65,7 +65,7 @@ def test_sampling_is_the_same(lora: bool, tiny_folder: Any) -> None:
     for checkpointing in (False, True):
         model = load("causal", tiny_folder, lora, checkpointing)
         torch.manual_seed(0)
-        pad = tiny_tokenizer().pad_token_id
-        responses.append(generate(model, prompt, Sampling(max_new_tokens=12), end_ids=[1], pad_id=pad).response_ids)
+        rollout = generate(model, tiny_tokenizer(), prompt, Sampling(max_new_tokens=12), end_ids=[1])
+        responses.append(rollout.response_ids)
         assert model.training
     assert torch.equal(*responses)

@@ -129,9 +129,9 @@ def test_a_judge_says_under_autocast_what_was_measured_without(kind: str, judges
             return source.score(batch_of(12), RESPONSES, Reward())
 
     measured, used = score(False), score(True)
-    assert torch.equal(measured.values, used.values)
+    assert torch.equal(measured.rewards, used.rewards)
     assert torch.equal(measured.verdict.margin_ab, used.verdict.margin_ab)  # type: ignore[union-attr]
-    assert used.values.dtype == torch.float32
+    assert used.rewards.dtype == torch.float32
 
 
 def test_around_any_other_source_of_rewards_there_is_no_autocast_either() -> None:

@@ -44,24 +44,24 @@ def test_a_source_of_ones_own_is_frozen_too() -> None:
 
 def test_a_judge_rewards_the_mean_over_anchors() -> None:
     found = LengthJudge().score(batch(("a", "abc"), ("ab",)), [" abc ", "a"], Reward(mapping="log_odds"))
-    assert found.values.tolist() == [(2 + 0) / 2, -1]  # stripped
-    assert found.row_of.tolist() == [0, 0, 1]
+    assert found.rewards.tolist() == [(2 + 0) / 2, -1]  # stripped
+    assert found.response_index.tolist() == [0, 0, 1]
     assert not found.failed.any()
 
 
 def test_a_rule_needs_no_anchor_and_reads_the_row() -> None:
     rows = batch((), (), extras=[{"answer": "four"}, {"answer": 4}])
     found = RuleReward(exact_match, scale=2.0).score(rows, ["four", "5"], Reward())
-    assert found.values.tolist() == [2.0, 0.0]
+    assert found.rewards.tolist() == [2.0, 0.0]
     assert found.verdict is None
     assert not RuleReward.needs_anchors
 
 
 def test_a_rule_says_who_won_where_there_are_anchors() -> None:
     found = RuleReward(num_chars).score(batch(("a", "abcd"), ("x",)), ["abc", "x"], Reward())
-    assert found.values.tolist() == [3.0, 1.0]
+    assert found.rewards.tolist() == [3.0, 1.0]
     assert found.verdict.win_logit.tolist() == [2.0, -1.0, 0.0]
-    assert found.row_of.tolist() == [0, 0, 1]
+    assert found.response_index.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(("rule", "reason"), [(no_digits, "no_digits returned None"), (broken, "KeyError: 'tests'")])
@@ -76,10 +76,10 @@ def test_a_rule_that_cannot_tell_gives_no_number_and_says_why(rule, reason: str)
 def test_a_mix_is_the_weighted_sum_and_fails_where_a_part_does() -> None:
     source = WeightedReward({"length": LengthJudge(), "clean": RuleReward(no_digits)}, {"length": 0.5, "clean": 3.0})
     found = source.score(batch(("a",), ("a",)), ["abc", "a12"], Reward(mapping="log_odds"))
-    assert found.values[0] == 0.5 * 2 + 3.0
+    assert found.rewards[0] == 0.5 * 2 + 3.0
     assert found.failed.tolist() == [False, True]
-    assert found.parts["length"].tolist() == [2.0, 2.0]
-    assert found.parts["clean"][0] == 1.0
+    assert found.components["length"].tolist() == [2.0, 2.0]
+    assert found.components["clean"][0] == 1.0
     assert found.verdict.win_logit.tolist() == [2.0, 2.0]
     assert source.needs_anchors
     assert "clean: no_digits returned None" in source.failure()
@@ -89,7 +89,7 @@ def test_a_mix_is_the_weighted_sum_and_fails_where_a_part_does() -> None:
 def test_a_mix_of_rules_needs_no_anchors() -> None:
     source = WeightedReward({"a": RuleReward(num_chars), "b": RuleReward(no_digits)}, {"a": 1.0, "b": -1.0})
     assert not source.needs_anchors
-    assert source.score(batch(()), ["abc"], Reward()).values.tolist() == [2.0]
+    assert source.score(batch(()), ["abc"], Reward()).rewards.tolist() == [2.0]
 
 
 def test_weights_and_sources_have_the_same_names() -> None:
@@ -105,7 +105,7 @@ def test_the_scalar_of_a_bradley_terry_model_is_rewarded_as_it_is(tmp_path) -> N
     judge.load()
     rows = batch(("x",), ("y",))
     found = source.score(rows, ["abc", "de"], Reward())
-    assert torch.equal(found.values, judge.rewards(rows.prompts, ["abc", "de"]))
+    assert torch.equal(found.rewards, judge.rewards(rows.prompts, ["abc", "de"]))
     anchors = judge.rewards(rows.prompts, ["x", "y"])
-    assert torch.allclose(found.verdict.win_logit, found.values - anchors)
+    assert torch.allclose(found.verdict.win_logit, found.rewards - anchors)
     assert source.score(batch((), ()), ["abc", "de"], Reward()).verdict is None

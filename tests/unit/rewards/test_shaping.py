@@ -135,13 +135,13 @@ def test_assemble_takes_the_kl_off_the_rewards_or_leaves_it_to_the_loss() -> Non
 
 def test_assemble_takes_a_penalty_off_responses_near_the_length_limit() -> None:
     found = assembled(Reward(overlong_penalty=0.5, overlong_buffer=2), PPO())
-    assert found.scores.tolist() == [0.5, 2.0]  # lengths 3 and 1 of 3
+    assert found.rewards.tolist() == [0.5, 2.0]  # lengths 3 and 1 of 3
 
 
 def test_assemble_lowers_the_score_of_an_unfinished_response() -> None:
     reward = Reward(missing_eos_value=0.5)
     found = assembled(reward, PPO(), finished=(True, False))
-    assert found.scores.tolist() == [1.0, 1.5]
+    assert found.rewards.tolist() == [1.0, 1.5]
     assert found.returns[1].tolist() == [1.25, 0.0, 0.0]
 
 

@@ -69,13 +69,13 @@ def test_the_reference_below_adapters_says_what_the_start_says(tiny_folder: Any)
                 parameter.normal_()
     expected = draws(plain.actors.reference_responses, batch())
     assert draws(adapted.actors.reference_responses, batch()) == expected
-    assert draws(lambda: adapted.actors.texts(adapted.actors.sample(batch()))) != expected
+    assert draws(lambda: adapted.actors.sample(batch()).texts) != expected
 
 
 def test_responses_of_the_reference_are_stripped_like_the_anchors_of_a_file(
     tiny_folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = build(tiny_folder)
-    monkeypatch.setattr(module.actors, "texts", lambda rollout: ["\n a b ", "c", "  "])
+    monkeypatch.setattr("prl.rollouts.generate.decode", lambda *_: ["\n a b ", "c", "  "])
     assert module.actors.reference_responses(batch()) == ["a b", "c", ""]
     assert module.actors.responses_under(module.actors.weights(), batch()) == ["a b", "c", ""]

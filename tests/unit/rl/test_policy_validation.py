@@ -13,6 +13,7 @@ from prl.evaluation.bootstrap import Interval
 from prl.rl import validation as module
 from prl.rl.validation import PolicyValidation
 from prl.types import PromptBatch
+from tests.helpers.records import answered
 
 
 def validation(**settings: Any) -> PolicyValidation:
@@ -50,13 +51,14 @@ def test_a_run_ends_when_it_has_waited_long_enough(over: bool) -> None:
 
 def test_a_row_without_an_anchor_is_compared_with_the_reference_and_the_others_are_not() -> None:
     stage = Mock()
-    stage.generate.return_value = (Mock(), ["x", "y"])
     stage.actors.reference_responses.return_value = ["from the reference", "from it too"]
     tokens = torch.ones(2, 1, dtype=torch.long)
     turns = [({"role": "user", "content": text},) for text in "pq"]
-    batch, *_ = PolicyStage._sample(stage, PromptBatch(tokens, tokens.bool(), turns, [("own",), ()]), 0)
-    assert batch.anchors == [("own",), ("from it too",)]
-    assert stage.judge_responses.call_args.args == (batch, ["x", "y"])
+    batch = PromptBatch(tokens, tokens.bool(), turns, [("own",), ()])
+    stage.generate.return_value = answered(batch, ["x", "y"])
+    rollout, _ = PolicyStage._sample(stage, batch, 0)
+    assert rollout.batch.anchors == [("own",), ("from it too",)]
+    assert stage.judge_responses.call_args.args == (rollout,)
 
 
 def test_figures_are_of_all_rows_in_one_order_whichever_process_had_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def prompts(texts: list[str]) -> PromptBatch:
 
 
 def sample(model, batch: PromptBatch, **settings) -> Rollout:
-    return generate(model, batch, Sampling(**settings), end_ids=[EOS], pad_id=PAD)
+    return generate(model, TOKENIZER, batch, Sampling(**settings), end_ids=[EOS])
 
 
 def test_sampling_is_in_eval_mode_and_leaves_the_mode_as_it_was() -> None:
@@ -52,7 +52,7 @@ def decoded(ids: list[list[int]]) -> list[str]:
     padded = torch.tensor([row + [PAD] * (max(map(len, ids)) - len(row)) for row in ids])
     mask, finished = response_mask(padded, [EOS])
     mask &= ragged_mask(list(map(len, ids)), padded.shape[1])
-    return decode(TOKENIZER, Rollout(padded[:, :1], torch.ones(len(ids), 1, dtype=torch.bool), padded, mask, finished))
+    return decode(TOKENIZER, padded, mask, finished)
 
 
 def test_decode_leaves_out_padding_and_the_end() -> None:
@@ -74,8 +74,7 @@ def test_special_tokens_that_the_policy_writes_are_seen() -> None:
 
 def test_decode_shows_only_what_the_mask_counts() -> None:
     ids = torch.tensor([TOKENIZER.encode("abcd")])
-    rollout = Rollout(ids[:, :1], torch.ones(1, 1, dtype=torch.bool), ids, ragged_mask([2], 4), torch.tensor([False]))
-    assert decode(TOKENIZER, rollout) == ["ab"]
+    assert decode(TOKENIZER, ids, ragged_mask([2], 4), torch.tensor([False])) == ["ab"]
 
 
 def test_generate_fills_every_field() -> None:
