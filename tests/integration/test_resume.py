@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class Uninterrupted:
     def __call__(self, stage: str, *overrides: str) -> Path:
         key = (stage, *overrides)
         if key not in self.runs:
-            run = self.folder / str(len(self.runs))
+            run = Path(tempfile.mkdtemp(dir=self.folder))  # one that was cut off by a time limit leaves its folder
             self.home.run(stage, run, *STAGES[stage], *overrides)
             self.runs[key] = run
         return self.runs[key]
