@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from prl.run_folder.contents import BEGUN_FILES, RUN_FILES, check_run_folder, foreign_files
 from prl.system.outputs import OutputError, check_file, check_folder, json_with, write_text
 
 STAGES = ("world", "supervised", "judge", "ppo", "report")
@@ -63,6 +62,8 @@ def _remove_earlier(folder: Path) -> None:
     Raises:
         OutputError: before anything goes, when a place that is needed holds what no quickstart wrote.
     """
+    from prl.run_folder.contents import BEGUN_FILES, RUN_FILES, check_run_folder, foreign_files
+
     for stage in FOLDERS:
         place = folder / stage
         if place.is_symlink() or (place.exists() and not place.is_dir()):
