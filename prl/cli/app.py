@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from lightning import LightningDataModule
+from lightning.fabric.utilities import seed
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero
 
 import datamodules  # noqa: F401 - makes short class names known to YAML
 import lightning_modules  # noqa: F401
@@ -194,6 +196,14 @@ def _died_young(run: Path, is_resumed: bool) -> bool:
     return (run / CONFIG).is_file() or (run / DATA_REPORT).is_file() and not foreign_files(run, BEGUN_FILES)
 
 
+_NO_NEWS = ("Seed set to ", "GPU available: ", "TPU available: ", "💡 Tip: For seamless cloud logging")
+"""How messages of Lightning begin that tell what the config says, or advertise; PhaseProgressBar names the device."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_NO_NEWS)
+
+
 def _quiet_lightning() -> None:
     # The order of our batches is a function of the seed and the batch number, so there is no loader state to save.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
@@ -203,6 +213,8 @@ def _quiet_lightning() -> None:
     # Arguments are ours to change before Lightning sees them; its processes are started with the command line as it is.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # reference and judge are meant to be
+    for module in (rank_zero, seed):
+        logging.getLogger(module.__name__).addFilter(_is_news)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

@@ -25,6 +25,8 @@ def main(args: list[str] | None = None) -> None:
     try:
         _run(arguments)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename in ("<stdout>", "<stderr>"):
+            raise  # output that cannot be written, which `prl.__main__` tells
         if (follows := getattr(error, FOLLOWS, None)) is not None and not os.environ.get("PRL_DEBUG"):
             sys.stderr.write(f"prl: {follows}\n")
             raise SystemExit(1) from None

@@ -176,9 +176,6 @@ def measure_judge(out: Path) -> dict[str, float]:
 
 def _quiet() -> None:
     """Leave the terminal to what matters: Lightning's tips and tables are for runs of one stage."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
