@@ -1,6 +1,7 @@
 """LightningCLI's part of the command line: fit, validate, test and predict."""
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -47,6 +48,8 @@ from prl.system.full_disk import is_disk_full, path_behind
 from prl.system.outputs import writing_folder
 
 log = logging.getLogger(__name__)
+
+gc.freeze()  # what the imports made stays: collections need not walk it, and those at the exit would take seconds
 
 
 class PrlCLI(LightningCLI):

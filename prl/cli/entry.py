@@ -3,6 +3,7 @@
 Nothing slow is imported before it is known to be needed.
 """
 
+import gc
 import os
 import sys
 import threading
@@ -49,8 +50,10 @@ def _run(arguments: list[str]) -> None:
     elif first in COMMANDS:
         COMMANDS[first](arguments[1:])
     elif first in VERBS or first.startswith("-"):
+        gc.disable()  # next to nothing that imports make is garbage
         from prl.cli.app import run_stage
 
+        gc.enable()
         run_stage(arguments)
     else:
         sys.stderr.write(f"error: there is no command {first!r}; `prl --help` lists them\n")
