@@ -1,4 +1,4 @@
-"""A stage from the settings of its run, with the weights of a checkpoint, ready to be exported."""
+"""A stage from the settings of its run, with the weights of a checkpoint, exported."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,30 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_modules.stage import Stage
 from prl.checkpoints import sharded as sharded_files
+from prl.judge.passport import adopt_passport, read_passport
+from prl.models.model_card import write_card
+from prl.rewards.folder import judge_kind
+from prl.system.outputs import writing_folder
+
+
+def write_model(settings: dict[str, Any], checkpoint: Path, output: Path, *, passport_of: Path, merge: bool) -> None:
+    """Write the model of a checkpoint as a folder that transformers loads.
+
+    Args:
+        settings: the run's.
+        checkpoint: a .ckpt file, or folder of parts.
+        output: a new or empty folder.
+        passport_of: a folder whose passport a judge gets if it has the same weights.
+        merge: put adapters into the weights, instead of writing them alone.
+    """
+    passport = read_passport(passport_of)
+    stage = read_stage(settings, checkpoint)
+    with writing_folder(output) as partial:
+        stage.export(partial, merge=merge)
+        kind = judge_kind(partial)
+        write_card(partial, kind, settings, adapter=not merge)
+        if kind is not None:
+            adopt_passport(partial, passport)
 
 
 def read_stage(settings: dict[str, Any], checkpoint: Path) -> Any:

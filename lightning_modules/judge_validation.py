@@ -13,7 +13,6 @@ from torch import Tensor
 from lightning_modules.stage import Stage
 from prl.data import PreferencePair, load_records, prompt_key
 from prl.distributed import gathered
-from prl.evaluation.figures import judge_figures
 from prl.evaluation.judge.report import JudgedPairs, judge_metrics, slice_metrics
 from prl.evaluation.tables import PairText, most_order_dependent, most_wrong, pair_table
 from prl.judge.loading import load_judge
@@ -120,6 +119,8 @@ class JudgeValidation(Stage):
 
     @staticmethod
     def _draw(board: Any, pairs: JudgedPairs, rows: Any, step: int) -> None:
+        from prl.evaluation.figures import judge_figures  # matplotlib, for whoever draws
+
         for tag, figure in judge_figures(pairs).items():
             board.add_figure(tag, figure, step)
         tables = {

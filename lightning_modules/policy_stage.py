@@ -15,9 +15,9 @@ from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.random_states import forked
 from prl.config import Validation
 from prl.distributed import gathered, rank, world_size
-from prl.evaluation.policy.frontier import draw_frontier, run_points
-from prl.evaluation.policy.report import Row, judged
-from prl.evaluation.policy.validation_log import ValidationLog
+from prl.evaluation.policy.frontier import run_points
+from prl.evaluation.policy.report import judged
+from prl.evaluation.policy.validation_log import Row, ValidationLog
 from prl.evaluation.tables import markdown_table
 from prl.judge.template import render_conversation
 from prl.models.offload import Residence
@@ -157,6 +157,8 @@ class PolicyStage(Stage):
                 log.warning("the run ends early: %s. `prl frontier` names the checkpoint to ship", reason)
 
     def _draw(self, board: Any, rows: list[Row]) -> None:
+        from prl.evaluation.policy.frontier_figure import draw_frontier  # matplotlib, for whoever draws
+
         step = self.logged_step()
         board.add_text("samples/validation", sample_table(rows[: self.validation.settings.samples]), step)
         board.add_histogram("val/win_prob_histogram", torch.tensor([row["p_win"] for row in judged(rows)]), step)

@@ -7,6 +7,8 @@ from typing import Any, Literal
 RewardMapping = Literal["probability", "mean_probability", "centered", "log_odds"]
 MissingEOS = Literal["keep", "replace", "penalise"]
 KLEstimator = Literal["k1", "k2", "k3"]
+DTYPES = ("float32", "bfloat16", "float16")
+"""Types of weights, as commands take them."""
 
 
 def _require(ok: bool, name: str, found: object, expected: str) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 from prl.checkpoints.files import CheckpointError, newest_whole
 from prl.checkpoints.ledger import LEDGER, compare, read_ledger
-from prl.cli.app import main as prl
+from prl.cli.entry import main as prl
 from tests.integration.runs import CONFIGS, Home, build_home
 
 SHORT = (

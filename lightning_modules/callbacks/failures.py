@@ -11,11 +11,9 @@ from lightning import Callback, Trainer
 from prl.checkpoints.position import batches_done, is_dry_run
 from prl.distributed import rank, world_size
 from prl.system.outputs import write_text
+from prl.system.terminal import FOLLOWS
 
 log = logging.getLogger(__name__)
-
-FOLLOWS = "follows_from"
-"""Attribute of an exception that another process caused: what to say of it."""
 
 
 class FirstFailure(Callback):

@@ -1,4 +1,4 @@
-"""One progress bar for a whole run, which names the phase the work is in."""
+"""What a run says when it begins, and one progress bar for all of it, which names the phase the work is in."""
 
 import sys
 from typing import Any
@@ -7,7 +7,22 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from prl.checkpoints.position import batches_done
+from prl.checkpoints.position import batches_done, is_dry_run
+
+
+def beginning(trainer: Any, title: str, total: int | None) -> str:
+    """What runs, on what, on how many rows, and where to look, in a few lines."""
+    done = batches_done(trainer)
+    batches = f"batches {done + 1} to {total}" if total else f"from batch {done + 1}"
+    device, processes = trainer.strategy.root_device.type, trainer.world_size
+    where = f"{processes} processes, each on {device}" if processes > 1 else device
+    lines = [f"{title}: {batches}, on {where}, precision {trainer.precision}"]
+    if rows := getattr(trainer.datamodule, "rows", None):
+        lines.append(f"data: {len(rows['train'])} rows for training, {len(rows['validation'])} for validation")
+    if not is_dry_run(trainer):
+        run = trainer.default_root_dir
+        lines.append(f"run folder: {run}; curves: tensorboard --logdir {run}")
+    return "\n".join(lines)
 
 
 class PhaseProgressBar(ProgressBar):
@@ -37,6 +52,8 @@ class PhaseProgressBar(ProgressBar):
         if total is None and trainer.max_epochs and trainer.max_epochs > 0:
             total = int(trainer.max_epochs * trainer.num_training_batches)
         self._title = type(pl_module).__name__.removesuffix("Module")
+        if self._enabled:
+            sys.stderr.write(beginning(trainer, self._title, total) + "\n")
         terminal = self._enabled and sys.stderr.isatty()
         done = batches_done(trainer)
         self._bar = tqdm(total=total, initial=done, desc=self._title, disable=not terminal, dynamic_ncols=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from prl.run_folder.contents import holds_run
 
@@ -46,6 +45,8 @@ class ForgetRepeatedSteps(Callback):
 def _drop_from(trainer: Trainer, step: int) -> None:
     """Tell TensorBoard to forget what it has read so far of this step and later ones."""
     if (writer := _writer(trainer)) is not None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
         writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
 

@@ -218,7 +218,7 @@ class RunCheckpoint(Checkpoint):
             checkpoint_files.remove(partial)
         try:
             with naming_when_full(partial):
-                trainer.save_checkpoint(partial)  # ends with a barrier
+                trainer.save_checkpoint(partial, weights_only=False)  # ends with a barrier
                 if trainer.is_global_zero:
                     checkpoint_files.publish(partial, world_size=world_size())
         except Exception:

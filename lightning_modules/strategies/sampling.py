@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
@@ -62,5 +61,7 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
+    import psutil
+
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or world_size()
     return psutil.virtual_memory().available // processes

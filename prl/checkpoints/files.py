@@ -22,6 +22,8 @@ from prl.system.outputs import sync
 log = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
+REST = "rest.pt"
+"""File of a folder of shards with all that is not in parts."""
 _LINK = "last.link"
 """A link to the newest before it takes the place of the one to the previous."""
 _NAME = re.compile(r"batch-(\d+)\.(?:ckpt|partial)")

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from prl.checkpoints import sharded as sharded_files
-from prl.checkpoints.files import CheckpointError, fault, holds_checkpoints, newest_whole
+from prl.checkpoints.files import REST, CheckpointError, fault, holds_checkpoints, newest_whole
 
 
 class RunError(ValueError):
@@ -31,7 +30,7 @@ def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:
     path = Path(ckpt_path)
     if not path.exists():
         raise RunError(f"checkpoint {path} does not exist. Check --run_dir, or leave --ckpt_path out to start")
-    if path.suffix != ".ckpt" if path.is_file() else not (path / sharded_files.REST).is_file():
+    if path.suffix != ".ckpt" if path.is_file() else not (path / REST).is_file():
         raise RunError(f"--ckpt_path {ckpt_path} is no checkpoint; give a .ckpt file, or `last`")
     if wrong := fault(path):
         hint = "Use another one, or --ckpt_path last for the newest whole one"

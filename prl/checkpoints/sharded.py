@@ -24,12 +24,11 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
+from prl.checkpoints.files import REST
 from prl.checkpoints.sharded_metadata import Reader, read_index
 from prl.distributed import collective_device, rank, sum_on_first, world_size
 from prl.system.full_disk import is_disk_full, naming_when_full, save_tensors
 
-REST = "rest.pt"
-"""File of the folder with all that is not in parts."""
 FOLDER = "sharded_files"
 """Key of a checkpoint that was read without its parts: where they are."""
 _PART = "part"

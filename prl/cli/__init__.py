@@ -1,1 +1,1 @@
-"""The command line: `app.py` is LightningCLI's part, `commands/` the small commands beside it."""
+"""The command line: `entry.py` looks who is meant, `app.py` is LightningCLI's part, `commands/` the small commands."""

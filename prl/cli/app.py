@@ -1,28 +1,25 @@
-"""The command line: LightningCLI's fit, validate, test and predict, and prl's small commands beside them."""
+"""LightningCLI's part of the command line: fit, validate, test and predict."""
 
 import contextlib
-import linecache
+import gc
 import logging
 import os
 import sys
-import threading
-import traceback
 import warnings
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
 from lightning import LightningDataModule
+from lightning.fabric.utilities import seed
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero
 
 import datamodules  # noqa: F401 - makes short class names known to YAML
 import lightning_modules  # noqa: F401
 from lightning_modules.callbacks import (
-    FOLLOWS,
     FirstFailure,
     ForgetRepeatedSteps,
     PhaseProgressBar,
@@ -39,7 +36,7 @@ from lightning_modules.strategies import check_setting
 from prl.checkpoints.files import CheckpointError, finish_move, holds_checkpoints, newest_whole, was_cut_off
 from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.resolve import RunError, resolve_checkpoint
-from prl.cli.commands import COMMANDS
+from prl.cli.errors import is_utf8
 from prl.models.model_card import write_card
 from prl.rewards.folder import judge_kind
 from prl.run_folder import trust
@@ -52,12 +49,7 @@ from prl.system.outputs import writing_folder
 
 log = logging.getLogger(__name__)
 
-
-DESCRIPTION = (
-    "Pairwise-RL: train a generative pairwise judge, then a policy that beats its anchors. Small commands beside the "
-    f"subcommands below: {', '.join('prl ' + name for name in COMMANDS)} (each with --help). "
-    f"{trust.FLAG} true obeys the config.yaml of a run folder also where it names code that is not prl's."
-)
+gc.freeze()  # what the imports made stays: collections need not walk it, and those at the exit would take seconds
 
 
 class PrlCLI(LightningCLI):
@@ -207,6 +199,14 @@ def _died_young(run: Path, is_resumed: bool) -> bool:
     return (run / CONFIG).is_file() or (run / DATA_REPORT).is_file() and not foreign_files(run, BEGUN_FILES)
 
 
+_NO_NEWS = ("Seed set to ", "GPU available: ", "TPU available: ", "💡 Tip: For seamless cloud logging")
+"""How messages of Lightning begin that tell what the config says, or advertise; PhaseProgressBar names the device."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_NO_NEWS)
+
+
 def _quiet_lightning() -> None:
     # The order of our batches is a function of the seed and the batch number, so there is no loader state to save.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
@@ -216,6 +216,8 @@ def _quiet_lightning() -> None:
     # Arguments are ours to change before Lightning sees them; its processes are started with the command line as it is.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # reference and judge are meant to be
+    for module in (rank_zero, seed):
+        logging.getLogger(module.__name__).addFilter(_is_news)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
@@ -239,71 +241,6 @@ def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlC
             save_config_callback=RunConfig,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
-            parser_kwargs={"prog": "prl", "description": DESCRIPTION},
+            parser_kwargs={"prog": "prl", "description": "`prl --help` lists everything, with the small commands."},
             args=given,
         )
-
-
-def main(args: list[str] | None = None) -> None:
-    """`prl`: a command of prl, or a LightningCLI subcommand.
-
-    Exits with one message on the user's mistakes: with 3 when the gate refuses a judge, else with 1.
-    """
-    arguments = sys.argv[1:] if args is None else args
-    threading.excepthook = _told_by_thread
-    try:
-        command: Callable[[list[str]], None] | None = COMMANDS.get(arguments[0]) if arguments else None
-        if command is not None:
-            command(arguments[1:])
-        else:
-            run_stage(args)
-    except Exception as error:
-        if (follows := getattr(error, FOLLOWS, None)) is not None and not os.environ.get("PRL_DEBUG"):
-            sys.stderr.write(f"prl: {follows}\n")
-            raise SystemExit(1) from None
-        told = _not_utf8(error, arguments) or _told_by_us(error) or (error if is_disk_full(error) else None)
-        if told is None or os.environ.get("PRL_DEBUG"):
-            raise
-        sys.stderr.write(f"prl: {type(told).__name__}: {told}\n")
-        raise SystemExit(getattr(told, "exit_code", 1)) from None
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a name can be written; the bytes of one that is not UTF-8 are halves of characters to Python."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
-
-
-def _not_utf8(error: BaseException | None, arguments: list[str]) -> Exception | None:
-    """What to say where a library cannot take a name that was given."""
-    bad = [text for text in arguments if not is_utf8(text)]
-    while error is not None and not isinstance(error, UnicodeEncodeError) and is_utf8(str(error)):
-        error = error.__cause__ or error.__context__
-    if error is None or not bad:
-        return None
-    return RunError(f"{bad[0]!r} is not UTF-8, which a library in use cannot take; rename it")
-
-
-def _told_by_thread(failure: threading.ExceptHookArgs) -> None:
-    """TensorBoard writes in a thread; on a full disk the run gets the error at its next number, and tells it."""
-    if not is_disk_full(failure.exc_value):
-        threading.__excepthook__(failure)
-
-
-def _told_by_us(error: BaseException | None) -> Exception | None:
-    """The ValueError of prl behind an exception: a mistake in what was given, told in words (PRL_DEBUG=1 shows where).
-
-    jsonargparse and Lightning wrap what a constructor raises; the innermost message is the one written for the user.
-    Without one, Lightning's own word for settings that cannot be had, such as a GPU that is not there.
-    """
-    misconfigured = error if isinstance(error, MisconfigurationException) else None
-    while error is not None:
-        frames = list(traceback.walk_tb(error.__traceback__))
-        if isinstance(error, ValueError) and frames:
-            frame, line = frames[-1]
-            package = frame.f_globals["__name__"].partition(".")[0]
-            # Raised by a statement of ours, not by a built-in that one of our lines called.
-            deliberate = linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")
-            if deliberate and package in ("prl", "lightning_modules", "datamodules"):
-                return error
-        error = error.__cause__
-    return misconfigured

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 
+from prl.config import DTYPES
 from prl.data.rows.records import AnchoredPrompt, RowError
 from prl.judge.base import PairwiseJudge
 from prl.judge.bradley_terry import BradleyTerryJudge
@@ -22,7 +23,6 @@ _KINDS: dict[str, Callable[..., PairwiseJudge]] = {
     "generative": GenerativeJudge,
     "bradley_terry": BradleyTerryJudge,
 }
-DTYPES = ("float32", "bfloat16", "float16")
 
 Text = str | Sequence[dict[str, str]]
 """A text, or a list of messages with role and content."""

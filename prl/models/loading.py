@@ -3,7 +3,6 @@
 import copy
 import logging
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
@@ -23,7 +22,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as logs
 
 from prl.config import LoRA, ModelSource
 from prl.data.chat import set_chat_settings
@@ -31,6 +29,7 @@ from prl.models.adapters import is_adapted, merge_adapters, own_adapters
 from prl.models.damage import check_file, naming_damage
 from prl.models.dropout import disable_dropout, own_dropout
 from prl.models.location import ADAPTERS, ModelNotFoundError, adapter_chain, is_hub_id, location, pin_base
+from prl.models.quiet import quiet, without_bars
 from prl.models.unused import deepspeed_left_alone
 from prl.models.weights_check import (
     adapter_errors,
@@ -65,19 +64,6 @@ def _reading(path: str, adapters: Sequence[str] = ()) -> Iterator[dict[str, Any]
         raise ModelNotFoundError(
             f"model {path}{whose}: {reason} Give a folder, or an id that the hub or its cache has"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what transformers logs and torch warns of: for what is expected, or told in another way."""
-    verbosity = logs.get_verbosity()
-    logs.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logs.set_verbosity(verbosity)
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -172,8 +158,8 @@ def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) ->
         auto_class = class_of_adapters(adapters[0])
         head = {"num_labels": 1} if auto_class is AutoModelForSequenceClassification else {}
         return _read(auto_class, source, new_head, **head, **extra).base_model
-    # A scalar head missing in the base model is among the adapters.
-    with _quiet() if adapters else nullcontext(), _reading(path, adapters) as where:
+    # A scalar head missing in the base model is among the adapters, or made below.
+    with quiet() if adapters or new_head else nullcontext(), without_bars(), _reading(path, adapters) as where:
         model, found = auto_class.from_pretrained(
             **where, **options, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -213,7 +199,7 @@ def load_shape(auto_class: Any, source: ModelSource, *, new_head: bool = True, *
         return _prepared(_random(auto_class, source, extra), source, auto_class)
     path, config = adapter_chain(source.path)[-1], read_config(source, **extra)
     if Path(path).expanduser().is_dir() and any(Path(path).expanduser().glob("*.safetensors")):
-        with unset_fake_temporarily(), _quiet():
+        with unset_fake_temporarily(), quiet():
             found = _read(auto_class, source, new_head, device_map="meta", **extra).config
         config.tie_word_embeddings = found.tie_word_embeddings  # which adapters on the head end
     model = auto_class.from_config(config, **_options(source))
@@ -328,7 +314,7 @@ def save_model(
         model.hf_quantizer = None
         model.config.__dict__.pop("quantization_config", None)
         model.is_quantized = False
-    with own_dropout(model), deepspeed_left_alone():
+    with own_dropout(model), deepspeed_left_alone(), without_bars():
         model.save_pretrained(folder, state_dict=state)
     _share(folder, "config.json")
     # Adapters of an older model in the folder: transformers would put them on top of this one.

@@ -11,7 +11,8 @@ from prl.config import Validation
 from prl.distributed import gathered, rank, world_size
 from prl.evaluation.bootstrap import Interval
 from prl.evaluation.policy.patience import Patience
-from prl.evaluation.policy.report import Row, goodhart_gap, judge_difference, policy_report, with_interval
+from prl.evaluation.policy.report import goodhart_gap, judge_difference, policy_report, with_interval
+from prl.evaluation.policy.validation_log import Row
 from prl.types import Rollout, Verdict
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,6 @@ from typing import Any
 
 import yaml
 
-from prl.system.http import is_loopback
-
 FLAG = "--trust_run_folder"
 KNOWN = (
     "prl",
@@ -164,6 +162,8 @@ def _asked(value: Any, allowed: tuple[str, ...], where: str = "") -> Iterator[st
 
 
 def _costs_a_secret(variable: Any, base_url: Any) -> bool:
+    from prl.system.http import is_loopback  # which imports torch, and most configs name no server
+
     is_set = isinstance(variable, str) and bool(os.environ.get(variable))
     return is_set and not is_loopback(str(base_url))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prl.cli.app import main
-from prl.cli.commands.anchors import Sampler
+from prl.anchors.writing import Sampler
+from prl.cli.entry import main
 from prl.judge import Judge
 from tests.integration.runs import Home
 

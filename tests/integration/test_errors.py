@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from prl.checkpoints.ledger import LEDGER, read_ledger
-from prl.cli.app import main
+from prl.cli.entry import main
 from tests.integration.runs import Home, last_checkpoint
 
 MODEL = "--model.init_args."

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lightning_modules import estimates
-from prl.cli.app import main
+from prl.cli.entry import main
 from prl.config import ModelSource
 from tests.integration.runs import CONFIGS, Home
 

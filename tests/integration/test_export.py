@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from prl.checkpoints.files import LAST
 from prl.checkpoints.resolve import RunError
-from prl.cli.app import main
 from prl.cli.commands.export import export
+from prl.cli.entry import main
 from prl.judge import GenerativeJudge, Judge
 from tests.integration.runs import Home, Interrupt, InterruptedRun, callback, differences, state_of
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from prl.cli.app import main
 from prl.cli.commands.judge import read_lines
+from prl.cli.entry import main
 from prl.data import DataSource, PreferencePair, load_records
 from prl.judge import GenerativeJudge, Judge, load_judge
 from prl.rewards.folder import PASSPORT_FILE

@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 
-from prl.cli.app import main, run_stage
+from prl.cli.app import run_stage
+from prl.cli.entry import main
 from prl.run_folder.trust import take_flag
 from tests.integration.runs import Home
 

@@ -12,7 +12,7 @@ import torch
 import datamodules.base
 from lightning_modules.callbacks import random_states
 from prl.checkpoints.ledger import LEDGER, read_ledger
-from prl.cli.app import main
+from prl.cli.entry import main
 from prl.judge.generative import GenerativeJudge
 from prl.rl.kl_controller import AdaptiveKL
 from tests.integration.runs import Home, last_checkpoint

@@ -1,4 +1,8 @@
-"""The small commands beside LightningCLI's verbs: one file each."""
+"""The small commands beside LightningCLI's verbs: one file each.
+
+The top of such a file imports nothing slow: `--help` and mistakes are answered at once. What takes its time is imported
+where it is used.
+"""
 
 from collections.abc import Callable
 from importlib import import_module

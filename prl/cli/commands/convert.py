@@ -6,8 +6,7 @@
 import argparse
 from pathlib import Path
 
-from prl.config import ModelSource
-from prl.models.loading import load_causal_lm, load_tokenizer, save_model
+from prl.config import DTYPES, ModelSource
 from prl.run_folder.renamed import rename_in_run
 from prl.run_folder.sealed_config import CONFIG
 from prl.system.outputs import check_folder, writing_folder
@@ -18,7 +17,7 @@ def main(args: list[str]) -> None:
     parser = argparse.ArgumentParser("prl convert", description=__doc__)
     parser.add_argument("source", help="a .gguf file (needs the package gguf), a folder, a hub id, or a run folder")
     parser.add_argument("folder", type=Path, nargs="?", help="where to write the model; must be new or empty")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
     options = parser.parse_args(args)
     if options.folder is None:
         if not (Path(options.source) / CONFIG).is_file():
@@ -26,6 +25,8 @@ def main(args: list[str]) -> None:
         _rename(Path(options.source))
         return
     check_folder(options.folder, "the folder")
+    from prl.models.loading import load_causal_lm, load_tokenizer, save_model
+
     source = ModelSource(path=options.source, dtype=options.dtype)
     model, tokenizer = load_causal_lm(source), load_tokenizer(source)
     with writing_folder(options.folder) as partial:

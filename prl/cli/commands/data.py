@@ -2,22 +2,15 @@
 
 import argparse
 import json
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prl.cli.commands.sources import add_source_options, number_of_rows
 from prl.config import ModelSource
-from prl.data import AnchoredPrompt, DataSource, Demonstration, PreferencePair, Record, load_records
-from prl.data.encoding import encode_prompt
-from prl.data.marks import encode_content
-from prl.data.rows.row_errors import printable
-from prl.evaluation.data_summary import QUANTILES, describe
 
-KINDS: dict[str, type[Record]] = {
-    "pairs": PreferencePair,
-    "prompts": AnchoredPrompt,
-    "demonstrations": Demonstration,
-}
+if TYPE_CHECKING:
+    from prl.data import Record
+
+KINDS = ("pairs", "prompts", "demonstrations")
 ROWS_SHOWN = 8
 """Numbers of skipped rows in the text; the JSON has all."""
 
@@ -26,7 +19,7 @@ def main(args: list[str]) -> None:
     """Describe a data set. Bad rows under `--on_invalid error` are an error, as in training."""
     parser = argparse.ArgumentParser("prl data", description=__doc__)
     parser.add_argument("source", help=".jsonl, .jsonl.gz, .json, .csv or .parquet file, or a hub id")
-    parser.add_argument("--kind", choices=list(KINDS), default="pairs", help="what the rows are")
+    parser.add_argument("--kind", choices=KINDS, default="pairs", help="what the rows are")
     add_source_options(parser)
     parser.add_argument("--limit", type=number_of_rows, help="read only the first rows")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="of a model: lengths in tokens too")
@@ -36,24 +29,37 @@ def main(args: list[str]) -> None:
     options = parser.parse_args(args)
     if options.show_tokens and not options.tokenizer:
         parser.error("--show-tokens needs --tokenizer")
-    source = DataSource(options.source, options.split, options.name, options.columns, options.limit)
-    loaded = load_records(source, KINDS[options.kind], options.on_invalid)
-    count_tokens: Callable[[str], int] | None = None
-    shown: list[dict[str, list[str]]] = []
-    if options.tokenizer:
-        from prl.models.loading import load_tokenizer
-
-        tokenizer = load_tokenizer(ModelSource(path=options.tokenizer))
-        count_tokens = lambda text: len(encode_content(tokenizer, text))  # noqa: E731
-        shown = [tokens_of(tokenizer, record) for record in loaded.records[: options.show_tokens]]
-    found = {"report": loaded.report.as_dict(), **describe(loaded.records, count_tokens)}
-    if shown:
-        found["tokens"] = shown
+    found = described(options)
     print(json.dumps(found, indent=2) if options.json else as_text(found))
 
 
-def tokens_of(tokenizer: Any, record: Record) -> dict[str, list[str]]:
+def described(options: argparse.Namespace) -> dict[str, Any]:
+    """What is in the data, as the JSON object has it."""
+    from prl.data import AnchoredPrompt, DataSource, Demonstration, PreferencePair, Record, load_records
+    from prl.evaluation.data_summary import describe
+
+    kinds: dict[str, type[Record]]
+    kinds = {"pairs": PreferencePair, "prompts": AnchoredPrompt, "demonstrations": Demonstration}
+    source = DataSource(options.source, options.split, options.name, options.columns, options.limit)
+    loaded = load_records(source, kinds[options.kind], options.on_invalid)
+    found: dict[str, Any] = {"report": loaded.report.as_dict()}
+    if not options.tokenizer:
+        return found | describe(loaded.records)
+    from prl.data.marks import encode_content
+    from prl.models.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(ModelSource(path=options.tokenizer))
+    found |= describe(loaded.records, lambda text: len(encode_content(tokenizer, text)))
+    if shown := [tokens_of(tokenizer, record) for record in loaded.records[: options.show_tokens]]:
+        found["tokens"] = shown
+    return found
+
+
+def tokens_of(tokenizer: Any, record: "Record") -> dict[str, list[str]]:
     """The tokens of a record's parts, the prompt through the chat template."""
+    from prl.data.encoding import encode_prompt
+    from prl.data.marks import encode_content
+
     parts = {"prompt": encode_prompt(tokenizer, record.prompt)}
     for name in ("chosen", "rejected", "completion"):
         if hasattr(record, name):
@@ -66,6 +72,9 @@ def tokens_of(tokenizer: Any, record: Record) -> dict[str, list[str]]:
 
 def as_text(found: dict[str, Any]) -> str:
     """One screen. What the data brought along cannot steer the terminal: see `printable`."""
+    from prl.data.rows.row_errors import printable
+    from prl.evaluation.data_summary import QUANTILES
+
     report = found["report"]
     rows = [
         ("source", report["source"]),

@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prl import __version__
 
 PACKAGES = ("lightning", "transformers", "torchmetrics", "jsonargparse", "datasets", "peft", "deepspeed")
@@ -32,6 +30,8 @@ def main(args: list[str]) -> None:
 
 def describe() -> dict[str, Any]:
     """Everything that is printed; None stands for what is missing."""
+    import torch
+
     return {
         "prl": __version__,
         "python": platform.python_version(),
@@ -49,6 +49,8 @@ def describe() -> dict[str, Any]:
 
 def gpus() -> list[dict[str, Any]]:
     """The GPUs that torch sees."""
+    import torch
+
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     found = [torch.cuda.get_device_properties(index) for index in range(count)]
     return [

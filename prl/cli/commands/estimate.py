@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from prl.data.batching import check_divides
 from prl.system.outputs import check_file, json_with, write_text
 
 PRECISIONS = {"bf16": "bf16-mixed", "16": "16-mixed"}
@@ -87,6 +86,7 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
     from lightning_modules.estimates import needs
     from lightning_modules.export import build_stage
     from lightning_modules.strategies import check_precision, check_replicas, shards_of
+    from prl.data.batching import check_divides
 
     if processes < 1:
         raise ValueError(f"--processes is {processes}; expected at least 1")

@@ -9,15 +9,11 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-from lightning_modules.export import read_stage
 from prl.checkpoints.files import LAST
 from prl.checkpoints.resolve import RunError, resolve_checkpoint
-from prl.judge.passport import adopt_passport, read_passport
-from prl.models.model_card import write_card
-from prl.rewards.folder import judge_kind
 from prl.run_folder import trust
 from prl.run_folder.lock import LOCK, held
-from prl.system.outputs import OutputError, check_folder, writing_folder
+from prl.system.outputs import OutputError, check_folder
 
 
 def main(args: list[str]) -> None:
@@ -65,18 +61,15 @@ def export(
     settings = trust.read_settings(config)
     if not isinstance(settings.get("model"), dict):
         raise RunError(f"{config} has no settings of a model; give the config.yaml of the checkpoint's run")
-    passport = read_passport(config.parent / "model")
+    from lightning_modules.export import write_model
+
     run = next((folder for folder in output.absolute().parents if (folder / LOCK).exists()), None)
-    with nullcontext() if run is None else held(run):  # or the training would write its own into this one
-        with nullcontext() if trusted else trust.guarding_config(config):
-            trust.check({"model": settings["model"]})
-            stage = read_stage(settings, checkpoint)
-        with writing_folder(output) as partial:
-            stage.export(partial, merge=merge)
-            kind = judge_kind(partial)
-            write_card(partial, kind, settings, adapter=not merge)
-            if kind is not None:
-                adopt_passport(partial, passport)
+    with (
+        nullcontext() if run is None else held(run),  # or the training would write its own into this one
+        nullcontext() if trusted else trust.guarding_config(config),
+    ):
+        trust.check({"model": settings["model"]})
+        write_model(settings, checkpoint, output, passport_of=config.parent / "model", merge=merge)
 
 
 def _check_checkpoint(path: Path) -> None:

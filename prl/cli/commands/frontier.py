@@ -6,12 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from prl.checkpoints.files import batches_of, whole_checkpoints
-from prl.evaluation.policy.frontier import MEASURES, Point, common_measure, draw_frontier, knee, run_points, to_ship
+from prl.evaluation.policy.frontier import MEASURES, Point, common_measure, knee, run_points, to_ship
 from prl.evaluation.policy.validation_log import VALIDATIONS, ValidationLog
 from prl.system.outputs import check_file, is_own_picture, json_with, save_picture, write_text
 
@@ -35,6 +34,8 @@ def main(args: list[str]) -> None:
     lines = {str(run): validations(run) for run in options.runs}
     report = frontier(lines, options.measure)
     runs = {name: run_points(each, report["measure"]) for name, each in lines.items()}
+    from prl.evaluation.policy.frontier_figure import draw_frontier
+
     save_picture(draw_frontier(runs, report["measure"]), picture)
     write_text(numbers, json.dumps(report, indent=2) + "\n")
     show(report)
@@ -118,6 +119,8 @@ def kept_checkpoints(run: Path) -> dict[int, Path]:
 def _batches_in(path: Path) -> int | None:
     if path.suffix != ".ckpt" or not path.is_file():
         return None
+    import torch
+
     try:
         checkpoint = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
         return int(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"])

@@ -4,17 +4,14 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prl.cli.commands.sources import add_source_options, number_of_rows
-from prl.data import DataSource, PreferencePair, load_records
-from prl.evaluation.bootstrap import bootstrap_mean
-from prl.evaluation.figures import TAGS, judge_figures
-from prl.judge.examination import judge_pairs
-from prl.judge.loading import DTYPES, Judge
-from prl.judge.passport import as_json, issue_passport, write_passport
-from prl.rewards.folder import judge_folder
+from prl.config import DTYPES
 from prl.system.outputs import check_file, is_own_picture, json_with, lines_with, save_picture, write_text
+
+if TYPE_CHECKING:
+    from prl.judge import Judge
 
 FIGURES = (
     ("accuracy", "accuracy, both orders averaged"),
@@ -85,6 +82,8 @@ def main(args: list[str]) -> None:
         parser.error(f"--write-passport writes into the judge's folder, but {options.judge} is none")
     check_outputs(options)
     prepare(options.json, options.figures)
+    from prl.judge import Judge
+
     judge = Judge.from_pretrained(options.judge, dtype=options.dtype)
     if options.pairs is not None:
         measure(judge, options)
@@ -102,8 +101,11 @@ def check_outputs(options: argparse.Namespace) -> None:
     if options.json is not None and not options.json.is_dir():
         own = lines_with(*COLUMNS) if options.pairs is None else json_with("prl", "judge", "data", "report")
         check_file(options.json, "--json", own, read)
-    for tag in TAGS if options.figures is not None else ():
-        check_file(picture_of(options.figures, tag), "--figures", is_own_picture, read)
+    if options.figures is not None:
+        from prl.evaluation.figures import TAGS
+
+        for tag in TAGS:
+            check_file(picture_of(options.figures, tag), "--figures", is_own_picture, read)
 
 
 def picture_of(folder: Path, tag: str) -> Path:
@@ -128,8 +130,13 @@ def prepare(file: Path | None, folder: Path | None) -> None:
             raise ValueError(f"the folder {target} cannot be written; choose another")
 
 
-def measure(judge: Judge, options: argparse.Namespace) -> None:
+def measure(judge: "Judge", options: argparse.Namespace) -> None:
     """Examine the judge, print one screen, and leave the passport where it was asked for."""
+    from prl.data import DataSource, PreferencePair, load_records
+    from prl.judge.examination import judge_pairs
+    from prl.judge.passport import as_json, issue_passport, write_passport
+    from prl.rewards.folder import judge_folder
+
     source = DataSource(options.pairs, options.split, options.name, options.columns, options.max_pairs)
     pairs = load_records(source, PreferencePair, options.on_invalid, lambda pair: judge.model.check(pair.prompt))
     for reason, numbers in pairs.report.skipped.items():
@@ -142,6 +149,8 @@ def measure(judge: Judge, options: argparse.Namespace) -> None:
         write_text(options.json, as_json(passport))
     written = write_passport(options.judge, passport) if options.write_passport else None
     if options.figures is not None:
+        from prl.evaluation.figures import judge_figures
+
         for tag, figure in judge_figures(judged).items():
             save_picture(figure, picture_of(options.figures, tag))
     print(screen(passport))
@@ -171,7 +180,7 @@ def _cells(found: Any) -> str:
     return f"{found:8.3f}"
 
 
-def compare(judge: Judge, options: argparse.Namespace) -> None:
+def compare(judge: "Judge", options: argparse.Namespace) -> None:
     """Judge each response against its anchor, print a line for each, the mean, and how many were cut.
 
     Raises:
@@ -190,6 +199,8 @@ def compare(judge: Judge, options: argparse.Namespace) -> None:
     print(f"{'line':>6} {'win_prob':>9} {'margin':>9} {'order_gap':>9}")
     for number, row in enumerate(rows, 1):
         print(f"{number:>6} {row['win_prob']:>9.3f} {row['margin']:>+9.3f} {row['order_gap']:>9.3f}")
+    from prl.evaluation.bootstrap import bootstrap_mean
+
     mean = bootstrap_mean([row["win_prob"] for row in rows], [json.dumps(prompt) for prompt in prompts])
     print(f"{'mean':>6} {mean.mean:>9.3f}   {mean.low:.3f} to {mean.high:.3f} (95 % over prompts)")
     print(f"{'cut':>6} {judge.model.cut_share():>9.3f}   of the readings, to fit into the judge's max_length")

@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from prl.run_folder.contents import BEGUN_FILES, RUN_FILES, check_run_folder, foreign_files
 from prl.system.outputs import OutputError, check_file, check_folder, json_with, write_text
 
 STAGES = ("world", "supervised", "judge", "ppo", "report")
@@ -63,6 +62,8 @@ def _remove_earlier(folder: Path) -> None:
     Raises:
         OutputError: before anything goes, when a place that is needed holds what no quickstart wrote.
     """
+    from prl.run_folder.contents import BEGUN_FILES, RUN_FILES, check_run_folder, foreign_files
+
     for stage in FOLDERS:
         place = folder / stage
         if place.is_symlink() or (place.exists() and not place.is_dir()):
@@ -175,9 +176,6 @@ def measure_judge(out: Path) -> dict[str, float]:
 
 def _quiet() -> None:
     """Leave the terminal to what matters: Lightning's tips and tables are for runs of one stage."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning")

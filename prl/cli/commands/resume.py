@@ -6,22 +6,15 @@ rounding, or which quantity is the first to differ (exit code 1).
 """
 
 import argparse
-import contextlib
 import logging
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning import Callback
-from lightning.pytorch.callbacks import Checkpoint
 
-from lightning_modules.callbacks.run_ledger import RunLedger
 from prl.checkpoints.files import batches_of, summary, whole_checkpoints
-from prl.checkpoints.ledger import LEDGER, compare, read_ledger
 from prl.checkpoints.resolve import RunError, resolve_checkpoint
-from prl.cli.app import PrlCLI, run_stage
-from prl.run_folder.inputs import is_accepted
 from prl.run_folder.sealed_config import CONFIG, config_fault
 from prl.run_folder.trust import FLAG, take_flag
 
@@ -45,6 +38,8 @@ def main(args: list[str]) -> None:
     settings += [FLAG, "true"] if trusted else []
     _check_config(options.run_dir, settings)
     if options.verify is None:
+        from prl.cli.app import run_stage
+
         run_stage(_fit(options.run_dir, options.run_dir, options.ckpt or "last", settings))
     elif options.verify < 1:
         raise RunError(f"--verify is {options.verify}; give the number of batches to replay")
@@ -58,28 +53,26 @@ def verify(run: Path, count: int, ckpt: str | None, tolerance: float, settings: 
     Raises:
         RunError: when there is no checkpoint with batches of the ledger behind it.
     """
+    from prl.checkpoints.ledger import LEDGER, compare, read_ledger
+    from prl.cli.replay import replayed
+
     before, _ = read_ledger(run / LEDGER)
     checkpoint = _checkpoint(run, before, count, ckpt)
     start = int(summary(checkpoint)["batches"])
     numbers = [n for n in range(start + 1, start + count + 1) if n in before]
-    replay = _Replay(len(numbers))
     with tempfile.TemporaryDirectory(prefix="prl-verify-") as scratch:
         # What changed is told, and the ledger says what came of it.
         quiet = ["--trainer.logger", "false", "--checkpoint.every_n_batches", "0", "--accept_changes", "true"]
         quiet += settings
-        cli = type("_ReplayOfThis", (_ReplayCLI,), {"replay": replay})
-        with contextlib.suppress(_ReplayedAll):
-            run_stage(_fit(run, Path(scratch), str(checkpoint), quiet), cli=cli)
-    if len(replay.lines) < len(numbers):
-        raise RunError(
-            f"the replay ended after {len(replay.lines)} of {len(numbers)} batches; its settings end the run"
-        )
-    if not replay.is_first_rank:
+        lines, is_first_rank = replayed(_fit(run, Path(scratch), str(checkpoint), quiet), len(numbers))
+    if len(lines) < len(numbers):
+        raise RunError(f"the replay ended after {len(lines)} of {len(numbers)} batches; its settings end the run")
+    if not is_first_rank:
         return
     what = f"batches {numbers[0]} to {numbers[-1]}, from {checkpoint}"
     if len(numbers) < count:
         what += f" (the ledger has {len(numbers)} after it, {count} were asked for)"
-    found = compare([before[n] for n in numbers], replay.lines, tolerance)
+    found = compare([before[n] for n in numbers], lines, tolerance)
     if found is None:
         print(f"exact: {what}")
     elif found.size <= tolerance:
@@ -121,6 +114,8 @@ def _check_config(run: Path, settings: list[str]) -> None:
     accept = parser.parse_known_args(settings)[0].accept_changes
     if (wrong := config_fault(run)) is None:
         return
+    from prl.run_folder.inputs import is_accepted
+
     if not is_accepted(CONFIG, accept):
         raise RunError(
             f"{path} has changed since the run wrote it: {wrong}. Put it back, or look it through and go on with it by "
@@ -132,38 +127,3 @@ def _check_config(run: Path, settings: list[str]) -> None:
 def _fit(run: Path, folder: Path, checkpoint: str, settings: list[str]) -> list[str]:
     config = ["fit", "--config", str(run / "config.yaml"), "--run_dir", str(folder)]
     return [*config, "--ckpt_path", checkpoint, "--overwrite", "false", "--accept_changes", "false", *settings]
-
-
-class _ReplayedAll(BaseException):
-    """Ends the replay, which is no failure."""
-
-
-class _Replay(Callback):
-    """Collects the lines of the ledger, which comes before it, and ends the run when there are enough."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.is_first_rank = count, True
-        self.lines: list[dict[str, Any]] = []
-
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        self.is_first_rank = trainer.is_global_zero
-        ledger = next(callback for callback in trainer.callbacks if isinstance(callback, RunLedger))
-        self.lines.append(ledger.line)
-        if len(self.lines) == self.count:
-            raise _ReplayedAll
-
-
-class _ReplayCLI(PrlCLI):
-    """A run that leaves nothing behind; a ModelCheckpoint of the config would write into the run."""
-
-    replay: _Replay
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        config = self._get(self.config_init, "trainer", default={})
-        given = config.get("callbacks") or []
-        given = given if isinstance(given, list) else [given]
-        config["callbacks"] = [each for each in given if not isinstance(each, Checkpoint)]
-        return super().instantiate_trainer(**kwargs)
-
-    def own_callbacks(self) -> list[Any]:
-        return [*super().own_callbacks(), self.replay]

@@ -2,14 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from prl.data.rows.records import prompt_key
 from prl.evaluation.bootstrap import Interval, bootstrap_mean
 from prl.evaluation.policy.length_control import length_controlled_rate
-
-Row = dict[str, Any]
-"""One comparison of a sampled response with an anchor, as in samples/batch=N.jsonl (docs/ppo.md)."""
+from prl.evaluation.policy.validation_log import Row
 
 
 def win_score(margin: float) -> float:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from prl.checkpoints.event_log import plain
-from prl.evaluation.policy.report import Row
 from prl.system.json_files import parse_object
 from prl.system.outputs import writing
 
 VALIDATIONS = "validation.jsonl"
 SAMPLES = "samples"
+
+Row = dict[str, Any]
+"""One comparison of a sampled response with an anchor, as in samples/batch=N.jsonl (docs/ppo.md)."""
 
 
 class ValidationLog:

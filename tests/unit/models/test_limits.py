@@ -11,7 +11,7 @@ from lightning_modules.estimates import needs
 from lightning_modules.generative_reward import GenerativeRewardModule
 from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.supervised import SupervisedModule
-from prl.cli.commands.anchors import Sampler as AnchorSampler
+from prl.anchors.writing import Sampler as AnchorSampler
 from prl.config import LoRA, ModelSource, Sampling
 from prl.data.rows.records import AnchoredPrompt
 from prl.judge import JudgeTemplate

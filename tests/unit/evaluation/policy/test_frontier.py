@@ -9,7 +9,8 @@ from PIL import Image
 
 from prl.checkpoints.files import aside, manifest_of, publish
 from prl.cli.commands.frontier import checkpoint_for, main
-from prl.evaluation.policy.frontier import Point, common_measure, draw_frontier, knee, run_points, to_ship
+from prl.evaluation.policy.frontier import Point, common_measure, knee, run_points, to_ship
+from prl.evaluation.policy.frontier_figure import draw_frontier
 from prl.evaluation.policy.validation_log import ValidationLog
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from prl.evaluation.policy.report import Row, goodhart_gap, judge_difference, policy_report
-from prl.evaluation.policy.validation_log import ValidationLog, read_validations
+from prl.evaluation.policy.report import goodhart_gap, judge_difference, policy_report
+from prl.evaluation.policy.validation_log import Row, ValidationLog, read_validations
 
 
 def row(number: int, margin: float, heldout: float | None = None, prompt: str | None = None, **values) -> Row:

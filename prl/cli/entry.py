@@ -1,0 +1,60 @@
+"""What `prl` does with its arguments: print its help, run a small command, or hand them to LightningCLI.
+
+Nothing slow is imported before it is known to be needed.
+"""
+
+import gc
+import os
+import sys
+import threading
+
+from prl import __version__
+from prl.cli.commands import COMMANDS
+from prl.cli.errors import mistake_behind, told_by_thread
+from prl.cli.help import VERBS, screen
+from prl.system.terminal import FOLLOWS
+
+
+def main(args: list[str] | None = None) -> None:
+    """`prl`: a command of prl, or a LightningCLI subcommand.
+
+    Exits with one message on the user's mistakes: with 3 when the gate refuses a judge, else with 1; with 2 where the
+    command line itself is wrong.
+    """
+    arguments = sys.argv[1:] if args is None else args
+    threading.excepthook = told_by_thread
+    try:
+        _run(arguments)
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename in ("<stdout>", "<stderr>"):
+            raise  # output that cannot be written, which `prl.__main__` tells
+        if (follows := getattr(error, FOLLOWS, None)) is not None and not os.environ.get("PRL_DEBUG"):
+            sys.stderr.write(f"prl: {follows}\n")
+            raise SystemExit(1) from None
+        told = mistake_behind(error, arguments)
+        if told is None or os.environ.get("PRL_DEBUG"):
+            raise
+        sys.stderr.write(f"prl: {type(told).__name__}: {told}\n")
+        raise SystemExit(getattr(told, "exit_code", 1)) from None
+
+
+def _run(arguments: list[str]) -> None:
+    first = arguments[0] if arguments else ""
+    if arguments in (["--version"], ["-V"]):
+        sys.stdout.write(f"prl {__version__}\n")
+    elif first in ("-h", "--help"):
+        sys.stdout.write(screen())
+    elif not first:
+        sys.stderr.write(screen())
+        raise SystemExit(2)
+    elif first in COMMANDS:
+        COMMANDS[first](arguments[1:])
+    elif first in VERBS or first.startswith("-"):
+        gc.disable()  # next to nothing that imports make is garbage
+        from prl.cli.app import run_stage
+
+        gc.enable()
+        run_stage(arguments)
+    else:
+        sys.stderr.write(f"error: there is no command {first!r}; `prl --help` lists them\n")
+        raise SystemExit(2)

@@ -1,0 +1,35 @@
+"""Reading and writing weights without what transformers says and draws meanwhile."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.utils import enable_progress_bars
+from transformers.utils import logging as logs
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what transformers logs and torch warns of: for what is expected, or told in another way."""
+    verbosity = logs.get_verbosity()
+    logs.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logs.set_verbosity(verbosity)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without bars of weights that are read or written; those of downloads stay."""
+    if not logs.is_progress_bar_enabled():
+        yield
+        return
+    logs.disable_progress_bar()
+    enable_progress_bars()  # the hub's, which transformers disables with its own
+    try:
+        yield
+    finally:
+        logs.enable_progress_bar()
