@@ -21,6 +21,7 @@ from prl.data.audit import shared_prompts
 from prl.data.batching import check_divides
 from prl.data.store import EncodedRecords, encode_records
 from prl.data.tokens import Loss
+from prl.run_folder.contents import DATA_REPORT
 from prl.run_folder.inputs import Inputs
 from prl.system.outputs import write_text
 
@@ -91,6 +92,9 @@ class RecordDataModule(LightningDataModule):
         cache: bool = True,
     ) -> None:
         super().__init__()
+        for name, size in (("batch_size", batch_size), ("validation_batch_size", validation_batch_size)):
+            if size is not None and size < 1:
+                raise ValueError(f"data.init_args.{name} is {size}; expected at least 1")
         if validation is None and not 0 < validation_share < 1:
             raise ValueError(
                 f"data.validation_share is {validation_share}; without data.validation it must lie between 0 and 1"
@@ -105,6 +109,8 @@ class RecordDataModule(LightningDataModule):
         self.lengths: dict[str, Any] = {}
         """Tokens of each of these rows, int32."""
         self._contents: Inputs = {}
+        self._report: str | None = None
+        """The data report of a run that has one already, until its data are found to be those of the checkpoint."""
 
     def setup(self, stage: str) -> None:
         """Read, check and encode everything once; safe to call twice."""
@@ -211,10 +217,15 @@ class RecordDataModule(LightningDataModule):
 
     def _write_report(self, reports: dict[str, Any], stage: str) -> None:
         assert self.trainer is not None
-        if self.trainer.is_global_zero and not is_dry_run(self.trainer):
-            # The report in the run folder is the training's, which may be going on.
-            folder = Path(self.trainer.default_root_dir, "" if stage == "fit" else stage)
-            write_text(folder / "data_report.json", json.dumps(reports, indent=2, default=str) + "\n")
+        if not self.trainer.is_global_zero or is_dry_run(self.trainer):
+            return
+        text = json.dumps(reports, indent=2, default=str) + "\n"
+        # The report in the run folder is the training's, which may be going on.
+        path = Path(self.trainer.default_root_dir, "" if stage == "fit" else stage) / DATA_REPORT
+        if stage == "fit" and path.exists():
+            self._report = text  # a resume may still be refused, and then the run keeps the report of its own data
+        else:
+            write_text(path, text)
 
     def _loader(self, rows: Any, batches: Sampler[list[int]], kind: Any = SteadyLoader) -> DataLoader:
         # A generator of its own: a loader otherwise draws its seed from torch's global state, and a validation would
@@ -231,6 +242,8 @@ class RecordDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches; number n of a run is a pure function of the seed and n, so a resume needs no state."""
         assert self.trainer is not None
+        if self._report is not None and self.trainer.is_global_zero:
+            write_text(Path(self.trainer.default_root_dir) / DATA_REPORT, self._report)
         trainer: Any = self.trainer
         only: Any = trainer.overfit_batches  # a number, or a share of an epoch, as Lightning counts them
         if isinstance(only, float):

@@ -106,7 +106,7 @@ class PairwisePPOModule(PolicyStage):
     ) -> None:
         super().__init__(validation, Residence(offload_frozen))
         check_critic(critic, policy, critic_model)
-        check_roles(policy, reference, judge, heldout_judge)
+        check_roles(policy, reference, judge, heldout_judge, iterations)
         self.automatic_optimization = False
         self.policy_source, self.reference_source = policy, reference
         self.critic_kind, self.critic_source = critic, critic_model or policy

@@ -11,9 +11,15 @@ from prl.rl.minibatch import check_minibatches
 
 
 def check_roles(
-    policy: ModelSource, reference: ModelSource | None, judge: RewardSource, heldout: PairwiseJudge | None
+    policy: ModelSource,
+    reference: ModelSource | None,
+    judge: RewardSource,
+    heldout: PairwiseJudge | None,
+    iterations: int,
 ) -> None:
-    """Raises ValueError for a run without a start to stay near, or with one judge in two roles."""
+    """Raises ValueError for a run without a start to stay near or an iteration, or with one judge in two roles."""
+    if iterations < 1:
+        raise ValueError(f"model.init_args.iterations is {iterations}; expected at least 1")
     if policy.path is None and reference is None:
         raise ValueError("policy has random weights (config), so there is no start to read as reference; use path")
     if heldout is not None and judge.folder is not None and heldout.folder == judge.folder:

@@ -190,7 +190,8 @@ class RunCheckpoint(Checkpoint):
         if self._boundary is not None and not is_dry_run(trainer):
             set_random_states(self._boundary.random)
             self._save_boundary(trainer, self._boundary)
-            held = f"the checkpoint in {self.folder} holds {self._boundary.batches} batches, continue with `prl resume`"
+            held = f"the checkpoint in {self.folder} holds {self._boundary.batches} batches, "
+            held += f"continue with `prl resume {trainer.default_root_dir}`"
         if trainer.is_global_zero:
             log.warning("stopped by %s: %s", signal.Signals(number).name, held)
         raise StoppedRun(128 + number)

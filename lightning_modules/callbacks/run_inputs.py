@@ -1,12 +1,14 @@
 """Hashes of what a run reads in its checkpoints: a resume on other data or models is refused, or accepted and told."""
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from lightning import Callback, Trainer
 
 from prl.checkpoints.position import is_dry_run
 from prl.run_folder.inputs import Inputs, changed_inputs, is_accepted
+from prl.run_folder.sealed_config import CONFIG
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,13 @@ class RunInputs(Callback):
             if trainer.is_global_zero:
                 log.warning("the checkpoint has no hashes of its data and models: whether they changed is not known")
             return
+        known = {*checkpoint["inputs"], *self.inputs, CONFIG}
+        unknown = [] if isinstance(self.accept, bool) else [n for n in self.accept if not any_of(n, known)]
+        if unknown:
+            raise ValueError(
+                f"--accept_changes names {unknown[0]!r}, which is no input of this run; its inputs are "
+                f"{', '.join(_groups(sorted(known)))}"
+            )
         changed = changed_inputs(checkpoint["inputs"], self.inputs)
         refused = {name: how for name, how in changed.items() if not is_accepted(name, self.accept)}
         if refused:
@@ -60,6 +69,11 @@ class RunInputs(Callback):
             )
         for name, how in changed.items() if trainer.is_global_zero else ():
             log.warning("an input changed, as accepted: %s: %s", name, how)
+
+
+def any_of(name: str, known: Iterable[str]) -> bool:
+    """Whether an input is called so, or belongs to what is."""
+    return any(is_accepted(each, [name]) for each in known)
 
 
 def _groups(names: Any) -> list[str]:

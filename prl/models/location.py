@@ -44,6 +44,8 @@ def location(path: str) -> dict[str, Any]:
         if not local.is_file():
             raise ModelNotFoundError(f"GGUF file {path} does not exist")
         return {"pretrained_model_name_or_path": str(local.parent), "gguf_file": local.name}
+    if local.is_file():
+        raise ModelNotFoundError(f"{path} is a file, and no .gguf file; give a model folder, a .gguf file or a hub id")
     if not local.is_dir() and not is_hub_id(path):
         raise ModelNotFoundError(
             f"model folder {path} does not exist; run the stage that writes it first, or give another folder or hub id"

@@ -48,9 +48,12 @@ def held(run: Path) -> Iterator[None]:
 
 
 def _acquired(run: Path) -> FileLock | None:
-    lock = FileLock(run / LOCK)
     try:
         run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunInUseError(f"run_dir {run} cannot be made ({error.strerror}); choose another --run_dir") from None
+    lock = FileLock(run / LOCK)
+    try:
         lock.acquire(blocking=False)
         (run / HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     except Timeout:

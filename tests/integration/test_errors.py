@@ -334,6 +334,7 @@ def test_misspelt_key_in_yaml(overlay: str, named: str, refused: Refused, run: P
         ("pairwise_ppo", ("sampling.temperature", "0"), ("sampling.temperature is 0.0", "a positive number")),
         ("pairwise_ppo", ("reward.mapping", "elo"), ("elo", "log_odds")),
         ("pairwise_ppo", ("ppo.minibatches", "9"), ("ppo.minibatches is 9", "3 micro-batches")),
+        ("pairwise_ppo", ("iterations", "0"), ("init_args.iterations is 0; expected at least 1",)),
         ("generative_reward", ("order", "random", "consistency_coef", "1"), ("consistency_coef", "order: both")),
         ("supervised", ("model.path", "x"), ("either path or config",)),
     ],
@@ -344,6 +345,17 @@ def test_setting_out_of_range(
 ) -> None:
     words = [word if i % 2 else MODEL + word for i, word in enumerate(overrides)]
     refused(refused.home.arguments(stage, run, *words), *patterns)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "validation_batch_size"])
+def test_a_batch_of_nothing(name: str, refused: Refused, run: Path) -> None:
+    args = refused.home.arguments("supervised", run, f"--data.init_args.{name}", "0")
+    refused(args, f"data.init_args.{name} is 0; expected at least 1")
+
+
+def test_a_run_folder_that_cannot_be_made(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(refused.home.arguments("supervised", tmp_path / "file" / "run"), "run_dir .*/file/run cannot be made")
 
 
 def test_schedule_without_an_end(refused: Refused, run: Path) -> None:

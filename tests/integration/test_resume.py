@@ -340,6 +340,14 @@ def test_settings_on_resume_are_those_of_the_command_line(home: Home, tmp_path: 
     smaller = ("--data.init_args.batch_size", "4")
     with pytest.raises(ValueError, match=r"- data.batch_size: 8 at the checkpoint, 4 now\n.*'\[data.batch_size\]'"):
         home.run("pairwise_ppo", tmp_path, *again, *smaller)
+    with pytest.raises(
+        ValueError, match=r"--accept_changes names 'data.batchsize', .* its inputs are .*data.batch_size"
+    ):
+        home.run("pairwise_ppo", tmp_path, *again, *smaller, "--accept_changes", "[data.batchsize]")
+    report = (tmp_path / "data_report.json").read_text()
+    with pytest.raises(ValueError, match="data.train.limit"):
+        home.run("pairwise_ppo", tmp_path, *again, "--data.init_args.train.limit", "16")
+    assert (tmp_path / "data_report.json").read_text() == report
     cli = home.run("pairwise_ppo", tmp_path, *again, *smaller, "--accept_changes", "[data.batch_size]")
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["accept_changes"] is False
     assert last_checkpoint(tmp_path)["inputs"]["data.batch_size"] == 4

@@ -8,6 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
+from prl.cli.commands.sources import number_of_rows, positive
 from prl.config import DTYPES
 from prl.system.outputs import check_file, json_with
 
@@ -23,13 +24,13 @@ def main(args: list[str]) -> None:
         "--output", type=Path, required=True, help=".jsonl file to write; must not exist, nor its .provenance.json"
     )
     parser.add_argument("--judge", help="folder or hub id of a judge; needed for more than one sample")
-    parser.add_argument("--samples", type=int, default=8, help="responses per prompt; 1 takes it as it is (default 8)")
-    parser.add_argument("--max_new_tokens", type=int, default=256, help="length limit of a response (default 256)")
+    parser.add_argument("--samples", type=positive, default=8, help="responses per prompt; 1 is taken as is (8)")
+    parser.add_argument("--max_new_tokens", type=positive, default=256, help="length limit of a response (256)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the sampling (default 1)")
-    parser.add_argument("--max_prompt_length", type=int, default=1024, help="longest prompt, tokens (default 1024)")
-    parser.add_argument("--batch_size", type=int, default=16, help="responses sampled together (default 16)")
+    parser.add_argument("--max_prompt_length", type=positive, default=1024, help="longest prompt in tokens (1024)")
+    parser.add_argument("--batch_size", type=positive, default=16, help="responses sampled together (default 16)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
-    parser.add_argument("--limit", type=int, help="read only the first so many prompts")
+    parser.add_argument("--limit", type=number_of_rows, help="read only the first so many prompts")
     parser.add_argument("--split", help="split of a hub data set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep_unfinished", action="store_true", help="let responses that hit the length limit enter")

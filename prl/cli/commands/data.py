@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from prl.cli.commands.sources import add_source_options, number_of_rows
+from prl.cli.commands.sources import add_source_options, number_of_rows, positive
 from prl.config import ModelSource
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def main(args: list[str]) -> None:
     add_source_options(parser)
     parser.add_argument("--limit", type=number_of_rows, help="read only the first rows")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="of a model: lengths in tokens too")
-    parser.add_argument("--show-tokens", type=int, default=0, metavar="N", help="print the tokens of the first records")
+    parser.add_argument(
+        "--show-tokens", type=positive, default=0, metavar="N", help="print tokens of the first N records"
+    )
     parser.add_argument("--on_invalid", choices=["skip", "error"], default="skip", help="what bad rows are")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(args)

@@ -26,7 +26,14 @@ class _Columns(argparse.Action):
 
 
 def number_of_rows(text: str) -> int:
-    """A number of rows on the command line."""
+    """Read a number of rows on the command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected a number of at least 1; leave the option out for all rows")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Read a number of at least 1 on the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of at least 1")
     return int(text)

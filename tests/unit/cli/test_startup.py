@@ -43,6 +43,8 @@ WRONG = {
     "judge --judge j": 2,
     "judge --judge j --prompts p --responses r --anchors a --max_pairs 3": 2,
     "anchors --policy p --prompts q --output a.jsonl": 2,
+    "anchors --policy p --prompts q --output a.jsonl --samples 0": 2,
+    "data a.jsonl --tokenizer t --show-tokens -2": 2,
     "anchors --policy p --prompts q --samples 1 --output a.txt": 2,
     "resume nowhere": 1,
     "frontier": 2,

@@ -39,10 +39,17 @@ def set_up(tmp_path, tokenizer, caplog):
     stage = SimpleNamespace(record_type=PreferencePair, build_encoder=lambda: ScalarPairEncoder(tokenizer, 64))
 
     def run(data: PreferencePairDataModule, **trainer: Any) -> tuple[dict[str, Any], list[str]]:
-        usual = {"is_global_zero": True, "fast_dev_run": False, "world_size": 1, "limit_val_batches": 1.0}
+        usual = {
+            "is_global_zero": True,
+            "fast_dev_run": False,
+            "world_size": 1,
+            "limit_val_batches": 1.0,
+            "ckpt_path": None,
+        }
         fake: Any = SimpleNamespace(lightning_module=stage, default_root_dir=tmp_path / "run", **{**usual, **trainer})
         data.trainer = fake
         with caplog.at_level(logging.WARNING):
+            (tmp_path / "run" / "data_report.json").unlink(missing_ok=True)
             data.setup("fit")
         return json.loads((tmp_path / "run" / "data_report.json").read_text()), caplog.messages
 

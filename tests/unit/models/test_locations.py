@@ -30,6 +30,9 @@ def test_a_name_in_a_folder_that_is_here_is_a_slip_and_no_hub_id(tmp_path, monke
     for load in (load_causal_lm, load_tokenizer):
         with pytest.raises(ModelNotFoundError, match=r"folder runs/modle does not exist.*since runs is a folder here"):
             load(ModelSource(path="runs/modle"))
+    Path("notes.txt").write_text("no model")
+    with pytest.raises(ModelNotFoundError, match=r"notes.txt is a file, and no .gguf file; give a model folder"):
+        load_causal_lm(ModelSource(path="notes.txt"))
     with pytest.raises(ModelNotFoundError, match=r"model folder missing/ does not exist"):
         load_causal_lm(ModelSource(path="missing/"))
 
