@@ -152,7 +152,7 @@ class RecordDataModule(LightningDataModule):
             check_divides(f"data.init_args.{name}", getattr(self, name), trainer.world_size)
 
     def inputs(self) -> Inputs:
-        """What decides which rows come in which order: hashes and settings; see `prl.run_folder.inputs`."""
+        """Hash the data and list the settings that order the rows; `prl.run_folder.inputs` compares them."""
         order: Inputs = {"batch_size": self.batch_size, "seed": self.seed, "group_by_length": self.group_by_length}
         if self.validation_source is None:
             order["validation_share"] = self.validation_share

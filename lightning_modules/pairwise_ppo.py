@@ -321,7 +321,7 @@ class PairwisePPOModule(PolicyStage):
 
     @property
     def _anchor_journal(self) -> Journal | None:
-        """Where what happens to anchors is kept; None on all ranks but the first, and in a dry run."""
+        """Return the log of replaced anchors; None on all ranks but the first, and in a dry run."""
         kept = self.trainer.is_global_zero and not is_dry_run(self.trainer)
         return Journal(Path(self.trainer.default_root_dir, "anchors.jsonl")) if kept else None
 

@@ -1,4 +1,4 @@
-"""What every policy in training shares: how it samples and is judged, and its validations with their files."""
+"""Base class of policies in training: sample, judge, validate, and write the files of validations."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What is refused before a rollout of PPO is paid for."""
+"""Checks of a PPO run before its first rollout."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a run says when it begins, and one progress bar for all of it, which names the phase the work is in."""
+"""The first lines of a run, and one progress bar for the whole run that names its phase."""
 
 import sys
 from typing import Any
@@ -11,7 +11,7 @@ from prl.checkpoints.position import batches_done, is_dry_run
 
 
 def beginning(trainer: Any, title: str, total: int | None) -> str:
-    """What runs, on what, on how many rows, and where to look, in a few lines."""
+    """Describe a run in a few lines: stage, device, precision, numbers of rows, run folder, command for the curves."""
     done = batches_done(trainer)
     batches = f"batches {done + 1} to {total}" if total else f"from batch {done + 1}"
     device, processes = trainer.strategy.root_device.type, trainer.world_size

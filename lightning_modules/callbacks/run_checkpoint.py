@@ -69,7 +69,7 @@ class RunCheckpoint(Checkpoint):
 
     Lightning's ModelCheckpoint counts optimizer steps, of which a PPO iteration has many and not always equally many.
     It can be added beside this one to keep the best by a metric; its `save_last` writes `model-checkpoint-last.ckpt`.
-    How a file becomes whole is told in `prl/checkpoints/files.py`.
+    `prl/checkpoints/files.py` publishes each file when it is whole.
 
     After SIGTERM, SIGUSR1, SIGHUP, Ctrl-C, or when its output is lost, the run ends at the next place where ranks are
     in step: after a batch, between the phases of a PPO iteration (`Stage.begin_phase`), after a validation batch. What

@@ -53,7 +53,7 @@ class RunInputs(Callback):
                 log.warning("the checkpoint has no hashes of its data and models: whether they changed is not known")
             return
         known = {*checkpoint["inputs"], *self.inputs, CONFIG}
-        unknown = [] if isinstance(self.accept, bool) else [n for n in self.accept if not any_of(n, known)]
+        unknown = [] if isinstance(self.accept, bool) else [n for n in self.accept if not _is_known(n, known)]
         if unknown:
             raise ValueError(
                 f"--accept_changes names {unknown[0]!r}, which is no input of this run; its inputs are "
@@ -71,8 +71,8 @@ class RunInputs(Callback):
             log.warning("an input changed, as accepted: %s: %s", name, how)
 
 
-def any_of(name: str, known: Iterable[str]) -> bool:
-    """Whether an input is called so, or belongs to what is."""
+def _is_known(name: str, known: Iterable[str]) -> bool:
+    """Tell whether `name` is a known input, or the group of one."""
     return any(is_accepted(each, [name]) for each in known)
 
 

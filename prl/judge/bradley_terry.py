@@ -27,9 +27,6 @@ class BradleyTerryJudge(PairwiseJudge, ScalarReward):
 
     needs_anchors = True
 
-    def __init__(self, path: str, dtype: str = "float32", batch_size: int = 64) -> None:
-        super().__init__(path, dtype, batch_size)
-
     def check(self, prompt: Conversation) -> None:
         """Raise RowError for a prompt that the chat template refuses."""
         assert self.encoder is not None, "call load() first"
