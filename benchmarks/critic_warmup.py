@@ -17,9 +17,9 @@ from lightning import Callback
 MODEL = "--model.init_args."
 LORA = (f"{MODEL}policy.lora", json.dumps({"rank": 16, "alpha": 32}))
 KINDS = {
-    "own": (f"{MODEL}critic", "own"),
-    "shared": (f"{MODEL}critic", "shared"),
-    "adapter, rank 16": (f"{MODEL}critic", "adapter", *LORA),
+    "own": (f"{MODEL}critic.kind", "own"),
+    "shared": (f"{MODEL}critic.kind", "shared"),
+    "adapter, rank 16": (f"{MODEL}critic.kind", "adapter", *LORA),
 }
 
 
@@ -56,12 +56,12 @@ def train(run: Path, overrides: tuple[str, ...], quickstart: Path, iterations: i
     cli = run_stage(
         [
             *("fit", "--config", "configs/quickstart/pairwise_ppo.yaml", "--run_dir", str(run), "--overwrite", "true"),
-            *(f"{MODEL}iterations", str(iterations), f"{MODEL}ppo.critic_warmup", str(iterations)),
+            *(f"{MODEL}iterations", str(iterations), f"{MODEL}critic.warmup", str(iterations)),
             *("--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"),
             *("--trainer.enable_model_summary", "false", f"{MODEL}judge_gate.mode", "off"),
             *(f"--trainer.callbacks+={__name__}.Watch",),
             *(f"{MODEL}policy.path", str(quickstart / "supervised" / "model")),
-            *(f"{MODEL}judge.init_args.path", str(quickstart / "judge" / "model")),
+            *(f"{MODEL}reward.init_args.path", str(quickstart / "judge" / "model")),
             *("--data.init_args.train.path", str(world / "prompts.train.jsonl")),
             *("--data.init_args.validation.path", str(world / "prompts.validation.jsonl")),
             *overrides,

@@ -30,8 +30,8 @@ def train(run: Path, kl_coef: str, seed: int, quickstart: Path) -> None:
             *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
             *("--checkpoint.every_n_batches", "5", "--checkpoint.keep", "99"),
             *(f"{MODEL}policy.path", str(quickstart / "supervised" / "model")),
-            *(f"{MODEL}judge.init_args.path", str(quickstart / "judge" / "model")),
-            *(f"{MODEL}heldout_judge", json.dumps(heldout), f"{MODEL}reward.kl_coef", kl_coef),
+            *(f"{MODEL}reward.init_args.path", str(quickstart / "judge" / "model")),
+            *(f"{MODEL}heldout_judge", json.dumps(heldout), f"{MODEL}kl.coef", kl_coef),
             *("--data.init_args.train.path", str(world / "prompts.train.jsonl")),
             *("--data.init_args.validation.path", str(world / "prompts.validation.jsonl")),
         ]

@@ -31,7 +31,7 @@ def variants(quickstart: Path, out: Path) -> dict[str, list[str]]:
 
     def judge(kind: str) -> list[str]:
         folder = str(quickstart / "bradley_terry" / "model")
-        return [f"{MODEL}judge", json.dumps({"class_path": kind, "init_args": {"path": folder}})]
+        return [f"{MODEL}reward", json.dumps({"class_path": kind, "init_args": {"path": folder}})]
 
     return {
         "judge, dataset anchors": [],
@@ -61,7 +61,7 @@ def train(name: str, overrides: list[str], seed: int, quickstart: Path, out: Pat
             *("--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"),
             *("--trainer.enable_model_summary", "false", "--checkpoint.keep", "1"),
             *(f"{MODEL}policy.path", str(quickstart / "supervised" / "model")),
-            *(f"{MODEL}judge.init_args.path", str(quickstart / "judge" / "model")),
+            *(f"{MODEL}reward.init_args.path", str(quickstart / "judge" / "model")),
             *("--data.init_args.train.path", str(quickstart / "world" / "prompts.train.jsonl")),
             *("--data.init_args.validation.path", str(prompts), "--data.init_args.seed", str(seed)),
             *overrides,

@@ -17,7 +17,7 @@ import torch
 from lightning_modules import PairwisePPOModule
 from lightning_modules.estimates import Needs, needs
 from lightning_modules.strategies import shards_of
-from prl.config import PPO, ModelSource, Sampling
+from prl.config import ModelSource, Sampling, Update
 from prl.judge.endpoint import EndpointJudge
 from prl.quickstart.tokenizer import build_tokenizer
 
@@ -52,10 +52,10 @@ def build_stage(folder: Path) -> PairwisePPOModule:
     source = ModelSource(path=str(folder), gradient_checkpointing=True)
     return PairwisePPOModule(
         policy=source,
-        judge=EndpointJudge("http://localhost:8000/v1", "judge"),
+        reward=EndpointJudge("http://localhost:8000/v1", "judge"),
         sampling=Sampling(max_new_tokens=RESPONSE),
         max_prompt_length=PROMPT,
-        ppo=PPO(microbatch_size=1),
+        update=Update(microbatch_size=1),
     )
 
 

@@ -105,23 +105,26 @@ def _one_model(stage: Any, rows: int, make: Make) -> Needs:
 
 def _pairwise_ppo(stage: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> Needs:
     policy = make(lambda: _policy(stage))  # with the critic's adapters, when it has any
-    critic: Any = make(lambda: ValueHead(hidden_size(policy)))
+    cut, critic = [held("policy", policy, trained=True)], None
     if stage.critic_kind == "own":
         critic = make(lambda: Critic(load_shape(AutoModel, stage.critic_source)).train())
-    cut = [held("policy", policy, trained=True), held("critic", critic, trained=True)]
+    elif stage.critic_kind is not None:
+        critic = make(lambda: ValueHead(hidden_size(policy)))
+    if critic is not None:
+        cut.append(held("critic", critic, trained=True))
     if stage.reference_source is not None or not is_adapted(policy):
         source = stage.reference_source or stage.policy_source
         reference = make(lambda: freeze(load_shape(AutoModelForCausalLM, source)))
         cut.append(held("reference", reference, trained=False))
-    judges = {"judge": stage.judge, "held-out judge": stage.heldout_judge}
+    judges = {"judge": stage.reward, "held-out judge": stage.heldout_judge}
     asked = {name: _read_once(judge, rows, make_judge) for name, judge in judges.items() if judge is not None}
     judging = [each for found, _ in asked.values() for each in found]
     prompt, answer = stage.max_prompt_length, stage.sampling.max_new_tokens
-    group, vocabulary = min(stage.ppo.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
+    group, vocabulary = min(stage.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
     whole = group * answer * vocabulary
     slices = 4 * (whole if logits_setting(policy.config) else min(LOGITS_AT_ONCE, whole))
     both = working_memory(policy, partial(_train, policy, group, prompt + answer))
-    if stage.critic_kind == "own":  # its activations wait for the backward pass too
+    if critic is not None and stage.critic_kind == "own":  # its activations wait for the backward pass too
         both += working_memory(critic, partial(_train, critic.backbone, group, prompt + answer))
     elif stage.critic_kind == "adapter":
         both *= 2
@@ -132,7 +135,7 @@ def _pairwise_ppo(stage: PairwisePPOModule, rows: int, make: Make, make_judge: M
         "score": read + slices * COPIES_OF_LOGITS[False],
         "update": both + slices * COPIES_OF_LOGITS[True],
     }
-    return Needs(cut + judging * stage.shard_judges, judging * (not stage.shard_judges), working)
+    return Needs(cut + judging * stage.resources.shard_judges, judging * (not stage.resources.shard_judges), working)
 
 
 def _policy(stage: PairwisePPOModule) -> Any:

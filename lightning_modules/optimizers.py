@@ -134,7 +134,7 @@ def configure(parameters: Iterable[nn.Parameter], settings: Optimization, traine
 
 def configure_actor_critic(
     policy: Any,
-    critic: nn.Module,
+    critic: nn.Module | None,
     settings: Optimization,
     trainer: Trainer,
     *,
@@ -146,7 +146,7 @@ def configure_actor_critic(
 
     Args:
         policy: what is trained of it learns.
-        critic: likewise.
+        critic: likewise; None for none.
         settings: learning rate and schedule.
         trainer: whose strategy and precision decide about types and kernels.
         critic_learning_rate: that of `settings` when None.
@@ -155,7 +155,8 @@ def configure_actor_critic(
     """
     rate = settings.learning_rate if critic_learning_rate is None else critic_learning_rate
     groups = parameter_group([parameter for _, parameter in own_parameters(policy)], settings, "policy")
-    groups += parameter_group(critic_parameters(critic), replace(settings, learning_rate=rate), "critic")
+    if critic is not None:
+        groups += parameter_group(critic_parameters(critic), replace(settings, learning_rate=rate), "critic")
     if not sharding_of(trainer).keeps_float32_copies:
         check_learns(groups)
     optimizer = build_optimizer(groups, settings, str(trainer.precision))

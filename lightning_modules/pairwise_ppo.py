@@ -1,4 +1,7 @@
-"""Pairwise PPO (DESIGN 1.2): raise the probability that the policy's response beats an anchor under the judge."""
+"""Pairwise PPO (2504.04950), and every other way to learn from rollouts that a configuration puts together.
+
+Raise the probability that the policy's response beats an anchor under the judge, or another reward.
+"""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -8,15 +11,28 @@ import torch
 from torch import Tensor
 
 from lightning_modules import optimizers
-from lightning_modules.policy_stage import PolicyStage
-from lightning_modules.ppo_checks import check_lengths, check_roles, check_run
+from lightning_modules.policy_update import PolicyUpdate
+from lightning_modules.ppo_checks import check_lengths, check_methods, check_roles, check_run
 from lightning_modules.ppo_dashboard import LAYOUT, draw_iteration
 from lightning_modules.step_health import health_folder
+from prl.advantages.base import AdvantageEstimator
+from prl.advantages.gae import GAE
 from prl.anchors.base import AnchorSource
 from prl.anchors.sources import DatasetAnchors
 from prl.checkpoints.event_log import Journal
 from prl.checkpoints.position import is_dry_run
-from prl.config import PPO, Health, JudgeGate, ModelSource, Optimization, Reward, Sampling, Validation
+from prl.config import (
+    CriticSettings,
+    Health,
+    JudgeGate,
+    KLPenalty,
+    ModelSource,
+    Optimization,
+    Resources,
+    Sampling,
+    Update,
+    Validation,
+)
 from prl.data.encoding import PromptEncoder
 from prl.data.rows.records import AnchoredPrompt
 from prl.data.tokens import OnTooLong
@@ -24,54 +40,58 @@ from prl.distributed import global_sum, world_size
 from prl.judge.base import PairwiseJudge
 from prl.judge.gate import check_judge
 from prl.models.adapters import add_adapters, is_adapted
-from prl.models.critic import AdapterCritic, CriticKind, build_critic, check_critic, explained_variance
+from prl.models.critic import AdapterCritic, build_critic, check_critic
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.offload import Residence
-from prl.objectives.policy.ppo import ppo_objective, token_weights
+from prl.objectives.policy.base import PolicyObjective
+from prl.objectives.policy.ppo import PPO
 from prl.rewards.base import RewardSource, make_ready
-from prl.rl.actors import Actors, check_server
+from prl.rewards.shapers.missing_eos import MissingEOS
+from prl.rewards.shaping import RewardShaper, shape
+from prl.rl.actors import Actors, check_sampler
 from prl.rl.critic_warmup import CriticWarmup
-from prl.rl.experience import assemble
+from prl.rl.experience import build_experience, filter_weights
 from prl.rl.health_monitor import HealthMonitor
 from prl.rl.judging import Judging, shard_judge
 from prl.rl.kl_controller import kl_controller
 from prl.rl.metrics import iteration_metrics, sequence_kl
-from prl.rl.minibatch import count_global, schedule_minibatches, split_microbatches
-from prl.rl.sharding import Gather
-from prl.rl.step_statistics import accumulate, agree, over_steps
-from prl.rollouts.server import RolloutServer
+from prl.rl.minibatch import split_microbatches
+from prl.rollouts.base import LocalSampler, RolloutFilter, Sampler
 from prl.types import Experience, PromptBatch, Rollout, Scores
 
 
-class PairwisePPOModule(PolicyStage):
-    """Policy, frozen reference, critic and judge, wired together; one training batch is one PPO iteration.
+class PairwisePPOModule(PolicyUpdate):
+    """Policy, frozen reference, reward and critic, wired together; one training batch is one iteration.
+
+    With an advantage estimator that compares the responses of a prompt, such as `prl.advantages.GroupNormalized`, there
+    is no critic and the module is GRPO.
 
     Args:
         policy: where the policy starts, usually the supervised stage's folder.
-        judge: the reward: a `PairwiseJudge`, or another `RewardSource`.
+        reward: a judge, or another `RewardSource`.
         judge_gate: what the judge's passport must show.
         anchors: what rollouts are compared with.
         iterations: rollout-and-update rounds until the run ends.
+        sampler: who samples responses; the policy in this process when null.
         sampling: how responses are sampled.
-        reward: how verdicts become token rewards.
-        ppo: the update.
+        filters: which responses count, one after the other; all of them when null.
+        shaping: what happens to rewards, one after the other; `MissingEOS` when null.
+        kl: how the policy is kept near the reference.
+        advantage: how rewards become advantages; `GAE` when null.
+        objective: what the policy learns from advantages; the clipped surrogate of `PPO` when null.
+        update: passes, minibatches and reduction of the update.
         optimization: learning rate and schedule; its steps are iterations.
-        critic: own (a backbone of its own), shared (a value head on the policy's hidden states) or adapter (adapters of
-            its own on the policy's trunk, with policy.lora).
-        critic_model: where an own critic starts; the policy's source when null.
-        critic_learning_rate: the policy's when null.
+        critic: the critic of an advantage estimator that needs one; default settings when null.
         reference: what the policy is kept near; the policy's source when null. With adapters on the policy, the
             reference is the policy with adapters off and costs no memory.
         max_prompt_length: longest prompt, tokens.
         on_too_long: what happens to longer prompts: error, truncate or skip, with counts.
-        offload_frozen: judge, held-out judge and reference wait in the memory of the CPU while they have nothing to do.
+        judge_thoughts: have judges and rules read the thoughts in front of an answer (`<think> ... </think>`) too.
+            Otherwise they read the answer alone, which is empty where the thoughts do not end.
         heldout_judge: judges validations beside the judge and is never in the reward.
         validation: how validations are read.
         health: when the run warns, and when it stops.
-        rollout_server: who samples the responses, instead of the policy in this process.
-        gather_rollouts: put weights in shards together once per rollout: where they fit (auto), always, or never.
-            Otherwise they are gathered in every pass, and all processes sample until the last response has ended.
-        shard_judges: judges in shards too, under a strategy that cuts weights, instead of whole on each process.
+        resources: where models are while others work.
 
     Raises:
         ValueError: for settings that contradict each other.
@@ -82,79 +102,91 @@ class PairwisePPOModule(PolicyStage):
     def __init__(
         self,
         policy: ModelSource,
-        judge: RewardSource,
+        reward: RewardSource,
         judge_gate: JudgeGate = JudgeGate(),  # noqa: B008 - frozen
         anchors: AnchorSource | None = None,
         iterations: int = 100,
+        sampler: Sampler | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        reward: Reward = Reward(),  # noqa: B008 - frozen
-        ppo: PPO = PPO(),  # noqa: B008 - frozen
+        filters: list[RolloutFilter] | None = None,
+        shaping: list[RewardShaper] | None = None,
+        kl: KLPenalty = KLPenalty(),  # noqa: B008 - frozen
+        advantage: AdvantageEstimator | None = None,
+        objective: PolicyObjective | None = None,
+        update: Update = Update(),  # noqa: B008 - frozen
         optimization: Optimization = Optimization(learning_rate=1e-6),  # noqa: B008 - frozen
-        critic: CriticKind = "own",
-        critic_model: ModelSource | None = None,
-        critic_learning_rate: float | None = None,
+        critic: CriticSettings | None = None,
         reference: ModelSource | None = None,
         max_prompt_length: int = 512,
         on_too_long: OnTooLong = "error",
-        offload_frozen: bool = False,
+        judge_thoughts: bool = False,
         heldout_judge: PairwiseJudge | None = None,
         validation: Validation = Validation(),  # noqa: B008 - frozen
         health: Health = Health(),  # noqa: B008 - frozen
-        rollout_server: RolloutServer | None = None,
-        shard_judges: bool = False,
-        gather_rollouts: Gather = "auto",
+        resources: Resources = Resources(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(validation, Residence(offload_frozen))
-        check_critic(critic, policy, critic_model)
-        check_roles(policy, reference, judge, heldout_judge, iterations)
+        super().__init__(validation, Residence(resources.offload_frozen))
+        check_roles(policy, reference, reward, heldout_judge, iterations)
         self.automatic_optimization = False
         self.policy_source, self.reference_source = policy, reference
-        self.critic_kind, self.critic_source = critic, critic_model or policy
-        self.judge, self.judge_gate, self.iterations, self.on_too_long = judge, judge_gate, iterations, on_too_long
-        self.sampling, self.reward, self.ppo, self.optimization = sampling, reward, ppo, optimization
-        self.rollout_server, self.shard_judges, self.gather_rollouts = rollout_server, shard_judges, gather_rollouts
-        self.anchors = anchors or DatasetAnchors()
-        self.anchors.check(sampling)
-        self.max_prompt_length, self.critic_learning_rate = max_prompt_length, critic_learning_rate
-        self.kl = kl_controller(reward.kl_coef, reward.kl_target, reward.kl_horizon)
-        self.warmup = CriticWarmup(ppo.critic_warmup, ppo.critic_warmup_until)
+        self.reward, self.heldout_judge, self.judge_gate = reward, heldout_judge, judge_gate
+        self.anchors, self.sampler, self.filters = anchors or DatasetAnchors(), sampler or LocalSampler(), filters or []
+        self.shaping = [MissingEOS()] if shaping is None else shaping
+        self.advantage, self.objective = advantage or GAE(), objective or PPO()
+        self.critic_settings = check_methods(self.advantage, critic, self.filters, self.anchors, sampling)
+        self.iterations, self.on_too_long, self.judge_thoughts = iterations, on_too_long, judge_thoughts
+        self.sampling, self.kl_penalty, self.update_settings = sampling, kl, update
+        self.optimization, self.resources, self.max_prompt_length = optimization, resources, max_prompt_length
+        self.kl, self.health, self.microbatch_size = kl_controller(kl), HealthMonitor(health), update.microbatch_size
+        self.critic_source, self.warmup = policy, CriticWarmup(0)
+        if self.critic_settings is not None:
+            check_critic(self.critic_settings, policy)
+            self.critic_source = self.critic_settings.model or policy
+            self.warmup = CriticWarmup(self.critic_settings.warmup, self.critic_settings.warmup_until)
+            self.run_state.register("warmup", self.warmup)
         self.policy: Any = None
         self.reference: Any = None
         self.critic: Any = None
         self.tokenizer = load_tokenizer(policy)
-        self.heldout_judge = heldout_judge
-        self.health = HealthMonitor(health)
-        self.microbatch_size = ppo.microbatch_size
-        for name in ("kl", "warmup", "anchors"):
-            self.run_state.register(name, getattr(self, name))
-        self.run_state.register("health", self.health.record)
+        self.run_state.register_methods(kl=self.kl, anchors=self.anchors, health=self.health.record)
+        self.run_state.register_methods(reward=self.reward, shaping=self.shaping, filters=self.filters)
+        self.run_state.register_methods(advantage=self.advantage, objective=self.objective, sampler=self.sampler)
 
     # ---- set-up
+
+    @property
+    def critic_kind(self) -> str | None:
+        """Where the critic's hidden states come from; None without a critic."""
+        return None if self.critic_settings is None else self.critic_settings.kind
 
     def build_encoder(self) -> PromptEncoder:
         """How this stage reads a prompt; the data module asks for it."""
         critic = self.critic_source if self.critic_kind == "own" else None
         models = {"policy": self.policy_source, "reference": self.reference_source, "critic": critic}
         check_lengths(models, self.tokenizer, self.max_prompt_length + self.sampling.max_new_tokens)
-        needs_anchors = self.anchors.reads_column and self.judge.needs_anchors
+        compared = self.reward.needs_anchors or any(shaper.needs_anchors for shaper in self.shaping)
+        needs_anchors = self.anchors.reads_column and compared
         return PromptEncoder(self.tokenizer, self.max_prompt_length, self.on_too_long, needs_anchors)
 
     def configure_model(self) -> None:
         """Read the models one after the other, each in shards before the next; safe to call twice."""
-        if self.critic is not None:
+        if self.actors is not None:
             return
-        judges, sharding = [*filter(None, (self.judge, self.heldout_judge))], self.sharding
+        judges, sharding = [*filter(None, (self.reward, self.heldout_judge))], self.sharding
         for judge in judges:
             check_judge(judge, self.judge_gate)
         with self.reading():
             self.configure_export()
         for judge in judges:
-            with self.reading() if self.shard_judges else nullcontext():
+            cut = self.resources.shard_judges
+            with self.reading() if cut else nullcontext():
                 make_ready(judge, self.policy, self.policy_source.path)
-            shard_judge(judge, sharding, getattr(self._trainer, "precision", None), cut=self.shard_judges)
-        with self.reading():
-            critic = build_critic(self.critic_kind, self.policy, self.critic_source)
-        self.critic, self.policy = sharding.shard(critic), sharding.shard(self.policy)
+            shard_judge(judge, sharding, getattr(self._trainer, "precision", None), cut=cut)
+        if self.critic_settings is not None:
+            with self.reading():
+                critic = build_critic(self.critic_settings, self.policy, self.critic_source)
+            self.critic = sharding.shard(critic)
+        self.policy = sharding.shard(self.policy)
         if self.reference_source is not None or not is_adapted(self.policy):
             with self.reading():
                 reference = freeze(load_causal_lm(self.reference_source or self.policy_source))
@@ -162,14 +194,15 @@ class PairwisePPOModule(PolicyStage):
         self._build_actors()
 
     def _build_actors(self) -> None:
-        shared: Any = {"residence": self.residence, "sharding": self.sharding}
-        self.judging = Judging(self.judge, self.heldout_judge, self.reward, tokenizer=self.tokenizer, **shared)
+        shared: Any = {"tokenizer": self.tokenizer, "residence": self.residence, "sharding": self.sharding}
+        self.judging = Judging(self.reward, self.heldout_judge, with_thoughts=self.judge_thoughts, **shared)
         self.actors = Actors(
-            *(self.policy, self.critic, self.reference, self.tokenizer, self.sampling),
+            *(self.policy, self.critic, self.reference),
+            sampling=self.sampling,
             judging=self.judging,
-            server=self.rollout_server,
-            gather=self.gather_rollouts,
-            with_entropy=self.ppo.entropy_coef > 0,
+            sampler=self.sampler,
+            gather=self.resources.gather_rollouts,
+            with_entropy=self.objective.needs_entropy,
             **shared,
         )
 
@@ -181,12 +214,10 @@ class PairwisePPOModule(PolicyStage):
 
     def on_fit_start(self) -> None:
         """Check settings against each other, before a rollout is paid for, and start the records."""
-        check_run(self.ppo, self.sampling.per_prompt, self.trainer)
-        if self.rollout_server is not None:
-            judges = [each for judge in filter(None, (self.judge, self.heldout_judge)) for each in judge.sources()]
-            read = [self.reference_source, self.critic_source, *judges]
-            paths = [getattr(each, "path", None) for each in read]
-            check_server(self.rollout_server, self.policy, self.sharding, self.policy_source.path, paths)
+        check_run(self.update_settings, self.warmup.budget, self.sampling.per_prompt, self.trainer)
+        judges = [each for judge in filter(None, (self.reward, self.heldout_judge)) for each in judge.sources()]
+        read = [getattr(each, "path", None) for each in (self.reference_source, self.critic_source, *judges)]
+        check_sampler(self.sampler, self.policy, self.sharding, self.policy_source.path, read)
         self.health.folder = health_folder(self.trainer)
         self.start_validations()
         if journal := self._anchor_journal:
@@ -196,7 +227,7 @@ class PairwisePPOModule(PolicyStage):
         """Policy and critic under one optimizer."""
         return optimizers.configure_actor_critic(
             *(self.policy, self.critic, self.optimization, self.trainer),
-            critic_learning_rate=self.critic_learning_rate,
+            critic_learning_rate=self._critic_learning_rate,
             iterations=self.iterations,
             critic_warmup=lambda: self.warmup.length,
         )
@@ -204,18 +235,18 @@ class PairwisePPOModule(PolicyStage):
     # ---- one iteration
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Prompts -> rollout -> anchors -> judge -> rewards and advantages -> minibatch updates -> logs."""
+        """Sample, give anchors, reward, shape, estimate advantages, update, log."""
         self.meter.clear()
         iteration = self.batches_done() + 1
-        rollout = self.generate(batch.repeat(self.sampling.per_prompt))  # policy samples
+        rollout = self.generate(batch.repeat(self.sampling.per_prompt))
         rollout = self.place_anchors(batch, rollout)
-        scores = self.judge_responses(rollout)  # against the anchors, both orders
-        experience = self.assemble(rollout, scores)  # reference, critic, rewards, advantages
+        scores = self.judge_responses(rollout)
+        experience = self.build_experience(rollout, shape(scores, rollout, self.shaping))
         if not self.health.is_sound(iteration, rollout, scores, experience):
             self.log_dict(self.health.record.numbers(), rank_zero_only=True, batch_size=len(rollout))
             self.lr_schedulers().step()  # type: ignore[union-attr]  # the schedule counts iterations
             return {"responses": rollout.response_ids, "rewards": experience.rewards}
-        stats = self.update(experience)  # losses, backward, clip, step
+        stats = self.update(experience)
         stats |= self.anchors.observe(rollout, scores, self.actors)
         self.log_iteration(scores, rollout, experience, stats)
         if not self.warmup.is_active(self.batches_done()):  # a policy that does not move has no KL to steer
@@ -228,85 +259,34 @@ class PairwisePPOModule(PolicyStage):
             return rollout.anchored(self.anchors.place(batch, rollout.texts, self.actors))
 
     @torch.no_grad()
-    def assemble(self, rollout: Rollout, scores: Scores) -> Experience:
+    def build_experience(self, rollout: Rollout, scores: Scores) -> Experience:
         """Score the rollout under policy, reference and critic, and turn it all into constants.
 
-        A response without a reward stays in its place, so that all ranks take the same steps, and counts for nothing.
+        A response without a reward, or that a filter leaves out, stays in its place, so that all ranks take the same
+        steps, and counts for nothing.
         """
         with self.phase("score"):
-            rollout = rollout.without(scores.failed)
-            groups = split_microbatches(len(rollout), self.ppo.microbatch_size)
+            weights = filter_weights(rollout, scores, self.filters)
+            rollout = rollout.without(scores.failed | (weights == 0))
+            groups = split_microbatches(len(rollout), self.microbatch_size)
             old, ref, values = self.actors.score(rollout, groups)
-            return assemble(
-                rollout,
-                scores.rewards,
+            return build_experience(
+                *(rollout, scores, weights),
                 old_logprobs=old,
                 ref_logprobs=ref,
                 values=values,
                 microbatches=groups,
+                estimator=self.advantage,
+                kl=self.kl_penalty,
                 kl_coef=self.kl.coef,
-                reward=self.reward,
-                ppo=self.ppo,
-                max_length=self.sampling.max_new_tokens,
             )
-
-    def update(self, experience: Experience) -> dict[str, float]:
-        """Several epochs of minibatches; ends early when the policy has moved past `stop_kl`."""
-        history: list[dict[str, float]] = []
-        explained = explained_variance(experience.values, experience.returns, experience.rollout.response_mask)
-        with self.phase("update"):
-            self.warmup.observe(self.batches_done(), float(explained))
-            for groups in schedule_minibatches(experience.microbatches, self.ppo.minibatches, self.ppo.epochs):
-                if (stats := self.step(experience, groups)) is None:
-                    break
-                history += [stats] if stats else []
-                if self.ppo.stop_kl is not None and stats.get("approx_kl", 0.0) > self.ppo.stop_kl:
-                    break
-            self.lr_schedulers().step()  # type: ignore[union-attr]
-        first = {"first_ratio": history[0]["ratio_mean"]} if history and "ratio_mean" in history[0] else {}
-        last = {"num_steps": len(history), "value/explained_var": float(explained)}
-        return {**over_steps(history), **first, **last}
-
-    def step(self, experience: Experience, groups: list[Tensor]) -> dict[str, float] | None:
-        """One optimizer step over a minibatch made of micro-batches.
-
-        There is none for numbers that are not finite (None), nor for responses that all have no reward ({}).
-        """
-        mask = experience.rollout.response_mask
-        tokens, rows_total = count_global(mask, groups)
-        if not int(tokens):
-            return {}
-        warming_up = self.warmup.is_active(self.batches_done())
-        totals: dict[str, Tensor] = {}
-        sharding = self.sharding
-        for rows in groups:
-            sharding.begin_microbatch(last=rows is groups[-1])
-            part = experience.select(rows)
-            if warming_up:
-                values = self.actors.values(part.rollout)
-                logprobs = entropy = None
-            else:
-                logprobs, values, entropy = self.actors.evaluate(part.rollout)
-            weights = token_weights(part.rollout.response_mask, self.ppo.aggregation, tokens, rows_total)
-            loss, stats = ppo_objective(
-                part, logprobs, values, entropy, weights, kl_coef=self.kl.coef, ppo=self.ppo, reward=self.reward
-            )
-            self.manual_backward(loss * world_size())  # gradients are averaged over ranks, weights are global
-            accumulate(totals, stats)
-        optimizer: Any = self.optimizers()
-        norm = sharding.clip(self.parameters(), self.ppo.max_grad_norm)
-        found = {**agree(totals), "grad_norm": float(norm)}
-        if allowed := self.health.allows_step(found):
-            optimizer.step()
-        sharding.zero_grad(optimizer)
-        return found if allowed else None
 
     # ---- logging
 
     def log_iteration(self, scores: Scores, rollout: Rollout, experience: Experience, stats: dict[str, float]) -> None:
         """Log the numbers of an iteration, the histograms, and what happened to anchors."""
         iteration, num_rows = self.batches_done() + 1, len(rollout) * world_size()
-        run: Any = {"reward": self.judge, "kl_coef": self.kl.coef, "meter": self.meter, "iteration": iteration}
+        run: Any = {"reward": self.reward, "kl_coef": self.kl.coef, "meter": self.meter, "iteration": iteration}
         numbers = iteration_metrics(scores, rollout, experience, stats, **run)
         numbers |= self.health.watch(numbers)
         numbers = {"reward/score_std": 0.0, "kl/k1_stderr": 0.0, **numbers}
@@ -340,7 +320,11 @@ class PairwisePPOModule(PolicyStage):
         self.end_if_over()
 
     def _optimizer_settings(self) -> dict[str, float | None]:
-        return {**super()._optimizer_settings(), "critic_learning_rate": self.critic_learning_rate}
+        return {**super()._optimizer_settings(), "critic_learning_rate": self._critic_learning_rate}
+
+    @property
+    def _critic_learning_rate(self) -> float | None:
+        return None if self.critic_settings is None else self.critic_settings.learning_rate
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the policy as a folder for transformers."""

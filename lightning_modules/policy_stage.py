@@ -21,7 +21,6 @@ from prl.evaluation.policy.validation_log import Row, ValidationLog
 from prl.evaluation.tables import markdown_table
 from prl.judge.template import render_conversation
 from prl.models.offload import Residence
-from prl.rl.actors import Actors
 from prl.rl.judging import Judging
 from prl.rl.phase_timer import PhaseMeter
 from prl.rl.validation import PolicyValidation
@@ -38,13 +37,14 @@ class PolicyStage(Stage):
         residence: keeps frozen models off the device while they have nothing to do.
     """
 
-    actors: Actors
     judging: Judging
     microbatch_size: int
     """Rollouts in a forward pass."""
 
     def __init__(self, settings: Validation, residence: Residence) -> None:
         super().__init__()
+        self.actors: Any = None
+        """`Actors`, once the models are read."""
         self.residence, self.meter = residence, PhaseMeter()
         self.validation = PolicyValidation(settings, self.batches_done)
         self.run_state.register("validation", self.validation)

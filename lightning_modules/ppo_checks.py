@@ -1,19 +1,23 @@
-"""Checks of a PPO run before its first rollout."""
+"""Checks of a run of reinforcement learning before its first rollout."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning_modules.strategies import sharding_of
-from prl.config import PPO, ModelSource
+from prl.advantages.base import AdvantageEstimator
+from prl.anchors.base import AnchorSource
+from prl.config import CriticSettings, ModelSource, Sampling, Update
 from prl.judge.base import PairwiseJudge
 from prl.models.limits import check_fits
 from prl.rewards.base import RewardSource
 from prl.rl.minibatch import check_minibatches
+from prl.rollouts.base import RolloutFilter
 
 
 def check_roles(
     policy: ModelSource,
     reference: ModelSource | None,
-    judge: RewardSource,
+    reward: RewardSource,
     heldout: PairwiseJudge | None,
     iterations: int,
 ) -> None:
@@ -22,8 +26,8 @@ def check_roles(
         raise ValueError(f"model.init_args.iterations is {iterations}; expected at least 1")
     if policy.path is None and reference is None:
         raise ValueError("policy has random weights (config), so there is no start to read as reference; use path")
-    if heldout is not None and judge.folder is not None and heldout.folder == judge.folder:
-        raise ValueError(f"heldout_judge is the judge itself ({judge.folder}) and would show no gap; give another")
+    if heldout is not None and reward.folder is not None and heldout.folder == reward.folder:
+        raise ValueError(f"heldout_judge is the judge itself ({reward.folder}) and would show no gap; give another")
 
 
 def check_lengths(models: dict[str, ModelSource | None], tokenizer: Any, length: int) -> None:
@@ -43,20 +47,61 @@ def check_lengths(models: dict[str, ModelSource | None], tokenizer: Any, length:
             check_fits(source, tokenizer, length, role=role, setting=setting)
 
 
-def check_warmup(ppo: PPO, trainer: Any) -> None:
-    """Raises ValueError when the critic warms up under DDP that waits for gradients of the policy."""
-    if ppo.critic_warmup > 0 and sharding_of(trainer).waits_for_all_gradients:
+def check_methods(
+    advantage: AdvantageEstimator,
+    critic: CriticSettings | None,
+    filters: Sequence[RolloutFilter],
+    anchors: AnchorSource,
+    sampling: Sampling,
+) -> CriticSettings | None:
+    """Hold what the chosen methods need against what the run has.
+
+    Args:
+        advantage: of the run.
+        critic: settings of the critic; None where the configuration has none.
+        filters: of the run.
+        anchors: of the run.
+        sampling: of the run.
+
+    Returns:
+        The settings of the critic to build; None for none.
+
+    Raises:
+        ValueError: for a critic that nobody needs, or fewer responses to a prompt than a method compares.
+    """
+    anchors.check(sampling)
+    comparing: list[tuple[str, AdvantageEstimator | RolloutFilter]] = [("advantage", advantage)]
+    for setting, each in comparing + [("filters", each) for each in filters]:
+        if sampling.per_prompt < each.min_per_prompt:
+            raise ValueError(
+                f"{setting}: {type(each).__name__} compares the responses of a prompt, at least {each.min_per_prompt}, "
+                f"and sampling.per_prompt is {sampling.per_prompt}; raise it"
+            )
+    if advantage.needs_critic:
+        return critic or CriticSettings()
+    if critic is not None:
         raise ValueError(
-            "while the critic warms up (ppo.critic_warmup) the policy has no gradients, for which this DDP would wait; "
+            f"critic is set, but advantage: {type(advantage).__name__} needs none, so none would be built; set critic "
+            "to null"
+        )
+    return None
+
+
+def check_warmup(warmup: int, trainer: Any) -> None:
+    """Raises ValueError when the critic warms up under DDP that waits for gradients of the policy."""
+    if warmup > 0 and sharding_of(trainer).waits_for_all_gradients:
+        raise ValueError(
+            "while the critic warms up (critic.warmup) the policy has no gradients, for which this DDP would wait; "
             "use --trainer.strategy ddp_find_unused_parameters_true (configs/strategies/ddp.yaml)"
         )
 
 
-def check_run(ppo: PPO, per_prompt: int, trainer: Any) -> None:
+def check_run(update: Update, warmup: int, per_prompt: int, trainer: Any) -> None:
     """Refuse settings that do not fit together.
 
     Args:
-        ppo: the update.
+        update: passes and minibatches.
+        warmup: iterations in which only the critic learns.
         per_prompt: rollouts of each prompt.
         trainer: with its data module.
 
@@ -64,11 +109,11 @@ def check_run(ppo: PPO, per_prompt: int, trainer: Any) -> None:
         ValueError: when an iteration has fewer micro-batches than minibatches, gradients come scaled, or DDP waits for
             gradients that do not come.
     """
-    check_warmup(ppo, trainer)
+    check_warmup(warmup, trainer)
     if trainer.precision == "16-mixed":
         raise ValueError(
             "trainer.precision 16-mixed scales gradients, and clipping them would clip the scale; use bf16-mixed"
         )
     rows = getattr(trainer.datamodule, "batch_size", 0) * per_prompt // trainer.world_size
     if rows:
-        check_minibatches(-(-rows // ppo.microbatch_size), ppo.minibatches)
+        check_minibatches(-(-rows // update.microbatch_size), update.minibatches)

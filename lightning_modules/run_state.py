@@ -1,11 +1,14 @@
 """Everything stateful of a run beside weights, optimizer and random states, in one place and under one key."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from lightning import Trainer
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from prl.rewards.base import RewardSource
 
 
 @runtime_checkable
@@ -36,6 +39,15 @@ class RunState:
             raise ValueError(f"a part named {name!r} is registered already")
         self.parts[name] = part
 
+    def register_methods(self, **methods: Any) -> None:
+        """Keep the states of methods that a configuration has chosen, alone or in lists and dicts.
+
+        Args:
+            methods: by the names of their settings; a part of a list is named by its number, of a dict by its key.
+        """
+        for name, part in _stateful_parts(methods):
+            self.register(name, part)
+
     def state_dict(self) -> dict[str, Any]:
         """Name -> state of each part."""
         return {name: part.state_dict() for name, part in self.parts.items()}
@@ -61,15 +73,33 @@ class RunState:
         Raises:
             ValueError: when an attribute of `owner` has a state and is not registered.
         """
-        forgotten = [name for name, value in vars(owner).items() if _is_part(value) and not self._has(value)]
-        if forgotten:
-            raise ValueError(
-                f"{type(owner).__name__}.{forgotten[0]} has a state that no checkpoint keeps; register it in __init__: "
-                f"self.run_state.register({forgotten[0]!r}, self.{forgotten[0]})"
-            )
+        for name, part in _stateful_parts(vars(owner)):
+            if not self._has(part):
+                raise ValueError(
+                    f"{type(owner).__name__}.{name} has a state that no checkpoint keeps; register it in __init__: "
+                    f"self.run_state.register({name!r}, self.{name})"
+                )
 
     def _has(self, value: Any) -> bool:
         return any(value is part for part in self.parts.values())
+
+
+def _stateful_parts(named: Mapping[str, Any]) -> Iterator[tuple[str, Stateful]]:
+    """Every part with a state among values, and in lists, dicts and reward sources among them, by dotted names."""
+    for name, value in named.items():
+        inner: Mapping[str, Any] = {}
+        if _is_part(value):
+            yield name, value
+        elif isinstance(value, RewardSource):  # its tensors are in the state of the module, its shapers are not
+            inner = {**vars(value), **dict(value.named_children())}
+        elif isinstance(value, nn.ModuleDict):
+            inner = dict(value.named_children())
+        elif isinstance(value, list | tuple):
+            inner = {str(number): each for number, each in enumerate(value)}
+        elif isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            inner = value
+        hidden = {key for key in inner if key.startswith("_")}
+        yield from _stateful_parts({f"{name}.{key}": inner[key] for key in inner if key not in hidden})
 
 
 def _is_part(value: Any) -> bool:

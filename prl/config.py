@@ -1,11 +1,9 @@
 """Settings of the algorithms: frozen, each field explained, checked when made. No torch, no derived fields."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal
 
-RewardMapping = Literal["probability", "mean_probability", "centered", "log_odds"]
-MissingEOS = Literal["keep", "replace", "penalise"]
 KLEstimator = Literal["k1", "k2", "k3"]
 DTYPES = ("float32", "bfloat16", "float16")
 """Types of weights, as commands take them."""
@@ -18,9 +16,10 @@ def _require(ok: bool, name: str, found: object, expected: str) -> None:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the policy samples: from softmax(logits / temperature), whole.
+    """How responses are sampled: from softmax(logits / temperature), nothing cut off.
 
-    The fields after `per_prompt` take their defaults only. They are here to be refused with the reason.
+    Settings that change the distribution (top_k, top_p, a repetition penalty, beams) do not exist: the update weighs
+    each token by the policy's own probability of it, and ratios and KL would be wrong.
     """
 
     max_new_tokens: int = 64
@@ -28,83 +27,42 @@ class Sampling:
     temperature: float = 1.0
     """Divides the logits when sampling, and wherever these tokens are scored again."""
     per_prompt: int = 1
-    """Rollouts of each prompt of a batch."""
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    min_new_tokens: int = 0
-    num_beams: int = 1
+    """Responses to each prompt of a batch."""
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            free = entry.name in ("max_new_tokens", "temperature", "per_prompt")
-            if not free and getattr(self, entry.name) != entry.default:
-                # The update weighs each token by the policy's own probability of it, and the ratio of the first update
-                # would not be one.
-                raise ValueError(
-                    f"sampling.{entry.name} is {getattr(self, entry.name)!r}, and only {entry.default!r} can be "
-                    "trained: it changes the distribution that tokens are drawn from, so that their log-probabilities "
-                    "under the policy, and with them ratios and KL, would be wrong. Use sampling.temperature, or set "
-                    "it where the finished model is used"
-                )
         _require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "at least 1")
         _require(self.temperature > 0, "sampling.temperature", self.temperature, "a positive number")
         _require(self.per_prompt >= 1, "sampling.per_prompt", self.per_prompt, "at least 1")
 
 
 @dataclass(frozen=True)
-class Reward:
-    """How a verdict becomes token rewards."""
+class KLPenalty:
+    """How the policy is kept near the reference."""
 
-    mapping: RewardMapping = "probability"
-    """Sequence reward made of the debiased verdict against the anchor."""
-    max_log_odds: float = 5.0
-    """Clip of the log-odds mapping."""
-    missing_eos: MissingEOS = "penalise"
-    """What happens to the reward of a response that hits the length limit."""
-    missing_eos_value: float | None = None
-    """What is taken off (penalise; 1 when null), or the reward instead (replace; must be given)."""
-    judge_thoughts: bool = False
-    """Whether judges and rules read the thoughts in front of an answer (`<think> ... </think>`) too. Otherwise they
-    read the answer alone, which is empty where the thoughts do not end."""
-    overlong_penalty: float = 0.0
-    """What is taken off at the length limit; it rises from nothing over the last overlong_buffer tokens (DAPO)."""
-    overlong_buffer: int = 16
-    """Tokens before the length limit over which overlong_penalty rises."""
-    kl_coef: float = 0.05
-    """Weight of the KL to the reference (beta); the starting value when kl_target is set."""
-    kl_estimator: KLEstimator = "k1"
+    coef: float = 0.05
+    """Weight of the KL to the reference (beta); the starting value when target is set."""
+    estimator: KLEstimator = "k1"
     """Per-token KL estimator. As a loss, k2 has the gradient of the KL, k3 a biased one, and k1 none: it is refused."""
-    kl_placement: Literal["reward", "loss"] = "reward"
-    """Whether the KL is taken off the token rewards or added to the policy loss."""
-    kl_target: float | None = None
+    placement: Literal["reward", "loss"] = "reward"
+    """Whether the KL is taken off the token rewards or added to the policy's loss."""
+    target: float | None = None
     """Nats per sequence that an adaptive coefficient steers to; a fixed coefficient when null."""
-    kl_horizon: int = 10_000
+    horizon: int = 10_000
     """Sequences over which the adaptive coefficient reacts."""
 
     def __post_init__(self) -> None:
-        _require(self.kl_coef >= 0, "reward.kl_coef", self.kl_coef, "0 or more")
-        _require(self.max_log_odds > 0, "reward.max_log_odds", self.max_log_odds, "a positive number")
-        _require(self.kl_target is None or self.kl_target > 0, "reward.kl_target", self.kl_target, "null or positive")
-        _require(self.kl_horizon > 0, "reward.kl_horizon", self.kl_horizon, "a positive number")
-        _require(self.kl_target is None or self.kl_coef > 0, "reward.kl_coef", self.kl_coef, "above 0 with a kl_target")
-        _require(self.overlong_penalty >= 0, "reward.overlong_penalty", self.overlong_penalty, "0 or more")
-        _require(self.overlong_buffer >= 1, "reward.overlong_buffer", self.overlong_buffer, "at least 1")
-        missing = self.missing_eos == "replace" and self.missing_eos_value is None
-        _require(not missing, "reward.missing_eos_value", None, "a number with missing_eos: replace")
-        if self.kl_placement == "loss" and self.kl_estimator == "k1":
+        _require(self.coef >= 0, "kl.coef", self.coef, "0 or more")
+        _require(self.target is None or self.target > 0, "kl.target", self.target, "null or positive")
+        _require(self.horizon > 0, "kl.horizon", self.horizon, "a positive number")
+        _require(self.target is None or self.coef > 0, "kl.coef", self.coef, "above 0 with a target")
+        if self.placement == "loss" and self.estimator == "k1":
             # E[grad log pi] = 0: the loss would cost time and pull nowhere.
-            raise ValueError(
-                "reward.kl_estimator k1 has no gradient as a loss; choose k2 or k3, or kl_placement: reward"
-            )
+            raise ValueError("kl.estimator k1 has no gradient as a loss; choose k2 or k3, or placement: reward")
 
 
 @dataclass(frozen=True)
-class PPO:
-    """The update. Batch sizes count rollouts per process."""
+class Update:
+    """How rollouts are learnt from. Batch sizes count rollouts per process."""
 
     epochs: int = 4
     """Passes over the rollouts of an iteration."""
@@ -112,58 +70,31 @@ class PPO:
     """Optimizer steps per pass."""
     microbatch_size: int = 16
     """Rollouts per forward and backward pass; the first ratio is exactly 1 because scoring uses the same groups."""
-    gamma: float = 1.0
-    """Discount."""
-    gae_lambda: float = 0.95
-    """Trace decay of the advantages."""
-    critic_lambda: float | None = None
-    """Trace decay of the critic's targets; gae_lambda when null (VC-PPO decouples them, with 1.0 here)."""
-    length_adaptive_alpha: float | None = None
-    """Replaces gae_lambda by 1 - 1 / (alpha * length) per response (VAPO); off when null."""
-    whiten_advantages: bool = True
-    """Zero mean, unit variance over the tokens of the global batch."""
-    clip_range: float = 0.2
-    """Lower clip width of the ratio, and the upper one unless clip_range_high is set."""
-    clip_range_high: float | None = None
-    """Upper clip width (clip-higher)."""
-    dual_clip: float | None = None
-    """Bound of the loss for negative advantages, above 1; off when null."""
-    value_clip_range: float | None = 0.2
-    """Clip width of the value; off when null."""
-    value_coef: float = 0.1
-    """Weight of the value loss."""
-    entropy_coef: float = 0.0
-    """Weight of an entropy bonus."""
     aggregation: Literal["token_mean", "sequence_mean"] = "token_mean"
     """Average over all tokens, or over responses of each one's token mean."""
     stop_kl: float | None = None
     """Ends the update of an iteration once the approximate KL to the sampling policy passes this; off when null."""
     max_grad_norm: float = 1.0
     """Gradient norm clip over policy and critic together."""
-    critic_warmup: int = 0
-    """Iterations at the start in which only the critic learns."""
-    critic_warmup_until: float | None = None
-    """Explained variance of a fresh rollout's returns that ends critic_warmup early; never when null."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "minibatches", "microbatch_size"):
-            _require(getattr(self, name) >= 1, f"ppo.{name}", getattr(self, name), "at least 1")
-        _require(0 <= self.gamma <= 1, "ppo.gamma", self.gamma, "a number in [0, 1]")
-        _require(0 <= self.gae_lambda <= 1, "ppo.gae_lambda", self.gae_lambda, "a number in [0, 1]")
-        _require(0 < self.clip_range < 1, "ppo.clip_range", self.clip_range, "a number in (0, 1)")
-        for name in ("clip_range_high", "value_clip_range", "length_adaptive_alpha", "stop_kl"):
-            value = getattr(self, name)
-            _require(value is None or value > 0, f"ppo.{name}", value, "null or a positive number")
-        decay = self.critic_lambda
-        _require(decay is None or 0 <= decay <= 1, "ppo.critic_lambda", decay, "null or a number in [0, 1]")
-        _require(self.value_coef >= 0, "ppo.value_coef", self.value_coef, "0 or more")
-        _require(self.entropy_coef >= 0, "ppo.entropy_coef", self.entropy_coef, "0 or more")
-        _require(self.dual_clip is None or self.dual_clip > 1, "ppo.dual_clip", self.dual_clip, "null or above 1")
-        _require(self.critic_warmup >= 0, "ppo.critic_warmup", self.critic_warmup, "0 or more")
-        until = self.critic_warmup_until
-        _require(until is None or until < 1, "ppo.critic_warmup_until", until, "null or a number below 1")
-        _require(until is None or self.critic_warmup > 0, "ppo.critic_warmup", 0, "a budget, with critic_warmup_until")
-        _require(self.max_grad_norm > 0, "ppo.max_grad_norm", self.max_grad_norm, "a positive number")
+            _require(getattr(self, name) >= 1, f"update.{name}", getattr(self, name), "at least 1")
+        _require(self.stop_kl is None or self.stop_kl > 0, "update.stop_kl", self.stop_kl, "null or a positive number")
+        _require(self.max_grad_norm > 0, "update.max_grad_norm", self.max_grad_norm, "a positive number")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where models are while others work."""
+
+    offload_frozen: bool = False
+    """Judge, held-out judge and reference wait in the memory of the CPU while they have nothing to do."""
+    shard_judges: bool = False
+    """Judges in shards too, under a strategy that cuts weights, instead of whole on each process."""
+    gather_rollouts: Literal["auto", "always", "never"] = "auto"
+    """Put weights in shards together once per rollout: where they fit (auto), always, or never. Otherwise they are
+    gathered in every pass, and all processes sample until the last response has ended."""
 
 
 @dataclass(frozen=True)
@@ -295,6 +226,35 @@ class ModelSource:
             raise ValueError("a model made from a config has no tokenizer of its own; set tokenizer to a folder")
         if self.config is not None and self.lora is not None:
             raise ValueError("lora trains beside weights that stay as they are, which a config does not have; use path")
+
+
+@dataclass(frozen=True)
+class CriticSettings:
+    """The critic of an advantage estimator that needs one."""
+
+    kind: Literal["own", "shared", "adapter"] = "own"
+    """own (a backbone of its own), shared (a value head on the policy's hidden states) or adapter (adapters of its own
+    on the policy's frozen base model, with policy.lora)."""
+    model: ModelSource | None = None
+    """Where an own critic starts; the policy's source when null."""
+    learning_rate: float | None = None
+    """The policy's when null."""
+    value_coef: float = 0.1
+    """Weight of the value loss."""
+    value_clip_range: float | None = 0.2
+    """Clip width of the value; off when null."""
+    warmup: int = 0
+    """Iterations at the start in which only the critic learns."""
+    warmup_until: float | None = None
+    """Explained variance of a fresh rollout's returns that ends the warm-up early; never when null."""
+
+    def __post_init__(self) -> None:
+        _require(self.value_coef >= 0, "critic.value_coef", self.value_coef, "0 or more")
+        clip, until = self.value_clip_range, self.warmup_until
+        _require(clip is None or clip > 0, "critic.value_clip_range", clip, "null or a positive number")
+        _require(self.warmup >= 0, "critic.warmup", self.warmup, "0 or more")
+        _require(until is None or until < 1, "critic.warmup_until", until, "null or a number below 1")
+        _require(until is None or self.warmup > 0, "critic.warmup", 0, "a budget, with critic.warmup_until")
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,15 @@ def masked_var(values: Tensor, mask: Tensor) -> Tensor:
     return global_sum(masked_sum(centred.square(), mask)) / (count - 1).clamp(min=1)
 
 
+def wide_float(device: torch.device) -> torch.dtype:
+    """The type in which sums over a batch are exact enough: float64, which MPS has not."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def moments(values: Tensor, mask: Tensor) -> Tensor:
     """How many tokens count, the sum of their values and of the squares: [3] float64, this rank only. No gradient."""
-    # In float64 the squares may be summed before the mean is known; MPS has none.
-    wide = values.detach().masked_fill(~mask, 0).to(torch.float32 if values.device.type == "mps" else torch.float64)
+    # In float64 the squares may be summed before the mean is known.
+    wide = values.detach().masked_fill(~mask, 0).to(wide_float(values.device))
     return torch.stack([mask.sum().to(wide.dtype), wide.sum(), wide.square().sum()])
 
 

@@ -48,10 +48,15 @@ class PromptBatch:
     """B tuples of anchor responses; the policy and the critic never see them."""
     extras: list[dict[str, Any]] = field(default_factory=list)
     """B rows of columns that nobody else reads, for rules; empty when the rows had none."""
+    group: Tensor = field(default=None)  # type: ignore[assignment]  # numbered when the batch is made
+    """[B] number of the prompt: responses to one prompt have one number. Counted from 0 on each process."""
 
     def __post_init__(self) -> None:
         rows, width = self.prompt_ids.shape
         _check_mask("prompt_mask", self.prompt_mask, (rows, width))
+        if self.group is None:
+            self.group = torch.arange(rows, device=self.prompt_ids.device)
+        _check_shape("group", self.group, (rows,))
         if len(self.prompts) != rows or len(self.anchors) != rows:
             raise ValueError(f"{rows} prompt rows but {len(self.prompts)} prompts and {len(self.anchors)} anchor lists")
         if self.extras and len(self.extras) != rows:
@@ -62,7 +67,8 @@ class PromptBatch:
 
     def to(self, device: torch.device) -> "PromptBatch":
         """The same batch on another device."""
-        return replace(self, prompt_ids=self.prompt_ids.to(device), prompt_mask=self.prompt_mask.to(device))
+        moved = {name: getattr(self, name).to(device) for name in ("prompt_ids", "prompt_mask", "group")}
+        return replace(self, **moved)
 
     def anchored(self, anchors: list[tuple[str, ...]]) -> "PromptBatch":
         """Give the prompts other anchors."""
@@ -79,6 +85,7 @@ class PromptBatch:
             [self.prompts[n] for n in numbers],
             [self.anchors[n] for n in numbers],
             [self.extras[n] for n in numbers] if self.extras else [],
+            self.group[rows],
         )
 
     def repeat(self, times: int) -> "PromptBatch":
@@ -89,6 +96,7 @@ class PromptBatch:
             [prompt for prompt in self.prompts for _ in range(times)],
             [anchors for anchors in self.anchors for _ in range(times)],
             [extra for extra in self.extras for _ in range(times)],
+            self.group.repeat_interleave(times),
         )
 
 
@@ -106,6 +114,8 @@ class Rollout:
     """[B] True where the end-of-sequence token was sampled within the length limit."""
     texts: list[str]
     """B responses as text, character by character what was sampled, without the token that ended each."""
+    max_new_tokens: int
+    """Length limit under which they were sampled, tokens."""
 
     def __post_init__(self) -> None:
         rows = len(self.batch)
@@ -126,6 +136,11 @@ class Rollout:
     def prompt_mask(self) -> Tensor:
         """[B, P] True on prompt tokens."""
         return self.batch.prompt_mask
+
+    @property
+    def group(self) -> Tensor:
+        """[B] number of the prompt that each response answers."""
+        return self.batch.group
 
     @property
     def input_ids(self) -> Tensor:
@@ -158,6 +173,7 @@ class Rollout:
             response_mask[:, :width],
             self.finished[rows],
             [self.texts[n] for n in torch.arange(len(self))[rows.cpu()].tolist()],
+            self.max_new_tokens,
         )
 
 
@@ -234,6 +250,8 @@ class Scores:
     """[N] which response each comparison is about."""
     components: dict[str, Tensor] = field(default_factory=dict)
     """[B] each: what the sources of a mix said, by their names."""
+    token_rewards: Tensor | None = None
+    """[B, T] further rewards at single tokens, where there are any; zero outside the mask."""
 
     def __post_init__(self) -> None:
         if (self.verdict is None) != (self.response_index is None):
@@ -248,7 +266,12 @@ class Scores:
             verdict = Verdict(verdict.margin_ab.to(device), verdict.margin_ba.to(device))
             response_index = response_index.to(device)
         components = {name: each.to(device) for name, each in self.components.items()}
-        return Scores(self.rewards.to(device), verdict, response_index, components)
+        token_rewards = None if self.token_rewards is None else self.token_rewards.to(device)
+        return Scores(self.rewards.to(device), verdict, response_index, components, token_rewards)
+
+    def with_rewards(self, rewards: Tensor) -> "Scores":
+        """Give the responses other rewards, [B]; what the source said of comparisons stays."""
+        return replace(self, rewards=rewards)
 
     @property
     def failed(self) -> Tensor:
@@ -265,22 +288,26 @@ class Experience:
     """[B, T] log-probability of each sampled token under the policy that sampled it; zero outside the mask."""
     ref_logprobs: Tensor
     """[B, T] the same under the frozen reference."""
-    values: Tensor
-    """[B, T] the critic's value of the state before each token."""
+    values: Tensor | None
+    """[B, T] the critic's value of the state before each token; None without a critic."""
     rewards: Tensor
     """[B] reward of each response, after shaping."""
+    weights: Tensor
+    """[B] how much each response counts in the losses, as filters decided; 1 without filters."""
     advantages: Tensor
-    """[B, T] advantages, whitened if the setting says so."""
-    returns: Tensor
-    """[B, T] targets of the critic."""
+    """[B, T] weight of each token's log-probability."""
+    returns: Tensor | None
+    """[B, T] targets of the critic; None without a critic."""
     microbatches: list[Tensor]
     """Row indices of each micro-batch. Scoring used these very groups, which makes the first ratio exactly one."""
 
     def __post_init__(self) -> None:
         shape = tuple(self.rollout.response_ids.shape)
         for name in ("old_logprobs", "ref_logprobs", "values", "advantages", "returns"):
-            _check_shape(name, getattr(self, name), shape)
-        _check_shape("rewards", self.rewards, shape[:1])
+            if (value := getattr(self, name)) is not None:
+                _check_shape(name, value, shape)
+        for name in ("rewards", "weights"):
+            _check_shape(name, getattr(self, name), shape[:1])
 
     @property
     def counted(self) -> Tensor:
@@ -296,4 +323,6 @@ class Experience:
             value = getattr(self, each.name)
             if isinstance(value, Tensor):
                 chosen[each.name] = value[rows, :width] if value.dim() == 2 else value[rows]
+            elif value is None:
+                chosen[each.name] = None
         return Experience(rollout=rollout, microbatches=[], **chosen)

@@ -17,18 +17,16 @@ PURE = {
     "prl.objectives.policy.losses": set(),
     "prl.objectives.reward.pairwise": set(),
     "prl.objectives.reward.bradley_terry": set(),
-    "prl.advantages.gae": {"prl.config", "prl.ops", "prl.ops.operators"},
     "prl.ops.reference": {"prl.config", "prl.kl", "prl.masking"},
     "prl.kl": {"prl.config"},
     "prl.distributed": set(),
     "prl.masking": {"prl.distributed"},
-    "prl.rewards.shaping": {"prl.config", "prl.types"},
 }
 """Modules of plain maths, each with what it may import beside torch and the standard library."""
 
 ORDER = (
-    *("prl", "prl.config", "prl.plugins", "prl.distributed", "prl.masking", "prl.kl", "prl.types", "prl.system", "prl.ops"),
-    *("prl.data", "prl.models", "prl.checkpoints", "prl.evaluation", "prl.rollouts", "prl.advantages"),
+    *("prl", "prl.config", "prl.plugins", "prl.distributed", "prl.masking", "prl.kl", "prl.types", "prl.system"),
+    *("prl.ops", "prl.data", "prl.models", "prl.checkpoints", "prl.evaluation", "prl.rollouts", "prl.advantages"),
     *("prl.objectives", "prl.rewards", "prl.judge", "prl.anchors", "prl.rl", "prl.run_folder", "prl.quickstart"),
     *("datamodules", "lightning_modules", "prl.cli", "prl.__main__"),
 )
@@ -115,6 +113,21 @@ def test_modules_and_data_modules_do_not_know_each_other(one, other) -> None:
     for name in FILES:
         if name.partition(".")[0] == one:
             assert other not in roots(name), name
+
+
+SOCKETS = ("prl.advantages", "prl.objectives", "prl.rewards.shapers", "prl.rewards.shaping", "prl.rollouts.filters")
+METHODS = [name for name in FILES if name.startswith(SOCKETS)]
+"""Methods, and what they have to offer: tensors in, tensors out."""
+KNOWN_TO_METHODS = {"prl.config", "prl.plugins", "prl.types", "prl.kl", "prl.masking", "prl.ops", "prl.rollouts.base"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_knows_no_model_no_trainer_and_no_other_socket(name) -> None:
+    assert roots(name) <= {"torch", "prl", *sys.stdlib_module_names}
+    (own,) = (socket for socket in SOCKETS if name.startswith(socket))
+    shared = {"prl.rewards.shaping"} if own == "prl.rewards.shapers" else set()
+    foreign = {t for t in imported(name) if t in FILES and not t.startswith((own, "prl.ops"))} - {"prl"}
+    assert foreign <= KNOWN_TO_METHODS | shared
 
 
 @pytest.mark.parametrize("name", PURE)

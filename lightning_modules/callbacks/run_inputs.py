@@ -7,7 +7,7 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from prl.checkpoints.position import is_dry_run
-from prl.run_folder.inputs import Inputs, changed_inputs, is_accepted
+from prl.run_folder.inputs import Inputs, changed_inputs, is_accepted, with_current_names
 from prl.run_folder.sealed_config import CONFIG
 
 log = logging.getLogger(__name__)
@@ -52,14 +52,15 @@ class RunInputs(Callback):
             if trainer.is_global_zero:
                 log.warning("the checkpoint has no hashes of its data and models: whether they changed is not known")
             return
-        known = {*checkpoint["inputs"], *self.inputs, CONFIG}
+        before = with_current_names(checkpoint["inputs"])
+        known = {*before, *self.inputs, CONFIG}
         unknown = [] if isinstance(self.accept, bool) else [n for n in self.accept if not _is_known(n, known)]
         if unknown:
             raise ValueError(
                 f"--accept_changes names {unknown[0]!r}, which is no input of this run; its inputs are "
                 f"{', '.join(_groups(sorted(known)))}"
             )
-        changed = changed_inputs(checkpoint["inputs"], self.inputs)
+        changed = changed_inputs(before, self.inputs)
         refused = {name: how for name, how in changed.items() if not is_accepted(name, self.accept)}
         if refused:
             raise ValueError(

@@ -1,1 +1,12 @@
-"""Advantages of sampled tokens."""
+"""Advantage estimators, one to a file; see `prl.advantages.base` for what one has to offer."""
+
+from typing import TYPE_CHECKING, Any
+
+from prl.advantages.base import AdvantageEstimator
+from prl.plugins import methods_in
+
+globals().update(methods_in(__name__, __path__, AdvantageEstimator))
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

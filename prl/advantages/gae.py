@@ -1,4 +1,4 @@
-"""Generalised advantage estimation as the trainer calls it; the operators in `prl.ops` do the work."""
+"""Generalised advantage estimation; the operators in `prl.ops` do the work."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from prl import ops
+from prl.advantages.base import AdvantageEstimator, Advantages, TokenRewards
 from prl.config import KLEstimator
+from prl.masking import whiten
+from prl.types import Rollout, Scores
 
 
 class ShapedAdvantages(NamedTuple):
@@ -18,6 +21,62 @@ class ShapedAdvantages(NamedTuple):
     """[B, T] (or [N]) float32, zero outside the mask."""
     moments: Tensor
     """[3] float64: how many tokens count, the sum of their advantages and of the squares. Of this rank only."""
+
+
+class GAE(AdvantageEstimator):
+    """Generalised advantage estimation with a critic (1506.02438, eq. 16).
+
+    Args:
+        gamma: discount.
+        gae_lambda: trace decay of the advantages.
+        critic_lambda: trace decay of the critic's targets; gae_lambda when null (VC-PPO, 2503.01491, takes 1.0 here).
+        length_adaptive_alpha: replaces gae_lambda by 1 - 1 / (alpha * length) for each response's advantages (VAPO,
+            2504.05118); off when null.
+        whiten: scale advantages to zero mean and unit variance over the tokens of the global batch.
+
+    Raises:
+        ValueError: for a setting out of its range.
+    """
+
+    needs_critic = True
+
+    def __init__(
+        self,
+        gamma: float = 1.0,
+        gae_lambda: float = 0.95,
+        critic_lambda: float | None = None,
+        length_adaptive_alpha: float | None = None,
+        whiten: bool = True,
+    ) -> None:
+        for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda), ("critic_lambda", critic_lambda)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"GAE.{name} is {value}; expected a number in [0, 1]")
+        if length_adaptive_alpha is not None and not length_adaptive_alpha > 0:
+            raise ValueError(
+                f"GAE.length_adaptive_alpha is {length_adaptive_alpha}; expected null or a positive number"
+            )
+        self.gamma, self.gae_lambda, self.critic_lambda = gamma, gae_lambda, critic_lambda
+        self.length_adaptive_alpha, self.whiten = length_adaptive_alpha, whiten
+
+    def __call__(self, rewards: TokenRewards, scores: Scores, rollout: Rollout, values: Tensor | None) -> Advantages:
+        """Estimate advantages and returns from the critic's values."""
+        assert values is not None, "an estimator that needs a critic has one"
+        mask, alpha = rewards.mask, self.length_adaptive_alpha
+        # Lengths change the trace decay of the policy only.
+        fixed = self.gae_lambda if alpha is not None and self.critic_lambda is None else self.critic_lambda
+        decay = self.gae_lambda if alpha is None else length_adaptive_lambda(mask.sum(1), alpha)
+        traces = {"gamma": self.gamma, "gae_lambda": decay, "critic_lambda": fixed}
+        if rewards.token_rewards is None:
+            advantages, returns, moments = shaped_gae(
+                *(rewards.logprobs, rewards.ref_logprobs, rewards.rewards, values, mask),
+                kl_coef=rewards.kl_coef,
+                kl_estimator=rewards.kl_estimator,
+                **traces,  # type: ignore[arg-type]
+            )
+        else:
+            advantages, returns = gae(rewards.per_token(), values, mask, **traces)  # type: ignore[arg-type]
+            moments = None
+        return Advantages(whiten(advantages, mask, moments) if self.whiten else advantages, returns)
 
 
 def gae(

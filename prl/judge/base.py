@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 
-from prl.config import Reward
 from prl.rewards.base import RewardSource, against_anchors
-from prl.rewards.shaping import mean_per_row, sequence_scores
-from prl.types import Conversation, PromptBatch, Scores, Verdict
+from prl.rewards.shaping import mean_per_row
+from prl.types import Conversation, Rollout, Scores, Verdict
 
 Comparison = tuple[Conversation, str, str]
 """A prompt, the response shown first, the response shown second."""
@@ -34,11 +33,13 @@ class PairwiseJudge(RewardSource):
     def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
         """z(u, v) for each (prompt, response shown first, response shown second): [N] float32; NaN where it failed."""
 
-    def score(self, batch: PromptBatch, responses: list[str], settings: Reward) -> Scores:
-        """The mean reward of each response over the anchors that it could be compared with, in both orders."""
-        verdict, row_of = against_anchors(self.compare, batch, responses)
-        values = sequence_scores(verdict, settings.mapping, max_log_odds=settings.max_log_odds)
-        return Scores(mean_per_row(values, row_of, len(batch)), verdict, row_of)
+    def score(self, rollout: Rollout) -> Scores:
+        """Reward each response by its win probability, the mean over the anchors that it could be compared with.
+
+        Both orders are read and debiased. Other readings of the verdict are shapers (`prl.rewards.shapers`).
+        """
+        verdict, row_of = against_anchors(self.compare, rollout)
+        return Scores(mean_per_row(verdict.win_prob, row_of, len(rollout)), verdict, row_of)
 
     @torch.no_grad()
     def compare(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:

@@ -16,12 +16,12 @@ def _inputs(rollout: Rollout) -> tuple[Tensor, Tensor, int]:
 
 def evaluate(
     policy: Any, critic: Any, rollout: Rollout, *, temperature: float, with_entropy: bool = False
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Log-probabilities, values and, when asked for, entropy.
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Log-probabilities, values where there is a critic and, when asked for, entropy.
 
     Args:
         policy: causal language model.
-        critic: a `Critic`, or a `ValueHead` on the policy's own backbone.
+        critic: a `Critic`, or a `ValueHead` on the policy's own backbone; None for none.
         rollout: B responses.
         temperature: that of the sampling.
         with_entropy: compute the entropy as well.
@@ -32,6 +32,8 @@ def evaluate(
         temperature=temperature,
         with_entropy=with_entropy,
     )
+    if critic is None:
+        return logprobs, None, spread
     values = critic(hidden) if isinstance(critic, ValueHead) else critic(*_inputs(rollout))
     return logprobs, values.masked_fill(~rollout.response_mask, 0), spread
 

@@ -1,18 +1,16 @@
 """The critic: a value for the state before each response token, on its own backbone or on the policy's."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prl.config import ModelSource
+from prl.config import CriticSettings, ModelSource
 from prl.masking import masked_var
 from prl.models.adapters import adapter_parameters, add_adapters, using_adapters
 from prl.models.loading import load_backbone
 from prl.models.logprobs import response_hidden
 from prl.models.policy import model_inputs
-
-CriticKind = Literal["own", "shared", "adapter"]
 
 
 def hidden_size(model: Any) -> int:
@@ -74,31 +72,31 @@ class AdapterCritic(nn.Module):
         return [*self.parameters(), *(each for _, each in adapter_parameters(self._trunk[0], self.NAME))]
 
 
-def check_critic(kind: CriticKind, policy: ModelSource, source: ModelSource | None) -> None:
-    """Raises ValueError for settings that contradict each other; `source` is where an own backbone would come from."""
-    if kind != "own" and source is not None:
-        raise ValueError(f"critic_model is set, but critic: {kind} grows on the policy; drop one of them")
+def check_critic(settings: CriticSettings, policy: ModelSource) -> None:
+    """Raises ValueError for settings that contradict each other."""
+    kind = settings.kind
+    if kind != "own" and settings.model is not None:
+        raise ValueError(f"critic.model is set, but critic.kind: {kind} grows on the policy; drop one of them")
     if kind == "adapter" and policy.lora is None:
-        raise ValueError("critic: adapter puts adapters beside the policy's, which has none; set policy.lora")
+        raise ValueError("critic.kind: adapter puts adapters beside the policy's, which has none; set policy.lora")
     if kind == "adapter" and policy.gradient_checkpointing:
         raise ValueError(
-            "critic: adapter and policy.gradient_checkpointing exclude each other: activations computed again in the "
-            "backward pass would be those under the policy's adapters; switch one off, or take critic: shared"
+            "critic.kind: adapter and policy.gradient_checkpointing exclude each other: activations computed again in "
+            "the backward pass would be those under the policy's adapters; switch one off, or take critic.kind: shared"
         )
 
 
-def build_critic(kind: CriticKind, policy: Any, source: ModelSource) -> nn.Module:
-    """A critic to train.
+def build_critic(settings: CriticSettings, policy: Any, source: ModelSource) -> nn.Module:
+    """Make a critic to train.
 
     Args:
-        kind: own (a backbone of its own), shared (a head on the policy's hidden states) or adapter (adapters of its own
-            on the policy's trunk).
-        policy: the policy, which the last two grow on.
+        settings: its kind.
+        policy: the policy, which a shared critic and one by adapters grow on.
         source: where an own backbone comes from.
     """
-    if kind == "shared":
+    if settings.kind == "shared":
         return ValueHead(hidden_size(policy))
-    return AdapterCritic(policy) if kind == "adapter" else Critic(load_backbone(source)).train()
+    return AdapterCritic(policy) if settings.kind == "adapter" else Critic(load_backbone(source)).train()
 
 
 def critic_parameters(critic: nn.Module) -> list[nn.Parameter]:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prl.config import ModelSource, Reward
+from prl.config import ModelSource
 from prl.models.loading import freeze
-from prl.types import Conversation, PromptBatch, Scores, Verdict
+from prl.types import Conversation, Rollout, Scores, Verdict
 
 Compare = Callable[[list[Conversation], list[str], list[str]], Verdict]
 """Prompts, responses a and responses b, as many of each, to their verdicts."""
@@ -43,13 +43,12 @@ class RewardSource(nn.Module, ABC):
         yield self
 
     @abstractmethod
-    def score(self, batch: PromptBatch, responses: list[str], settings: Reward) -> Scores:
-        """The reward of each response; NaN, never a stand-in, where it could not be had.
+    def score(self, rollout: Rollout) -> Scores:
+        """Reward each response; NaN, never a stand-in, where the reward could not be had.
 
         Args:
-            batch: B prompts with their anchors.
-            responses: one response to each.
-            settings: how a verdict becomes a number.
+            rollout: B responses with their prompts and anchors; `texts` are without thoughts, unless the run says that
+                judges read those too.
         """
 
     def failure(self) -> str | None:
@@ -73,28 +72,29 @@ def make_ready(source: RewardSource, policy: nn.Module, policy_path: str | None)
     freeze(source)
 
 
-def scored(batch: PromptBatch, responses: list[str], values_of: Callable[[list[int], list[str]], Tensor]) -> Scores:
+def scored(rollout: Rollout, values_of: Callable[[list[int], list[str]], Tensor]) -> Scores:
     """Rewards from a number per text; where every row has anchors, their numbers tell who won.
 
     Args:
-        batch: B prompts with their anchors.
-        responses: one response to each.
-        values_of: rows of the batch and as many texts about them, to a number for each text.
+        rollout: B responses.
+        values_of: rows of the rollout and as many texts about them, to a number for each text.
     """
-    values = values_of(list(range(len(batch))), [text.strip() for text in responses])
-    if not all(batch.anchors):
+    anchors_of = rollout.batch.anchors
+    values = values_of(list(range(len(rollout))), [text.strip() for text in rollout.texts])
+    if not all(anchors_of):
         return Scores(values)
-    row_of = [row for row, anchors in enumerate(batch.anchors) for _ in anchors]
-    margins = values[row_of] - values_of(row_of, [text for anchors in batch.anchors for text in anchors])
+    row_of = [row for row, anchors in enumerate(anchors_of) for _ in anchors]
+    margins = values[row_of] - values_of(row_of, [text for anchors in anchors_of for text in anchors])
     return Scores(values, Verdict(margins, -margins), torch.tensor(row_of, device=values.device))
 
 
-def against_anchors(compare: Compare, batch: PromptBatch, responses: list[str]) -> tuple[Verdict, Tensor]:
-    """Each response against each of its anchors: N verdicts and [N] the response that each is about.
+def against_anchors(compare: Compare, rollout: Rollout) -> tuple[Verdict, Tensor]:
+    """Compare each response with each of its anchors: N verdicts, and [N] the response that each is about.
 
     Responses are stripped, as the data layer strips those that judges learn from.
     """
-    row_of = [row for row, anchors in enumerate(batch.anchors) for _ in anchors]
-    anchors = [anchor for anchors in batch.anchors for anchor in anchors]
-    verdict = compare([batch.prompts[row] for row in row_of], [responses[row].strip() for row in row_of], anchors)
+    prompts, texts = rollout.batch.prompts, rollout.texts
+    row_of = [row for row, anchors in enumerate(rollout.batch.anchors) for _ in anchors]
+    anchors = [anchor for anchors in rollout.batch.anchors for anchor in anchors]
+    verdict = compare([prompts[row] for row in row_of], [texts[row].strip() for row in row_of], anchors)
     return verdict, torch.tensor(row_of, dtype=torch.long, device=verdict.margin_ab.device)

@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from prl.config import Reward
 from prl.rewards.base import RewardSource, scored
-from prl.types import Conversation, PromptBatch, Scores
+from prl.types import Conversation, Rollout, Scores
 
 Rule = Callable[[Conversation, str, dict[str, Any]], float | None]
 """Prompt, response and the row's other columns to a number; None where the rule cannot tell."""
@@ -52,12 +51,13 @@ class RuleReward(RewardSource):
             return float("nan")
         return float(value) * self.scale
 
-    def score(self, batch: PromptBatch, responses: list[str], settings: Reward) -> Scores:
+    def score(self, rollout: Rollout) -> Scores:
         """The rule's number for each response."""
+        batch = rollout.batch
         extras = batch.extras or [{}] * len(batch)
 
         def values_of(rows: list[int], texts: list[str]) -> torch.Tensor:
             values = [self._value(batch.prompts[i], text, extras[i]) for i, text in zip(rows, texts, strict=True)]
             return torch.tensor(values, device=batch.prompt_ids.device)
 
-        return scored(batch, responses, values_of)
+        return scored(rollout, values_of)

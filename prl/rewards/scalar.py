@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prl.config import ModelSource, Reward
+from prl.config import ModelSource
 from prl.data.encoding import ConversationEncoder
 from prl.data.tokens import right_pad
 from prl.models.limits import check_fits
@@ -14,7 +14,7 @@ from prl.models.loading import freeze, load_scalar_classifier, load_tokenizer
 from prl.models.policy import float32_outputs, in_own_type, model_inputs
 from prl.rewards.base import RewardSource, scored
 from prl.rewards.folder import JUDGE_FILE, judge_folder, read_judge_file
-from prl.types import Conversation, PromptBatch, Scores
+from prl.types import Conversation, Rollout, Scores
 
 
 def scalar_rewards(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -64,9 +64,10 @@ class ScalarReward(RewardSource):
         self.encoder = ConversationEncoder(tokenizer, settings["max_length"], "truncate")
         self.model = freeze(load_scalar_classifier(source, new_head=False))
 
-    def score(self, batch: PromptBatch, responses: list[str], settings: Reward) -> Scores:
+    def score(self, rollout: Rollout) -> Scores:
         """The scalar reward of each response."""
-        return scored(batch, responses, lambda rows, texts: self.rewards([batch.prompts[row] for row in rows], texts))
+        prompts = rollout.batch.prompts
+        return scored(rollout, lambda rows, texts: self.rewards([prompts[row] for row in rows], texts))
 
     def cut_share(self) -> float:
         """Share of the responses read so far that were longer than the model's `max_length`."""

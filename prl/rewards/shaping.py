@@ -1,35 +1,67 @@
-"""From a verdict to the score of a response: pure functions, no model calls."""
+"""What happens to rewards before advantages are estimated: a list of shapers in the configuration, applied in order."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from prl.config import MissingEOS, RewardMapping
-from prl.types import Verdict
+from prl.types import Rollout, Scores, Verdict
 
 
-def sequence_scores(verdict: Verdict, mapping: RewardMapping = "probability", *, max_log_odds: float = 5.0) -> Tensor:
-    """The reward of each response against its anchor, the response being `a` of the verdict: [B].
+class RewardShaper(ABC):
+    """Changes rewards. Its constructor's arguments are its settings.
 
-    probability: debiased win probability in [0, 1]; mean_probability: the average of probabilities instead of
-    log-odds; centered: probability - 1/2, zero at parity with the anchor; log_odds: the debiased margin, clipped to
-    +-max_log_odds.
+    A shaper with a state has `state_dict` and `load_state_dict`; the run finds and saves it.
+    """
+
+    needs_anchors: ClassVar[bool] = False
+    """Whether it reads comparisons with anchors, so that each row of the data must lead to some."""
+
+    @abstractmethod
+    def __call__(self, scores: Scores, rollout: Rollout) -> Scores:
+        """Return other rewards.
+
+        Args:
+            scores: rewards of B responses; NaN where there is none, which has to stay NaN.
+            rollout: the responses, anchors and extra columns of their prompts included.
+        """
+
+
+def shape(scores: Scores, rollout: Rollout, shapers: Sequence[RewardShaper]) -> Scores:
+    """Apply shapers one after the other.
 
     Raises:
-        ValueError: for an unknown mapping.
+        ValueError: when a shaper gives a reward to a response that had none.
     """
-    if mapping == "probability":
-        return verdict.win_prob
-    if mapping == "mean_probability":
-        return verdict.mean_prob
-    if mapping == "centered":
-        return verdict.win_prob - 0.5
-    if mapping == "log_odds":
-        return verdict.win_logit.clamp(-max_log_odds, max_log_odds)
-    raise ValueError(f"unknown reward mapping {mapping!r}; known: probability, mean_probability, centered, log_odds")
+    for shaper in shapers:
+        shaped = shaper(scores, rollout)
+        if bool((scores.failed & ~shaped.failed).any()):
+            raise ValueError(
+                f"{type(shaper).__name__} gives a number to a response without a reward; NaN has to stay NaN, so that "
+                "the response is left out"
+            )
+        scores = shaped
+    return scores
+
+
+def comparisons(scores: Scores, shaper: RewardShaper) -> tuple[Verdict, Tensor]:
+    """Return the N comparisons behind rewards, and [N] the response that each is about.
+
+    Raises:
+        ValueError: when the reward source made none.
+    """
+    if scores.verdict is None or scores.response_index is None:
+        raise ValueError(
+            f"shaping: {type(shaper).__name__} reads comparisons with anchors, and the reward source made none; use a "
+            "judge, or a reward source whose rows all have anchors"
+        )
+    return scores.verdict, scores.response_index
 
 
 def mean_per_row(values: Tensor, row_of: Tensor, num_rows: int) -> Tensor:
-    """Mean of the values about each row, those that are NaN left out: [N] -> [B]; NaN where none is left.
+    """Average the values about each row, those that are NaN left out: [N] -> [B]; NaN where none is left.
 
     Args:
         values: [N].
@@ -40,26 +72,3 @@ def mean_per_row(values: Tensor, row_of: Tensor, num_rows: int) -> Tensor:
     totals = values.new_zeros(num_rows).index_add(0, row_of[known], values[known])
     counts = row_of[known].bincount(minlength=num_rows)
     return torch.where(counts > 0, totals / counts.clamp(min=1), torch.nan)
-
-
-def overlong(lengths: Tensor, max_length: int, buffer: int, penalty: float) -> Tensor:
-    """What a response near the length limit loses: [B] lengths in tokens -> [B].
-
-    Nothing up to max_length - buffer, then rising to `penalty` at max_length. Source: DAPO (2503.14476), eq. 13.
-    """
-    return penalty * ((lengths - (max_length - buffer)) / buffer).clamp(0, 1)
-
-
-def apply_missing_eos(scores: Tensor, finished: Tensor, policy: MissingEOS, value: float) -> Tensor:
-    """Scores [B] of responses that hit the length limit: kept, replaced by `value`, or lowered by `value`.
-
-    Raises:
-        ValueError: for an unknown policy.
-    """
-    if policy == "keep":
-        return scores
-    if policy == "replace":
-        return scores.masked_fill(~finished, value)
-    if policy == "penalise":
-        return scores - value * (~finished).to(scores.dtype)
-    raise ValueError(f"unknown missing_eos {policy!r}; known: keep, replace, penalise")

@@ -5,9 +5,9 @@ from typing import Any, cast
 
 from torch import nn
 
-from prl.config import Reward
 from prl.rewards.base import RewardSource
-from prl.types import PromptBatch, Scores
+from prl.rewards.shaping import RewardShaper, shape
+from prl.types import Rollout, Scores
 
 
 class WeightedReward(RewardSource):
@@ -18,20 +18,30 @@ class WeightedReward(RewardSource):
     Args:
         sources: the sources by name; `rewards/<name>/mean` in the logs.
         weights: the weight of each, by the same names.
+        shaping: shapers of single sources by their names, applied before the sum; those of the run are applied to it.
 
     Raises:
         ValueError: when the names differ, or there is none.
     """
 
-    def __init__(self, sources: dict[str, RewardSource], weights: dict[str, float]) -> None:
+    def __init__(
+        self,
+        sources: dict[str, RewardSource],
+        weights: dict[str, float],
+        shaping: dict[str, list[RewardShaper]] | None = None,
+    ) -> None:
         super().__init__()
         if not sources or sources.keys() != weights.keys():
             raise ValueError(
                 f"sources are named {sorted(sources)}, weights {sorted(weights)}; expected one weight for each source"
             )
         self.parts = nn.ModuleDict(cast(dict[str, nn.Module], sources))
-        self.weights = dict(weights)
+        self.weights, self.shaping = dict(weights), dict(shaping or {})
+        if unknown := sorted(self.shaping.keys() - sources.keys()):
+            raise ValueError(f"shaping names {unknown}, but the sources are {sorted(sources)}")
+        shapers = [each for some in self.shaping.values() for each in some]
         self.needs_anchors = any(source.needs_anchors for source in sources.values())
+        self.needs_anchors |= any(shaper.needs_anchors for shaper in shapers)
 
     def _named(self) -> Iterator[tuple[str, RewardSource]]:
         parts: Any = self.parts.items()
@@ -52,10 +62,12 @@ class WeightedReward(RewardSource):
         told = [f"{name}: {source.failure()}" for name, source in self._named() if source.failure()]
         return "; ".join(told) or None
 
-    def score(self, batch: PromptBatch, responses: list[str], settings: Reward) -> Scores:
+    def score(self, rollout: Rollout) -> Scores:
         """The weighted sum, and each part of it."""
-        scores = {name: source.score(batch, responses, settings) for name, source in self._named()}
-        device = batch.prompt_ids.device
+        scores = {
+            name: shape(source.score(rollout), rollout, self.shaping.get(name, ())) for name, source in self._named()
+        }
+        device = rollout.response_ids.device
         parts = {name: each.rewards.float().to(device) for name, each in scores.items()}
         total = sum(self.weights[name] * values for name, values in parts.items())
         told = next((each for each in scores.values() if each.verdict is not None), None)

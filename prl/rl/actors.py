@@ -1,7 +1,8 @@
 """Policy, critic and reference at work: who samples, and what each says of a rollout."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from prl.models.loading import save_model
 from prl.models.offload import Residence
 from prl.rl.judging import Judging
 from prl.rl.sharding import Gather, Sharding
+from prl.rollouts.base import Sampler
 from prl.rollouts.generate import end_token_ids, generate
-from prl.rollouts.server import RolloutServer
 from prl.types import Conversation, PromptBatch, Rollout, Verdict
 
 
@@ -26,14 +27,14 @@ class Actors:
 
     Args:
         policy: causal language model that learns.
-        critic: a `Critic`, an `AdapterCritic` or a `ValueHead` on the policy's hidden states.
+        critic: a `Critic`, an `AdapterCritic` or a `ValueHead` on the policy's hidden states; None for none.
         reference: frozen causal language model; None for the policy with its adapters off.
         tokenizer: of all three.
         sampling: length limit and temperature.
         judging: gives second opinions on new anchors.
         residence: keeps the reference off the device while it has nothing to do.
         sharding: how weights lie over processes.
-        server: samples in the policy's place; None for the policy itself.
+        sampler: samples the policy's responses.
         gather: when weights in shards are put together for a rollout.
         with_entropy: have `evaluate` compute the entropy as well.
     """
@@ -49,15 +50,15 @@ class Actors:
         judging: Judging,
         residence: Residence,
         sharding: Sharding,
-        server: RolloutServer | None = None,
+        sampler: Sampler,
         gather: Gather = "auto",
         with_entropy: bool = False,
     ) -> None:
         self.policy, self.critic, self.reference, self.tokenizer = policy, critic, reference, tokenizer
         self.sampling, self.judging, self.residence, self.sharding = sampling, judging, residence, sharding
-        self.server, self.gather, self.with_entropy = server, gather, with_entropy
+        self.sampler, self.gather, self.with_entropy = sampler, gather, with_entropy
         self.end_ids = end_token_ids(policy, tokenizer)
-        self._served = -1
+        self.version = 0
 
     # ---- sampling
 
@@ -66,21 +67,21 @@ class Actors:
 
         Args:
             batch: B prompts.
-            version: changes with each update; a server gets the weights of each version once.
+            version: changes with each update; a sampler with weights of its own gets those of each version once.
         """
-        if self.server is None:
-            return self._sample(self.policy, batch)
-        self._give_policy_to(self.server, version)
-        return self.server.sample(batch, self.sampling, end_ids=self.end_ids, tokenizer=self.tokenizer)
+        self.version = version
+        return self.sampler.sample(batch, self)
 
-    def _give_policy_to(self, server: RolloutServer, version: int) -> None:
-        if self._served == version:
-            return
+    def generate(self, batch: PromptBatch) -> Rollout:
+        """Sample one response of the policy to each prompt in this process."""
+        return self._sample(self.policy, batch)
+
+    def publish(self, receive: Callable[[Callable[[Path], None]], None]) -> None:
+        """Hand the whole policy to `receive` on the first process; the others wait until it is done."""
         state = self.sharding.full_state_dict(self.policy)
         if rank() == 0:
-            server.update(lambda folder: save_model(self.policy, self.tokenizer, folder, state=state))
-        gathered(None)  # the others wait until the server has the policy
-        self._served = version
+            receive(lambda folder: save_model(self.policy, self.tokenizer, folder, state=state))
+        gathered(None)
 
     def reference_responses(self, batch: PromptBatch) -> list[str]:
         """Sample one response of the reference to each prompt, stripped like the anchors of a file."""
@@ -125,8 +126,11 @@ class Actors:
 
     # ---- scoring
 
-    def score(self, rollout: Rollout, groups: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities under policy and reference, and values, group by group: [B, T] each."""
+    def score(self, rollout: Rollout, groups: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probabilities under policy and reference, and values, group by group: [B, T] each.
+
+        Values are None without a critic.
+        """
         shape, device = rollout.response_ids.shape, rollout.response_ids.device
         policy, reference, values = (torch.zeros(shape, device=device) for _ in range(3))
         parts = [(rows, rollout.select(rows)) for rows in groups]
@@ -135,16 +139,18 @@ class Actors:
             parts += parts[-1:] * (most - len(parts))
         for rows, part in parts:
             width = part.response_ids.shape[1]
-            policy[rows, :width], values[rows, :width], _ = self.evaluate(part)
+            policy[rows, :width], found, _ = self.evaluate(part)
+            if found is not None:
+                values[rows, :width] = found
         with self.residence.of(self.reference, self.sharding.device):
             for rows, part in parts:
                 reference[rows, : part.response_ids.shape[1]] = self.reference_logprobs(part)
         if self.reference is not None:
             self.sharding.reshard_frozen(self.reference)  # no backward pass brings its shards back
-        return policy, reference, values
+        return policy, reference, None if self.critic is None else values
 
-    def evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Log-probabilities, values and (when it has a weight) entropy of every response token: [B, T] each.
+    def evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Log-probabilities, values and (when asked for) entropy of every response token: [B, T] each.
 
         Scoring and updating call this with the same tensors, so unchanged weights give a ratio of exactly one.
         """
@@ -172,22 +178,22 @@ class Actors:
                 yield self.reference
 
 
-def check_server(server: RolloutServer, policy: Any, sharding: Sharding, start: str | None, read: list[Any]) -> None:
-    """Refuse a server that cannot sample for this policy.
+def check_sampler(sampler: Sampler, policy: Any, sharding: Sharding, start: str | None, read: list[Any]) -> None:
+    """Refuse a sampler that cannot sample for this policy.
 
     Args:
-        server: the server.
+        sampler: the sampler.
         policy: as it was read.
         sharding: how its weights lie over processes.
         start: the policy's start folder, or a hub id.
         read: paths of the other models that the run reads, some of them None.
 
     Raises:
-        ValueError: as `RolloutServer.check`, and for adapters on weights in shards.
+        ValueError: as `Sampler.check`, and for adapters on weights in shards that a sampler would take.
     """
-    if sharding.cuts_weights and is_adapted(policy):
+    if sampler.takes_weights and sharding.cuts_weights and is_adapted(policy):
         raise ValueError(
-            "rollout_server gets whole models, and adapters on weights in shards cannot be merged; use a strategy "
-            "without shards of weights (DDP, ZeRO-2), or drop policy.lora"
+            f"sampler: {type(sampler).__name__} gets whole models, and adapters on weights in shards cannot be merged; "
+            "use a strategy without shards of weights (DDP, ZeRO-2), or drop policy.lora"
         )
-    server.check(start, read)
+    sampler.check(start, [each for each in read if each is not None])

@@ -1,58 +1,69 @@
-"""Assembles what models said about a rollout into the constants an update learns from."""
+"""Turns what models said about a rollout into the constants that an update learns from."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from prl.advantages.gae import length_adaptive_lambda, shaped_gae
-from prl.config import PPO, Reward
-from prl.masking import whiten
-from prl.rewards.shaping import apply_missing_eos, overlong
-from prl.types import Experience, Rollout
+from prl.advantages.base import AdvantageEstimator, TokenRewards
+from prl.config import KLPenalty
+from prl.rollouts.base import RolloutFilter
+from prl.types import Experience, Rollout, Scores
 
 
-def assemble(
+def filter_weights(rollout: Rollout, scores: Scores, filters: Sequence[RolloutFilter]) -> Tensor:
+    """Multiply what filters say of B responses: [B]; 1 without filters.
+
+    Raises:
+        ValueError: for weights of another shape, or that are negative or not finite.
+    """
+    weights = torch.ones(len(rollout), device=rollout.response_ids.device)
+    for each in filters:
+        found = each.weights(rollout, scores)
+        if found.shape != weights.shape or not bool((found.isfinite() & (found >= 0)).all()):
+            raise ValueError(
+                f"filters: {type(each).__name__} gives weights that are not {len(rollout)} finite numbers of at least 0"
+            )
+        weights = weights * found.to(weights)
+    return weights
+
+
+def build_experience(
     rollout: Rollout,
-    rewards: Tensor,
+    scores: Scores,
+    weights: Tensor,
     *,
     old_logprobs: Tensor,
     ref_logprobs: Tensor,
-    values: Tensor,
+    values: Tensor | None,
     microbatches: list[Tensor],
+    estimator: AdvantageEstimator,
+    kl: KLPenalty,
     kl_coef: float,
-    reward: Reward,
-    ppo: PPO,
-    max_length: int,
 ) -> Experience:
-    """Advantages and returns of a rollout, from its rewards and KL (DESIGN 1.2).
+    """Estimate advantages and returns of a rollout from its rewards and KL.
 
     Args:
-        rollout: B responses.
-        rewards: [B] reward of each response; a response without one has an empty mask.
+        rollout: B responses; one that does not count has an empty mask.
+        scores: their rewards, shaped.
+        weights: [B] how much each response counts.
         old_logprobs: [B, T] under the policy that sampled.
         ref_logprobs: [B, T] under the reference.
-        values: [B, T] of the critic.
+        values: [B, T] of the critic; None without one.
         microbatches: groups of rows that scoring used.
-        kl_coef: current weight of the KL.
-        reward: settings of the reward.
-        ppo: settings of the advantages.
-        max_length: length limit of a response, tokens.
+        estimator: of the advantages.
+        kl: settings of the KL.
+        kl_coef: its weight now.
     """
-    mask = rollout.response_mask
-    value = 1.0 if reward.missing_eos_value is None else reward.missing_eos_value
-    rewards = apply_missing_eos(
-        rewards.nan_to_num(0.0, torch.inf, -torch.inf), rollout.finished, reward.missing_eos, value
+    rewards = scores.rewards.nan_to_num(0.0, torch.inf, -torch.inf).float()
+    signal = TokenRewards(
+        rewards,
+        scores.token_rewards,
+        old_logprobs,
+        ref_logprobs,
+        rollout.response_mask,
+        kl_coef if kl.placement == "reward" else 0.0,
+        kl.estimator,
     )
-    rewards = rewards - overlong(mask.sum(1), max_length, reward.overlong_buffer, reward.overlong_penalty)
-    alpha = ppo.length_adaptive_alpha
-    advantages, returns, moments = shaped_gae(
-        *(old_logprobs, ref_logprobs, rewards.float(), values, mask),
-        kl_coef=kl_coef if reward.kl_placement == "reward" else 0.0,
-        kl_estimator=reward.kl_estimator,
-        gamma=ppo.gamma,
-        gae_lambda=ppo.gae_lambda if alpha is None else length_adaptive_lambda(mask.sum(1), alpha),
-        # Lengths change the trace decay of the policy only.
-        critic_lambda=ppo.gae_lambda if ppo.critic_lambda is None and alpha is not None else ppo.critic_lambda,
-    )
-    if ppo.whiten_advantages:
-        advantages = whiten(advantages, mask, moments)
-    return Experience(rollout, old_logprobs, ref_logprobs, values, rewards, advantages, returns, microbatches)
+    advantages, returns = estimator(signal, scores, rollout, values)
+    return Experience(rollout, old_logprobs, ref_logprobs, values, rewards, weights, advantages, returns, microbatches)

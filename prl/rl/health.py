@@ -18,17 +18,18 @@ NOT_FINITE = {
     "margins": "the judge gave log-odds that are not finite. Its numbers overflow: load it in float32 or bfloat16 "
     "instead of float16, and try the saved texts with `prl judge`",
     "rewards": "rewards are not finite although the judge's log-odds are. A reward setting or a reward source of your "
-    "own makes them so: look at reward.missing_eos_value and reward.mapping",
+    "own makes them so: look at the shapers in model.init_args.shaping",
     "old_logprobs": "the policy gives log-probabilities that are not finite. Its weights or activations overflow: go "
     "back to an earlier checkpoint with a lower optimization.learning_rate, and use bf16-mixed or 32-true precision",
     "ref_logprobs": "the reference gives log-probabilities that are not finite while the policy does not. Its weights "
     "are damaged or overflow: check the folder it is read from, and its dtype",
-    "values": "the critic's values are not finite. It learns too fast: lower critic_learning_rate, or keep "
-    "ppo.value_clip_range",
+    "values": "the critic's values are not finite. It learns too fast: lower critic.learning_rate, or keep "
+    "critic.value_clip_range",
     "advantages": "advantages or returns are not finite although rewards, log-probabilities and values are. The KL of "
     "a token overflows: look at the largest log-ratio in the saved batch, and lower optimization.learning_rate",
     "step": "a loss, ratio or gradient of the update is not finite although its batch was. The policy moved too far "
-    "within one iteration: lower optimization.learning_rate, ppo.epochs or ppo.max_grad_norm, or set ppo.stop_kl",
+    "within one iteration: lower optimization.learning_rate, update.epochs or update.max_grad_norm, or set "
+    "update.stop_kl",
 }
 """Kind -> cause and cure of a number that is not finite; the first kind in this order is the cause of the others."""
 
@@ -82,7 +83,7 @@ def findings(numbers: dict[str, float], limits: Health, first_entropy: float) ->
     above(
         *("exploding_ratio", "policy/ratio_max", limits.max_ratio),
         "a token became {value:.3g} times as likely within one update (health.max_ratio {limit:g}). Steps are too "
-        "large: lower optimization.learning_rate or ppo.epochs, or set ppo.stop_kl",
+        "large: lower optimization.learning_rate or update.epochs, or set update.stop_kl",
     )
     if numbers.get("reward/score_std", 1.0) < 1e-6:
         found.append(Finding("equal_rewards", EQUAL_REWARDS))
@@ -99,7 +100,7 @@ def findings(numbers: dict[str, float], limits: Health, first_entropy: float) ->
                 "collapsed_entropy",
                 f"entropy per token fell to {entropy:.3g} nats, from {first_entropy:.3g} in the first iteration "
                 f"(health.min_entropy {limits.min_entropy:g}). The policy says one thing whatever it is asked: raise "
-                "reward.kl_coef or ppo.entropy_coef, or lower optimization.learning_rate",
+                "kl.coef or the objective's entropy_coef, or lower optimization.learning_rate",
             )
         )
     kl, error = numbers.get("kl/k1", 0.0), numbers.get("kl/k1_stderr", math.inf)
@@ -116,15 +117,15 @@ def findings(numbers: dict[str, float], limits: Health, first_entropy: float) ->
         *("saturated", "reward/saturated_frac", limits.max_saturated),
         "{value:.0%} of the win probabilities lie outside 0.1 to 0.9 (health.max_saturated {limit:g}), where the "
         "reward hardly moves. The anchors are too weak or too strong, or the judge is overconfident: choose other "
-        "anchors, set the judge's fitted temperature, or use reward.mapping: log_odds",
+        "anchors, set the judge's fitted temperature, or shape by prl.rewards.shapers.LogOdds",
     )
     return found
 
 
 EQUAL_REWARDS = (
     "all responses of the iteration have one reward, so there is nothing to learn from. The judge does not tell them "
-    "apart: compare two of them with `prl judge`, look at reward/judge_cut_rate, and check that "
-    "reward.missing_eos does not overrule every verdict"
+    "apart: compare two of them with `prl judge`, look at reward/judge_cut_rate, and check that no shaper "
+    "(MissingEOS) overrules every verdict"
 )
 
 

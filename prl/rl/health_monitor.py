@@ -40,13 +40,14 @@ class HealthMonitor:
         Raises:
             HealthError: when too many updates were left out.
         """
+        estimated = [each for each in (experience.advantages, experience.returns) if each is not None]
         tensors = {
             "margins": _margins(scores),
             "rewards": experience.rewards,
             "old_logprobs": experience.old_logprobs,
             "ref_logprobs": experience.ref_logprobs,
-            "values": experience.values,
-            "advantages": torch.stack([experience.advantages, experience.returns]),
+            **({} if experience.values is None else {"values": experience.values}),
+            "advantages": torch.stack(estimated),
         }
         self._iteration = iteration
         self._current = {

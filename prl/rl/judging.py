@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from prl.config import Reward
 from prl.data.thoughts import CLOSE, opens_thoughts, without_thoughts
 from prl.distributed import global_sum
 from prl.judge.base import PairwiseJudge
@@ -15,7 +15,7 @@ from prl.models.offload import Residence
 from prl.models.policy import in_own_type
 from prl.rewards.base import RewardSource, against_anchors
 from prl.rl.sharding import Sharding
-from prl.types import Conversation, PromptBatch, Rollout, Scores, Verdict
+from prl.types import Conversation, Rollout, Scores, Verdict
 
 
 class Judging:
@@ -24,7 +24,7 @@ class Judging:
     Args:
         reward: the reward source of the run.
         heldout: judges validations beside it; None for none.
-        settings: how verdicts become rewards, and whether thoughts are read.
+        with_thoughts: have judges and rules read the thoughts in front of an answer too.
         tokenizer: the policy's; its chat template tells whether a response begins within thoughts.
         residence: keeps models off their device while they have nothing to do.
         sharding: how weights lie over processes.
@@ -34,13 +34,13 @@ class Judging:
         self,
         reward: RewardSource,
         heldout: PairwiseJudge | None,
-        settings: Reward,
         *,
+        with_thoughts: bool,
         tokenizer: Any,
         residence: Residence,
         sharding: Sharding,
     ) -> None:
-        self.reward, self.heldout, self.settings = reward, heldout, settings
+        self.reward, self.heldout, self.with_thoughts = reward, heldout, with_thoughts
         self._tokenizer, self._residence, self._sharding = tokenizer, residence, sharding
 
     @contextmanager
@@ -58,7 +58,7 @@ class Judging:
             ValueError: when none could be rewarded, on any rank.
         """
         with self.at_work(self.reward):
-            scores = self.reward.score(*self.answers(rollout), self.settings).to(self._sharding.device)
+            scores = self.reward.score(self.answers(rollout)).to(self._sharding.device)
         if not int(global_sum((~scores.failed).sum())):
             raise ValueError(
                 f"none of the {len(rollout)} responses could be rewarded; the last failure: "
@@ -70,7 +70,7 @@ class Judging:
         """Compare each response with each of its anchors under the held-out judge, which there must be."""
         assert self.heldout is not None
         with self.at_work(self.heldout):
-            return against_anchors(self.heldout.compare, *self.answers(rollout))[0]
+            return against_anchors(self.heldout.compare, self.answers(rollout))[0]
 
     def second_opinion(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
         """Compare in both orders, under the held-out judge where the run has one, else under the first judge.
@@ -78,7 +78,7 @@ class Judging:
         Raises:
             ValueError: when the reward does not come from comparisons.
         """
-        if not self.settings.judge_thoughts:
+        if not self.with_thoughts:
             a, b = ([self._anchor_answer(text) for text in texts] for texts in (a, b))
         judges = [source for source in self.reward.sources() if isinstance(source, PairwiseJudge)]
         for judge in filter(None, (self.heldout, *judges)):
@@ -86,12 +86,13 @@ class Judging:
                 return judge.compare(prompts, a, b)
         raise ValueError("an AnchorBank asks a judge about each new anchor, and this run has rules only; add a judge")
 
-    def answers(self, rollout: Rollout) -> tuple[PromptBatch, list[str]]:
-        """Take out of anchors and responses what judges do not read: thoughts, unless `reward.judge_thoughts`."""
-        if self.settings.judge_thoughts:
-            return rollout.batch, rollout.texts
+    def answers(self, rollout: Rollout) -> Rollout:
+        """Take thoughts out of anchors and responses, unless judges read them (`judge_thoughts`)."""
+        if self.with_thoughts:
+            return rollout
         anchors = [tuple(map(self._anchor_answer, some)) for some in rollout.batch.anchors]
-        return rollout.batch.anchored(anchors), [without_thoughts(text, opened=self._opens) for text in rollout.texts]
+        texts = [without_thoughts(text, opened=self._opens) for text in rollout.texts]
+        return replace(rollout.anchored(anchors), texts=texts)
 
     def _anchor_answer(self, text: str) -> str:
         # An anchor of a file may have come without its thoughts, whatever the policy's prompts end with.
@@ -142,7 +143,8 @@ def _check_type(judge: RewardSource, sharding: Sharding, precision: str, *, cut:
     for source in judge.sources():
         on_trunk = isinstance(getattr(source, "model", None), OnTrunk)
         if (on_trunk or cut) and source.dtype not in (None, "bfloat16"):
-            where, way = ("on the policy's trunk", "shared_trunk") if on_trunk else ("in shards", "shard_judges")
+            where = "on the policy's trunk" if on_trunk else "in shards"
+            way = "shared_trunk" if on_trunk else "resources.shard_judges"
             raise ValueError(
                 f"the judge in {source.folder} is to work in {source.dtype} {where}, which DeepSpeed converts to "
                 f"bfloat16 with trainer.precision {precision}; set dtype: bfloat16 for the judge"

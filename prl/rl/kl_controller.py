@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol
 
+from prl.config import KLPenalty
+
 
 class KLController(Protocol):
     """The coefficient of the KL term, with a state that a checkpoint keeps."""
@@ -58,6 +60,6 @@ class AdaptiveKL:
         self.coef = float(state["coef"])
 
 
-def kl_controller(coef: float, target: float | None, horizon: int) -> KLController:
-    """Choose the controller: a fixed coefficient, or one that steers the KL per sequence to `target` nats."""
-    return FixedKL(coef) if target is None else AdaptiveKL(coef, target, horizon)
+def kl_controller(kl: KLPenalty) -> KLController:
+    """Choose the controller: a fixed coefficient, or one that steers the KL per sequence to `kl.target` nats."""
+    return FixedKL(kl.coef) if kl.target is None else AdaptiveKL(kl.coef, kl.target, kl.horizon)

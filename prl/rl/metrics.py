@@ -78,8 +78,6 @@ def iteration_metrics(
         "kl/k3": mean_over_ranks(_per_response(experience, "k3")),
         "kl/coef": kl_coef,
         "policy/entropy_sampled": -float(masked_mean(experience.old_logprobs, mask)),
-        "value/mean": float(masked_mean(experience.values, mask)),
-        "value/return_mean": float(masked_mean(experience.returns, mask)),
         "completions/mean_length": mean_over_ranks(lengths),
         "completions/min_length": -float(global_max(-lengths.min())),
         "completions/max_length": float(global_max(lengths.max())),
@@ -92,6 +90,9 @@ def iteration_metrics(
     if num_counted > 1:  # one response has no spread, which health must not take for equal ones
         numbers["reward/score_std"] = std_over_ranks(experience.rewards[rewarded])
         numbers["kl/k1_stderr"] = std_over_ranks(_per_response(experience, "k1")) / num_counted**0.5
+    if experience.values is not None and experience.returns is not None:
+        numbers["value/mean"] = float(masked_mean(experience.values, mask))
+        numbers["value/return_mean"] = float(masked_mean(experience.returns, mask))
     numbers |= {_NAMES.get(name, name if "/" in name else f"policy/{name}"): v for name, v in stats.items()}
     return numbers | _of_sources(scores) | _costs(meter, float(rollout.response_mask.sum()))
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from prl.distributed import global_sum
+from prl.masking import wide_float
 
 
 def split_microbatches(num_rows: int, microbatch_size: int) -> list[Tensor]:
@@ -21,8 +22,8 @@ def check_minibatches(num_microbatches: int, num_minibatches: int) -> None:
     """Raises ValueError when there are fewer micro-batches than minibatches."""
     if num_microbatches < num_minibatches:
         raise ValueError(
-            f"ppo.minibatches is {num_minibatches}, but an iteration has only {num_microbatches} micro-batches per "
-            "process; lower ppo.minibatches or ppo.microbatch_size, or raise the data batch size"
+            f"update.minibatches is {num_minibatches}, but an iteration has only {num_microbatches} micro-batches per "
+            "process; lower update.minibatches or update.microbatch_size, or raise the data batch size"
         )
 
 
@@ -38,13 +39,17 @@ def schedule_minibatches(microbatches: list[Tensor], num_minibatches: int, epoch
             yield [microbatches[i] for i in group.tolist()]
 
 
-def count_global(mask: Tensor, groups: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Count the tokens of a minibatch that count, and the responses that have any, over all ranks.
+def count_global(mask: Tensor, weights: Tensor, groups: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Count the tokens of a minibatch, and the responses that have any, over all ranks, each with its weight.
 
     Args:
-        mask: [B, T] bool.
+        mask: [B, T] bool, True on tokens that count.
+        weights: [B] of the responses.
         groups: rows of each micro-batch.
     """
-    counts = [torch.stack([mask[rows].sum(), mask[rows].any(1).sum()]) for rows in groups]
-    tokens, responses = global_sum(torch.stack(counts).sum(0))
+    rows = torch.cat(groups).to(mask.device)
+    # Whole numbers stay whole: in float32 they would not beyond 2^24.
+    wide = weights[rows].to(wide_float(mask.device))
+    counts = torch.stack([(mask[rows].sum(1) * wide).sum(), (mask[rows].any(1) * wide).sum()])
+    tokens, responses = global_sum(counts).float()
     return tokens, responses

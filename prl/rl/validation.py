@@ -106,7 +106,7 @@ class PolicyValidation:
             log.warning(
                 "over-optimisation: since the first validation the training judge's win rate rose by %.2f (%.2f to "
                 "%.2f) more than the held-out judge's, above validation.gap_limit %s. The policy learns what only the "
-                "training judge likes: stop and ship an earlier checkpoint (`prl frontier`), raise reward.kl_coef, or "
+                "training judge likes: stop and ship an earlier checkpoint (`prl frontier`), raise kl.coef, or "
                 "train the judge on samples of this policy",
                 *(*gap, limit),
             )

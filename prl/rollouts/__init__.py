@@ -1,5 +1,6 @@
-"""Sampling responses: by the model in this process, or by an inference server."""
+"""Sampling responses: by the policy in this process, or by an inference server."""
 
+from prl.rollouts.base import LocalSampler
 from prl.rollouts.server import RolloutServer
 
-__all__ = ["RolloutServer"]
+__all__ = ["LocalSampler", "RolloutServer"]

@@ -85,9 +85,8 @@ def generate(
         )
     response_ids = sequences[:, batch.prompt_ids.shape[1] :]
     mask, finished = response_mask(response_ids, end_ids)
-    return Rollout(
-        batch, response_ids.masked_fill(~mask, pad_id), mask, finished, decode(tokenizer, response_ids, mask, finished)
-    )
+    texts = decode(tokenizer, response_ids, mask, finished)
+    return Rollout(batch, response_ids.masked_fill(~mask, pad_id), mask, finished, texts, sampling.max_new_tokens)
 
 
 def response_mask(response_ids: Tensor, end_ids: list[int]) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from prl import __version__
 from prl.config import Sampling
 from prl.models.location import MODEL_FILES
 from prl.models.model_card import CARD
+from prl.rollouts.base import PolicyHandle, Sampler
 from prl.rollouts.generate import decode
 from prl.system.full_disk import naming_when_full
 from prl.system.http import Server, ServerError, check_connection, latest
@@ -25,7 +26,7 @@ WRITTEN = "prl_rollout.json"
 """File by which a folder is known that a run has put its policy into."""
 
 
-class RolloutServer:
+class RolloutServer(Sampler):
     """Sends prompts as token ids, gets token ids back, and gives the server the policy's weights when they changed.
 
     Only sampling is done there. Log-probabilities are computed by the model that learns, over the very same ids, so an
@@ -49,6 +50,8 @@ class RolloutServer:
         ValueError: for settings out of range.
     """
 
+    takes_weights = True
+
     def __init__(
         self,
         base_url: str,
@@ -65,6 +68,7 @@ class RolloutServer:
         self.model, self.concurrency, self.timeout = model or folder, concurrency, timeout
         self.retries, self.api_key_env = retries, api_key_env
         self._opened: Server | None = None
+        self._served: int | None = None
 
     @property
     def _server(self) -> Server:
@@ -79,7 +83,7 @@ class RolloutServer:
             )
         return self._opened
 
-    def check(self, start: str | None = None, read: Iterable[str | None] = ()) -> None:
+    def check(self, start: str | None = None, read: Iterable[str] = ()) -> None:
         """Refuse a folder that is not the server's own, and a server that does not answer.
 
         Args:
@@ -101,12 +105,12 @@ class RolloutServer:
         for given in read:
             if Path(given).expanduser().resolve() == self.folder.expanduser().resolve():
                 raise ValueError(
-                    f"rollout_server.folder {self.folder} is a model that the run reads ({given}), and each update "
+                    f"RolloutServer.folder {self.folder} is a model that the run reads ({given}), and each update "
                     "would overwrite it: copy the policy's start folder to a place of its own, and serve that one"
                 )
         if not (self.folder / "config.json").is_file():
             raise ValueError(
-                f"rollout_server.folder {self.folder} holds no model: copy the policy's start folder there and start "
+                f"RolloutServer.folder {self.folder} holds no model: copy the policy's start folder there and start "
                 "the server on it"
             )
         if (self.folder / WRITTEN).is_file() or start is None or not Path(start).expanduser().is_dir():
@@ -117,7 +121,7 @@ class RolloutServer:
             if is_written and not (copied_from.is_file() and cmp(path, copied_from, shallow=False)):
                 raise ValueError(
                     f"{path} is neither in the policy's start folder {start} nor written by a run, and updates of "
-                    "rollout_server.folder would overwrite or delete it: copy the start folder to a place of its own"
+                    "RolloutServer.folder would overwrite or delete it: copy the start folder to a place of its own"
                 )
 
     # ---- weights
@@ -159,7 +163,18 @@ class RolloutServer:
 
     # ---- sampling
 
-    def sample(self, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], tokenizer: Any) -> Rollout:
+    def sample(self, batch: PromptBatch, policy: PolicyHandle) -> Rollout:
+        """Sample one response to each prompt, after the server has the policy's newest weights.
+
+        Raises:
+            ValueError: as `complete`.
+        """
+        if self._served != policy.version:
+            policy.publish(self.update)
+            self._served = policy.version
+        return self.complete(batch, policy.sampling, end_ids=policy.end_ids, tokenizer=policy.tokenizer)
+
+    def complete(self, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], tokenizer: Any) -> Rollout:
         """One response to each prompt, from softmax(logits / temperature), nothing cut off.
 
         Args:
@@ -187,7 +202,8 @@ class RolloutServer:
         ids = torch.tensor([each + [pad_id] * (width - len(each)) for each in found], device=device)
         mask = torch.arange(width, device=device) < torch.tensor(list(map(len, found)), device=device)[:, None]
         finished = torch.tensor([each[-1] in end_ids for each in found], device=device)
-        return Rollout(batch, ids, mask, finished, decode(tokenizer, ids, mask, finished))
+        texts = decode(tokenizer, ids, mask, finished)
+        return Rollout(batch, ids, mask, finished, texts, sampling.max_new_tokens)
 
     def _vocab_size(self) -> int:
         """Ids that the model in the folder knows. Raises ValueError when its config does not say."""

@@ -6,6 +6,7 @@ per GB and core, several files at once, of files that are read for the model all
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -71,6 +72,12 @@ def file_hash(path: Path) -> str:
 
 
 # ---- comparison
+
+
+def with_current_names(before: Mapping[str, Any]) -> dict[str, Any]:
+    """Name inputs of a checkpoint as this version does: what is `model.reward` now was `model.judge` once."""
+    old = re.compile(r"^model\.judge(?=[./])")
+    return {old.sub("model.reward", name): value for name, value in before.items()}
 
 
 def changed_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:

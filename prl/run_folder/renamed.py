@@ -1,12 +1,17 @@
-"""Class paths of earlier versions, and what they are called now; the same table is in CHANGELOG.md.
+"""Names of earlier versions, of classes here and of settings beside it, and what they are called now.
 
 A config that names an old one ends in an error with the new one. `prl convert RUN_DIR` writes the new names into the
-config.yaml of a run, so that it goes on.
+config.yaml of a run, so that it goes on. The tables are in CHANGELOG.md too.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from prl.run_folder.renamed_settings import MODULE, RENAMED_SETTINGS, convert_settings, old_settings
 from prl.run_folder.sealed_config import CONFIG, HEAD, SEAL, config_fault, write_config
 from prl.run_folder.trust import configs_on
 
@@ -27,7 +32,7 @@ _OLD = re.compile(r"(?<![\w.])(" + "|".join(re.escape(each) for each in RENAMED)
 
 
 class RenamedError(ValueError):
-    """A class or function under a name of an earlier version."""
+    """A class, a function or a setting under a name of an earlier version."""
 
 
 def check_names(args: list[str]) -> None:
@@ -36,18 +41,59 @@ def check_names(args: list[str]) -> None:
     Raises:
         RenamedError: naming where it stands, and the new name.
     """
-    for path in configs_on(args):
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in configs_on(args)}
+    for path, text in texts.items():
+        hint = f"; `prl convert {path.parent}` writes the new names" if path.name == CONFIG else ""
+        for number, line in enumerate(text.splitlines(), start=1):
             if found := _OLD.search(line):
-                hint = f"; `prl convert {path.parent}` writes the new names" if path.name == CONFIG else ""
                 raise RenamedError(f"{path}, line {number}: {_told(found.group())}{hint}")
+        for setting in old_settings(_init_args(_loaded(text)) or {}):
+            raise RenamedError(f"{path}: {_setting_told(setting)}{hint}")
     for each in args:
         if found := _OLD.search(each):
             raise RenamedError(_told(found.group()))
+    if any(MODULE in each for each in (*texts.values(), *args)):
+        _check_options(args)
+
+
+def _check_options(args: list[str]) -> None:
+    """Refuse options `--model.SETTING` and `--model.init_args.SETTING` of earlier versions."""
+    for option, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = option.partition("=")
+        parts = name.removeprefix("--model.").removeprefix("init_args.").split(".")
+        if not name.startswith("--model.") or len(parts) < 1:
+            continue
+        inner: Any = value if equals else following
+        for part in reversed(parts[1:]):
+            inner = {part: inner}
+        critic_is_kind = parts == ["critic"] and inner in ("own", "shared", "adapter")
+        if parts[0] != "critic" or critic_is_kind:
+            for setting in old_settings({parts[0]: inner}):
+                raise RenamedError(f"{name}: {_setting_told(setting)}")
 
 
 def _told(old: str) -> str:
     return f"{old} is now {RENAMED[old]}; write that"
+
+
+def _setting_told(old: str) -> str:
+    return f"model.init_args.{old} is now {RENAMED_SETTINGS[old]}; write that"
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError):
+        return None  # whoever reads the config tells what is wrong with it
+
+
+def _init_args(config: Any) -> dict[str, Any] | None:
+    """The settings of pairwise PPO in a config, or in a part of one that names no class; None without any."""
+    model = config.get("model") if isinstance(config, Mapping) else None
+    if not isinstance(model, Mapping) or str(model.get("class_path", MODULE)).rpartition(".")[2] != MODULE:
+        return None
+    found = model.get("init_args")
+    return dict(found) if isinstance(found, Mapping) else None
 
 
 def rename_in_run(run: Path) -> dict[str, str]:
@@ -59,8 +105,15 @@ def rename_in_run(run: Path) -> dict[str, str]:
     if (wrong := config_fault(run)) is not None:
         raise RenamedError(f"{run / CONFIG} has changed since the run wrote it: {wrong}. Put it back first")
     text = (run / CONFIG).read_text(encoding="utf-8")
-    lines = text.rpartition(SEAL)[0] if SEAL in text else text
-    found = dict.fromkeys(_OLD.findall(lines))
+    lines = (text.rpartition(SEAL)[0] if SEAL in text else text).removeprefix(HEAD)
+    found = {old: RENAMED[old] for old in dict.fromkeys(_OLD.findall(lines))}
+    lines = _OLD.sub(lambda old: RENAMED[old.group()], lines)
+    config = _loaded(lines)
+    init_args = _init_args(config)
+    if init_args is not None and (settings := dict.fromkeys(old_settings(init_args))):
+        found |= {f"model.init_args.{each}": RENAMED_SETTINGS[each] for each in settings}
+        config["model"]["init_args"] = convert_settings(init_args)
+        lines = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     if found:
-        write_config(run, _OLD.sub(lambda old: RENAMED[old.group()], lines.removeprefix(HEAD)))
-    return {old: RENAMED[old] for old in found}
+        write_config(run, lines)
+    return found

@@ -26,4 +26,4 @@ class PlannedPPO(PairwisePPOModule):
         finished = torch.tensor(lengths) < limit
         texts = decode(self.tokenizer, ids, mask, finished)
         device = batch.prompt_ids.device
-        return Rollout(batch, ids.to(device), mask.to(device), finished.to(device), texts)
+        return Rollout(batch, ids.to(device), mask.to(device), finished.to(device), texts, limit)

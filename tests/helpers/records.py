@@ -16,13 +16,13 @@ def make_rollout(mask: Tensor) -> Rollout:
     rows = mask.shape[0]
     prompt_mask = torch.ones(rows, 1, dtype=torch.bool)
     batch = PromptBatch(prompt_mask.long(), prompt_mask, [()] * rows, [()] * rows)
-    return Rollout(batch, mask.long(), mask, torch.ones(rows, dtype=torch.bool), [""] * rows)
+    return Rollout(batch, mask.long(), mask, torch.ones(rows, dtype=torch.bool), [""] * rows, mask.shape[1])
 
 
 def answered(batch: PromptBatch, texts: list[str]) -> Rollout:
     """A rollout of these texts, whose tokens nobody reads."""
     mask = torch.ones(len(texts), 1, dtype=torch.bool)
-    return Rollout(batch, mask.long(), mask, mask[:, 0], texts)
+    return Rollout(batch, mask.long(), mask, mask[:, 0], texts, 1)
 
 
 def make_experience(mask: Tensor, **tensors: Tensor) -> Experience:
@@ -30,5 +30,5 @@ def make_experience(mask: Tensor, **tensors: Tensor) -> Experience:
     fields = {
         name: torch.zeros(mask.shape) for name in ("old_logprobs", "ref_logprobs", "values", "advantages", "returns")
     }
-    fields["rewards"] = torch.zeros(mask.shape[0])
+    fields |= {"rewards": torch.zeros(mask.shape[0]), "weights": torch.ones(mask.shape[0])}
     return Experience(rollout=make_rollout(mask), microbatches=[], **{**fields, **tensors})

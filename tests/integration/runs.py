@@ -70,9 +70,16 @@ class Home:
         if stage == "supervised":
             args += [f"{model}.model.config", json.dumps(LLAMA), f"{model}.model.tokenizer", str(self.tokenizer)]
         elif stage == "pairwise_ppo":
-            args += [f"{model}.policy.path", str(self.policy), f"{model}.judge.init_args.path", str(self.judge)]
+            args += [f"{model}.policy.path", str(self.policy), f"{model}.reward.init_args.path", str(self.judge)]
             args += [f"{model}.iterations", "4", f"{model}.sampling.max_new_tokens", "5"]
-            args += [f"{model}.ppo.microbatch_size", "3", f"{model}.ppo.epochs", "2", f"{model}.ppo.critic_warmup", "1"]
+            args += [
+                f"{model}.update.microbatch_size",
+                "3",
+                f"{model}.update.epochs",
+                "2",
+                f"{model}.critic.warmup",
+                "1",
+            ]
             args += [f"{model}.optimization.learning_rate", "3e-3", f"{model}.optimization.warmup", "0"]
         else:
             args += [f"{model}.model.path", str(self.policy)]

@@ -20,7 +20,7 @@ MODEL = "--model.init_args."
 
 def planted(kind: str, **arguments: Any) -> tuple[str, ...]:
     judge = {"class_path": f"tests.helpers.tiny.{kind}", "init_args": arguments}
-    return (f"{MODEL}judge", json.dumps(judge))
+    return (f"{MODEL}reward", json.dumps(judge))
 
 
 def moved(trainer: Any, module: Any) -> list[str]:
@@ -36,9 +36,9 @@ def test_without_learning_the_ratio_is_exactly_one(
     critic: str, temperature: str, home: Home, tmp_path: Path, experiences: list[Experience]
 ) -> None:
     cli = home.run(
-        *("pairwise_ppo", tmp_path, callback(Numbers), callback(FirstWeights), f"{MODEL}critic", critic),
-        *(f"{MODEL}optimization.learning_rate", "0", f"{MODEL}critic_learning_rate", "0"),
-        *(f"{MODEL}ppo.critic_warmup", "0", f"{MODEL}ppo.epochs", "3", f"{MODEL}iterations", "2"),
+        *("pairwise_ppo", tmp_path, callback(Numbers), callback(FirstWeights), f"{MODEL}critic.kind", critic),
+        *(f"{MODEL}optimization.learning_rate", "0", f"{MODEL}critic.learning_rate", "0"),
+        *(f"{MODEL}critic.warmup", "0", f"{MODEL}update.epochs", "3", f"{MODEL}iterations", "2"),
         *("--data.init_args.batch_size", "16", f"{MODEL}sampling.max_new_tokens", "20"),
         *(f"{MODEL}sampling.temperature", temperature),
     )
@@ -141,10 +141,10 @@ def test_policy_learns_to_answer_at_length_where_length_wins(
 def learn(home: Home, speaker: Path, tmp_path: Path, judge: dict[str, Any], seed: str) -> None:
     limit = 8
     cli = home.run(
-        *("pairwise_ppo", tmp_path, callback(Numbers), f"{MODEL}judge", json.dumps(judge), "--seed_everything", seed),
+        *("pairwise_ppo", tmp_path, callback(Numbers), f"{MODEL}reward", json.dumps(judge), "--seed_everything", seed),
         *(f"{MODEL}policy.path", str(speaker), f"{MODEL}sampling.max_new_tokens", str(limit)),
-        *(f"{MODEL}reward.missing_eos", "keep", f"{MODEL}reward.kl_coef", "0", f"{MODEL}iterations", "25"),
-        *(f"{MODEL}ppo.microbatch_size", "16", f"{MODEL}optimization.learning_rate", "1e-2"),
+        *(f"{MODEL}shaping", "[]", f"{MODEL}kl.coef", "0", f"{MODEL}iterations", "25"),
+        *(f"{MODEL}update.microbatch_size", "16", f"{MODEL}optimization.learning_rate", "1e-2"),
         *("--data.init_args.batch_size", "32", "--trainer.val_check_interval", "25"),
     )
     numbers = find_callback(cli.trainer, Numbers)
@@ -163,8 +163,8 @@ def test_a_judge_that_looks_at_positions_only_teaches_nothing(
     advantages, the gradients and with them Adam's steps are all exactly zero. Nothing may move, the critic included."""
     cli = home.run(
         *("pairwise_ppo", tmp_path, callback(Numbers), callback(FirstWeights), *planted("PositionJudge", bias=3.0)),
-        *(f"{MODEL}reward.mapping", "centered", f"{MODEL}reward.missing_eos", "keep"),
-        *(f"{MODEL}reward.kl_coef", kl_coef, f"{MODEL}critic", critic, f"{MODEL}ppo.critic_warmup", "0"),
+        *(f"{MODEL}shaping", '[{"class_path": "prl.rewards.shapers.CenteredProbability"}]'),
+        *(f"{MODEL}kl.coef", kl_coef, f"{MODEL}critic.kind", critic, f"{MODEL}critic.warmup", "0"),
     )
     for numbers in find_callback(cli.trainer, Numbers).training:
         assert numbers["reward/score"] == 0
@@ -202,7 +202,7 @@ def test_several_rollouts_and_anchors_of_a_prompt(home: Home, tmp_path: Path, ex
     cli = home.run(
         *("pairwise_ppo", run, callback(Numbers), *planted("LengthJudge", scale=0.5)),
         *("--data.init_args.train.path", str(data), f"{MODEL}sampling.per_prompt", "2"),
-        *(f"{MODEL}reward.missing_eos", "keep"),
+        *(f"{MODEL}shaping", "[]"),
     )
     rollout = experiences[0].rollout
     assert len(rollout) == 16

@@ -21,13 +21,13 @@ CASES = {
     "generative_reward_lora": ("generative_reward", ("--model.init_args.model.lora.rank", "4")),
     "bradley_terry": ("bradley_terry", ()),
     "ppo_own_critic": ("pairwise_ppo", ()),
-    "ppo_shared_critic": ("pairwise_ppo", (f"{MODEL}critic", "shared")),
-    "ppo_lora": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic_model.path", "POLICY")),
-    "ppo_lora_shared_critic": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "shared")),
-    "ppo_lora_adapter_critic": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "adapter")),
+    "ppo_shared_critic": ("pairwise_ppo", (f"{MODEL}critic.kind", "shared")),
+    "ppo_lora": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic.model.path", "POLICY")),
+    "ppo_lora_shared_critic": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic.kind", "shared")),
+    "ppo_lora_adapter_critic": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic.kind", "adapter")),
     "ppo_bradley_terry_judge": (
         "pairwise_ppo",
-        (f"{MODEL}judge", "prl.judge.BradleyTerryJudge", f"{MODEL}judge.init_args.path", "BRADLEY_TERRY"),
+        (f"{MODEL}reward", "prl.judge.BradleyTerryJudge", f"{MODEL}reward.init_args.path", "BRADLEY_TERRY"),
     ),
 }
 
@@ -42,7 +42,7 @@ def overrides_of(case: str, home: Home) -> tuple[str, list[str]]:
 
 def is_frozen(case: str, name: str) -> bool:
     """What should stay as it was, by the name of a parameter."""
-    if name.startswith(("reference.", "judge.")):
+    if name.startswith(("reference.", "reward.")):
         return True
     adapted = "lora" in case and name.startswith(("policy.", "model."))
     return adapted and "lora_" not in name
@@ -81,7 +81,7 @@ def test_stage_moves_what_it_trains_and_nothing_else(trained: Trained) -> None:
         assert parameter.requires_grad is not frozen, name
         assert torch.equal(parameter, before[name]) is frozen, f"{name} {'moved' if frozen else 'did not move'}"
     if trained.stage == "pairwise_ppo":
-        assert not module.judge.model.training
+        assert not module.reward.model.training
         assert module.reference is None if "lora" in trained.case else not module.reference.training
 
 
@@ -170,7 +170,7 @@ REFUSED = {
     ),
     "ppo, critic": (
         "pairwise_ppo",
-        ("--model.init_args.critic_model", '{"path": "POLICY", "dtype": "float16"}'),
+        ("--model.init_args.critic.model", '{"path": "POLICY", "dtype": "float16"}'),
         "the critic is to learn in float16",
     ),
 }
@@ -186,9 +186,9 @@ def test_what_cannot_learn_is_refused(stage: str, overrides: tuple, message: str
 
 @pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["own critic", "shared"])
 def test_ppo_with_gradient_checkpointing_learns_the_same(shared: bool, home: Home, tmp_path: Path) -> None:
-    critic = [f"{MODEL}critic", "shared"] if shared else [f"{MODEL}critic_model.path", str(home.policy)]
+    critic = [f"{MODEL}critic.kind", "shared"] if shared else [f"{MODEL}critic.model.path", str(home.policy)]
     saving = [f"{MODEL}policy.gradient_checkpointing", "true"]
-    saving += [] if shared else [f"{MODEL}critic_model.gradient_checkpointing", "true"]
+    saving += [] if shared else [f"{MODEL}critic.model.gradient_checkpointing", "true"]
     runs = {"plain": [], "saving": saving}
     for name, more in runs.items():
         home.run("pairwise_ppo", tmp_path / name, f"{MODEL}iterations", "2", *critic, *more)
@@ -214,6 +214,8 @@ def contains(whole: Any, part: Any) -> bool:
     """Whether every value of `part` stands in `whole`; class paths may be written in full."""
     if isinstance(part, dict):
         return isinstance(whole, dict) and all(key in whole and contains(whole[key], part[key]) for key in part)
+    if isinstance(part, list):
+        return len(whole) == len(part) and all(map(contains, whole, part))
     return whole == part or (isinstance(part, str) and str(whole).endswith(f".{part}"))
 
 

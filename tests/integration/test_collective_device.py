@@ -12,7 +12,8 @@ from datamodules import PromptDataModule
 from lightning_modules import PairwisePPOModule
 from lightning_modules.callbacks import RandomStates, RunLedger
 from lightning_modules.judge_validation import _of_all_ranks
-from prl.config import PPO, ModelSource, Optimization, Sampling
+from prl.advantages.gae import GAE
+from prl.config import ModelSource, Optimization, Sampling, Update
 from prl.data import DataSource
 from prl.distributed import gathered, give_from_first, global_max, global_sum, sum_on_first
 from prl.judge import GenerativeJudge
@@ -48,9 +49,8 @@ def train(home: Home, folder: Path) -> dict[str, torch.Tensor]:
         iterations=2,
         max_prompt_length=64,
         sampling=Sampling(max_new_tokens=5),
-        ppo=PPO(
-            microbatch_size=3, minibatches=2, whiten_advantages=False
-        ),  # an unbiased variance knows twins from one process
+        update=Update(microbatch_size=3, minibatches=2),
+        advantage=GAE(whiten=False),  # an unbiased variance knows twins from one process
         optimization=Optimization(learning_rate=1e-3),
     )
     settings: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}

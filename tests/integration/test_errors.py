@@ -153,18 +153,18 @@ def test_template_without_a_response(refused: Refused, run: Path) -> None:
 
 def test_judge_folder_that_is_no_judge(refused: Refused, run: Path) -> None:
     policy = str(refused.home.policy)
-    args = refused.home.arguments("pairwise_ppo", run, f"{MODEL}judge.init_args.path", policy)
+    args = refused.home.arguments("pairwise_ppo", run, f"{MODEL}reward.init_args.path", policy)
     refused(args, re.escape(policy), "is not a judge")
 
 
 def test_judge_of_the_other_kind(refused: Refused, run: Path) -> None:
-    args = refused.home.arguments("pairwise_ppo", run, f"{MODEL}judge.init_args.path", str(refused.home.bradley_terry))
+    args = refused.home.arguments("pairwise_ppo", run, f"{MODEL}reward.init_args.path", str(refused.home.bradley_terry))
     refused(args, "holds a bradley_terry judge")
 
 
 def test_missing_judge_folder(refused: Refused, run: Path, tmp_path: Path) -> None:
     missing = str(tmp_path / "no_judge")
-    args = refused.home.arguments("pairwise_ppo", run, f"{MODEL}judge.init_args.path", missing)
+    args = refused.home.arguments("pairwise_ppo", run, f"{MODEL}reward.init_args.path", missing)
     refused(args, re.escape(missing))
 
 
@@ -330,10 +330,14 @@ def test_misspelt_key_in_yaml(overlay: str, named: str, refused: Refused, run: P
 @pytest.mark.parametrize(
     ("stage", "overrides", "patterns"),
     [
-        ("pairwise_ppo", ("ppo.clip_range", "1.5"), ("ppo.clip_range is 1.5", r"a number in \(0, 1\)")),
+        (
+            "pairwise_ppo",
+            ("objective.init_args.clip_range", "1.5"),
+            ("PPO.clip_range is 1.5", r"a number in \(0, 1\)"),
+        ),
         ("pairwise_ppo", ("sampling.temperature", "0"), ("sampling.temperature is 0.0", "a positive number")),
-        ("pairwise_ppo", ("reward.mapping", "elo"), ("elo", "log_odds")),
-        ("pairwise_ppo", ("ppo.minibatches", "9"), ("ppo.minibatches is 9", "3 micro-batches")),
+        ("pairwise_ppo", ("shaping", "[prl.rewards.shapers.Elo]"), ("shaping", "Elo")),
+        ("pairwise_ppo", ("update.minibatches", "9"), ("update.minibatches is 9", "3 micro-batches")),
         ("pairwise_ppo", ("iterations", "0"), ("init_args.iterations is 0; expected at least 1",)),
         ("generative_reward", ("order", "random", "consistency_coef", "1"), ("consistency_coef", "order: both")),
         ("supervised", ("model.path", "x"), ("either path or config",)),

@@ -44,12 +44,14 @@ def test_shards_divide_what_is_trained(home: Home, tmp_path: Path, capsys: pytes
 
 
 def test_adapters_share_the_trunk(home: Home, tmp_path: Path) -> None:
-    lora = (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "adapter")
+    lora = (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic.kind", "adapter")
     found = models(estimated(home, "pairwise_ppo", tmp_path, *lora, "--processes", "1"))
     assert found.keys() == {"policy", "critic", "GenerativeJudge"}
     assert 0 < found["policy"]["gradients"] < found["policy"]["weights"]
     assert found["critic"]["num_trained"] == 17  # a head on 16 numbers; its adapters count with the policy's
-    alone = models(estimated(home, "pairwise_ppo", tmp_path, *lora[:2], f"{MODEL}critic", "shared", "--processes", "1"))
+    alone = models(
+        estimated(home, "pairwise_ppo", tmp_path, *lora[:2], f"{MODEL}critic.kind", "shared", "--processes", "1")
+    )
     assert found["policy"]["num_trained"] == 2 * alone["policy"]["num_trained"]
 
 

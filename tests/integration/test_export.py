@@ -202,7 +202,7 @@ def test_a_policy_is_exported_without_its_judge(home: Home, tmp_path: Path) -> N
     run = tmp_path / "run"
     judge = shutil.copytree(home.judge, tmp_path / "judge")
     init = "--model.init_args."
-    home.run("pairwise_ppo", run, f"{init}judge.init_args.path", str(judge), f"{init}iterations", "1")
+    home.run("pairwise_ppo", run, f"{init}reward.init_args.path", str(judge), f"{init}iterations", "1")
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["model"]["init_args"]["judge_gate"]["mode"] = "refuse"
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -218,7 +218,15 @@ def test_one_trunk_for_everybody(home: Home, tmp_path: Path) -> None:
     apart = tmp_path / "apart"
     export(tmp_path / "judge" / "checkpoints" / LAST, apart, merge=False)
     judge = {"class_path": "GenerativeJudge", "init_args": {"path": str(apart), "shared_trunk": True}}
-    settings = (*lora, f"{init}critic", "adapter", f"{init}judge", json.dumps(judge), f"{init}judge_gate.mode", "off")
+    settings = (
+        *lora,
+        f"{init}critic.kind",
+        "adapter",
+        f"{init}reward",
+        json.dumps(judge),
+        f"{init}judge_gate.mode",
+        "off",
+    )
     module = home.run("pairwise_ppo", tmp_path / "run", *settings).model
     names = {name for name, _ in module.named_parameters()}
     assert not any(name.startswith(("judge.", "reference.")) for name in names)

@@ -18,7 +18,7 @@ from tests.helpers.tiny import LengthJudge
 from tests.integration.runs import Home, callback, last_checkpoint
 
 MODEL = "--model.init_args."
-QUIET = ("--trainer.limit_val_batches", "0", f"{MODEL}ppo.critic_warmup", "0")
+QUIET = ("--trainer.limit_val_batches", "0", f"{MODEL}critic.warmup", "0")
 
 
 def name(kind: type) -> str:
@@ -100,7 +100,7 @@ def test_a_run_goes_on_after_an_infinite_reward_and_a_bad_gradient(
     home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     OnceInfiniteJudge.reading = 0
-    judge = f'{MODEL}judge={{"class_path": "{name(OnceInfiniteJudge)}"}}'
+    judge = f'{MODEL}reward={{"class_path": "{name(OnceInfiniteJudge)}"}}'
     with caplog.at_level(logging.WARNING):
         home.run("pairwise_ppo", tmp_path, *QUIET, judge, callback(NaNGradient))
     told = [record.message for record in caplog.records if "left out" in record.message]
@@ -122,8 +122,8 @@ def test_findings_that_can_be_trained_on_are_told_once_each(
     home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prl.rollouts.generate.decode", lambda tokenizer, ids, *_: [" "] * len(ids))
-    judge = f'{MODEL}judge={{"class_path": "tests.helpers.tiny.ConstantJudge"}}'
-    length = [f"{MODEL}reward.missing_eos", "keep", f"{MODEL}iterations", "2"]
+    judge = f'{MODEL}reward={{"class_path": "tests.helpers.tiny.ConstantJudge"}}'
+    length = [f"{MODEL}shaping", "[]", f"{MODEL}iterations", "2"]
     with caplog.at_level(logging.WARNING):
         home.run("pairwise_ppo", tmp_path, *QUIET, judge, *length, callback(SickRun))
     told = [record.message for record in caplog.records if record.name.endswith("health_monitor")]

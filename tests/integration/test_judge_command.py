@@ -302,7 +302,7 @@ def test_a_random_judge_is_refused_for_what_was_measured(
 ) -> None:
     folder = shutil.copytree(home.judge, tmp_path / "judge")
     main(["judge", "--judge", str(folder), "--pairs", str(home.data("pairs.train")), "--write-passport"])
-    args = ["pairwise_ppo", tmp_path / "run", f"{MODEL}judge.init_args.path", str(folder)]
+    args = ["pairwise_ppo", tmp_path / "run", f"{MODEL}reward.init_args.path", str(folder)]
     args += [f"{MODEL}judge_gate.mode", "refuse", f"{MODEL}judge_gate.min_accuracy", "0.99"]
     code, told = refusal(home.arguments(*args), capsys)
     assert code == 3

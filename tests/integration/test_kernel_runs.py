@@ -12,8 +12,8 @@ from prl import ops
 from tests.integration.runs import CONFIGS, Home
 
 SETTINGS = (
-    *("--model.init_args.iterations", "6", "--model.init_args.ppo.critic_lambda", "1.0"),
-    *("--model.init_args.ppo.length_adaptive_alpha", "0.5"),
+    *("--model.init_args.iterations", "6", "--model.init_args.advantage.init_args.critic_lambda", "1.0"),
+    *("--model.init_args.advantage.init_args.length_adaptive_alpha", "0.5"),
 )
 
 

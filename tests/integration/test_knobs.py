@@ -1,7 +1,9 @@
 """Every setting of pairwise PPO does something: turned away from its default, training ends elsewhere or not at all."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,19 +13,41 @@ from lightning import Trainer, seed_everything
 
 from datamodules import PromptDataModule
 from lightning_modules import PairwisePPOModule
-from prl.config import PPO, JudgeGate, ModelSource, Optimization, Reward, Sampling
+from prl.advantages.gae import GAE
+from prl.config import CriticSettings, JudgeGate, KLPenalty, ModelSource, Optimization, Sampling, Update
 from prl.data import DataSource
 from prl.judge import GenerativeJudge
 from prl.judge.gate import JudgeRefusedError
 from prl.judge.passport import describe_judge, write_passport
+from prl.objectives.policy.ppo import PPO
+from prl.rewards.shapers.missing_eos import MissingEOS
+from prl.rewards.shapers.overlong import Overlong
+from prl.rewards.shapers.verdicts import CenteredProbability, LogOdds, MeanProbability
+from prl.rollouts.filters.unfinished import DropUnfinished
 from tests.integration.runs import Home
 
-SETTINGS = {"sampling": Sampling, "reward": Reward, "ppo": PPO, "optimization": Optimization}
-BASE: dict[str, Any] = {
-    "sampling": Sampling(max_new_tokens=8),
-    "reward": Reward(missing_eos_value=1.0),
-    "ppo": PPO(epochs=2, minibatches=2, microbatch_size=3),
-    "optimization": Optimization(learning_rate=1e-2),
+SETTINGS: dict[str, type] = {
+    **{"sampling": Sampling, "kl": KLPenalty, "update": Update, "critic": CriticSettings, "optimization": Optimization},
+    **{"advantage": GAE, "objective": PPO},
+}
+METHODS: dict[str, Callable[[], Any]] = {
+    "MissingEOS": MissingEOS,
+    "replaced": lambda: MissingEOS(replace=True),
+    "Overlong": lambda: Overlong(0.5),
+    "MeanProbability": MeanProbability,
+    "CenteredProbability": CenteredProbability,
+    "LogOdds": LogOdds,
+    "DropUnfinished": DropUnfinished,
+}
+"""Shapers and filters by the names that a turn gives them; their settings have tests of their own."""
+Settings = dict[str, dict[str, Any] | list[str]]
+BASE: Settings = {
+    "sampling": {"max_new_tokens": 8},
+    "shaping": ["MissingEOS"],
+    "filters": [],
+    "update": {"epochs": 2, "minibatches": 2, "microbatch_size": 3},
+    "optimization": {"learning_rate": 1e-2},
+    **{name: {} for name in ("kl", "critic", "advantage", "objective")},
 }
 
 
@@ -36,43 +60,44 @@ class Turn:
     needs: tuple[tuple[str, Any], ...] = ()
 
 
-AS_LOSS = (("reward.kl_estimator", "k2"), ("reward.kl_placement", "loss"))
+AS_LOSS = (("kl.estimator", "k2"), ("kl.placement", "loss"))
 
 # The table: setting -> how it is turned. `where` is the network in which the effect is looked for.
 TURNS: dict[str, list[Turn]] = {
     "sampling.max_new_tokens": [Turn(5)],
     "sampling.temperature": [Turn(0.7)],
     "sampling.per_prompt": [Turn(2)],
-    "reward.mapping": [Turn("mean_probability"), Turn("centered"), Turn("log_odds")],
-    "reward.max_log_odds": [Turn(0.1, needs=(("reward.mapping", "log_odds"),))],
-    "reward.missing_eos": [Turn("keep"), Turn("replace")],
-    "reward.missing_eos_value": [Turn(0.3), Turn(0.3, needs=(("reward.missing_eos", "replace"),))],
-    "reward.overlong_penalty": [Turn(0.5)],
-    "reward.overlong_buffer": [Turn(2, needs=(("reward.overlong_penalty", 0.5),))],
-    "reward.kl_coef": [Turn(0.5), Turn(0.5, needs=AS_LOSS)],
-    "reward.kl_estimator": [Turn("k2"), Turn("k3"), Turn("k3", needs=AS_LOSS)],
-    "reward.kl_placement": [Turn("loss", needs=(("reward.kl_estimator", "k2"),))],
-    "reward.kl_target": [Turn(0.01, needs=(("reward.kl_horizon", 20),))],
-    "reward.kl_horizon": [Turn(20, needs=(("reward.kl_target", 0.01),))],
-    "ppo.epochs": [Turn(3)],
-    "ppo.minibatches": [Turn(3)],
-    "ppo.microbatch_size": [Turn(4)],
-    "ppo.gamma": [Turn(0.9)],
-    "ppo.gae_lambda": [Turn(0.5), Turn(0.5, "critic")],
-    "ppo.critic_lambda": [Turn(0.3, "critic")],
-    "ppo.length_adaptive_alpha": [Turn(0.5)],
-    "ppo.whiten_advantages": [Turn(False)],
-    "ppo.clip_range": [Turn(0.01)],
-    "ppo.clip_range_high": [Turn(0.01)],
-    "ppo.dual_clip": [Turn(1.01)],
-    "ppo.value_clip_range": [Turn(0.01, "critic"), Turn(None, "critic")],
-    "ppo.value_coef": [Turn(3.0)],
-    "ppo.entropy_coef": [Turn(0.1)],
-    "ppo.aggregation": [Turn("sequence_mean")],
-    "ppo.stop_kl": [Turn(1e-6)],
-    "ppo.max_grad_norm": [Turn(0.01)],
-    "ppo.critic_warmup": [Turn(1)],
-    "ppo.critic_warmup_until": [Turn(-1e9, needs=(("ppo.critic_warmup", 1),))],
+    "shaping": [
+        *(Turn([]), Turn(["replaced"]), Turn(["MissingEOS", "Overlong"]), Turn(["MeanProbability", "MissingEOS"])),
+        *(Turn(["CenteredProbability", "MissingEOS"]), Turn(["LogOdds", "MissingEOS"])),
+    ],
+    "filters": [Turn(["DropUnfinished"])],
+    "kl.coef": [Turn(0.5), Turn(0.5, needs=AS_LOSS)],
+    "kl.estimator": [Turn("k2"), Turn("k3"), Turn("k3", needs=AS_LOSS)],
+    "kl.placement": [Turn("loss", needs=(("kl.estimator", "k2"),))],
+    "kl.target": [Turn(0.01, needs=(("kl.horizon", 20),))],
+    "kl.horizon": [Turn(20, needs=(("kl.target", 0.01),))],
+    "update.epochs": [Turn(3)],
+    "update.minibatches": [Turn(3)],
+    "update.microbatch_size": [Turn(4)],
+    "update.aggregation": [Turn("sequence_mean")],
+    "update.stop_kl": [Turn(1e-6)],
+    "update.max_grad_norm": [Turn(0.01)],
+    "advantage.gamma": [Turn(0.9)],
+    "advantage.gae_lambda": [Turn(0.5), Turn(0.5, "critic")],
+    "advantage.critic_lambda": [Turn(0.3, "critic")],
+    "advantage.length_adaptive_alpha": [Turn(0.5)],
+    "advantage.whiten": [Turn(False)],
+    "objective.clip_range": [Turn(0.01)],
+    "objective.clip_range_high": [Turn(0.01)],
+    "objective.dual_clip": [Turn(1.01)],
+    "objective.entropy_coef": [Turn(0.1)],
+    "critic.kind": [Turn("shared")],
+    "critic.learning_rate": [Turn(1e-3, "critic")],
+    "critic.value_clip_range": [Turn(0.01, "critic"), Turn(None, "critic")],
+    "critic.value_coef": [Turn(3.0)],
+    "critic.warmup": [Turn(1)],
+    "critic.warmup_until": [Turn(-1e9, needs=(("critic.warmup", 1),))],
     "optimization.learning_rate": [Turn(3e-3)],
     "optimization.weight_decay": [Turn(0.1)],
     "optimization.beta1": [Turn(0.5)],
@@ -82,14 +107,8 @@ TURNS: dict[str, list[Turn]] = {
 }
 
 
-# Turned where responses can have thoughts, which random models do not write.
-ELSEWHERE = {"reward.judge_thoughts": "tests/unit/data/test_turns.py"}
-
-# Sampling habits that cannot be trained: setting -> a value that is refused.
-REFUSED: dict[str, Any] = {
-    **{"top_k": 50, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.9, "repetition_penalty": 1.1},
-    **{"no_repeat_ngram_size": 3, "min_new_tokens": 4, "num_beams": 4},
-}
+# Turned where there is another model than the policy to start from.
+ELSEWHERE = {"critic.model": "tests/integration/test_cli_stages.py"}
 
 
 # The gate decides whether training starts: setting -> the value that stops a run which the base lets through.
@@ -109,9 +128,22 @@ GATE_TURNS: dict[str, Any] = {
 }
 
 
-def turned(settings: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
-    group, field = name.split(".")
-    return {**settings, group: replace(settings[group], **{field: value})}
+def turned(settings: Settings, name: str, value: Any) -> Settings:
+    group, _, field = name.partition(".")
+    return {**settings, group: {**settings[group], field: value} if field else value}  # type: ignore[dict-item]
+
+
+def value_of(settings: Settings, name: str) -> Any:
+    group, _, field = name.partition(".")
+    given: Any = settings[group]
+    if not field:
+        return given
+    return given.get(field, signature(SETTINGS[group]).parameters[field].default)
+
+
+def built(settings: Settings) -> dict[str, Any]:
+    lists = {name: [METHODS[each]() for each in settings[name]] for name in ("shaping", "filters")}
+    return {**lists, **{name: kind(**settings[name]) for name, kind in SETTINGS.items()}}  # type: ignore[arg-type]
 
 
 class Runs:
@@ -122,16 +154,16 @@ class Runs:
         self.judge = GenerativeJudge.from_pretrained(str(home.judge))  # frozen, so all runs can share it
         self.weights: dict[str, dict[str, torch.Tensor]] = {}
 
-    def __call__(self, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def __call__(self, settings: Settings) -> dict[str, torch.Tensor]:
         key = repr(settings)
         if key not in self.weights:
             self.weights[key] = self.train(settings)
         return self.weights[key]
 
-    def train(self, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def train(self, settings: Settings) -> dict[str, torch.Tensor]:
         seed_everything(0, verbose=False)
         policy = ModelSource(path=str(self.home.policy))
-        module = PairwisePPOModule(policy, self.judge, iterations=2, max_prompt_length=64, **settings)
+        module = PairwisePPOModule(policy, self.judge, iterations=2, max_prompt_length=64, **built(settings))
         source = DataSource(str(self.home.data("prompts.train")))
         trainer = Trainer(
             accelerator="cpu",
@@ -157,17 +189,11 @@ CASES = [(name, turn) for name, turns in TURNS.items() for turn in turns]
 
 
 def test_every_setting_is_in_the_table() -> None:
-    known = {f"{group}.{field.name}" for group, kind in SETTINGS.items() for field in fields(kind)}
-    assert known - {f"sampling.{name}" for name in REFUSED} - ELSEWHERE.keys() == set(TURNS)
+    known = {f"{group}.{name}" for group, kind in SETTINGS.items() for name in signature(kind).parameters}
+    assert (known | {"shaping", "filters"}) - ELSEWHERE.keys() == set(TURNS)
     for name, path in ELSEWHERE.items():
-        assert name.partition(".")[2] in (Path(__file__).parents[2] / path).read_text()
+        assert name in (Path(__file__).parents[2] / path).read_text()
     assert {f"judge_gate.{field.name}" for field in fields(JudgeGate)} == set(GATE_TURNS)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_sampling_that_makes_log_probabilities_wrong_is_refused_with_the_reason(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"sampling.{name} is {REFUSED[name]}.*log-probabilities .* would be wrong"):
-        Sampling(**{name: REFUSED[name]})
 
 
 @pytest.fixture
@@ -210,7 +236,6 @@ def test_turning_a_setting_changes_what_is_learnt(name: str, turn: Turn, runs: R
     settings = BASE
     for needed, value in turn.needs:
         settings = turned(settings, needed, value)
-    group, field = name.split(".")
-    assert getattr(settings[group], field) != turn.value
+    assert value_of(settings, name) != turn.value
     # Adam's steps are as large as the learning rate, 1e-2; rounding alone leaves differences of about 1e-7.
     assert distance(runs(settings), runs(turned(settings, name, turn.value)), turn.where) > 1e-4

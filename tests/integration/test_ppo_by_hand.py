@@ -13,8 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from datamodules import PromptDataModule
 from lightning_modules import PairwisePPOModule
-from prl.config import PPO, JudgeGate, LoRA, ModelSource, Optimization, Reward, Sampling
+from prl.advantages.gae import GAE
+from prl.config import CriticSettings, JudgeGate, KLPenalty, LoRA, ModelSource, Optimization, Sampling, Update
 from prl.data import DataSource
+from prl.objectives.policy.ppo import PPO
+from prl.rewards.shapers.missing_eos import MissingEOS
+from prl.rewards.shapers.overlong import Overlong
 from prl.types import Rollout
 from tests.helpers.ppo_by_hand import PPOByHand, Row, Settings
 from tests.helpers.tiny import PlantedJudge, write_tiny_model
@@ -80,39 +84,38 @@ def build(settings: Settings, critic: str, policy: ModelSource, reference: Model
         JudgeGate(mode="off"),
         iterations=ITERATIONS,
         max_prompt_length=64,  # with a response it is to fit into the positions of the model
-        critic=critic,  # type: ignore[arg-type]
         reference=reference,
         sampling=Sampling(settings.max_new_tokens, settings.temperature, per_prompt=2),
-        reward=Reward(
-            missing_eos_value=settings.missing_eos_value,
-            overlong_penalty=settings.overlong_penalty,
-            overlong_buffer=settings.overlong_buffer,
-            kl_coef=settings.kl_coef,
-            kl_target=settings.kl_target,
-            kl_horizon=settings.kl_horizon,
-            kl_placement="loss" if settings.kl_in_loss else "reward",
-            kl_estimator="k2" if settings.kl_in_loss else "k1",
+        shaping=[
+            MissingEOS(settings.missing_eos_value),
+            *([Overlong(settings.overlong_penalty, settings.overlong_buffer)] if settings.overlong_penalty else []),
+        ],
+        kl=KLPenalty(
+            settings.kl_coef,
+            "k2" if settings.kl_in_loss else "k1",
+            "loss" if settings.kl_in_loss else "reward",
+            settings.kl_target,
+            settings.kl_horizon,
         ),
-        ppo=PPO(
+        advantage=GAE(settings.gamma, settings.gae_lambda, settings.critic_lambda),
+        objective=PPO(settings.clip_range, settings.clip_range_high, entropy_coef=settings.entropy_coef),
+        update=Update(
             epochs=2,
             minibatches=2,
             microbatch_size=3,
-            gamma=settings.gamma,
-            gae_lambda=settings.gae_lambda,
-            critic_lambda=settings.critic_lambda,
-            clip_range=settings.clip_range,
-            clip_range_high=settings.clip_range_high,
-            value_clip_range=settings.value_clip_range,
-            value_coef=settings.value_coef,
-            entropy_coef=settings.entropy_coef,
             max_grad_norm=settings.max_grad_norm,
-            critic_warmup=settings.critic_warmup,
             aggregation="sequence_mean" if settings.by_sequence else "token_mean",
+        ),
+        critic=CriticSettings(
+            kind=critic,  # type: ignore[arg-type]
+            learning_rate=settings.critic_learning_rate,
+            value_coef=settings.value_coef,
+            value_clip_range=settings.value_clip_range,
+            warmup=settings.critic_warmup,
         ),
         optimization=Optimization(
             settings.learning_rate, settings.weight_decay, settings.beta1, settings.beta2, warmup=settings.warmup
         ),
-        critic_learning_rate=settings.critic_learning_rate,
     )
 
 
@@ -197,7 +200,7 @@ def test_every_number_and_all_weights_are_those_of_the_run_by_hand(case: str, ho
 
 def test_an_update_ends_where_the_policy_has_moved_past_stop_kl(home: Home, tmp_path: Path) -> None:
     module = build(Settings(critic_warmup=0), "own", ModelSource(path=str(home.policy)), None)
-    module.ppo = replace(module.ppo, stop_kl=0.03)
+    module.update_settings = replace(module.update_settings, stop_kl=0.03)
     moved = iter([0.01, 0.02, 0.031, 0.029, 0.01, 0.02, 0.01, 0.04, 0.0, 0.0, 0.03, 0.03])
     module.step = lambda *_: {"approx_kl": next(moved), "policy_loss": 1.0, "ratio_mean": 1.0}  # type: ignore[method-assign]
     numbers = Numbers()

@@ -99,7 +99,7 @@ def test_every_source_of_reward_trains(name: str, home: Home, tmp_path: Path) ->
     path = tmp_path / "answers.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     cli = home.run(
-        *("pairwise_ppo", tmp_path / "run", callback(Numbers), *configured("judge", *sources(home)[name])),
+        *("pairwise_ppo", tmp_path / "run", callback(Numbers), *configured("reward", *sources(home)[name])),
         *("--data.init_args.train.path", str(path), "--data.init_args.validation.path", str(path)),
         *(f"{MODEL}judge_gate.mode", "off"),
     )
@@ -118,7 +118,7 @@ def test_a_judge_behind_a_server_trains(home: Home, tmp_path: Path) -> None:
     with serving() as server:
         cli = home.run(
             *("pairwise_ppo", tmp_path / "run", callback(Numbers)),
-            *configured("judge", "EndpointJudge", {"base_url": server.url, "model": "m", "template": template}),
+            *configured("reward", "EndpointJudge", {"base_url": server.url, "model": "m", "template": template}),
             *(f"{MODEL}judge_gate.mode", "off", f"{MODEL}iterations", "2"),
         )
         assert len(server.seen) > 16  # two orders of two batches of eight
@@ -156,10 +156,10 @@ def test_responses_that_could_not_be_judged_are_left_out_and_counted(
 ) -> None:
     kind = f"{__name__}.SometimesSilent"
     cli = home.run(
-        *("pairwise_ppo", tmp_path / "run", callback(Numbers), *configured("judge", kind, {})),
-        *(f"{MODEL}judge_gate.mode", "off", f"{MODEL}sampling.max_new_tokens", "12", f"{MODEL}ppo.minibatches", "3"),
-        *(f"{MODEL}ppo.critic_warmup", "2", f"{MODEL}iterations", "5"),
-        *(f"{MODEL}reward.kl_coef", "0.05", f"{MODEL}reward.kl_target", "0.01", f"{MODEL}reward.kl_horizon", "40"),
+        *("pairwise_ppo", tmp_path / "run", callback(Numbers), *configured("reward", kind, {})),
+        *(f"{MODEL}judge_gate.mode", "off", f"{MODEL}sampling.max_new_tokens", "12", f"{MODEL}update.minibatches", "3"),
+        *(f"{MODEL}critic.warmup", "2", f"{MODEL}iterations", "5"),
+        *(f"{MODEL}kl.coef", "0.05", f"{MODEL}kl.target", "0.01", f"{MODEL}kl.horizon", "40"),
     )
     numbers = find_callback(cli.trainer, Numbers)
     for each in [*numbers.training, *numbers.validation]:
@@ -190,7 +190,7 @@ def test_responses_that_could_not_be_judged_are_left_out_and_counted(
 def test_a_judge_that_never_answers_ends_the_run_with_its_reason(home: Home, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none of the 8 responses could be rewarded.*the judge is asleep"):
         home.run(
-            *("pairwise_ppo", tmp_path / "run", *configured("judge", f"{__name__}.Silent", {})),
+            *("pairwise_ppo", tmp_path / "run", *configured("reward", f"{__name__}.Silent", {})),
             *(f"{MODEL}judge_gate.mode", "off"),
         )
 
@@ -199,7 +199,7 @@ def test_models_that_wait_on_the_cpu_give_the_same_run(home: Home, tmp_path: Pat
     heldout = configured("heldout_judge", "BradleyTerryJudge", {"path": str(home.bradley_terry)})
     short = (f"{MODEL}iterations", "2", "--trainer.val_check_interval", "1", *heldout)
     home.run("pairwise_ppo", tmp_path / "stay", *short)
-    home.run("pairwise_ppo", tmp_path / "move", *short, f"{MODEL}offload_frozen", "true")
+    home.run("pairwise_ppo", tmp_path / "move", *short, f"{MODEL}resources.offload_frozen", "true")
     assert differences(state_of(tmp_path / "stay"), state_of(tmp_path / "move")) == []
 
 
@@ -210,7 +210,7 @@ def test_models_that_wait_on_the_cpu_leave_their_memory_to_the_update(home: Home
     for offload in ("false", "true"):
         cli = home.run(
             *("pairwise_ppo", tmp_path / offload, callback(Numbers), f"{MODEL}iterations", "2"),
-            *("--trainer.accelerator", "gpu", f"{MODEL}offload_frozen", offload),
+            *("--trainer.accelerator", "gpu", f"{MODEL}resources.offload_frozen", offload),
         )
         peaks[offload] = find_callback(cli.trainer, Numbers).training[-1]["mem/peak_gib/update"]
     assert peaks["true"] < peaks["false"]

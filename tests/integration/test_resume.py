@@ -38,8 +38,8 @@ MODEL = "--model.init_args."
 TRAINING = ("--trainer.max_steps", "10", f"{MODEL}optimization.schedule", "cosine", f"{MODEL}optimization.warmup", "2")
 PPO = (
     *(f"{MODEL}iterations", "7", f"{MODEL}optimization.schedule", "cosine", f"{MODEL}optimization.warmup", "2"),
-    *(f"{MODEL}reward.kl_target", "0.5", f"{MODEL}reward.kl_horizon", "50"),
-    *(f"{MODEL}ppo.critic_warmup", "5"),
+    *(f"{MODEL}kl.target", "0.5", f"{MODEL}kl.horizon", "50"),
+    *(f"{MODEL}critic.warmup", "5"),
 )
 LONG = (*PPO, f"{MODEL}iterations", "200", f"{MODEL}sampling.max_new_tokens", "24")
 STAGES: dict[str, tuple[str, ...]] = {
@@ -190,11 +190,15 @@ CASES = {
     "accumulation": ("generative_reward", ACCUMULATE, [{"batch": 7}]),
     # The newest checkpoint lies between the two batches of an accumulated step.
     "within_accumulation": ("generative_reward", (*ACCUMULATE, "--checkpoint.every_n_batches", "3"), [{"batch": 5}]),
-    "shared_critic": ("pairwise_ppo", (f"{MODEL}critic", "shared"), [{"batch": 5}]),
-    "lora": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "shared"), [{"batch": 3}]),
-    "adapter_critic": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "adapter"), [{"batch": 3}]),
+    "shared_critic": ("pairwise_ppo", (f"{MODEL}critic.kind", "shared"), [{"batch": 5}]),
+    "lora": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic.kind", "shared"), [{"batch": 3}]),
+    "adapter_critic": (
+        "pairwise_ppo",
+        (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic.kind", "adapter"),
+        [{"batch": 3}],
+    ),
     # What the judge has kept is gone, and must not be missed.
-    "prefix_cache": ("pairwise_ppo", (f"{MODEL}judge.init_args.prefix_cache_gib", "0.1"), [{"batch": 5}]),
+    "prefix_cache": ("pairwise_ppo", (f"{MODEL}reward.init_args.prefix_cache_gib", "0.1"), [{"batch": 5}]),
     "bradley_terry": ("bradley_terry", (), [{"batch": 7}]),
     "supervised": ("supervised", ("--trainer.limit_val_batches", "0"), [{"batch": 5}]),
 }
@@ -336,7 +340,7 @@ def test_a_second_run_in_the_same_folder_is_refused_before_anything_is_read(home
 
 def test_settings_on_resume_are_those_of_the_command_line(home: Home, tmp_path: Path) -> None:
     home.run("pairwise_ppo", tmp_path, f"{MODEL}iterations", "1")
-    again = ("--ckpt_path", "last", f"{MODEL}iterations", "2", f"{MODEL}ppo.clip_range", "0.37")
+    again = ("--ckpt_path", "last", f"{MODEL}iterations", "2", f"{MODEL}objective.init_args.clip_range", "0.37")
     smaller = ("--data.init_args.batch_size", "4")
     with pytest.raises(ValueError, match=r"- data.batch_size: 8 at the checkpoint, 4 now\n.*'\[data.batch_size\]'"):
         home.run("pairwise_ppo", tmp_path, *again, *smaller)
@@ -351,12 +355,12 @@ def test_settings_on_resume_are_those_of_the_command_line(home: Home, tmp_path: 
     cli = home.run("pairwise_ppo", tmp_path, *again, *smaller, "--accept_changes", "[data.batch_size]")
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["accept_changes"] is False
     assert last_checkpoint(tmp_path)["inputs"]["data.batch_size"] == 4
-    assert cli.model.ppo.clip_range == 0.37
+    assert cli.model.objective.clip_range == 0.37
     assert cli.model.batches_done() == 2
 
 
 def test_another_learning_rate_of_the_critic_is_refused_on_resume(home: Home, tmp_path: Path) -> None:
     """The optimizer's saved state would override it without a word."""
-    home.run("pairwise_ppo", tmp_path, f"{MODEL}iterations", "1", f"{MODEL}critic_learning_rate", "1e-3")
+    home.run("pairwise_ppo", tmp_path, f"{MODEL}iterations", "1", f"{MODEL}critic.learning_rate", "1e-3")
     with pytest.raises(ValueError, match=r"'critic_learning_rate': 0.001.*the configuration says.*0.002"):
-        home.run("pairwise_ppo", tmp_path, "--ckpt_path", "last", f"{MODEL}critic_learning_rate", "2e-3")
+        home.run("pairwise_ppo", tmp_path, "--ckpt_path", "last", f"{MODEL}critic.learning_rate", "2e-3")

@@ -18,7 +18,7 @@ MODEL = "--model.init_args."
 def asked(server: object, folder: Path) -> tuple[str, ...]:
     settings = {"base_url": f"{server.root}/v1", "folder": str(folder), "retries": 0}  # type: ignore[attr-defined]
     name = "prl.rollouts.server.RolloutServer"
-    return (f"{MODEL}rollout_server", json.dumps({"class_path": name, "init_args": settings}))
+    return (f"{MODEL}sampler", json.dumps({"class_path": name, "init_args": settings}))
 
 
 def has_policy(server: object, checkpoint: Path) -> bool:
@@ -51,7 +51,7 @@ def test_a_policy_in_shards_is_served_whole(strategy: str, home: Home, tmp_path:
     folder = Path(shutil.copytree(home.policy, tmp_path / "served"))
     with serving(folder) as server:
         settings = (*asked(server, folder), "--checkpoint.every_n_batches", "1", "--checkpoint.keep", "9")
-        settings += (*STRATEGIES[strategy], f"{MODEL}ppo.microbatch_size", "2")
+        settings += (*STRATEGIES[strategy], f"{MODEL}update.microbatch_size", "2")
         done = launch(home, "pairwise_ppo", tmp_path / "run", 2, *settings)
         assert done.returncode == 0, done.stderr[-3000:]
         assert [path for path, _ in server.seen].count("/collective_rpc") == 4

@@ -24,7 +24,7 @@ MODEL = "--model.init_args."
 SHARDED = ["fsdp2", "zero2", "zero3"]
 PLANNED = (
     *("--model", "tests.helpers.planned.PlannedPPO", f"{MODEL}sampling.max_new_tokens", "9"),
-    *(f"{MODEL}ppo.microbatch_size", "8", f"{MODEL}ppo.minibatches", "1"),
+    *(f"{MODEL}update.microbatch_size", "8", f"{MODEL}update.minibatches", "1"),
 )
 """One minibatch: how rows are dealt to several is a matter of each process's draws."""
 STAGES = {
@@ -34,10 +34,10 @@ STAGES = {
     # Four batches make an epoch, so that a step has three, the next one a single one.
     "accumulated": ("generative_reward", (f"{MODEL}text_coef", "1.0", "--trainer.accumulate_grad_batches", "3")),
     "pairwise_ppo": ("pairwise_ppo", PLANNED),
-    "pairwise_ppo, shared critic": ("pairwise_ppo", (*PLANNED, f"{MODEL}critic", "shared")),
+    "pairwise_ppo, shared critic": ("pairwise_ppo", (*PLANNED, f"{MODEL}critic.kind", "shared")),
     "pairwise_ppo, adapters": (
         "pairwise_ppo",
-        (*PLANNED, f"{MODEL}critic", "adapter", f"{MODEL}policy.lora.rank", "4"),
+        (*PLANNED, f"{MODEL}critic.kind", "adapter", f"{MODEL}policy.lora.rank", "4"),
     ),
 }
 
@@ -68,7 +68,7 @@ def test_two_processes_learn_what_one_does(case: str, home: Home, tmp_path: Path
     alone = run(home, stage, tmp_path / "alone", 1, *settings)
     expected = last_checkpoint(tmp_path / "alone")
     for name, strategy in STRATEGIES.items():
-        several = (f"{MODEL}ppo.microbatch_size", "2") if stage == "pairwise_ppo" else ()
+        several = (f"{MODEL}update.microbatch_size", "2") if stage == "pairwise_ppo" else ()
         assert_close(run(home, stage, tmp_path / name, 2, *settings, *strategy, *several), alone)
         found = last_checkpoint(tmp_path / name)
         assert found["run_state"].keys() == expected["run_state"].keys(), name
@@ -80,7 +80,7 @@ def test_groups_of_processes_that_have_all_shards_each_learn_what_one_process_do
     """Two groups of two: what both have counts once in a checkpoint, and is read by both."""
     alone = run(home, "pairwise_ppo", tmp_path / "alone", 1, *PLANNED)
     groups = ("--trainer.strategy", "lightning_modules.strategies.FSDP2Strategy")
-    groups += ("--trainer.strategy.init_args.replicas", "2", f"{MODEL}ppo.microbatch_size", "2")
+    groups += ("--trainer.strategy.init_args.replicas", "2", f"{MODEL}update.microbatch_size", "2")
     whole = run(home, "pairwise_ppo", tmp_path / "whole", 4, *PLANNED, *groups)
     assert_close(whole, alone)
     optimizers = [last_checkpoint(tmp_path / name)["optimizer_states"][0] for name in ("whole", "alone")]
@@ -97,7 +97,7 @@ def test_pairwise_ppo_in_shards_is_resumed_exactly_and_exported(
     strategy: str, in_parts: str, home: Home, tmp_path: Path
 ) -> None:
     """Sampled responses end at different places on the two ranks, which have to go on together all the same."""
-    settings = (*STRATEGIES[strategy], "--checkpoint.sharded", in_parts, f"{MODEL}ppo.microbatch_size", "2")
+    settings = (*STRATEGIES[strategy], "--checkpoint.sharded", in_parts, f"{MODEL}update.microbatch_size", "2")
     whole = run(home, "pairwise_ppo", tmp_path / "whole", 2, *settings)
     run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, callback(Interrupt, batch=3), ends_with=1)
     resumed = run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, "--ckpt_path", "last")
@@ -120,7 +120,7 @@ def test_an_uneven_validation_in_shards_ends(strategy: str, home: Home, tmp_path
     path = tmp_path / "seven.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = ("--trainer.limit_val_batches", "1.0", "--data.init_args.validation_batch_size", "4")
-    settings += ("--data.init_args.validation.path", str(path), f"{MODEL}ppo.microbatch_size", "1")
+    settings += ("--data.init_args.validation.path", str(path), f"{MODEL}update.microbatch_size", "1")
     settings += (f"{MODEL}anchors", "ReferenceSamples", f"{MODEL}iterations", "1")
     run(home, "pairwise_ppo", tmp_path / "run", 2, *STRATEGIES[strategy], *settings)
     (line,) = ValidationLog(tmp_path / "run").read()
@@ -158,7 +158,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
 def test_a_process_that_fails_ends_the_run_with_its_error(
     failing: int, strategy: str, home: Home, tmp_path: Path
 ) -> None:
-    settings = (*STRATEGIES[strategy], f"{MODEL}ppo.microbatch_size", "2")
+    settings = (*STRATEGIES[strategy], f"{MODEL}update.microbatch_size", "2")
     stop = callback(Interrupt, batch=2, moment="judge", rank=failing)
     done = launch(home, "pairwise_ppo", tmp_path, 2, *settings, stop)
     assert done.returncode != 0
@@ -178,11 +178,11 @@ def test_a_process_that_fails_ends_the_run_with_its_error(
 @pytest.mark.parametrize("case", ["adapters", "previous policy", "own critic, bfloat16"])
 def test_what_samples_from_shards_is_resumed_exactly(case: str, strategy: str, home: Home, tmp_path: Path) -> None:
     settings = {
-        "adapters": (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic", "adapter"),
+        "adapters": (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic.kind", "adapter"),
         "previous policy": (f"{MODEL}anchors", "PreviousPolicy", f"{MODEL}anchors.init_args.every", "2"),
         "own critic, bfloat16": ("--trainer.precision", "bf16-mixed"),
     }[case]
-    settings = (*settings, *STRATEGIES[strategy], f"{MODEL}ppo.microbatch_size", "2")
+    settings = (*settings, *STRATEGIES[strategy], f"{MODEL}update.microbatch_size", "2")
     whole = run(home, "pairwise_ppo", tmp_path / "whole", 2, *settings)
     run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, callback(Interrupt, batch=3), ends_with=1)
     resumed = run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, "--ckpt_path", "last")
@@ -200,14 +200,14 @@ def test_a_judge_in_shards_judges_as_ever(kind: str, strategy: str, home: Home, 
     if "cached" in kind:
         judge["prefix_cache_gib"] = 0.01
     if "cut" in kind:
-        settings += (f"{MODEL}shard_judges", "true")
+        settings += (f"{MODEL}resources.shard_judges", "true")
     else:
         lora = json.dumps({"rank": 4})
         home.run("generative_reward", tmp_path / "judge", f"{MODEL}model.lora", lora, f"{MODEL}passport_pairs", "0")
         export(tmp_path / "judge" / "checkpoints" / LAST, tmp_path / "apart", merge=False)
-        settings += (f"{MODEL}policy.lora", lora, f"{MODEL}critic", "adapter")
+        settings += (f"{MODEL}policy.lora", lora, f"{MODEL}critic.kind", "adapter")
         judge |= {"path": str(tmp_path / "apart"), "shared_trunk": True}
-    settings += (f"{MODEL}judge", json.dumps({"class_path": "GenerativeJudge", "init_args": judge}))
+    settings += (f"{MODEL}reward", json.dumps({"class_path": "GenerativeJudge", "init_args": judge}))
     alone = run(home, "pairwise_ppo", tmp_path / "alone", 1, *settings)
     assert_close(run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, *STRATEGIES[strategy]), alone)
 
@@ -215,11 +215,11 @@ def test_a_judge_in_shards_judges_as_ever(kind: str, strategy: str, home: Home, 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
 def test_a_rollout_is_the_same_gathered_or_pass_by_pass(strategy: str, home: Home, tmp_path: Path) -> None:
-    settings = (*STRATEGIES[strategy], f"{MODEL}ppo.microbatch_size", "2", f"{MODEL}iterations", "2")
+    settings = (*STRATEGIES[strategy], f"{MODEL}update.microbatch_size", "2", f"{MODEL}iterations", "2")
     settings += (f"{MODEL}sampling.max_new_tokens", "12", f"{MODEL}anchors", "ReferenceSamples")
     found = {}
     for way in ("always", "never"):
-        found[way] = run(home, "pairwise_ppo", tmp_path / way, 2, *settings, f"{MODEL}gather_rollouts", way)
+        found[way] = run(home, "pairwise_ppo", tmp_path / way, 2, *settings, f"{MODEL}resources.gather_rollouts", way)
     run(home, "pairwise_ppo", tmp_path / "in turns", 2, *settings, callback(InTurns))
     done = launch(home, "pairwise_ppo", tmp_path / "auto", 2, *settings)
     assert "weights are put together once per rollout" in done.stdout + done.stderr
@@ -244,7 +244,7 @@ def test_every_strategy_validates_what_another_one_wrote(home: Home, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", SHARDED)
 def test_a_signal_to_one_process_saves_the_parts_of_both(strategy: str, home: Home, tmp_path: Path) -> None:
-    settings = (*STRATEGIES[strategy], f"{MODEL}ppo.microbatch_size", "2", "--checkpoint.sharded", "true")
+    settings = (*STRATEGIES[strategy], f"{MODEL}update.microbatch_size", "2", "--checkpoint.sharded", "true")
     settings += ("--checkpoint.every_n_batches", "100")
     whole = run(home, "pairwise_ppo", tmp_path / "whole", 2, *settings)
     stop = callback(Interrupt, batch=2, moment="rollout", number=int(signal.SIGTERM), rank=1)

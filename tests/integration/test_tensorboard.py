@@ -97,7 +97,7 @@ def table(markdown: str) -> list[list[str]]:
 
 def everything(home: Home) -> list[str]:
     """Settings with which pairwise PPO logs all it can."""
-    learning = [f"{MODEL}ppo.critic_warmup", "0", f"{MODEL}ppo.entropy_coef", "0.001"]
+    learning = [f"{MODEL}critic.warmup", "0", f"{MODEL}objective.init_args.entropy_coef", "0.001"]
     judge = f"{MODEL}heldout_judge"
     path = [f"{judge}.init_args.path", str(home.bradley_terry)]
     bank = {"class_path": "AnchorBank", "init_args": {"min_judged": 1, "refresh_above": 0.01}}

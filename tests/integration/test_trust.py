@@ -76,7 +76,7 @@ FOREIGN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda s: s["trainer"].update(callbacks=[{"class_path": "prl_evil.Spy"}]),
         "prl_evil.Spy (trainer.callbacks.0)",
     ),
-    "function": (lambda s: model(s).update(judge=rule_of("evil_code.rule")), "evil_code.rule"),
+    "function": (lambda s: model(s).update(reward=rule_of("evil_code.rule")), "evil_code.rule"),
     "another file": (lambda s: s.update(data="other.yaml"), "evil_code.Data"),
 }
 
@@ -122,14 +122,15 @@ def test_all_that_needs_a_word_is_told_at_once_and_obeyed_with_it(
         settings["weights_only"] = False
         settings["trainer"]["callbacks"] = [SPY]
         model(settings)["policy"]["trust_remote_code"] = True
-        model(settings)["rollout_server"] = {"base_url": "https://h/v1", "folder": "f", "api_key_env": "AWS_SECRET"}
+        server = {"base_url": "https://h/v1", "folder": "f", "api_key_env": "AWS_SECRET"}
+        model(settings)["sampler"] = {"class_path": "prl.rollouts.RolloutServer", "init_args": server}
 
     run = planted(tmp_path, shipped, change)
     line = told(["resume", str(run)], capsys)
     for words in (
         "; weights_only: false.",
         "model.init_args.policy.trust_remote_code: true",
-        "rollout_server.api_key_env: AWS_SECRET, to be sent to https://h/v1",
+        "sampler.init_args.api_key_env: AWS_SECRET, to be sent to https://h/v1",
         "evil_code.Spy",
     ):
         assert words in line

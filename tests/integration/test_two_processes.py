@@ -84,7 +84,7 @@ def test_pairwise_ppo_trains_in_two_processes_and_each_draws_its_own_samples(
     strategy: str, home: Home, tmp_path: Path
 ) -> None:
     """With a critic warm-up, in which the policy's weights take no part in the loss, and weights in shards."""
-    settings = (f"{MODEL}ppo.microbatch_size", "2", *STRATEGIES[strategy])
+    settings = (f"{MODEL}update.microbatch_size", "2", *STRATEGIES[strategy])
     weights = run(home, "pairwise_ppo", tmp_path, 2, *settings)
     assert all(weight.isfinite().all() for weight in weights.values())
     first, second = state_of(tmp_path)["random_states"]["ranks"]
@@ -94,7 +94,7 @@ def test_pairwise_ppo_trains_in_two_processes_and_each_draws_its_own_samples(
 @pytest.mark.slow
 def test_a_signal_to_one_process_ends_both_and_the_run_resumes_exactly(home: Home, tmp_path: Path) -> None:
     """The second process is told to stop in its third rollout: one checkpoint of two batches, and the ledger agrees."""
-    settings = (f"{MODEL}ppo.microbatch_size", "2", "--checkpoint.every_n_batches", "100")
+    settings = (f"{MODEL}update.microbatch_size", "2", "--checkpoint.every_n_batches", "100")
     whole = run(home, "pairwise_ppo", tmp_path / "whole", 2, *settings)
     stop = callback(Interrupt, batch=2, moment="rollout", number=int(signal.SIGTERM), rank=1)
     run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, stop, ends_with=128 + signal.SIGTERM)
@@ -123,10 +123,10 @@ class OneRankInfinite(LengthJudge):
 
 @pytest.mark.slow
 def test_both_processes_leave_an_update_out_and_no_row_of_a_validation_is_lost(home: Home, tmp_path: Path) -> None:
-    judge = f'{MODEL}judge={{"class_path": "{OneRankInfinite.__module__}.OneRankInfinite"}}'
+    judge = f'{MODEL}reward={{"class_path": "{OneRankInfinite.__module__}.OneRankInfinite"}}'
     heldout = f'{MODEL}heldout_judge={{"class_path": "tests.helpers.tiny.LengthJudge"}}'
     settings = ["--trainer.limit_val_batches", "1.0", "--data.init_args.validation_batch_size", "4"]
-    settings += [f"{MODEL}ppo.microbatch_size", "2"]
+    settings += [f"{MODEL}update.microbatch_size", "2"]
     weights = run(home, "pairwise_ppo", tmp_path, 2, *settings, judge, heldout)
     assert all(weight.isfinite().all() for weight in weights.values())
     assert last_checkpoint(tmp_path)["run_state"]["health"]["skipped"] == 1

@@ -48,7 +48,7 @@ class ChangingJudge(ConstantJudge):
 
 def judges(training: type, heldout: type) -> list[str]:
     """The two judges of a run, by class."""
-    names = {"judge": training, "heldout_judge": heldout}
+    names = {"reward": training, "heldout_judge": heldout}
     given = {name: {"class_path": f"{kind.__module__}.{kind.__qualname__}"} for name, kind in names.items()}
     return [word for name, value in given.items() for word in (f"{MODEL}{name}", json.dumps(value))]
 
@@ -154,7 +154,7 @@ def test_the_alarm_is_logged_and_told_once(home: Home, tmp_path: Path, caplog: p
     told = [record.message for record in caplog.records if "over-optimisation" in record.message]
     assert len(told) == 1
     assert "rose by 1.00" in told[0]
-    assert "raise reward.kl_coef" in told[0]
+    assert "raise kl.coef" in told[0]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def run(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four iterations, of which the last two are replayed; only read."""
     folder = tmp_path_factory.mktemp("verified") / "run"
     settings = (f"{MODEL}optimization.schedule", "cosine", "--trainer.limit_val_batches", "0")
-    adaptive = (f"{MODEL}reward.kl_target", "0.5", f"{MODEL}reward.kl_horizon", "50")
+    adaptive = (f"{MODEL}kl.target", "0.5", f"{MODEL}kl.horizon", "50")
     home.run("pairwise_ppo", folder, *settings, *adaptive)
     return folder
 

@@ -389,7 +389,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("parts-are-not-given-back", "            part.load_state_dict(state[name])\n", "            pass\n"),
             ("parts-that-are-missing-are-fine", "if state.keys() != self.parts.keys():", "if False:"),
-            ("forgotten-parts-are-fine", "        if forgotten:\n", "        if False:\n"),
+            ("forgotten-parts-are-fine", "if not self._has(part):", "if False:"),
         ),
     ),
     "prl/anchors/sources.py": (

@@ -4,16 +4,19 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from prl.advantages.gae import ShapedAdvantages, shaped_gae
-from prl.config import PPO, Reward
+from prl.advantages.gae import GAE, ShapedAdvantages, shaped_gae
+from prl.config import CriticSettings, KLPenalty
 from prl.models.policy import verdict_margins
+from prl.objectives.policy.base import PolicyOutputs
 from prl.objectives.policy.losses import clipped_policy_loss, clipped_value_loss
-from prl.objectives.policy.ppo import ppo_objective, token_weights
+from prl.objectives.policy.ppo import PPO
 from prl.objectives.reward.bradley_terry import bradley_terry_loss
 from prl.objectives.reward.pairwise import consistency_loss, pairwise_loss
-from prl.rewards.shaping import sequence_scores
-from prl.rl.experience import assemble
-from prl.types import Verdict
+from prl.rewards.shapers.verdicts import CenteredProbability, LogOdds, MeanProbability
+from prl.rewards.shaping import RewardShaper
+from prl.rl.experience import build_experience
+from prl.rl.update import minibatch_loss, token_weights
+from prl.types import Scores, Verdict
 from tests.helpers.records import make_experience, make_rollout, ragged_mask
 from tests.helpers.tiny import ConstantJudge, PositionJudge
 
@@ -84,33 +87,37 @@ def test_block_2_losses() -> None:
 
 def test_block_2_through_experience_and_objective() -> None:
     old, ref, values = (torch.tensor([row]) for row in ([-1, -0.5, -2], [-1.2, -0.4, -1.5], [0.4, 0.5, 0.6]))
-    reward, ppo = Reward(missing_eos="keep"), PPO(whiten_advantages=False)
-    experience = assemble(
+    experience = build_experience(
         make_rollout(MASK),
-        torch.tensor([0.7537745]),
+        Scores(torch.tensor([0.7537745])),
+        torch.ones(1),
         old_logprobs=old,
         ref_logprobs=ref,
         values=values,
         microbatches=[],
+        estimator=GAE(whiten=False),
+        kl=KLPenalty(),
         kl_coef=0.1,
-        reward=reward,
-        ppo=ppo,
-        max_length=3,
     )
-    weights = token_weights(MASK, "token_mean", torch.tensor(3), torch.tensor(1))
-    new_logprobs, new_values = torch.tensor([[-0.8, -0.6, -2.3]]), torch.tensor([[0.75, 0.45, 0.62]])
-    loss, stats = ppo_objective(
-        experience, new_logprobs, new_values, None, weights, kl_coef=0.1, ppo=ppo, reward=reward
-    )
+    weights = token_weights(MASK, "token_mean", torch.tensor(3), torch.tensor(1), torch.ones(1))
+    policy, new_values = PolicyOutputs(torch.tensor([[-0.8, -0.6, -2.3]]), None), torch.tensor([[0.75, 0.45, 0.62]])
+    settings = {"objective": PPO(), "kl": KLPenalty(), "kl_coef": 0.1, "critic": CriticSettings()}
+    loss, stats = minibatch_loss(experience, policy, new_values, weights, **settings)
     close(stats["policy_loss"], -0.289248, SIX_DECIMALS_FLOAT32)
     close(stats["value_loss"], 0.031193, SIX_DECIMALS_FLOAT32)
     close(loss, -0.289248 + 0.1 * 0.031193, SIX_DECIMALS_FLOAT32)
 
 
+def shaped(shaper: RewardShaper, verdict: Verdict) -> torch.Tensor:
+    """The reward of each comparison, as of responses with one anchor each."""
+    rows = torch.arange(len(verdict))
+    return shaper(Scores(verdict.win_prob, verdict, rows), make_rollout(ragged_mask([1] * len(verdict)))).rewards
+
+
 def test_block_3_bradley_terry_limit() -> None:
     r_y, r_a = torch.randn(20, dtype=torch.float64), torch.randn(20, dtype=torch.float64)
     verdict = Verdict(r_y - r_a, r_a - r_y)
-    assert torch.equal(sequence_scores(verdict, "log_odds", max_log_odds=100.0), r_y - r_a)
+    assert torch.equal(shaped(LogOdds(clip=100.0), verdict), r_y - r_a)
     half = pairwise_loss(verdict.margin_ab, verdict.margin_ba, torch.ones(20, dtype=torch.float64))
     assert torch.allclose(half, bradley_terry_loss(r_y, r_a, torch.ones(20, dtype=torch.float64)), atol=1e-15)
     assert torch.allclose(half, -logsigmoid(r_y - r_a), atol=1e-15)
@@ -121,23 +128,22 @@ def test_block_3_a_shift_of_the_scalar_by_prompt_changes_nothing() -> None:
     r_y, r_a, shift = (torch.randint(-40, 40, (50,)) / 4 for _ in range(3))
     plain = Verdict(r_y - r_a, r_a - r_y)
     shifted = Verdict((r_y + shift) - (r_a + shift), (r_a + shift) - (r_y + shift))
-    for mapping in ("probability", "mean_probability", "centered", "log_odds"):
-        assert torch.equal(sequence_scores(plain, mapping), sequence_scores(shifted, mapping))
+    assert torch.equal(plain.win_prob, shifted.win_prob)
+    for shaper in (MeanProbability(), CenteredProbability(), LogOdds()):
+        assert torch.equal(shaped(shaper, plain), shaped(shaper, shifted))
 
 
 @pytest.mark.parametrize("judge", [ConstantJudge(), PositionJudge(3.0)], ids=["constant", "position"])
-@pytest.mark.parametrize("mapping", ["centered", "log_odds"])
-def test_block_3_a_judge_that_ignores_the_response_leaves_the_policy_alone(judge, mapping) -> None:
+@pytest.mark.parametrize("shaper", [CenteredProbability(), LogOdds()])
+def test_block_3_a_judge_that_ignores_the_response_leaves_the_policy_alone(judge, shaper) -> None:
     prompts = [[{"role": "user", "content": "x"}]] * 3
     verdict = judge.compare(prompts, ["good", "", "bad bad"], ["anchor"] * 3)
     mask = ragged_mask([4, 1, 2])
     zeros = torch.zeros(3, 4)
-    advantages = shaped_gae(zeros, zeros, sequence_scores(verdict, mapping), zeros, mask, kl_coef=0.05).advantages
+    advantages = shaped_gae(zeros, zeros, shaped(shaper, verdict), zeros, mask, kl_coef=0.05).advantages
     new_logprobs = torch.randn(3, 4, requires_grad=True)
-    weights = token_weights(mask, "token_mean", mask.sum(), torch.tensor(3))
+    weights = token_weights(mask, "token_mean", mask.sum(), torch.tensor(3), torch.ones(3))
     experience = make_experience(mask, advantages=advantages, old_logprobs=new_logprobs.detach())
-    loss, _ = ppo_objective(
-        experience, new_logprobs, torch.zeros(3, 4), None, weights, kl_coef=0.0, ppo=PPO(), reward=Reward()
-    )
+    loss, _ = PPO()(PolicyOutputs(new_logprobs, None), experience, weights)
     loss.backward()
     assert torch.equal(new_logprobs.grad, torch.zeros(3, 4))

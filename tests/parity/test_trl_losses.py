@@ -3,9 +3,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from prl.config import PPO, Reward
+from prl.config import CriticSettings, KLPenalty
 from prl.masking import masked_mean, masked_var, whiten
-from prl.objectives.policy.ppo import ppo_objective, token_weights
+from prl.objectives.policy.base import PolicyOutputs
+from prl.objectives.policy.ppo import PPO
+from prl.rl.update import minibatch_loss, token_weights
 from tests.helpers.records import make_experience, ragged_mask
 
 MASK = ragged_mask([9, 1, 4, 6, 9])
@@ -51,16 +53,18 @@ def prl_loss(drawn: dict[str, Tensor], **settings) -> tuple[Tensor, dict[str, Te
         returns=drawn["returns"],
         advantages=drawn["advantages"],
     )
-    weights = token_weights(MASK, "token_mean", MASK.sum(), torch.tensor(len(MASK))).double()
-    return ppo_objective(
+    counts = MASK.sum(), torch.tensor(len(MASK))
+    weights = token_weights(MASK, "token_mean", *counts, torch.ones(len(MASK))).double()
+    of_critic = {name: settings.pop(name) for name in list(settings) if name.startswith("value_")}
+    return minibatch_loss(
         experience,
-        drawn["new_logprobs"],
+        PolicyOutputs(drawn["new_logprobs"], None),
         drawn["new_values"],
-        None,
         weights,
+        objective=PPO(**settings),
+        kl=KLPenalty(),
         kl_coef=0.0,
-        ppo=PPO(**settings),
-        reward=Reward(),
+        critic=CriticSettings(**of_critic),
     )
 
 

@@ -98,6 +98,7 @@ def test_repeat_keeps_the_rollouts_of_a_prompt_together() -> None:
     assert repeated.prompt_mask.tolist() == [[False, True]] * 2 + [[True, True]] * 2
     assert [p[0]["content"] for p in repeated.prompts] == ["x", "x", "yz", "yz"]
     assert repeated.anchors == [("a",), ("a",), ("b", "c"), ("b", "c")]
+    assert repeated.group.tolist() == [0, 0, 1, 1]
     assert len(repeated) == 4
 
 
@@ -122,6 +123,7 @@ def rollout() -> Rollout:
         torch.tensor([[True, True, False], [True, False, False], [True, True, True]]),
         torch.tensor([True, False, False]),
         ["x", "y", "z"],
+        3,
     )
 
 
@@ -135,6 +137,7 @@ def test_select_cuts_to_the_widest_row() -> None:
     assert chosen.texts == ["y", "x"]
     assert [prompt[0]["content"] for prompt in chosen.batch.prompts] == ["q", "p"]
     assert (chosen.batch.anchors, chosen.batch.extras) == ([(), ("a",)], [{"n": 1}, {"n": 0}])
+    assert (chosen.group.tolist(), chosen.max_new_tokens) == ([1, 0], 3)
     assert chosen.input_ids.tolist() == [[5, 6, 12, 0], [0, 4, 11, 1]]
     assert chosen.attention_mask.tolist() == [[True, True, True, False], [False, True, True, True]]
 
@@ -156,11 +159,11 @@ def test_a_rollout_with_other_anchors_is_otherwise_the_same() -> None:
 def test_rollout_checks_its_parts() -> None:
     prompts, mask = rollout().batch, torch.ones(3, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match="response_mask has shape"):
-        Rollout(prompts, torch.zeros(3, 4), mask, mask[:, 0], [""] * 3)
+        Rollout(prompts, torch.zeros(3, 4), mask, mask[:, 0], [""] * 3, 3)
     with pytest.raises(ValueError, match="finished has dtype"):
-        Rollout(prompts, torch.zeros(3, 3), mask, mask[:, 0].long(), [""] * 3)
+        Rollout(prompts, torch.zeros(3, 3), mask, mask[:, 0].long(), [""] * 3, 3)
     with pytest.raises(ValueError, match="3 prompts but 3 responses and 2 texts"):
-        Rollout(prompts, torch.zeros(3, 3), mask, mask[:, 0], [""] * 2)
+        Rollout(prompts, torch.zeros(3, 3), mask, mask[:, 0], [""] * 2, 3)
 
 
 def test_experience_selects_and_cuts_every_tensor_alike() -> None:

@@ -1,6 +1,6 @@
 """`prl convert SOURCE FOLDER`: read a model once (a GGUF file, a hub id) and keep it as a safetensors folder.
 
-`prl convert RUN_DIR` writes into the config.yaml of a run of an earlier version what classes are called now.
+`prl convert RUN_DIR` writes what classes and settings are called now into the config.yaml of an earlier version's run.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from prl.system.outputs import check_folder, writing_folder
 
 
 def main(args: list[str]) -> None:
-    """Read SOURCE with its tokenizer and write FOLDER; or rename classes in a run folder."""
+    """Read SOURCE with its tokenizer and write FOLDER; or write new names into a run folder."""
     parser = argparse.ArgumentParser("prl convert", description=__doc__)
     parser.add_argument("source", help="a .gguf file (needs the package gguf), a folder, a hub id, or a run folder")
     parser.add_argument("folder", type=Path, nargs="?", help="where to write the model; must be new or empty")

@@ -108,7 +108,7 @@ def fit(stage: str, out: Path, configs: Path, seed: int) -> None:
         args += ["--model.init_args.model.path", str(out / "supervised" / "model")]
     if stage == "ppo":
         args += ["--model.init_args.policy.path", str(out / "supervised" / "model")]
-        args += ["--model.init_args.judge.init_args.path", str(out / "judge" / "model")]
+        args += ["--model.init_args.reward.init_args.path", str(out / "judge" / "model")]
     console.print("prl " + " ".join(args), style="dim", soft_wrap=True)
     run_stage(args)
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import GenerationConfig
 
-from prl.config import Reward
 from prl.data import Demonstration
 from prl.data.encoding import DemonstrationEncoder
 from prl.data.thoughts import opens_thoughts, without_thoughts
@@ -138,7 +137,8 @@ def test_the_answer_is_what_follows_the_thoughts(text, opened, answer) -> None:
 
 def judging(judge_thoughts: bool, template: str) -> Judging:
     return Judging(
-        *(LengthJudge(), None, Reward(judge_thoughts=judge_thoughts)),
+        *(LengthJudge(), None),
+        with_thoughts=judge_thoughts,
         tokenizer=tokenizer_with(template),
         residence=Residence(False),
         sharding=Sharding(),
@@ -158,7 +158,7 @@ def test_judges_read_answers_without_thoughts_unless_asked(opened) -> None:
         anchors = [len("<think>hm</think>a"), 2] if asked else [1, 2]
         margins = judges.score(answered(batch, responses)).verdict.win_logit
         assert margins.tolist() == [length - anchor for length in lengths for anchor in anchors]
-        confirmed = against_anchors(judges.second_opinion, batch, responses[:1] * 2)[0] if not asked else None
+        confirmed = against_anchors(judges.second_opinion, answered(batch, responses[:1] * 2))[0] if not asked else None
         assert confirmed is None or confirmed.win_logit.tolist() == [2, 1, 2, 1]
 
 

@@ -21,7 +21,7 @@ from lightning_modules.strategies import (
     write_in_parts,
 )
 from lightning_modules.strategies.sampling import cache_bytes, free_bytes
-from prl.config import PPO, LoRA, ModelSource
+from prl.config import LoRA, ModelSource
 from prl.models.collective import InStep
 from prl.models.loading import load_causal_lm, without_weights
 from prl.models.memory import Shards
@@ -73,7 +73,7 @@ def test_a_setting_that_can_be_is_not_refused(strategy: Any) -> None:
 
 def test_a_warmed_up_critic_needs_ddp_that_does_not_wait_for_the_policy() -> None:
     def check(strategy: Any, warmup: int) -> None:
-        check_warmup(PPO(critic_warmup=warmup), SimpleNamespace(strategy=strategy))
+        check_warmup(warmup, SimpleNamespace(strategy=strategy))
 
     with pytest.raises(ValueError, match="use --trainer.strategy ddp_find_unused_parameters_true"):
         check(DDPStrategy(), 1)

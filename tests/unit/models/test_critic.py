@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from prl.config import LoRA, ModelSource
+from prl.config import CriticSettings, LoRA, ModelSource
 from prl.models.actor_critic import evaluate
 from prl.models.adapters import own_parameters, using_adapters
 from prl.models.critic import AdapterCritic, Critic, ValueHead, check_critic, critic_parameters, explained_variance
@@ -153,10 +153,10 @@ def test_the_policys_adapters_are_back_after_an_error() -> None:
 
 def test_settings_of_the_critic_that_contradict_each_other_are_refused() -> None:
     adapted, plain = ModelSource(path="x", lora=LoRA()), ModelSource(path="x")
-    check_critic("adapter", adapted, None)
-    with pytest.raises(ValueError, match="critic_model is set, but critic: adapter grows on the policy"):
-        check_critic("adapter", adapted, plain)
-    with pytest.raises(ValueError, match="critic: adapter .* set policy.lora"):
-        check_critic("adapter", plain, None)
+    check_critic(CriticSettings("adapter"), adapted)
+    with pytest.raises(ValueError, match=r"critic.model is set, but critic.kind: adapter grows on the policy"):
+        check_critic(CriticSettings("adapter", model=plain), adapted)
+    with pytest.raises(ValueError, match=r"critic.kind: adapter .* set policy.lora"):
+        check_critic(CriticSettings("adapter"), plain)
     with pytest.raises(ValueError, match="exclude each other"):
-        check_critic("adapter", ModelSource(path="x", lora=LoRA(), gradient_checkpointing=True), None)
+        check_critic(CriticSettings("adapter"), ModelSource(path="x", lora=LoRA(), gradient_checkpointing=True))

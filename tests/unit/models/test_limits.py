@@ -12,7 +12,7 @@ from lightning_modules.generative_reward import GenerativeRewardModule
 from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.supervised import SupervisedModule
 from prl.anchors.writing import Sampler as AnchorSampler
-from prl.config import LoRA, ModelSource, Sampling
+from prl.config import CriticSettings, LoRA, ModelSource, Sampling
 from prl.data.rows.records import AnchoredPrompt
 from prl.judge import JudgeTemplate
 from prl.judge.bradley_terry import BradleyTerryJudge, save_bradley_terry
@@ -72,13 +72,15 @@ def test_each_stage_refuses_what_its_model_cannot_read(name, tiny_folder, padded
 def test_critic_and_reference_read_what_the_policy_writes(tiny_folder, tmp_path) -> None:
     small = str(write_tiny_model(tmp_path / "small", vocab_size=len(tiny_tokenizer()) - 2))
     short = str(write_tiny_model(tmp_path / "short", max_position_embeddings=32))
-    for role, field in (("critic", "critic_model"), ("reference", "reference")):
+    for role in ("critic", "reference"):
         for path, words in ((small, "has embeddings for"), (short, "has 32 positions")):
-            module = ppo(str(tiny_folder), max_prompt_length=64, **{field: ModelSource(path=path)})
+            source = ModelSource(path=path)
+            given = source if role == "reference" else CriticSettings(model=source)
+            module = ppo(str(tiny_folder), max_prompt_length=64, **{role: given})
             with pytest.raises(ValueError, match=f"the {role} {path} {words}"):
                 module.build_encoder()
     # A critic on the policy has no model of its own, whatever the policy's source would say of one.
-    ppo(str(tiny_folder), max_prompt_length=64, critic="shared").build_encoder()
+    ppo(str(tiny_folder), max_prompt_length=64, critic=CriticSettings("shared")).build_encoder()
 
 
 @pytest.mark.parametrize("positions", [160, 159])

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.stage import Stage
 from lightning_modules.strategies import ZeROStrategy, sharding_of
-from prl.config import LoRA, ModelSource, Optimization, Reward
+from prl.config import LoRA, ModelSource, Optimization
 from prl.data import Demonstration
 from prl.judge import BradleyTerryJudge, ComparisonEncoder, GenerativeJudge, JudgeTemplate
 from prl.judge.bradley_terry import save_bradley_terry
@@ -26,6 +26,7 @@ from prl.rewards.scalar import ScalarReward
 from prl.rl.judging import Judging, shard_judge
 from prl.rl.sharding import Sharding
 from prl.types import PromptBatch, Scores
+from tests.helpers.records import answered
 from tests.helpers.tiny import LengthJudge, tiny_model, tiny_tokenizer
 
 TEMPLATE = JudgeTemplate("{{ prompt }}\n1:{{ response_a }}\n2:{{ response_b }}\n?", chat=False)
@@ -126,7 +127,7 @@ def test_a_judge_says_under_autocast_what_was_measured_without(kind: str, judges
         source = SOURCES[kind](judges)
         source.load()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            return source.score(batch_of(12), RESPONSES, Reward())
+            return source.score(answered(batch_of(12), RESPONSES))
 
     measured, used = score(False), score(True)
     assert torch.equal(measured.rewards, used.rewards)
@@ -137,7 +138,7 @@ def test_a_judge_says_under_autocast_what_was_measured_without(kind: str, judges
 def test_around_any_other_source_of_rewards_there_is_no_autocast_either() -> None:
     judge = LengthJudge()
     shared: Any = {"tokenizer": None, "residence": Residence(False), "sharding": Sharding()}
-    judging = Judging(judge, None, Reward(), **shared)
+    judging = Judging(judge, None, with_thoughts=False, **shared)
     with torch.autocast("cpu", torch.bfloat16), judging.at_work(judge):
         assert not torch.is_autocast_enabled("cpu")
 

@@ -3,15 +3,19 @@ import math
 import pytest
 import torch
 
-from prl.config import PPO, Reward
+from prl.config import CriticSettings, KLPenalty
 from prl.kl import token_kl
 from prl.models.logprobs import entropy
+from prl.objectives.policy.base import PolicyOutputs
 from prl.objectives.policy.losses import clipped_policy_loss, clipped_value_loss
-from prl.objectives.policy.ppo import ppo_objective, token_weights
+from prl.objectives.policy.ppo import PPO
 from prl.objectives.reward.pairwise import consistency_loss, pairwise_loss, smooth, verdict_language_loss, verdict_loss
+from prl.rl.update import minibatch_loss, token_weights
 from tests.helpers.records import make_experience, ragged_mask
 
-AS_LOSS = Reward(kl_placement="loss", kl_estimator="k2")
+AS_LOSS = KLPenalty(placement="loss", estimator="k2")
+IN_REWARD = KLPenalty()
+CRITIC = CriticSettings()
 
 
 def f64(*numbers: float) -> torch.Tensor:
@@ -75,21 +79,21 @@ MASK = ragged_mask([5, 1, 3])
 
 def test_weights_sum_to_one_and_vanish_outside_the_mask() -> None:
     for aggregation in ("token_mean", "sequence_mean"):
-        weights = token_weights(MASK, aggregation, MASK.sum(), torch.tensor(3))
+        weights = token_weights(MASK, aggregation, MASK.sum(), torch.tensor(3), torch.ones(3))
         assert weights.sum().item() == pytest.approx(1.0, abs=1e-6)
         assert torch.equal(weights > 0, MASK)
 
 
 def test_sequence_mean_equals_a_loop() -> None:
     per_token = torch.randn(MASK.shape)
-    weights = token_weights(MASK, "sequence_mean", MASK.sum(), torch.tensor(3))
+    weights = token_weights(MASK, "sequence_mean", MASK.sum(), torch.tensor(3), torch.ones(3))
     loop = sum(sum(per_token[row, :length].tolist()) / length for row, length in enumerate([5, 1, 3])) / 3
     assert (per_token * weights).sum().item() == pytest.approx(loop, abs=1e-6)
 
 
 def test_a_row_without_tokens_has_no_weight() -> None:
     mask = ragged_mask([2, 0])
-    weights = token_weights(mask, "sequence_mean", mask.sum(), torch.tensor(2))
+    weights = token_weights(mask, "sequence_mean", mask.sum(), torch.tensor(2), torch.ones(2))
     assert weights.tolist() == [[0.25, 0.25], [0.0, 0.0]]
 
 
@@ -102,9 +106,11 @@ def test_microbatches_add_up_to_the_minibatch(aggregation) -> None:
     def objective(rows):
         part = experience.select(rows)
         width = part.rollout.response_ids.shape[1]
-        weights = token_weights(part.rollout.response_mask, aggregation, MASK.sum(), torch.tensor(3))
-        new = new_logprobs[rows, :width], new_values[rows, :width]
-        return ppo_objective(part, *new, None, weights, kl_coef=0.3, ppo=PPO(), reward=AS_LOSS)
+        mask = part.rollout.response_mask
+        weights = token_weights(mask, aggregation, MASK.sum(), torch.tensor(3), part.weights)
+        policy, values = PolicyOutputs(new_logprobs[rows, :width], None), new_values[rows, :width]
+        settings = {"objective": PPO(), "kl": AS_LOSS, "kl_coef": 0.3, "critic": CriticSettings()}
+        return minibatch_loss(part, policy, values, weights, **settings)
 
     whole, whole_stats = objective(torch.tensor([0, 1, 2]))
     parts = [objective(torch.tensor(rows)) for rows in ([1], [2, 0])]
@@ -119,28 +125,38 @@ def test_microbatches_add_up_to_the_minibatch(aggregation) -> None:
         torch.testing.assert_close(found, gradient, atol=1e-7, rtol=1e-6)
 
 
-def objective_of(ppo: PPO, reward: Reward, new_logprobs, spread=None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def loss_of(
+    kl: KLPenalty, new_logprobs, spread=None, critic: CriticSettings | None = CRITIC, entropy_coef: float = 0.0
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     ones = torch.ones(MASK.shape)
     experience = make_experience(MASK, ref_logprobs=-ones, values=ones, returns=3 * ones)
-    weights = token_weights(MASK, ppo.aggregation, MASK.sum(), torch.tensor(3))
-    return ppo_objective(experience, new_logprobs, ones, spread, weights, kl_coef=0.5, ppo=ppo, reward=reward)
+    weights = token_weights(MASK, "token_mean", MASK.sum(), torch.tensor(3), experience.weights)
+    policy = None if new_logprobs is None else PolicyOutputs(new_logprobs, spread)
+    values = None if critic is None else ones
+    settings = {"objective": PPO(entropy_coef=entropy_coef), "kl": kl, "kl_coef": 0.5, "critic": critic}
+    return minibatch_loss(experience, policy, values, weights, **settings)
 
 
-def test_terms_of_the_objective_by_hand() -> None:
+def test_terms_of_the_loss_by_hand() -> None:
     zeros, spread = torch.zeros(MASK.shape), torch.full(MASK.shape, 1.5)
-    ppo = PPO(value_coef=0.1, entropy_coef=0.2)
     value_term = 0.1 * 2.0  # (1 - 3)^2 / 2
-    in_reward, stats = objective_of(ppo, Reward(), zeros)
+    in_reward, stats = loss_of(IN_REWARD, zeros)
     assert in_reward.item() == pytest.approx(value_term, abs=1e-6)
     assert stats["value_loss"].item() == pytest.approx(2.0, abs=1e-6)
-    in_loss, _ = objective_of(ppo, AS_LOSS, zeros)
+    in_loss, _ = loss_of(AS_LOSS, zeros)
     assert in_loss.item() == pytest.approx(value_term + 0.5 * 0.5, abs=1e-6)  # k2 = (0 - (-1))^2 / 2
-    with_entropy, _ = objective_of(ppo, Reward(), zeros, spread)
+    with_entropy, _ = loss_of(IN_REWARD, zeros, spread, entropy_coef=0.2)
     assert with_entropy.item() == pytest.approx(value_term - 0.2 * 1.5, abs=1e-6)
 
 
+def test_without_a_critic_there_is_no_value_term() -> None:
+    loss, stats = loss_of(AS_LOSS, torch.zeros(MASK.shape), critic=None)
+    assert loss.item() == pytest.approx(0.5 * 0.5, abs=1e-6)
+    assert "value_loss" not in stats
+
+
 def test_only_the_critic_learns_without_new_logprobs() -> None:
-    loss, stats = objective_of(PPO(value_coef=0.1), AS_LOSS, None)
+    loss, stats = loss_of(AS_LOSS, None)
     assert loss.item() == pytest.approx(0.2, abs=1e-6)
     assert set(stats) == {"value_loss", "value_clip_frac"}
 
@@ -148,13 +164,23 @@ def test_only_the_critic_learns_without_new_logprobs() -> None:
 def test_unchanged_weights_have_ratio_one_and_no_kl_to_the_last_bit() -> None:
     old = torch.randn(MASK.shape)
     experience = make_experience(MASK, old_logprobs=old, advantages=torch.randn(MASK.shape))
-    weights = token_weights(MASK, "token_mean", MASK.sum(), torch.tensor(3))
-    _, stats = ppo_objective(
-        experience, old.clone(), torch.zeros(MASK.shape), None, weights, kl_coef=0.0, ppo=PPO(), reward=Reward()
-    )
+    weights = token_weights(MASK, "token_mean", MASK.sum(), torch.tensor(3), experience.weights)
+    _, stats = PPO()(PolicyOutputs(old.clone(), None), experience, weights)
     assert stats["approx_kl"].item() == 0.0
     assert stats["clip_frac_low"].item() == stats["clip_frac_high"].item() == 0.0
     assert stats["ratio_mean"].item() == weights.sum().item()
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_a_response_that_counts_twice_is_there_twice(aggregation: str) -> None:
+    """Weights of rows against the rows themselves, repeated."""
+    mask, per_token = ragged_mask([5, 1, 3]), torch.randn(3, 5)
+    twice = torch.tensor([0, 1, 1, 2])
+    rows = torch.tensor([1.0, 2.0, 1.0])
+    weighted = token_weights(mask, aggregation, (mask.sum(1) * rows).sum(), rows.sum(), rows)
+    repeated = token_weights(mask[twice], aggregation, mask[twice].sum(), torch.tensor(4), torch.ones(4))
+    expected = (per_token[twice] * repeated).sum()
+    torch.testing.assert_close((per_token * weighted).sum(), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_pairwise_loss_is_the_mean_over_both_orders() -> None:
@@ -235,5 +261,5 @@ def test_gradient_of_the_kl_as_a_loss_is_that_of_the_kl_for_k2() -> None:
 
     torch.testing.assert_close(gradient("k2"), true, atol=1e-12, rtol=0)
     torch.testing.assert_close(gradient("k1"), torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0)
-    with pytest.raises(ValueError, match="kl_estimator k1 has no gradient as a loss"):
-        Reward(kl_placement="loss")
+    with pytest.raises(ValueError, match="kl.estimator k1 has no gradient as a loss"):
+        KLPenalty(placement="loss")

@@ -6,13 +6,14 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from prl.config import Reward
 from prl.judge import BradleyTerryJudge
 from prl.judge.bradley_terry import save_bradley_terry
 from prl.rewards import RuleReward, ScalarReward, WeightedReward
 from prl.rewards.base import make_ready
 from prl.rewards.rule import exact_match
+from prl.rewards.shapers.verdicts import LogOdds
 from prl.types import PromptBatch
+from tests.helpers.records import answered
 from tests.helpers.tiny import LengthJudge, tiny_model, tiny_tokenizer
 
 
@@ -43,22 +44,24 @@ def test_a_source_of_ones_own_is_frozen_too() -> None:
 
 
 def test_a_judge_rewards_the_mean_over_anchors() -> None:
-    found = LengthJudge().score(batch(("a", "abc"), ("ab",)), [" abc ", "a"], Reward(mapping="log_odds"))
-    assert found.rewards.tolist() == [(2 + 0) / 2, -1]  # stripped
+    found = LengthJudge().score(rows := answered(batch(("a", "abc"), ("ab",)), [" abc ", "a"]))
+    assert LogOdds()(found, rows).rewards.tolist() == [(2 + 0) / 2, -1]  # stripped
+    win = [torch.sigmoid(torch.tensor(margin)).item() for margin in (2.0, 0.0, -1.0)]
+    assert found.rewards.tolist() == pytest.approx([(win[0] + win[1]) / 2, win[2]], abs=1e-6)
     assert found.response_index.tolist() == [0, 0, 1]
     assert not found.failed.any()
 
 
 def test_a_rule_needs_no_anchor_and_reads_the_row() -> None:
     rows = batch((), (), extras=[{"answer": "four"}, {"answer": 4}])
-    found = RuleReward(exact_match, scale=2.0).score(rows, ["four", "5"], Reward())
+    found = RuleReward(exact_match, scale=2.0).score(answered(rows, ["four", "5"]))
     assert found.rewards.tolist() == [2.0, 0.0]
     assert found.verdict is None
     assert not RuleReward.needs_anchors
 
 
 def test_a_rule_says_who_won_where_there_are_anchors() -> None:
-    found = RuleReward(num_chars).score(batch(("a", "abcd"), ("x",)), ["abc", "x"], Reward())
+    found = RuleReward(num_chars).score(answered(batch(("a", "abcd"), ("x",)), ["abc", "x"]))
     assert found.rewards.tolist() == [3.0, 1.0]
     assert found.verdict.win_logit.tolist() == [2.0, -1.0, 0.0]
     assert found.response_index.tolist() == [0, 0, 1]
@@ -67,15 +70,16 @@ def test_a_rule_says_who_won_where_there_are_anchors() -> None:
 @pytest.mark.parametrize(("rule", "reason"), [(no_digits, "no_digits returned None"), (broken, "KeyError: 'tests'")])
 def test_a_rule_that_cannot_tell_gives_no_number_and_says_why(rule, reason: str) -> None:
     source = RuleReward(rule)
-    found = source.score(batch(()), ["4"], Reward())
+    found = source.score(answered(batch(()), ["4"]))
     assert found.failed.tolist() == [True]
     assert reason in source.failure()
     assert exact_match((), "x", {}) is None
 
 
 def test_a_mix_is_the_weighted_sum_and_fails_where_a_part_does() -> None:
-    source = WeightedReward({"length": LengthJudge(), "clean": RuleReward(no_digits)}, {"length": 0.5, "clean": 3.0})
-    found = source.score(batch(("a",), ("a",)), ["abc", "a12"], Reward(mapping="log_odds"))
+    sources = {"length": LengthJudge(), "clean": RuleReward(no_digits)}
+    source = WeightedReward(sources, {"length": 0.5, "clean": 3.0}, {"length": [LogOdds()]})
+    found = source.score(answered(batch(("a",), ("a",)), ["abc", "a12"]))
     assert found.rewards[0] == 0.5 * 2 + 3.0
     assert found.failed.tolist() == [False, True]
     assert found.components["length"].tolist() == [2.0, 2.0]
@@ -89,12 +93,14 @@ def test_a_mix_is_the_weighted_sum_and_fails_where_a_part_does() -> None:
 def test_a_mix_of_rules_needs_no_anchors() -> None:
     source = WeightedReward({"a": RuleReward(num_chars), "b": RuleReward(no_digits)}, {"a": 1.0, "b": -1.0})
     assert not source.needs_anchors
-    assert source.score(batch(()), ["abc"], Reward()).rewards.tolist() == [2.0]
+    assert source.score(answered(batch(()), ["abc"])).rewards.tolist() == [2.0]
 
 
 def test_weights_and_sources_have_the_same_names() -> None:
     with pytest.raises(ValueError, match=r"\['a'\], weights \['b'\]"):
         WeightedReward({"a": RuleReward(num_chars)}, {"b": 1.0})
+    with pytest.raises(ValueError, match=r"shaping names \['b'\], but the sources are \['a'\]"):
+        WeightedReward({"a": RuleReward(num_chars)}, {"a": 1.0}, {"b": []})
 
 
 def test_the_scalar_of_a_bradley_terry_model_is_rewarded_as_it_is(tmp_path) -> None:
@@ -104,8 +110,8 @@ def test_the_scalar_of_a_bradley_terry_model_is_rewarded_as_it_is(tmp_path) -> N
     source.load()
     judge.load()
     rows = batch(("x",), ("y",))
-    found = source.score(rows, ["abc", "de"], Reward())
+    found = source.score(answered(rows, ["abc", "de"]))
     assert torch.equal(found.rewards, judge.rewards(rows.prompts, ["abc", "de"]))
     anchors = judge.rewards(rows.prompts, ["x", "y"])
     assert torch.allclose(found.verdict.win_logit, found.rewards - anchors)
-    assert source.score(batch((), ()), ["abc", "de"], Reward()).verdict is None
+    assert source.score(answered(batch((), ()), ["abc", "de"])).verdict is None

@@ -21,7 +21,7 @@ SICK = {
     "exploding_ratio": ({"policy/ratio_max": 50.0}, "50 times as likely.*lower optimization.learning_rate"),
     "equal_rewards": ({"reward/score_std": 0.0}, "one reward.*prl judge"),
     "empty_responses": ({"completions/empty_ratio": 0.25}, "25% of the responses are empty"),
-    "collapsed_entropy": ({"policy/entropy_sampled": 0.05}, r"fell to 0\.05 nats, from 1 .*reward.kl_coef"),
+    "collapsed_entropy": ({"policy/entropy_sampled": 0.05}, r"fell to 0\.05 nats, from 1 .*kl.coef"),
     "negative_kl": ({"kl/k1": -1.0}, r"KL to the reference is -1 nats.*sampling.temperature"),
     "saturated": ({"reward/saturated_frac": 0.95}, "95% of the win probabilities.*other anchors"),
 }

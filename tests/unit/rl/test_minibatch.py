@@ -50,6 +50,6 @@ def test_the_seed_decides() -> None:
 
 def test_too_few_microbatches_say_what_to_change() -> None:
     with pytest.raises(
-        ValueError, match=r"ppo.minibatches is 4, but an iteration has only 2 micro-batches per process"
+        ValueError, match=r"update.minibatches is 4, but an iteration has only 2 micro-batches per process"
     ):
         next(schedule_minibatches(split_microbatches(8, 4), 4, 1))

@@ -48,7 +48,7 @@ def test_a_rollout_has_the_ids_that_were_drawn(engine: str, keeps_end: bool, fol
         server.engine.draw = remember
         many = BATCH.repeat(8)
         sampling = Sampling(max_new_tokens=6, temperature=0.7)
-        rollout = client(server, folder, engine).sample(many, sampling, end_ids=ENDS, tokenizer=TOKENIZER)
+        rollout = client(server, folder, engine).complete(many, sampling, end_ids=ENDS, tokenizer=TOKENIZER)
         bodies = [body for _, body in server.seen]
     rows = [ids[mask].tolist() for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)]
     assert sorted(rows) == sorted(drawn)
@@ -104,8 +104,8 @@ def test_what_is_wrong_is_told(folder: Path, tmp_path: Path) -> None:
     sampling, ends = Sampling(max_new_tokens=4), {"end_ids": [END], "tokenizer": TOKENIZER}
     with serving(folder, tells_ids=False) as server:
         with pytest.raises(ValueError, match=r"answers without token_ids \(vLLM has them from 0.10.2 on\)"):
-            client(server, folder, "vllm").sample(BATCH, sampling, **ends)
-        with pytest.raises(ValueError, match=r"rollout_server.folder .*nowhere holds no model: copy the policy's"):
+            client(server, folder, "vllm").complete(BATCH, sampling, **ends)
+        with pytest.raises(ValueError, match=r"RolloutServer.folder .*nowhere holds no model: copy the policy's"):
             client(server, tmp_path / "nowhere", "vllm").check()
         client(server, folder, "vllm").check()
         server.answers["/collective_rpc"] = lambda _: (404, {"detail": "Not Found"})
@@ -117,11 +117,11 @@ def test_what_is_wrong_is_told(folder: Path, tmp_path: Path) -> None:
         long = {"output_ids": [5] * 9, "meta_info": {"finish_reason": {"type": "length"}}}
         server.answers["/generate"] = lambda _: (200, long)
         with pytest.raises(ValueError, match="a response of 9 tokens ended with 'length', of 4 allowed"):
-            client(server, folder, "sglang").sample(BATCH, sampling, **ends)
+            client(server, folder, "sglang").complete(BATCH, sampling, **ends)
         aborted = {"output_ids": [5], "meta_info": {"finish_reason": {"type": "abort"}}}
         server.answers["/generate"] = lambda _: (200, aborted)
         with pytest.raises(ValueError, match="ended with 'abort'"):
-            client(server, folder, "sglang").sample(BATCH, sampling, **ends)
+            client(server, folder, "sglang").complete(BATCH, sampling, **ends)
     with pytest.raises(ValueError, match=r"no server at http://127.0.0.1:"):
         client(server, folder, "vllm").check()
     with pytest.raises(ValueError, match="expected http://HOST:PORT/v1"):
@@ -153,7 +153,7 @@ def test_any_answer_is_a_response_or_a_word(
     source = RolloutServer("http://h/v1", str(served), engine)
     source._opened = SimpleNamespace(ask=lambda _, __, read, **___: read(answer))  # type: ignore[assignment]
     try:
-        rollout = source.sample(BATCH, Sampling(max_new_tokens=4), end_ids=ENDS, tokenizer=TOKENIZER)
+        rollout = source.complete(BATCH, Sampling(max_new_tokens=4), end_ids=ENDS, tokenizer=TOKENIZER)
     except ValueError:
         return
     row = rollout.response_ids[0][rollout.response_mask[0]].tolist()
@@ -177,7 +177,9 @@ def test_no_id_outside_the_vocabulary_reaches_a_rollout(wrong: Any, folder: Path
         server.answers["/v1/completions"] = lambda _: (200, vllm_answer([5, wrong], "length", None))
         words = re.escape(f"a response has the token id {wrong}; expected whole numbers below {VOCAB}")
         with pytest.raises(ValueError, match=rf"http://127.0.0.1:[0-9]+/v1/completions gave an answer .*{words}"):
-            client(server, folder, "vllm").sample(BATCH, Sampling(max_new_tokens=4), end_ids=ENDS, tokenizer=TOKENIZER)
+            client(server, folder, "vllm").complete(
+                BATCH, Sampling(max_new_tokens=4), end_ids=ENDS, tokenizer=TOKENIZER
+            )
 
 
 def test_a_malformed_answer_is_asked_for_again(folder: Path) -> None:
@@ -186,7 +188,7 @@ def test_a_malformed_answer_is_asked_for_again(folder: Path) -> None:
         answers = iter([lambda _: (200, None), lambda _: (200, vllm_answer([1.5], "length", None))])
         server.answers["/v1/completions"] = lambda body: next(answers, good)(body)
         source = RolloutServer(f"{server.root}/v1", str(folder), retries=2)
-        rollout = source.sample(BATCH, Sampling(max_new_tokens=3), end_ids=ENDS, tokenizer=TOKENIZER)
+        rollout = source.complete(BATCH, Sampling(max_new_tokens=3), end_ids=ENDS, tokenizer=TOKENIZER)
     assert len(rollout.response_ids) == len(BATCH)
 
 

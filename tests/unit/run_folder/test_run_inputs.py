@@ -110,7 +110,7 @@ CHANGES = {
     "data.train": lambda world: world.write([*ROWS[:3], {**ROWS[3], "anchor": "jkl"}]),
     "model.policy": lambda world: appended(world.root / "policy" / "tokenizer_config.json"),
     "model.reference": lambda world: appended(world.root / "reference" / "model.safetensors"),
-    "model.judge.1": lambda world: appended(world.root / "judge" / "model.safetensors"),
+    "model.reward.1": lambda world: appended(world.root / "judge" / "model.safetensors"),
 }
 
 

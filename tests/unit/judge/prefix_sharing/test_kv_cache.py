@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from prl.config import Reward
 from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate
 from prl.judge.generative import save_judge
 from prl.judge.prefix_sharing.kv_cache import PrefixCache
 from prl.types import Conversation, PromptBatch
 from tests.helpers.numbers import assert_same_numbers
+from tests.helpers.records import answered
 from tests.helpers.tiny import tiny_model, tiny_tokenizer
 
 TEMPLATE = JudgeTemplate("Which?\n{{ prompt }}\n1:{{ response_a }}\n2:{{ response_b }}\n?", chat=False)
@@ -130,7 +130,7 @@ def test_several_anchors_of_a_row_are_all_kept(tmp_path: Path) -> None:
     judge = GenerativeJudge.from_pretrained(folder(tmp_path), prefix_cache_gib=1.0)
     prompts: list[Conversation] = QUESTIONS[:1] * 2
     batch = PromptBatch(torch.zeros(2, 1).long(), torch.ones(2, 1).bool(), prompts, [("a", "b"), ("a",)])
-    judge.score(batch, ["one", "two"], Reward())
+    judge.score(answered(batch, ["one", "two"]))
     assert judge.prefixes is not None
     assert len(judge.prefixes._kept) == 3  # the prompt, and the prompt with each anchor
 

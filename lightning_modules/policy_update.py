@@ -1,0 +1,88 @@
+"""The update of a policy: epochs of minibatches over one iteration's experience, each one optimizer step."""
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_modules.policy_stage import PolicyStage
+from prl.config import CriticSettings, KLPenalty, Update
+from prl.distributed import world_size
+from prl.models.critic import explained_variance
+from prl.objectives.policy.base import PolicyObjective, PolicyOutputs
+from prl.rl.critic_warmup import CriticWarmup
+from prl.rl.health_monitor import HealthMonitor
+from prl.rl.kl_controller import KLController
+from prl.rl.minibatch import count_global, schedule_minibatches
+from prl.rl.step_statistics import accumulate, agree, over_steps
+from prl.rl.update import minibatch_loss, token_weights
+from prl.types import Experience, Rollout
+
+
+class PolicyUpdate(PolicyStage):
+    """Learns from experience by steps of its own; Lightning steps nothing (manual optimisation)."""
+
+    objective: PolicyObjective
+    update_settings: Update
+    kl: KLController
+    kl_penalty: KLPenalty
+    critic_settings: CriticSettings | None
+    warmup: CriticWarmup
+    health: HealthMonitor
+
+    def update(self, experience: Experience) -> dict[str, float]:
+        """Several epochs of minibatches; ends early when the policy has moved past `stop_kl`."""
+        settings, history, extra = self.update_settings, [], {}
+        if experience.values is not None and experience.returns is not None:
+            explained = explained_variance(experience.values, experience.returns, experience.rollout.response_mask)
+            extra["value/explained_var"] = float(explained)
+        with self.phase("update"):
+            self.warmup.observe(self.batches_done(), extra.get("value/explained_var", 0.0))
+            for groups in schedule_minibatches(experience.microbatches, settings.minibatches, settings.epochs):
+                if (stats := self.step(experience, groups)) is None:
+                    break
+                history += [stats] if stats else []
+                if settings.stop_kl is not None and stats.get("approx_kl", 0.0) > settings.stop_kl:
+                    break
+            self.lr_schedulers().step()  # type: ignore[union-attr]
+        first = {"first_ratio": history[0]["ratio_mean"]} if history and "ratio_mean" in history[0] else {}
+        return {**over_steps(history), **first, "num_steps": len(history), **extra}
+
+    def step(self, experience: Experience, groups: list[Tensor]) -> dict[str, float] | None:
+        """One optimizer step over a minibatch made of micro-batches.
+
+        There is none for numbers that are not finite (None), nor for responses that do not count ({}).
+        """
+        tokens, rows_total = count_global(experience.rollout.response_mask, experience.weights, groups)
+        if not float(tokens):
+            return {}
+        totals: dict[str, Tensor] = {}
+        sharding, settings = self.sharding, self.update_settings
+        for rows in groups:
+            sharding.begin_microbatch(last=rows is groups[-1])
+            part = experience.select(rows)
+            policy, values = self._outputs(part.rollout)
+            mask = part.rollout.response_mask
+            loss, stats = minibatch_loss(
+                *(part, policy, values),
+                token_weights(mask, settings.aggregation, tokens, rows_total, part.weights),
+                objective=self.objective,
+                kl=self.kl_penalty,
+                kl_coef=self.kl.coef,
+                critic=self.critic_settings,
+            )
+            self.manual_backward(loss * world_size())  # gradients are averaged over ranks, weights are global
+            accumulate(totals, stats)
+        optimizer: Any = self.optimizers()
+        norm = sharding.clip(self.parameters(), settings.max_grad_norm)
+        found = {**agree(totals), "grad_norm": float(norm)}
+        if allowed := self.health.allows_step(found):
+            optimizer.step()
+        sharding.zero_grad(optimizer)
+        return found if allowed else None
+
+    def _outputs(self, rollout: Rollout) -> tuple[PolicyOutputs | None, Tensor | None]:
+        """What policy (None while only the critic learns) and critic say of a micro-batch, with gradient."""
+        if self.warmup.is_active(self.batches_done()):
+            return None, self.actors.values(rollout)
+        logprobs, values, entropy = self.actors.evaluate(rollout)
+        return PolicyOutputs(logprobs, entropy), values

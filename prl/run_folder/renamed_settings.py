@@ -1,0 +1,117 @@
+"""Settings of pairwise PPO in earlier versions, and where each is now; the same table is in CHANGELOG.md."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MODULE = "PairwisePPOModule"
+"""The class whose settings these are; a path below is one under its `init_args`."""
+_GAE, _PPO, _SHAPERS = "prl.advantages.GAE", "prl.objectives.policy.PPO", "prl.rewards.shapers"
+_CRITIC = {"critic": "kind", "critic_model": "model", "critic_learning_rate": "learning_rate"}
+_GONE = "no setting: it changes the distribution that tokens are drawn from, so ratios and KL would be wrong"
+
+RENAMED_SETTINGS = {
+    "judge": "reward",
+    "reward.mapping": f"a shaper in shaping: {_SHAPERS}.LogOdds, MeanProbability or CenteredProbability; none for "
+    "probability",
+    "reward.max_log_odds": f"clip of {_SHAPERS}.LogOdds in shaping",
+    "reward.missing_eos": f"{_SHAPERS}.MissingEOS in shaping (replace: true for replace; no such shaper for keep)",
+    "reward.missing_eos_value": f"value of {_SHAPERS}.MissingEOS in shaping",
+    "reward.overlong_penalty": f"penalty of {_SHAPERS}.Overlong in shaping",
+    "reward.overlong_buffer": f"buffer of {_SHAPERS}.Overlong in shaping",
+    "reward.judge_thoughts": "judge_thoughts",
+    **{f"reward.kl_{name}": f"kl.{name}" for name in ("coef", "estimator", "placement", "target", "horizon")},
+    **{
+        f"ppo.{name}": f"update.{name}"
+        for name in ("epochs", "minibatches", "microbatch_size", "aggregation", "stop_kl", "max_grad_norm")
+    },
+    **{
+        f"ppo.{name}": f"{name} of {_GAE} in advantage"
+        for name in ("gamma", "gae_lambda", "critic_lambda", "length_adaptive_alpha")
+    },
+    "ppo.whiten_advantages": f"whiten of {_GAE} in advantage",
+    **{
+        f"ppo.{name}": f"{name} of {_PPO} in objective"
+        for name in ("clip_range", "clip_range_high", "dual_clip", "entropy_coef")
+    },
+    "ppo.value_coef": "critic.value_coef",
+    "ppo.value_clip_range": "critic.value_clip_range",
+    "ppo.critic_warmup": "critic.warmup",
+    "ppo.critic_warmup_until": "critic.warmup_until",
+    "critic": "critic.kind",
+    "critic_model": "critic.model",
+    "critic_learning_rate": "critic.learning_rate",
+    **{name: f"resources.{name}" for name in ("offload_frozen", "shard_judges", "gather_rollouts")},
+    "rollout_server": "sampler, with class_path: prl.rollouts.RolloutServer",
+    **{
+        f"sampling.{name}": _GONE
+        for name in ("top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size")
+    },
+    **{f"sampling.{name}": _GONE for name in ("min_new_tokens", "num_beams")},
+}
+"""Setting -> where it is now, in words that end a sentence."""
+
+
+def old_settings(init_args: Mapping[str, Any]) -> Iterator[str]:
+    """Find settings of earlier versions among the `init_args` of the module."""
+    for name, value in init_args.items():
+        if name in RENAMED_SETTINGS and (name != "critic" or isinstance(value, str)):
+            yield name
+        elif isinstance(value, Mapping):
+            yield from (f"{name}.{each}" for each in value if f"{name}.{each}" in RENAMED_SETTINGS)
+
+
+def convert_settings(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the settings of an earlier version, all of them, as those of this one.
+
+    Args:
+        old: resolved `init_args`, as a run writes them into its config.
+    """
+    new = {
+        name: value for name, value in old.items() if name not in {each.partition(".")[0] for each in old_settings(old)}
+    }
+    ppo, reward, server = old.get("ppo") or {}, old.get("reward") or {}, old.get("rollout_server")
+    new |= {"reward": old["judge"], "shaping": _shaping(reward), "judge_thoughts": reward.get("judge_thoughts", False)}
+    new["kl"] = {name.removeprefix("kl_"): value for name, value in reward.items() if name.startswith("kl_")}
+    new["update"] = _picked(ppo, "update")
+    gae = _picked(ppo, _GAE)
+    gae |= {"whiten": ppo["whiten_advantages"]} if "whiten_advantages" in ppo else {}
+    new["advantage"] = {"class_path": _GAE, "init_args": gae}
+    new["objective"] = {"class_path": _PPO, "init_args": _picked(ppo, _PPO)}
+    critic = {name: old[key] for key, name in _CRITIC.items() if key in old}
+    critic |= {name.removeprefix("critic_"): ppo[name] for name in ppo if name.startswith(("value_", "critic_warmup"))}
+    new["critic"] = critic
+    new["resources"] = {
+        name: old[name] for name in ("offload_frozen", "shard_judges", "gather_rollouts") if name in old
+    }
+    new["sampler"] = None if server is None else {"class_path": "prl.rollouts.RolloutServer", "init_args": server}
+    kept = ("max_new_tokens", "temperature", "per_prompt")
+    new["sampling"] = {name: value for name, value in (old.get("sampling") or {}).items() if name in kept}
+    return new
+
+
+def _picked(ppo: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Those of the settings of PPO that have kept their name at a place."""
+    homes = {f"ppo.{name}": RENAMED_SETTINGS.get(f"ppo.{name}", "").partition(" in ")[0] for name in ppo}
+    return {
+        name: value for name, value in ppo.items() if homes[f"ppo.{name}"] in (f"{place}.{name}", f"{name} of {place}")
+    }
+
+
+def _shaping(reward: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The shapers that do what the settings of the reward did, in the order in which it was done."""
+    shapers: list[dict[str, Any]] = []
+
+    def add(name: str, **settings: Any) -> None:
+        shapers.append({"class_path": f"{_SHAPERS}.{name}", "init_args": settings})
+
+    mapping = reward.get("mapping", "probability")
+    if mapping == "log_odds":
+        add("LogOdds", clip=reward.get("max_log_odds", 5.0))
+    elif mapping != "probability":
+        add({"mean_probability": "MeanProbability", "centered": "CenteredProbability"}[mapping])
+    if (missing := reward.get("missing_eos", "penalise")) != "keep":
+        value = reward.get("missing_eos_value")
+        add("MissingEOS", value=1.0 if value is None else value, replace=missing == "replace")
+    if reward.get("overlong_penalty"):
+        add("Overlong", penalty=reward["overlong_penalty"], buffer=reward.get("overlong_buffer", 16))
+    return shapers

@@ -1,0 +1,126 @@
+"""Faults of the update and of the methods that are plugged into it: rewards, advantages, objectives, filters."""
+
+_PPO = "i.ppo_by_hand u.kl u.critic u.actors u.critic_warmup u.health"
+_MORE = f"{_PPO} i.ppo_sources i.knobs"
+
+BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
+    "lightning_modules/policy_update.py": (
+        _MORE,
+        (
+            ("stop-kl-is-never-passed", "if settings.stop_kl is not None and", "if False and"),
+            ("stop-kl-looks-at-the-loss", 'stats.get("approx_kl", 0.0)', 'stats.get("policy_loss", 0.0)'),
+            ("update-of-one-epoch-only", "settings.minibatches, settings.epochs)", "settings.minibatches, 1)"),
+            ("warm-up-trains-the-policy", "if self.warmup.is_active(self.batches_done()):", "if False:"),
+            ("warm-up-never-observes", 'extra.get("value/explained_var", 0.0))', "-1e9)"),
+            ("gradients-are-not-clipped", "self.parameters(), settings.max_grad_norm)", "self.parameters(), 1e9)"),
+            (
+                "schedule-stands-still",
+                "            self.lr_schedulers().step()  # type: ignore[union-attr]\n        first",
+                "        first",
+            ),
+            ("losses-weigh-all-rows-alike", "token_weights(mask, settings", "token_weights(~mask, settings"),
+            ("first-ratio-is-the-last", 'history[0]["ratio_mean"]}', 'history[-1]["ratio_mean"]}'),
+            (
+                "steps-that-are-not-finite-are-taken",
+                "if allowed := self.health.allows_step(found):",
+                "allowed = self.health.allows_step(found)\n        if True:",
+            ),
+            (
+                "explained-variance-of-the-scores",
+                "explained_variance(experience.values, experience.returns,",
+                "explained_variance(experience.values, experience.old_logprobs,",
+            ),
+            ("kl-of-the-loss-is-the-first-coefficient", "kl_coef=self.kl.coef,", "kl_coef=self.kl_penalty.coef,"),
+        ),
+    ),
+    "prl/rollouts/server.py": (
+        "u.rollout_server i.rollout_server",
+        (("server-keeps-the-first-policy", "self._served = policy.version\n", "self._served = 10**9\n"),),
+    ),
+    "prl/rl/minibatch.py": (
+        f"u.minibatch u.losses u.distributed {_PPO}",
+        (
+            ("token-counts-of-one-micro-batch", "torch.cat(groups).to", "groups[0].to"),
+            ("row-counts-with-empty-rows", "(mask[rows].any(1) * wide).sum()", "wide.sum()"),
+            ("counts-without-weights", "(mask[rows].sum(1) * wide).sum()", "mask[rows].sum()"),
+        ),
+    ),
+    "prl/rl/experience.py": (
+        f"u.experience {_MORE}",
+        (
+            ("kl-in-reward-and-loss", 'kl_coef if kl.placement == "reward" else 0.0', "kl_coef"),
+            ("last-filter-decides", "weights = weights * found.to(weights)", "weights = found.to(weights)"),
+            ("dense-rewards-forgotten", "        scores.token_rewards,\n", "        None,\n"),
+        ),
+    ),
+    "prl/rl/update.py": (
+        f"u.losses p.design_numbers p.trl_losses {_PPO}",
+        (
+            ("value-coef-one", "critic.value_coef * value_loss", "value_loss"),
+            ("kl-loss-without-its-coefficient", "kl_coef * (per_token * weights).sum()", "(per_token * weights).sum()"),
+            ("row-weights-forgotten", "weighted = mask * row_weights[:, None]", "weighted = mask * 1.0"),
+        ),
+    ),
+    "prl/advantages/gae.py": (
+        f"u.experience {_MORE}",
+        (
+            ("whitened-always", "if self.whiten else advantages", ""),
+            ("gamma-one", '"gamma": self.gamma', '"gamma": 1.0'),
+            ("lengths-change-the-critic", "if alpha is not None and self.critic_lambda is None", "if False"),
+        ),
+    ),
+    "prl/advantages/base.py": (
+        "u.experience",
+        (
+            (
+                "kl-is-a-bonus",
+                "total = total - self.kl_coef * kl.masked_fill",
+                "total = total + self.kl_coef * kl.masked_fill",
+            ),
+            ("reward-on-the-first-token", "(self.mask * (places + 1)).argmax(1", "(self.mask * (places + 1)).argmin(1"),
+        ),
+    ),
+    "prl/objectives/policy/ppo.py": (
+        f"u.losses p.trl_losses {_PPO}",
+        (
+            ("entropy-is-punished", "policy_loss - self.entropy_coef", "policy_loss + self.entropy_coef"),
+            (
+                "low-clips-counted-everywhere",
+                "(ratio < 1 - self.clip_range) & (advantages < 0)",
+                "ratio < 1 - self.clip_range",
+            ),
+        ),
+    ),
+    "prl/rewards/shapers/verdicts.py": (
+        "u.shapers p.design_numbers",
+        (("centred-is-not", "verdict.win_prob - 0.5,", "verdict.win_prob,"),),
+    ),
+    "prl/rewards/shapers/missing_eos.py": (
+        f"u.shapers u.shaping {_MORE}",
+        (
+            (
+                "finished-lose-the-end",
+                "cut = scores.rewards, ~rollout.finished",
+                "cut = scores.rewards, rollout.finished",
+            ),
+        ),
+    ),
+    "prl/rewards/shapers/overlong.py": (
+        f"u.shapers {_PPO}",
+        (("overlong-is-a-bonus", "scores.rewards - self.penalty", "scores.rewards + self.penalty"),),
+    ),
+    "prl/rewards/shaping.py": (
+        "u.shaping",
+        (("only-the-first-shaper-counts", "        scores = shaped\n", "        return shaped\n"),),
+    ),
+    "prl/rollouts/filters/equal_groups.py": (
+        "u.filters",
+        (
+            (
+                "missing-rewards-are-a-difference",
+                "index = group[known]",
+                "known = known | True\n        index = group[known]",
+            ),
+        ),
+    ),
+}
