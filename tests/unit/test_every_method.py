@@ -1,0 +1,153 @@
+"""A setting that changes nothing is impossible: every argument of every shipped method moves what it gives.
+
+A new method is found by its file, and its settings are turned by their types; nothing is added here.
+"""
+
+from collections.abc import Callable, Iterator
+from inspect import Parameter, signature
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import torch
+from torch import Tensor
+
+import prl.advantages
+import prl.objectives.policy
+import prl.rewards.shapers
+import prl.rollouts.filters
+from prl.advantages.base import AdvantageEstimator, TokenRewards
+from prl.objectives.policy.base import PolicyObjective, PolicyOutputs
+from prl.plugins import methods_in
+from prl.rewards.shaping import RewardShaper
+from prl.rollouts.base import RolloutFilter
+from prl.types import PromptBatch, Rollout, Scores, Verdict
+from tests.helpers.records import make_experience, ragged_mask
+
+PROMPTS, PER_PROMPT, WIDTH = 6, 4, 12
+
+
+class Case:
+    """Rollouts with a little of everything: short and cut responses, equal and unequal rewards, two anchors each."""
+
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        rows = PROMPTS * PER_PROMPT
+        ids = torch.ones(PROMPTS, 2, dtype=torch.long)
+        turn = [({"role": "user", "content": "q"},)] * PROMPTS
+        batch = PromptBatch(ids, ids.bool(), turn, [("a", "b")] * PROMPTS).repeat(PER_PROMPT)
+        self.mask = ragged_mask(torch.randint(1, WIDTH + 1, (rows,)).tolist(), WIDTH)
+        texts = ["x" * int(length) for length in self.mask.sum(1)]
+        self.rollout = Rollout(batch, self.mask.long(), self.mask, torch.rand(rows) < 0.6, texts, WIDTH)
+        margins = 3 * torch.randn(2, 2 * rows)
+        # Prompts whose rewards are all equal, nearly equal, and far apart.
+        spread = torch.tensor([0.0, 1e-3, 0.2, 0.5, 1.0, 4.0])[batch.group]
+        rewards = 0.3 + spread * torch.randn(rows)
+        index = torch.arange(rows).repeat_interleave(2)
+        self.scores = Scores(rewards, Verdict(margins[0], margins[1]), index)
+        old, ref, new, values = (torch.randn(rows, WIDTH).masked_fill(~self.mask, 0) for _ in range(4))
+        self.signal = TokenRewards(rewards, None, old, ref, self.mask, 0.1, "k1")
+        self.values, self.new = values, PolicyOutputs(old + 0.5 * new, torch.rand(rows, WIDTH))
+        tensors = {"old_logprobs": old, "ref_logprobs": ref, "values": values, "advantages": torch.randn(rows, WIDTH)}
+        self.experience = make_experience(self.mask, rewards=rewards, returns=torch.randn(rows, WIDTH), **tensors)
+        self.weights = self.mask / self.mask.sum()
+
+
+def shaped(method: RewardShaper, case: Case) -> list[Tensor | None]:
+    found = method(case.scores, case.rollout)
+    return [found.rewards, found.token_rewards]
+
+
+def estimated(method: AdvantageEstimator, case: Case) -> list[Tensor | None]:
+    values = case.values if method.needs_critic else None
+    return list(method(case.signal, case.scores, case.rollout, values))
+
+
+def learnt(method: PolicyObjective, case: Case) -> list[Tensor | None]:
+    logprobs = case.new.logprobs.clone().requires_grad_()
+    loss = method(PolicyOutputs(logprobs, case.new.entropy), case.experience, case.weights).loss
+    (gradient,) = torch.autograd.grad(loss, [logprobs])
+    return [loss.detach(), gradient]
+
+
+def weighed(method: RolloutFilter, case: Case) -> list[Tensor | None]:
+    return [method.weights(case.rollout, case.scores)]
+
+
+SOCKETS: list[tuple[Any, type, Callable[[Any, Case], list[Tensor | None]]]] = [
+    (prl.rewards.shapers, RewardShaper, shaped),
+    (prl.advantages, AdvantageEstimator, estimated),
+    (prl.objectives.policy, PolicyObjective, learnt),
+    (prl.rollouts.filters, RolloutFilter, weighed),
+]
+METHODS = [
+    pytest.param(kind, output, id=f"{package.__name__.removeprefix('prl.')}.{name}")
+    for package, socket, output in SOCKETS
+    for name, kind in methods_in(package.__name__, package.__path__, socket).items()
+]
+SETTINGS = [
+    pytest.param(*method.values, parameter, id=f"{method.id}.{parameter.name}")
+    for method in METHODS
+    for parameter in signature(method.values[0]).parameters.values()
+]
+
+
+def other_values(kind: Any, given: Any) -> Iterator[Any]:
+    """Values of a setting's type that differ from the one given."""
+    if get_origin(kind) is Literal:
+        yield from (each for each in get_args(kind) if each != given)
+    elif isinstance(kind, UnionType):
+        yield from (None,) if given is not None and type(None) in get_args(kind) else ()
+        for each in get_args(kind):
+            yield from other_values(each, given) if each is not type(None) else ()
+    elif kind is bool:
+        yield not given
+    elif kind is int:
+        yield from (each for each in (1, 2, 3, 5, 9) if each != given)
+    elif kind is float:
+        yield from (each for each in (0.05, 0.3, 0.7, 1.0, 1.5, 3.0, 20.0) if each != given)
+
+
+def default(parameter: Parameter) -> Any:
+    return next(other_values(parameter.annotation, None)) if parameter.default is Parameter.empty else parameter.default
+
+
+def moved(one: list[Tensor | None], other: list[Tensor | None]) -> bool:
+    return any((a is None) != (b is None) or (a is not None and not torch.equal(a, b)) for a, b in zip(one, other))  # type: ignore[arg-type] # noqa: B905
+
+
+@pytest.mark.parametrize(("kind", "output", "parameter"), SETTINGS)
+def test_every_setting_of_a_method_moves_its_output(kind: type, output: Any, parameter: Parameter) -> None:
+    given = {each.name: default(each) for each in signature(kind).parameters.values()}
+    tried = []
+    for value in other_values(parameter.annotation, given[parameter.name]):
+        try:
+            turned = kind(**{**given, parameter.name: value})
+        except ValueError:
+            continue  # out of its range
+        tried.append(value)
+        if any(moved(output(kind(**given), Case(seed)), output(turned, Case(seed))) for seed in range(3)):
+            return
+    raise AssertionError(f"{parameter.name} of {kind.__name__} changes nothing, whichever of {tried} it is")
+
+
+@pytest.mark.parametrize(("kind", "output"), METHODS)
+def test_a_method_gives_the_same_for_the_same(kind: type, output: Any) -> None:
+    given = {each.name: default(each) for each in signature(kind).parameters.values()}
+    assert not moved(output(kind(**given), Case(0)), output(kind(**given), Case(0)))
+
+
+@pytest.mark.parametrize(("kind", "output"), METHODS)
+def test_what_lies_outside_the_mask_does_not_count(kind: type, output: Any) -> None:
+    """Tokens that were not sampled have log-probabilities and values too; nothing may read them."""
+    given = {each.name: default(each) for each in signature(kind).parameters.values()}
+    case, other = Case(0), Case(0)
+    for tensor in (other.signal.logprobs, other.signal.ref_logprobs, other.values):
+        tensor[~other.mask] = 1e3
+    found, again = output(kind(**given), case), output(kind(**given), other)
+    for one, two in zip(found, again, strict=True):
+        if one is not None and two is not None and one.shape == case.mask.shape:
+            assert torch.equal(one[case.mask], two[case.mask])
+        elif one is not None:
+            assert two is not None
+            assert torch.equal(one, two)
