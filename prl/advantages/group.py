@@ -1,0 +1,44 @@
+"""Advantages within the responses of one prompt, without a critic."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from prl.advantages.base import AdvantageEstimator, Advantages, TokenRewards
+from prl.masking import wide_float
+from prl.types import Rollout, Scores
+
+
+class GroupNormalized(AdvantageEstimator):
+    """A_i = (r_i - mean of r) / (std of r + epsilon) over the responses of a prompt: GRPO (2402.03300, section 4.1.2).
+
+    Every token of a response has the advantage of its response. A response without a reward is in no mean, and a prompt
+    with a single rewarded response has advantage 0.
+
+    Args:
+        deviation: unbiased (divides by n - 1, as TRL and verl do), biased (by n), or none (Dr. GRPO, 2503.20783).
+        epsilon: added to the deviation.
+
+    Raises:
+        ValueError: for a negative epsilon.
+    """
+
+    min_per_prompt = 2
+
+    def __init__(self, deviation: Literal["unbiased", "biased", "none"] = "unbiased", epsilon: float = 1e-4) -> None:
+        if not epsilon >= 0:
+            raise ValueError(f"GroupNormalized.epsilon is {epsilon}; expected 0 or more")
+        self.deviation, self.epsilon = deviation, epsilon
+
+    def __call__(self, rewards: TokenRewards, scores: Scores, rollout: Rollout, values: Tensor | None) -> Advantages:
+        """Compare the responses of each prompt."""
+        counted, group = rewards.mask.any(1), rollout.group
+        total = rewards.per_response().to(wide_float(group.device))
+        counts = torch.bincount(group, weights=counted.to(total)).clamp(min=1)
+        centred = total - (torch.bincount(group, weights=total * counted) / counts)[group]
+        if self.deviation != "none":
+            squares = torch.bincount(group, weights=centred.square() * counted)
+            variance = squares / (counts - int(self.deviation == "unbiased")).clamp(min=1)
+            centred = centred / (variance.sqrt() + self.epsilon)[group]
+        return Advantages((centred[:, None] * rewards.mask).to(rewards.logprobs.dtype), None)
