@@ -26,7 +26,7 @@ from prl.judge.gate import check_judge
 from prl.models.adapters import add_adapters, is_adapted
 from prl.models.critic import AdapterCritic, CriticKind, build_critic, check_critic, explained_variance
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
-from prl.models.offload import Residence
+from prl.models.offload import Offload
 from prl.objectives.policy.ppo import ppo_objective, token_weights
 from prl.rewards.base import RewardSource, make_ready
 from prl.rl.actors import Actors, check_server
@@ -104,7 +104,7 @@ class PairwisePPOModule(PolicyStage):
         shard_judges: bool = False,
         gather_rollouts: Gather = "auto",
     ) -> None:
-        super().__init__(validation, Residence(offload_frozen))
+        super().__init__(validation, Offload(offload_frozen))
         check_critic(critic, policy, critic_model)
         check_roles(policy, reference, judge, heldout_judge, iterations)
         self.automatic_optimization = False
@@ -162,7 +162,7 @@ class PairwisePPOModule(PolicyStage):
         self._build_actors()
 
     def _build_actors(self) -> None:
-        shared: Any = {"residence": self.residence, "sharding": self.sharding}
+        shared: Any = {"offload": self.offload, "sharding": self.sharding}
         self.judging = Judging(self.judge, self.heldout_judge, self.reward, tokenizer=self.tokenizer, **shared)
         self.actors = Actors(
             *(self.policy, self.critic, self.reference, self.tokenizer, self.sampling),

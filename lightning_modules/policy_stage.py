@@ -20,7 +20,7 @@ from prl.evaluation.policy.report import judged
 from prl.evaluation.policy.validation_log import Row, ValidationLog
 from prl.evaluation.tables import markdown_table
 from prl.judge.template import render_conversation
-from prl.models.offload import Residence
+from prl.models.offload import Offload
 from prl.rl.actors import Actors
 from prl.rl.judging import Judging
 from prl.rl.phase_timer import PhaseMeter
@@ -35,7 +35,7 @@ class PolicyStage(Stage):
 
     Args:
         settings: how validations are read.
-        residence: keeps frozen models off the device while they have nothing to do.
+        offload: keeps frozen models off the device while they have nothing to do.
     """
 
     actors: Actors
@@ -43,15 +43,15 @@ class PolicyStage(Stage):
     microbatch_size: int
     """Rollouts in a forward pass."""
 
-    def __init__(self, settings: Validation, residence: Residence) -> None:
+    def __init__(self, settings: Validation, offload: Offload) -> None:
         super().__init__()
-        self.residence, self.meter = residence, PhaseMeter()
+        self.offload, self.meter = offload, PhaseMeter()
         self.validation = PolicyValidation(settings, self.batches_done)
         self.run_state.register("validation", self.validation)
 
     def generate(self, batch: PromptBatch) -> Rollout:
         """Sample one response to each prompt."""
-        self.residence.send_home(self.judging.reward, self.judging.heldout, self.actors.reference)
+        self.offload.to_cpu(self.judging.reward, self.judging.heldout, self.actors.reference)
         with self.phase("rollout"):
             return self.actors.sample(batch, version=self.batches_done())
 

@@ -13,7 +13,7 @@ from prl.distributed import gathered, global_max, rank
 from prl.models import actor_critic
 from prl.models.adapters import is_adapted, own_parameters, without_adapters
 from prl.models.loading import save_model
-from prl.models.offload import Residence
+from prl.models.offload import Offload
 from prl.rl.judging import Judging
 from prl.rl.sharding import Gather, Sharding
 from prl.rollouts.generate import end_token_ids, generate
@@ -31,7 +31,7 @@ class Actors:
         tokenizer: of all three.
         sampling: length limit and temperature.
         judging: gives second opinions on new anchors.
-        residence: keeps the reference off the device while it has nothing to do.
+        offload: keeps the reference off the device while it has nothing to do.
         sharding: how weights lie over processes.
         server: samples in the policy's place; None for the policy itself.
         gather: when weights in shards are put together for a rollout.
@@ -47,14 +47,14 @@ class Actors:
         sampling: Sampling,
         *,
         judging: Judging,
-        residence: Residence,
+        offload: Offload,
         sharding: Sharding,
         server: RolloutServer | None = None,
         gather: Gather = "auto",
         with_entropy: bool = False,
     ) -> None:
         self.policy, self.critic, self.reference, self.tokenizer = policy, critic, reference, tokenizer
-        self.sampling, self.judging, self.residence, self.sharding = sampling, judging, residence, sharding
+        self.sampling, self.judging, self.offload, self.sharding = sampling, judging, offload, sharding
         self.server, self.gather, self.with_entropy = server, gather, with_entropy
         self.end_ids = end_token_ids(policy, tokenizer)
         self._served = -1
@@ -136,7 +136,7 @@ class Actors:
         for rows, part in parts:
             width = part.response_ids.shape[1]
             policy[rows, :width], values[rows, :width], _ = self.evaluate(part)
-        with self.residence.of(self.reference, self.sharding.device):
+        with self.offload.on_device(self.reference, self.sharding.device):
             for rows, part in parts:
                 reference[rows, : part.response_ids.shape[1]] = self.reference_logprobs(part)
         if self.reference is not None:
@@ -168,7 +168,7 @@ class Actors:
             with without_adapters(self.policy):
                 yield self.policy
         else:
-            with self.residence.of(self.reference, self.sharding.device):
+            with self.offload.on_device(self.reference, self.sharding.device):
                 yield self.reference
 
 

@@ -11,7 +11,7 @@ from prl.distributed import global_sum
 from prl.judge.base import PairwiseJudge
 from prl.models.adapters import OnTrunk
 from prl.models.collective import InStep
-from prl.models.offload import Residence
+from prl.models.offload import Offload
 from prl.models.policy import in_own_type
 from prl.rewards.base import RewardSource, against_anchors
 from prl.rl.sharding import Sharding
@@ -26,7 +26,7 @@ class Judging:
         heldout: judges validations beside it; None for none.
         settings: how verdicts become rewards, and whether thoughts are read.
         tokenizer: the policy's; its chat template tells whether a response begins within thoughts.
-        residence: keeps models off their device while they have nothing to do.
+        offload: keeps models off their device while they have nothing to do.
         sharding: how weights lie over processes.
     """
 
@@ -37,17 +37,17 @@ class Judging:
         settings: Reward,
         *,
         tokenizer: Any,
-        residence: Residence,
+        offload: Offload,
         sharding: Sharding,
     ) -> None:
         self.reward, self.heldout, self.settings = reward, heldout, settings
-        self._tokenizer, self._residence, self._sharding = tokenizer, residence, sharding
+        self._tokenizer, self._offload, self._sharding = tokenizer, offload, sharding
 
     @contextmanager
     def at_work(self, judge: RewardSource) -> Iterator[None]:
         """Have a judge on its device and in its own type, until it has finished on all processes."""
         device = self._sharding.device
-        with self._residence.of(judge, device), in_own_type(device):
+        with self._offload.on_device(judge, device), in_own_type(device):
             yield
             self._finish(judge)
 

@@ -21,7 +21,7 @@ from prl.judge.bradley_terry import save_bradley_terry
 from prl.judge.generative import save_judge
 from prl.models.adapters import add_adapters
 from prl.models.loading import load_causal_lm, load_scalar_classifier
-from prl.models.offload import Residence
+from prl.models.offload import Offload
 from prl.rewards.scalar import ScalarReward
 from prl.rl.judging import Judging, shard_judge
 from prl.rl.sharding import Sharding
@@ -136,7 +136,7 @@ def test_a_judge_says_under_autocast_what_was_measured_without(kind: str, judges
 
 def test_around_any_other_source_of_rewards_there_is_no_autocast_either() -> None:
     judge = LengthJudge()
-    shared: Any = {"tokenizer": None, "residence": Residence(False), "sharding": Sharding()}
+    shared: Any = {"tokenizer": None, "offload": Offload(False), "sharding": Sharding()}
     judging = Judging(judge, None, Reward(), **shared)
     with torch.autocast("cpu", torch.bfloat16), judging.at_work(judge):
         assert not torch.is_autocast_enabled("cpu")
