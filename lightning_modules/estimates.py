@@ -20,7 +20,7 @@ from prl.models.adapters import add_adapters, is_adapted
 from prl.models.critic import AdapterCritic, Critic, ValueHead, hidden_size
 from prl.models.loading import freeze, load_shape
 from prl.models.logprobs import LOGITS_AT_ONCE, logits_setting
-from prl.models.memory import Held, Shards, held, on_fake_tensors, working_memory
+from prl.models.memory import ModelMemory, Shards, model_memory, on_fake_tensors, working_memory
 from prl.models.policy import in_own_type
 from prl.rewards.base import RewardSource
 from prl.rewards.folder import read_judge_file
@@ -34,7 +34,7 @@ COPIES_OF_LOGITS = {True: 3, False: 2}
 class Estimate:
     """Bytes on one process."""
 
-    models: list[Held]
+    models: list[ModelMemory]
     phases: dict[str, int]
     """Peak of each phase, everything that lasts included."""
 
@@ -43,9 +43,9 @@ class Estimate:
 class Needs:
     """What a stage needs, before it is known who shares what."""
 
-    cut: list[Held]
+    cut: list[ModelMemory]
     """Models that a strategy may cut into shards."""
-    whole: list[Held]
+    whole: list[ModelMemory]
     """Models that are whole on each process."""
     working: dict[str, int]
     """Bytes of each phase beside what lasts, of one process."""
@@ -100,7 +100,7 @@ def _one_model(stage: Any, rows: int, make: Make) -> Needs:
     twice = scalar or (judge and stage.order == "both")
     whole_logits = not scalar and (not judge or stage.text_coef > 0)
     work = partial(_train, model.train(), rows * (1 + twice), stage.max_length, whole_logits=whole_logits)
-    return Needs([held("model", model, trained=True)], [], {"train": working_memory(model, work)})
+    return Needs([model_memory("model", model, trained=True)], [], {"train": working_memory(model, work)})
 
 
 def _pairwise_ppo(stage: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> Needs:
@@ -108,11 +108,11 @@ def _pairwise_ppo(stage: PairwisePPOModule, rows: int, make: Make, make_judge: M
     critic: Any = make(lambda: ValueHead(hidden_size(policy)))
     if stage.critic_kind == "own":
         critic = make(lambda: Critic(load_shape(AutoModel, stage.critic_source)).train())
-    cut = [held("policy", policy, trained=True), held("critic", critic, trained=True)]
+    cut = [model_memory("policy", policy, trained=True), model_memory("critic", critic, trained=True)]
     if stage.reference_source is not None or not is_adapted(policy):
         source = stage.reference_source or stage.policy_source
         reference = make(lambda: freeze(load_shape(AutoModelForCausalLM, source)))
-        cut.append(held("reference", reference, trained=False))
+        cut.append(model_memory("reference", reference, trained=False))
     judges = {"judge": stage.judge, "held-out judge": stage.heldout_judge}
     asked = {name: _read_once(judge, rows, make_judge) for name, judge in judges.items() if judge is not None}
     judging = [each for found, _ in asked.values() for each in found]
@@ -156,7 +156,7 @@ def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: in
     return rows * (prompt + answer) * per_token + max(reading, 4 * 3 * rows * vocabulary)
 
 
-def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[Held], int]:
+def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[ModelMemory], int]:
     """Models of a reward source, and the work of its largest forward pass: one anchor a response, both orders."""
     models, most = [], 0
     for source in judge.sources():
@@ -174,7 +174,7 @@ def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[Held], 
         model.config.pad_token_id = 0
         with in_own_type(torch.device("cpu")):
             most = max(most, working_memory(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
-        models.append(held(type(source).__name__, model, trained=False))
+        models.append(model_memory(type(source).__name__, model, trained=False))
     return models, most
 
 

@@ -27,7 +27,17 @@ PURE = {
 """Modules of plain maths, each with what it may import beside torch and the standard library."""
 
 ORDER = (
-    *("prl", "prl.config", "prl.plugins", "prl.distributed", "prl.masking", "prl.kl", "prl.types", "prl.system", "prl.ops"),
+    *(
+        "prl",
+        "prl.config",
+        "prl.plugins",
+        "prl.distributed",
+        "prl.masking",
+        "prl.kl",
+        "prl.types",
+        "prl.system",
+        "prl.ops",
+    ),
     *("prl.data", "prl.models", "prl.checkpoints", "prl.evaluation", "prl.rollouts", "prl.advantages"),
     *("prl.objectives", "prl.rewards", "prl.judge", "prl.anchors", "prl.rl", "prl.run_folder", "prl.quickstart"),
     *("datamodules", "lightning_modules", "prl.cli", "prl.__main__"),

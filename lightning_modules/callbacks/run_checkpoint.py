@@ -13,7 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from lightning_modules.callbacks.stop_signals import StoppedRun, StopSignals
-from lightning_modules.strategies import write_in_parts
+from lightning_modules.strategies import use_sharded_checkpoints
 from prl.checkpoints import files as checkpoint_files
 from prl.checkpoints import sharded as sharded_files
 from prl.checkpoints.position import batches_done, is_dry_run
@@ -112,7 +112,7 @@ class RunCheckpoint(Checkpoint):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = PlainCheckpointIO()
         if self.sharded:
-            write_in_parts(trainer.strategy)
+            use_sharded_checkpoints(trainer.strategy)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """A new run takes an overwritten one's checkpoints and model away; a resumed one need not save what it got."""

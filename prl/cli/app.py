@@ -41,7 +41,7 @@ from prl.models.model_card import write_card
 from prl.rewards.folder import judge_kind
 from prl.run_folder import trust
 from prl.run_folder.contents import BEGUN_FILES, DATA_REPORT, MODEL, check_run_folder, foreign_files, is_kept
-from prl.run_folder.lock import held, is_first_process
+from prl.run_folder.lock import is_first_process, run_lock
 from prl.run_folder.renamed import check_names
 from prl.run_folder.sealed_config import CONFIG
 from prl.system.full_disk import is_disk_full, path_behind
@@ -104,7 +104,7 @@ class PrlCLI(LightningCLI):
         run, asked = Path(config.run_dir), str(config.ckpt_path)
         folder = run / "checkpoints"
         if not config.trainer.fast_dev_run and (asked != "last" or run.is_dir()):
-            self._until_end.enter_context(held(run))
+            self._until_end.enter_context(run_lock(run))
         check_run_folder(run)
         if asked in ("None", "last") and _died_young(run, asked == "last"):
             config.ckpt_path = None

@@ -362,7 +362,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 "    keeps_float32_copies = waits_for_all_gradients = True\n    strategy: ZeROStrategy",
             ),
             ("zero-2-is-in-shards", "self.cuts_weights = strategy.zero_stage_3", "self.cuts_weights = True"),
-            ("shards-where-nothing-is-cut", "if not isinstance(strategy, InParts):", "if False:"),
+            ("shards-where-nothing-is-cut", "if not isinstance(strategy, ShardedCheckpoints):", "if False:"),
             ("kept-weights-are-no-copies", "else kept.clone()", "else kept"),
         ),
     ),

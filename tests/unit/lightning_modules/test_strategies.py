@@ -18,7 +18,7 @@ from lightning_modules.strategies import (
     sharding,
     sharding_of,
     shards_of,
-    write_in_parts,
+    use_sharded_checkpoints,
 )
 from lightning_modules.strategies.sampling import cache_bytes, free_bytes
 from prl.config import PPO, LoRA, ModelSource
@@ -94,10 +94,10 @@ def test_who_has_whole_weights() -> None:
 
 def test_only_what_is_cut_is_written_in_parts() -> None:
     strategy = FSDP2Strategy()
-    write_in_parts(strategy)
+    use_sharded_checkpoints(strategy)
     assert strategy.sharded_checkpoints
     with pytest.raises(ValueError, match="checkpoint.sharded is true with DDPStrategy, under which every process has"):
-        write_in_parts(DDPStrategy())
+        use_sharded_checkpoints(DDPStrategy())
 
 
 def test_a_whole_model_samples_by_itself() -> None:

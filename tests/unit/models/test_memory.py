@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from prl.config import LoRA, ModelSource
 from prl.models.loading import add_lora, load_causal_lm, load_shape, save_model
-from prl.models.memory import PeakOfTensors, Shards, held, on_fake_tensors, working_memory
+from prl.models.memory import PeakOfTensors, Shards, model_memory, on_fake_tensors, working_memory
 from tests.helpers.tiny import tiny_model, tiny_tokenizer, write_tiny_model
 
 IDS = torch.arange(5, 37).reshape(2, 16)
@@ -75,7 +75,7 @@ def test_checkpointing_takes_less(tmp_path: Any) -> None:
 
 def test_what_a_model_holds() -> None:
     model = tiny_model(0)
-    found = held("policy", model, trained=True)
+    found = model_memory("policy", model, trained=True)
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert (found.weights, found.gradients, found.optimizer) == (size, size, 2 * size)
     layer = 4 * sum(parameter.numel() for parameter in model.model.layers[0].parameters())
@@ -85,14 +85,14 @@ def test_what_a_model_holds() -> None:
     third = found.on_one_process(3, Shards(weights=True, gradients=True, optimizer=True))
     assert (third.weights, third.total) == (-(-size // 3), 2 * -(-size // 3) + -(-2 * size // 3) + found.gathered)
     assert found.on_one_process(6, Shards(weights=True, gradients=True, optimizer=True, replicas=2)) == third
-    frozen = held("reference", model, trained=False)
+    frozen = model_memory("reference", model, trained=False)
     assert (frozen.weights, frozen.gradients, frozen.optimizer) == (size, 0, 0)
     assert frozen.gathered == outside + 2 * layer
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_what_deepspeed_cuts(stage: int) -> None:
-    found = held("policy", tiny_model(0).to(torch.bfloat16), trained=True)
+    found = model_memory("policy", tiny_model(0).to(torch.bfloat16), trained=True)
     shards = Shards(weights=stage >= 3, gradients=stage >= 2, optimizer=True, master=True, live=1000)
     quarter = found.on_one_process(4, shards)
     count = found.num_parameters
@@ -104,7 +104,7 @@ def test_what_deepspeed_cuts(stage: int) -> None:
 
 def test_adapters_alone_are_trained() -> None:
     model = add_lora(tiny_model(0), LoRA(rank=4))
-    found = held("policy", model, trained=True)
+    found = model_memory("policy", model, trained=True)
     trained = sum(parameter.numel() for name, parameter in model.named_parameters() if "lora_" in name)
     assert (found.num_trained, found.gradients) == (trained, 4 * trained)
 
