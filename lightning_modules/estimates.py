@@ -1,4 +1,4 @@
-"""What a stage needs on one process: lasting memory by model, and the peak of each phase, before anything is made."""
+"""What a module needs on one process: lasting memory by model, and the peak of each phase, before anything is made."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from lightning_modules.base import TrainingModule
 from lightning_modules.bradley_terry import BradleyTerryRewardModule
 from lightning_modules.generative_reward import GenerativeRewardModule
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.pairwise_ppo import PairwisePPOModule
-from lightning_modules.stage import Stage
 from prl.config import ModelSource
 from prl.models.adapters import add_adapters, is_adapted
 from prl.models.critic import AdapterCritic, Critic, ValueHead, hidden_size
@@ -41,7 +41,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a stage needs, before it is known who shares what."""
+    """What a module needs, before it is known who shares what."""
 
     cut: list[ModelMemory]
     """Models that a strategy may cut into shards."""
@@ -58,11 +58,11 @@ class Needs:
         return Estimate(models, {name: lasting + work for name, work in self.working.items()})
 
 
-def needs(stage: Stage, rows: int, *, precision: str = "32-true", float32_copies: bool = False) -> Needs:
+def needs(module: TrainingModule, rows: int, *, precision: str = "32-true", float32_copies: bool = False) -> Needs:
     """Longest rows throughout, so what a run needs at most.
 
     Args:
-        stage: as configured; nothing of it is read.
+        module: as configured; nothing of it is read.
         rows: rows of a batch on one process (PPO: rollouts).
         precision: `trainer.precision`.
         float32_copies: whether the strategy takes steps on copies of the weights, and has the weights themselves in the
@@ -71,7 +71,7 @@ def needs(stage: Stage, rows: int, *, precision: str = "32-true", float32_copies
     Raises:
         ValueError: for weights that could not learn.
     """
-    stage.build_encoder()  # which refuses what `prl fit` would refuse
+    module.build_encoder()  # which refuses what `prl fit` would refuse
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     dtype = half if float32_copies else None
     mixed = torch.autocast("cpu", half or torch.bfloat16, enabled=half != dtype, cache_enabled=False)
@@ -81,49 +81,49 @@ def needs(stage: Stage, rows: int, *, precision: str = "32-true", float32_copies
             if dtype is not None:
                 return on_fake_tensors(lambda: build().to(dtype), mode)
             model = on_fake_tensors(build, mode)
-            check_learns(parameter_group(model.parameters(), stage.optimization, "model"))
+            check_learns(parameter_group(model.parameters(), module.optimization, "model"))
             return model
 
-        if isinstance(stage, PairwisePPOModule):
-            return _pairwise_ppo(stage, rows, make, partial(make, dtype=None))
-        return _one_model(stage, rows, make)
+        if isinstance(module, PairwisePPOModule):
+            return _pairwise_ppo(module, rows, make, partial(make, dtype=None))
+        return _one_model(module, rows, make)
 
 
-def _one_model(stage: Any, rows: int, make: Make) -> Needs:
-    scalar = isinstance(stage, BradleyTerryRewardModule)
+def _one_model(module: Any, rows: int, make: Make) -> Needs:
+    scalar = isinstance(module, BradleyTerryRewardModule)
     if scalar:
-        model = make(lambda: load_shape(AutoModelForSequenceClassification, stage.source, num_labels=1))
+        model = make(lambda: load_shape(AutoModelForSequenceClassification, module.source, num_labels=1))
         model.config.pad_token_id = 0
     else:
-        model = make(lambda: load_shape(AutoModelForCausalLM, stage.source))
-    judge = isinstance(stage, GenerativeRewardModule)
-    twice = scalar or (judge and stage.order == "both")
-    whole_logits = not scalar and (not judge or stage.text_coef > 0)
-    work = partial(_train, model.train(), rows * (1 + twice), stage.max_length, whole_logits=whole_logits)
+        model = make(lambda: load_shape(AutoModelForCausalLM, module.source))
+    judge = isinstance(module, GenerativeRewardModule)
+    twice = scalar or (judge and module.order == "both")
+    whole_logits = not scalar and (not judge or module.text_coef > 0)
+    work = partial(_train, model.train(), rows * (1 + twice), module.max_length, whole_logits=whole_logits)
     return Needs([model_memory("model", model, trained=True)], [], {"train": working_memory(model, work)})
 
 
-def _pairwise_ppo(stage: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> Needs:
-    policy = make(lambda: _policy(stage))  # with the critic's adapters, when it has any
+def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> Needs:
+    policy = make(lambda: _policy(module))  # with the critic's adapters, when it has any
     critic: Any = make(lambda: ValueHead(hidden_size(policy)))
-    if stage.critic_kind == "own":
-        critic = make(lambda: Critic(load_shape(AutoModel, stage.critic_source)).train())
+    if module.critic_kind == "own":
+        critic = make(lambda: Critic(load_shape(AutoModel, module.critic_source)).train())
     cut = [model_memory("policy", policy, trained=True), model_memory("critic", critic, trained=True)]
-    if stage.reference_source is not None or not is_adapted(policy):
-        source = stage.reference_source or stage.policy_source
+    if module.reference_source is not None or not is_adapted(policy):
+        source = module.reference_source or module.policy_source
         reference = make(lambda: freeze(load_shape(AutoModelForCausalLM, source)))
         cut.append(model_memory("reference", reference, trained=False))
-    judges = {"judge": stage.judge, "held-out judge": stage.heldout_judge}
+    judges = {"judge": module.judge, "held-out judge": module.heldout_judge}
     asked = {name: _read_once(judge, rows, make_judge) for name, judge in judges.items() if judge is not None}
     judging = [each for found, _ in asked.values() for each in found]
-    prompt, answer = stage.max_prompt_length, stage.sampling.max_new_tokens
-    group, vocabulary = min(stage.ppo.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
+    prompt, answer = module.max_prompt_length, module.sampling.max_new_tokens
+    group, vocabulary = min(module.ppo.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
     whole = group * answer * vocabulary
     slices = 4 * (whole if logits_setting(policy.config) else min(LOGITS_AT_ONCE, whole))
     both = working_memory(policy, partial(_train, policy, group, prompt + answer))
-    if stage.critic_kind == "own":  # its activations wait for the backward pass too
+    if module.critic_kind == "own":  # its activations wait for the backward pass too
         both += working_memory(critic, partial(_train, critic.backbone, group, prompt + answer))
-    elif stage.critic_kind == "adapter":
+    elif module.critic_kind == "adapter":
         both *= 2
     read = working_memory(policy, partial(_read, policy, group, prompt + answer))
     working = {
@@ -132,12 +132,12 @@ def _pairwise_ppo(stage: PairwisePPOModule, rows: int, make: Make, make_judge: M
         "score": read + slices * COPIES_OF_LOGITS[False],
         "update": both + slices * COPIES_OF_LOGITS[True],
     }
-    return Needs(cut + judging * stage.shard_judges, judging * (not stage.shard_judges), working)
+    return Needs(cut + judging * module.shard_judges, judging * (not module.shard_judges), working)
 
 
-def _policy(stage: PairwisePPOModule) -> Any:
-    policy = load_shape(AutoModelForCausalLM, stage.policy_source).train()
-    if stage.critic_kind == "adapter":
+def _policy(module: PairwisePPOModule) -> Any:
+    policy = load_shape(AutoModelForCausalLM, module.policy_source).train()
+    if module.critic_kind == "adapter":
         add_adapters(policy, AdapterCritic.NAME)
     return policy
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.stage import Stage
+from lightning_modules.base import TrainingModule
 from prl.data import PreferencePair, load_records, prompt_key
 from prl.distributed import gathered
 from prl.evaluation.judge.report import JudgedPairs, judge_metrics, slice_metrics
@@ -36,7 +36,7 @@ def judged_rows(rows: Iterable[dict[str, Any]], verdict: Verdict, targets: Tenso
     return JudgedPairs(verdict, targets, prompts, torch.tensor(lengths), sources)
 
 
-class JudgeValidation(Stage):
+class JudgeValidation(TrainingModule):
     """A judge in training: reports accuracy, calibration and order effects over the whole validation set."""
 
     def __init__(self, passport_pairs: int) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules import optimizers
-from lightning_modules.policy_stage import PolicyStage
+from lightning_modules.policy_base import PolicyTrainingModule
 from lightning_modules.ppo_checks import check_lengths, check_roles, check_run
 from lightning_modules.ppo_dashboard import LAYOUT, draw_iteration
 from lightning_modules.step_health import health_folder
@@ -43,7 +43,7 @@ from prl.rollouts.server import RolloutServer
 from prl.types import Experience, PromptBatch, Rollout, Scores
 
 
-class PairwisePPOModule(PolicyStage):
+class PairwisePPOModule(PolicyTrainingModule):
     """Policy, frozen reference, critic and judge, wired together; one training batch is one PPO iteration.
 
     Args:

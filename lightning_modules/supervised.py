@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.stage import Stage
+from lightning_modules.base import TrainingModule
 from prl.config import ModelSource, Optimization
 from prl.data.encoding import DemonstrationEncoder
 from prl.data.rows.records import Demonstration
@@ -18,7 +18,7 @@ from prl.models.policy import model_inputs, token_logprobs
 from prl.rollouts.generate import keep_end_tokens
 
 
-class SupervisedModule(Stage):
+class SupervisedModule(TrainingModule):
     """Next-token cross-entropy on completion tokens, averaged over the tokens of the batch.
 
     Args:

@@ -72,9 +72,9 @@ class RunCheckpoint(Checkpoint):
     `prl/checkpoints/files.py` publishes each file when it is whole.
 
     After SIGTERM, SIGUSR1, SIGHUP, Ctrl-C, or when its output is lost, the run ends at the next place where ranks are
-    in step: after a batch, between the phases of a PPO iteration (`Stage.begin_phase`), after a validation batch. What
-    is saved is the state after the last completed batch: before its first update an iteration has changed nothing but
-    random states and counters, which are put back, and after it the iteration is completed first.
+    in step: after a batch, between the phases of a PPO iteration (`TrainingModule.begin_phase`), or after a validation
+    batch. The checkpoint holds the state after the last completed batch: before its first update an iteration has
+    changed nothing but random states and counters, which are restored, and after it the iteration is completed first.
 
     Where a validation belongs to the batch, the checkpoint waits for its end, since Lightning would not repeat it: what
     it decides (an early stop, the best checkpoint) is kept. After a stop in between, the resumed run validates first.

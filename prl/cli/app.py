@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero
 
 import datamodules  # noqa: F401 - makes short class names known to YAML
 import lightning_modules  # noqa: F401
+from lightning_modules.base import TrainingModule
 from lightning_modules.callbacks import (
     FirstFailure,
     ForgetRepeatedSteps,
@@ -30,8 +31,7 @@ from lightning_modules.callbacks import (
     RunInputs,
     RunLedger,
 )
-from lightning_modules.export import read_stage
-from lightning_modules.stage import Stage
+from lightning_modules.export import load_training_module
 from lightning_modules.strategies import check_setting
 from prl.checkpoints.files import CheckpointError, finish_move, holds_checkpoints, newest_whole, was_cut_off
 from prl.checkpoints.position import is_dry_run
@@ -179,12 +179,12 @@ class PrlCLI(LightningCLI):
                 write_card(partial, judge_kind(partial), self.config[self.subcommand].as_dict())
             self.model.after_export(folder)
 
-    def _whole_model(self) -> Stage:
+    def _whole_model(self) -> TrainingModule:
         """The trained stage; where its weights are in shards, what the checkpoint that was just written has of it."""
         if not self.model.sharding.cuts_weights:
             return self.model
         settings = self.config[self.subcommand].as_dict()
-        return read_stage(settings, newest_whole(Path(self.trainer.default_root_dir) / "checkpoints"))
+        return load_training_module(settings, newest_whole(Path(self.trainer.default_root_dir) / "checkpoints"))
 
 
 def _died_young(run: Path, is_resumed: bool) -> bool:
@@ -233,7 +233,7 @@ def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlC
     check_names(given)
     with contextlib.nullcontext() if trusted else trust.guarding(given):
         return cli(
-            Stage,
+            TrainingModule,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,

@@ -54,12 +54,12 @@ JUDGE_TESTS = _tests(
 )
 REPORT_TESTS = _tests("u.judge_report u.judged_pairs u.calibration u.policy_report")
 DATA_TESTS = _tests("u.batching u.datamodules u.splits u.reading u.records u.pair_shapes u.store")
-RESUME_TESTS = _tests("u.stage u.checkpoint_files u.ledger u.run_state u.stopping")
+RESUME_TESTS = _tests("u.training_module u.checkpoint_files u.ledger u.state_registry u.stopping")
 
 PPO = "lightning_modules/pairwise_ppo.py"
 POLICIES = "prl/rl/actors.py"
 REPORT = "prl/rl/metrics.py"
-VALIDATION = "lightning_modules/policy_stage.py"
+VALIDATION = "lightning_modules/policy_base.py"
 
 _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = {
     PPO: (
@@ -412,7 +412,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "lightning_modules/supervised.py": (
-        _tests("u.supervised u.accumulation u.stage"),
+        _tests("u.supervised u.accumulation u.training_module"),
         (
             ("prompts-are-learnt-too", 'mask = batch["loss_mask"][:, 1:]', 'mask = batch["attention_mask"][:, 1:]'),
             (
@@ -455,7 +455,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("margin-of-rejected", "((2 * targets - 1) * win_logit).mean()", "win_logit.mean()"),
         ),
     ),
-    "lightning_modules/stage.py": (
+    "lightning_modules/base.py": (
         (*RESUME_TESTS, *_tests("i.errors i.cli_stages i.golden_curves")),
         (
             ("other-optimizer-settings-are-taken", "before not in (None, now)", "False"),

@@ -13,8 +13,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ),
         ),
     ),
-    "lightning_modules/stage.py": (
-        "u.accumulation u.stage u.run_state",
+    "lightning_modules/base.py": (
+        "u.accumulation u.training_module u.state_registry",
         (
             (
                 "number-of-batches-of-a-step-ignored",

@@ -109,7 +109,7 @@ def test_a_whole_model_samples_by_itself() -> None:
 def test_weights_in_shards_are_put_together_where_they_fit_beside_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(0)
     monkeypatch.setattr(FSDP2Strategy, "root_device", torch.device("cpu"))
-    monkeypatch.setattr(sharding.fsdp2, "together", nullcontext)
+    monkeypatch.setattr(sharding.fsdp2, "unsharded", nullcontext)
     trainer = SimpleNamespace(strategy=FSDP2Strategy())
     weights = sum(each.nbytes for each in model.parameters())
     monkeypatch.setattr(sampling, "free_bytes", lambda _: (weights + cache_bytes(model, 11)) / sampling.SPARE)

@@ -11,8 +11,8 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
+from lightning_modules.base import TrainingModule
 from lightning_modules.optimizers import check_learns, parameter_group
-from lightning_modules.stage import Stage
 from lightning_modules.strategies import ZeROStrategy, sharding_of
 from prl.config import LoRA, ModelSource, Optimization, Reward
 from prl.data import Demonstration
@@ -31,7 +31,7 @@ from tests.helpers.tiny import LengthJudge, tiny_model, tiny_tokenizer
 TEMPLATE = JudgeTemplate("{{ prompt }}\n1:{{ response_a }}\n2:{{ response_b }}\n?", chat=False)
 
 
-class OneMatrix(Stage):
+class OneMatrix(TrainingModule):
     """Ten thousand weights of the size that a language model's have."""
 
     record_type = Demonstration

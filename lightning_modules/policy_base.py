@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from lightning_modules.base import TrainingModule
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
-from lightning_modules.stage import Stage
 from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.random_states import forked
 from prl.config import Validation
@@ -30,7 +30,7 @@ from prl.types import PromptBatch, Rollout, Scores
 log = logging.getLogger(__name__)
 
 
-class PolicyStage(Stage):
+class PolicyTrainingModule(TrainingModule):
     """A policy in training: validations compare its responses with the anchors of the data.
 
     Args:

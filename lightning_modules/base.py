@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules import optimizers
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
-from lightning_modules.run_state import RunState
+from lightning_modules.state_registry import StateRegistry
 from lightning_modules.step_health import StepHealth
 from lightning_modules.strategies import check_precision, sharding_of
 from prl.checkpoints.position import batches_done
@@ -36,7 +36,7 @@ class Encoder(RecordEncoder, Protocol):
         """Encoded rows as one batch."""
 
 
-class Stage(LightningModule, ABC):
+class TrainingModule(LightningModule, ABC):
     """A training stage. A checkpoint keeps what training changes; frozen weights are read again from their folder."""
 
     record_type: ClassVar[type[Record]]
@@ -46,7 +46,7 @@ class Stage(LightningModule, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.run_state = RunState()
+        self.run_state = StateRegistry()
         self.step_health = StepHealth(self)
         self.current_phase: str | None = None
         """What a batch that has phases is doing."""
