@@ -17,7 +17,7 @@ from prl.config import Validation
 from prl.distributed import gathered, rank, world_size
 from prl.evaluation.policy.frontier import run_points
 from prl.evaluation.policy.report import judged
-from prl.evaluation.policy.validation_log import Row, ValidationLog
+from prl.evaluation.policy.validation_log import ComparisonRow, ValidationLog
 from prl.evaluation.tables import markdown_table
 from prl.judge.template import render_conversation
 from prl.models.offload import Offload
@@ -156,7 +156,7 @@ class PolicyTrainingModule(TrainingModule):
             if rank() == 0:
                 log.warning("the run ends early: %s. `prl frontier` names the checkpoint to ship", reason)
 
-    def _draw(self, board: Any, rows: list[Row]) -> None:
+    def _draw(self, board: Any, rows: list[ComparisonRow]) -> None:
         from prl.evaluation.policy.frontier_figure import draw_frontier  # matplotlib, for whoever draws
 
         step = self.logged_step()
@@ -186,7 +186,7 @@ def check_keep(trainer: Any, patience: int | None) -> None:
         )
 
 
-def sample_table(rows: list[Row]) -> str:
+def sample_table(rows: list[ComparisonRow]) -> str:
     """Prompt, response, anchor and the probabilities of both orders, as a table for TensorBoard."""
     names = {"p(win)": "p_win", "p, response first": "p_response_first", "p, anchor first": "p_anchor_first"}
     if rows and "heldout_p_win" in rows[0]:
