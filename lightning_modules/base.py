@@ -229,7 +229,7 @@ class TrainingModule(LightningModule, ABC):
         return {name for name, parameter in named if not parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take frozen weights (reference, judge, the trunk under adapters) out, and say whose checkpoint it is."""
+        """Take frozen weights (reference, judge, the base model under adapters) out, and say whose checkpoint it is."""
         if self._trainer is not None:
             self.step_health.check_weights()
         frozen = self.frozen_names()

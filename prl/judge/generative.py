@@ -17,7 +17,7 @@ from prl.judge.prefix_sharing.kv_cache import PrefixCache, Reading
 from prl.judge.prefix_sharing.packing import pack, tree_size
 from prl.judge.prefix_sharing.tree_attention import FusedMode, Fusing, TokenCounts, branch_logits, device_of, dtype_of
 from prl.judge.template import JudgeTemplate
-from prl.models.adapters import OnTrunk, check_same_trunk
+from prl.models.adapters import AdapterOnBase, check_same_base
 from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import float32_outputs, in_own_type, verdict_logits, verdict_margins
@@ -36,8 +36,8 @@ class GenerativeJudge(PairwiseJudge):
             off never. The margins are the same (docs/results/fused.md).
         prefix_cache_gib: keep keys and values of prompts and of prompts with their anchor in so much memory, for those
             that come back; it takes the place of `fused`. Nothing is kept when null.
-        shared_trunk: in a run of PPO, work on the policy's trunk instead of reading the base model again; `path` then
-            holds adapters alone, of the base model that the policy's adapters are on.
+        share_base_model: in a run of PPO, use the policy's base model instead of reading the base model again; `path`
+            then holds adapters alone, of the base model that the policy's adapters are on.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class GenerativeJudge(PairwiseJudge):
         max_batch_tokens: int = 16384,
         fused: FusedMode = "auto",
         prefix_cache_gib: float | None = None,
-        shared_trunk: bool = False,
+        share_base_model: bool = False,
     ) -> None:
         super().__init__()
-        self.shared_trunk = shared_trunk
+        self.share_base_model = share_base_model
         self.prefix_cache_gib = prefix_cache_gib
         self.prefixes: PrefixCache | None = None
         self._anchors: set[tuple[str, str]] = set()
-        self._trunk: tuple[torch.nn.Module, str] | None = None
+        self._attached: tuple[torch.nn.Module, str] | None = None
         self.fusing = Fusing(fused)
         self.path, self.dtype, self.max_batch_tokens = path, dtype, max_batch_tokens
         self.folder = path
@@ -75,24 +75,24 @@ class GenerativeJudge(PairwiseJudge):
         return judge
 
     def model_source(self) -> ModelSource | None:
-        """The judge's folder, unless it works on the policy's trunk."""
-        return None if self.shared_trunk else ModelSource(path=judge_folder(self.path), dtype=self.dtype)  # type: ignore[arg-type]
+        """The judge's folder, unless it works on the policy's base model."""
+        return None if self.share_base_model else ModelSource(path=judge_folder(self.path), dtype=self.dtype)  # type: ignore[arg-type]
 
     def meet(self, policy: Any, policy_path: str | None) -> None:
-        """With `shared_trunk`, work on the policy's.
+        """Use the policy's base model where `share_base_model` is set; called before `load`.
 
         Raises:
-            ValueError: when the trunks or their types differ, or the policy has no adapters.
+            ValueError: when the base models or their types differ, or the policy has no adapters.
         """
-        if self.shared_trunk and self.model is None:
-            check_same_trunk(policy, str(policy_path), judge_folder(self.path))
+        if self.share_base_model and self.model is None:
+            check_same_base(policy, str(policy_path), judge_folder(self.path))
             found = str(dtype_of(policy)).removeprefix("torch.")
             if found != self.dtype:
                 raise ValueError(
-                    f"{self.path} is to work in {self.dtype} on the policy's trunk, whose weights are {found}; set the "
-                    f"judge's dtype to {found}, or shared_trunk: false"
+                    f"{self.path} is to work in {self.dtype} on the policy's base model, whose weights are {found}; "
+                    f"set the judge's dtype to {found}, or share_base_model: false"
                 )
-            self._trunk = (policy, str(policy_path))
+            self._attached = (policy, str(policy_path))
 
     def load(self) -> None:
         """Read weights, tokenizer and template; safe to call twice."""
@@ -120,7 +120,9 @@ class GenerativeJudge(PairwiseJudge):
                 f"training they were {saved}; restore the tokenizer that was saved with the judge"
             )
         self.temperature = settings.get("temperature", 1.0)
-        self.model = freeze(load_causal_lm(source)) if self._trunk is None else OnTrunk(*self._trunk, self.folder)
+        self.model = (
+            freeze(load_causal_lm(source)) if self._attached is None else AdapterOnBase(*self._attached, self.folder)
+        )
         if self.prefix_cache_gib is not None:
             sample = self.encoder.compare([{"role": "user", "content": "Which one?"}], "This one.", "That one.")
             assert sample is not None, "a judge cuts, and skips nothing"
@@ -181,8 +183,8 @@ class GenerativeJudge(PairwiseJudge):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that transformers loads, with the judge's settings beside it."""
         assert self.encoder is not None, "call load() first"
-        if self._trunk is not None:
-            raise ValueError(f"{self.path} works on the policy's trunk and has no weights of its own to write")
+        if self._attached is not None:
+            raise ValueError(f"{self.path} works on the policy's base model and has no weights of its own to write")
         save_judge(folder, self.model, self.encoder.tokenizer, self.encoder, temperature=self.temperature)
 
 

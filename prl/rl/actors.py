@@ -105,8 +105,8 @@ class Actors:
 
     def _sample(self, model: Any, batch: PromptBatch) -> Rollout:
         tokens = len(batch.prompts) * (batch.prompt_ids.shape[1] + self.sampling.max_new_tokens)
-        with self.sharding.sampling(model, self.gather, tokens=tokens) as in_step:
-            return generate(model, self.tokenizer, batch, self.sampling, end_ids=self.end_ids, in_step=in_step)
+        with self.sharding.sampling(model, self.gather, tokens=tokens) as synced:
+            return generate(model, self.tokenizer, batch, self.sampling, end_ids=self.end_ids, synced=synced)
 
     @contextmanager
     def _replaced(self, weights: Weights) -> Iterator[None]:

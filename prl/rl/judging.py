@@ -9,8 +9,8 @@ from prl.config import Reward
 from prl.data.thoughts import CLOSE, opens_thoughts, without_thoughts
 from prl.distributed import global_sum
 from prl.judge.base import PairwiseJudge
-from prl.models.adapters import OnTrunk
-from prl.models.collective import InStep
+from prl.models.adapters import AdapterOnBase
+from prl.models.collective import CollectiveForward
 from prl.models.offload import Offload
 from prl.models.policy import in_own_type
 from prl.rewards.base import RewardSource, against_anchors
@@ -105,7 +105,7 @@ class Judging:
         """Take part until the judge has read everything on all processes; each calls it once it has."""
         for source in judge.sources():
             model = getattr(source, "model", None)
-            if isinstance(model, InStep):
+            if isinstance(model, CollectiveForward):
                 model.finish()
                 self._sharding.reshard_frozen(model)
 
@@ -128,9 +128,9 @@ def shard_judge(judge: RewardSource, sharding: Sharding, precision: Any, *, cut:
     for source in judge.sources():
         each: Any = source
         model: Any = getattr(each, "model", None)
-        on_trunk = isinstance(model, OnTrunk)
-        if on_trunk or (model is not None and cut):
-            each.model = InStep(model if on_trunk else sharding.shard(model), sharding.device)
+        on_base = isinstance(model, AdapterOnBase)
+        if on_base or (model is not None and cut):
+            each.model = CollectiveForward(model if on_base else sharding.shard(model), sharding.device)
             if getattr(each, "prefixes", None) is not None:
                 each.prefixes.model = each.model
 
@@ -140,11 +140,11 @@ def _check_type(judge: RewardSource, sharding: Sharding, precision: str, *, cut:
     if not (sharding.keeps_float32_copies and precision.startswith("bf16")):
         return
     for source in judge.sources():
-        on_trunk = isinstance(getattr(source, "model", None), OnTrunk)
-        if (on_trunk or cut) and source.dtype not in (None, "bfloat16"):
-            where, way = ("on the policy's trunk", "shared_trunk") if on_trunk else ("in shards", "shard_judges")
+        on_base = isinstance(getattr(source, "model", None), AdapterOnBase)
+        if (on_base or cut) and source.dtype not in (None, "bfloat16"):
+            where, way = ("on the policy's trunk", "share_base_model") if on_base else ("in shards", "shard_judges")
             raise ValueError(
                 f"the judge in {source.folder} is to work in {source.dtype} {where}, which DeepSpeed converts to "
                 f"bfloat16 with trainer.precision {precision}; set dtype: bfloat16 for the judge"
-                f"{' and the policy' if on_trunk else ''}, or {way}: false, or trainer.precision: 32-true"
+                f"{' and the policy' if on_base else ''}, or {way}: false, or trainer.precision: 32-true"
             )

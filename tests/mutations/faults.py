@@ -171,7 +171,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     POLICIES: (
-        (*PPO_TESTS, *_tests("u.shared_trunk u.anchors i.rollout_server")),
+        (*PPO_TESTS, *_tests("u.share_base_model u.anchors i.rollout_server")),
         (
             ("reference-with-adapters-on", "with without_adapters(self.policy):\n", "if True:\n"),
             (
@@ -557,7 +557,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "prl/models/adapters.py": (
-        (*_tests("u.shared_trunk u.critic u.loading"), *PPO_TESTS),
+        (*_tests("u.share_base_model u.critic u.loading"), *PPO_TESTS),
         (
             (
                 "gradients-follow-the-active-set",

@@ -22,7 +22,7 @@ from lightning_modules.strategies import (
 )
 from lightning_modules.strategies.sampling import cache_bytes, free_bytes
 from prl.config import PPO, LoRA, ModelSource
-from prl.models.collective import InStep
+from prl.models.collective import CollectiveForward
 from prl.models.loading import load_causal_lm, without_weights
 from prl.models.memory import Shards
 from tests.helpers.tiny import tiny_model, write_tiny_model
@@ -102,8 +102,8 @@ def test_only_what_is_cut_is_written_in_parts() -> None:
 
 def test_a_whole_model_samples_by_itself() -> None:
     trainer = SimpleNamespace(strategy=DDPStrategy())
-    with sharding_of(trainer).sampling(tiny_model(0), "auto", tokens=10) as in_step:
-        assert not in_step
+    with sharding_of(trainer).sampling(tiny_model(0), "auto", tokens=10) as synced:
+        assert not synced
 
 
 def test_weights_in_shards_are_put_together_where_they_fit_beside_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,8 +120,8 @@ def test_weights_in_shards_are_put_together_where_they_fit_beside_the_caches(mon
         ("always", 12, False),
         ("never", 10, True),
     ):
-        with sharding_of(trainer).sampling(model, gather, tokens=tokens) as in_step:
-            assert in_step is expected
+        with sharding_of(trainer).sampling(model, gather, tokens=tokens) as synced:
+            assert synced is expected
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -162,10 +162,10 @@ def test_a_model_without_weights_is_like_the_one_with_them(lora: LoRA | None, tm
     assert empty.generation_config.eos_token_id == real.generation_config.eos_token_id == [1, 7]
 
 
-def test_in_step_with_nobody_a_model_is_itself() -> None:
+def test_synced_with_nobody_a_model_is_itself() -> None:
     model = tiny_model(0)
     ids = torch.arange(5, 15)[None]
-    judge = InStep(model, torch.device("cpu"))
+    judge = CollectiveForward(model, torch.device("cpu"))
     assert torch.equal(judge(ids).logits, model(ids).logits)
     judge.finish()
     assert judge.config is model.config

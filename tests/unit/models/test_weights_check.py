@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from prl.config import LoRA, ModelSource
 from prl.judge.bradley_terry import BradleyTerryJudge, save_bradley_terry
-from prl.models.adapters import OnTrunk
+from prl.models.adapters import AdapterOnBase
 from prl.models.loading import (
     load_backbone,
     load_causal_lm,
@@ -158,7 +158,7 @@ def test_adapters_beside_the_policys_are_checked(tiny_folder, tmp_path) -> None:
     change = ADAPTER_FAULTS["missing"][0]
     cut = changed(tmp_path / "whole", change, tmp_path / "cut", "adapter_model.safetensors")
     with pytest.raises(WeightsError, match=r"missing \S*layers\.1\.self_attn\.q_proj\.lora_A"):
-        OnTrunk(policy, str(tiny_folder), str(cut))
+        AdapterOnBase(policy, str(tiny_folder), str(cut))
 
 
 def write_gguf(path: Path, without: str) -> Path:
