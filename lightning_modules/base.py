@@ -84,11 +84,11 @@ class TrainingModule(LightningModule, ABC):
         """How the strategy lays weights over processes; whole without a trainer."""
         return sharding_of(self._trainer)
 
-    def reading(self) -> AbstractContextManager[None]:
+    def loading_models(self) -> AbstractContextManager[None]:
         """Around the reading of models that will be spread: where that cuts them, one process hands out the weights."""
         return without_weights(self.sharding.cuts_weights and rank() > 0)
 
-    def spread(self, model: Any) -> Any:
+    def shard(self, model: Any) -> Any:
         """A model that was just read, in shards where the strategy wants that."""
         return self.sharding.shard(model)
 
@@ -122,7 +122,7 @@ class TrainingModule(LightningModule, ABC):
         return self.trainer.fit_loop.epoch_loop._batches_that_stepped
 
     @property
-    def board(self) -> Any:
+    def tensorboard(self) -> Any:
         """The TensorBoard writer for histograms and tables; None without one, and on all ranks but the first."""
         loggers = [each for each in self.trainer.loggers if isinstance(each, TensorBoardLogger)]
         return loggers[0].experiment if loggers and self.trainer.is_global_zero else None
@@ -196,7 +196,7 @@ class TrainingModule(LightningModule, ABC):
         names = ("learning_rate", "weight_decay", "beta1", "beta2")
         return {name: getattr(self.optimization, name) for name in names}
 
-    def fixed_settings(self) -> dict[str, Any]:
+    def checkpoint_settings(self) -> dict[str, Any]:
         """What a checkpoint was trained with and its model is useless without, by the names of the settings.
 
         Plain values; compared when a checkpoint is read.
@@ -204,8 +204,8 @@ class TrainingModule(LightningModule, ABC):
         return {}
 
     @cached_property
-    def _fixed_settings(self) -> dict[str, Any]:
-        return self.fixed_settings()  # hashing a large tokenizer takes a second
+    def _checkpoint_settings(self) -> dict[str, Any]:
+        return self.checkpoint_settings()  # hashing a large tokenizer takes a second
 
     def inputs(self) -> Inputs:
         """Hashes of what it reads from folders of models and judges, once read; see `prl/run_folder/inputs.py`."""
@@ -236,14 +236,14 @@ class TrainingModule(LightningModule, ABC):
         checkpoint["stage"] = type(self).__name__
         checkpoint["optimizer_settings"] = self._optimizer_settings()
         checkpoint["run_state"] = self.run_state.state_dict()
-        checkpoint["fixed_settings"] = self._fixed_settings
+        checkpoint["checkpoint_settings"] = self._checkpoint_settings
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def restore(self, checkpoint: dict[str, Any], path: str | Path) -> None:
         """Take the weights of a checkpoint without a trainer, for the parts that `configure_export` has read.
 
         Raises:
-            ValueError: when another stage wrote the checkpoint, or with other `fixed_settings`.
+            ValueError: when another stage wrote the checkpoint, or with other `checkpoint_settings`.
         """
         self._put_frozen_back(checkpoint, path)
         self.load_state_dict({k: v for k, v in checkpoint["state_dict"].items() if self._is_read(k)})
@@ -264,7 +264,7 @@ class TrainingModule(LightningModule, ABC):
 
         Raises:
             ValueError: when another stage wrote the checkpoint, or with other settings of the optimizer or other
-                `fixed_settings`, or when it has other stateful parts.
+                `checkpoint_settings`, or when it has other stateful parts.
         """
         self._put_frozen_back(checkpoint, str(self.trainer.ckpt_path))
         before, now = checkpoint.get("optimizer_settings"), self._optimizer_settings()
@@ -282,7 +282,8 @@ class TrainingModule(LightningModule, ABC):
                 f"checkpoint {path} was written by {found}, this run trains {type(self).__name__}; "
                 "give the checkpoint of this stage"
             )
-        before, now = checkpoint.get("fixed_settings", {}), self._fixed_settings
+        before = checkpoint.get("checkpoint_settings") or checkpoint.get("fixed_settings", {})  # its earlier key
+        now = self._checkpoint_settings
         if changed := [name for name in before if name in now and before[name] != now[name]]:
             lines = [f"- {name}: {shown(before[name])} in training, {shown(now[name])} now" for name in changed]
             raise ValueError(

@@ -118,9 +118,9 @@ class GenerativeRewardModule(JudgeValidation):
     def configure_model(self) -> None:
         """Read or make the model; safe to call twice."""
         if self.model is None:
-            with self.reading():
+            with self.loading_models():
                 model = load_causal_lm(self.source).train()
-            self.model = self.spread(model)
+            self.model = self.shard(model)
             self.register_buffer("verdict_ids", torch.tensor(self.build_encoder().verdict_ids), persistent=False)
 
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
@@ -199,7 +199,7 @@ class GenerativeRewardModule(JudgeValidation):
         self.log("train/verdict_loss", of_batch)
         return verdict_loss_mean, of_batch
 
-    def fixed_settings(self) -> dict[str, Any]:
+    def checkpoint_settings(self) -> dict[str, Any]:
         """The template, its verdict tokens, the length and the tokenizer: all in the exported folder too."""
         encoder = self.build_encoder()
         template = {f"template.{name}": value for name, value in asdict(self.template).items()}

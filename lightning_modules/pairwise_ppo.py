@@ -146,17 +146,17 @@ class PairwisePPOModule(PolicyTrainingModule):
         judges, sharding = [*filter(None, (self.judge, self.heldout_judge))], self.sharding
         for judge in judges:
             check_judge(judge, self.judge_gate)
-        with self.reading():
+        with self.loading_models():
             self.configure_export()
         for judge in judges:
-            with self.reading() if self.shard_judges else nullcontext():
+            with self.loading_models() if self.shard_judges else nullcontext():
                 make_ready(judge, self.policy, self.policy_source.path)
             shard_judge(judge, sharding, getattr(self._trainer, "precision", None), cut=self.shard_judges)
-        with self.reading():
+        with self.loading_models():
             critic = build_critic(self.critic_kind, self.policy, self.critic_source)
         self.critic, self.policy = sharding.shard(critic), sharding.shard(self.policy)
         if self.reference_source is not None or not is_adapted(self.policy):
-            with self.reading():
+            with self.loading_models():
                 reference = freeze(load_causal_lm(self.reference_source or self.policy_source))
             self.reference = sharding.shard(reference)
         self._build_actors()
@@ -316,8 +316,8 @@ class PairwisePPOModule(PolicyTrainingModule):
         self.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True, batch_size=num_rows)
         if journal := self._anchor_journal:
             journal.append(iteration, self.anchors.events())
-        if self.board is not None:
-            draw_iteration(self.board, scores, experience, self.logged_step())
+        if self.tensorboard is not None:
+            draw_iteration(self.tensorboard, scores, experience, self.logged_step())
 
     @property
     def _anchor_journal(self) -> Journal | None:
@@ -334,8 +334,8 @@ class PairwisePPOModule(PolicyTrainingModule):
     def on_train_start(self) -> None:
         """Lay out the page of TensorBoard; end a run that was complete when it stopped."""
         super().on_train_start()
-        if self.board is not None:
-            self.board.add_custom_scalars(LAYOUT)
+        if self.tensorboard is not None:
+            self.tensorboard.add_custom_scalars(LAYOUT)
         self.trainer.should_stop |= self.batches_done() >= self.iterations
         self.end_if_over()
 

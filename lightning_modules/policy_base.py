@@ -144,8 +144,8 @@ class PolicyTrainingModule(TrainingModule):
             self.log_dict({f"val/{name}": value for name, value in numbers.items()}, rank_zero_only=True)
         if trainer.is_global_zero and not is_dry_run(trainer):
             self.log_files.add(self.validation.batch, numbers, rows)
-            if self.board is not None and not trainer.sanity_checking:
-                self._draw(self.board, rows)
+            if self.tensorboard is not None and not trainer.sanity_checking:
+                self._draw(self.tensorboard, rows)
 
     on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
 
@@ -156,13 +156,15 @@ class PolicyTrainingModule(TrainingModule):
             if rank() == 0:
                 log.warning("the run ends early: %s. `prl frontier` names the checkpoint to ship", reason)
 
-    def _draw(self, board: Any, rows: list[ComparisonRow]) -> None:
+    def _draw(self, tensorboard: Any, rows: list[ComparisonRow]) -> None:
         from prl.evaluation.policy.frontier_figure import draw_frontier  # matplotlib, for whoever draws
 
         step = self.logged_step()
-        board.add_text("samples/validation", sample_table(rows[: self.validation.settings.samples]), step)
-        board.add_histogram("val/win_prob_histogram", torch.tensor([row["p_win"] for row in judged(rows)]), step)
-        board.add_figure("frontier/kl_winrate", draw_frontier({"this run": run_points(self.log_files.read())}), step)
+        tensorboard.add_text("samples/validation", sample_table(rows[: self.validation.settings.samples]), step)
+        tensorboard.add_histogram("val/win_prob_histogram", torch.tensor([row["p_win"] for row in judged(rows)]), step)
+        tensorboard.add_figure(
+            "frontier/kl_winrate", draw_frontier({"this run": run_points(self.log_files.read())}), step
+        )
 
 
 def _win_probs(scores: Scores) -> Iterator[tuple[int, float]]:

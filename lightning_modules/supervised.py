@@ -52,9 +52,9 @@ class SupervisedModule(TrainingModule):
     def configure_model(self) -> None:
         """Read or make the model; safe to call twice."""
         if self.model is None:
-            with self.reading():
+            with self.loading_models():
                 model = load_causal_lm(self.source).train()
-            self.model = self.spread(model)
+            self.model = self.shard(model)
 
     def _logprobs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Log-probability of every completion token, and which positions these are: [B, S - 1] each."""
