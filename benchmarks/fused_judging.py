@@ -108,7 +108,7 @@ def inference(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds
         calls["auto"]()  # for its count, where it is not timed because it reads as another does
         times = measure({mode: calls[mode] for mode in ways}, rounds)
     times.setdefault("auto", times["on" if rows["auto"] == rows["on"] else "off"])
-    shares = {mode: 1 - fusing[mode].tokens.saved_share for mode in MODES}
+    shares = {mode: 1 - fusing[mode].tokens.cached_token_fraction for mode in MODES}
     return (
         ratios(times) | {f"tokens_{mode}": shares[mode] for mode in ("on", "auto")} | {"rows_auto": len(rows["auto"])}
     )
@@ -157,7 +157,7 @@ def returning(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds
         kept(counts := TokenCounts())
         times = measure(calls, rounds)
     found = {f"time_{name}": times[name] / times["off"] for name in ("auto", "cold", "warm")}
-    return found | {"tokens_warm": 1 - counts.saved_share, "seconds_off": times["off"]}
+    return found | {"tokens_warm": 1 - counts.cached_token_fraction, "seconds_off": times["off"]}
 
 
 def ratios(times: dict[str, float]) -> dict[str, float]:

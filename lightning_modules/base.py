@@ -216,7 +216,7 @@ class TrainingModule(LightningModule, ABC):
                 sources.append(part)
                 found |= model_inputs(f"model.{name.removesuffix('_source')}", part)
         for name, part in self.named_children():
-            rewards = list(part.sources()) if isinstance(part, RewardSource) else []
+            rewards = list(part.leaves()) if isinstance(part, RewardSource) else []
             for number, reward in enumerate(rewards, start=1):
                 if reward.folder is not None:
                     found |= folder_inputs(f"model.{name}" + (f".{number}" if len(rewards) > 1 else ""), reward.folder)

@@ -159,7 +159,7 @@ def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: in
 def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[ModelMemory], int]:
     """Models of a reward source, and the work of its largest forward pass: one anchor a response, both orders."""
     models, most = [], 0
-    for source in judge.sources():
+    for source in judge.leaves():
         weights = source.model_source()
         if weights is None:
             continue

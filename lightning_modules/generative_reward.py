@@ -181,7 +181,7 @@ class GenerativeRewardModule(JudgeValidation):
         self.log_training((margin_wl - margin_lw).detach() / 2, batch["targets"])
         verdict_loss_mean, of_batch = self.mean_over_pairs(loss, batch)
         self.log("train/verdict_loss", of_batch)
-        self.log("perf/saved_tokens", self.fusing.tokens.saved_share)
+        self.log("perf/saved_tokens", self.fusing.tokens.cached_token_fraction)
         return verdict_loss_mean + text_loss[0], of_batch + text_loss[1]
 
     def _loss_of_one(self, batch: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:

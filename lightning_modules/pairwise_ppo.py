@@ -14,7 +14,7 @@ from lightning_modules.ppo_dashboard import LAYOUT, draw_iteration
 from lightning_modules.step_health import health_folder
 from prl.anchors.base import AnchorSource
 from prl.anchors.sources import DatasetAnchors
-from prl.checkpoints.event_log import Journal
+from prl.checkpoints.event_log import EventLog
 from prl.checkpoints.position import is_dry_run
 from prl.config import PPO, Health, JudgeGate, ModelSource, Optimization, Reward, Sampling, Validation
 from prl.data.encoding import PromptEncoder
@@ -28,7 +28,7 @@ from prl.models.critic import AdapterCritic, CriticKind, build_critic, check_cri
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.offload import Offload
 from prl.objectives.policy.ppo import ppo_objective, token_weights
-from prl.rewards.base import RewardSource, make_ready
+from prl.rewards.base import RewardSource, load_frozen
 from prl.rl.actors import Actors, check_server
 from prl.rl.critic_warmup import CriticWarmup
 from prl.rl.experience import assemble
@@ -38,7 +38,7 @@ from prl.rl.kl_controller import kl_controller
 from prl.rl.metrics import iteration_metrics, sequence_kl
 from prl.rl.minibatch import count_global, schedule_minibatches, split_microbatches
 from prl.rl.sharding import Gather
-from prl.rl.step_statistics import accumulate, agree, over_steps
+from prl.rl.step_statistics import accumulate, mean_over_steps, reduce_over_ranks
 from prl.rollouts.server import RolloutServer
 from prl.types import Experience, PromptBatch, Rollout, Scores
 
@@ -150,7 +150,7 @@ class PairwisePPOModule(PolicyTrainingModule):
             self.configure_export()
         for judge in judges:
             with self.loading_models() if self.shard_judges else nullcontext():
-                make_ready(judge, self.policy, self.policy_source.path)
+                load_frozen(judge, self.policy, self.policy_source.path)
             shard_judge(judge, sharding, getattr(self._trainer, "precision", None), cut=self.shard_judges)
         with self.loading_models():
             critic = build_critic(self.critic_kind, self.policy, self.critic_source)
@@ -183,14 +183,14 @@ class PairwisePPOModule(PolicyTrainingModule):
         """Check settings against each other, before a rollout is paid for, and start the records."""
         check_run(self.ppo, self.sampling.per_prompt, self.trainer)
         if self.rollout_server is not None:
-            judges = [each for judge in filter(None, (self.judge, self.heldout_judge)) for each in judge.sources()]
+            judges = [each for judge in filter(None, (self.judge, self.heldout_judge)) for each in judge.leaves()]
             read = [self.reference_source, self.critic_source, *judges]
             paths = [getattr(each, "path", None) for each in read]
             check_server(self.rollout_server, self.policy, self.sharding, self.policy_source.path, paths)
         self.health.folder = health_folder(self.trainer)
         self.start_validations()
         if journal := self._anchor_journal:
-            journal.begin(self.validation.batch)
+            journal.truncate_after(self.validation.batch)
 
     def configure_optimizers(self) -> Any:
         """Policy and critic under one optimizer."""
@@ -265,7 +265,7 @@ class PairwisePPOModule(PolicyTrainingModule):
             self.lr_schedulers().step()  # type: ignore[union-attr]
         first = {"first_ratio": history[0]["ratio_mean"]} if history and "ratio_mean" in history[0] else {}
         last = {"num_steps": len(history), "value/explained_var": float(explained)}
-        return {**over_steps(history), **first, **last}
+        return {**mean_over_steps(history), **first, **last}
 
     def step(self, experience: Experience, groups: list[Tensor]) -> dict[str, float] | None:
         """One optimizer step over a minibatch made of micro-batches.
@@ -295,7 +295,7 @@ class PairwisePPOModule(PolicyTrainingModule):
             accumulate(totals, stats)
         optimizer: Any = self.optimizers()
         norm = sharding.clip(self.parameters(), self.ppo.max_grad_norm)
-        found = {**agree(totals), "grad_norm": float(norm)}
+        found = {**reduce_over_ranks(totals), "grad_norm": float(norm)}
         if allowed := self.health.allows_step(found):
             optimizer.step()
         sharding.zero_grad(optimizer)
@@ -320,10 +320,10 @@ class PairwisePPOModule(PolicyTrainingModule):
             draw_iteration(self.tensorboard, scores, experience, self.logged_step())
 
     @property
-    def _anchor_journal(self) -> Journal | None:
+    def _anchor_journal(self) -> EventLog | None:
         """Return the log of replaced anchors; None on all ranks but the first, and in a dry run."""
         kept = self.trainer.is_global_zero and not is_dry_run(self.trainer)
-        return Journal(Path(self.trainer.default_root_dir, "anchors.jsonl")) if kept else None
+        return EventLog(Path(self.trainer.default_root_dir, "anchors.jsonl")) if kept else None
 
     # ---- life cycle
 

@@ -23,7 +23,7 @@ from prl.judge.template import render_conversation
 from prl.models.offload import Offload
 from prl.rl.actors import Actors
 from prl.rl.judging import Judging
-from prl.rl.phase_timer import PhaseMeter
+from prl.rl.phase_timer import PhaseTimer
 from prl.rl.validation import PolicyValidation
 from prl.types import PromptBatch, Rollout, Scores
 
@@ -45,7 +45,7 @@ class PolicyTrainingModule(TrainingModule):
 
     def __init__(self, settings: Validation, offload: Offload) -> None:
         super().__init__()
-        self.offload, self.meter = offload, PhaseMeter()
+        self.offload, self.meter = offload, PhaseTimer()
         self.validation = PolicyValidation(settings, self.batches_done)
         self.run_state.register("validation", self.validation)
 

@@ -56,7 +56,7 @@ class EncodingCounts:
         self.by_truncation.update(truncation)
 
     @property
-    def cut_share(self) -> float:
+    def truncated_fraction(self) -> float:
         """Share of the texts that lost something."""
         return self.cut / max(self.seen, 1)
 

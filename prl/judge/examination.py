@@ -58,7 +58,7 @@ def examine(
     """
     judged = judged or judge_pairs(judge, pairs)
     if not probes:
-        return {**judge_report(judged), "cut_share": judge.cut_share()}
+        return {**judge_report(judged), "cut_share": judge.truncated_fraction()}
     pairs = [better_first(pair) for pair in pairs]
     canaries = canary_report(judge, pairs)
     return {
@@ -67,7 +67,7 @@ def examine(
         "canaries": canaries,
         "canary_rate": max((each["mean"] for each in canaries.values()), default=None),
         "layout_gap": layout_gap(judge, pairs[:LAYOUT_PAIRS]),
-        "cut_share": judge.cut_share(),
+        "cut_share": judge.truncated_fraction(),
     }
 
 

@@ -78,7 +78,7 @@ class GenerativeJudge(PairwiseJudge):
         """The judge's folder, unless it works on the policy's base model."""
         return None if self.share_base_model else ModelSource(path=judge_folder(self.path), dtype=self.dtype)  # type: ignore[arg-type]
 
-    def meet(self, policy: Any, policy_path: str | None) -> None:
+    def attach_policy(self, policy: Any, policy_path: str | None) -> None:
         """Use the policy's base model where `share_base_model` is set; called before `load`.
 
         Raises:
@@ -129,13 +129,13 @@ class GenerativeJudge(PairwiseJudge):
             self.encoder.counts = EncodingCounts()  # that was nobody's comparison
             self.prefixes = PrefixCache(self.prefix_cache_gib, self.model, sample[0])
 
-    def cut_share(self) -> float:
+    def truncated_fraction(self) -> float:
         """Share of the comparisons read so far that were longer than the judge's `max_length`."""
-        return self.encoder.counts.cut_share if self.encoder is not None else 0.0
+        return self.encoder.counts.truncated_fraction if self.encoder is not None else 0.0
 
-    def saved_share(self) -> float:
+    def cached_token_fraction(self) -> float:
         """Share of the tokens read so far that were not computed again, since they begin other readings too."""
-        return self.tokens.saved_share
+        return self.tokens.cached_token_fraction
 
     @property
     def tokens(self) -> TokenCounts:

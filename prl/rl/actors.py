@@ -93,13 +93,13 @@ class Actors:
         self.sharding.reshard(self.policy)
         return {name: self.sharding.full_copy(parameter) for name, parameter in own_parameters(self.policy)}
 
-    def responses_under(self, weights: Weights, batch: PromptBatch) -> list[str]:
+    def sample_with_weights(self, weights: Weights, batch: PromptBatch) -> list[str]:
         """Sample one response to each prompt, of the policy as it was with these weights."""
         with self._replaced(weights):
             rollout = self._sample(self.policy, batch)
         return [text.strip() for text in rollout.texts]
 
-    def confirm(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
+    def second_opinion(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
         """Ask the judges for a second opinion on each pair."""
         return self.judging.second_opinion(prompts, a, b)
 

@@ -80,7 +80,7 @@ class Judging:
         """
         if not self.settings.judge_thoughts:
             a, b = ([self._anchor_answer(text) for text in texts] for texts in (a, b))
-        judges = [source for source in self.reward.sources() if isinstance(source, PairwiseJudge)]
+        judges = [source for source in self.reward.leaves() if isinstance(source, PairwiseJudge)]
         for judge in filter(None, (self.heldout, *judges)):
             with self.at_work(judge):
                 return judge.compare(prompts, a, b)
@@ -103,7 +103,7 @@ class Judging:
 
     def _finish(self, judge: RewardSource) -> None:
         """Take part until the judge has read everything on all processes; each calls it once it has."""
-        for source in judge.sources():
+        for source in judge.leaves():
             model = getattr(source, "model", None)
             if isinstance(model, CollectiveForward):
                 model.finish()
@@ -125,7 +125,7 @@ def shard_judge(judge: RewardSource, sharding: Sharding, precision: Any, *, cut:
     _check_type(judge, sharding, str(precision), cut=cut and sharding.cuts_weights)
     if not sharding.cuts_weights:
         return
-    for source in judge.sources():
+    for source in judge.leaves():
         each: Any = source
         model: Any = getattr(each, "model", None)
         on_base = isinstance(model, AdapterOnBase)
@@ -139,7 +139,7 @@ def _check_type(judge: RewardSource, sharding: Sharding, precision: str, *, cut:
     """DeepSpeed converts all weights that it gets, those of a judge in shards and of a shared trunk among them."""
     if not (sharding.keeps_float32_copies and precision.startswith("bf16")):
         return
-    for source in judge.sources():
+    for source in judge.leaves():
         on_base = isinstance(getattr(source, "model", None), AdapterOnBase)
         if (on_base or cut) and source.dtype not in (None, "bfloat16"):
             where, way = ("on the policy's trunk", "share_base_model") if on_base else ("in shards", "shard_judges")

@@ -135,8 +135,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("ledger-knows-no-state", '"state": state_numbers(pl_module.run_state.state_dict()),', '"state": {},'),
             (
                 "ledger-knows-no-weights",
-                "weights_sketch([each for each in pl_module.parameters() if each.requires_grad])",
-                "weights_sketch([torch.zeros(1)])",
+                "weights_fingerprint([each for each in pl_module.parameters() if each.requires_grad])",
+                "weights_fingerprint([torch.zeros(1)])",
             ),
             ("ledger-knows-no-responses", 'content_hash(outputs["responses"])', "content_hash(0)"),
             ("ledger-knows-no-rate", '[group["lr"] for optimizer', "[0.0 for optimizer"),
@@ -146,7 +146,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.ledger",
         (
             (
-                "sketch-without-signs",
+                "fingerprint-without-signs",
                 "sums = [float(flat @ sign) for sign in signs]",
                 "sums = [float(flat.sum()) for sign in signs]",
             ),

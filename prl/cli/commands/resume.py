@@ -81,7 +81,7 @@ def verify(run: Path, count: int, ckpt: str | None, tolerance: float, settings: 
     else:
         print(
             f"batch {found.batch} differs first, in {found.quantity}: {found.before} in the ledger, {found.now} in the "
-            f"replay; {found.meaning}. Replayed: {what}"
+            f"replay; {found.diagnosis}. Replayed: {what}"
         )
         raise SystemExit(1)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prl.checkpoints.event_log import plain
+from prl.checkpoints.event_log import json_safe
 from prl.system.json_files import parse_object
 from prl.system.outputs import writing
 
@@ -81,4 +81,4 @@ def read_validations(path: Path) -> list[dict[str, Any]]:
 
 def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     with writing(path) as partial, partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines)
+        file.writelines(json.dumps(json_safe(line), ensure_ascii=False) + "\n" for line in lines)

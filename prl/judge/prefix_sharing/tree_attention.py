@@ -42,7 +42,7 @@ class TokenCounts:
     """The same with padding."""
 
     @property
-    def saved_share(self) -> float:
+    def cached_token_fraction(self) -> float:
         """Share of the tokens that were not computed again."""
         return (self.plain - self.computed) / max(self.plain, 1)
 

@@ -82,8 +82,8 @@ def test_both_ways_are_really_taken(tiny_folder, monkeypatch) -> None:
     fused.verdict(batch_of(fused, PAIRS))
     assert len(calls) == 2
     assert "packed" not in batch_of(plain, PAIRS)
-    assert plain.fusing.tokens.saved_share == 0
-    assert fused.logged["perf/saved_tokens"] == fused.fusing.tokens.saved_share > 0.1
+    assert plain.fusing.tokens.cached_token_fraction == 0
+    assert fused.logged["perf/saved_tokens"] == fused.fusing.tokens.cached_token_fraction > 0.1
 
 
 def test_swapping_the_responses_swaps_the_branches(tiny_folder) -> None:

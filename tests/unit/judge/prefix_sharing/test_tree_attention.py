@@ -244,8 +244,8 @@ def test_a_judge_is_the_same_in_every_mode(folder) -> None:
         assert_same_numbers(verdicts[mode].margin_ba, verdicts["off"].margin_ba, DOUBLE)
     assert tokens["on"].computed < tokens["auto"].computed < tokens["off"].computed
     assert tokens["off"].computed == tokens["off"].plain == tokens["on"].plain == tokens["auto"].plain
-    assert tokens["on"].saved_share == pytest.approx(1 - tokens["on"].computed / tokens["on"].plain)
-    assert tokens["off"].saved_share == 0
+    assert tokens["on"].cached_token_fraction == pytest.approx(1 - tokens["on"].computed / tokens["on"].plain)
+    assert tokens["off"].cached_token_fraction == 0
     assert all(each.computed <= each.positions for each in tokens.values())
 
 
