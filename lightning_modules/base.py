@@ -23,7 +23,7 @@ from prl.data.rows.records import Record
 from prl.data.rows.row_errors import shown
 from prl.data.store import RecordEncoder
 from prl.distributed import rank
-from prl.models.loading import without_weights
+from prl.models.loading import on_meta_device
 from prl.rewards.base import RewardSource
 from prl.rl.sharding import Sharding
 from prl.run_folder.inputs import Inputs, folder_inputs, model_inputs
@@ -86,7 +86,7 @@ class TrainingModule(LightningModule, ABC):
 
     def loading_models(self) -> AbstractContextManager[None]:
         """Around the reading of models that will be spread: where that cuts them, one process hands out the weights."""
-        return without_weights(self.sharding.cuts_weights and rank() > 0)
+        return on_meta_device(self.sharding.cuts_weights and rank() > 0)
 
     def shard(self, model: Any) -> Any:
         """A model that was just read, in shards where the strategy wants that."""

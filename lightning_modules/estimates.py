@@ -18,7 +18,7 @@ from lightning_modules.pairwise_ppo import PairwisePPOModule
 from prl.config import ModelSource
 from prl.models.adapters import add_adapters, is_adapted
 from prl.models.critic import AdapterCritic, Critic, ValueHead, hidden_size
-from prl.models.loading import freeze, load_shape
+from prl.models.loading import freeze, init_model
 from prl.models.logprobs import LOGITS_AT_ONCE, logits_setting
 from prl.models.memory import ModelMemory, Shards, model_memory, on_fake_tensors, working_memory
 from prl.models.policy import in_own_type
@@ -92,10 +92,10 @@ def needs(module: TrainingModule, rows: int, *, precision: str = "32-true", floa
 def _one_model(module: Any, rows: int, make: Make) -> Needs:
     scalar = isinstance(module, BradleyTerryRewardModule)
     if scalar:
-        model = make(lambda: load_shape(AutoModelForSequenceClassification, module.source, num_labels=1))
+        model = make(lambda: init_model(AutoModelForSequenceClassification, module.source, num_labels=1))
         model.config.pad_token_id = 0
     else:
-        model = make(lambda: load_shape(AutoModelForCausalLM, module.source))
+        model = make(lambda: init_model(AutoModelForCausalLM, module.source))
     judge = isinstance(module, GenerativeRewardModule)
     twice = scalar or (judge and module.order == "both")
     whole_logits = not scalar and (not judge or module.text_coef > 0)
@@ -107,11 +107,11 @@ def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: 
     policy = make(lambda: _policy(module))  # with the critic's adapters, when it has any
     critic: Any = make(lambda: ValueHead(hidden_size(policy)))
     if module.critic_kind == "own":
-        critic = make(lambda: Critic(load_shape(AutoModel, module.critic_source)).train())
+        critic = make(lambda: Critic(init_model(AutoModel, module.critic_source)).train())
     cut = [model_memory("policy", policy, trained=True), model_memory("critic", critic, trained=True)]
     if module.reference_source is not None or not is_adapted(policy):
         source = module.reference_source or module.policy_source
-        reference = make(lambda: freeze(load_shape(AutoModelForCausalLM, source)))
+        reference = make(lambda: freeze(init_model(AutoModelForCausalLM, source)))
         cut.append(model_memory("reference", reference, trained=False))
     judges = {"judge": module.judge, "held-out judge": module.heldout_judge}
     asked = {name: _read_once(judge, rows, make_judge) for name, judge in judges.items() if judge is not None}
@@ -136,14 +136,14 @@ def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: 
 
 
 def _policy(module: PairwisePPOModule) -> Any:
-    policy = load_shape(AutoModelForCausalLM, module.policy_source).train()
+    policy = init_model(AutoModelForCausalLM, module.policy_source).train()
     if module.critic_kind == "adapter":
         add_adapters(policy, AdapterCritic.NAME)
     return policy
 
 
 def _frozen(auto_class: Any, source: ModelSource, **extra: Any) -> Any:
-    return freeze(load_shape(auto_class, source, new_head=False, **extra))
+    return freeze(init_model(auto_class, source, new_head=False, **extra))
 
 
 def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: int) -> int:

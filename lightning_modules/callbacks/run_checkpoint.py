@@ -214,7 +214,7 @@ class RunCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer, done: int) -> None:
         if done == self._saved_at:
             return
-        partial = checkpoint_files.aside(self.folder, done)
+        partial = checkpoint_files.partial_path(self.folder, done)
         if trainer.is_global_zero and os.path.lexists(partial):
             checkpoint_files.remove(partial)
         try:

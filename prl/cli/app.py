@@ -21,7 +21,7 @@ import datamodules  # noqa: F401 - makes short class names known to YAML
 import lightning_modules  # noqa: F401
 from lightning_modules.base import TrainingModule
 from lightning_modules.callbacks import (
-    FirstFailure,
+    FailureReport,
     ForgetRepeatedSteps,
     PhaseProgressBar,
     PredictionFile,
@@ -33,7 +33,7 @@ from lightning_modules.callbacks import (
 )
 from lightning_modules.export import load_training_module
 from lightning_modules.strategies import check_setting
-from prl.checkpoints.files import CheckpointError, finish_move, holds_checkpoints, newest_whole, was_cut_off
+from prl.checkpoints.files import CheckpointError, finish_move, holds_checkpoints, latest_valid, was_cut_off
 from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.resolve import RunError, resolve_checkpoint
 from prl.cli.errors import is_utf8
@@ -143,7 +143,7 @@ class PrlCLI(LightningCLI):
     def own_callbacks(self) -> list[Any]:
         """What every run has beside its checkpoint; the ledger reads the random states that are put back before it."""
         inputs = RunInputs(self.config[self.subcommand].accept_changes)
-        return [FirstFailure(), inputs, RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
+        return [FailureReport(), inputs, RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; a disk that is full ends it with the path and the way to go on.
@@ -164,10 +164,10 @@ class PrlCLI(LightningCLI):
         if self.subcommand != "fit":
             return f"{words}. Make room and start again"
         try:
-            whole = newest_whole(Path(run) / "checkpoints")
+            found = latest_valid(Path(run) / "checkpoints")
         except CheckpointError:
             return f"{words}. No checkpoint of the run is whole; make room and start it again"
-        return f"{words}. {whole} is whole; make room and continue with `prl resume {run}`"
+        return f"{words}. {found} is whole; make room and continue with `prl resume {run}`"
 
     def after_fit(self) -> None:
         """Write what was trained where transformers can load it."""
@@ -184,7 +184,7 @@ class PrlCLI(LightningCLI):
         if not self.model.sharding.cuts_weights:
             return self.model
         settings = self.config[self.subcommand].as_dict()
-        return load_training_module(settings, newest_whole(Path(self.trainer.default_root_dir) / "checkpoints"))
+        return load_training_module(settings, latest_valid(Path(self.trainer.default_root_dir) / "checkpoints"))
 
 
 def _died_young(run: Path, is_resumed: bool) -> bool:

@@ -133,7 +133,7 @@ def _kept(
     """The encoded records in a folder of the cache; None, with a warning, where they cannot be written there."""
     found = _found(place)
     # Several processes hash at once, and only the lock makes one wait for another.
-    while (fault := _fault(place)) is not None:
+    while (fault := _find_corruption(place)) is not None:
         if place.exists():
             log.warning("the cache in %s is damaged (%s); its rows are encoded again", place, fault)
         try:
@@ -274,7 +274,7 @@ def _found(folder: Path) -> bytes | None:
         return None
 
 
-def _fault(folder: Path) -> str | None:
+def _find_corruption(folder: Path) -> str | None:
     """What is wrong with a folder of the cache: a file that is not the one that was written. None where nothing is."""
     try:
         found = json.loads((folder / REPORT).read_bytes())

@@ -10,7 +10,7 @@ import torch
 from prl.data.rows.records import PreferencePair, prompt_key
 from prl.evaluation.judge.report import JudgedPairs, judge_report
 from prl.evaluation.judge.transitivity import RoundRobin, transitivity_report
-from prl.judge.attacks import canary_report
+from prl.judge.attacks import attack_report
 from prl.judge.base import PairwiseJudge
 from prl.types import Conversation
 
@@ -60,7 +60,7 @@ def examine(
     if not probes:
         return {**judge_report(judged), "cut_share": judge.truncated_fraction()}
     pairs = [better_first(pair) for pair in pairs]
-    canaries = canary_report(judge, pairs)
+    canaries = attack_report(judge, pairs)
     return {
         **judge_report(judged),
         **transitivity_report(round_robins(judge, pairs)),

@@ -15,7 +15,14 @@ from prl.judge.base import Comparison, PairwiseJudge
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.prefix_sharing.kv_cache import PrefixCache, Reading
 from prl.judge.prefix_sharing.packing import pack, tree_size
-from prl.judge.prefix_sharing.tree_attention import FusedMode, Fusing, TokenCounts, branch_logits, device_of, dtype_of
+from prl.judge.prefix_sharing.tree_attention import (
+    FusedMode,
+    PrefixSharing,
+    TokenCounts,
+    device_of,
+    dtype_of,
+    packed_logits,
+)
 from prl.judge.template import JudgeTemplate
 from prl.models.adapters import AdapterOnBase, check_same_base
 from prl.models.limits import check_fits
@@ -55,7 +62,7 @@ class GenerativeJudge(PairwiseJudge):
         self.prefixes: PrefixCache | None = None
         self._anchors: set[tuple[str, str]] = set()
         self._attached: tuple[torch.nn.Module, str] | None = None
-        self.fusing = Fusing(fused)
+        self.prefix_sharing = PrefixSharing(fused)
         self.path, self.dtype, self.max_batch_tokens = path, dtype, max_batch_tokens
         self.folder = path
         self.model: Any = None
@@ -140,7 +147,7 @@ class GenerativeJudge(PairwiseJudge):
     @property
     def tokens(self) -> TokenCounts:
         """What was computed so far, and what reading every comparison whole would have taken."""
-        return self.fusing.tokens
+        return self.prefix_sharing.tokens
 
     def compare(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
         """Both orders; where beginnings are kept, responses b are taken for what comes back."""
@@ -161,7 +168,7 @@ class GenerativeJudge(PairwiseJudge):
                 return self._margins_from_kept(self.prefixes, self.encoder, comparisons)
             rows = [self.encoder.compare(*comparison) for comparison in comparisons]
             readings = [row[0] for row in rows if row]
-            found = batched_margins(self.model, readings, self.encoder, self.max_batch_tokens, self.fusing)
+            found = batched_margins(self.model, readings, self.encoder, self.max_batch_tokens, self.prefix_sharing)
             return found / self.temperature
 
     def _margins_from_kept(
@@ -197,26 +204,30 @@ def saved_template(settings: dict[str, Any], folder: str | Path) -> JudgeTemplat
 
 
 def batched_margins(
-    model: Any, readings: list[list[int]], encoder: ComparisonEncoder, max_tokens: int, fusing: Fusing | None = None
+    model: Any,
+    readings: list[list[int]],
+    encoder: ComparisonEncoder,
+    max_tokens: int,
+    prefix_sharing: PrefixSharing | None = None,
 ) -> torch.Tensor:
     """Margins of tokenised readings, longest row first so that a batch wastes little padding: N -> [N] float32."""
     device = device_of(model)
-    fusing = fusing or Fusing("off")
+    prefix_sharing = prefix_sharing or PrefixSharing("off")
     pad_id = int(encoder.tokenizer.pad_token_id)
     verdict_ids = torch.tensor(encoder.verdict_ids, device=device)
     result = torch.empty(len(readings), device=device)
-    for rows in _batches(fusing.rows(model, readings, max_tokens), readings, max_tokens):
+    for rows in _batches(prefix_sharing.rows(model, readings, max_tokens), readings, max_tokens):
         numbers = [i for row in rows for i in row]
         members = [readings[i] for i in numbers]
         if len(rows) == len(members):
             ids, mask = left_pad(members, pad_id)
             logits = verdict_logits(model, ids.to(device), mask.to(device))
-            fusing.tokens.add(sum(map(len, members)), sum(map(len, members)), ids.numel())
+            prefix_sharing.tokens.add(sum(map(len, members)), sum(map(len, members)), ids.numel())
         else:
             order = iter(range(len(numbers)))
             packed = pack([[next(order) for _ in row] for row in rows], members, pad_id)
-            logits = branch_logits(model, packed.to(device))
-            fusing.tokens.add(packed.num_plain_tokens, packed.num_tokens, packed.input_ids.numel())
+            logits = packed_logits(model, packed.to(device))
+            prefix_sharing.tokens.add(packed.num_plain_tokens, packed.num_tokens, packed.input_ids.numel())
         result[torch.tensor(numbers, device=device)] = verdict_margins(logits, verdict_ids)
     return result
 

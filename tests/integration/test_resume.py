@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from prl.checkpoints.files import LAST, fault
+from prl.checkpoints.files import LAST, find_corruption
 from prl.checkpoints.ledger import LEDGER, compare, read_ledger
 from prl.cli.app import run_stage
 from prl.run_folder.lock import RunInUseError, run_lock
@@ -321,7 +321,7 @@ def test_what_others_left_among_the_checkpoints_does_no_harm(
     partial.write_bytes(b"half a checkpoint")
     home.run("supervised", tmp_path, *STAGES["supervised"], own, "--ckpt_path", "last")
     assert not partial.exists()
-    assert [fault(path) for path in sorted(folder.glob("batch-*.ckpt"))] == [None, None]
+    assert [find_corruption(path) for path in sorted(folder.glob("batch-*.ckpt"))] == [None, None]
     assert_same_end(tmp_path, uninterrupted("supervised"))
 
 

@@ -23,7 +23,7 @@ from lightning_modules.strategies import (
 from lightning_modules.strategies.sampling import cache_bytes, free_bytes
 from prl.config import PPO, LoRA, ModelSource
 from prl.models.collective import CollectiveForward
-from prl.models.loading import load_causal_lm, without_weights
+from prl.models.loading import load_causal_lm, on_meta_device
 from prl.models.memory import Shards
 from tests.helpers.tiny import tiny_model, write_tiny_model
 
@@ -149,9 +149,9 @@ def test_a_model_without_weights_is_like_the_one_with_them(lora: LoRA | None, tm
     model.save_pretrained(tmp_path)
     source = ModelSource(path=str(tmp_path), lora=lora)
     real = load_causal_lm(source)
-    with without_weights():
+    with on_meta_device():
         empty = load_causal_lm(source)
-    with without_weights(False):
+    with on_meta_device(False):
         assert not any(each.is_meta for each in load_causal_lm(source).parameters())
     assert all(each.is_meta for each in (*empty.parameters(), *empty.buffers()))
     for kind in ("named_parameters", "named_buffers"):

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from prl.config import LoRA, ModelSource
-from prl.models.loading import add_lora, load_causal_lm, load_shape, save_model
+from prl.models.loading import add_lora, init_model, load_causal_lm, save_model
 from prl.models.memory import PeakOfTensors, Shards, model_memory, on_fake_tensors, working_memory
 from tests.helpers.tiny import tiny_model, tiny_tokenizer, write_tiny_model
 
@@ -67,7 +67,7 @@ def test_checkpointing_takes_less(tmp_path: Any) -> None:
     for saving in (False, True):
         source = ModelSource(path=str(tmp_path), gradient_checkpointing=saving)
         with FakeTensorMode() as mode:
-            model = on_fake_tensors(lambda s=source: load_shape(AutoModelForCausalLM, s).train(), mode)
+            model = on_fake_tensors(lambda s=source: init_model(AutoModelForCausalLM, s).train(), mode)
             ids = mode.from_tensor(IDS)
             found[saving] = working_memory(model, lambda m=model, i=ids: step(m, i))
     assert found[True] < 0.6 * found[False]
@@ -114,7 +114,7 @@ def test_a_shape_has_the_names_and_sizes_of_the_model(auto_class: Any, tmp_path:
     write_tiny_model(tmp_path, seed=0)
     real = auto_class.from_pretrained(tmp_path)
     with FakeTensorMode():
-        fake = load_shape(auto_class, ModelSource(path=str(tmp_path), dtype="bfloat16"))
+        fake = init_model(auto_class, ModelSource(path=str(tmp_path), dtype="bfloat16"))
     sizes = {name: (parameter.shape, parameter.dtype) for name, parameter in fake.named_parameters()}
     assert sizes == {name: (parameter.shape, torch.bfloat16) for name, parameter in real.named_parameters()}
 
@@ -124,6 +124,6 @@ def test_the_shape_of_adapters_is_that_of_their_base_model(tmp_path: Any) -> Non
     adapted = load_causal_lm(ModelSource(path=str(tmp_path / "base"), lora=LoRA(rank=2)))
     save_model(adapted, tiny_tokenizer(), tmp_path / "adapters", merge=False)
     with FakeTensorMode():
-        fake = load_shape(AutoModelForCausalLM, ModelSource(path=str(tmp_path / "adapters")))
+        fake = init_model(AutoModelForCausalLM, ModelSource(path=str(tmp_path / "adapters")))
     expected = load_causal_lm(ModelSource(path=str(tmp_path / "adapters")))
     assert [p.shape for p in fake.parameters()] == [p.shape for p in expected.parameters()]

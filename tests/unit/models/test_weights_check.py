@@ -16,12 +16,12 @@ from prl.config import LoRA, ModelSource
 from prl.judge.bradley_terry import BradleyTerryJudge, save_bradley_terry
 from prl.models.adapters import AdapterOnBase
 from prl.models.loading import (
+    init_model,
     load_backbone,
     load_causal_lm,
     load_scalar_classifier,
-    load_shape,
+    on_meta_device,
     save_model,
-    without_weights,
 )
 from prl.models.weights_check import WeightsError
 from tests.helpers.tiny import tiny_model, tiny_tokenizer, write_tiny_model
@@ -40,11 +40,11 @@ def changed(folder: Path, change: Callable[[Weights], Any], to: Path, file: str 
 
 
 def read_as_shape(source: ModelSource) -> Any:
-    return load_shape(AutoModelForSequenceClassification, source, num_labels=1)
+    return init_model(AutoModelForSequenceClassification, source, num_labels=1)
 
 
 def read_without_weights(source: ModelSource) -> Any:
-    with without_weights():
+    with on_meta_device():
         return load_causal_lm(source)
 
 
