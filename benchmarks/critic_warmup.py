@@ -24,7 +24,7 @@ KINDS = {
 
 
 def weights_hash(model: Any) -> str:
-    """Hash of everything in a policy that has nothing to do with a critic on its trunk."""
+    """Hash of everything in a policy that has nothing to do with a critic on its base model."""
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in sorted(model.state_dict().items()):
         if ".critic." not in name:

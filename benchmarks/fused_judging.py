@@ -29,7 +29,7 @@ from prl.judge import ComparisonEncoder, JudgeTemplate
 from prl.judge.generative import batched_margins
 from prl.judge.prefix_sharing.kv_cache import PrefixCache, Reading
 from prl.judge.prefix_sharing.packing import pack, shared_length
-from prl.judge.prefix_sharing.tree_attention import Fusing, TokenCounts, branch_logits
+from prl.judge.prefix_sharing.tree_attention import PrefixSharing, TokenCounts, packed_logits
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import verdict_logits, verdict_margins
 
@@ -57,11 +57,11 @@ def pairs_of(readings: Readings) -> list[list[int]]:
 
 
 def training_step(model: Any, readings: Readings, ids: tuple[int, int], mode: str) -> Tensor:
-    """Gradients of the margins' difference; returns the margins. `auto` reads as `Fusing.prefers` says."""
+    """Gradients of the margins' difference; returns the margins. `auto` reads as `PrefixSharing.should_pack` says."""
     plain_ids, mask = left_pad(readings, 0)
     packed = pack(pairs_of(readings), readings, 0)
-    if mode == "on" or (mode == "auto" and Fusing("auto").prefers(model, packed, plain_ids, mask)):
-        logits = branch_logits(model, packed.to(model.device))
+    if mode == "on" or (mode == "auto" and PrefixSharing("auto").should_pack(model, packed, plain_ids, mask)):
+        logits = packed_logits(model, packed.to(model.device))
     else:
         logits = verdict_logits(model, plain_ids.to(model.device), mask.to(model.device))
     margins = logits[:, ids[0]] - logits[:, ids[1]]
@@ -100,15 +100,17 @@ def measure(calls: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, fl
 
 def inference(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds: int) -> dict[str, Any]:
     """One row of the table: what `on` and `auto` compute and take, as shares of `off`."""
-    fusing = {mode: Fusing(mode) for mode in MODES}  # type: ignore[arg-type]
-    rows = {mode: fusing[mode].rows(model, readings, 1 << 20) for mode in MODES}
+    prefix_sharing = {mode: PrefixSharing(mode) for mode in MODES}  # type: ignore[arg-type]
+    rows = {mode: prefix_sharing[mode].rows(model, readings, 1 << 20) for mode in MODES}
     ways = [mode for mode in MODES if mode != "auto" or rows["auto"] not in (rows["on"], rows["off"])]
     with torch.no_grad():
-        calls = {mode: partial(batched_margins, model, readings, encoder, 1 << 20, fusing[mode]) for mode in MODES}
+        calls = {
+            mode: partial(batched_margins, model, readings, encoder, 1 << 20, prefix_sharing[mode]) for mode in MODES
+        }
         calls["auto"]()  # for its count, where it is not timed because it reads as another does
         times = measure({mode: calls[mode] for mode in ways}, rounds)
     times.setdefault("auto", times["on" if rows["auto"] == rows["on"] else "off"])
-    shares = {mode: 1 - fusing[mode].tokens.saved_share for mode in MODES}
+    shares = {mode: 1 - prefix_sharing[mode].tokens.cached_token_fraction for mode in MODES}
     return (
         ratios(times) | {f"tokens_{mode}": shares[mode] for mode in ("on", "auto")} | {"rows_auto": len(rows["auto"])}
     )
@@ -116,8 +118,8 @@ def inference(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds
 
 def training(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds: int) -> dict[str, Any]:
     """The same for a training batch of pairs, backward pass included."""
-    fusing, packed = Fusing("auto"), pack(pairs_of(readings), readings, 0)
-    fused = fusing.prefers(model, packed, *left_pad(readings, 0))
+    prefix_sharing, packed = PrefixSharing("auto"), pack(pairs_of(readings), readings, 0)
+    fused = prefix_sharing.should_pack(model, packed, *left_pad(readings, 0))
     times = measure(
         {mode: partial(training_step, model, readings, encoder.verdict_ids, mode) for mode in ("off", "on")}, rounds
     )
@@ -151,13 +153,15 @@ def returning(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds
         return kept(TokenCounts())
 
     with torch.no_grad():
-        plain, fused = (partial(batched_margins, model, readings, encoder, 1 << 20, Fusing(m)) for m in ("off", "auto"))
+        plain, fused = (
+            partial(batched_margins, model, readings, encoder, 1 << 20, PrefixSharing(m)) for m in ("off", "auto")
+        )
         calls = {"off": plain, "auto": fused, "cold": cold, "warm": lambda: kept(TokenCounts())}
         cold()
         kept(counts := TokenCounts())
         times = measure(calls, rounds)
     found = {f"time_{name}": times[name] / times["off"] for name in ("auto", "cold", "warm")}
-    return found | {"tokens_warm": 1 - counts.saved_share, "seconds_off": times["off"]}
+    return found | {"tokens_warm": 1 - counts.cached_token_fraction, "seconds_off": times["off"]}
 
 
 def ratios(times: dict[str, float]) -> dict[str, float]:

@@ -171,7 +171,7 @@ def write_rows(options: argparse.Namespace, path: Path) -> dict[str, Any]:
             "random": mean(together),
             "both": 2 * mean(together),
         },
-        "cut_share": judge.counts.cut_share,
+        "cut_share": judge.counts.truncated_fraction,
     }
 
 

@@ -20,7 +20,7 @@ from prl.data import DataError, DataSource, LengthGroupedBatchSampler, Record, R
 from prl.data.audit import shared_prompts
 from prl.data.batching import check_divides
 from prl.data.store import EncodedRecords, encode_records
-from prl.data.tokens import Loss
+from prl.data.tokens import Truncation
 from prl.run_folder.contents import DATA_REPORT
 from prl.run_folder.inputs import Inputs
 from prl.system.outputs import write_text
@@ -170,7 +170,7 @@ class RecordDataModule(LightningDataModule):
             if value := getattr(source, setting):
                 self._contents[f"data.{name}.{setting}"] = json.dumps(value, sort_keys=True)
         reports[name] = records.report
-        return records, np.arange(len(records.losses))
+        return records, np.arange(len(records.truncations))
 
     def _usable(self, stream: RecordStream) -> Iterable[Record]:
         """The records of a stream, checked further."""
@@ -189,7 +189,7 @@ class RecordDataModule(LightningDataModule):
 
     def _select(self, name: str, records: EncodedRecords, kept: np.ndarray, reports: dict[str, Any]) -> Any:
         """The rows of one side, and what was lost among its records."""
-        lost = {loss: int(((records.losses[kept] & loss) > 0).sum()) for loss in Loss}
+        lost = {each: int(((records.truncations[kept] & each) > 0).sum()) for each in Truncation}
         rows = records.rows_of(kept)
         if not len(rows):
             raise DataError(f"no {name} row is left of {len(kept)}; see max_length and on_too_long, or the split")
@@ -197,11 +197,11 @@ class RecordDataModule(LightningDataModule):
         reports[f"{name}_tokens"] = {
             "records": len(kept),
             "rows": len(rows),
-            "left_out": {"too long": lost[Loss.TOO_LONG], "identical after the cut": lost[Loss.IDENTICAL]},
-            "lost_turns": lost[Loss.TURNS],
-            "lost_response_ends": lost[Loss.RESPONSES],
-            "lost_prompt_beginnings": lost[Loss.PROMPT],
-            "cut_share": float(((records.losses[kept] & Loss.CUT) > 0).mean()),
+            "left_out": {"too long": lost[Truncation.TOO_LONG], "identical after the cut": lost[Truncation.IDENTICAL]},
+            "lost_turns": lost[Truncation.TURNS],
+            "lost_response_ends": lost[Truncation.RESPONSES],
+            "lost_prompt_beginnings": lost[Truncation.PROMPT],
+            "cut_share": float(((records.truncations[kept] & Truncation.CUT) > 0).mean()),
             "median_length": int(np.sort(self.lengths[name])[len(rows) // 2]),
             "max_length": int(self.lengths[name].max()),
         }
@@ -210,8 +210,8 @@ class RecordDataModule(LightningDataModule):
                 "%s: of %d records %d are left out as too long, and %d as the same text twice once they were cut",
                 name,
                 len(kept),
-                lost[Loss.TOO_LONG],
-                lost[Loss.IDENTICAL],
+                lost[Truncation.TOO_LONG],
+                lost[Truncation.IDENTICAL],
             )
         return rows
 

@@ -13,8 +13,8 @@ class StepLoader(SteadyLoader):
     """Reads the batches of an optimizer step together and hands them out one by one, each with the totals of all.
 
     A mean over the rows or tokens of a step divides by their number in the whole step, which no single batch knows. The
-    totals are this process's, under the key `of_step`; the stage says which (`Stage.step_totals`). Without accumulation
-    a batch is handed out as it is.
+    totals are this process's, under the key `of_step`; `TrainingModule.step_totals` says which. Without accumulation
+    the batch is unchanged.
 
     Args:
         *args: as torch's.

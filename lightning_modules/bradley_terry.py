@@ -61,11 +61,11 @@ class BradleyTerryRewardModule(JudgeValidation):
     def configure_model(self) -> None:
         """Read or make the model; safe to call twice."""
         if self.model is None:
-            with self.reading():
+            with self.loading_models():
                 model = load_scalar_classifier(self.source).train()
-            self.model = self.spread(model)
+            self.model = self.shard(model)
 
-    def fixed_settings(self) -> dict[str, Any]:
+    def checkpoint_settings(self) -> dict[str, Any]:
         """The length and the tokenizer: both in the exported folder too."""
         return {"max_length": self.max_length, "tokenizer (hash)": tokenizer_hash(load_tokenizer(self.source))}
 

@@ -1,4 +1,4 @@
-"""What a stage needs on one process: lasting memory by model, and the peak of each phase, before anything is made."""
+"""What a module needs on one process: lasting memory by model, and the peak of each phase, before anything is made."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from lightning_modules.base import TrainingModule
 from lightning_modules.bradley_terry import BradleyTerryRewardModule
 from lightning_modules.generative_reward import GenerativeRewardModule
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.pairwise_ppo import PairwisePPOModule
-from lightning_modules.stage import Stage
 from prl.config import ModelSource
 from prl.models.adapters import add_adapters, is_adapted
 from prl.models.critic import AdapterCritic, Critic, ValueHead, hidden_size
-from prl.models.loading import freeze, load_shape
+from prl.models.loading import freeze, init_model
 from prl.models.logprobs import LOGITS_AT_ONCE, logits_setting
-from prl.models.memory import Held, Shards, held, on_fake_tensors, working_memory
+from prl.models.memory import ModelMemory, Shards, model_memory, on_fake_tensors, working_memory
 from prl.models.policy import in_own_type
 from prl.rewards.base import RewardSource
 from prl.rewards.folder import read_judge_file
@@ -34,18 +34,18 @@ COPIES_OF_LOGITS = {True: 3, False: 2}
 class Estimate:
     """Bytes on one process."""
 
-    models: list[Held]
+    models: list[ModelMemory]
     phases: dict[str, int]
     """Peak of each phase, everything that lasts included."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a stage needs, before it is known who shares what."""
+    """What a module needs, before it is known who shares what."""
 
-    cut: list[Held]
+    cut: list[ModelMemory]
     """Models that a strategy may cut into shards."""
-    whole: list[Held]
+    whole: list[ModelMemory]
     """Models that are whole on each process."""
     working: dict[str, int]
     """Bytes of each phase beside what lasts, of one process."""
@@ -58,11 +58,11 @@ class Needs:
         return Estimate(models, {name: lasting + work for name, work in self.working.items()})
 
 
-def needs(stage: Stage, rows: int, *, precision: str = "32-true", float32_copies: bool = False) -> Needs:
+def needs(module: TrainingModule, rows: int, *, precision: str = "32-true", float32_copies: bool = False) -> Needs:
     """Longest rows throughout, so what a run needs at most.
 
     Args:
-        stage: as configured; nothing of it is read.
+        module: as configured; nothing of it is read.
         rows: rows of a batch on one process (PPO: rollouts).
         precision: `trainer.precision`.
         float32_copies: whether the strategy takes steps on copies of the weights, and has the weights themselves in the
@@ -71,7 +71,7 @@ def needs(stage: Stage, rows: int, *, precision: str = "32-true", float32_copies
     Raises:
         ValueError: for weights that could not learn.
     """
-    stage.build_encoder()  # which refuses what `prl fit` would refuse
+    module.build_encoder()  # which refuses what `prl fit` would refuse
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     dtype = half if float32_copies else None
     mixed = torch.autocast("cpu", half or torch.bfloat16, enabled=half != dtype, cache_enabled=False)
@@ -81,52 +81,52 @@ def needs(stage: Stage, rows: int, *, precision: str = "32-true", float32_copies
             if dtype is not None:
                 return on_fake_tensors(lambda: build().to(dtype), mode)
             model = on_fake_tensors(build, mode)
-            check_learns(parameter_group(model.parameters(), stage.optimization, "model"))
+            check_learns(parameter_group(model.parameters(), module.optimization, "model"))
             return model
 
-        if isinstance(stage, PairwisePPOModule):
-            return _pairwise_ppo(stage, rows, make, partial(make, dtype=None))
-        return _one_model(stage, rows, make)
+        if isinstance(module, PairwisePPOModule):
+            return _pairwise_ppo(module, rows, make, partial(make, dtype=None))
+        return _one_model(module, rows, make)
 
 
-def _one_model(stage: Any, rows: int, make: Make) -> Needs:
-    scalar = isinstance(stage, BradleyTerryRewardModule)
+def _one_model(module: Any, rows: int, make: Make) -> Needs:
+    scalar = isinstance(module, BradleyTerryRewardModule)
     if scalar:
-        model = make(lambda: load_shape(AutoModelForSequenceClassification, stage.source, num_labels=1))
+        model = make(lambda: init_model(AutoModelForSequenceClassification, module.source, num_labels=1))
         model.config.pad_token_id = 0
     else:
-        model = make(lambda: load_shape(AutoModelForCausalLM, stage.source))
-    judge = isinstance(stage, GenerativeRewardModule)
-    twice = scalar or (judge and stage.order == "both")
-    whole_logits = not scalar and (not judge or stage.text_coef > 0)
-    work = partial(_train, model.train(), rows * (1 + twice), stage.max_length, whole_logits=whole_logits)
-    return Needs([held("model", model, trained=True)], [], {"train": working_memory(model, work)})
+        model = make(lambda: init_model(AutoModelForCausalLM, module.source))
+    judge = isinstance(module, GenerativeRewardModule)
+    twice = scalar or (judge and module.order == "both")
+    whole_logits = not scalar and (not judge or module.text_coef > 0)
+    work = partial(_train, model.train(), rows * (1 + twice), module.max_length, whole_logits=whole_logits)
+    return Needs([model_memory("model", model, trained=True)], [], {"train": working_memory(model, work)})
 
 
-def _pairwise_ppo(stage: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> Needs:
-    policy = make(lambda: _policy(stage))  # with the critic's adapters, when it has any
-    cut, critic = [held("policy", policy, trained=True)], None
-    if stage.critic_kind == "own":
-        critic = make(lambda: Critic(load_shape(AutoModel, stage.critic_source)).train())
-    elif stage.critic_kind is not None:
+def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> Needs:
+    policy = make(lambda: _policy(module))  # with the critic's adapters, when it has any
+    cut, critic = [model_memory("policy", policy, trained=True)], None
+    if module.critic_kind == "own":
+        critic = make(lambda: Critic(init_model(AutoModel, module.critic_source)).train())
+    elif module.critic_kind is not None:
         critic = make(lambda: ValueHead(hidden_size(policy)))
     if critic is not None:
-        cut.append(held("critic", critic, trained=True))
-    if stage.reference_source is not None or not is_adapted(policy):
-        source = stage.reference_source or stage.policy_source
-        reference = make(lambda: freeze(load_shape(AutoModelForCausalLM, source)))
-        cut.append(held("reference", reference, trained=False))
-    judges = {"judge": stage.reward, "held-out judge": stage.heldout_judge}
+        cut.append(model_memory("critic", critic, trained=True))
+    if module.reference_source is not None or not is_adapted(policy):
+        source = module.reference_source or module.policy_source
+        reference = make(lambda: freeze(init_model(AutoModelForCausalLM, source)))
+        cut.append(model_memory("reference", reference, trained=False))
+    judges = {"judge": module.reward, "held-out judge": module.heldout_judge}
     asked = {name: _read_once(judge, rows, make_judge) for name, judge in judges.items() if judge is not None}
     judging = [each for found, _ in asked.values() for each in found]
-    prompt, answer = stage.max_prompt_length, stage.sampling.max_new_tokens
-    group, vocabulary = min(stage.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
+    prompt, answer = module.max_prompt_length, module.sampling.max_new_tokens
+    group, vocabulary = min(module.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
     whole = group * answer * vocabulary
     slices = 4 * (whole if logits_setting(policy.config) else min(LOGITS_AT_ONCE, whole))
     both = working_memory(policy, partial(_train, policy, group, prompt + answer))
-    if critic is not None and stage.critic_kind == "own":  # its activations wait for the backward pass too
+    if critic is not None and module.critic_kind == "own":  # its activations wait for the backward pass too
         both += working_memory(critic, partial(_train, critic.backbone, group, prompt + answer))
-    elif stage.critic_kind == "adapter":
+    elif module.critic_kind == "adapter":
         both *= 2
     read = working_memory(policy, partial(_read, policy, group, prompt + answer))
     working = {
@@ -135,18 +135,18 @@ def _pairwise_ppo(stage: PairwisePPOModule, rows: int, make: Make, make_judge: M
         "score": read + slices * COPIES_OF_LOGITS[False],
         "update": both + slices * COPIES_OF_LOGITS[True],
     }
-    return Needs(cut + judging * stage.resources.shard_judges, judging * (not stage.resources.shard_judges), working)
+    return Needs(cut + judging * module.resources.shard_judges, judging * (not module.resources.shard_judges), working)
 
 
-def _policy(stage: PairwisePPOModule) -> Any:
-    policy = load_shape(AutoModelForCausalLM, stage.policy_source).train()
-    if stage.critic_kind == "adapter":
+def _policy(module: PairwisePPOModule) -> Any:
+    policy = init_model(AutoModelForCausalLM, module.policy_source).train()
+    if module.critic_kind == "adapter":
         add_adapters(policy, AdapterCritic.NAME)
     return policy
 
 
 def _frozen(auto_class: Any, source: ModelSource, **extra: Any) -> Any:
-    return freeze(load_shape(auto_class, source, new_head=False, **extra))
+    return freeze(init_model(auto_class, source, new_head=False, **extra))
 
 
 def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: int) -> int:
@@ -159,10 +159,10 @@ def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: in
     return rows * (prompt + answer) * per_token + max(reading, 4 * 3 * rows * vocabulary)
 
 
-def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[Held], int]:
+def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[ModelMemory], int]:
     """Models of a reward source, and the work of its largest forward pass: one anchor a response, both orders."""
     models, most = [], 0
-    for source in judge.sources():
+    for source in judge.leaves():
         weights = source.model_source()
         if weights is None:
             continue
@@ -177,7 +177,7 @@ def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[Held], 
         model.config.pad_token_id = 0
         with in_own_type(torch.device("cpu")):
             most = max(most, working_memory(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
-        models.append(held(type(source).__name__, model, trained=False))
+        models.append(model_memory(type(source).__name__, model, trained=False))
     return models, most
 
 

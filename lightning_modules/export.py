@@ -1,11 +1,11 @@
-"""A stage from the settings of its run, with the weights of a checkpoint, exported."""
+"""A module from the settings of its run, with the weights of a checkpoint, exported."""
 
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_modules.stage import Stage
+from lightning_modules.base import TrainingModule
 from prl.checkpoints import sharded as sharded_files
 from prl.judge.passport import adopt_passport, read_passport
 from prl.models.model_card import write_card
@@ -24,25 +24,25 @@ def write_model(settings: dict[str, Any], checkpoint: Path, output: Path, *, pas
         merge: put adapters into the weights, instead of writing them alone.
     """
     passport = read_passport(passport_of)
-    stage = read_stage(settings, checkpoint)
+    module = load_training_module(settings, checkpoint)
     with writing_folder(output) as partial:
-        stage.export(partial, merge=merge)
+        module.export(partial, merge=merge)
         kind = judge_kind(partial)
         write_card(partial, kind, settings, adapter=not merge)
         if kind is not None:
             adopt_passport(partial, passport)
 
 
-def read_stage(settings: dict[str, Any], checkpoint: Path) -> Any:
-    """The stage of a run with the weights of a checkpoint, as far as `export` needs them."""
-    stage = build_stage(settings)
-    stage.configure_export()
-    stage.restore(sharded_files.read(checkpoint), checkpoint)
-    return stage
+def load_training_module(settings: dict[str, Any], checkpoint: Path) -> Any:
+    """The module of a run with the weights of a checkpoint, as far as `export` needs them."""
+    module = build_training_module(settings)
+    module.configure_export()
+    module.restore(sharded_files.read(checkpoint), checkpoint)
+    return module
 
 
-def build_stage(settings: dict[str, Any]) -> Any:
-    """The stage of a resolved configuration, as LightningCLI builds it, without data and trainer."""
+def build_training_module(settings: dict[str, Any]) -> Any:
+    """The module of a resolved configuration, as LightningCLI builds it, without data and trainer."""
     parser = LightningArgumentParser()
-    parser.add_lightning_class_args(Stage, "model", subclass_mode=True)
+    parser.add_lightning_class_args(TrainingModule, "model", subclass_mode=True)
     return parser.instantiate_classes(parser.parse_object({"model": settings["model"]})).model

@@ -15,7 +15,7 @@ from prl.data.tokens import OnTooLong, tokenizer_hash
 from prl.distributed import global_sum, world_size
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.generative import save_judge
-from prl.judge.prefix_sharing.tree_attention import FusedMode, Fusing, branch_logits, branch_text_logits
+from prl.judge.prefix_sharing.tree_attention import FusedMode, PrefixSharing, packed_logits, packed_text_logits
 from prl.judge.template import JudgeTemplate
 from prl.models.limits import check_fits
 from prl.models.loading import load_causal_lm, load_tokenizer
@@ -102,7 +102,7 @@ class GenerativeRewardModule(JudgeValidation):
         self.verdict_coef, self.language_coef = (1.0, language_coef) if two_tokens else (0.0, 1.0)
         self.consistency_coef, self.consistency, self.text_coef = consistency_coef, consistency, text_coef
         self.max_length, self.on_too_long = max_length, on_too_long
-        self.fusing = Fusing(fused)
+        self.prefix_sharing = PrefixSharing(fused)
         self.model: Any = None
         self.encoder: ComparisonEncoder | None = None
 
@@ -111,16 +111,16 @@ class GenerativeRewardModule(JudgeValidation):
         if self.encoder is None:
             tokenizer = load_tokenizer(self.source)
             check_fits(self.source, tokenizer, self.max_length, role="model", setting="max_length")
-            pack_pairs = self.fusing.mode != "off"
+            pack_pairs = self.prefix_sharing.mode != "off"
             self.encoder = ComparisonEncoder(tokenizer, self.template, self.max_length, self.on_too_long, pack_pairs)
         return self.encoder
 
     def configure_model(self) -> None:
         """Read or make the model; safe to call twice."""
         if self.model is None:
-            with self.reading():
+            with self.loading_models():
                 model = load_causal_lm(self.source).train()
-            self.model = self.spread(model)
+            self.model = self.shard(model)
             self.register_buffer("verdict_ids", torch.tensor(self.build_encoder().verdict_ids), persistent=False)
 
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
@@ -129,12 +129,12 @@ class GenerativeRewardModule(JudgeValidation):
 
     def _is_fused(self, batch: dict[str, Any]) -> bool:
         ids, mask, packed = batch["input_ids"], batch["attention_mask"], batch.get("packed")
-        return packed is not None and self.fusing.prefers(self.model, packed, ids, mask)
+        return packed is not None and self.prefix_sharing.should_pack(self.model, packed, ids, mask)
 
     def _verdict_logits(self, batch: dict[str, Any]) -> Tensor:
         """Logits after all 2N readings of a batch, by whichever way is less work: [2N, V]."""
         if self._is_fused(batch):
-            return branch_logits(self.model, batch["packed"])
+            return packed_logits(self.model, batch["packed"])
         return verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
 
     def _text_logits(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,7 +142,7 @@ class GenerativeRewardModule(JudgeValidation):
         mask, text_mask = batch["attention_mask"], batch["text_mask"]
         if self._is_fused(batch):
             counts = batch["packed"].num_readers((mask & ~text_mask).sum(1))
-            return *branch_text_logits(self.model, batch["packed"]), counts
+            return *packed_text_logits(self.model, batch["packed"]), counts
         logits = self.model(**model_inputs(batch["input_ids"], mask)).logits
         logprobs = token_logprobs(logits[:, :-1], batch["input_ids"][:, 1:], text_mask[:, 1:])
         return logits[:, -1].float(), logprobs, text_mask[:, 1:]  # left padded: the verdict slot is last in every row
@@ -181,7 +181,7 @@ class GenerativeRewardModule(JudgeValidation):
         self.log_training((margin_wl - margin_lw).detach() / 2, batch["targets"])
         verdict_loss_mean, of_batch = self.mean_over_pairs(loss, batch)
         self.log("train/verdict_loss", of_batch)
-        self.log("perf/saved_tokens", self.fusing.tokens.saved_share)
+        self.log("perf/saved_tokens", self.prefix_sharing.tokens.cached_token_fraction)
         return verdict_loss_mean + text_loss[0], of_batch + text_loss[1]
 
     def _loss_of_one(self, batch: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,7 +199,7 @@ class GenerativeRewardModule(JudgeValidation):
         self.log("train/verdict_loss", of_batch)
         return verdict_loss_mean, of_batch
 
-    def fixed_settings(self) -> dict[str, Any]:
+    def checkpoint_settings(self) -> dict[str, Any]:
         """The template, its verdict tokens, the length and the tokenizer: all in the exported folder too."""
         encoder = self.build_encoder()
         template = {f"template.{name}": value for name, value in asdict(self.template).items()}

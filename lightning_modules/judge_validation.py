@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.stage import Stage
+from lightning_modules.base import TrainingModule
 from prl.data import PreferencePair, load_records, prompt_key
 from prl.distributed import gathered
 from prl.evaluation.judge.report import JudgedPairs, judge_metrics, slice_metrics
@@ -36,7 +36,7 @@ def judged_rows(rows: Iterable[dict[str, Any]], verdict: Verdict, targets: Tenso
     return JudgedPairs(verdict, targets, prompts, torch.tensor(lengths), sources)
 
 
-class JudgeValidation(Stage):
+class JudgeValidation(TrainingModule):
     """A judge in training: reports accuracy, calibration and order effects over the whole validation set."""
 
     def __init__(self, passport_pairs: int) -> None:
@@ -103,13 +103,13 @@ class JudgeValidation(Stage):
         shown = {"accuracy", "nll"}
         for name, value in metrics.items():
             self.log(f"val/{name}", value, prog_bar=name in shown, rank_zero_only=True)
-        board = self.board
-        if board is not None and not self.trainer.sanity_checking:
+        tensorboard = self.tensorboard
+        if tensorboard is not None and not self.trainer.sanity_checking:
             step = self.logged_step()
-            board.add_histogram("val/win_prob_of_chosen", verdict.win_prob.float().cpu(), step)
-            board.add_histogram("val/position_bias", verdict.position_bias.float().cpu(), step)
+            tensorboard.add_histogram("val/win_prob_of_chosen", verdict.win_prob.float().cpu(), step)
+            tensorboard.add_histogram("val/position_bias", verdict.position_bias.float().cpu(), step)
             if pairs is not None:
-                self._draw(board, pairs, rows, step)
+                self._draw(tensorboard, pairs, rows, step)
 
     def _encoded_rows(self, numbers: Tensor) -> Any:
         """What the reports read of these validation rows, still on disk: a `datasets.Dataset`."""
@@ -118,18 +118,18 @@ class JudgeValidation(Stage):
         return texts.select(numbers.tolist())
 
     @staticmethod
-    def _draw(board: Any, pairs: JudgedPairs, rows: Any, step: int) -> None:
+    def _draw(tensorboard: Any, pairs: JudgedPairs, rows: Any, step: int) -> None:
         from prl.evaluation.figures import judge_figures  # matplotlib, for whoever draws
 
         for tag, figure in judge_figures(pairs).items():
-            board.add_figure(tag, figure, step)
+            tensorboard.add_figure(tag, figure, step)
         tables = {
             "samples/worst": most_wrong(pairs.verdict, pairs.targets),
             "samples/order_gap": most_order_dependent(pairs.verdict),
         }
         for tag, chosen in tables.items():
             texts = [PairText(render_conversation(rows[n]["prompt"]), *rows[n]["texts"]) for n in chosen]
-            board.add_text(tag, pair_table(chosen, texts, pairs.verdict, pairs.targets), step)
+            tensorboard.add_text(tag, pair_table(chosen, texts, pairs.verdict, pairs.targets), step)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Testing reports what validation does."""

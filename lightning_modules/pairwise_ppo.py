@@ -19,7 +19,7 @@ from prl.advantages.base import AdvantageEstimator
 from prl.advantages.gae import GAE
 from prl.anchors.base import AnchorSource
 from prl.anchors.sources import DatasetAnchors
-from prl.checkpoints.event_log import Journal
+from prl.checkpoints.event_log import EventLog
 from prl.checkpoints.position import is_dry_run
 from prl.config import (
     CriticSettings,
@@ -42,10 +42,10 @@ from prl.judge.gate import check_judge
 from prl.models.adapters import add_adapters, is_adapted
 from prl.models.critic import AdapterCritic, build_critic, check_critic
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
-from prl.models.offload import Residence
+from prl.models.offload import Offload
 from prl.objectives.policy.base import PolicyObjective
 from prl.objectives.policy.ppo import PPO
-from prl.rewards.base import RewardSource, make_ready
+from prl.rewards.base import RewardSource, load_frozen
 from prl.rewards.shapers.missing_eos import MissingEOS
 from prl.rewards.shaping import RewardShaper, shape
 from prl.rl.actors import Actors, check_sampler
@@ -125,7 +125,7 @@ class PairwisePPOModule(PolicyUpdate):
         health: Health = Health(),  # noqa: B008 - frozen
         resources: Resources = Resources(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(validation, Residence(resources.offload_frozen))
+        super().__init__(validation, Offload(resources.offload_frozen))
         check_roles(policy, reference, reward, heldout_judge, iterations)
         self.automatic_optimization = False
         self.policy_source, self.reference_source = policy, reference
@@ -175,26 +175,26 @@ class PairwisePPOModule(PolicyUpdate):
         judges, sharding = [*filter(None, (self.reward, self.heldout_judge))], self.sharding
         for judge in judges:
             check_judge(judge, self.judge_gate)
-        with self.reading():
+        with self.loading_models():
             self.configure_export()
         for judge in judges:
             cut = self.resources.shard_judges
-            with self.reading() if cut else nullcontext():
-                make_ready(judge, self.policy, self.policy_source.path)
+            with self.loading_models() if cut else nullcontext():
+                load_frozen(judge, self.policy, self.policy_source.path)
             shard_judge(judge, sharding, getattr(self._trainer, "precision", None), cut=cut)
         if self.critic_settings is not None:
-            with self.reading():
+            with self.loading_models():
                 critic = build_critic(self.critic_settings, self.policy, self.critic_source)
             self.critic = sharding.shard(critic)
         self.policy = sharding.shard(self.policy)
         if self.reference_source is not None or not is_adapted(self.policy):
-            with self.reading():
+            with self.loading_models():
                 reference = freeze(load_causal_lm(self.reference_source or self.policy_source))
             self.reference = sharding.shard(reference)
         self._build_actors()
 
     def _build_actors(self) -> None:
-        shared: Any = {"tokenizer": self.tokenizer, "residence": self.residence, "sharding": self.sharding}
+        shared: Any = {"tokenizer": self.tokenizer, "offload": self.offload, "sharding": self.sharding}
         self.judging = Judging(self.reward, self.heldout_judge, with_thoughts=self.judge_thoughts, **shared)
         self.actors = Actors(
             *(self.policy, self.critic, self.reference),
@@ -215,13 +215,13 @@ class PairwisePPOModule(PolicyUpdate):
     def on_fit_start(self) -> None:
         """Check settings against each other, before a rollout is paid for, and start the records."""
         check_run(self.update_settings, self.warmup.budget, self.sampling.per_prompt, self.trainer)
-        judges = [each for judge in filter(None, (self.reward, self.heldout_judge)) for each in judge.sources()]
+        judges = [each for judge in filter(None, (self.reward, self.heldout_judge)) for each in judge.leaves()]
         read = [getattr(each, "path", None) for each in (self.reference_source, self.critic_source, *judges)]
         check_sampler(self.sampler, self.policy, self.sharding, self.policy_source.path, read)
         self.health.folder = health_folder(self.trainer)
         self.start_validations()
-        if journal := self._anchor_journal:
-            journal.begin(self.validation.batch)
+        if event_log := self._anchor_log:
+            event_log.truncate_after(self.validation.batch)
 
     def configure_optimizers(self) -> Any:
         """Policy and critic under one optimizer."""
@@ -294,16 +294,16 @@ class PairwisePPOModule(PolicyUpdate):
         reward = "reward/win_prob" if scores.verdict is not None else "reward/score"
         shown = {"win": numbers[reward], "kl": numbers["kl/k1"], "tok/s": numbers["perf/tok_s"]}
         self.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True, batch_size=num_rows)
-        if journal := self._anchor_journal:
-            journal.append(iteration, self.anchors.events())
-        if self.board is not None:
-            draw_iteration(self.board, scores, experience, self.logged_step())
+        if event_log := self._anchor_log:
+            event_log.append(iteration, self.anchors.events())
+        if self.tensorboard is not None:
+            draw_iteration(self.tensorboard, scores, experience, self.logged_step())
 
     @property
-    def _anchor_journal(self) -> Journal | None:
+    def _anchor_log(self) -> EventLog | None:
         """Return the log of replaced anchors; None on all ranks but the first, and in a dry run."""
         kept = self.trainer.is_global_zero and not is_dry_run(self.trainer)
-        return Journal(Path(self.trainer.default_root_dir, "anchors.jsonl")) if kept else None
+        return EventLog(Path(self.trainer.default_root_dir, "anchors.jsonl")) if kept else None
 
     # ---- life cycle
 
@@ -314,8 +314,8 @@ class PairwisePPOModule(PolicyUpdate):
     def on_train_start(self) -> None:
         """Lay out the page of TensorBoard; end a run that was complete when it stopped."""
         super().on_train_start()
-        if self.board is not None:
-            self.board.add_custom_scalars(LAYOUT)
+        if self.tensorboard is not None:
+            self.tensorboard.add_custom_scalars(LAYOUT)
         self.trainer.should_stop |= self.batches_done() >= self.iterations
         self.end_if_over()
 

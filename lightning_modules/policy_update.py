@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.policy_stage import PolicyStage
+from lightning_modules.policy_base import PolicyTrainingModule
 from prl.config import CriticSettings, KLPenalty, Update
 from prl.distributed import world_size
 from prl.models.critic import explained_variance
@@ -13,12 +13,12 @@ from prl.rl.critic_warmup import CriticWarmup
 from prl.rl.health_monitor import HealthMonitor
 from prl.rl.kl_controller import KLController
 from prl.rl.minibatch import count_global, schedule_minibatches
-from prl.rl.step_statistics import accumulate, agree, over_steps
+from prl.rl.step_statistics import accumulate, mean_over_steps, reduce_over_ranks
 from prl.rl.update import minibatch_loss, token_weights
 from prl.types import Experience, Rollout
 
 
-class PolicyUpdate(PolicyStage):
+class PolicyUpdate(PolicyTrainingModule):
     """Learns from experience by steps of its own; Lightning steps nothing (manual optimisation)."""
 
     objective: PolicyObjective
@@ -45,7 +45,7 @@ class PolicyUpdate(PolicyStage):
                     break
             self.lr_schedulers().step()  # type: ignore[union-attr]
         first = {"first_ratio": history[0]["ratio_mean"]} if history and "ratio_mean" in history[0] else {}
-        return {**over_steps(history), **first, "num_steps": len(history), **extra}
+        return {**mean_over_steps(history), **first, "num_steps": len(history), **extra}
 
     def step(self, experience: Experience, groups: list[Tensor]) -> dict[str, float] | None:
         """One optimizer step over a minibatch made of micro-batches.
@@ -74,7 +74,7 @@ class PolicyUpdate(PolicyStage):
             accumulate(totals, stats)
         optimizer: Any = self.optimizers()
         norm = sharding.clip(self.parameters(), settings.max_grad_norm)
-        found = {**agree(totals), "grad_norm": float(norm)}
+        found = {**reduce_over_ranks(totals), "grad_norm": float(norm)}
         if allowed := self.health.allows_step(found):
             optimizer.step()
         sharding.zero_grad(optimizer)

@@ -54,10 +54,10 @@ LAYOUT: dict[str, dict[str, Chart]] = {
 """Category -> chart -> tags."""
 
 
-def draw_iteration(board: Any, scores: Scores, experience: Experience, step: int) -> None:
+def draw_iteration(tensorboard: Any, scores: Scores, experience: Experience, step: int) -> None:
     """Write the histograms of an iteration: win probabilities, where there are any, and advantages."""
     if scores.verdict is not None:
         judged = scores.verdict.select(scores.verdict.judged)
-        board.add_histogram("reward/win_prob_histogram", judged.win_prob.float().cpu(), step)
+        tensorboard.add_histogram("reward/win_prob_histogram", judged.win_prob.float().cpu(), step)
     advantages = experience.advantages[experience.rollout.response_mask]
-    board.add_histogram("policy/advantage_histogram", advantages.float().cpu(), step)
+    tensorboard.add_histogram("policy/advantage_histogram", advantages.float().cpu(), step)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.stage import Stage
+from lightning_modules.base import TrainingModule
 from prl.config import ModelSource, Optimization
 from prl.data.encoding import DemonstrationEncoder
 from prl.data.rows.records import Demonstration
@@ -18,7 +18,7 @@ from prl.models.policy import model_inputs, token_logprobs
 from prl.rollouts.generate import keep_end_tokens
 
 
-class SupervisedModule(Stage):
+class SupervisedModule(TrainingModule):
     """Next-token cross-entropy on completion tokens, averaged over the tokens of the batch.
 
     Args:
@@ -52,9 +52,9 @@ class SupervisedModule(Stage):
     def configure_model(self) -> None:
         """Read or make the model; safe to call twice."""
         if self.model is None:
-            with self.reading():
+            with self.loading_models():
                 model = load_causal_lm(self.source).train()
-            self.model = self.spread(model)
+            self.model = self.shard(model)
 
     def _logprobs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Log-probability of every completion token, and which positions these are: [B, S - 1] each."""

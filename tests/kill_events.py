@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prl.checkpoints.files import CheckpointError, newest_whole
+from prl.checkpoints.files import CheckpointError, latest_valid
 from prl.checkpoints.ledger import LEDGER, compare, read_ledger
 from prl.cli.entry import main as prl
 from tests.integration.runs import CONFIGS, Home, build_home
@@ -156,7 +156,7 @@ class KilledRuns:
         assert code == -signal.SIGKILL, self.output.read_text()
         how = "resumed"
         try:
-            newest_whole(self.run / "checkpoints")
+            latest_valid(self.run / "checkpoints")
         except CheckpointError:
             how = "restarted"
         again = ["resume", str(self.run)] if (self.run / "config.yaml").is_file() else self.arguments(self.run)
@@ -165,7 +165,7 @@ class KilledRuns:
         if not is_the_same(end_of(self.run), self.expected):
             return f"failed: {how}, other bits", event
         leftovers = [*self.run.rglob("*.partial"), *self.run.glob("checkpoints/*.link")]
-        newest = newest_whole(self.run / "checkpoints")
+        newest = latest_valid(self.run / "checkpoints")
         if (self.run / "checkpoints" / "last.ckpt").resolve() != newest.resolve() or leftovers:
             return f"failed: {how}, last.ckpt or {[path.name for path in leftovers]} left behind", event
         return how, event

@@ -1,6 +1,6 @@
 """Callbacks that every run has; none changes training."""
 
-from lightning_modules.callbacks.failures import FirstFailure
+from lightning_modules.callbacks.failures import FailureReport
 from lightning_modules.callbacks.predictions import PredictionFile
 from lightning_modules.callbacks.progress import PhaseProgressBar
 from lightning_modules.callbacks.random_states import RandomStates
@@ -11,7 +11,7 @@ from lightning_modules.callbacks.run_inputs import RunInputs
 from lightning_modules.callbacks.run_ledger import RunLedger
 
 __all__ = [
-    "FirstFailure",
+    "FailureReport",
     "ForgetRepeatedSteps",
     "PhaseProgressBar",
     "PredictionFile",

@@ -11,12 +11,12 @@ from lightning import Callback, Trainer
 from prl.checkpoints.position import batches_done, is_dry_run
 from prl.distributed import rank, world_size
 from prl.system.outputs import write_text
-from prl.system.terminal import FOLLOWS
+from prl.system.terminal import CAUSED_BY
 
 log = logging.getLogger(__name__)
 
 
-class FirstFailure(Callback):
+class FailureReport(Callback):
     """Leaves `RUN_DIR/failures/rankN.txt` when one of several processes fails; the others' errors name the first.
 
     A process that waits for a lost one gets an error about a closed connection or a time-out; what matters is the error
@@ -47,7 +47,9 @@ class FirstFailure(Callback):
             write_text(folder / f"rank{rank()}.txt", f"{time.time():.3f} {place}: {reason}\n")
         if earlier:
             first = min(earlier)[1]
-            setattr(exception, FOLLOWS, f"{place} ended because another process failed first. {first} (here: {reason})")
+            setattr(
+                exception, CAUSED_BY, f"{place} ended because another process failed first. {first} (here: {reason})"
+            )
         else:
             log.error("%s failed: %s", place, reason)
 

@@ -7,7 +7,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from prl.system.full_disk import naming_when_full
-from prl.system.outputs import aside, check_file, lines_with, sync
+from prl.system.outputs import check_file, lines_with, partial_path, sync
 
 
 class PredictionFile(Callback):
@@ -22,7 +22,7 @@ class PredictionFile(Callback):
         name = "predictions.jsonl" if trainer.world_size == 1 else f"predictions.rank{trainer.global_rank}.jsonl"
         self.path = Path(trainer.default_root_dir) / name
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._partial = aside(self.path)
+        self._partial = partial_path(self.path)
         self._partial.write_text("")
         self._is_checked = False
 

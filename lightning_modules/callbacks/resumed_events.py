@@ -54,8 +54,8 @@ def _writer(trainer: Trainer) -> Any:
     """Return the writer of this session's event file; None without one."""
     if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
         return None
-    board = trainer.logger.experiment
-    return board._get_file_writer() if hasattr(board, "_get_file_writer") else None  # a fast_dev_run has none
+    writer = trainer.logger.experiment
+    return writer._get_file_writer() if hasattr(writer, "_get_file_writer") else None  # a fast_dev_run has none
 
 
 def take_away_others(own: Path) -> None:

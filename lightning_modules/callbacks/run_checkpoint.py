@@ -13,7 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from lightning_modules.callbacks.stop_signals import StoppedRun, StopSignals
-from lightning_modules.strategies import write_in_parts
+from lightning_modules.strategies import use_sharded_checkpoints
 from prl.checkpoints import files as checkpoint_files
 from prl.checkpoints import sharded as sharded_files
 from prl.checkpoints.position import batches_done, is_dry_run
@@ -72,9 +72,9 @@ class RunCheckpoint(Checkpoint):
     `prl/checkpoints/files.py` publishes each file when it is whole.
 
     After SIGTERM, SIGUSR1, SIGHUP, Ctrl-C, or when its output is lost, the run ends at the next place where ranks are
-    in step: after a batch, between the phases of a PPO iteration (`Stage.begin_phase`), after a validation batch. What
-    is saved is the state after the last completed batch: before its first update an iteration has changed nothing but
-    random states and counters, which are put back, and after it the iteration is completed first.
+    in step: after a batch, between the phases of a PPO iteration (`TrainingModule.begin_phase`), or after a validation
+    batch. The checkpoint holds the state after the last completed batch: before its first update an iteration has
+    changed nothing but random states and counters, which are restored, and after it the iteration is completed first.
 
     Where a validation belongs to the batch, the checkpoint waits for its end, since Lightning would not repeat it: what
     it decides (an early stop, the best checkpoint) is kept. After a stop in between, the resumed run validates first.
@@ -112,7 +112,7 @@ class RunCheckpoint(Checkpoint):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = PlainCheckpointIO()
         if self.sharded:
-            write_in_parts(trainer.strategy)
+            use_sharded_checkpoints(trainer.strategy)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """A new run takes an overwritten one's checkpoints and model away; a resumed one need not save what it got."""
@@ -214,7 +214,7 @@ class RunCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer, done: int) -> None:
         if done == self._saved_at:
             return
-        partial = checkpoint_files.aside(self.folder, done)
+        partial = checkpoint_files.partial_path(self.folder, done)
         if trainer.is_global_zero and os.path.lexists(partial):
             checkpoint_files.remove(partial)
         try:

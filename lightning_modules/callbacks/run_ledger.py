@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, Trainer
 
 from prl import __version__
-from prl.checkpoints.ledger import LEDGER, LedgerWriter, content_hash, sketch, state_numbers, weights_sketch
+from prl.checkpoints.ledger import LEDGER, LedgerWriter, content_hash, fingerprint, state_numbers, weights_fingerprint
 from prl.checkpoints.position import batches_done, is_dry_run
 from prl.checkpoints.random_states import random_states
 from prl.distributed import gathered, world_size
@@ -55,10 +55,10 @@ class RunLedger(Callback):
         if "responses" in outputs:
             self.line["responses"] = _of_ranks(gathered(content_hash(outputs["responses"])))
         if "rewards" in outputs:
-            self.line["rewards"] = sketch(torch.cat(gathered(outputs["rewards"].detach().cpu())))
+            self.line["rewards"] = fingerprint(torch.cat(gathered(outputs["rewards"].detach().cpu())))
         logged = trainer.callback_metrics
         self.line["numbers"] = {name: float(logged[name]) for name in NUMBERS if name in logged}
-        self.line["weights"] = weights_sketch([each for each in pl_module.parameters() if each.requires_grad])
+        self.line["weights"] = weights_fingerprint([each for each in pl_module.parameters() if each.requires_grad])
         if self._writer is not None:
             self._writer.append(self.line)
 

@@ -4,7 +4,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from lightning_modules.strategies.fsdp2 import FSDP2Strategy, check_replicas
 from lightning_modules.strategies.settings import check_precision, check_setting, shards_of
-from lightning_modules.strategies.sharding import sharding_of, write_in_parts
+from lightning_modules.strategies.sharding import sharding_of, use_sharded_checkpoints
 from lightning_modules.strategies.zero import ZeROStrategy, shape_of
 
 StrategyRegistry.register("fsdp2", FSDP2Strategy, "weights in shards over all processes (torch fully_shard)")
@@ -20,5 +20,5 @@ __all__ = [
     "shape_of",
     "sharding_of",
     "shards_of",
-    "write_in_parts",
+    "use_sharded_checkpoints",
 ]

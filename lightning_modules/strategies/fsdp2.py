@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from lightning_modules.strategies.in_parts import Held, InParts
+from lightning_modules.strategies.sharded_checkpoints import LocalShard, ShardedCheckpoints
 from prl.checkpoints.sharded import Part
 from prl.distributed import give_from_first, rank
 from prl.models.adapters import is_adapted
@@ -25,7 +25,7 @@ from prl.models.critic import ValueHead
 from prl.models.memory import layer_names
 
 
-class FSDP2Strategy(InParts, ModelParallelStrategy):
+class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
     """Weights, gradients and optimizer state in shards over all processes, by torch's `fully_shard`.
 
     Args:
@@ -75,17 +75,21 @@ class FSDP2Strategy(InParts, ModelParallelStrategy):
 
     # ---- checkpoints
 
-    def _weights(self) -> dict[str, Held]:
+    def _weights(self) -> dict[str, LocalShard]:
         module: Any = self.lightning_module
-        settle(module)
+        reshard(module)
         frozen = module.frozen_names()
-        known: dict[int, Held] = {}  # tied weights are then one object, on every process alike
+        known: dict[int, LocalShard] = {}  # tied weights are then one object, on every process alike
         state = module.state_dict(keep_vars=True)
-        return {name: known.setdefault(id(value), held(value)) for name, value in state.items() if name not in frozen}
+        return {
+            name: known.setdefault(id(value), local_shard(value)) for name, value in state.items() if name not in frozen
+        }
 
-    def _moments(self) -> dict[int, dict[str, Held]]:
+    def _moments(self) -> dict[int, dict[str, LocalShard]]:
         state = self.optimizers[0].state_dict()["state"]
-        return {number: {name: held(value) for name, value in entries.items()} for number, entries in state.items()}
+        return {
+            number: {name: local_shard(value) for name, value in entries.items()} for number, entries in state.items()
+        }
 
     def _param_groups(self) -> list[dict[str, Any]]:
         return self.optimizers[0].state_dict()["param_groups"]
@@ -112,7 +116,7 @@ def check_replicas(replicas: int, processes: int) -> None:
         )
 
 
-def held(value: Tensor) -> Held:
+def local_shard(value: Tensor) -> LocalShard:
     """A shard as a range of its tensor: it is whole rows."""
     value = value.detach()
     if not isinstance(value, DTensor):
@@ -140,12 +144,12 @@ def shard(model: Any, mesh: DeviceMesh, device: torch.device) -> Any:
         if module is not root and (type(module).__name__ in names or isinstance(module, ValueHead)):
             fully_shard(module, mesh=mesh)
     fully_shard(root, mesh=mesh, reshard_after_forward=False)
-    _hand_out(model, whole, device)
+    _scatter_from_rank0(model, whole, device)
     return model
 
 
 @torch.no_grad()
-def _hand_out(model: nn.Module, whole: Mapping[str, Tensor], device: torch.device) -> None:
+def _scatter_from_rank0(model: nn.Module, whole: Mapping[str, Tensor], device: torch.device) -> None:
     """Give each process its shards of the first one's weights, one weight after the other, and its buffers."""
     if any(each.is_meta for each in model.parameters()):
         model.to_empty(device=device)
@@ -158,7 +162,7 @@ def _hand_out(model: nn.Module, whole: Mapping[str, Tensor], device: torch.devic
 
 
 @contextmanager
-def together(model: nn.Module) -> Iterator[None]:
+def unsharded(model: nn.Module) -> Iterator[None]:
     """All weights are whole inside, and passes gather nothing: each process makes as many as it likes."""
     root, *layers = (module for module in model.modules() if isinstance(module, FSDPModule))
     for part in (root, *layers):
@@ -172,16 +176,16 @@ def together(model: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
-def settle(model: nn.Module) -> None:
+def reshard(model: nn.Module) -> None:
     """Back to shards after forward passes without a backward pass: only then are parameters what an optimizer knows."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
-def settle_frozen(model: nn.Module) -> None:
+def reshard_frozen(model: nn.Module) -> None:
     """The same for a model that never has a backward pass: until then it remembers each forward pass."""
-    settle(model)
+    reshard(model)
     for root in _roots(model):
         with suppress(AttributeError):  # before the first pass, and in a torch that has no such thing
             root.reset_iter_state()

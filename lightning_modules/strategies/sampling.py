@@ -59,8 +59,8 @@ def cache_bytes(model: nn.Module, tokens: int) -> int:
 def free_bytes(device: torch.device) -> int:
     """Memory that this process can still have; on the CPU an equal share of what the machine has."""
     if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + held
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     import psutil
 
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or world_size()

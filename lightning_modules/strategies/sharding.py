@@ -10,9 +10,9 @@ from torch.distributed.tensor import DTensor
 
 from lightning_modules.strategies import fsdp2, zero
 from lightning_modules.strategies.fsdp2 import FSDP2Strategy
-from lightning_modules.strategies.in_parts import InParts, put_together
 from lightning_modules.strategies.sampling import sampling_from
 from lightning_modules.strategies.settings import NO_DEEPSPEED, NO_FSDP
+from lightning_modules.strategies.sharded_checkpoints import ShardedCheckpoints, gather_full
 from lightning_modules.strategies.zero import ZeROStrategy
 from prl.checkpoints.sharded import Part
 from prl.distributed import gathered
@@ -60,16 +60,16 @@ class FSDP2Sharding(Sharding):
 
     def reshard(self, model: nn.Module) -> None:
         """Free the layers that forward passes have gathered."""
-        fsdp2.settle(model)
+        fsdp2.reshard(model)
 
     def reshard_frozen(self, model: nn.Module) -> None:
         """Free them, and forget the passes, which torch would remember until a backward pass."""
-        fsdp2.settle_frozen(model)
+        fsdp2.reshard_frozen(model)
 
     @contextmanager
     def unsharded(self, model: nn.Module) -> Iterator[None]:
         """Gather every layer once."""
-        with fsdp2.together(model):
+        with fsdp2.unsharded(model):
             yield
 
     def sampling(self, model: nn.Module, gather: Gather, *, tokens: int) -> AbstractContextManager[bool]:
@@ -123,7 +123,7 @@ class ZeROSharding(Sharding):
     @contextmanager
     def unsharded(self, model: nn.Module) -> Iterator[None]:
         """Gather all weights once."""
-        with self.strategy.together(model):
+        with self.strategy.unsharded(model):
             yield
 
     def sampling(self, model: nn.Module, gather: Gather, *, tokens: int) -> AbstractContextManager[bool]:
@@ -165,16 +165,16 @@ class ZeROSharding(Sharding):
 
     def trained_shards(self, module: nn.Module) -> list[Tensor]:
         """List the float32 shards."""
-        return self.strategy.held_weights()
+        return self.strategy.local_weights()
 
 
-def write_in_parts(strategy: Any) -> None:
+def use_sharded_checkpoints(strategy: Any) -> None:
     """Let each process write its own part of a checkpoint.
 
     Raises:
         ValueError: when the strategy cuts nothing.
     """
-    if not isinstance(strategy, InParts):
+    if not isinstance(strategy, ShardedCheckpoints):
         raise ValueError(
             f"checkpoint.sharded is true with {type(strategy).__name__}, under which every process has everything; "
             "leave it out, or choose a strategy that cuts (configs/strategies)"
@@ -209,10 +209,11 @@ def _full_copy(parameter: Tensor) -> Tensor:
 
 def _full_state_dict(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict(keep_vars=True)
-    held = {
-        id(value): zero.shard_of(value) if zero.is_partitioned(value) else fsdp2.held(value) for value in state.values()
+    shards = {
+        id(value): zero.shard_of(value) if zero.is_partitioned(value) else fsdp2.local_shard(value)
+        for value in state.values()
     }
-    return put_together({name: held[id(value)] for name, value in state.items()})
+    return gather_full({name: shards[id(value)] for name, value in state.items()})
 
 
 def _assign_full(parameter: Tensor, value: Tensor) -> None:
@@ -220,8 +221,8 @@ def _assign_full(parameter: Tensor, value: Tensor) -> None:
         with zero.gathered(parameter, to_write=True):
             parameter.data.copy_(value)
         return
-    held = fsdp2.held(parameter)
-    if isinstance(held, Part):
-        held.take(value)
+    shard = fsdp2.local_shard(parameter)
+    if isinstance(shard, Part):
+        shard.take(value)
     else:
-        held.copy_(value)
+        shard.copy_(value)

@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy
 from torch import Tensor, nn
 
-from lightning_modules.strategies.in_parts import Held, InParts
+from lightning_modules.strategies.sharded_checkpoints import LocalShard, ShardedCheckpoints
 from prl.checkpoints.sharded import Part
 from prl.distributed import give_from_first, rank
 
 
-class ZeROStrategy(InParts, DeepSpeedStrategy):
+class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
     """Optimizer state (`stage: 1`), gradients too (2), weights too (3) in shards over all processes, by DeepSpeed.
 
     Differs from Lightning's: checkpoints are like those of every other strategy; models are read before they are cut,
@@ -100,7 +100,7 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
             )
 
     @contextmanager
-    def together(self, model: nn.Module) -> Iterator[None]:
+    def unsharded(self, model: nn.Module) -> Iterator[None]:
         """All weights are whole inside, and passes gather nothing: each process makes as many as it likes."""
         import deepspeed
 
@@ -199,13 +199,13 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
         for number in zero.averaged_gradients:
             zero.averaged_gradients[number] = zero.all_grad_tensors[number] = None
 
-    def held_weights(self) -> list[Tensor]:
+    def local_weights(self) -> list[Tensor]:
         """This process's shards of the float32 weights; nothing where nothing is trained."""
         return [flat.detach() for _, flat in self._flats] if self._numbered else []
 
     # ---- checkpoints
 
-    def _weights(self) -> dict[str, Held]:
+    def _weights(self) -> dict[str, LocalShard]:
         """Of trained weights the float32 copies, which steps change."""
         module: Any = self.lightning_module
         frozen, parts = module.frozen_names(), self._parts()
@@ -225,10 +225,10 @@ class ZeROStrategy(InParts, DeepSpeedStrategy):
         flats = self._flats if self._numbered else []
         return {id(each): _part(each, flats[at][1], offset, *rest) for each, at, offset, *rest in self._places()}
 
-    def _moments(self) -> dict[int, dict[str, Held]]:
+    def _moments(self) -> dict[int, dict[str, LocalShard]]:
         states = self._zero.optimizer.state
         flats = self._flats
-        found: dict[int, dict[str, Held]] = {}
+        found: dict[int, dict[str, LocalShard]] = {}
         for number, (each, at, offset, *rest) in enumerate(self._places()):
             state = states.get(flats[at][1], {})
             if state:

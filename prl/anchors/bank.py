@@ -107,7 +107,7 @@ class AnchorBank(AnchorSource):
         if not anchors:
             return
         rivals, old = [anchor.rival for anchor in anchors], [anchor.text for anchor in anchors]
-        own = policies.confirm(list(beaten.values()), rivals, old).win_prob.tolist()
+        own = policies.second_opinion(list(beaten.values()), rivals, old).win_prob.tolist()
         confirmed = gathered(own)[0]  # one verdict for all ranks, even from a judge that is not the same twice
         for (key, prompt), anchor, probability in zip(beaten.items(), anchors, confirmed, strict=True):
             accepted = probability > 0.5

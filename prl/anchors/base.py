@@ -24,10 +24,10 @@ class Policies(Protocol):
     def weights(self) -> Weights:
         """A copy of the policy's trained weights as they are now."""
 
-    def responses_under(self, weights: Weights, batch: PromptBatch) -> list[str]:
+    def sample_with_weights(self, weights: Weights, batch: PromptBatch) -> list[str]:
         """One response to each prompt, of the policy as it was with these weights."""
 
-    def confirm(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
+    def second_opinion(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
         """Both orders under the held-out judge where the run has one, else under the judge."""
 
 

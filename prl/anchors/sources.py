@@ -53,7 +53,7 @@ class PreviousPolicy(AnchorSource):
         """One sample of the older policy to each prompt."""
         if self._weights is None or self._age >= self.every:
             self._weights, self._age = policies.weights(), 0
-        drawn = policies.responses_under(self._weights, batch)
+        drawn = policies.sample_with_weights(self._weights, batch)
         return repeated([(text,) for text in drawn], len(responses))
 
     def observe(self, rollout: Rollout, scores: Scores, policies: Policies) -> dict[str, float]:

@@ -9,16 +9,17 @@ from prl.system.json_files import parse_object
 from prl.system.outputs import write_text
 
 
-class Journal:
+class EventLog:
     """A jsonl file whose lines carry the number of the training batch that they are about.
 
-    A killed process may leave half a line and lines of batches that no checkpoint holds; `begin` takes both out.
+    A killed process may leave half a line and lines of batches that no checkpoint holds; `truncate_after`
+    takes both out.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def begin(self, batches_done: int) -> None:
+    def truncate_after(self, batches_done: int) -> None:
         """Forget what is not known of the batches that are done."""
         kept = [line for line in self.read() if line["batch"] <= batches_done]
         if self.path.exists():
@@ -47,9 +48,9 @@ class Journal:
 
 
 def _text(line: dict[str, Any]) -> str:
-    return json.dumps(plain(line), ensure_ascii=False) + "\n"
+    return json.dumps(json_safe(line), ensure_ascii=False) + "\n"
 
 
-def plain(line: dict[str, Any]) -> dict[str, Any]:
+def json_safe(line: dict[str, Any]) -> dict[str, Any]:
     """JSON knows no NaN: a number that is none becomes null."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}

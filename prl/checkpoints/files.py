@@ -33,7 +33,7 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing or torn."""
 
 
-def aside(folder: Path, batches: int) -> Path:
+def partial_path(folder: Path, batches: int) -> Path:
     """Where the checkpoint after so many batches is written before it is whole."""
     return folder / f"batch-{batches:06d}.partial"
 
@@ -44,7 +44,7 @@ def publish(partial: Path, *, world_size: int) -> Path:
     Killed between any two of these, the folder still names the previous checkpoint as the newest whole one.
 
     Args:
-        partial: file or folder at `aside(...)`.
+        partial: file or folder at `partial_path(...)`.
         world_size: processes that wrote it.
 
     Returns:
@@ -114,7 +114,7 @@ def finish_move(folder: Path, newest: Path) -> None:
     (folder / _LINK).unlink(missing_ok=True)
 
 
-def fault(path: Path) -> str | None:
+def find_corruption(path: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None for a whole one.
 
     One without a manifest, such as a copy or one of Lightning's own, is only looked at from outside.
@@ -176,7 +176,7 @@ def _listed_as(file: Path, root: Path, name: str) -> str:
     return "/".join((name, *file.relative_to(root).parts))
 
 
-def newest_whole(folder: Path) -> Path:
+def latest_valid(folder: Path) -> Path:
     """The newest whole checkpoint of a run; torn ones after it are named in a warning.
 
     Raises:
@@ -184,7 +184,7 @@ def newest_whole(folder: Path) -> Path:
     """
     faults: list[str] = []
     for path in _newest_first(folder):
-        wrong = fault(path)
+        wrong = find_corruption(path)
         if wrong is None:
             if faults:
                 log.warning("%s; continuing from %s, the newest whole one", "; ".join(faults), path)
@@ -196,9 +196,9 @@ def newest_whole(folder: Path) -> Path:
     raise CheckpointError(detail)
 
 
-def whole_checkpoints(folder: Path) -> list[Path]:
+def valid_checkpoints(folder: Path) -> list[Path]:
     """All whole checkpoints of a run, newest first."""
-    return [path for path in _newest_first(folder) if fault(path) is None]
+    return [path for path in _newest_first(folder) if find_corruption(path) is None]
 
 
 def batches_of(path: Path) -> int:

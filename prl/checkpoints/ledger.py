@@ -20,7 +20,7 @@ from prl.system.full_disk import naming_when_full
 
 LEDGER = "ledger.jsonl"
 
-MEANINGS = {
+DIAGNOSES = {
     "data": "the batch holds other tokens: look at the data files, their cache, data.seed and the number of processes",
     "rng": "the random states were not continued",
     "learning_rate": "schedule or optimizer settings are not those of the run",
@@ -65,7 +65,7 @@ def _pieces(value: Any) -> Iterator[bytes]:
         yield repr(value).encode()
 
 
-def sketch(values: Tensor) -> dict[str, Any]:
+def fingerprint(values: Tensor) -> dict[str, Any]:
     """A vector as its hash, and a few sums from which the size of a difference can be told."""
     flat = values.detach().double().cpu().reshape(-1)
     steps = torch.arange(1, len(flat) + 1, dtype=torch.int64)
@@ -74,10 +74,10 @@ def sketch(values: Tensor) -> dict[str, Any]:
     return {"hash": content_hash(values), "norm": float(flat.norm()), "sums": sums}
 
 
-def weights_sketch(parameters: list[Tensor], num_tensors: int = 32, num_values: int = 256) -> dict[str, Any]:
-    """A sketch of evenly spaced values of evenly spaced tensors: training moves all, reading all takes time."""
+def weights_fingerprint(parameters: list[Tensor], num_tensors: int = 32, num_values: int = 256) -> dict[str, Any]:
+    """A fingerprint of evenly spaced values of evenly spaced tensors: training moves all, reading all takes time."""
     chosen = parameters[:: max(1, len(parameters) // num_tensors)]
-    return sketch(torch.cat([_spaced(each.detach(), num_values) for each in chosen]))
+    return fingerprint(torch.cat([_spaced(each.detach(), num_values) for each in chosen]))
 
 
 def _spaced(tensor: Tensor, count: int) -> Tensor:
@@ -188,9 +188,9 @@ class Difference:
     now: Any
 
     @property
-    def meaning(self) -> str:
+    def diagnosis(self) -> str:
         """What a difference in this quantity says."""
-        return MEANINGS[self.quantity.partition(".")[0]]
+        return DIAGNOSES[self.quantity.partition(".")[0]]
 
 
 def compare(before: list[dict[str, Any]], now: list[dict[str, Any]], tolerance: float) -> Difference | None:
@@ -203,7 +203,7 @@ def compare(before: list[dict[str, Any]], now: list[dict[str, Any]], tolerance: 
     """
     largest = None
     for one, other in zip(before, now, strict=True):
-        for name in MEANINGS:
+        for name in DIAGNOSES:
             for quantity, a, b in _pairs(name, one.get(name), other.get(name)):
                 size = _difference(quantity, a, b)
                 if size == 0:
@@ -228,7 +228,7 @@ def _pairs(name: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
 def _difference(quantity: str, a: Any, b: Any) -> float:
     if a == b or a != a and b != b:  # not a number twice is no difference
         return 0.0
-    if _is_sketch(a) and _is_sketch(b):
+    if _is_fingerprint(a) and _is_fingerprint(b):
         moved = max(abs(x - y) for x, y in zip(a["sums"], b["sums"], strict=True))
         return _finite(moved / max(a["norm"], _SMALLEST)) or 1e-12  # other bits, even where the sums agree
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
@@ -239,8 +239,8 @@ def _difference(quantity: str, a: Any, b: Any) -> float:
     return math.inf
 
 
-def _is_sketch(value: Any) -> bool:
-    """Whether a value is what `sketch` gave, in a line that nobody changed."""
+def _is_fingerprint(value: Any) -> bool:
+    """Whether a value is what `fingerprint` gave, in a line that nobody changed."""
     if not isinstance(value, dict) or not isinstance(value.get("sums"), list) or len(value["sums"]) != 2:
         return False
     return all(isinstance(each, int | float) for each in (value.get("norm"), *value["sums"]))

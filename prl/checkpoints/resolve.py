@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prl.checkpoints.files import REST, CheckpointError, fault, holds_checkpoints, newest_whole
+from prl.checkpoints.files import REST, CheckpointError, find_corruption, holds_checkpoints, latest_valid
 
 
 class RunError(ValueError):
@@ -21,7 +21,7 @@ def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:
         raise RunError(f"--ckpt_path {ckpt_path}: give `last` or the path of a checkpoint")
     if str(ckpt_path) == "last":
         try:
-            return str(newest_whole(folder))
+            return str(latest_valid(folder))
         except CheckpointError as error:
             hint = "leave --ckpt_path out to start"
             if holds_checkpoints(folder):
@@ -32,7 +32,7 @@ def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:
         raise RunError(f"checkpoint {path} does not exist. Check --run_dir, or leave --ckpt_path out to start")
     if path.suffix != ".ckpt" if path.is_file() else not (path / REST).is_file():
         raise RunError(f"--ckpt_path {ckpt_path} is no checkpoint; give a .ckpt file, or `last`")
-    if wrong := fault(path):
+    if wrong := find_corruption(path):
         hint = "Use another one, or --ckpt_path last for the newest whole one"
         raise RunError(f"checkpoint {path} is torn: {wrong}. {hint}")
     return str(path)

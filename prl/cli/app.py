@@ -19,8 +19,9 @@ from lightning.pytorch.utilities import rank_zero
 
 import datamodules  # noqa: F401 - makes short class names known to YAML
 import lightning_modules  # noqa: F401
+from lightning_modules.base import TrainingModule
 from lightning_modules.callbacks import (
-    FirstFailure,
+    FailureReport,
     ForgetRepeatedSteps,
     PhaseProgressBar,
     PredictionFile,
@@ -30,10 +31,9 @@ from lightning_modules.callbacks import (
     RunInputs,
     RunLedger,
 )
-from lightning_modules.export import read_stage
-from lightning_modules.stage import Stage
+from lightning_modules.export import load_training_module
 from lightning_modules.strategies import check_setting
-from prl.checkpoints.files import CheckpointError, finish_move, holds_checkpoints, newest_whole, was_cut_off
+from prl.checkpoints.files import CheckpointError, finish_move, holds_checkpoints, latest_valid, was_cut_off
 from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.resolve import RunError, resolve_checkpoint
 from prl.cli.errors import is_utf8
@@ -41,7 +41,7 @@ from prl.models.model_card import write_card
 from prl.rewards.folder import judge_kind
 from prl.run_folder import trust
 from prl.run_folder.contents import BEGUN_FILES, DATA_REPORT, MODEL, check_run_folder, foreign_files, is_kept
-from prl.run_folder.lock import held, is_first_process
+from prl.run_folder.lock import is_first_process, run_lock
 from prl.run_folder.renamed import check_names
 from prl.run_folder.sealed_config import CONFIG
 from prl.system.full_disk import is_disk_full, path_behind
@@ -104,7 +104,7 @@ class PrlCLI(LightningCLI):
         run, asked = Path(config.run_dir), str(config.ckpt_path)
         folder = run / "checkpoints"
         if not config.trainer.fast_dev_run and (asked != "last" or run.is_dir()):
-            self._until_end.enter_context(held(run))
+            self._until_end.enter_context(run_lock(run))
         check_run_folder(run)
         if asked in ("None", "last") and _died_young(run, asked == "last"):
             config.ckpt_path = None
@@ -143,7 +143,7 @@ class PrlCLI(LightningCLI):
     def own_callbacks(self) -> list[Any]:
         """What every run has beside its checkpoint; the ledger reads the random states that are put back before it."""
         inputs = RunInputs(self.config[self.subcommand].accept_changes)
-        return [FirstFailure(), inputs, RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
+        return [FailureReport(), inputs, RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; a disk that is full ends it with the path and the way to go on.
@@ -164,10 +164,10 @@ class PrlCLI(LightningCLI):
         if self.subcommand != "fit":
             return f"{words}. Make room and start again"
         try:
-            whole = newest_whole(Path(run) / "checkpoints")
+            found = latest_valid(Path(run) / "checkpoints")
         except CheckpointError:
             return f"{words}. No checkpoint of the run is whole; make room and start it again"
-        return f"{words}. {whole} is whole; make room and continue with `prl resume {run}`"
+        return f"{words}. {found} is whole; make room and continue with `prl resume {run}`"
 
     def after_fit(self) -> None:
         """Write what was trained where transformers can load it."""
@@ -179,12 +179,12 @@ class PrlCLI(LightningCLI):
                 write_card(partial, judge_kind(partial), self.config[self.subcommand].as_dict())
             self.model.after_export(folder)
 
-    def _whole_model(self) -> Stage:
+    def _whole_model(self) -> TrainingModule:
         """The trained stage; where its weights are in shards, what the checkpoint that was just written has of it."""
         if not self.model.sharding.cuts_weights:
             return self.model
         settings = self.config[self.subcommand].as_dict()
-        return read_stage(settings, newest_whole(Path(self.trainer.default_root_dir) / "checkpoints"))
+        return load_training_module(settings, latest_valid(Path(self.trainer.default_root_dir) / "checkpoints"))
 
 
 def _died_young(run: Path, is_resumed: bool) -> bool:
@@ -233,7 +233,7 @@ def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlC
     check_names(given)
     with contextlib.nullcontext() if trusted else trust.guarding(given):
         return cli(
-            Stage,
+            TrainingModule,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,

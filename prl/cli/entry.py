@@ -12,7 +12,7 @@ from prl import __version__
 from prl.cli.commands import COMMANDS
 from prl.cli.errors import mistake_behind, told_by_thread
 from prl.cli.help import VERBS, screen
-from prl.system.terminal import FOLLOWS
+from prl.system.terminal import CAUSED_BY
 
 
 def main(args: list[str] | None = None) -> None:
@@ -28,7 +28,7 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         if isinstance(error, OSError) and error.filename in ("<stdout>", "<stderr>"):
             raise  # output that cannot be written, which `prl.__main__` tells
-        if (follows := getattr(error, FOLLOWS, None)) is not None and not os.environ.get("PRL_DEBUG"):
+        if (follows := getattr(error, CAUSED_BY, None)) is not None and not os.environ.get("PRL_DEBUG"):
             sys.stderr.write(f"prl: {follows}\n")
             raise SystemExit(1) from None
         told = mistake_behind(error, arguments)

@@ -16,7 +16,7 @@ def is_utf8(text: str) -> bool:
 
 def mistake_behind(error: Exception, arguments: list[str]) -> Exception | None:
     """What to tell the user of an error in place of a traceback; None for one that is no mistake of theirs."""
-    return _not_utf8(error, arguments) or _told_by_us(error) or (error if is_disk_full(error) else None)
+    return _not_utf8(error, arguments) or _user_error(error) or (error if is_disk_full(error) else None)
 
 
 def told_by_thread(failure: threading.ExceptHookArgs) -> None:
@@ -35,7 +35,7 @@ def _not_utf8(error: BaseException | None, arguments: list[str]) -> Exception | 
     return RunError(f"{bad[0]!r} is not UTF-8, which a library in use cannot take; rename it")
 
 
-def _told_by_us(error: BaseException | None) -> Exception | None:
+def _user_error(error: BaseException | None) -> Exception | None:
     """The ValueError of prl behind an exception: a mistake in what was given, told in words (PRL_DEBUG=1 shows where).
 
     jsonargparse and Lightning wrap what a constructor raises; the innermost message is the one written for the user.

@@ -15,9 +15,9 @@ from prl.data.rows.row_errors import RowError
 from prl.data.templates import TemplateFailure
 from prl.data.tokens import (
     EncodingCounts,
-    Loss,
     OnTooLong,
     TooLongError,
+    Truncation,
     check_one_bos,
     left_pad,
     pair_facts,
@@ -103,17 +103,17 @@ class ConversationEncoder(_Encoder):
         prompt_ids = self._encode_prompt(prompt)
         response_ids, end = self._encode_response(prompt, prompt_ids, response)
         room = self.max_length - len(end)
-        total, loss = len(prompt_ids) + len(response_ids), Loss(0)
+        total, truncation = len(prompt_ids) + len(response_ids), Truncation(0)
         if total > room and self.on_too_long == "error":
             raise TooLongError(
                 f"prompt and response take {total + len(end)} tokens, max_length is {self.max_length}; "
                 "raise max_length or set on_too_long"
             )
         if total > room and self.on_too_long == "skip":
-            self.counts.add(Loss.TOO_LONG)
+            self.counts.add(Truncation.TOO_LONG)
             return None
         if total > room:
-            prompt_ids, loss = fit_prompt(
+            prompt_ids, truncation = fit_prompt(
                 prompt,
                 prompt_ids,
                 self._encode_prompt,
@@ -122,9 +122,9 @@ class ConversationEncoder(_Encoder):
                 last_room=room - min(len(response_ids), room // 2),
             )
         if len(prompt_ids) + len(response_ids) > room:
-            response_ids, loss = response_ids[: room - len(prompt_ids)], loss | Loss.RESPONSES
-        self.counts.add(loss)
-        if loss & Loss.RESPONSES and not self.closes_cut_responses:
+            response_ids, truncation = response_ids[: room - len(prompt_ids)], truncation | Truncation.RESPONSES
+        self.counts.add(truncation)
+        if truncation & Truncation.RESPONSES and not self.closes_cut_responses:
             end = []
         return {"ids": [*prompt_ids, *response_ids, *end], "num_response": len(response_ids) + len(end)}
 
@@ -180,7 +180,7 @@ class ScalarPairEncoder(ConversationEncoder):
         if chosen is None or rejected is None:
             return None
         if chosen["ids"] == rejected["ids"]:
-            self.counts.by_loss[Loss.IDENTICAL] += 1
+            self.counts.by_truncation[Truncation.IDENTICAL] += 1
             return None
         return {
             "chosen": chosen["ids"],
@@ -228,18 +228,18 @@ class PromptEncoder(_Encoder):
         Raises:
             TooLongError: when it does not fit and `on_too_long` is error.
         """
-        ids, loss = self._encode_prompt(record.prompt), Loss(0)
+        ids, truncation = self._encode_prompt(record.prompt), Truncation(0)
         if len(ids) > self.max_length and self.on_too_long == "error":
             raise TooLongError(
                 f"a prompt takes {len(ids)} tokens, max_prompt_length is {self.max_length} (it starts "
                 f"{record.prompt[0]['content'][:60]!r}); raise max_prompt_length or set on_too_long"
             )
         if len(ids) > self.max_length and self.on_too_long == "skip":
-            self.counts.add(Loss.TOO_LONG)
+            self.counts.add(Truncation.TOO_LONG)
             return None
         if len(ids) > self.max_length:
-            ids, loss = fit_prompt(record.prompt, ids, self._encode_prompt, self.tokenizer, room=self.max_length)
-        self.counts.add(loss)
+            ids, truncation = fit_prompt(record.prompt, ids, self._encode_prompt, self.tokenizer, room=self.max_length)
+        self.counts.add(truncation)
         # As text: an extra column may hold anything, and rows on disk have one type per column.
         about = json.dumps([record.prompt, record.anchors, record.extra], default=str)
         return {"ids": ids, "about": about, "length": len(ids)}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.marks import encode_content
-from prl.data.tokens import Loss, TooLongError
+from prl.data.tokens import TooLongError, Truncation
 from prl.types import Conversation
 
 Encode = Callable[[Conversation], list[int]]
@@ -25,7 +25,7 @@ def fit_prompt(
     *,
     room: int,
     last_room: int | None = None,
-) -> tuple[list[int], Loss]:
+) -> tuple[list[int], Truncation]:
     """Ids of a prompt that fits, and what it lost.
 
     The oldest turns are left out first, then the system message, then the beginning of what is left.
@@ -41,15 +41,15 @@ def fit_prompt(
     Raises:
         TooLongError: when not one token of text fits beside the template.
     """
-    loss = Loss(0)
+    truncation = Truncation(0)
     last_room = room if last_room is None else last_room
     if len(ids) > room and len(kept := leave_out_oldest(messages, encode, room)) < len(messages):
-        messages, ids, loss = kept, encode(kept), Loss.TURNS
+        messages, ids, truncation = kept, encode(kept), Truncation.TURNS
     if len(ids) > last_room and len(kept := leave_out_system(messages)) < len(messages):
-        messages, ids, loss = kept, encode(kept), Loss.TURNS
+        messages, ids, truncation = kept, encode(kept), Truncation.TURNS
     if len(ids) > last_room:
-        ids, loss = cut_beginning(messages, encode, last_room, tokenizer), loss | Loss.PROMPT
-    return ids, loss
+        ids, truncation = cut_beginning(messages, encode, last_room, tokenizer), truncation | Truncation.PROMPT
+    return ids, truncation
 
 
 def leave_out_oldest(messages: Conversation, encode: Encode, room: int) -> Conversation:

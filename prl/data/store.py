@@ -31,7 +31,7 @@ from prl.data.rows.reading import RecordStream
 from prl.data.rows.records import PreferencePair, Record, prompt_key
 from prl.data.rows.row_errors import RowError
 from prl.data.rows.sources import DataError, file_hash
-from prl.data.tokens import EncodingCounts, Loss, TooLongError, settings_hash
+from prl.data.tokens import EncodingCounts, TooLongError, Truncation, settings_hash
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ class EncodedRecords:
     """Key of what a preference pair compares: [N] S16; empty for other kinds."""
     winners: np.ndarray
     """Which response of it wins, see `comparison_key`: [N] uint8."""
-    losses: np.ndarray
-    """What each record lost, or why it was left out, as bits of `Loss`: [N] uint8."""
+    truncations: np.ndarray
+    """What each record lost, or why it was left out, as flags of `Truncation`: [N] uint8."""
     lengths: np.ndarray
     """Tokens of each row: [N] int32; 0 where it was left out."""
     report: dict[str, Any]
@@ -81,7 +81,7 @@ class EncodedRecords:
     @property
     def encoded(self) -> np.ndarray:
         """Which records have a row: [N] bool."""
-        return (self.losses & Loss.LEFT_OUT) == 0
+        return (self.truncations & Truncation.LEFT_OUT) == 0
 
     def rows_of(self, records: np.ndarray) -> Any:
         """The rows of the records of these numbers, in their order."""
@@ -133,7 +133,7 @@ def _kept(
     """The encoded records in a folder of the cache; None, with a warning, where they cannot be written there."""
     found = _found(place)
     # Several processes hash at once, and only the lock makes one wait for another.
-    while (fault := _fault(place)) is not None:
+    while (fault := _find_corruption(place)) is not None:
         if place.exists():
             log.warning("the cache in %s is damaged (%s); its rows are encoded again", place, fault)
         try:
@@ -244,7 +244,7 @@ class _Index:
 
     def __init__(self) -> None:
         self.prompts, self.comparisons = bytearray(), bytearray()
-        self.winners, self.losses, self.lengths = array("B"), array("B"), array("i")
+        self.winners, self.truncations, self.lengths = array("B"), array("B"), array("i")
 
     def add(self, record: Record, counts: EncodingCounts, length: int) -> None:
         self.prompts += bytes.fromhex(prompt_key(record.prompt))
@@ -252,7 +252,7 @@ class _Index:
             key, winner = comparison_key(record)
             self.comparisons += key
             self.winners.append(winner)
-        self.losses.append(sum(counts.by_loss))  # each loss is a bit of its own
+        self.truncations.append(sum(counts.by_truncation))  # each truncation is a bit of its own
         self.lengths.append(length)
 
     def save(self, path: Path) -> None:
@@ -261,7 +261,7 @@ class _Index:
             prompts=np.frombuffer(self.prompts, "S32"),
             comparisons=np.frombuffer(self.comparisons, "S16"),
             winners=np.array(self.winners, np.uint8),
-            losses=np.array(self.losses, np.uint8),
+            truncations=np.array(self.truncations, np.uint8),
             lengths=np.array(self.lengths, np.int32),
         )
 
@@ -274,7 +274,7 @@ def _found(folder: Path) -> bytes | None:
         return None
 
 
-def _fault(folder: Path) -> str | None:
+def _find_corruption(folder: Path) -> str | None:
     """What is wrong with a folder of the cache: a file that is not the one that was written. None where nothing is."""
     try:
         found = json.loads((folder / REPORT).read_bytes())

@@ -22,7 +22,7 @@ class TooLongError(ValueError):
     """A comparison that does not fit, with the numbers and the settings that change it."""
 
 
-class Loss(IntFlag):
+class Truncation(IntFlag):
     """What a text lost so that it fits, or why its record was left out."""
 
     TURNS = 1
@@ -46,17 +46,17 @@ class EncodingCounts:
 
     seen: int = 0
     cut: int = 0
-    by_loss: Counter[Loss] = field(default_factory=Counter)
-    """Texts by each single loss that they had."""
+    by_truncation: Counter[Truncation] = field(default_factory=Counter)
+    """Texts by each single truncation."""
 
-    def add(self, loss: Loss) -> None:
+    def add(self, truncation: Truncation) -> None:
         """One more text."""
         self.seen += 1
-        self.cut += bool(loss & Loss.CUT)
-        self.by_loss.update(loss)
+        self.cut += bool(truncation & Truncation.CUT)
+        self.by_truncation.update(truncation)
 
     @property
-    def cut_share(self) -> float:
+    def truncated_fraction(self) -> float:
         """Share of the texts that lost something."""
         return self.cut / max(self.seen, 1)
 

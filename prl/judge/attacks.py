@@ -34,7 +34,7 @@ def attacks(prompt: Conversation, verdicts: tuple[str, str]) -> dict[str, str]:
     }
 
 
-def canary_report(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+def attack_report(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
     """Share of comparisons that each attack wins against the better response of a pair, ties one half.
 
     One pair of each prompt is used, the first with a winner, up to MAX_PROMPTS prompts.

@@ -10,9 +10,9 @@ from prl.data.marks import encode_contents
 from prl.data.rows.records import PreferencePair
 from prl.data.tokens import (
     EncodingCounts,
-    Loss,
     OnTooLong,
     TooLongError,
+    Truncation,
     check_one_bos,
     left_pad,
     pair_facts,
@@ -125,18 +125,18 @@ class ComparisonEncoder:
         texts = (render_conversation(prompt), first, second)
         ids, first_ids, second_ids = self._encode(*texts)
         room = self.max_length - self.compiled.num_literal_tokens
-        total, loss = len(ids) + len(first_ids) + len(second_ids), Loss(0)
+        total, truncation = len(ids) + len(first_ids) + len(second_ids), Truncation(0)
         if total > room and self.on_too_long == "error":
             raise TooLongError(
                 f"a comparison takes {total + self.compiled.num_literal_tokens} tokens, max_length is "
                 f"{self.max_length} (prompt starts {texts[0][:60]!r}); raise max_length or set on_too_long"
             )
         if total > room and self.on_too_long == "skip":
-            self.counts.add(Loss.TOO_LONG)
+            self.counts.add(Truncation.TOO_LONG)
             return None
         if total > room:
             floors = [min(len(response), room // 3) for response in (first_ids, second_ids)]
-            ids, loss = fit_prompt(
+            ids, truncation = fit_prompt(
                 prompt,
                 ids,
                 lambda messages: self._encode(render_conversation(messages))[0],
@@ -146,8 +146,8 @@ class ComparisonEncoder:
             )
         if len(ids) + len(first_ids) + len(second_ids) > room:
             first_ids, second_ids = cut_evenly(first_ids, second_ids, room - len(ids))
-            loss |= Loss.RESPONSES
-        self.counts.add(loss)
+            truncation |= Truncation.RESPONSES
+        self.counts.add(truncation)
         return [ids, first_ids, second_ids]
 
     def _encode(self, *texts: str) -> list[list[int]]:
@@ -174,7 +174,7 @@ class ComparisonEncoder:
             return None
         prompt, chosen, rejected = contents
         if chosen == rejected:
-            self.counts.by_loss[Loss.IDENTICAL] += 1
+            self.counts.by_truncation[Truncation.IDENTICAL] += 1
             return None
         chosen_first = self._assemble(prompt, chosen, rejected)
         return {

@@ -10,7 +10,7 @@ import torch
 from prl.data.rows.records import PreferencePair, prompt_key
 from prl.evaluation.judge.report import JudgedPairs, judge_report
 from prl.evaluation.judge.transitivity import RoundRobin, transitivity_report
-from prl.judge.attacks import canary_report
+from prl.judge.attacks import attack_report
 from prl.judge.base import PairwiseJudge
 from prl.types import Conversation
 
@@ -30,7 +30,7 @@ def judge_pairs(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> Judged
     """
     if not pairs:
         raise ValueError("no pairs to examine the judge with")
-    pairs = [turned(pair) for pair in pairs]
+    pairs = [better_first(pair) for pair in pairs]
     verdict = judge.compare([p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs])
     sources = [p.extra.get("source") for p in pairs]
     return JudgedPairs(
@@ -58,23 +58,23 @@ def examine(
     """
     judged = judged or judge_pairs(judge, pairs)
     if not probes:
-        return {**judge_report(judged), "cut_share": judge.cut_share()}
-    pairs = [turned(pair) for pair in pairs]
-    canaries = canary_report(judge, pairs)
+        return {**judge_report(judged), "cut_share": judge.truncated_fraction()}
+    pairs = [better_first(pair) for pair in pairs]
+    canaries = attack_report(judge, pairs)
     return {
         **judge_report(judged),
         **transitivity_report(round_robins(judge, pairs)),
         "canaries": canaries,
         "canary_rate": max((each["mean"] for each in canaries.values()), default=None),
         "layout_gap": layout_gap(judge, pairs[:LAYOUT_PAIRS]),
-        "cut_share": judge.cut_share(),
+        "cut_share": judge.truncated_fraction(),
     }
 
 
-def turned(pair: PreferencePair) -> PreferencePair:
+def better_first(pair: PreferencePair) -> PreferencePair:
     """The pair with the better response as `chosen`; of a tie, the response that comes first in the alphabet.
 
-    A file may put either in front. Everything is measured on turned pairs, so that not even a batch depends on it.
+    A file may put either response first. Reports read ordered pairs, so that not even a batch depends on the file.
     """
     behind = pair.rejected < pair.chosen if pair.preference == 0.5 else pair.preference < 0.5
     if not behind:

@@ -68,7 +68,7 @@ def check_judge(judge: RewardSource, gate: JudgeGate) -> None:
     """
     if gate.mode == "off":
         return
-    for source in judge.sources():
+    for source in judge.leaves():
         if source.folder is not None:
             _check_folder(source.folder, gate, source.dtype or DTYPE)
         elif rank() == 0:

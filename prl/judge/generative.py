@@ -15,9 +15,16 @@ from prl.judge.base import Comparison, PairwiseJudge
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.prefix_sharing.kv_cache import PrefixCache, Reading
 from prl.judge.prefix_sharing.packing import pack, tree_size
-from prl.judge.prefix_sharing.tree_attention import FusedMode, Fusing, TokenCounts, branch_logits, device_of, dtype_of
+from prl.judge.prefix_sharing.tree_attention import (
+    FusedMode,
+    PrefixSharing,
+    TokenCounts,
+    device_of,
+    dtype_of,
+    packed_logits,
+)
 from prl.judge.template import JudgeTemplate
-from prl.models.adapters import OnTrunk, check_same_trunk
+from prl.models.adapters import AdapterOnBase, check_same_base
 from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import float32_outputs, in_own_type, verdict_logits, verdict_margins
@@ -36,8 +43,8 @@ class GenerativeJudge(PairwiseJudge):
             off never. The margins are the same (docs/results/fused.md).
         prefix_cache_gib: keep keys and values of prompts and of prompts with their anchor in so much memory, for those
             that come back; it takes the place of `fused`. Nothing is kept when null.
-        shared_trunk: in a run of PPO, work on the policy's trunk instead of reading the base model again; `path` then
-            holds adapters alone, of the base model that the policy's adapters are on.
+        share_base_model: in a run of PPO, use the policy's base model instead of reading the base model again; `path`
+            then holds adapters alone, of the base model that the policy's adapters are on.
     """
 
     def __init__(
@@ -47,15 +54,15 @@ class GenerativeJudge(PairwiseJudge):
         max_batch_tokens: int = 16384,
         fused: FusedMode = "auto",
         prefix_cache_gib: float | None = None,
-        shared_trunk: bool = False,
+        share_base_model: bool = False,
     ) -> None:
         super().__init__()
-        self.shared_trunk = shared_trunk
+        self.share_base_model = share_base_model
         self.prefix_cache_gib = prefix_cache_gib
         self.prefixes: PrefixCache | None = None
         self._anchors: set[tuple[str, str]] = set()
-        self._trunk: tuple[torch.nn.Module, str] | None = None
-        self.fusing = Fusing(fused)
+        self._attached: tuple[torch.nn.Module, str] | None = None
+        self.prefix_sharing = PrefixSharing(fused)
         self.path, self.dtype, self.max_batch_tokens = path, dtype, max_batch_tokens
         self.folder = path
         self.model: Any = None
@@ -75,24 +82,24 @@ class GenerativeJudge(PairwiseJudge):
         return judge
 
     def model_source(self) -> ModelSource | None:
-        """The judge's folder, unless it works on the policy's trunk."""
-        return None if self.shared_trunk else ModelSource(path=judge_folder(self.path), dtype=self.dtype)  # type: ignore[arg-type]
+        """The judge's folder, unless it works on the policy's base model."""
+        return None if self.share_base_model else ModelSource(path=judge_folder(self.path), dtype=self.dtype)  # type: ignore[arg-type]
 
-    def meet(self, policy: Any, policy_path: str | None) -> None:
-        """With `shared_trunk`, work on the policy's.
+    def attach_policy(self, policy: Any, policy_path: str | None) -> None:
+        """Use the policy's base model where `share_base_model` is set; called before `load`.
 
         Raises:
-            ValueError: when the trunks or their types differ, or the policy has no adapters.
+            ValueError: when the base models or their types differ, or the policy has no adapters.
         """
-        if self.shared_trunk and self.model is None:
-            check_same_trunk(policy, str(policy_path), judge_folder(self.path))
+        if self.share_base_model and self.model is None:
+            check_same_base(policy, str(policy_path), judge_folder(self.path))
             found = str(dtype_of(policy)).removeprefix("torch.")
             if found != self.dtype:
                 raise ValueError(
-                    f"{self.path} is to work in {self.dtype} on the policy's trunk, whose weights are {found}; set the "
-                    f"judge's dtype to {found}, or shared_trunk: false"
+                    f"{self.path} is to work in {self.dtype} on the policy's base model, whose weights are {found}; "
+                    f"set the judge's dtype to {found}, or share_base_model: false"
                 )
-            self._trunk = (policy, str(policy_path))
+            self._attached = (policy, str(policy_path))
 
     def load(self) -> None:
         """Read weights, tokenizer and template; safe to call twice."""
@@ -120,25 +127,27 @@ class GenerativeJudge(PairwiseJudge):
                 f"training they were {saved}; restore the tokenizer that was saved with the judge"
             )
         self.temperature = settings.get("temperature", 1.0)
-        self.model = freeze(load_causal_lm(source)) if self._trunk is None else OnTrunk(*self._trunk, self.folder)
+        self.model = (
+            freeze(load_causal_lm(source)) if self._attached is None else AdapterOnBase(*self._attached, self.folder)
+        )
         if self.prefix_cache_gib is not None:
             sample = self.encoder.compare([{"role": "user", "content": "Which one?"}], "This one.", "That one.")
             assert sample is not None, "a judge cuts, and skips nothing"
             self.encoder.counts = EncodingCounts()  # that was nobody's comparison
             self.prefixes = PrefixCache(self.prefix_cache_gib, self.model, sample[0])
 
-    def cut_share(self) -> float:
+    def truncated_fraction(self) -> float:
         """Share of the comparisons read so far that were longer than the judge's `max_length`."""
-        return self.encoder.counts.cut_share if self.encoder is not None else 0.0
+        return self.encoder.counts.truncated_fraction if self.encoder is not None else 0.0
 
-    def saved_share(self) -> float:
+    def cached_token_fraction(self) -> float:
         """Share of the tokens read so far that were not computed again, since they begin other readings too."""
-        return self.tokens.saved_share
+        return self.tokens.cached_token_fraction
 
     @property
     def tokens(self) -> TokenCounts:
         """What was computed so far, and what reading every comparison whole would have taken."""
-        return self.fusing.tokens
+        return self.prefix_sharing.tokens
 
     def compare(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
         """Both orders; where beginnings are kept, responses b are taken for what comes back."""
@@ -159,7 +168,7 @@ class GenerativeJudge(PairwiseJudge):
                 return self._margins_from_kept(self.prefixes, self.encoder, comparisons)
             rows = [self.encoder.compare(*comparison) for comparison in comparisons]
             readings = [row[0] for row in rows if row]
-            found = batched_margins(self.model, readings, self.encoder, self.max_batch_tokens, self.fusing)
+            found = batched_margins(self.model, readings, self.encoder, self.max_batch_tokens, self.prefix_sharing)
             return found / self.temperature
 
     def _margins_from_kept(
@@ -181,8 +190,8 @@ class GenerativeJudge(PairwiseJudge):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that transformers loads, with the judge's settings beside it."""
         assert self.encoder is not None, "call load() first"
-        if self._trunk is not None:
-            raise ValueError(f"{self.path} works on the policy's trunk and has no weights of its own to write")
+        if self._attached is not None:
+            raise ValueError(f"{self.path} works on the policy's base model and has no weights of its own to write")
         save_judge(folder, self.model, self.encoder.tokenizer, self.encoder, temperature=self.temperature)
 
 
@@ -195,26 +204,30 @@ def saved_template(settings: dict[str, Any], folder: str | Path) -> JudgeTemplat
 
 
 def batched_margins(
-    model: Any, readings: list[list[int]], encoder: ComparisonEncoder, max_tokens: int, fusing: Fusing | None = None
+    model: Any,
+    readings: list[list[int]],
+    encoder: ComparisonEncoder,
+    max_tokens: int,
+    prefix_sharing: PrefixSharing | None = None,
 ) -> torch.Tensor:
     """Margins of tokenised readings, longest row first so that a batch wastes little padding: N -> [N] float32."""
     device = device_of(model)
-    fusing = fusing or Fusing("off")
+    prefix_sharing = prefix_sharing or PrefixSharing("off")
     pad_id = int(encoder.tokenizer.pad_token_id)
     verdict_ids = torch.tensor(encoder.verdict_ids, device=device)
     result = torch.empty(len(readings), device=device)
-    for rows in _batches(fusing.rows(model, readings, max_tokens), readings, max_tokens):
+    for rows in _batches(prefix_sharing.rows(model, readings, max_tokens), readings, max_tokens):
         numbers = [i for row in rows for i in row]
         members = [readings[i] for i in numbers]
         if len(rows) == len(members):
             ids, mask = left_pad(members, pad_id)
             logits = verdict_logits(model, ids.to(device), mask.to(device))
-            fusing.tokens.add(sum(map(len, members)), sum(map(len, members)), ids.numel())
+            prefix_sharing.tokens.add(sum(map(len, members)), sum(map(len, members)), ids.numel())
         else:
             order = iter(range(len(numbers)))
             packed = pack([[next(order) for _ in row] for row in rows], members, pad_id)
-            logits = branch_logits(model, packed.to(device))
-            fusing.tokens.add(packed.num_plain_tokens, packed.num_tokens, packed.input_ids.numel())
+            logits = packed_logits(model, packed.to(device))
+            prefix_sharing.tokens.add(packed.num_plain_tokens, packed.num_tokens, packed.input_ids.numel())
         result[torch.tensor(numbers, device=device)] = verdict_margins(logits, verdict_ids)
     return result
 

@@ -124,7 +124,7 @@ class Judge:
             [_response(text, f"a[{i}]") for i, text in enumerate(a)],
             [_response(text, f"b[{i}]") for i, text in enumerate(b)],
         )
-        if (share := self.model.cut_share()) and not self._told_of_cuts:
+        if (share := self.model.truncated_fraction()) and not self._told_of_cuts:
             log.warning("%.1f %% of what the judge has read was longer than its max_length and was cut", 100 * share)
             self._told_of_cuts = True
         return Verdict(verdict.margin_ab.cpu(), verdict.margin_ba.cpu())

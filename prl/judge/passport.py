@@ -12,7 +12,7 @@ from prl.data import LoadedRecords, PreferencePair
 from prl.data.tokens import tokenizer_hash
 from prl.evaluation.judge.report import JudgedPairs
 from prl.judge.base import PairwiseJudge
-from prl.judge.examination import examine, turned
+from prl.judge.examination import better_first, examine
 from prl.judge.generative import saved_template
 from prl.models.loading import load_tokenizer
 from prl.models.model_card import renew_figures
@@ -132,7 +132,7 @@ def weights_hash(folder: str | Path) -> str:
 def pairs_hash(pairs: Sequence[PreferencePair]) -> str:
     """Hash of the pairs in canonical form: the same for other column names, another format, or responses swapped."""
     digest = hashlib.sha256()
-    for pair in map(turned, pairs):
+    for pair in map(better_first, pairs):
         prompt = [[message["role"], message["content"]] for message in pair.prompt]
         digest.update(json.dumps([prompt, pair.chosen, pair.rejected, pair.preference]).encode() + b"\n")
     return digest.hexdigest()

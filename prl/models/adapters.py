@@ -1,4 +1,4 @@
-"""Several sets of adapters on one trunk of frozen weights: the policy's own, and others beside them."""
+"""Several sets of adapters on one base model of frozen weights: the policy's own, and others beside them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +63,7 @@ def merge_adapters(adapted: Any) -> Any:
 
 @contextmanager
 def using_adapters(policy: Any, name: str) -> Iterator[None]:
-    """The trunk under another set of adapters, and afterwards under the policy's own again."""
+    """The base model under another set of adapters, and afterwards under the policy's own again."""
     own = own_adapters(policy)
     with _same_gradients(policy):
         policy.set_adapter(name)
@@ -76,7 +76,7 @@ def using_adapters(policy: Any, name: str) -> Iterator[None]:
 
 @contextmanager
 def without_adapters(policy: Any) -> Iterator[None]:
-    """The trunk alone: the reference of a policy that trains adapters."""
+    """The base model alone: the reference of a policy that trains adapters."""
     with _same_gradients(policy), policy.disable_adapter():
         yield
 
@@ -92,46 +92,46 @@ def _same_gradients(policy: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(trainable)
 
 
-class OnTrunk(nn.Module):
-    """A frozen model that is adapters on the policy's trunk: it costs no other memory.
+class AdapterOnBase(nn.Module):
+    """A frozen model that is adapters on the policy's base model: it costs no other memory.
 
     The policy holds its weights, so this module has none.
 
     Args:
         policy: a model with adapters of its own.
-        base: where the policy's trunk was read from.
+        base: where the policy's base model was read from.
         folder: adapters alone, as peft writes them.
 
     Raises:
-        ValueError: when the folder holds something else, or adapters of another trunk.
+        ValueError: when the folder holds something else, or adapters of another base model.
     """
 
     def __init__(self, policy: Any, base: str, folder: str) -> None:
         super().__init__()
-        check_same_trunk(policy, base, folder)
+        check_same_base(policy, base, folder)
         self.name = f"beside_{len(policy.peft_config)}"
         training = policy.training
         with _same_gradients(policy):
             load_adapters(policy, folder, self.name)
         policy.train(training)
-        self._trunk = (policy,)
+        self._policy = (policy,)
 
     @property
     def config(self) -> Any:
-        """The trunk's."""
-        return self._trunk[0].config
+        """The base model's."""
+        return self._policy[0].config
 
     def get_input_embeddings(self) -> nn.Module:
-        """The trunk's."""
-        return self._trunk[0].get_input_embeddings()
+        """The base model's."""
+        return self._policy[0].get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Module:
-        """The trunk's."""
-        return self._trunk[0].get_output_embeddings()
+        """The base model's."""
+        return self._policy[0].get_output_embeddings()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the trunk says under these adapters, in eval mode, without gradients."""
-        (policy,) = self._trunk
+        """What the base model says under these adapters, in eval mode, without gradients."""
+        (policy,) = self._policy
         training = policy.training
         policy.eval()
         try:
@@ -141,18 +141,20 @@ class OnTrunk(nn.Module):
             policy.train(training)
 
 
-def check_same_trunk(policy: nn.Module, base: str, folder: str) -> None:
-    """Raises ValueError unless a folder holds adapters of the trunk that the policy's adapters are on."""
+def check_same_base(policy: nn.Module, base: str, folder: str) -> None:
+    """Raises ValueError unless a folder holds adapters of the base model that the policy's adapters are on."""
     if not is_adapted(policy):
-        raise ValueError(f"{folder} is to work on the policy's trunk, but the policy has no adapters; set policy.lora")
+        raise ValueError(
+            f"{folder} is to work on the policy's base model, but the policy has no adapters; set policy.lora"
+        )
     found = base_of(folder)
     if found is None:
         raise ValueError(
-            f"{folder} is to work on the policy's trunk, but has no {ADAPTERS}: it holds a whole model. Write its "
-            "adapters alone with `prl export --adapter-only`, or set shared_trunk: false"
+            f"{folder} is to work on the policy's base model, but has no {ADAPTERS}: it holds a whole model. Write "
+            "its adapters alone with `prl export --adapter-only`, or set share_base_model: false"
         )
     if found != base and Path(found).expanduser().resolve() != Path(base).expanduser().resolve():
         raise ValueError(
-            f"{folder} holds adapters of {found}, the policy's are on {base}; a trunk is shared by adapters of one "
-            "base model only. Train one on the other's base, or set shared_trunk: false"
+            f"{folder} holds adapters of {found}, the policy's are on {base}; adapters share one base model "
+            "only where both were trained on it. Train one on the other's base, or set share_base_model: false"
         )

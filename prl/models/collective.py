@@ -8,7 +8,7 @@ from torch import nn
 from prl.distributed import global_max
 
 
-class InStep(nn.Module):
+class CollectiveForward(nn.Module):
     """Every forward pass takes all processes: one that has read everything goes on with passes over nothing.
 
     Args:
@@ -28,9 +28,9 @@ class InStep(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("model"), name)
 
-    def forward(self, *args: Any, ask: bool = True, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, announce: bool = True, **kwargs: Any) -> Any:
         """A pass in which the others take part; they are asked to, unless they asked."""
-        if ask:
+        if announce:
             self._anyone_reads(True)
         return self.model(*args, **kwargs)
 
@@ -39,7 +39,9 @@ class InStep(nn.Module):
         """Take part until no process reads; each calls it once it has read everything."""
         nothing = torch.zeros(1, 1, dtype=torch.long, device=self._device)
         while self._anyone_reads(False):
-            self(input_ids=nothing, use_cache=False, ask=False)  # by the same modules, whose order DeepSpeed compares
+            self(
+                input_ids=nothing, use_cache=False, announce=False
+            )  # by the same modules, whose order DeepSpeed compares
 
     def _anyone_reads(self, reads: bool) -> bool:
         return bool(global_max(torch.tensor(int(reads), device=self._device)))

@@ -89,7 +89,7 @@ _WITHOUT_WEIGHTS = ContextVar("models are made without their weights", default=F
 
 
 @contextmanager
-def without_weights(enabled: bool = True) -> Iterator[None]:
+def on_meta_device(enabled: bool = True) -> Iterator[None]:
     """Models that are loaded inside are made on the meta device: where another process will hand out their weights."""
     token = _WITHOUT_WEIGHTS.set(enabled)
     try:
@@ -101,7 +101,7 @@ def without_weights(enabled: bool = True) -> Iterator[None]:
 def _load(auto_class: Any, source: ModelSource, *, new_head: bool = False, **extra: Any) -> PreTrainedModel:
     if _WITHOUT_WEIGHTS.get():
         with torch.device("meta"):
-            return load_shape(auto_class, source, new_head=new_head, **extra)
+            return init_model(auto_class, source, new_head=new_head, **extra)
     if source.path is None:
         return _prepared(_random(auto_class, source, extra), source, auto_class)
     return _prepared(_read(auto_class, source, new_head, **extra), source, auto_class)
@@ -189,7 +189,7 @@ def _merged(model: Any, path: str) -> tuple[Any, set[str]]:
     return merged, replaced
 
 
-def load_shape(auto_class: Any, source: ModelSource, *, new_head: bool = True, **extra: Any) -> Any:
+def init_model(auto_class: Any, source: ModelSource, *, new_head: bool = True, **extra: Any) -> Any:
     """A model like the one that `source` means, its weights not read: for where tensors take no memory.
 
     Raises:

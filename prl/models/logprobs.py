@@ -1,8 +1,8 @@
 """The language head on response tokens, a slice at a time: logits of a whole rollout are never in memory together.
 
 With B responses of T tokens and a vocabulary of V, the logits of a rollout are B * T * V numbers, often more than
-everything else in a step. Here the trunk runs once and leaves its hidden states, [B, T, D]; the head runs on slices of
-the tokens that count, and where there is more than one slice its backward pass computes their logits again.
+everything else in a step. Here the backbone runs once and leaves its hidden states, [B, T, D]; the head runs on slices
+of the tokens that count, and where there is more than one slice its backward pass computes their logits again.
 """
 
 import logging

@@ -95,7 +95,7 @@ class Shards:
 
 
 @dataclass(frozen=True)
-class Held:
+class ModelMemory:
     """Bytes of one model that last through a run, all processes together."""
 
     name: str
@@ -109,7 +109,7 @@ class Held:
     """Under FSDP2 the most that is whole on a process at one time: weights of what is outside of layers and of two
     layers, and the gradients of what is outside and of one."""
 
-    def on_one_process(self, processes: int, shards: Shards) -> "Held":
+    def on_one_process(self, processes: int, shards: Shards) -> "ModelMemory":
         """Its share of what is cut into shards."""
         optimizer = 12 * self.num_trained if shards.master else self.optimizer
         whole = (
@@ -128,11 +128,11 @@ class Held:
         return self.weights + self.gradients + self.optimizer + self.gathered
 
 
-def held(name: str, model: nn.Module, *, trained: bool) -> Held:
+def model_memory(name: str, model: nn.Module, *, trained: bool) -> ModelMemory:
     """What a model holds."""
     parameters = list(model.parameters())
     learning = [each for each in parameters if each.requires_grad] if trained else []
-    return Held(
+    return ModelMemory(
         name,
         num_parameters=sum(each.numel() for each in parameters),
         num_trained=sum(each.numel() for each in learning),

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-HOME = torch.device("cpu")
+CPU = torch.device("cpu")
 
 
-class Residence:
+class Offload:
     """Sends models home between their phases.
 
     Args:
@@ -20,14 +20,14 @@ class Residence:
         self.enabled = enabled
         self._working: set[int] = set()
 
-    def send_home(self, *models: Any) -> None:
+    def to_cpu(self, *models: Any) -> None:
         """Take models off their device; None is no model, and one at home stays there."""
         for model in models:
             if self.enabled and model is not None:
-                model.to(HOME)
+                model.to(CPU)
 
     @contextmanager
-    def of(self, model: Any, device: torch.device) -> Iterator[None]:
+    def on_device(self, model: Any, device: torch.device) -> Iterator[None]:
         """Keep a model on the device for as long as the outermost such block of it runs."""
         if not self.enabled or model is None or id(model) in self._working:
             yield
@@ -38,4 +38,4 @@ class Residence:
             yield
         finally:
             self._working.discard(id(model))
-            self.send_home(model)
+            self.to_cpu(model)

@@ -35,10 +35,10 @@ class RewardSource(nn.Module, ABC):
         """Where its model comes from, for an estimate of its memory; None for one without, or on the policy's trunk."""
         return None
 
-    def meet(self, policy: Any, policy_path: str | None) -> None:
+    def attach_policy(self, policy: Any, policy_path: str | None) -> None:
         """See the policy before `load`, for a source that can use its weights; nothing by default."""
 
-    def sources(self) -> "Iterator[RewardSource]":
+    def leaves(self) -> "Iterator[RewardSource]":
         """Itself, or what it is mixed from."""
         yield self
 
@@ -55,24 +55,24 @@ class RewardSource(nn.Module, ABC):
         """Why the last reward that is missing is missing; None when none was."""
         return None
 
-    def cut_share(self) -> float:
+    def truncated_fraction(self) -> float:
         """Share of the texts read so far that had to be cut to fit; 0 for one that reads everything."""
         return 0.0
 
-    def saved_share(self) -> float:
+    def cached_token_fraction(self) -> float:
         """Share of the tokens read so far that were not computed again; 0 for one that reads everything anew."""
         return 0.0
 
 
-def make_ready(source: RewardSource, policy: nn.Module, policy_path: str | None) -> None:
+def load_frozen(source: RewardSource, policy: nn.Module, policy_path: str | None) -> None:
     """Load a source for a run of PPO, and freeze it, whoever wrote it: it is the reward, not a part that learns."""
-    for each in source.sources():
-        each.meet(policy, policy_path)
+    for each in source.leaves():
+        each.attach_policy(policy, policy_path)
     source.load()
     freeze(source)
 
 
-def scored(rollout: Rollout, values_of: Callable[[list[int], list[str]], Tensor]) -> Scores:
+def scores_from_values(rollout: Rollout, values_of: Callable[[list[int], list[str]], Tensor]) -> Scores:
     """Rewards from a number per text; where every row has anchors, their numbers tell who won.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from prl.rewards.base import RewardSource, scored
+from prl.rewards.base import RewardSource, scores_from_values
 from prl.types import Conversation, Rollout, Scores
 
 Rule = Callable[[Conversation, str, dict[str, Any]], float | None]
@@ -60,4 +60,4 @@ class RuleReward(RewardSource):
             values = [self._value(batch.prompts[i], text, extras[i]) for i, text in zip(rows, texts, strict=True)]
             return torch.tensor(values, device=batch.prompt_ids.device)
 
-        return scored(rollout, values_of)
+        return scores_from_values(rollout, values_of)

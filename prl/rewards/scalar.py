@@ -12,7 +12,7 @@ from prl.data.tokens import right_pad
 from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_scalar_classifier, load_tokenizer
 from prl.models.policy import float32_outputs, in_own_type, model_inputs
-from prl.rewards.base import RewardSource, scored
+from prl.rewards.base import RewardSource, scores_from_values
 from prl.rewards.folder import JUDGE_FILE, judge_folder, read_judge_file
 from prl.types import Conversation, Rollout, Scores
 
@@ -67,11 +67,11 @@ class ScalarReward(RewardSource):
     def score(self, rollout: Rollout) -> Scores:
         """The scalar reward of each response."""
         prompts = rollout.batch.prompts
-        return scored(rollout, lambda rows, texts: self.rewards([prompts[row] for row in rows], texts))
+        return scores_from_values(rollout, lambda rows, texts: self.rewards([prompts[row] for row in rows], texts))
 
-    def cut_share(self) -> float:
+    def truncated_fraction(self) -> float:
         """Share of the responses read so far that were longer than the model's `max_length`."""
-        return self.encoder.counts.cut_share if self.encoder is not None else 0.0
+        return self.encoder.counts.truncated_fraction if self.encoder is not None else 0.0
 
     @torch.no_grad()
     def rewards(self, prompts: list[Conversation], responses: list[str]) -> Tensor:

@@ -52,10 +52,10 @@ class WeightedReward(RewardSource):
         for _, source in self._named():
             source.load()
 
-    def sources(self) -> Iterator[RewardSource]:
+    def leaves(self) -> Iterator[RewardSource]:
         """Every source, those of mixtures inside it too."""
         for _, source in self._named():
-            yield from source.sources()
+            yield from source.leaves()
 
     def failure(self) -> str | None:
         """What went wrong last, with the name of its source."""
@@ -75,10 +75,10 @@ class WeightedReward(RewardSource):
         verdict, index = (told.verdict, told.response_index) if told is not None else (None, None)
         return Scores(cast(Any, total), verdict, index, {**parts, **nested})
 
-    def cut_share(self) -> float:
+    def truncated_fraction(self) -> float:
         """The largest share that any source had to cut."""
-        return max(source.cut_share() for _, source in self._named())
+        return max(source.truncated_fraction() for _, source in self._named())
 
-    def saved_share(self) -> float:
+    def cached_token_fraction(self) -> float:
         """The largest share that any source did not compute again."""
-        return max(source.saved_share() for _, source in self._named())
+        return max(source.cached_token_fraction() for _, source in self._named())

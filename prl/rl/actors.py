@@ -14,7 +14,7 @@ from prl.distributed import gathered, global_max, rank
 from prl.models import actor_critic
 from prl.models.adapters import is_adapted, own_parameters, without_adapters
 from prl.models.loading import save_model
-from prl.models.offload import Residence
+from prl.models.offload import Offload
 from prl.rl.judging import Judging
 from prl.rl.sharding import Gather, Sharding
 from prl.rollouts.base import Sampler
@@ -32,7 +32,7 @@ class Actors:
         tokenizer: of all three.
         sampling: length limit and temperature.
         judging: gives second opinions on new anchors.
-        residence: keeps the reference off the device while it has nothing to do.
+        offload: keeps the reference off the device while it has nothing to do.
         sharding: how weights lie over processes.
         sampler: samples the policy's responses.
         gather: when weights in shards are put together for a rollout.
@@ -48,14 +48,14 @@ class Actors:
         sampling: Sampling,
         *,
         judging: Judging,
-        residence: Residence,
+        offload: Offload,
         sharding: Sharding,
         sampler: Sampler,
         gather: Gather = "auto",
         with_entropy: bool = False,
     ) -> None:
         self.policy, self.critic, self.reference, self.tokenizer = policy, critic, reference, tokenizer
-        self.sampling, self.judging, self.residence, self.sharding = sampling, judging, residence, sharding
+        self.sampling, self.judging, self.offload, self.sharding = sampling, judging, offload, sharding
         self.sampler, self.gather, self.with_entropy = sampler, gather, with_entropy
         self.end_ids = end_token_ids(policy, tokenizer)
         self.version = 0
@@ -94,20 +94,20 @@ class Actors:
         self.sharding.reshard(self.policy)
         return {name: self.sharding.full_copy(parameter) for name, parameter in own_parameters(self.policy)}
 
-    def responses_under(self, weights: Weights, batch: PromptBatch) -> list[str]:
+    def sample_with_weights(self, weights: Weights, batch: PromptBatch) -> list[str]:
         """Sample one response to each prompt, of the policy as it was with these weights."""
         with self._replaced(weights):
             rollout = self._sample(self.policy, batch)
         return [text.strip() for text in rollout.texts]
 
-    def confirm(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
+    def second_opinion(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
         """Ask the judges for a second opinion on each pair."""
         return self.judging.second_opinion(prompts, a, b)
 
     def _sample(self, model: Any, batch: PromptBatch) -> Rollout:
         tokens = len(batch.prompts) * (batch.prompt_ids.shape[1] + self.sampling.max_new_tokens)
-        with self.sharding.sampling(model, self.gather, tokens=tokens) as in_step:
-            return generate(model, self.tokenizer, batch, self.sampling, end_ids=self.end_ids, in_step=in_step)
+        with self.sharding.sampling(model, self.gather, tokens=tokens) as synced:
+            return generate(model, self.tokenizer, batch, self.sampling, end_ids=self.end_ids, synced=synced)
 
     @contextmanager
     def _replaced(self, weights: Weights) -> Iterator[None]:
@@ -142,7 +142,7 @@ class Actors:
             policy[rows, :width], found, _ = self.evaluate(part)
             if found is not None:
                 values[rows, :width] = found
-        with self.residence.of(self.reference, self.sharding.device):
+        with self.offload.on_device(self.reference, self.sharding.device):
             for rows, part in parts:
                 reference[rows, : part.response_ids.shape[1]] = self.reference_logprobs(part)
         if self.reference is not None:
@@ -174,7 +174,7 @@ class Actors:
             with without_adapters(self.policy):
                 yield self.policy
         else:
-            with self.residence.of(self.reference, self.sharding.device):
+            with self.offload.on_device(self.reference, self.sharding.device):
                 yield self.reference
 
 

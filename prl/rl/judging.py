@@ -9,9 +9,9 @@ from typing import Any
 from prl.data.thoughts import CLOSE, opens_thoughts, without_thoughts
 from prl.distributed import global_sum
 from prl.judge.base import PairwiseJudge
-from prl.models.adapters import OnTrunk
-from prl.models.collective import InStep
-from prl.models.offload import Residence
+from prl.models.adapters import AdapterOnBase
+from prl.models.collective import CollectiveForward
+from prl.models.offload import Offload
 from prl.models.policy import in_own_type
 from prl.rewards.base import RewardSource, against_anchors
 from prl.rl.sharding import Sharding
@@ -26,7 +26,7 @@ class Judging:
         heldout: judges validations beside it; None for none.
         with_thoughts: have judges and rules read the thoughts in front of an answer too.
         tokenizer: the policy's; its chat template tells whether a response begins within thoughts.
-        residence: keeps models off their device while they have nothing to do.
+        offload: keeps models off their device while they have nothing to do.
         sharding: how weights lie over processes.
     """
 
@@ -37,17 +37,17 @@ class Judging:
         *,
         with_thoughts: bool,
         tokenizer: Any,
-        residence: Residence,
+        offload: Offload,
         sharding: Sharding,
     ) -> None:
         self.reward, self.heldout, self.with_thoughts = reward, heldout, with_thoughts
-        self._tokenizer, self._residence, self._sharding = tokenizer, residence, sharding
+        self._tokenizer, self._offload, self._sharding = tokenizer, offload, sharding
 
     @contextmanager
     def at_work(self, judge: RewardSource) -> Iterator[None]:
         """Have a judge on its device and in its own type, until it has finished on all processes."""
         device = self._sharding.device
-        with self._residence.of(judge, device), in_own_type(device):
+        with self._offload.on_device(judge, device), in_own_type(device):
             yield
             self._finish(judge)
 
@@ -80,7 +80,7 @@ class Judging:
         """
         if not self.with_thoughts:
             a, b = ([self._anchor_answer(text) for text in texts] for texts in (a, b))
-        judges = [source for source in self.reward.sources() if isinstance(source, PairwiseJudge)]
+        judges = [source for source in self.reward.leaves() if isinstance(source, PairwiseJudge)]
         for judge in filter(None, (self.heldout, *judges)):
             with self.at_work(judge):
                 return judge.compare(prompts, a, b)
@@ -104,9 +104,9 @@ class Judging:
 
     def _finish(self, judge: RewardSource) -> None:
         """Take part until the judge has read everything on all processes; each calls it once it has."""
-        for source in judge.sources():
+        for source in judge.leaves():
             model = getattr(source, "model", None)
-            if isinstance(model, InStep):
+            if isinstance(model, CollectiveForward):
                 model.finish()
                 self._sharding.reshard_frozen(model)
 
@@ -126,12 +126,12 @@ def shard_judge(judge: RewardSource, sharding: Sharding, precision: Any, *, cut:
     _check_type(judge, sharding, str(precision), cut=cut and sharding.cuts_weights)
     if not sharding.cuts_weights:
         return
-    for source in judge.sources():
+    for source in judge.leaves():
         each: Any = source
         model: Any = getattr(each, "model", None)
-        on_trunk = isinstance(model, OnTrunk)
-        if on_trunk or (model is not None and cut):
-            each.model = InStep(model if on_trunk else sharding.shard(model), sharding.device)
+        on_base = isinstance(model, AdapterOnBase)
+        if on_base or (model is not None and cut):
+            each.model = CollectiveForward(model if on_base else sharding.shard(model), sharding.device)
             if getattr(each, "prefixes", None) is not None:
                 each.prefixes.model = each.model
 
@@ -140,13 +140,13 @@ def _check_type(judge: RewardSource, sharding: Sharding, precision: str, *, cut:
     """DeepSpeed converts all weights that it gets, those of a judge in shards and of a shared trunk among them."""
     if not (sharding.keeps_float32_copies and precision.startswith("bf16")):
         return
-    for source in judge.sources():
-        on_trunk = isinstance(getattr(source, "model", None), OnTrunk)
-        if (on_trunk or cut) and source.dtype not in (None, "bfloat16"):
-            where = "on the policy's trunk" if on_trunk else "in shards"
-            way = "shared_trunk" if on_trunk else "resources.shard_judges"
+    for source in judge.leaves():
+        on_base = isinstance(getattr(source, "model", None), AdapterOnBase)
+        if (on_base or cut) and source.dtype not in (None, "bfloat16"):
+            where = "on the policy's trunk" if on_base else "in shards"
+            way = "share_base_model" if on_base else "resources.shard_judges"
             raise ValueError(
                 f"the judge in {source.folder} is to work in {source.dtype} {where}, which DeepSpeed converts to "
                 f"bfloat16 with trainer.precision {precision}; set dtype: bfloat16 for the judge"
-                f"{' and the policy' if on_trunk else ''}, or {way}: false, or trainer.precision: 32-true"
+                f"{' and the policy' if on_base else ''}, or {way}: false, or trainer.precision: 32-true"
             )

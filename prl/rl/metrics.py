@@ -9,7 +9,7 @@ from prl.kl import token_kl
 from prl.masking import masked_mean
 from prl.rewards.base import RewardSource
 from prl.rl.health import SATURATED
-from prl.rl.phase_timer import PhaseMeter
+from prl.rl.phase_timer import PhaseTimer
 from prl.types import Experience, Rollout, Scores, Verdict
 
 _NAMES = {"value_loss": "value/loss", "value_clip_frac": "value/clip_frac", "policy_loss": "policy/loss"}
@@ -53,7 +53,7 @@ def iteration_metrics(
     *,
     reward: RewardSource,
     kl_coef: float,
-    meter: PhaseMeter,
+    meter: PhaseTimer,
     iteration: int,
 ) -> dict[str, float]:
     """Reduce an iteration to numbers over all ranks, which must all call this.
@@ -83,8 +83,8 @@ def iteration_metrics(
         "completions/max_length": float(global_max(lengths.max())),
         "completions/clipped_ratio": mean_over_ranks(~rollout.finished),
         "completions/empty_ratio": mean_over_ranks(torch.tensor([not text.strip() for text in rollout.texts])),
-        "reward/judge_cut_rate": reward.cut_share(),
-        "perf/judge_saved_tokens": reward.saved_share(),
+        "reward/judge_cut_rate": reward.truncated_fraction(),
+        "perf/judge_saved_tokens": reward.cached_token_fraction(),
         "progress/episodes": float(iteration * num_rows),
     }
     if num_counted > 1:  # one response has no spread, which health must not take for equal ones
@@ -119,7 +119,7 @@ def _of_sources(scores: Scores) -> dict[str, float]:
     return numbers
 
 
-def _costs(meter: PhaseMeter, tokens: float) -> dict[str, float]:
+def _costs(meter: PhaseTimer, tokens: float) -> dict[str, float]:
     costs = {f"time/{name}_s": value for name, value in meter.seconds.items()}
     costs |= {f"mem/peak_gib/{name}": value for name, value in meter.peak_gib.items()}
     costs["perf/tok_s"] = tokens * world_size() / max(sum(meter.seconds.values()), 1e-9)

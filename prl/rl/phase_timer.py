@@ -11,7 +11,7 @@ import torch
 _GIB = 2**30
 
 
-class PhaseMeter:
+class PhaseTimer:
     """Sums seconds and keeps the highest peak of each phase until it is cleared."""
 
     def __init__(self) -> None:

@@ -23,12 +23,12 @@ def accumulate(totals: Totals, stats: dict[str, Tensor]) -> None:
             totals[name] = torch.maximum(before, value) if name.endswith("_max") else before + value
 
 
-def agree(totals: Totals) -> dict[str, float]:
+def reduce_over_ranks(totals: Totals) -> dict[str, float]:
     """The same over all ranks, which must call it with the same names."""
     return {name: float((global_max if name.endswith("_max") else global_sum)(v)) for name, v in totals.items()}
 
 
-def over_steps(history: Sequence[dict[str, float]]) -> dict[str, float]:
+def mean_over_steps(history: Sequence[dict[str, float]]) -> dict[str, float]:
     """Mean of each statistic over the steps of an update, of maxima the largest; nothing for an update without any."""
     return {
         name: max(values) if name.endswith("_max") else sum(values) / len(values)

@@ -12,7 +12,7 @@ from prl.distributed import gathered, rank, world_size
 from prl.evaluation.bootstrap import Interval
 from prl.evaluation.policy.patience import Patience
 from prl.evaluation.policy.report import goodhart_gap, judge_difference, policy_report, with_interval
-from prl.evaluation.policy.validation_log import Row
+from prl.evaluation.policy.validation_log import ComparisonRow
 from prl.types import Rollout, Verdict
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class PolicyValidation:
         self.settings, self._position = settings, position
         self.first: dict[str, float] | None = None
         self.patience = Patience(settings.patience)
-        self._rows: list[Row] = []
+        self._rows: list[ComparisonRow] = []
         self._responses = 0
         self._batch, self._alarmed = 0, False
 
@@ -72,13 +72,13 @@ class PolicyValidation:
         self._responses += len(rollout)
         self._rows += _rows(numbers, rollout, verdicts, response_index, kl)
 
-    def gather(self) -> list[Row]:
+    def gather(self) -> list[ComparisonRow]:
         """Return the rows of all ranks in one order, whichever process had them, and forget them."""
         rows = sorted((row for rows in gathered(self._rows) for row in rows), key=lambda row: row["row"])
         self._rows = []
         return rows
 
-    def report(self, rows: list[Row], *, has_heldout: bool, in_training: bool) -> dict[str, float]:
+    def report(self, rows: list[ComparisonRow], *, has_heldout: bool, in_training: bool) -> dict[str, float]:
         """Compute the figures to log.
 
         Args:
@@ -93,7 +93,7 @@ class PolicyValidation:
             self.patience.observe(self.batch, numbers)
         return numbers | {"since_best": float(self.patience.waited)}
 
-    def _gap(self, rows: list[Row]) -> dict[str, float]:
+    def _gap(self, rows: list[ComparisonRow]) -> dict[str, float]:
         now = judge_difference(rows)
         gap = None if self.first is None else goodhart_gap(self.first, now)
         if gap is None:
@@ -116,7 +116,7 @@ class PolicyValidation:
 
 def _rows(
     numbers: list[int], rollout: Rollout, verdicts: dict[str, Verdict], response_index: Tensor, kl: Tensor
-) -> Iterable[Row]:
+) -> Iterable[ComparisonRow]:
     anchors = [anchor for each in rollout.batch.anchors for anchor in each]
     lengths, truncated = rollout.response_mask.sum(1).tolist(), (~rollout.finished).tolist()
     columns: dict[str, list[float]] = {}

@@ -49,7 +49,7 @@ def keep_end_tokens(model: Any, tokenizer: Any) -> None:
 
 @torch.no_grad()
 def generate(
-    model: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], in_step: bool = False
+    model: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], synced: bool = False
 ) -> Rollout:
     """Sample one response to each prompt of the batch from softmax(logits / temperature), nothing cut off.
 
@@ -59,7 +59,7 @@ def generate(
         batch: B prompts, left padded.
         sampling: length limit and temperature.
         end_ids: ids that end a response.
-        in_step: go on until the last process is done, since each holds a part of the weights.
+        synced: go on until the last process is done, since each holds a part of the weights.
 
     Returns:
         B responses of at most `max_new_tokens` tokens, the end token included in the mask.
@@ -81,7 +81,7 @@ def generate(
             input_ids=batch.prompt_ids,
             attention_mask=batch.prompt_mask.long(),
             generation_config=generation,
-            synced_gpus=in_step,
+            synced_gpus=synced,
         )
     response_ids = sequences[:, batch.prompt_ids.shape[1] :]
     mask, finished = response_mask(response_ids, end_ids)

@@ -32,7 +32,7 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
+def run_lock(run: Path) -> Iterator[None]:
     """Hold the lock of a run folder, which is made; nothing on all processes but the first of several.
 
     Raises:

@@ -102,7 +102,7 @@ def _json(path: Path) -> Any:
 # ---- written aside
 
 
-def aside(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """Where something is written before it is whole: a name that nobody else uses, in the same folder."""
     return path.with_name(f".prl.{path.name}.partial")
 
@@ -110,7 +110,7 @@ def aside(path: Path) -> Path:
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """A file beside `path` to be written, which then takes its place; nothing is left of it after an error."""
-    partial = aside(path)
+    partial = partial_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with naming_when_full(path):
@@ -147,7 +147,7 @@ def writing_folder(folder: Path, keep: Callable[[Path], bool] | None = None) -> 
         with _filling(folder, keep) as partial:
             yield partial
         return
-    partial, old = aside(folder), aside(folder).with_suffix(".old")
+    partial, old = partial_path(folder), partial_path(folder).with_suffix(".old")
     _finish_replacing(folder, old, keep)  # what a killed process began
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -13,7 +13,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 EXIT_CODE = 128 + getattr(signal, "SIGPIPE", 13)
 """As a shell reports a program that the lost pipe ends."""
 
-FOLLOWS = "follows_from"
+CAUSED_BY = "follows_from"
 """Attribute of an exception that another process caused: what to say of it."""
 
 _listeners: list[Callable[[], None]] = []

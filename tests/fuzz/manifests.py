@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from prl.checkpoints.files import aside, batches_of, fault, newest_whole, publish, whole_checkpoints
+from prl.checkpoints.files import batches_of, find_corruption, latest_valid, partial_path, publish, valid_checkpoints
 from prl.checkpoints.ledger import LEDGER, compare, read_ledger
 from tests.fuzz import mutated, mutated_value
 
@@ -20,7 +20,7 @@ LINES = [
 def checkpoints(folder: Path) -> dict[str, Any]:
     """Two whole checkpoints; the manifest of the second."""
     for batches in (2, 4):
-        partial = aside(folder, batches)
+        partial = partial_path(folder, batches)
         partial.write_bytes(b"weights after %d batches" % batches)
         publish(partial, world_size=1)
     return json.loads((folder / MANIFEST).read_text())
@@ -59,7 +59,7 @@ def read(path: Path) -> None:
     content = path.read_bytes()
     checkpoints(path.parent)
     path.write_bytes(content)
-    wrong = fault(path.with_suffix(".ckpt"))
-    found = newest_whole(path.parent)
-    if batches_of(found) != (4 if wrong is None else 2) or found not in whole_checkpoints(path.parent):
+    wrong = find_corruption(path.with_suffix(".ckpt"))
+    found = latest_valid(path.parent)
+    if batches_of(found) != (4 if wrong is None else 2) or found not in valid_checkpoints(path.parent):
         raise AssertionError(f"{wrong}: {found}")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.stage import Stage
+from lightning_modules.base import TrainingModule
 from prl.quickstart.world import WorldSizes, write_world
 from prl.rewards import ScalarReward
 from prl.types import Experience
@@ -220,10 +220,10 @@ def test_no_gradients_are_kept_through_the_next_forward_pass(
 ) -> None:
     kept: list[int] = []
 
-    def look(module: Stage, *args: Any) -> None:
+    def look(module: TrainingModule, *args: Any) -> None:
         kept.append(sum(p.grad is not None for p in module.parameters()))
 
-    monkeypatch.setattr(Stage, "on_train_batch_start", look)
+    monkeypatch.setattr(TrainingModule, "on_train_batch_start", look)
     home.run(stage, tmp_path, "--trainer.accumulate_grad_batches", "2", "--trainer.limit_val_batches", "0")
     # A step is two batches, and only the second of them finds the gradients of the first.
     assert [number > 0 for number in kept] == [False, True] * 4

@@ -112,6 +112,6 @@ def test_devices_that_depend_on_the_machine_are_asked_for(home: Home, tmp_path: 
 def test_a_judge_of_a_kind_that_nobody_knows_is_named(tmp_path: Path) -> None:
     (tmp_path / "prl_judge.json").write_text('{"kind": "mine"}')
     source = SimpleNamespace(model_source=lambda: ModelSource(path=str(tmp_path)))
-    judge: Any = SimpleNamespace(sources=lambda: [source])
+    judge: Any = SimpleNamespace(leaves=lambda: [source])
     with pytest.raises(ValueError, match="is a judge of the kind 'mine', which cannot be estimated"):
         estimates._read_once(judge, 1, lambda make: make())

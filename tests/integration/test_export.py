@@ -211,13 +211,13 @@ def test_a_policy_is_exported_without_its_judge(home: Home, tmp_path: Path) -> N
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()
 
 
-def test_one_trunk_for_everybody(home: Home, tmp_path: Path) -> None:
+def test_one_base_model_for_everybody(home: Home, tmp_path: Path) -> None:
     """Policy, reference, critic and judge on one set of frozen weights: it trains, resumes exactly, and is exported."""
     init, lora = "--model.init_args.", ("--model.init_args.policy.lora", LORA)
     home.run("generative_reward", tmp_path / "judge", f"{init}model.lora", LORA, f"{init}passport_pairs", "0")
     apart = tmp_path / "apart"
     export(tmp_path / "judge" / "checkpoints" / LAST, apart, merge=False)
-    judge = {"class_path": "GenerativeJudge", "init_args": {"path": str(apart), "shared_trunk": True}}
+    judge = {"class_path": "GenerativeJudge", "init_args": {"path": str(apart), "share_base_model": True}}
     settings = (
         *lora,
         f"{init}critic.kind",
@@ -230,8 +230,8 @@ def test_one_trunk_for_everybody(home: Home, tmp_path: Path) -> None:
     module = home.run("pairwise_ppo", tmp_path / "run", *settings).model
     names = {name for name, _ in module.named_parameters()}
     assert not any(name.startswith(("judge.", "reference.")) for name in names)
-    (trunk,) = {name for name in names if name.endswith("embed_tokens.weight")}
-    assert trunk.startswith("policy.")
+    (embedding,) = {name for name in names if name.endswith("embed_tokens.weight")}
+    assert embedding.startswith("policy.")
     saved = torch.load(tmp_path / "run" / "checkpoints" / LAST, weights_only=True)["state_dict"]
     assert {".default." in name or ".critic." in name or name.startswith("critic.") for name in saved} == {True}
     with pytest.raises(InterruptedRun):

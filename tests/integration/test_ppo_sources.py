@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from prl.checkpoints.event_log import Journal
+from prl.checkpoints.event_log import EventLog
 from prl.types import Experience
 from tests.helpers.judge_server import TEMPLATE, serving
 from tests.helpers.tiny import LengthJudge
@@ -67,7 +67,7 @@ def test_every_kind_of_anchor_trains_without_a_column_and_resumes_exactly(
         home.run("pairwise_ppo", tmp_path / "cut", callback(Interrupt, batch=3), *settings)
     home.run("pairwise_ppo", tmp_path / "cut", "--ckpt_path", "last", *settings)
     assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "cut")) == []
-    whole, cut = (Journal(tmp_path / run / "anchors.jsonl").read() for run in ("whole", "cut"))
+    whole, cut = (EventLog(tmp_path / run / "anchors.jsonl").read() for run in ("whole", "cut"))
     assert whole == cut
     if kind == "AnchorBank":
         logged = [sum(each[f"anchors/{name}"] for each in numbers.training) for name in ("replaced", "refused")]

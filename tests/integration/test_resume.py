@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from prl.checkpoints.files import LAST, fault
+from prl.checkpoints.files import LAST, find_corruption
 from prl.checkpoints.ledger import LEDGER, compare, read_ledger
 from prl.cli.app import run_stage
-from prl.run_folder.lock import RunInUseError, held
+from prl.run_folder.lock import RunInUseError, run_lock
 from tests.helpers.processes import run_all
 from tests.integration.runs import (
     CONFIGS,
@@ -325,13 +325,13 @@ def test_what_others_left_among_the_checkpoints_does_no_harm(
     partial.write_bytes(b"half a checkpoint")
     home.run("supervised", tmp_path, *STAGES["supervised"], own, "--ckpt_path", "last")
     assert not partial.exists()
-    assert [fault(path) for path in sorted(folder.glob("batch-*.ckpt"))] == [None, None]
+    assert [find_corruption(path) for path in sorted(folder.glob("batch-*.ckpt"))] == [None, None]
     assert_same_end(tmp_path, uninterrupted("supervised"))
 
 
 def test_a_second_run_in_the_same_folder_is_refused_before_anything_is_read(home: Home, tmp_path: Path) -> None:
     missing = str(tmp_path / "there")
-    with held(tmp_path):
+    with run_lock(tmp_path):
         with pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
             home.run("supervised", tmp_path, f"{MODEL}model.tokenizer", missing, "--overwrite", "true")
         with pytest.raises(ValueError, match=missing):  # what reads only is let in

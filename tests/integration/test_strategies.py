@@ -71,7 +71,7 @@ def test_two_processes_learn_what_one_does(case: str, home: Home, tmp_path: Path
         several = (f"{MODEL}update.microbatch_size", "2") if stage == "pairwise_ppo" else ()
         assert_close(run(home, stage, tmp_path / name, 2, *settings, *strategy, *several), alone)
         found = last_checkpoint(tmp_path / name)
-        assert found["run_state"].keys() == expected["run_state"].keys(), name
+        assert found["state_registry"].keys() == expected["state_registry"].keys(), name
         assert_same_optimizer(found["optimizer_states"][0], expected["optimizer_states"][0])
 
 
@@ -192,7 +192,9 @@ def test_what_samples_from_shards_is_resumed_exactly(case: str, strategy: str, h
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
-@pytest.mark.parametrize("kind", ["cut", "cut, cached", "on the policy's trunk", "on the policy's trunk, cached"])
+@pytest.mark.parametrize(
+    "kind", ["cut", "cut, cached", "on the policy's base model", "on the policy's base model, cached"]
+)
 def test_a_judge_in_shards_judges_as_ever(kind: str, strategy: str, home: Home, tmp_path: Path) -> None:
     """Few padded tokens in a pass, so that the two processes have different numbers of passes to make."""
     settings: tuple[str, ...] = (*PLANNED, f"{MODEL}judge_gate.mode", "off")
@@ -206,7 +208,7 @@ def test_a_judge_in_shards_judges_as_ever(kind: str, strategy: str, home: Home, 
         home.run("generative_reward", tmp_path / "judge", f"{MODEL}model.lora", lora, f"{MODEL}passport_pairs", "0")
         export(tmp_path / "judge" / "checkpoints" / LAST, tmp_path / "apart", merge=False)
         settings += (f"{MODEL}policy.lora", lora, f"{MODEL}critic.kind", "adapter")
-        judge |= {"path": str(tmp_path / "apart"), "shared_trunk": True}
+        judge |= {"path": str(tmp_path / "apart"), "share_base_model": True}
     settings += (f"{MODEL}reward", json.dumps({"class_path": "GenerativeJudge", "init_args": judge}))
     alone = run(home, "pairwise_ppo", tmp_path / "alone", 1, *settings)
     assert_close(run(home, "pairwise_ppo", tmp_path / "cut", 2, *settings, *STRATEGIES[strategy]), alone)

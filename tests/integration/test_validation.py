@@ -110,7 +110,7 @@ def test_each_batch_of_a_validation_has_its_own_draws_and_the_same_every_time(
         seeds.append(seed)
         return forked(seed)
 
-    monkeypatch.setattr("lightning_modules.policy_stage.forked", noted)
+    monkeypatch.setattr("lightning_modules.policy_base.forked", noted)
     home.run("pairwise_ppo", tmp_path, *settings(), f"{MODEL}iterations", "3")
     assert seeds == [0, 1] * 2
 

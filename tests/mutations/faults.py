@@ -54,12 +54,12 @@ JUDGE_TESTS = _tests(
 )
 REPORT_TESTS = _tests("u.judge_report u.judged_pairs u.calibration u.policy_report")
 DATA_TESTS = _tests("u.batching u.datamodules u.splits u.reading u.records u.pair_shapes u.store")
-RESUME_TESTS = _tests("u.stage u.checkpoint_files u.ledger u.run_state u.stopping")
+RESUME_TESTS = _tests("u.training_module u.checkpoint_files u.ledger u.state_registry u.stopping")
 
 PPO = "lightning_modules/pairwise_ppo.py"
 POLICIES = "prl/rl/actors.py"
 REPORT = "prl/rl/metrics.py"
-VALIDATION = "lightning_modules/policy_stage.py"
+VALIDATION = "lightning_modules/policy_base.py"
 
 _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = {
     PPO: (
@@ -130,7 +130,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     POLICIES: (
-        (*PPO_TESTS, *_tests("u.shared_trunk u.anchors i.rollout_server")),
+        (*PPO_TESTS, *_tests("u.share_base_model u.anchors i.rollout_server")),
         (
             ("reference-with-adapters-on", "with without_adapters(self.policy):\n", "if True:\n"),
             (
@@ -346,7 +346,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "lightning_modules/supervised.py": (
-        _tests("u.supervised u.accumulation u.stage"),
+        _tests("u.supervised u.accumulation u.training_module"),
         (
             ("prompts-are-learnt-too", 'mask = batch["loss_mask"][:, 1:]', 'mask = batch["attention_mask"][:, 1:]'),
             (
@@ -389,7 +389,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("margin-of-rejected", "((2 * targets - 1) * win_logit).mean()", "win_logit.mean()"),
         ),
     ),
-    "lightning_modules/stage.py": (
+    "lightning_modules/base.py": (
         (*RESUME_TESTS, *_tests("i.errors i.cli_stages i.golden_curves")),
         (
             ("other-optimizer-settings-are-taken", "before not in (None, now)", "False"),
@@ -491,7 +491,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "prl/models/adapters.py": (
-        (*_tests("u.shared_trunk u.critic u.loading"), *PPO_TESTS),
+        (*_tests("u.share_base_model u.critic u.loading"), *PPO_TESTS),
         (
             (
                 "gradients-follow-the-active-set",

@@ -13,8 +13,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ),
         ),
     ),
-    "lightning_modules/stage.py": (
-        "u.accumulation u.stage u.run_state",
+    "lightning_modules/base.py": (
+        "u.accumulation u.training_module u.state_registry",
         (
             (
                 "number-of-batches-of-a-step-ignored",
@@ -68,7 +68,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("padding-is-attended-to-on-the-left", ">= (width - lengths)[:, None]", ">= 0"),
             ("padding-is-attended-to-on-the-right", "< lengths[:, None]", "<= lengths[:, None]"),
             ("two-bos-are-taken", "if bos is not None and list(ids[:2]) == [bos, bos]:", "if False:"),
-            ("cut-share-counts-what-was-left-out", "bool(loss & Loss.CUT)", "bool(loss)"),
+            ("cut-share-counts-what-was-left-out", "bool(truncation & Truncation.CUT)", "bool(truncation)"),
             (
                 "template-is-no-part-of-a-tokenizer",
                 "settings_hash(rules, tokenizer.chat_template,",
@@ -120,7 +120,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 "if len(ids) > room and len(kept := leave_out_oldest",
                 "messages = leave_out_system(messages)\n    if len(ids) > room and len(kept := leave_out_oldest",
             ),
-            ("cut-prompts-are-not-counted", "loss | Loss.PROMPT", "loss"),
+            ("cut-prompts-are-not-counted", "truncation | Truncation.PROMPT", "truncation"),
         ),
     ),
     "prl/data/marks.py": (

@@ -2,7 +2,7 @@
 
 BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "lightning_modules/step_health.py": (
-        "u.health u.accumulation u.stage i.health",
+        "u.health u.accumulation u.training_module i.health",
         (
             (
                 "loss-of-earlier-batches-is-forgotten",
@@ -49,7 +49,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "lightning_modules/callbacks/run_checkpoint.py": (
-        "u.run_checkpoint u.stopping u.checkpoint_files u.stage i.errors::test_run_folder_that_holds_a_run "
+        "u.run_checkpoint u.stopping u.checkpoint_files u.training_module i.errors::test_run_folder_that_holds_a_run "
         "i.resume::test_what_others_left_among_the_checkpoints_does_no_harm "
         "i.resume::test_a_run_that_is_stopped_before_its_first_batch_is_done_leaves_no_checkpoint "
         "i.resume::test_stopped_run_ends_like_an_uninterrupted_one",
@@ -135,8 +135,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("ledger-knows-no-state", '"state": state_numbers(pl_module.run_state.state_dict()),', '"state": {},'),
             (
                 "ledger-knows-no-weights",
-                "weights_sketch([each for each in pl_module.parameters() if each.requires_grad])",
-                "weights_sketch([torch.zeros(1)])",
+                "weights_fingerprint([each for each in pl_module.parameters() if each.requires_grad])",
+                "weights_fingerprint([torch.zeros(1)])",
             ),
             ("ledger-knows-no-responses", 'content_hash(outputs["responses"])', "content_hash(0)"),
             ("ledger-knows-no-rate", '[group["lr"] for optimizer', "[0.0 for optimizer"),
@@ -146,7 +146,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.ledger",
         (
             (
-                "sketch-without-signs",
+                "fingerprint-without-signs",
                 "sums = [float(flat @ sign) for sign in signs]",
                 "sums = [float(flat.sum()) for sign in signs]",
             ),
@@ -296,7 +296,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("other-measures-are-compared", 'if seen["measure"] != measure or', "if"),
         ),
     ),
-    "lightning_modules/policy_stage.py": (
+    "lightning_modules/policy_base.py": (
         "u.policy_report u.patience u.policy_validation i.validation",
         (
             (
@@ -362,7 +362,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 "    keeps_float32_copies = waits_for_all_gradients = True\n    strategy: ZeROStrategy",
             ),
             ("zero-2-is-in-shards", "self.cuts_weights = strategy.zero_stage_3", "self.cuts_weights = True"),
-            ("shards-where-nothing-is-cut", "if not isinstance(strategy, InParts):", "if False:"),
+            ("shards-where-nothing-is-cut", "if not isinstance(strategy, ShardedCheckpoints):", "if False:"),
             ("kept-weights-are-no-copies", "else kept.clone()", "else kept"),
         ),
     ),
@@ -384,8 +384,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ),
         ),
     ),
-    "lightning_modules/run_state.py": (
-        "u.run_state",
+    "lightning_modules/state_registry.py": (
+        "u.state_registry",
         (
             ("parts-are-not-given-back", "            part.load_state_dict(state[name])\n", "            pass\n"),
             ("parts-that-are-missing-are-fine", "if state.keys() != self.parts.keys():", "if False:"),

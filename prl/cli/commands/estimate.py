@@ -84,7 +84,7 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
             divide processes.
     """
     from lightning_modules.estimates import needs
-    from lightning_modules.export import build_stage
+    from lightning_modules.export import build_training_module
     from lightning_modules.strategies import check_precision, check_replicas, shards_of
     from prl.data.batching import check_divides
 
@@ -95,10 +95,10 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
     check_replicas(shards.replicas, processes)
     batch = settings["data"]["init_args"]["batch_size"]
     check_divides("data.init_args.batch_size", batch, processes)
-    stage = build_stage(settings)
-    rows = batch // processes * getattr(getattr(stage, "sampling", None), "per_prompt", 1)
+    module = build_training_module(settings)
+    rows = batch // processes * getattr(getattr(module, "sampling", None), "per_prompt", 1)
     precision = str(settings["trainer"]["precision"])
-    needed = needs(stage, rows, precision=PRECISIONS.get(precision, precision), float32_copies=shards.master)
+    needed = needs(module, rows, precision=PRECISIONS.get(precision, precision), float32_copies=shards.master)
     found = needed.on_one_process(processes, shards)
     return {
         **{"processes": processes, "strategy": settings["trainer"]["strategy"], "rows_per_process": rows},

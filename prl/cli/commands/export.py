@@ -12,7 +12,7 @@ from pathlib import Path
 from prl.checkpoints.files import LAST
 from prl.checkpoints.resolve import RunError, resolve_checkpoint
 from prl.run_folder import trust
-from prl.run_folder.lock import LOCK, held
+from prl.run_folder.lock import LOCK, run_lock
 from prl.system.outputs import OutputError, check_folder
 
 
@@ -65,7 +65,7 @@ def export(
 
     run = next((folder for folder in output.absolute().parents if (folder / LOCK).exists()), None)
     with (
-        nullcontext() if run is None else held(run),  # or the training would write its own into this one
+        nullcontext() if run is None else run_lock(run),  # or the training would write its own into this one
         nullcontext() if trusted else trust.guarding_config(config),
     ):
         trust.check({"model": settings["model"]})

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from prl.checkpoints.files import batches_of, whole_checkpoints
+from prl.checkpoints.files import batches_of, valid_checkpoints
 from prl.evaluation.policy.frontier import MEASURES, Point, common_measure, knee, run_points, to_ship
 from prl.evaluation.policy.validation_log import VALIDATIONS, ValidationLog
 from prl.system.outputs import check_file, is_own_picture, json_with, save_picture, write_text
@@ -113,7 +113,7 @@ def kept_checkpoints(run: Path) -> dict[int, Path]:
     for path in sorted(folder.glob("*.ckpt")):
         if not path.is_symlink() and batches_of(path) < 0 and (batch := _batches_in(path)) is not None:
             found[batch] = path
-    return found | {batches_of(path): path for path in whole_checkpoints(folder)}
+    return found | {batches_of(path): path for path in valid_checkpoints(folder)}
 
 
 def _batches_in(path: Path) -> int | None:

@@ -203,7 +203,7 @@ def compare(judge: "Judge", options: argparse.Namespace) -> None:
 
     mean = bootstrap_mean([row["win_prob"] for row in rows], [json.dumps(prompt) for prompt in prompts])
     print(f"{'mean':>6} {mean.mean:>9.3f}   {mean.low:.3f} to {mean.high:.3f} (95 % over prompts)")
-    print(f"{'cut':>6} {judge.model.cut_share():>9.3f}   of the readings, to fit into the judge's max_length")
+    print(f"{'cut':>6} {judge.model.truncated_fraction():>9.3f}   of the readings, to fit into the judge's max_length")
 
 
 def read_lines(path: Path, column: str) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from prl.checkpoints.files import batches_of, summary, whole_checkpoints
+from prl.checkpoints.files import batches_of, summary, valid_checkpoints
 from prl.checkpoints.resolve import RunError, resolve_checkpoint
 from prl.run_folder.sealed_config import CONFIG, config_fault
 from prl.run_folder.trust import FLAG, take_flag
@@ -81,7 +81,7 @@ def verify(run: Path, count: int, ckpt: str | None, tolerance: float, settings: 
     else:
         print(
             f"batch {found.batch} differs first, in {found.quantity}: {found.before} in the ledger, {found.now} in the "
-            f"replay; {found.meaning}. Replayed: {what}"
+            f"replay; {found.diagnosis}. Replayed: {what}"
         )
         raise SystemExit(1)
 
@@ -91,7 +91,7 @@ def _checkpoint(run: Path, ledger: dict[int, Any], count: int, ckpt: str | None)
     if ckpt is not None:
         found = [Path(str(resolve_checkpoint(ckpt, run / "checkpoints"))).resolve()]
     else:
-        found = whole_checkpoints(run / "checkpoints")
+        found = valid_checkpoints(run / "checkpoints")
     behind = {
         path: sum(n in ledger for n in range(batches_of(path) + 1, batches_of(path) + count + 1)) for path in found
     }

@@ -4,8 +4,8 @@ import ctypes
 import math
 from itertools import combinations
 
-from prl.data.rows.row import Row
 from prl.data.rows.row_errors import LABELS, RowError, both_given, shown
+from prl.data.rows.row_reader import RowReader
 from prl.types import Conversation
 
 NO_LABEL = "none, chosen is better"
@@ -20,7 +20,7 @@ MAX_COMPLETIONS = 128
 _WINNERS = {"a": 1.0, "model_a": 1.0, "b": 0.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}
 
 
-def read_preference(row: Row, default: float | None, usual: str) -> float:
+def read_preference(row: RowReader, default: float | None, usual: str) -> float:
     """Probability that the first response is better. Raises RowError.
 
     Args:
@@ -55,7 +55,7 @@ def read_preference(row: Row, default: float | None, usual: str) -> float:
     return row.number(row.label, f"invalid {row.label}", lambda number: 0 <= number <= 1)
 
 
-def read_weight(row: Row, num_pairs: int = 1) -> float:
+def read_weight(row: RowReader, num_pairs: int = 1) -> float:
     """How much each pair of a row counts, 1 for a row that does not say it. Raises RowError.
 
     Args:
@@ -71,7 +71,7 @@ def read_weight(row: Row, num_pairs: int = 1) -> float:
     return share
 
 
-def read_ranking(row: Row, order: str, prompt: Conversation) -> list[tuple[tuple[str, str], tuple[int, int]]]:
+def read_ranking(row: RowReader, order: str, prompt: Conversation) -> list[tuple[tuple[str, str], tuple[int, int]]]:
     """All pairs (better, worse) of a ranked list, each with the white space that the two lost.
 
     Pairs of equal rank are left out and counted. Raises RowError.

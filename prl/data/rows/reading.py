@@ -14,8 +14,8 @@ from stat import S_ISREG
 from typing import Any, Generic, Literal, TypeVar
 
 from prl.data.rows.records import Record
-from prl.data.rows.row import Row
 from prl.data.rows.row_errors import RowError
+from prl.data.rows.row_reader import RowReader
 from prl.data.rows.sources import (
     DataError,
     DataSource,
@@ -239,7 +239,7 @@ class _Tally:
     def num_invalid(self) -> int:
         return sum(map(len, self.skipped.values()))
 
-    def add(self, row: Row, num_records: int) -> None:
+    def add(self, row: RowReader, num_records: int) -> None:
         self.num_rows += 1
         self.num_records += num_records
         self.num_ties += row.num_ties

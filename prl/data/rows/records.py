@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from prl.data.rows.labels import LABELS, read_preference, read_ranking, read_weight
-from prl.data.rows.row import Row
 from prl.data.rows.row_errors import RowError, both_given, shown
+from prl.data.rows.row_reader import RowReader
 from prl.types import Conversation
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "Demonstration",
     "PreferencePair",
     "Record",
-    "Row",
+    "RowReader",
     "RowError",
     "prompt_key",
 ]
@@ -47,7 +47,7 @@ class Record(ABC):
 
     @classmethod
     @abstractmethod
-    def from_row(cls, row: Row) -> list[Self]:
+    def from_row(cls, row: RowReader) -> list[Self]:
         """Build the records of a row that is being checked, and tell the row its shape. Raises RowError."""
 
     @classmethod
@@ -56,9 +56,9 @@ class Record(ABC):
         return cls.from_row(cls.row(raw))
 
     @classmethod
-    def row(cls, raw: Mapping[str, Any], written: bool = False) -> Row:
+    def row(cls, raw: Mapping[str, Any], written: bool = False) -> RowReader:
         """A raw row, to be read as this kind; `written` if its numbers are text."""
-        return Row(raw, cls.columns, cls.shapes, written)
+        return RowReader(raw, cls.columns, cls.shapes, written)
 
 
 _RESPONSES = (
@@ -100,7 +100,7 @@ class PreferencePair(Record):
     """Characters of white space that `chosen` and `rejected` had at their ends in the file."""
 
     @classmethod
-    def from_row(cls, row: Row) -> list[Self]:
+    def from_row(cls, row: RowReader) -> list[Self]:
         """Build the pair, or all pairs of a ranked list, from a row that is being checked. Raises RowError."""
         names = row.choose(_RESPONSES)
         if names[0] == "completions":
@@ -141,7 +141,7 @@ class AnchoredPrompt(Record):
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_row(cls, row: Row) -> list[Self]:
+    def from_row(cls, row: RowReader) -> list[Self]:
         """Build the prompt from a row that is being checked; `prompt` wins over `messages`. Raises RowError."""
         column = "messages" if "messages" in row and "prompt" not in row else "prompt"
         row.shape = ", ".join([column, *(name for name in ("anchor", "anchors") if name in row)])
@@ -164,7 +164,7 @@ class Demonstration(Record):
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_row(cls, row: Row) -> list[Self]:
+    def from_row(cls, row: RowReader) -> list[Self]:
         """Build it from a row that is being checked; `completion` wins over `messages`. Raises RowError."""
         if "messages" in row and "completion" not in row:
             row.shape = "messages"

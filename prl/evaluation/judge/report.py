@@ -32,7 +32,7 @@ def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
         probability), brier, ece (15 bins), flip_rate, order_gap, first_position_rate, margin.
         Pairs whose target is 1/2 have no winner and stay out of the accuracies and ece.
     """
-    verdict, targets = turned(verdict, targets)
+    verdict, targets = better_first(verdict, targets)
     prob, targets = verdict.win_prob.double().cpu(), targets.double().cpu()
     first, second = verdict.margin_ab.double().cpu(), verdict.margin_ba.double().cpu()
     win = verdict.win_logit.double().cpu()
@@ -55,8 +55,8 @@ def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
     }
 
 
-def turned(verdict: Verdict, targets: Tensor) -> tuple[Verdict, Tensor]:
-    """Verdicts and labels with the pairs turned so that `a` is the response that the label calls better.
+def better_first(verdict: Verdict, targets: Tensor) -> tuple[Verdict, Tensor]:
+    """Verdicts and labels with the pairs ordered so that `a` is the response that the label calls better.
 
     A file may put it on either side. After this nothing that is reported depends on which.
     """
@@ -102,9 +102,9 @@ class JudgedPairs:
             )
 
     def better_first(self) -> "JudgedPairs":
-        """The same pairs turned so that `a` is the response that the label calls better."""
+        """The pairs ordered so that `a` is the response that the label calls better."""
         lengths = torch.where((self.targets < 0.5)[:, None], self.lengths.flip(1), self.lengths)
-        return JudgedPairs(*turned(self.verdict, self.targets), self.prompts, lengths, self.sources)
+        return JudgedPairs(*better_first(self.verdict, self.targets), self.prompts, lengths, self.sources)
 
 
 def judge_report(pairs: JudgedPairs, *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from prl.data.rows.records import prompt_key
 from prl.evaluation.bootstrap import Interval, bootstrap_mean
 from prl.evaluation.policy.length_control import length_controlled_rate
-from prl.evaluation.policy.validation_log import Row
+from prl.evaluation.policy.validation_log import ComparisonRow
 
 
 def win_score(margin: float) -> float:
@@ -14,14 +14,14 @@ def win_score(margin: float) -> float:
     return float(margin > 0) + 0.5 * float(margin == 0)
 
 
-def judged(rows: Iterable[Row], prefix: str = "") -> list[Row]:
+def judged(rows: Iterable[ComparisonRow], prefix: str = "") -> list[ComparisonRow]:
     """Those whose judgement did not fail: in memory the margin of a failed one is NaN, in files null."""
     return [
         row for row in rows if row[f"{prefix}margin"] is not None and row[f"{prefix}margin"] == row[f"{prefix}margin"]
     ]
 
 
-def policy_report(rows: Sequence[Row]) -> dict[str, float]:
+def policy_report(rows: Sequence[ComparisonRow]) -> dict[str, float]:
     """Every figure of one validation, intervals as `_lo` and `_hi`; held-out ones where rows have them.
 
     A response counts once, however many anchors it was compared with. Intervals are over prompts. Comparisons that
@@ -52,21 +52,21 @@ def policy_report(rows: Sequence[Row]) -> dict[str, float]:
     return numbers
 
 
-def _known(rows: Sequence[Row], prefix: str) -> list[Row]:
+def _known(rows: Sequence[ComparisonRow], prefix: str) -> list[ComparisonRow]:
     found = judged(rows, prefix)
     if not found:
         raise ValueError(f"the {'held-out ' if prefix else ''}judge could judge none of {len(rows)} comparisons")
     return found
 
 
-def _mean(rows: Sequence[Row], column: Iterable[float]) -> Interval:
+def _mean(rows: Sequence[ComparisonRow], column: Iterable[float]) -> Interval:
     """Mean over responses of a number per comparison."""
     values, answers = list(column), _by_response(rows)
     prompts = [prompt_key(rows[own[0]]["prompt"]) for own in answers]
     return bootstrap_mean([sum(values[n] for n in own) / len(own) for own in answers], prompts)
 
 
-def _by_response(rows: Sequence[Row]) -> list[list[int]]:
+def _by_response(rows: Sequence[ComparisonRow]) -> list[list[int]]:
     """The comparisons of each response, by their place in `rows`."""
     found: dict[int, list[int]] = defaultdict(list)
     for n, row in enumerate(rows):
@@ -74,7 +74,7 @@ def _by_response(rows: Sequence[Row]) -> list[list[int]]:
     return list(found.values())
 
 
-def _length_controlled(rows: Sequence[Row], column: str) -> Interval:
+def _length_controlled(rows: Sequence[ComparisonRow], column: str) -> Interval:
     weight = {n: 1 / len(own) for own in _by_response(rows) for n in own}
     return length_controlled_rate(
         [row[column] for row in rows],
@@ -89,7 +89,7 @@ def with_interval(name: str, interval: Interval) -> dict[str, float]:
     return {name: interval.mean, f"{name}_lo": interval.low, f"{name}_hi": interval.high}
 
 
-def judge_difference(rows: Sequence[Row]) -> dict[str, float]:
+def judge_difference(rows: Sequence[ComparisonRow]) -> dict[str, float]:
     """For each prompt (its key): win rate under the training judge minus that under the held-out judge."""
     found: dict[str, list[float]] = defaultdict(list)
     rows = judged(judged(rows), "heldout_")

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prl.checkpoints.event_log import plain
+from prl.checkpoints.event_log import json_safe
 from prl.system.json_files import parse_object
 from prl.system.outputs import writing
 
 VALIDATIONS = "validation.jsonl"
 SAMPLES = "samples"
 
-Row = dict[str, Any]
+ComparisonRow = dict[str, Any]
 """One comparison of a sampled response with an anchor, as in samples/batch=N.jsonl (docs/ppo.md)."""
 
 
@@ -26,7 +26,7 @@ class ValidationLog:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def add(self, batch: int, numbers: dict[str, float], rows: Iterable[Row]) -> None:
+    def add(self, batch: int, numbers: dict[str, float], rows: Iterable[ComparisonRow]) -> None:
         """Keep one validation: a line of figures, and a file of its comparisons."""
         _write(self.samples(batch), rows)
         kept = [line for line in self.read() if line["batch"] < batch]
@@ -52,7 +52,7 @@ class ValidationLog:
         """Where the comparisons of a validation are."""
         return self.folder / SAMPLES / f"batch={batch:06d}.jsonl"
 
-    def rows(self, batch: int) -> list[Row]:
+    def rows(self, batch: int) -> list[ComparisonRow]:
         """The comparisons of a validation; none when there is no such file."""
         path = self.samples(batch)
         # Not splitlines: a response may hold characters that it takes for the end of a line.
@@ -81,4 +81,4 @@ def read_validations(path: Path) -> list[dict[str, Any]]:
 
 def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     with writing(path) as partial, partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines)
+        file.writelines(json.dumps(json_safe(line), ensure_ascii=False) + "\n" for line in lines)

@@ -15,11 +15,11 @@ from transformers import DynamicCache
 from prl.data.tokens import left_pad
 from prl.judge.prefix_sharing.tree_attention import (
     TokenCounts,
-    backwards_too,
+    attention_window,
     device_of,
     dtype_of,
     logits_objection,
-    longest_row,
+    probe_pair,
 )
 
 LEAST_FILLED = 0.75
@@ -153,13 +153,13 @@ class PrefixCache:
 
     def _objection(self, sample: list[int]) -> str | None:
         """Why a model cannot do it; None when it can."""
-        if longest_row(self.model) is not None:
+        if attention_window(self.model) is not None:
             return (
                 f"{type(self.model).__name__} looks back through a window, which forgets what a beginning is kept for"
             )
 
         def branches() -> Tensor:
-            half, (one, other) = len(sample) // 2, backwards_too(sample)
+            half, (one, other) = len(sample) // 2, probe_pair(sample)
             pair = [Reading(one, (half,)), Reading(other, (half // 2, half))]
             found = dict(
                 entry

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 LARGEST_TREE = 64
-"""Readings of one row; bounds the time that `plan` takes."""
+"""Readings of one row; bounds the time that `plan_rows` takes."""
 
 
 class Packed(NamedTuple):
@@ -22,9 +22,9 @@ class Packed(NamedTuple):
     """[R, L], left padded."""
     depth: Tensor
     """[R, L]: place of the token in its own reading, which is its position."""
-    place: Tensor
+    preorder: Tensor
     """[R, L]: number of the token in depth-first order; -1 in the padding."""
-    end: Tensor
+    subtree_end: Tensor
     """[R, L]: the first number that is no longer below the token; 0 in the padding."""
     row: Tensor
     """[N]: the row of each reading."""
@@ -42,7 +42,7 @@ class Packed(NamedTuple):
 
         Padding looks at padding, since a softmax over nothing is not a number.
         """
-        query, key, end = self.place[:, :, None], self.place[:, None, :], self.end[:, None, :]
+        query, key, end = self.preorder[:, :, None], self.preorder[:, None, :], self.subtree_end[:, None, :]
         return (key <= query) & (query < end)
 
     def last(self) -> Tensor:
@@ -65,8 +65,8 @@ class Packed(NamedTuple):
 
     def to(self, device: torch.device) -> "Packed":
         """The same on a device."""
-        ids, depth, place, end, row, column = (tensor.to(device) for tensor in self[:6])
-        return Packed(ids, depth, place, end, row, column, *self[6:])
+        ids, depth, preorder, subtree_end, row, column = (tensor.to(device) for tensor in self[:6])
+        return Packed(ids, depth, preorder, subtree_end, row, column, *self[6:])
 
 
 def shared_length(a: list[int], b: list[int]) -> int:
@@ -98,9 +98,9 @@ def pack(rows: list[list[int]], readings: list[list[int]], pad_id: int) -> Packe
     for i, numbers in enumerate(rows):
         row[numbers] = i
         column[numbers] = torch.arange(num_columns - len(numbers), num_columns)
-    ids, depth, place, end = stacked
+    ids, depth, preorder, subtree_end = stacked
     num_tokens = sum(tree.shape[1] for tree in trees)
-    return Packed(ids, depth, place, end, row, column, num_columns, num_tokens, sum(map(len, readings)))
+    return Packed(ids, depth, preorder, subtree_end, row, column, num_columns, num_tokens, sum(map(len, readings)))
 
 
 def _tree(readings: list[list[int]]) -> Tensor:
@@ -112,19 +112,19 @@ def _tree(readings: list[list[int]]) -> Tensor:
     bodies, leaves = [], []
     for reading, kept, start in reversed(list(zip(readings, shared, starts, strict=True))):
         depth = torch.arange(kept, len(reading))
-        place = start + depth - kept
-        end = below[kept : len(reading)].clone()
-        end[-1] = place[-1] + 1
+        preorder = start + depth - kept
+        subtree_end = below[kept : len(reading)].clone()
+        subtree_end[-1] = preorder[-1] + 1
         below[kept:] = start
-        branch = torch.stack([torch.tensor(reading[kept:]), depth, place, end])
+        branch = torch.stack([torch.tensor(reading[kept:]), depth, preorder, subtree_end])
         bodies.append(branch[:, :-1])
         leaves.append(branch[:, -1:])
     return torch.cat(bodies[::-1] + leaves[::-1], dim=1)
 
 
 @dataclass(frozen=True)
-class Work:
-    """Work of one row, in tokens of a very short one. As it stands it counts tokens and nothing else."""
+class CostModel:
+    """CostModel of one row, in tokens of a very short one. As it stands it counts tokens and nothing else."""
 
     attention_length: float = math.inf
     """Length at which attention, which grows with the square, costs as much as the rest of the network."""
@@ -132,16 +132,16 @@ class Work:
     """What a tree costs more than a plain row of its length, as a share."""
 
     def row(self, length: int) -> float:
-        """Work of one reading alone."""
+        """CostModel of one reading alone."""
         return length * (1 + length / self.attention_length)
 
     def tree(self, length: int) -> float:
-        """Work of several readings in `length` tokens."""
+        """CostModel of several readings in `length` tokens."""
         return self.row(length) * (1 + self.overhead)
 
 
-def plan(readings: list[list[int]], max_tokens: int, work: Work) -> list[list[int]]:
-    """Which readings share a row, so that all rows together are the least work: numbers of the readings.
+def plan_rows(readings: list[list[int]], max_tokens: int, cost: CostModel) -> list[list[int]]:
+    """Which readings share a row, so that all rows together are the least cost: numbers of the readings.
 
     Sorted, readings that begin alike are neighbours, and the best way to cut this sequence into rows is found exactly.
     Larger trees save tokens and pay for it in attention, which looks at a whole row.
@@ -149,22 +149,22 @@ def plan(readings: list[list[int]], max_tokens: int, work: Work) -> list[list[in
     Args:
         readings: token ids.
         max_tokens: longest row of several readings.
-        work: what a row costs.
+        cost: what a row costs.
     """
     order = sorted(range(len(readings)), key=lambda i: readings[i])
     ordered = [readings[i] for i in order]
     shared = [0, *map(shared_length, ordered, ordered[1:])]
-    best, first = [0.0], []  # work of the best rows of the first i readings; where the last of these rows begins
+    best, first = [0.0], []  # cost of the best rows of the first i readings; where the last of these rows begins
     for last, reading in enumerate(ordered):
-        least, begin = best[last] + work.row(len(reading)), last
+        least, begin = best[last] + cost.row(len(reading)), last
         added = 0
         for start in range(last - 1, max(-1, last - LARGEST_TREE), -1):
             added += len(ordered[start + 1]) - shared[start + 1]
             size = len(ordered[start]) + added
             if size > max_tokens:
                 break
-            if best[start] + work.tree(size) < least:
-                least, begin = best[start] + work.tree(size), start
+            if best[start] + cost.tree(size) < least:
+                least, begin = best[start] + cost.tree(size), start
         best.append(least)
         first.append(begin)
     rows, end = [], len(ordered)

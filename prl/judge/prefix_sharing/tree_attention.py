@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prl.data.tokens import left_pad
-from prl.judge.prefix_sharing.packing import Packed, Work, pack, plan
+from prl.judge.prefix_sharing.packing import CostModel, Packed, pack, plan_rows
 from prl.models.policy import verdict_logits
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ FusedMode = Literal["auto", "on", "off"]
 ATTENTION_LENGTH = 2.6
 """Hidden sizes in the length of a row whose attention costs as much as the rest of the network."""
 OVERHEAD = 0.05
-"""What a mask of our own costs, as a share of the work of a row. Both are measured: docs/results/fused.md."""
+"""What a mask of our own costs, as a share of the cost of a row. Both are measured: docs/results/fused.md."""
 NOISE = 1e-4
 """Root mean square difference of logits that is always taken for rounding."""
 ROUNDINGS = 4
@@ -42,7 +42,7 @@ class TokenCounts:
     """The same with padding."""
 
     @property
-    def saved_share(self) -> float:
+    def cached_token_fraction(self) -> float:
         """Share of the tokens that were not computed again."""
         return (self.plain - self.computed) / max(self.plain, 1)
 
@@ -53,24 +53,24 @@ class TokenCounts:
         self.positions += positions
 
 
-def branch_logits(model: Any, packed: Packed) -> Tensor:
+def packed_logits(model: Any, packed: Packed) -> Tensor:
     """Logits of the token after each reading: [N, V] float32, equal to those of plain forward passes."""
-    logits = model(**branch_inputs(model, packed), logits_to_keep=packed.num_columns).logits
+    logits = model(**packed_inputs(model, packed), logits_to_keep=packed.num_columns).logits
     return logits[packed.row, packed.column].float()
 
 
-def branch_text_logits(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
+def packed_text_logits(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
     """The same [N, V], and the log-probability of each token after those that it sees: [R, L] float32.
 
     A first token has nothing before it, and its entry means nothing.
     """
-    logits = model(**branch_inputs(model, packed)).logits.float()
+    logits = model(**packed_inputs(model, packed)).logits.float()
     rows, parents = torch.arange(len(logits), device=logits.device)[:, None], packed.parents()
     logprobs = logits[rows, parents, packed.input_ids] - logits.logsumexp(-1).gather(1, parents)
     return logits[packed.row, packed.last()], logprobs
 
 
-def branch_inputs(model: Any, packed: Packed) -> dict[str, Any]:
+def packed_inputs(model: Any, packed: Packed) -> dict[str, Any]:
     """Arguments of one forward pass over packed readings."""
     return {
         "input_ids": packed.input_ids,
@@ -108,7 +108,7 @@ def _attention(model: Any) -> str:
     return model.config.get_text_config()._attn_implementation
 
 
-def longest_row(model: Any) -> int | None:
+def attention_window(model: Any) -> int | None:
     """Longest row that a model with windowed attention reads in full; None without a window.
 
     A mask of our own replaces the model's, its window included, so a row has to fit into the window.
@@ -131,7 +131,7 @@ def _is_used(window: str, settings: dict[str, Any]) -> bool:
     return settings.get("use_sliding_window") is not False
 
 
-class Fusing:
+class PrefixSharing:
     """Decides for one model whether comparisons are read as trees. Numbers are the same either way.
 
     Args:
@@ -154,12 +154,12 @@ class Fusing:
         alone = [[i] for i in range(len(readings))]
         if self.mode == "off" or self._able is False or len(readings) < 2:
             return alone
-        rows = plan(readings, min(max_tokens, longest_row(model) or max_tokens), self._work(model))
+        rows = plan_rows(readings, min(max_tokens, attention_window(model) or max_tokens), self._cost_model(model))
         if len(rows) == len(readings) or not self._try(model, max(readings, key=len)):
             return alone
         return rows
 
-    def prefers(self, model: Any, packed: Packed, input_ids: Tensor, mask: Tensor) -> bool:
+    def should_pack(self, model: Any, packed: Packed, input_ids: Tensor, mask: Tensor) -> bool:
         """Whether a training batch is read packed rather than as plain rows ids and mask [N, S]; counts its tokens.
 
         The model is tried on the first batch, whatever is in it: with sharded weights all processes have to take part.
@@ -169,10 +169,10 @@ class Fusing:
         """
         if self._able is None:
             self._try(model, input_ids[0][mask[0]].tolist())
-        window, work = longest_row(model), self._work(model)
+        window, cost = attention_window(model), self._cost_model(model)
         rows, width = packed.input_ids.shape
         fits = window is None or width <= window
-        cheaper = rows * work.tree(width) < len(input_ids) * work.row(input_ids.shape[1])
+        cheaper = rows * cost.tree(width) < len(input_ids) * cost.row(input_ids.shape[1])
         fused = bool(self._able and fits and cheaper)
         computed = (packed.num_tokens, rows * width) if fused else (packed.num_plain_tokens, input_ids.numel())
         self.tokens.add(packed.num_plain_tokens, *computed)
@@ -189,11 +189,11 @@ class Fusing:
                 log.warning("comparisons are read whole (set fused: off to do so without this line): %s", reason)
         return self._able
 
-    def _work(self, model: Any) -> Work:
+    def _cost_model(self, model: Any) -> CostModel:
         """What is minimised: tokens with `on`, an estimate of the time with `auto`."""
         if self.mode == "on":
-            return Work()
-        return Work(ATTENTION_LENGTH * model.config.get_text_config().hidden_size, OVERHEAD)
+            return CostModel()
+        return CostModel(ATTENTION_LENGTH * model.config.get_text_config().hidden_size, OVERHEAD)
 
 
 def _objection(model: Any, reading: list[int]) -> str | None:
@@ -204,25 +204,25 @@ def _objection(model: Any, reading: list[int]) -> str | None:
     if _attention(model) not in ("sdpa", "eager"):
         return f"attn_implementation {_attention(model)} takes no mask of our own (sdpa and eager do)"
     device = device_of(model)
-    if window := longest_row(model):
+    if window := attention_window(model):
         reading = reading[: max(2, 2 * window // 3)]  # both halves that differ and the shared one fit into the window
-    pair = backwards_too(reading)
+    pair = probe_pair(reading)
     return logits_objection(
         model,
         reading,
-        lambda: branch_logits(model, pack([[0, 1]], pair, reading[0]).to(device)),
+        lambda: packed_logits(model, pack([[0, 1]], pair, reading[0]).to(device)),
         "ignores a part of the block mask or of the positions",
     )
 
 
-def backwards_too(reading: list[int]) -> list[list[int]]:
+def probe_pair(reading: list[int]) -> list[list[int]]:
     """A reading, and the same with its second half backwards."""
     half = len(reading) // 2
     return [reading, reading[:half] + reading[half:][::-1]]
 
 
 def logits_objection(model: Any, reading: list[int], compute: Callable[[], Tensor], fault: str) -> str | None:
-    """Why another way to the logits of `backwards_too(reading)` is not one; None when they are those of plain passes.
+    """Why another way to the logits of `probe_pair(reading)` is not one; None when they are those of plain passes.
 
     They may differ by three times what a column of padding changes, since rounding differs between types and devices,
     and by a few roundings of the type.
@@ -235,7 +235,7 @@ def logits_objection(model: Any, reading: list[int], compute: Callable[[], Tenso
     """
     device = device_of(model)
     with torch.no_grad():
-        ids, mask = (each.to(device) for each in left_pad(backwards_too(reading), reading[0]))
+        ids, mask = (each.to(device) for each in left_pad(probe_pair(reading), reading[0]))
         plain = verdict_logits(model, ids, mask)
         wider = (torch.nn.functional.pad(each, (1, 0)) for each in (ids, mask))
         noise = _distance(plain, verdict_logits(model, *wider))

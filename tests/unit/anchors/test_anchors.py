@@ -30,10 +30,10 @@ class Known:
     def weights(self) -> dict[str, torch.Tensor]:
         return {"w": torch.tensor(self.now)}
 
-    def responses_under(self, weights: dict[str, torch.Tensor], batch: PromptBatch) -> list[str]:
+    def sample_with_weights(self, weights: dict[str, torch.Tensor], batch: PromptBatch) -> list[str]:
         return [f"policy {float(weights['w'])}"] * len(batch)
 
-    def confirm(self, prompts, a: list[str], b: list[str]) -> Verdict:
+    def second_opinion(self, prompts, a: list[str], b: list[str]) -> Verdict:
         self.asked.append((a, b))
         margin = torch.full((len(a),), self.confirms)
         return Verdict(margin, -margin)

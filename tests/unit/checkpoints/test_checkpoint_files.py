@@ -9,11 +9,20 @@ import pytest
 import torch
 
 from prl.checkpoints import files as checkpoint_files
-from prl.checkpoints.files import LAST, CheckpointError, aside, fault, manifest_of, newest_whole, prune, publish
+from prl.checkpoints.files import (
+    LAST,
+    CheckpointError,
+    find_corruption,
+    latest_valid,
+    manifest_of,
+    partial_path,
+    prune,
+    publish,
+)
 
 
 def write(folder: Path, batches: int, *, shards: bool = False) -> Path:
-    partial = aside(folder, batches)
+    partial = partial_path(folder, batches)
     folder.mkdir(parents=True, exist_ok=True)
     if shards:
         (partial / "state").mkdir(parents=True)
@@ -40,7 +49,7 @@ def test_the_newest_are_kept_and_last_points_at_the_newest(shards: bool, tmp_pat
         save(tmp_path, batches, shards=shards)
     kept = ["batch-000004.ckpt", "batch-000004.json", "batch-000006.ckpt", "batch-000006.json", LAST]
     assert names(tmp_path) == kept
-    assert (tmp_path / LAST).resolve() == newest_whole(tmp_path).resolve() == (tmp_path / "batch-000006.ckpt").resolve()
+    assert (tmp_path / LAST).resolve() == latest_valid(tmp_path).resolve() == (tmp_path / "batch-000006.ckpt").resolve()
     summary = checkpoint_files.summary(tmp_path / LAST)
     assert (summary["batches"], summary["world_size"], len(summary["files"])) == (6, 1, 3 if shards else 1)
 
@@ -113,14 +122,14 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(
 ) -> None:
     older, newer = save(tmp_path, 2), save(tmp_path, 4)
     damage(newer)
-    assert newest_whole(tmp_path) == older
+    assert latest_valid(tmp_path) == older
     assert f"checkpoint {newer} is torn" in caplog.text
     assert said in caplog.text
     assert f"continuing from {older}" in caplog.text
-    assert said in str(fault(newer))
+    assert said in str(find_corruption(newer))
     emptied(older)
     with pytest.raises(CheckpointError, match=f"no whole checkpoint.*{said}.*batch-000002.ckpt has 0 bytes"):
-        newest_whole(tmp_path)
+        latest_valid(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +146,8 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(
 def test_a_manifest_of_any_other_shape_leaves_the_checkpoint_before(manifest: str, tmp_path: Path) -> None:
     older, newer = save(tmp_path, 2), save(tmp_path, 4)
     manifest_of(newer).write_bytes(manifest.encode(errors="surrogateescape"))
-    assert "its manifest" in str(fault(newer))
-    assert newest_whole(tmp_path) == older
+    assert "its manifest" in str(find_corruption(newer))
+    assert latest_valid(tmp_path) == older
     save(tmp_path, 6)
     assert "batch-000004.ckpt" in names(tmp_path)  # what has a manifest is only taken away in its turn
     save(tmp_path, 8)
@@ -152,12 +161,12 @@ def test_a_checkpoint_may_be_a_link_to_where_there_is_room(shards: bool, tmp_pat
     room.parent.mkdir()
     path.rename(room)
     path.symlink_to(room)
-    assert newest_whole(tmp_path / "run") == path
+    assert latest_valid(tmp_path / "run") == path
     assert checkpoint_files.summary(path)["batches"] == checkpoint_files.batches_of(path) == 2
     moved = room / "metadata" if shards else room
     flipped(moved)
     for named in (path, path.with_name(LAST)):
-        assert "other bytes than its manifest says" in str(fault(named))
+        assert "other bytes than its manifest says" in str(find_corruption(named))
     save(tmp_path / "run", 4, keep=1)
     assert "batch-000002.ckpt" not in names(tmp_path / "run")
     assert moved.exists()  # only the link was the run's
@@ -166,11 +175,11 @@ def test_a_checkpoint_may_be_a_link_to_where_there_is_room(shards: bool, tmp_pat
 def test_a_shard_that_is_missing_or_changed_is_found(tmp_path: Path) -> None:
     path = save(tmp_path, 2, shards=True)
     flipped(path / "state" / "1.distcp")
-    assert "batch-000002.ckpt/state/1.distcp has the right size" in str(fault(path))
+    assert "batch-000002.ckpt/state/1.distcp has the right size" in str(find_corruption(path))
     (path / "state" / "2.distcp").touch()
-    assert "batch-000002.ckpt/state/2.distcp is missing in its manifest" in str(fault(path))
+    assert "batch-000002.ckpt/state/2.distcp is missing in its manifest" in str(find_corruption(path))
     (path / "state" / "1.distcp").unlink()
-    assert "batch-000002.ckpt/state/1.distcp is missing" in str(fault(path))
+    assert "batch-000002.ckpt/state/1.distcp is missing" in str(find_corruption(path))
 
 
 class Killed(RuntimeError):
@@ -212,13 +221,13 @@ def test_killed_between_any_two_steps_the_newest_named_is_whole(
         write(folder, 4)
         allowed[0] = num_steps
         try:
-            save_again = publish(aside(folder, 4), world_size=1)
+            save_again = publish(partial_path(folder, 4), world_size=1)
             prune(folder, 4, 2)
             finished = True
         except Killed:
             finished = False
         allowed[0] = 10**6
-        found = newest_whole(folder)
+        found = latest_valid(folder)
         assert torch.load(found, weights_only=True) == {"batches": checkpoint_files.batches_of(found)}
         # A run that goes on from there points at it even if it has nothing more to save, and tidies up.
         checkpoint_files.finish_move(folder, found)
@@ -240,7 +249,7 @@ def test_killed_at_the_first_checkpoint_a_run_has_it_or_may_start_anew(tmp_path:
         write(folder, 2)
         allowed[0] = num_steps
         try:
-            publish(aside(folder, 2), world_size=1)
+            publish(partial_path(folder, 2), world_size=1)
         except Killed:
             pass
         else:
@@ -249,7 +258,7 @@ def test_killed_at_the_first_checkpoint_a_run_has_it_or_may_start_anew(tmp_path:
             allowed[0] = 10**6
         found.append(checkpoint_files.holds_checkpoints(folder))
         if found[-1]:
-            assert newest_whole(folder).name == "batch-000002.ckpt"
+            assert latest_valid(folder).name == "batch-000002.ckpt"
         else:
             assert checkpoint_files.was_cut_off(folder)
             checkpoint_files.clear(folder)  # as a run that starts from the beginning does
@@ -262,7 +271,7 @@ def test_a_run_that_turned_back_forgets_the_future_it_left(tmp_path: Path) -> No
     for batches in (2, 4, 6):
         save(tmp_path, batches, keep=3)
     save(tmp_path, 3, keep=3)
-    assert newest_whole(tmp_path).name == "batch-000003.ckpt"
+    assert latest_valid(tmp_path).name == "batch-000003.ckpt"
     assert [name for name in names(tmp_path) if name.endswith(".ckpt")] == [
         *("batch-000002.ckpt", "batch-000003.ckpt", LAST)
     ]
@@ -272,15 +281,15 @@ def test_a_copy_under_another_name_is_looked_at_from_outside(tmp_path: Path) -> 
     copy = tmp_path / "elsewhere" / "best.ckpt"
     copy.parent.mkdir()
     shutil.copy(save(tmp_path / "run", 2), copy)
-    assert fault(copy) is None
+    assert find_corruption(copy) is None
     truncated(copy)
-    assert "do not end like a checkpoint" in str(fault(copy))
+    assert "do not end like a checkpoint" in str(find_corruption(copy))
 
 
 def test_a_lone_copy_of_last_is_not_guessed_at(tmp_path: Path) -> None:
     shutil.copy(save(tmp_path / "run", 2), tmp_path / LAST)
     with pytest.raises(CheckpointError, match="give its path"):
-        newest_whole(tmp_path)
+        latest_valid(tmp_path)
 
 
 def test_without_links_a_run_goes_on(
@@ -291,5 +300,5 @@ def test_without_links_a_run_goes_on(
 
     monkeypatch.setattr(os, "symlink", refused)
     path = save(tmp_path, 2)
-    assert newest_whole(tmp_path) == path
+    assert latest_valid(tmp_path) == path
     assert "links are not supported here" in caplog.text

@@ -12,18 +12,18 @@ from prl.checkpoints.ledger import (
     LedgerWriter,
     compare,
     content_hash,
+    fingerprint,
     read_ledger,
-    sketch,
     state_numbers,
-    weights_sketch,
+    weights_fingerprint,
 )
 
 
 def line(batch: int = 1, **changed: Any) -> dict[str, Any]:
     whole = {
         **{"batch": batch, "data": "d", "rng": "r", "learning_rate": [1e-6, 2e-6], "state": {"kl": {"coef": 0.1}}},
-        **{"responses": "x", "rewards": sketch(torch.tensor([0.5, -1.0, 2.0]))},
-        **{"numbers": {"policy/loss": 0.0, "value/loss": 0.3}, "weights": sketch(torch.ones(3))},
+        **{"responses": "x", "rewards": fingerprint(torch.tensor([0.5, -1.0, 2.0]))},
+        **{"numbers": {"policy/loss": 0.0, "value/loss": 0.3}, "weights": fingerprint(torch.ones(3))},
     }
     return {**whole, **changed}
 
@@ -43,10 +43,10 @@ def test_equal_lines_have_no_difference() -> None:
         ({"state": {"kl": {"coef": 0.11}}}, "state.kl.coef"),
         ({"state": {"kl": {"coef": 0.1}, "bank": {"version": 3}}}, "state"),
         ({"responses": "y"}, "responses"),
-        ({"rewards": sketch(torch.tensor([-1.0, 0.5, 2.0]))}, "rewards"),
+        ({"rewards": fingerprint(torch.tensor([-1.0, 0.5, 2.0]))}, "rewards"),
         ({"numbers": {"policy/loss": 0.01, "value/loss": 0.3}}, "numbers.policy/loss"),
         ({"numbers": {"policy/loss": float("nan"), "value/loss": 0.3}}, "numbers.policy/loss"),
-        ({"weights": sketch(torch.tensor([1.0, 1.0, 1.1]))}, "weights"),
+        ({"weights": fingerprint(torch.tensor([1.0, 1.0, 1.1]))}, "weights"),
     ],
 )
 def test_the_first_quantity_that_differs_is_named(changed: dict[str, Any], quantity: str) -> None:
@@ -55,11 +55,13 @@ def test_the_first_quantity_that_differs_is_named(changed: dict[str, Any], quant
     assert found is not None
     assert (found.batch, found.quantity) == (1, quantity)
     assert found.size > 1e-4
-    assert found.meaning
+    assert found.diagnosis
 
 
 def test_rounding_is_measured_and_the_largest_difference_kept() -> None:
-    other = line(rewards=sketch(torch.tensor([0.5, -1.0, 2.00001])), numbers={"policy/loss": 2e-8, "value/loss": 0.3})
+    other = line(
+        rewards=fingerprint(torch.tensor([0.5, -1.0, 2.00001])), numbers={"policy/loss": 2e-8, "value/loss": 0.3}
+    )
     found = compare([line()], [other], tolerance=1e-4)
     assert found is not None
     assert found.quantity == "numbers.policy/loss"  # 2e-8 of a loss that is zero: measured against a thousandth
@@ -79,12 +81,12 @@ def test_a_hash_sees_what_is_in_tensors_and_their_shapes() -> None:
     assert content_hash({"a": torch.tensor([1, 2]), "b": 1}) == content_hash({"b": 1, "a": torch.tensor([1, 2])})
 
 
-def test_the_weights_sketch_reaches_every_part_of_a_large_model() -> None:
+def test_the_weights_fingerprint_reaches_every_part_of_a_large_model() -> None:
     parameters = [torch.randn(100, 30) for _ in range(20)]
-    before = weights_sketch(parameters)
+    before = weights_fingerprint(parameters)
     for each in parameters[::7]:
         changed = [other + 1e-3 * (other is each) for other in parameters]
-        assert weights_sketch(changed) != before
+        assert weights_fingerprint(changed) != before
     assert len(json.dumps(before)) < 200
 
 
@@ -159,7 +161,7 @@ def test_a_line_that_is_none_of_a_ledger_is_told_with_its_number(text: bytes, tm
 @pytest.mark.parametrize(
     "rewards", [{"sums": [1.0]}, {"sums": None, "norm": 1.0}, {"sums": ["a", "b"], "norm": 1.0}, 3]
 )
-def test_a_sketch_that_was_changed_is_another_one(rewards: Any) -> None:
+def test_a_fingerprint_that_was_changed_is_another_one(rewards: Any) -> None:
     found = compare([line(1, rewards=rewards)], [line(1)], tolerance=1e-4)
     assert found is not None
     assert (found.quantity, found.size) == ("rewards", math.inf)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prl.data import AnchoredPrompt, Demonstration, PreferencePair
 from prl.data.encoding import DemonstrationEncoder, PromptEncoder, ScalarPairEncoder, encode_prompt
-from prl.data.tokens import Loss, TooLongError
+from prl.data.tokens import TooLongError, Truncation
 from prl.judge import ComparisonEncoder, JudgeTemplate
 from prl.judge.template import render_conversation
 from tests.helpers.tiny import tiny_tokenizer
@@ -46,24 +46,24 @@ def remainders(messages):
     return [messages, *(messages[:head] + messages[start:] for start in starts[1:]), messages[starts[-1] :]]
 
 
-def losses(encoder) -> Loss:
-    found = Loss(0)
-    for loss in encoder.counts.by_loss:
-        found |= loss
+def truncations(encoder) -> Truncation:
+    found = Truncation(0)
+    for each in encoder.counts.by_truncation:
+        found |= each
     return found
 
 
-def check_prompt(shown: str, prompt, render, lost: Loss, room: int, last_room: int) -> None:
+def check_prompt(shown: str, prompt, render, lost: Truncation, room: int, last_room: int) -> None:
     """The rule for one prompt: the most whole turns that fit into `room`; then, to fit into `last_room`, no system
     message; then the end of the last turn, counted."""
     whole = [render(each) for each in remainders(prompt)]
-    if lost & Loss.PROMPT:
+    if lost & Truncation.PROMPT:
         assert len(shown) == last_room < len(whole[-1])
         assert whole[-1].endswith(shown)
         return
     assert shown in whole
     place = whole.index(shown)
-    assert bool(lost & Loss.TURNS) == (place > 0)
+    assert bool(lost & Truncation.TURNS) == (place > 0)
     assert place == 0 or len(whole[place - 1]) > (last_room if place == len(whole) - 1 else room)
 
 
@@ -71,9 +71,9 @@ def check_prompt(shown: str, prompt, render, lost: Loss, room: int, last_room: i
 def test_a_comparison_keeps_its_frame_and_whole_turns(prompt, u, v, max_length) -> None:
     encoder = ComparisonEncoder(TOKENIZER, TEMPLATE, max_length, "truncate")
     row = None if u == v else encoder.encode(PreferencePair(prompt, u, v))
-    lost = losses(encoder)
+    lost = truncations(encoder)
     if row is None:
-        assert u == v or (lost & Loss.IDENTICAL and lost & Loss.RESPONSES and u[0] == v[0])
+        assert u == v or (lost & Truncation.IDENTICAL and lost & Truncation.RESPONSES and u[0] == v[0])
         return
     room = max_length - FRAME
     both = [TOKENIZER.decode(row[name]) for name in ("chosen_first", "rejected_first")]
@@ -86,13 +86,13 @@ def test_a_comparison_keeps_its_frame_and_whole_turns(prompt, u, v, max_length) 
         assert first.startswith(shown_first)
         assert second.startswith(shown_second)
         cut = (shown_first, shown_second) != (first, second)
-        assert cut == bool(lost & Loss.RESPONSES)
+        assert cut == bool(lost & Truncation.RESPONSES)
         assert not cut or len(text) >= max_length - 1  # no more than needed
         floors = min(len(u), room // 3) + min(len(v), room // 3)
         check_prompt(shown, prompt, render_conversation, lost, room - len(u) - len(v), room - floors)
-        if cut and not lost & Loss.PROMPT:  # turns give way before responses do
+        if cut and not lost & Truncation.PROMPT:  # turns give way before responses do
             assert shown in map(render_conversation, remainders(prompt)[-2:])
-    assert encoder.counts.cut == bool(lost & Loss.CUT)
+    assert encoder.counts.cut == bool(lost & Truncation.CUT)
 
 
 def rendered(messages) -> str:
@@ -108,11 +108,11 @@ def read(ids) -> str:
 def test_a_demonstration_keeps_its_end_and_whole_turns(prompt, response, max_length) -> None:
     encoder = DemonstrationEncoder(TOKENIZER, max_length, "truncate")
     row = encoder.encode(Demonstration(prompt, response))
-    lost = losses(encoder)
+    lost = truncations(encoder)
     ids, num_response = row["ids"], row["num_response"]
     assert row["length"] == len(ids) <= max_length
     shown, learnt = read(ids[:-num_response]), TOKENIZER.decode(ids[-num_response:])
-    if lost & Loss.RESPONSES:  # nobody learns to stop where the text was cut
+    if lost & Truncation.RESPONSES:  # nobody learns to stop where the text was cut
         assert 0 < len(learnt) < len(response)
         assert response.startswith(learnt)
     else:
@@ -128,7 +128,7 @@ def test_a_policy_prompt_keeps_its_template_and_whole_turns(prompt, max_length) 
     shown = read(row["ids"])
     assert row["length"] == len(row["ids"]) <= max_length
     assert shown.endswith("\n")  # the generation prompt of this template
-    check_prompt(shown, prompt, rendered, losses(encoder), max_length, max_length)
+    check_prompt(shown, prompt, rendered, truncations(encoder), max_length, max_length)
     assert json.loads(row["about"])[0] == list(
         prompt
     )  # the judge reads the whole one, with its own tokenizer and length
@@ -160,7 +160,7 @@ def test_oldest_turns_go_first_and_a_turn_is_never_begun_in_its_middle() -> None
     encoder = PromptEncoder(TOKENIZER, 12, "truncate")
     row = encoder.encode(AnchoredPrompt(turns("aaaaa", "bbbbb", "cccc", "dd", "eee")))
     assert read(row["ids"]) == "cccc\ndd$eee\n"
-    assert encoder.counts.by_loss == {Loss.TURNS: 1}
+    assert encoder.counts.by_truncation == {Truncation.TURNS: 1}
 
 
 def test_the_system_message_goes_after_all_other_turns() -> None:
@@ -205,16 +205,16 @@ def test_nothing_is_cut_unless_asked(on_too_long) -> None:
                 encoder.encode(record)
         else:
             assert encoder.encode(record) is None
-            assert set(encoder.counts.by_loss) == {Loss.TOO_LONG}
+            assert set(encoder.counts.by_truncation) == {Truncation.TOO_LONG}
 
 
 def test_a_pair_that_is_one_text_once_it_is_cut_is_left_out_and_counted() -> None:
     encoder = ScalarPairEncoder(TOKENIZER, 30, "truncate")
     turn = [{"role": "user", "content": "q"}]
     assert encoder.encode(PreferencePair(turn, "a" * 99, "a" * 98 + "b")) is None
-    assert encoder.counts.by_loss[Loss.IDENTICAL] == 1
+    assert encoder.counts.by_truncation[Truncation.IDENTICAL] == 1
     assert encoder.encode(PreferencePair(turn, "a" * 9, "a" * 8 + "b")) is not None
-    assert encoder.counts.by_loss[Loss.IDENTICAL] == 1
+    assert encoder.counts.by_truncation[Truncation.IDENTICAL] == 1
 
 
 def test_of_a_batch_of_pairs_the_chosen_rows_come_first() -> None:

@@ -21,7 +21,7 @@ import pytest
 from prl.data import AnchoredPrompt, DataError, DataSource, PreferencePair, RecordStream, load_records, store
 from prl.data.encoding import PromptEncoder, ScalarPairEncoder, encode_prompt
 from prl.data.store import REPORT, ROWS, EncodedRecords, encode_records
-from prl.data.tokens import Loss
+from prl.data.tokens import Truncation
 from prl.judge import ComparisonEncoder, JudgeTemplate
 from tests.helpers.tiny import tiny_tokenizer
 from tests.helpers.tokenizers import bos_tokenizer
@@ -65,7 +65,7 @@ def encode(source: DataSource, encoder: Any, cache: bool = True, **reading: Any)
 
 
 def content(records: EncodedRecords) -> dict[str, Any]:
-    arrays = ("prompts", "comparisons", "winners", "losses", "lengths")
+    arrays = ("prompts", "comparisons", "winners", "truncations", "lengths")
     kept = {name: getattr(records, name).tolist() for name in arrays}
     return kept | {"rows": records.rows.to_list(), "report": records.report}
 
@@ -82,7 +82,7 @@ def test_rows_are_what_the_encoder_gives_to_the_last_bit(source) -> None:
     assert 0 < len(records.rows) < len(PAIRS)
     assert records.encoded.tolist() == [row is not None for row in given]
     assert records.lengths.tolist() == [row["length"] if row else 0 for row in given]
-    assert set(records.losses.tolist()) == {0, Loss.TOO_LONG}
+    assert set(records.truncations.tolist()) == {0, Truncation.TOO_LONG}
 
 
 def test_rows_of_chosen_records_come_in_their_order(source) -> None:
@@ -300,7 +300,7 @@ def test_a_streamed_file_gives_the_same_set(suffix, source, tmp_path) -> None:
         for streaming in (False, True)
     ]
     assert content(sets[0]) == content(sets[1])
-    assert len(sets[0].losses) == len(PAIRS) + 1
+    assert len(sets[0].truncations) == len(PAIRS) + 1
 
 
 def test_a_streamed_hub_set_is_known_by_its_commit(monkeypatch) -> None:
@@ -370,7 +370,7 @@ def test_no_more_than_a_few_records_are_in_memory(tmp_path) -> None:
     records = encode_records(stream, stream, encoder, cache=False)
     assert len(records.rows) == number
     assert encoder.most_alive <= 3
-    arrays = [getattr(records, name).nbytes for name in ("prompts", "comparisons", "winners", "losses", "lengths")]
+    arrays = [getattr(records, name).nbytes for name in ("prompts", "comparisons", "winners", "truncations", "lengths")]
     assert sum(arrays) == number * (32 + 16 + 1 + 1 + 4)
     assert records.rows.cache_files  # in a file that is mapped, not in memory
 
@@ -440,7 +440,7 @@ def test_a_row_that_the_chat_template_refuses_is_a_bad_row(tmp_path) -> None:
         )
     for cache in (True, True, False):  # written, found again, made anew
         records, _ = encode(source, ScalarPairEncoder(tokenizer, 60), cache, on_invalid="skip")
-        assert len(records.rows) == len(records.losses) == records.report["num_kept"] == 6
+        assert len(records.rows) == len(records.truncations) == records.report["num_kept"] == 6
         assert records.report["skipped"]["refused by the chat template"] == [4, 6]
     check = lambda pair: encode_prompt(tokenizer, pair.prompt)  # noqa: E731
     loaded = load_records(source, PreferencePair, "skip", check)

@@ -11,7 +11,7 @@ from prl.data import Demonstration
 from prl.data.encoding import DemonstrationEncoder
 from prl.data.thoughts import opens_thoughts, without_thoughts
 from prl.data.turns import end_of_turn
-from prl.models.offload import Residence
+from prl.models.offload import Offload
 from prl.rewards.base import against_anchors
 from prl.rl.judging import Judging
 from prl.rl.sharding import Sharding
@@ -140,7 +140,7 @@ def judging(judge_thoughts: bool, template: str) -> Judging:
         *(LengthJudge(), None),
         with_thoughts=judge_thoughts,
         tokenizer=tokenizer_with(template),
-        residence=Residence(False),
+        offload=Offload(False),
         sharding=Sharding(),
     )
 

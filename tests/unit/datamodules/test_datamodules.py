@@ -199,7 +199,7 @@ def test_what_is_emitted_and_what_is_left_out_add_up_to_the_rows(given_rows, on_
         alone = ComparisonEncoder(tiny_tokenizer(), TEMPLATE, MAX_LENGTH, on_too_long)
         num_emitted = sum(alone.encode(pair) is not None for pair in valid)
         assert num_emitted == sum(each["rows"] for each in tokens)
-        expected = Counter({loss.name: number for loss, number in alone.counts.by_loss.items()})
+        expected = Counter({loss.name: number for loss, number in alone.counts.by_truncation.items()})
         names = {"TURNS": "lost_turns", "RESPONSES": "lost_response_ends", "PROMPT": "lost_prompt_beginnings"}
         for loss, name in names.items():
             assert expected[loss] == sum(each[name] for each in tokens)

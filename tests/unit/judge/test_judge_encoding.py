@@ -89,7 +89,7 @@ def test_cut_rows_are_counted() -> None:
     cutting = encoder(40)
     cutting.compare(turn("ask"), "u" * 20, "v" * 20)
     cutting.compare(turn("ask"), "one", "two")
-    assert (cutting.counts.seen, cutting.counts.cut, cutting.counts.cut_share) == (2, 1, 0.5)
+    assert (cutting.counts.seen, cutting.counts.cut, cutting.counts.truncated_fraction) == (2, 1, 0.5)
 
 
 @pytest.mark.parametrize("max_length", [40, 41])

@@ -14,7 +14,7 @@ import pytest
 from prl.config import JudgeGate
 from prl.data.rows.records import PreferencePair
 from prl.judge import GenerativeJudge, PairwiseJudge
-from prl.judge.attacks import MAX_PROMPTS, attacks, canary_report
+from prl.judge.attacks import MAX_PROMPTS, attack_report, attacks
 from prl.judge.examination import examine
 from prl.judge.gate import _LIMITS, JudgeRefusedError, broken_limits, check_judge, folder_problems
 from prl.judge.passport import describe_judge, write_passport
@@ -360,7 +360,7 @@ def test_attacks_carry_the_words_of_the_judge() -> None:
 
 
 def test_attacks_are_told_apart(pairs: list[PreferencePair]) -> None:
-    found = canary_report(FooledJudge(), pairs)
+    found = attack_report(FooledJudge(), pairs)
     assert {name for name, each in found.items() if each["mean"] > 0.5} == {"claim", "fake_end"}
     assert {each["num"] for each in found.values()} == {MAX_PROMPTS}
 
@@ -369,6 +369,6 @@ def test_attacks_are_judged_against_the_better_response() -> None:
     prompt = [{"role": "user", "content": "p"}]
     for preference, wins in ((1.0, 0.0), (0.0, 1.0)):
         # "+" is worth more than any attack, "x" is worth as little as they are but stands before them.
-        report = canary_report(QualityJudge(), [PreferencePair(prompt, "+", "-" * 9, preference)])
+        report = attack_report(QualityJudge(), [PreferencePair(prompt, "+", "-" * 9, preference)])
         assert {each["mean"] for each in report.values()} == {0.0 if wins == 0.0 else 0.5}
-    assert canary_report(QualityJudge(), [PreferencePair(prompt, "+", "x", 0.5)]) == {}
+    assert attack_report(QualityJudge(), [PreferencePair(prompt, "+", "x", 0.5)]) == {}

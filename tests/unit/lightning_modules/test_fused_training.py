@@ -9,8 +9,8 @@ import torch
 from lightning_modules import GenerativeRewardModule
 from prl.config import ModelSource
 from prl.data import PreferencePair
-from prl.judge.prefix_sharing.packing import Work
-from prl.judge.prefix_sharing.tree_attention import branch_logits
+from prl.judge.prefix_sharing.packing import CostModel
+from prl.judge.prefix_sharing.tree_attention import packed_logits
 from prl.judge.template import JudgeTemplate
 from tests.helpers.numbers import assert_same_numbers
 
@@ -72,7 +72,7 @@ def test_a_step_is_the_same_fused_and_plain(tiny_folder, template, settings) -> 
 def test_both_ways_are_really_taken(tiny_folder, monkeypatch) -> None:
     calls = []
     monkeypatch.setattr(
-        "lightning_modules.generative_reward.branch_logits", lambda *args: calls.append(1) or branch_logits(*args)
+        "lightning_modules.generative_reward.packed_logits", lambda *args: calls.append(1) or packed_logits(*args)
     )
     plain, fused = make(tiny_folder, "off"), make(tiny_folder, "on")
     step(plain)
@@ -82,8 +82,8 @@ def test_both_ways_are_really_taken(tiny_folder, monkeypatch) -> None:
     fused.verdict(batch_of(fused, PAIRS))
     assert len(calls) == 2
     assert "packed" not in batch_of(plain, PAIRS)
-    assert plain.fusing.tokens.saved_share == 0
-    assert fused.logged["perf/saved_tokens"] == fused.fusing.tokens.saved_share > 0.1
+    assert plain.prefix_sharing.tokens.cached_token_fraction == 0
+    assert fused.logged["perf/saved_tokens"] == fused.prefix_sharing.tokens.cached_token_fraction > 0.1
 
 
 def test_swapping_the_responses_swaps_the_branches(tiny_folder) -> None:
@@ -103,13 +103,13 @@ def test_swapping_the_responses_swaps_the_branches(tiny_folder) -> None:
 def test_the_padded_shapes_decide(tiny_folder) -> None:
     """Pairs that share much are read packed, but not beside one whose long responses make every packed row wide."""
     module = make(tiny_folder, "auto")
-    module.fusing._work = lambda model: Work(overhead=0.2)
+    module.prefix_sharing._cost_model = lambda model: CostModel(overhead=0.2)
     sharing = [PreferencePair(({"role": "user", "content": "q" * 40},), chosen, "z") for chosen in "abc"]
     long = PreferencePair(({"role": "user", "content": "q"},), "a" * 30, "b" * 30)
     for pairs, fused in ((sharing, True), ([*sharing, long], False)):
-        batch, before = batch_of(module, pairs), replace(module.fusing.tokens)
+        batch, before = batch_of(module, pairs), replace(module.prefix_sharing.tokens)
         module.verdict(batch)
-        packed, after = batch["packed"], module.fusing.tokens
+        packed, after = batch["packed"], module.prefix_sharing.tokens
         read = packed.input_ids if fused else batch["input_ids"]
         assert after.positions - before.positions == read.numel()
         assert after.computed - before.computed == (packed.num_tokens if fused else packed.num_plain_tokens)

@@ -18,12 +18,12 @@ from lightning_modules.strategies import (
     sharding,
     sharding_of,
     shards_of,
-    write_in_parts,
+    use_sharded_checkpoints,
 )
 from lightning_modules.strategies.sampling import cache_bytes, free_bytes
 from prl.config import LoRA, ModelSource
-from prl.models.collective import InStep
-from prl.models.loading import load_causal_lm, without_weights
+from prl.models.collective import CollectiveForward
+from prl.models.loading import load_causal_lm, on_meta_device
 from prl.models.memory import Shards
 from tests.helpers.tiny import tiny_model, write_tiny_model
 
@@ -94,22 +94,22 @@ def test_who_has_whole_weights() -> None:
 
 def test_only_what_is_cut_is_written_in_parts() -> None:
     strategy = FSDP2Strategy()
-    write_in_parts(strategy)
+    use_sharded_checkpoints(strategy)
     assert strategy.sharded_checkpoints
     with pytest.raises(ValueError, match="checkpoint.sharded is true with DDPStrategy, under which every process has"):
-        write_in_parts(DDPStrategy())
+        use_sharded_checkpoints(DDPStrategy())
 
 
 def test_a_whole_model_samples_by_itself() -> None:
     trainer = SimpleNamespace(strategy=DDPStrategy())
-    with sharding_of(trainer).sampling(tiny_model(0), "auto", tokens=10) as in_step:
-        assert not in_step
+    with sharding_of(trainer).sampling(tiny_model(0), "auto", tokens=10) as synced:
+        assert not synced
 
 
 def test_weights_in_shards_are_put_together_where_they_fit_beside_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(0)
     monkeypatch.setattr(FSDP2Strategy, "root_device", torch.device("cpu"))
-    monkeypatch.setattr(sharding.fsdp2, "together", nullcontext)
+    monkeypatch.setattr(sharding.fsdp2, "unsharded", nullcontext)
     trainer = SimpleNamespace(strategy=FSDP2Strategy())
     weights = sum(each.nbytes for each in model.parameters())
     monkeypatch.setattr(sampling, "free_bytes", lambda _: (weights + cache_bytes(model, 11)) / sampling.SPARE)
@@ -120,8 +120,8 @@ def test_weights_in_shards_are_put_together_where_they_fit_beside_the_caches(mon
         ("always", 12, False),
         ("never", 10, True),
     ):
-        with sharding_of(trainer).sampling(model, gather, tokens=tokens) as in_step:
-            assert in_step is expected
+        with sharding_of(trainer).sampling(model, gather, tokens=tokens) as synced:
+            assert synced is expected
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -149,9 +149,9 @@ def test_a_model_without_weights_is_like_the_one_with_them(lora: LoRA | None, tm
     model.save_pretrained(tmp_path)
     source = ModelSource(path=str(tmp_path), lora=lora)
     real = load_causal_lm(source)
-    with without_weights():
+    with on_meta_device():
         empty = load_causal_lm(source)
-    with without_weights(False):
+    with on_meta_device(False):
         assert not any(each.is_meta for each in load_causal_lm(source).parameters())
     assert all(each.is_meta for each in (*empty.parameters(), *empty.buffers()))
     for kind in ("named_parameters", "named_buffers"):
@@ -162,10 +162,10 @@ def test_a_model_without_weights_is_like_the_one_with_them(lora: LoRA | None, tm
     assert empty.generation_config.eos_token_id == real.generation_config.eos_token_id == [1, 7]
 
 
-def test_in_step_with_nobody_a_model_is_itself() -> None:
+def test_synced_with_nobody_a_model_is_itself() -> None:
     model = tiny_model(0)
     ids = torch.arange(5, 15)[None]
-    judge = InStep(model, torch.device("cpu"))
+    judge = CollectiveForward(model, torch.device("cpu"))
     assert torch.equal(judge(ids).logits, model(ids).logits)
     judge.finish()
     assert judge.config is model.config

@@ -92,7 +92,7 @@ def test_explained_variance() -> None:
     assert explained_variance(returns, torch.ones(3, 3), mask).item() == 0.0  # nothing to explain
 
 
-# ---- adapters of its own on the policy's trunk
+# ---- adapters of its own on the policy's base model
 
 
 def adapted_policy(seed: int = 3):
@@ -104,22 +104,22 @@ def adapted_policy(seed: int = 3):
 
 
 def test_a_critic_of_adapters_is_a_critic_with_adapters() -> None:
-    """The same values as a critic that has the trunk for itself, with the same adapters and head."""
+    """The same values as a critic that has the base model for itself, with the same adapters and head."""
     policy = adapted_policy()
     critic = AdapterCritic(policy)
     filled(critic.head)
     torch.manual_seed(0)
     for parameter in critic_parameters(critic)[2:]:
         torch.nn.init.normal_(parameter, std=0.1)
-    trunk = add_lora(tiny_model(3), LoRA(rank=4))
+    base = add_lora(tiny_model(3), LoRA(rank=4))
     state = {k.replace(".critic.", ".default."): v for k, v in policy.state_dict().items() if ".default." not in k}
-    trunk.load_state_dict(state)
-    whole = Critic(trunk.base_model.model.model)
+    base.load_state_dict(state)
+    whole = Critic(base.base_model.model.model)
     whole.head = critic.head
     assert_same_numbers(critic(IDS, ONES, 4), whole(IDS, ONES, 4), 1e-6)
 
 
-def test_policy_and_critic_of_one_trunk_leave_each_other_alone() -> None:
+def test_policy_and_critic_of_one_base_model_leave_each_other_alone() -> None:
     policy = adapted_policy()
     before = policy(IDS).logits.detach()
     own = own_parameters(policy)
@@ -136,8 +136,8 @@ def test_policy_and_critic_of_one_trunk_leave_each_other_alone() -> None:
     assert torch.equal(policy(IDS).logits, before)
     policy(IDS).logits.sum().backward()
     assert all(parameter.grad is not None for _, parameter in own)
-    trunk = [p for name, p in policy.named_parameters() if "lora_" not in name]
-    assert not any(parameter.requires_grad for parameter in trunk)
+    base = [p for name, p in policy.named_parameters() if "lora_" not in name]
+    assert not any(parameter.requires_grad for parameter in base)
 
 
 def test_the_policys_adapters_are_back_after_an_error() -> None:

@@ -18,8 +18,8 @@ from prl.models.loading import (
     load_causal_lm,
     load_scalar_classifier,
     load_tokenizer,
+    on_meta_device,
     save_model,
-    without_weights,
 )
 from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.tiny import LLAMA, tiny_model, tiny_tokenizer, write_tiny_model
@@ -226,7 +226,7 @@ def test_adapters_on_one_end_of_a_tied_model_are_exported_as_trained(targets, tm
         torch.testing.assert_close(read(IDS).logits, expected, atol=1e-4, rtol=0)
     read = load_causal_lm(ModelSource(path=str(tmp_path / "adapters")))
     torch.testing.assert_close(read(IDS).logits, expected, atol=1e-4, rtol=0)
-    with without_weights():
+    with on_meta_device():
         empty = load_causal_lm(ModelSource(path=str(tmp_path / "adapters")))
     names = [name for name, _ in empty.named_parameters()]
     assert names == [name for name, _ in read.named_parameters()]  # of which the first process hands out weights

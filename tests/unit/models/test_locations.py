@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from prl.cli.commands import convert
 from prl.config import LoRA, ModelSource
 from prl.models.adapters import ADAPTERS
-from prl.models.loading import ModelNotFoundError, is_hub_id, load_causal_lm, load_shape, load_tokenizer, save_model
+from prl.models.loading import ModelNotFoundError, init_model, is_hub_id, load_causal_lm, load_tokenizer, save_model
 from tests.helpers.tiny import tiny_model, tiny_tokenizer, write_tiny_model
 
 IDS = torch.arange(5, 16)[None]
@@ -59,7 +59,7 @@ def test_adapters_find_a_relative_base_from_where_they_were_written(tmp_path, mo
     for folder, logits in ((project / inside, expected), (outside, expected_outside)):
         found = load_causal_lm(ModelSource(path=str(folder)))
         torch.testing.assert_close(found(IDS).logits, logits, atol=1e-3, rtol=0)
-        load_shape(AutoModelForCausalLM, ModelSource(path=str(folder)))
+        init_model(AutoModelForCausalLM, ModelSource(path=str(folder)))
     shutil.move(project, tmp_path / "moved")  # a project that is copied somewhere else works there
     found = load_causal_lm(ModelSource(path=str(tmp_path / "moved" / inside)))
     torch.testing.assert_close(found(IDS).logits, expected, atol=1e-3, rtol=0)
@@ -77,7 +77,7 @@ def test_a_relative_base_that_is_nowhere_is_refused(tiny_folder, tmp_path, monke
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write_adapters(str(tiny_folder), tmp_path / "adapters")
     path = point(tmp_path / "adapters", "runs/sft/model")
-    for read in (load_causal_lm, lambda source: load_shape(AutoModelForCausalLM, source)):
+    for read in (load_causal_lm, lambda source: init_model(AutoModelForCausalLM, source)):
         with pytest.raises(
             ModelNotFoundError, match=r"base model runs/sft/model of the adapters in .* looked for from"
         ):
@@ -90,7 +90,7 @@ def test_adapters_in_a_circle_are_refused(circle, tiny_folder, tmp_path) -> None
         write_adapters(str(tiny_folder), tmp_path / name)
         point(tmp_path / name, str(tmp_path / base))
     source = ModelSource(path=str(tmp_path / "a"))
-    for read in (load_causal_lm, lambda source: load_shape(AutoModelForCausalLM, source)):
+    for read in (load_causal_lm, lambda source: init_model(AutoModelForCausalLM, source)):
         with pytest.raises(ValueError, match=r"have no base model: their files point in a circle, .*a -> .*a\."):
             read(source)
 

@@ -8,8 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from prl.config import LoRA, ModelSource
-from prl.models.loading import add_lora, load_causal_lm, load_shape, save_model
-from prl.models.memory import PeakOfTensors, Shards, held, on_fake_tensors, working_memory
+from prl.models.loading import add_lora, init_model, load_causal_lm, save_model
+from prl.models.memory import PeakOfTensors, Shards, model_memory, on_fake_tensors, working_memory
 from tests.helpers.tiny import tiny_model, tiny_tokenizer, write_tiny_model
 
 IDS = torch.arange(5, 37).reshape(2, 16)
@@ -67,7 +67,7 @@ def test_checkpointing_takes_less(tmp_path: Any) -> None:
     for saving in (False, True):
         source = ModelSource(path=str(tmp_path), gradient_checkpointing=saving)
         with FakeTensorMode() as mode:
-            model = on_fake_tensors(lambda s=source: load_shape(AutoModelForCausalLM, s).train(), mode)
+            model = on_fake_tensors(lambda s=source: init_model(AutoModelForCausalLM, s).train(), mode)
             ids = mode.from_tensor(IDS)
             found[saving] = working_memory(model, lambda m=model, i=ids: step(m, i))
     assert found[True] < 0.6 * found[False]
@@ -75,7 +75,7 @@ def test_checkpointing_takes_less(tmp_path: Any) -> None:
 
 def test_what_a_model_holds() -> None:
     model = tiny_model(0)
-    found = held("policy", model, trained=True)
+    found = model_memory("policy", model, trained=True)
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert (found.weights, found.gradients, found.optimizer) == (size, size, 2 * size)
     layer = 4 * sum(parameter.numel() for parameter in model.model.layers[0].parameters())
@@ -85,14 +85,14 @@ def test_what_a_model_holds() -> None:
     third = found.on_one_process(3, Shards(weights=True, gradients=True, optimizer=True))
     assert (third.weights, third.total) == (-(-size // 3), 2 * -(-size // 3) + -(-2 * size // 3) + found.gathered)
     assert found.on_one_process(6, Shards(weights=True, gradients=True, optimizer=True, replicas=2)) == third
-    frozen = held("reference", model, trained=False)
+    frozen = model_memory("reference", model, trained=False)
     assert (frozen.weights, frozen.gradients, frozen.optimizer) == (size, 0, 0)
     assert frozen.gathered == outside + 2 * layer
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_what_deepspeed_cuts(stage: int) -> None:
-    found = held("policy", tiny_model(0).to(torch.bfloat16), trained=True)
+    found = model_memory("policy", tiny_model(0).to(torch.bfloat16), trained=True)
     shards = Shards(weights=stage >= 3, gradients=stage >= 2, optimizer=True, master=True, live=1000)
     quarter = found.on_one_process(4, shards)
     count = found.num_parameters
@@ -104,7 +104,7 @@ def test_what_deepspeed_cuts(stage: int) -> None:
 
 def test_adapters_alone_are_trained() -> None:
     model = add_lora(tiny_model(0), LoRA(rank=4))
-    found = held("policy", model, trained=True)
+    found = model_memory("policy", model, trained=True)
     trained = sum(parameter.numel() for name, parameter in model.named_parameters() if "lora_" in name)
     assert (found.num_trained, found.gradients) == (trained, 4 * trained)
 
@@ -114,7 +114,7 @@ def test_a_shape_has_the_names_and_sizes_of_the_model(auto_class: Any, tmp_path:
     write_tiny_model(tmp_path, seed=0)
     real = auto_class.from_pretrained(tmp_path)
     with FakeTensorMode():
-        fake = load_shape(auto_class, ModelSource(path=str(tmp_path), dtype="bfloat16"))
+        fake = init_model(auto_class, ModelSource(path=str(tmp_path), dtype="bfloat16"))
     sizes = {name: (parameter.shape, parameter.dtype) for name, parameter in fake.named_parameters()}
     assert sizes == {name: (parameter.shape, torch.bfloat16) for name, parameter in real.named_parameters()}
 
@@ -124,6 +124,6 @@ def test_the_shape_of_adapters_is_that_of_their_base_model(tmp_path: Any) -> Non
     adapted = load_causal_lm(ModelSource(path=str(tmp_path / "base"), lora=LoRA(rank=2)))
     save_model(adapted, tiny_tokenizer(), tmp_path / "adapters", merge=False)
     with FakeTensorMode():
-        fake = load_shape(AutoModelForCausalLM, ModelSource(path=str(tmp_path / "adapters")))
+        fake = init_model(AutoModelForCausalLM, ModelSource(path=str(tmp_path / "adapters")))
     expected = load_causal_lm(ModelSource(path=str(tmp_path / "adapters")))
     assert [p.shape for p in fake.parameters()] == [p.shape for p in expected.parameters()]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from prl.models.offload import HOME, Residence
+from prl.models.offload import CPU, Offload
 
 DEVICE = torch.device("meta")  # any device that is not home
 
@@ -17,25 +17,25 @@ class Traveller:
 
 
 def test_a_model_is_on_the_device_while_it_works_and_at_home_otherwise() -> None:
-    model, residence = Traveller(), Residence(enabled=True)
-    with residence.of(model, DEVICE), residence.of(model, DEVICE):
+    model, offload = Traveller(), Offload(enabled=True)
+    with offload.on_device(model, DEVICE), offload.on_device(model, DEVICE):
         assert model.places == [DEVICE]
-    assert model.places == [DEVICE, HOME]
-    with residence.of(model, DEVICE):
+    assert model.places == [DEVICE, CPU]
+    with offload.on_device(model, DEVICE):
         pass
-    assert model.places == [DEVICE, HOME] * 2
+    assert model.places == [DEVICE, CPU] * 2
 
 
 def test_it_comes_home_after_an_error_too() -> None:
-    model, residence = Traveller(), Residence(enabled=True)
-    with pytest.raises(RuntimeError), residence.of(model, DEVICE):
+    model, offload = Traveller(), Offload(enabled=True)
+    with pytest.raises(RuntimeError), offload.on_device(model, DEVICE):
         raise RuntimeError
-    assert model.places == [DEVICE, HOME]
+    assert model.places == [DEVICE, CPU]
 
 
 def test_switched_off_nothing_moves() -> None:
-    model, residence = Traveller(), Residence(enabled=False)
-    residence.send_home(model, None)
-    with residence.of(model, DEVICE), residence.of(None, DEVICE):
+    model, offload = Traveller(), Offload(enabled=False)
+    offload.to_cpu(model, None)
+    with offload.on_device(model, DEVICE), offload.on_device(None, DEVICE):
         pass
     assert model.places == []

@@ -11,8 +11,8 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
+from lightning_modules.base import TrainingModule
 from lightning_modules.optimizers import check_learns, parameter_group
-from lightning_modules.stage import Stage
 from lightning_modules.strategies import ZeROStrategy, sharding_of
 from prl.config import LoRA, ModelSource, Optimization
 from prl.data import Demonstration
@@ -21,7 +21,7 @@ from prl.judge.bradley_terry import save_bradley_terry
 from prl.judge.generative import save_judge
 from prl.models.adapters import add_adapters
 from prl.models.loading import load_causal_lm, load_scalar_classifier
-from prl.models.offload import Residence
+from prl.models.offload import Offload
 from prl.rewards.scalar import ScalarReward
 from prl.rl.judging import Judging, shard_judge
 from prl.rl.sharding import Sharding
@@ -32,7 +32,7 @@ from tests.helpers.tiny import LengthJudge, tiny_model, tiny_tokenizer
 TEMPLATE = JudgeTemplate("{{ prompt }}\n1:{{ response_a }}\n2:{{ response_b }}\n?", chat=False)
 
 
-class OneMatrix(Stage):
+class OneMatrix(TrainingModule):
     """Ten thousand weights of the size that a language model's have."""
 
     record_type = Demonstration
@@ -85,7 +85,7 @@ def test_what_learns_beside_a_base_in_bfloat16_is_float32(load: Any, tiny_folder
     assert {each.dtype for name, each in model.named_parameters() if name in trained} == {torch.float32}
     assert {each.dtype for name, each in model.named_parameters() if name not in trained} == {torch.bfloat16}
     assert any("score" in name for name in trained) == (load is load_scalar_classifier)
-    model(torch.ones(1, 3, dtype=torch.long)).logits.sum().backward()  # types meet in the forward pass
+    model(torch.ones(1, 3, dtype=torch.long)).logits.sum().backward()  # types attach_policy in the forward pass
     check_learns(parameter_group(model.parameters(), Optimization(), "model"))
 
 
@@ -137,7 +137,7 @@ def test_a_judge_says_under_autocast_what_was_measured_without(kind: str, judges
 
 def test_around_any_other_source_of_rewards_there_is_no_autocast_either() -> None:
     judge = LengthJudge()
-    shared: Any = {"tokenizer": None, "residence": Residence(False), "sharding": Sharding()}
+    shared: Any = {"tokenizer": None, "offload": Offload(False), "sharding": Sharding()}
     judging = Judging(judge, None, with_thoughts=False, **shared)
     with torch.autocast("cpu", torch.bfloat16), judging.at_work(judge):
         assert not torch.is_autocast_enabled("cpu")

@@ -14,14 +14,14 @@ from transformers import AutoModelForSequenceClassification
 
 from prl.config import LoRA, ModelSource
 from prl.judge.bradley_terry import BradleyTerryJudge, save_bradley_terry
-from prl.models.adapters import OnTrunk
+from prl.models.adapters import AdapterOnBase
 from prl.models.loading import (
+    init_model,
     load_backbone,
     load_causal_lm,
     load_scalar_classifier,
-    load_shape,
+    on_meta_device,
     save_model,
-    without_weights,
 )
 from prl.models.weights_check import WeightsError
 from tests.helpers.tiny import tiny_model, tiny_tokenizer, write_tiny_model
@@ -40,11 +40,11 @@ def changed(folder: Path, change: Callable[[Weights], Any], to: Path, file: str 
 
 
 def read_as_shape(source: ModelSource) -> Any:
-    return load_shape(AutoModelForSequenceClassification, source, num_labels=1)
+    return init_model(AutoModelForSequenceClassification, source, num_labels=1)
 
 
 def read_without_weights(source: ModelSource) -> Any:
-    with without_weights():
+    with on_meta_device():
         return load_causal_lm(source)
 
 
@@ -158,7 +158,7 @@ def test_adapters_beside_the_policys_are_checked(tiny_folder, tmp_path) -> None:
     change = ADAPTER_FAULTS["missing"][0]
     cut = changed(tmp_path / "whole", change, tmp_path / "cut", "adapter_model.safetensors")
     with pytest.raises(WeightsError, match=r"missing \S*layers\.1\.self_attn\.q_proj\.lora_A"):
-        OnTrunk(policy, str(tiny_folder), str(cut))
+        AdapterOnBase(policy, str(tiny_folder), str(cut))
 
 
 def write_gguf(path: Path, without: str) -> Path:

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from prl.judge import BradleyTerryJudge
 from prl.judge.bradley_terry import save_bradley_terry
 from prl.rewards import RuleReward, ScalarReward, WeightedReward
-from prl.rewards.base import make_ready
+from prl.rewards.base import load_frozen
 from prl.rewards.rule import exact_match
 from prl.rewards.shapers.verdicts import LogOdds
 from prl.types import PromptBatch
@@ -38,7 +38,7 @@ def broken(prompt: Any, response: str, row: dict[str, Any]) -> float:
 def test_a_source_of_ones_own_is_frozen_too() -> None:
     own = LengthJudge()
     own.model = torch.nn.Linear(2, 2)
-    make_ready(WeightedReward({"own": own}, {"own": 1.0}), torch.nn.Linear(1, 1), None)
+    load_frozen(WeightedReward({"own": own}, {"own": 1.0}), torch.nn.Linear(1, 1), None)
     assert not own.model.training
     assert not any(parameter.requires_grad for parameter in own.model.parameters())
 
@@ -87,7 +87,7 @@ def test_a_mix_is_the_weighted_sum_and_fails_where_a_part_does() -> None:
     assert found.verdict.win_logit.tolist() == [2.0, 2.0]
     assert source.needs_anchors
     assert "clean: no_digits returned None" in source.failure()
-    assert [type(part) for part in source.sources()] == [LengthJudge, RuleReward]
+    assert [type(part) for part in source.leaves()] == [LengthJudge, RuleReward]
 
 
 def test_a_mix_of_rules_needs_no_anchors() -> None:

@@ -41,23 +41,23 @@ def draws(sample: Any, *arguments: Any) -> Any:
 def test_the_heldout_judge_confirms_where_there_is_one(tiny_folder: Any) -> None:
     turn = [({"role": "user", "content": "x"},)]
     alone, both = build(tiny_folder), build(tiny_folder, heldout_judge=PositionJudge(bias=2.0))
-    assert alone.actors.confirm(turn, ["longer"], ["a"]).margin_ab.tolist() == [5.0]
-    assert both.actors.confirm(turn, ["longer"], ["a"]).margin_ab.tolist() == [2.0]
+    assert alone.actors.second_opinion(turn, ["longer"], ["a"]).margin_ab.tolist() == [5.0]
+    assert both.actors.second_opinion(turn, ["longer"], ["a"]).margin_ab.tolist() == [2.0]
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["full", "adapters"])
 def test_an_older_policy_speaks_and_leaves_the_policy_as_it_was(tiny_folder: Any, lora: LoRA | None) -> None:
     module = build(tiny_folder, lora=lora)
     actors = module.actors
-    before = draws(actors.responses_under, actors.weights(), batch())
+    before = draws(actors.sample_with_weights, actors.weights(), batch())
     older = actors.weights()
     with torch.no_grad():
         for parameter in module.policy.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter))
     now = {name: weight.clone() for name, weight in actors.weights().items()}
-    assert draws(actors.responses_under, actors.weights(), batch()) != before
-    assert draws(actors.responses_under, older, batch()) == before
+    assert draws(actors.sample_with_weights, actors.weights(), batch()) != before
+    assert draws(actors.sample_with_weights, older, batch()) == before
     assert all(torch.equal(weight, now[name]) for name, weight in actors.weights().items())
 
 
@@ -78,4 +78,4 @@ def test_responses_of_the_reference_are_stripped_like_the_anchors_of_a_file(
     module = build(tiny_folder)
     monkeypatch.setattr("prl.rollouts.generate.decode", lambda *_: ["\n a b ", "c", "  "])
     assert module.actors.reference_responses(batch()) == ["a b", "c", ""]
-    assert module.actors.responses_under(module.actors.weights(), batch()) == ["a b", "c", ""]
+    assert module.actors.sample_with_weights(module.actors.weights(), batch()) == ["a b", "c", ""]

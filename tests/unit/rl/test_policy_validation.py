@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from lightning_modules.policy_stage import PolicyStage
+from lightning_modules.policy_base import PolicyTrainingModule
 from prl.config import Validation
 from prl.evaluation.bootstrap import Interval
 from prl.rl import validation as module
@@ -45,7 +45,7 @@ def test_only_validations_of_training_are_waited_for(
 def test_a_run_ends_when_it_has_waited_long_enough(over: bool) -> None:
     stage = Mock(trainer=SimpleNamespace(should_stop=False))
     stage.validation.patience.objection.return_value = "no validation was better" if over else None
-    PolicyStage.end_if_over(stage)
+    PolicyTrainingModule.end_if_over(stage)
     assert stage.trainer.should_stop is over
 
 
@@ -56,7 +56,7 @@ def test_a_row_without_an_anchor_is_compared_with_the_reference_and_the_others_a
     turns = [({"role": "user", "content": text},) for text in "pq"]
     batch = PromptBatch(tokens, tokens.bool(), turns, [("own",), ()])
     stage.generate.return_value = answered(batch, ["x", "y"])
-    rollout, _ = PolicyStage._sample(stage, batch, 0)
+    rollout, _ = PolicyTrainingModule._sample(stage, batch, 0)
     assert rollout.batch.anchors == [("own",), ("from it too",)]
     assert stage.judge_responses.call_args.args == (rollout,)
 

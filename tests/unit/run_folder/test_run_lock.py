@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from prl.run_folder.lock import HOLDER, RunInUseError, held
+from prl.run_folder.lock import HOLDER, RunInUseError, run_lock
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from prl.run_folder.lock import held
-with held(Path(sys.argv[1])):
+from prl.run_folder.lock import run_lock
+with run_lock(Path(sys.argv[1])):
     if os.fork() == 0:  # as a loader's workers are made
         print(os.getpid(), flush=True)  # by itself: once it runs, it has let go of what it inherited
     time.sleep(120)
@@ -31,13 +31,16 @@ def test_a_second_process_is_refused_until_the_first_is_gone_though_its_worker_l
     worker = int(first.stdout.readline())
     try:
         for _ in range(2):  # a refusal leaves the lock as it is
-            with pytest.raises(RunInUseError, match=rf"run_dir .*run is in use: process {first.pid} on "), held(run):
+            with (
+                pytest.raises(RunInUseError, match=rf"run_dir .*run is in use: process {first.pid} on "),
+                run_lock(run),
+            ):
                 pass
         first.kill()
         first.wait()
         os.kill(worker, 0)
         assert (run / HOLDER).exists()  # stale, and of no weight
-        with held(run):
+        with run_lock(run):
             assert f"process {os.getpid()} on" in (run / HOLDER).read_text()
         assert not (run / HOLDER).exists()
     finally:
@@ -48,15 +51,15 @@ def test_a_second_process_is_refused_until_the_first_is_gone_though_its_worker_l
 def test_it_is_given_back_after_a_failure_and_held_by_the_first_of_several_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(KeyError), held(tmp_path):
+    with pytest.raises(KeyError), run_lock(tmp_path):
         raise KeyError
-    with held(tmp_path):
+    with run_lock(tmp_path):
         for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
             with monkeypatch.context() as environment:
                 environment.setenv(name, "1")
-                with held(tmp_path):
+                with run_lock(tmp_path):
                     pass
-        with pytest.raises(RunInUseError), held(tmp_path):
+        with pytest.raises(RunInUseError), run_lock(tmp_path):
             pass
 
 
@@ -68,5 +71,5 @@ def test_where_nothing_can_be_locked_the_run_goes_on_with_a_word(
         raise error
 
     monkeypatch.setattr(FileLock, "acquire", acquire)
-    with held(tmp_path):
+    with run_lock(tmp_path):
         assert f"{tmp_path} cannot be locked" in caplog.text

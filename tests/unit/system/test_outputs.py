@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from prl.cli.commands import COMMANDS
 from prl.system.full_disk import is_disk_full, save_tensors
-from prl.system.outputs import aside, save_picture, write_text, writing, writing_folder
+from prl.system.outputs import partial_path, save_picture, write_text, writing, writing_folder
 
 HERE = Path(__file__).parent
 
@@ -38,7 +38,7 @@ def test_a_file_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path
 
 @pytest.mark.parametrize("killed", ["while writing", "before the new one is in place", "before the old one is gone"])
 def test_a_replaced_folder_keeps_what_others_put_there_wherever_it_was_killed(killed: str, tmp_path: Path) -> None:
-    folder, old = tmp_path / "model", aside(tmp_path / "model").with_suffix(".old")
+    folder, old = tmp_path / "model", partial_path(tmp_path / "model").with_suffix(".old")
 
     def is_kept(path: Path) -> bool:
         return path.name == "notes.txt"
@@ -47,7 +47,7 @@ def test_a_replaced_folder_keeps_what_others_put_there_wherever_it_was_killed(ki
     (folder / "weights").write_text("old")
     (folder / "notes.txt").write_text("mine")
     if killed == "while writing":
-        shutil.copytree(folder, aside(folder))
+        shutil.copytree(folder, partial_path(folder))
     else:
         folder.rename(old)
         if killed == "before the old one is gone":

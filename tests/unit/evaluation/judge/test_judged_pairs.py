@@ -210,7 +210,7 @@ def test_a_report_is_in_the_order_of_the_file_whichever_process_read_what(monkey
     monkeypatch.setattr(judge_validation, "judged_rows", noted)
     parts = [torch.tensor([[2.0, -2.0, 1.0], [3.0, -3.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.5], [1.0, -1.0, 0.0]])]
     rows = [torch.tensor([2, 3]), torch.tensor([0, 1])]
-    stage: Any = SimpleNamespace(_readings=parts, _rows=rows, _encoded_rows=torch.Tensor.tolist, board=None)
+    stage: Any = SimpleNamespace(_readings=parts, _rows=rows, _encoded_rows=torch.Tensor.tolist, tensorboard=None)
     stage.log = lambda *_, **__: None
     judge_validation.JudgeValidation.on_validation_epoch_end(stage)
     assert seen == {"rows": [0, 1, 2, 3], "margins": [0.0, 1.0, 2.0, 3.0], "targets": [0.5, 0.0, 1.0, 0.0]}

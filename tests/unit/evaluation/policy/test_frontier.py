@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from prl.checkpoints.files import aside, manifest_of, publish
+from prl.checkpoints.files import manifest_of, partial_path, publish
 from prl.cli.commands.frontier import checkpoint_for, main
 from prl.evaluation.policy.frontier import Point, common_measure, knee, run_points, to_ship
 from prl.evaluation.policy.frontier_figure import draw_frontier
@@ -122,8 +122,8 @@ def test_the_checkpoint_of_the_validation_is_named_when_it_is_kept(runs) -> None
     write_checkpoint(folder / "mine.ckpt", 10)
     found = checkpoint_for(runs[1], point(10, 1.0, 0.6))
     assert found == {"checkpoint": str(folder / "mine.ckpt"), "checkpoint_batch": 10, "advice": None}
-    write_checkpoint(aside(folder, 10), 10)
-    own = publish(aside(folder, 10), world_size=1)
+    write_checkpoint(partial_path(folder, 10), 10)
+    own = publish(partial_path(folder, 10), world_size=1)
     assert checkpoint_for(runs[1], point(10, 1.0, 0.6))["checkpoint"] == str(own)
     manifest_of(own).unlink()  # torn, so that the other one is what can be shipped
     assert checkpoint_for(runs[1], point(10, 1.0, 0.6))["checkpoint"] == str(folder / "mine.ckpt")

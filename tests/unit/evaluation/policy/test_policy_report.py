@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from prl.evaluation.policy.report import goodhart_gap, judge_difference, policy_report
-from prl.evaluation.policy.validation_log import Row, ValidationLog, read_validations
+from prl.evaluation.policy.validation_log import ComparisonRow, ValidationLog, read_validations
 
 
-def row(number: int, margin: float, heldout: float | None = None, prompt: str | None = None, **values) -> Row:
+def row(number: int, margin: float, heldout: float | None = None, prompt: str | None = None, **values) -> ComparisonRow:
     prob = 1 / (1 + 2.718281828459045**-margin)
     found = {
         **{"row": number, "prompt": [{"role": "user", "content": prompt or f"question {number}"}]},

@@ -114,7 +114,7 @@ def test_comparisons_that_are_cut_are_cut_alike(tmp_path: Path) -> None:
         responses = ["r" * length] * 3
         expected, found = (both(judge.compare(QUESTIONS, responses, ["a" * 50] * 3)) for judge in (plain, keeping))
         assert_same_numbers(found, expected)
-    assert keeping.cut_share() == plain.cut_share() > 0
+    assert keeping.truncated_fraction() == plain.truncated_fraction() > 0
 
 
 def test_small_batches_give_the_same_margins(tmp_path: Path) -> None:

@@ -14,8 +14,14 @@ from transformers import AutoConfig
 from prl.config import LoRA
 from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate
 from prl.judge.generative import batched_margins, save_judge
-from prl.judge.prefix_sharing.packing import Work, pack, plan, shared_length, tree_size
-from prl.judge.prefix_sharing.tree_attention import FusedJudgingError, Fusing, _objection, branch_logits, longest_row
+from prl.judge.prefix_sharing.packing import CostModel, pack, plan_rows, shared_length, tree_size
+from prl.judge.prefix_sharing.tree_attention import (
+    FusedJudgingError,
+    PrefixSharing,
+    _objection,
+    attention_window,
+    packed_logits,
+)
 from prl.models.loading import add_lora
 from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.tiny import tiny_model, tiny_tokenizer
@@ -128,13 +134,13 @@ def every_cut(order: list[int]):
 @settings(max_examples=40)
 @given(readings_of_one_tree, st.sampled_from([4.0, 12.0, 100.0]), st.sampled_from([0.0, 0.1]))
 def test_the_plan_is_the_least_work(tree, attention_length, overhead) -> None:
-    work = Work(attention_length, overhead)
+    cost = CostModel(attention_length, overhead)
 
     def total(rows) -> float:
         sizes = [tree_size([tree[i] for i in row]) for row in rows]
-        return sum((work.tree if len(row) > 1 else work.row)(size) for row, size in zip(rows, sizes, strict=True))
+        return sum((cost.tree if len(row) > 1 else cost.row)(size) for row, size in zip(rows, sizes, strict=True))
 
-    found = plan(tree, 10**6, work)
+    found = plan_rows(tree, 10**6, cost)
     assert sorted(i for row in found for i in row) == list(range(len(tree)))
     order = sorted(range(len(tree)), key=lambda i: tree[i])
     assert total(found) == pytest.approx(min(map(total, every_cut(order))))
@@ -143,11 +149,11 @@ def test_the_plan_is_the_least_work(tree, attention_length, overhead) -> None:
 def test_trees_keep_to_the_longest_row(encoder) -> None:
     rows = readings(encoder)
     longest = 2 * max(map(len, rows))
-    sizes = [tree_size([rows[i] for i in row]) for row in plan(rows, longest, Work())]
+    sizes = [tree_size([rows[i] for i in row]) for row in plan_rows(rows, longest, CostModel())]
     assert len(sizes) < len(rows)
     assert max(sizes) <= longest
-    assert len(plan(rows, 10**6, Work())) < len(sizes)
-    assert len(plan(rows, 1, Work())) == len(rows)
+    assert len(plan_rows(rows, 10**6, CostModel())) < len(sizes)
+    assert len(plan_rows(rows, 1, CostModel())) == len(rows)
 
 
 def test_shared_beginnings_leave_a_last_token() -> None:
@@ -167,10 +173,10 @@ def test_branches_read_what_plain_rows_read(model, encoder) -> None:
     margins = expected[:, encoder.verdict_ids[0]] - expected[:, encoder.verdict_ids[1]]
     assert margins.std() > 0.1  # otherwise equality would say nothing
     for max_tokens in (1, 200, 100_000):
-        fusing = Fusing("on")
-        assert_same_numbers(batched_margins(model, rows, encoder, max_tokens, fusing), margins, DOUBLE)
-        assert fusing.tokens.plain == sum(map(len, rows))
-        assert (fusing.tokens.computed < fusing.tokens.plain) == (max_tokens > 1)
+        prefix_sharing = PrefixSharing("on")
+        assert_same_numbers(batched_margins(model, rows, encoder, max_tokens, prefix_sharing), margins, DOUBLE)
+        assert prefix_sharing.tokens.plain == sum(map(len, rows))
+        assert (prefix_sharing.tokens.computed < prefix_sharing.tokens.plain) == (max_tokens > 1)
 
 
 @settings(max_examples=25, deadline=None)
@@ -183,15 +189,15 @@ def test_any_tree_reads_what_plain_rows_read(tree, draw) -> None:
             rows.append([])
         rows[-1].append(number)
     with torch.no_grad():
-        assert_same_numbers(branch_logits(model, pack(rows, tree, pad_id=1)), alone(model, tree), DOUBLE)
+        assert_same_numbers(packed_logits(model, pack(rows, tree, pad_id=1)), alone(model, tree), DOUBLE)
 
 
 @torch.no_grad()
 def test_the_order_of_branches_changes_nothing(encoder) -> None:
     model, rows = tiny_model().double(), readings(encoder, 1, 2)
-    expected = branch_logits(model, pack([[0, 1, 2, 3]], rows, 1))
+    expected = packed_logits(model, pack([[0, 1, 2, 3]], rows, 1))
     for order in permutations(range(4)):
-        assert_same_numbers(branch_logits(model, pack([list(order)], rows, 1)), expected, DOUBLE)
+        assert_same_numbers(packed_logits(model, pack([list(order)], rows, 1)), expected, DOUBLE)
 
 
 @pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
@@ -210,7 +216,7 @@ def test_gradients_equal_those_of_plain_rows(encoder, adapted, checkpointing) ->
         if checkpointing:
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable()
-        logits = branch_logits(model, pack([[0, 1], [2, 3], [4, 5]], rows, 1)) if fused else alone(model, rows)
+        logits = packed_logits(model, pack([[0, 1], [2, 3], [4, 5]], rows, 1)) if fused else alone(model, rows)
         (weights @ logits.log_softmax(-1)[:, encoder.verdict_ids[0]]).backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
@@ -244,8 +250,8 @@ def test_a_judge_is_the_same_in_every_mode(folder) -> None:
         assert_same_numbers(verdicts[mode].margin_ba, verdicts["off"].margin_ba, DOUBLE)
     assert tokens["on"].computed < tokens["auto"].computed < tokens["off"].computed
     assert tokens["off"].computed == tokens["off"].plain == tokens["on"].plain == tokens["auto"].plain
-    assert tokens["on"].saved_share == pytest.approx(1 - tokens["on"].computed / tokens["on"].plain)
-    assert tokens["off"].saved_share == 0
+    assert tokens["on"].cached_token_fraction == pytest.approx(1 - tokens["on"].computed / tokens["on"].plain)
+    assert tokens["off"].cached_token_fraction == 0
     assert all(each.computed <= each.positions for each in tokens.values())
 
 
@@ -293,17 +299,17 @@ class Deaf(torch.nn.Module):
 @pytest.mark.parametrize("deaf_to", ["mask", "positions", "refuses"])
 def test_a_model_that_cannot_is_read_plainly(encoder, caplog, deaf_to) -> None:
     model, rows = Deaf(deaf_to), readings(encoder)
-    fusing = Fusing("auto")
-    fusing._work = lambda _: Work()
+    prefix_sharing = PrefixSharing("auto")
+    prefix_sharing._cost_model = lambda _: CostModel()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            found = batched_margins(model, rows, encoder, 1000, fusing)
+            found = batched_margins(model, rows, encoder, 1000, prefix_sharing)
     assert_same_numbers(found, batched_margins(model.inner, rows, encoder, 1000))
-    assert fusing.tokens.computed == fusing.tokens.plain
+    assert prefix_sharing.tokens.computed == prefix_sharing.tokens.plain
     (line,) = [record.message for record in caplog.records if "read whole" in record.message]  # once
     assert "Deaf" in line
     with pytest.raises(FusedJudgingError, match="fused is on, but Deaf"):
-        batched_margins(model, rows, encoder, 1000, Fusing("on"))
+        batched_margins(model, rows, encoder, 1000, PrefixSharing("on"))
 
 
 @torch.no_grad()
@@ -319,12 +325,12 @@ def test_a_windowed_model_shares_what_fits_into_its_window(encoder) -> None:
     longest = max(map(len, rows))
     for window in (longest // 2, 2 * longest):
         model = tiny_model(model_type="mistral", sliding_window=window).double()
-        fusing = Fusing("on")
-        assert longest_row(model) == window
+        prefix_sharing = PrefixSharing("on")
+        assert attention_window(model) == window
         expected = alone(model, rows)
         margins = expected[:, encoder.verdict_ids[0]] - expected[:, encoder.verdict_ids[1]]
-        assert_same_numbers(batched_margins(model, rows, encoder, 10_000, fusing), margins, DOUBLE)
-        assert (fusing.tokens.computed < fusing.tokens.plain) == (window > longest)
+        assert_same_numbers(batched_margins(model, rows, encoder, 10_000, prefix_sharing), margins, DOUBLE)
+        assert (prefix_sharing.tokens.computed < prefix_sharing.tokens.plain) == (window > longest)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma3_text", "gemma2"])
@@ -334,12 +340,12 @@ def test_a_reading_longer_than_the_window_keeps_no_other_from_sharing(family, en
     window = len(long) - 1
     fields = {} if family == "mistral" else {"head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]}
     model = tiny_model(model_type=family, sliding_window=window, **fields)
-    fusing = Fusing("on")
+    prefix_sharing = PrefixSharing("on")
     expected = alone(model, [*rows, long])
     margins = expected[:, encoder.verdict_ids[0]] - expected[:, encoder.verdict_ids[1]]
-    found = batched_margins(model, [*rows, long], encoder, 10_000, fusing)
+    found = batched_margins(model, [*rows, long], encoder, 10_000, prefix_sharing)
     assert_same_numbers(found, margins)
-    assert fusing.tokens.computed < fusing.tokens.plain
+    assert prefix_sharing.tokens.computed < prefix_sharing.tokens.plain
     assert caplog.text == ""
 
 
@@ -368,16 +374,16 @@ WINDOWS = {
 def test_windows_are_those_that_layers_look_through(name) -> None:
     family, fields, window = WINDOWS[name]
     config = AutoConfig.for_model(**{"model_type": family, "num_hidden_layers": 2, **fields})
-    assert longest_row(SimpleNamespace(config=config)) == window
+    assert attention_window(SimpleNamespace(config=config)) == window
 
 
 def test_other_attention_is_refused_before_it_runs(encoder) -> None:
     model = tiny_model()
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(FusedJudgingError, match="flash_attention_2 takes no mask of our own"):
-        Fusing("on").rows(model, readings(encoder), 1000)
+        PrefixSharing("on").rows(model, readings(encoder), 1000)
 
 
 def test_unknown_modes_are_refused() -> None:
     with pytest.raises(ValueError, match="fused is 'yes'; expected auto, on or off"):
-        Fusing("yes")
+        PrefixSharing("yes")

@@ -16,7 +16,7 @@ from lightning_modules.callbacks.run_checkpoint import PlainCheckpointIO, RunChe
 def callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCheckpoint:
     """One that writes nothing; its trainer counts."""
     files = Mock()
-    files.aside.return_value = tmp_path / "batch.partial"
+    files.partial_path.return_value = tmp_path / "batch.partial"
     monkeypatch.setattr(run_checkpoint, "checkpoint_files", files)
     monkeypatch.setattr(run_checkpoint, "batches_done", lambda trainer: trainer.done)
     return RunCheckpoint(str(tmp_path), every_n_batches=2)

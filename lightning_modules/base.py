@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules import optimizers
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
-from lightning_modules.run_state import RunState
+from lightning_modules.state_registry import StateRegistry
 from lightning_modules.step_health import StepHealth
 from lightning_modules.strategies import check_precision, sharding_of
 from prl.checkpoints.position import batches_done
@@ -23,7 +23,7 @@ from prl.data.rows.records import Record
 from prl.data.rows.row_errors import shown
 from prl.data.store import RecordEncoder
 from prl.distributed import rank
-from prl.models.loading import without_weights
+from prl.models.loading import on_meta_device
 from prl.rewards.base import RewardSource
 from prl.rl.sharding import Sharding
 from prl.run_folder.inputs import Inputs, folder_inputs, model_inputs
@@ -36,7 +36,7 @@ class Encoder(RecordEncoder, Protocol):
         """Encoded rows as one batch."""
 
 
-class Stage(LightningModule, ABC):
+class TrainingModule(LightningModule, ABC):
     """A training stage. A checkpoint keeps what training changes; frozen weights are read again from their folder."""
 
     record_type: ClassVar[type[Record]]
@@ -46,7 +46,7 @@ class Stage(LightningModule, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.run_state = RunState()
+        self.run_state = StateRegistry()
         self.step_health = StepHealth(self)
         self.current_phase: str | None = None
         """What a batch that has phases is doing."""
@@ -84,11 +84,11 @@ class Stage(LightningModule, ABC):
         """How the strategy lays weights over processes; whole without a trainer."""
         return sharding_of(self._trainer)
 
-    def reading(self) -> AbstractContextManager[None]:
+    def loading_models(self) -> AbstractContextManager[None]:
         """Around the reading of models that will be spread: where that cuts them, one process hands out the weights."""
-        return without_weights(self.sharding.cuts_weights and rank() > 0)
+        return on_meta_device(self.sharding.cuts_weights and rank() > 0)
 
-    def spread(self, model: Any) -> Any:
+    def shard(self, model: Any) -> Any:
         """A model that was just read, in shards where the strategy wants that."""
         return self.sharding.shard(model)
 
@@ -122,7 +122,7 @@ class Stage(LightningModule, ABC):
         return self.trainer.fit_loop.epoch_loop._batches_that_stepped
 
     @property
-    def board(self) -> Any:
+    def tensorboard(self) -> Any:
         """The TensorBoard writer for histograms and tables; None without one, and on all ranks but the first."""
         loggers = [each for each in self.trainer.loggers if isinstance(each, TensorBoardLogger)]
         return loggers[0].experiment if loggers and self.trainer.is_global_zero else None
@@ -196,7 +196,7 @@ class Stage(LightningModule, ABC):
         names = ("learning_rate", "weight_decay", "beta1", "beta2")
         return {name: getattr(self.optimization, name) for name in names}
 
-    def fixed_settings(self) -> dict[str, Any]:
+    def checkpoint_settings(self) -> dict[str, Any]:
         """What a checkpoint was trained with and its model is useless without, by the names of the settings.
 
         Plain values; compared when a checkpoint is read.
@@ -204,8 +204,8 @@ class Stage(LightningModule, ABC):
         return {}
 
     @cached_property
-    def _fixed_settings(self) -> dict[str, Any]:
-        return self.fixed_settings()  # hashing a large tokenizer takes a second
+    def _checkpoint_settings(self) -> dict[str, Any]:
+        return self.checkpoint_settings()  # hashing a large tokenizer takes a second
 
     def inputs(self) -> Inputs:
         """Hashes of what it reads from folders of models and judges, once read; see `prl/run_folder/inputs.py`."""
@@ -216,7 +216,7 @@ class Stage(LightningModule, ABC):
                 sources.append(part)
                 found |= model_inputs(f"model.{name.removesuffix('_source')}", part)
         for name, part in self.named_children():
-            rewards = list(part.sources()) if isinstance(part, RewardSource) else []
+            rewards = list(part.leaves()) if isinstance(part, RewardSource) else []
             for number, reward in enumerate(rewards, start=1):
                 if reward.folder is not None:
                     found |= folder_inputs(f"model.{name}" + (f".{number}" if len(rewards) > 1 else ""), reward.folder)
@@ -229,21 +229,21 @@ class Stage(LightningModule, ABC):
         return {name for name, parameter in named if not parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take frozen weights (reference, judge, the trunk under adapters) out, and say whose checkpoint it is."""
+        """Take frozen weights (reference, judge, the base model under adapters) out, and say whose checkpoint it is."""
         if self._trainer is not None:
             self.step_health.check_weights()
         frozen = self.frozen_names()
         checkpoint["stage"] = type(self).__name__
         checkpoint["optimizer_settings"] = self._optimizer_settings()
         checkpoint["run_state"] = self.run_state.state_dict()
-        checkpoint["fixed_settings"] = self._fixed_settings
+        checkpoint["checkpoint_settings"] = self._checkpoint_settings
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def restore(self, checkpoint: dict[str, Any], path: str | Path) -> None:
         """Take the weights of a checkpoint without a trainer, for the parts that `configure_export` has read.
 
         Raises:
-            ValueError: when another stage wrote the checkpoint, or with other `fixed_settings`.
+            ValueError: when another stage wrote the checkpoint, or with other `checkpoint_settings`.
         """
         self._put_frozen_back(checkpoint, path)
         self.load_state_dict({k: v for k, v in checkpoint["state_dict"].items() if self._is_read(k)})
@@ -264,7 +264,7 @@ class Stage(LightningModule, ABC):
 
         Raises:
             ValueError: when another stage wrote the checkpoint, or with other settings of the optimizer or other
-                `fixed_settings`, or when it has other stateful parts.
+                `checkpoint_settings`, or when it has other stateful parts.
         """
         self._put_frozen_back(checkpoint, str(self.trainer.ckpt_path))
         before, now = checkpoint.get("optimizer_settings"), self._optimizer_settings()
@@ -282,7 +282,8 @@ class Stage(LightningModule, ABC):
                 f"checkpoint {path} was written by {found}, this run trains {type(self).__name__}; "
                 "give the checkpoint of this stage"
             )
-        before, now = checkpoint.get("fixed_settings", {}), self._fixed_settings
+        before = checkpoint.get("checkpoint_settings") or checkpoint.get("fixed_settings", {})  # its earlier key
+        now = self._checkpoint_settings
         if changed := [name for name in before if name in now and before[name] != now[name]]:
             lines = [f"- {name}: {shown(before[name])} in training, {shown(now[name])} now" for name in changed]
             raise ValueError(

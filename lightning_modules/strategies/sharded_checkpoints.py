@@ -13,20 +13,20 @@ from torch.optim import Optimizer
 from prl.checkpoints import sharded as sharded_files
 from prl.checkpoints.sharded import FOLDER, Part
 
-Held = Part | Tensor
+LocalShard = Part | Tensor
 """What a process has of a value: a part, or, where it is not cut, all of it."""
 
 
-def put_together(held: Mapping[str, Held]) -> dict[str, Tensor]:
+def gather_full(shards: Mapping[str, LocalShard]) -> dict[str, Tensor]:
     """Parts as whole tensors on the CPU of the first process, empty on the others; all take part."""
     known: dict[int, Tensor] = {}  # tied weights are put together once, and stay one
-    for value in held.values():
+    for value in shards.values():
         if id(value) not in known:
             known[id(value)] = value.whole() if isinstance(value, Part) else value.detach().cpu()
-    return {name: known[id(value)] for name, value in held.items()}
+    return {name: known[id(value)] for name, value in shards.items()}
 
 
-class InParts(ParallelStrategy):
+class ShardedCheckpoints(ParallelStrategy):
     """Saves and loads what a strategy says it holds; both kinds are read by any strategy and number of processes.
 
     Mixed into a strategy, before it.
@@ -36,11 +36,11 @@ class InParts(ParallelStrategy):
     """Whether each process writes its own parts, so that nothing has to be whole; `RunCheckpoint` sets it."""
 
     @abstractmethod
-    def _weights(self) -> dict[str, Held]:
+    def _weights(self) -> dict[str, LocalShard]:
         """What this process has of trained weights and buffers, as views of the memory in use."""
 
     @abstractmethod
-    def _moments(self) -> dict[int, dict[str, Held]]:
+    def _moments(self) -> dict[int, dict[str, LocalShard]]:
         """The same of the optimizer's state, numbered like that of one process."""
 
     @abstractmethod
@@ -68,8 +68,8 @@ class InParts(ParallelStrategy):
         state = {number: self._saved(entries) for number, entries in self._moments().items()}
         return {"state": state, "param_groups": self._param_groups()}
 
-    def _saved(self, held: Mapping[str, Held]) -> dict[str, Any]:
-        return dict(held) if self.sharded_checkpoints else put_together(held)
+    def _saved(self, shard: Mapping[str, LocalShard]) -> dict[str, Any]:
+        return dict(shard) if self.sharded_checkpoints else gather_full(shard)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """One file by the first process, or a folder by all."""
@@ -92,10 +92,10 @@ class InParts(ParallelStrategy):
             ValueError: for weights of other names or shapes.
         """
         module: Any = self.lightning_module
-        held, given = self._weights(), checkpoint["state_dict"]
-        if wrong := held.keys() ^ (given.keys() - module.frozen_names()):
+        shard, given = self._weights(), checkpoint["state_dict"]
+        if wrong := shard.keys() ^ (given.keys() - module.frozen_names()):
             raise ValueError(f"checkpoint and model differ in weights: {', '.join(sorted(wrong))}")
-        self._fill([(name, value, given[name]) for name, value in held.items()], checkpoint)
+        self._fill([(name, value, given[name]) for name, value in shard.items()], checkpoint)
         self._filled()
 
     @torch.no_grad()
@@ -107,23 +107,23 @@ class InParts(ParallelStrategy):
         """
         (state,) = checkpoint["optimizer_states"]
         self._restart(state)
-        held = [
+        shard = [
             (f"{name} of parameter {number}", value, state["state"][number][name])
             for number, entries in self._moments().items()
             if number in state["state"]
             for name, value in entries.items()
             if name != "step"
         ]
-        self._fill(held, checkpoint)
+        self._fill(shard, checkpoint)
 
-    def _fill(self, pairs: Iterable[tuple[str, Held, Any]], checkpoint: Mapping[str, Any]) -> None:
+    def _fill(self, pairs: Iterable[tuple[str, LocalShard, Any]], checkpoint: Mapping[str, Any]) -> None:
         from_files = []
-        for name, held, given in pairs:
+        for name, shard, given in pairs:
             elsewhere = sharded_files.is_elsewhere(given)
-            shape, found = (tuple(each) for each in (held.shape, given["shape"] if elsewhere else given.shape))
+            shape, found = (tuple(each) for each in (shard.shape, given["shape"] if elsewhere else given.shape))
             if shape != found:
                 raise ValueError(f"{name} has shape {found} in the checkpoint, here it is {shape}")
-            part = held if isinstance(held, Part) else Part(held.view(-1), 0, held.shape)
+            part = shard if isinstance(shard, Part) else Part(shard.view(-1), 0, shard.shape)
             if elsewhere:
                 from_files.append((given, part))
             else:

@@ -20,7 +20,7 @@ _OTHER_PROMPT = (
 _WRITTEN_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 
-class Row:
+class RowReader:
     """A raw row: hands out checked values and remembers how it was read.
 
     Every method raises RowError where the row is not what it should be. A null cell counts as absent.

@@ -1,4 +1,4 @@
-"""A judge that is adapters on the policy's trunk says what it says alone, and the policy notices nothing."""
+"""A judge that is adapters on the policy's base model says what it says alone, and the policy notices nothing."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from prl.judge.generative import save_judge
 from prl.models.adapters import ADAPTERS
 from prl.models.critic import AdapterCritic
 from prl.models.loading import load_causal_lm, save_model
-from prl.rewards.base import make_ready
+from prl.rewards.base import load_frozen
 from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.tiny import tiny_tokenizer, write_tiny_model
 
@@ -57,8 +57,8 @@ def compared(judge: GenerativeJudge) -> torch.Tensor:
 def test_it_says_what_it_says_alone(base: Path, folder: str, checkpointing: bool, cache: float | None) -> None:
     policy = adapted(base, 3, gradient_checkpointing=checkpointing).train()
     alone = GenerativeJudge.from_pretrained(folder)
-    judge = GenerativeJudge(folder, shared_trunk=True, prefix_cache_gib=cache)
-    make_ready(judge, policy, str(base))
+    judge = GenerativeJudge(folder, share_base_model=True, prefix_cache_gib=cache)
+    load_frozen(judge, policy, str(base))
     found = compared(judge)
     assert_same_numbers(found, compared(alone))
     with torch.autocast("cpu", torch.bfloat16):  # in its own type, though the policy learns in mixed precision
@@ -73,8 +73,8 @@ def test_the_policy_and_its_critic_notice_nothing(base: Path, folder: str) -> No
     torch.nn.init.normal_(critic.head.weight)
     trainable = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
     before, values = policy(IDS).logits.detach(), critic(IDS, torch.ones_like(IDS).bool(), 4).detach()
-    judge = GenerativeJudge(folder, shared_trunk=True)
-    make_ready(judge, policy, str(base))
+    judge = GenerativeJudge(folder, share_base_model=True)
+    load_frozen(judge, policy, str(base))
     compared(judge)
     assert {name for name, parameter in policy.named_parameters() if parameter.requires_grad} == trainable
     assert torch.equal(policy(IDS).logits, before)
@@ -82,33 +82,35 @@ def test_the_policy_and_its_critic_notice_nothing(base: Path, folder: str) -> No
 
 
 def test_outside_of_ppo_it_reads_its_base_model(folder: str) -> None:
-    judge, alone = (GenerativeJudge.from_pretrained(folder, shared_trunk=shared) for shared in (True, False))
+    judge, alone = (GenerativeJudge.from_pretrained(folder, share_base_model=shared) for shared in (True, False))
     assert torch.equal(compared(judge), compared(alone))
 
 
-def test_another_trunk_is_refused(base: Path, folder: str, tmp_path: Path) -> None:
-    judge = GenerativeJudge(folder, shared_trunk=True)
+def test_another_base_model_is_refused(base: Path, folder: str, tmp_path: Path) -> None:
+    judge = GenerativeJudge(folder, share_base_model=True)
     with pytest.raises(ValueError, match="holds adapters of .*base, the policy's are on elsewhere"):
-        make_ready(judge, adapted(base, 3), "elsewhere")
+        load_frozen(judge, adapted(base, 3), "elsewhere")
     with pytest.raises(ValueError, match=r"the policy has no adapters; set policy.lora"):
-        make_ready(judge, load_causal_lm(ModelSource(path=str(base))), str(base))
+        load_frozen(judge, load_causal_lm(ModelSource(path=str(base))), str(base))
     settings = json.loads(Path(folder, ADAPTERS).read_text())
     Path(folder, ADAPTERS).unlink()
     with pytest.raises(ValueError, match=r"it holds a whole model.*prl export --adapter-only"):
-        make_ready(judge, adapted(base, 3), str(base))
+        load_frozen(judge, adapted(base, 3), str(base))
     relative = {**settings, "base_model_name_or_path": str(base / ".." / "base")}  # another way to write it
     Path(folder, ADAPTERS).write_text(json.dumps(relative))
-    make_ready(judge, adapted(base, 3), str(base))
+    load_frozen(judge, adapted(base, 3), str(base))
 
 
 def test_another_type_is_refused(base: Path, folder: str) -> None:
-    judge = GenerativeJudge(folder, shared_trunk=True)
-    with pytest.raises(ValueError, match="is to work in float32 on the policy's trunk, whose weights are bfloat16"):
-        make_ready(judge, adapted(base, 3, dtype="bfloat16"), str(base))
+    judge = GenerativeJudge(folder, share_base_model=True)
+    with pytest.raises(
+        ValueError, match="is to work in float32 on the policy's base model, whose weights are bfloat16"
+    ):
+        load_frozen(judge, adapted(base, 3, dtype="bfloat16"), str(base))
 
 
-def test_adapters_on_adapters_know_their_trunk(base: Path, tmp_path: Path) -> None:
-    """A judge trained on a policy that is adapters itself: its trunk is that policy, not the base model."""
+def test_adapters_on_adapters_know_their_base_model(base: Path, tmp_path: Path) -> None:
+    """A judge trained on a policy that is adapters itself: its base model is that policy, not the base model."""
     tokenizer, encoder = tiny_tokenizer(), ComparisonEncoder(tiny_tokenizer(), TEMPLATE, 160)
     policy, judge = str(tmp_path / "policy"), str(tmp_path / "judge")
     save_model(adapted(base, 3), tokenizer, policy, merge=False)
@@ -116,15 +118,15 @@ def test_adapters_on_adapters_know_their_trunk(base: Path, tmp_path: Path) -> No
     save_judge(tmp_path / "merged", adapted(Path(policy), 7), tokenizer, encoder)
     expected = compared(GenerativeJudge.from_pretrained(str(tmp_path / "merged")))
     assert_same_numbers(compared(GenerativeJudge.from_pretrained(judge)), expected)
-    shared = GenerativeJudge(judge, shared_trunk=True)
+    shared = GenerativeJudge(judge, share_base_model=True)
     with pytest.raises(ValueError, match="holds adapters of .*policy, the policy's are on .*base"):
-        make_ready(shared, adapted(base, 3), str(base))
-    make_ready(shared, adapted(Path(policy), 5), policy)
+        load_frozen(shared, adapted(base, 3), str(base))
+    load_frozen(shared, adapted(Path(policy), 5), policy)
     assert_same_numbers(compared(shared), expected)
 
 
 def test_it_has_nothing_of_its_own_to_write(base: Path, folder: str, tmp_path: Path) -> None:
-    judge = GenerativeJudge(folder, shared_trunk=True)
-    make_ready(judge, adapted(base, 3), str(base))
-    with pytest.raises(ValueError, match="works on the policy's trunk and has no weights of its own"):
+    judge = GenerativeJudge(folder, share_base_model=True)
+    load_frozen(judge, adapted(base, 3), str(base))
+    with pytest.raises(ValueError, match="works on the policy's base model and has no weights of its own"):
         judge.save_pretrained(tmp_path / "out")

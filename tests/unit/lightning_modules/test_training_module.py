@@ -9,13 +9,13 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from lightning_modules.stage import Stage
+from lightning_modules.base import TrainingModule
 from prl.config import Optimization
 from prl.data import Demonstration
 from prl.rl.health import HealthError
 
 
-class OneWeight(Stage):
+class OneWeight(TrainingModule):
     record_type = Demonstration
 
     def __init__(self) -> None:
@@ -61,7 +61,9 @@ class Watch(Callback):
         self.left.append(pl_module.model.weight.grad is not None)
 
 
-def fit(module: Stage, rows: list[float], folder: Path, *callbacks: Callback, start: Any = None, **own: Any) -> Trainer:
+def fit(
+    module: TrainingModule, rows: list[float], folder: Path, *callbacks: Callback, start: Any = None, **own: Any
+) -> Trainer:
     settings: dict[str, Any] = {"accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False}
     settings |= {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": folder}
     trainer = Trainer(callbacks=list(callbacks), **{**settings, **own})

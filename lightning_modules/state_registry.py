@@ -22,7 +22,7 @@ class Stateful(Protocol):
         """Continue from what was saved."""
 
 
-class RunState:
+class StateRegistry:
     """The registered parts of a stage. They may change in the update of a batch or after it, until its end: what a stop
     in between saves is the state of the last completed batch (`RunCheckpoint`)."""
 
@@ -103,5 +103,5 @@ def _stateful_parts(named: Mapping[str, Any]) -> Iterator[tuple[str, Stateful]]:
 
 
 def _is_part(value: Any) -> bool:
-    kept_by_lightning = (nn.Module, Optimizer, LRScheduler, Trainer, RunState)
+    kept_by_lightning = (nn.Module, Optimizer, LRScheduler, Trainer, StateRegistry)
     return isinstance(value, Stateful) and not isinstance(value, (*kept_by_lightning, type))

@@ -9,49 +9,49 @@ from typing import Any
 
 import torch
 
+from lightning_modules.base import TrainingModule
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
-from lightning_modules.stage import Stage
 from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.random_states import forked
 from prl.config import Validation
 from prl.distributed import gathered, rank, world_size
 from prl.evaluation.policy.frontier import run_points
 from prl.evaluation.policy.report import judged
-from prl.evaluation.policy.validation_log import Row, ValidationLog
+from prl.evaluation.policy.validation_log import ComparisonRow, ValidationLog
 from prl.evaluation.tables import markdown_table
 from prl.judge.template import render_conversation
-from prl.models.offload import Residence
+from prl.models.offload import Offload
 from prl.rl.judging import Judging
-from prl.rl.phase_timer import PhaseMeter
+from prl.rl.phase_timer import PhaseTimer
 from prl.rl.validation import PolicyValidation
 from prl.types import PromptBatch, Rollout, Scores
 
 log = logging.getLogger(__name__)
 
 
-class PolicyStage(Stage):
+class PolicyTrainingModule(TrainingModule):
     """A policy in training: validations compare its responses with the anchors of the data.
 
     Args:
         settings: how validations are read.
-        residence: keeps frozen models off the device while they have nothing to do.
+        offload: keeps frozen models off the device while they have nothing to do.
     """
 
     judging: Judging
     microbatch_size: int
     """Rollouts in a forward pass."""
 
-    def __init__(self, settings: Validation, residence: Residence) -> None:
+    def __init__(self, settings: Validation, offload: Offload) -> None:
         super().__init__()
         self.actors: Any = None
         """`Actors`, once the models are read."""
-        self.residence, self.meter = residence, PhaseMeter()
+        self.offload, self.meter = offload, PhaseTimer()
         self.validation = PolicyValidation(settings, self.batches_done)
         self.run_state.register("validation", self.validation)
 
     def generate(self, batch: PromptBatch) -> Rollout:
         """Sample one response to each prompt."""
-        self.residence.send_home(self.judging.reward, self.judging.heldout, self.actors.reference)
+        self.offload.to_cpu(self.judging.reward, self.judging.heldout, self.actors.reference)
         with self.phase("rollout"):
             return self.actors.sample(batch, version=self.batches_done())
 
@@ -144,8 +144,8 @@ class PolicyStage(Stage):
             self.log_dict({f"val/{name}": value for name, value in numbers.items()}, rank_zero_only=True)
         if trainer.is_global_zero and not is_dry_run(trainer):
             self.log_files.add(self.validation.batch, numbers, rows)
-            if self.board is not None and not trainer.sanity_checking:
-                self._draw(self.board, rows)
+            if self.tensorboard is not None and not trainer.sanity_checking:
+                self._draw(self.tensorboard, rows)
 
     on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
 
@@ -156,13 +156,15 @@ class PolicyStage(Stage):
             if rank() == 0:
                 log.warning("the run ends early: %s. `prl frontier` names the checkpoint to ship", reason)
 
-    def _draw(self, board: Any, rows: list[Row]) -> None:
+    def _draw(self, tensorboard: Any, rows: list[ComparisonRow]) -> None:
         from prl.evaluation.policy.frontier_figure import draw_frontier  # matplotlib, for whoever draws
 
         step = self.logged_step()
-        board.add_text("samples/validation", sample_table(rows[: self.validation.settings.samples]), step)
-        board.add_histogram("val/win_prob_histogram", torch.tensor([row["p_win"] for row in judged(rows)]), step)
-        board.add_figure("frontier/kl_winrate", draw_frontier({"this run": run_points(self.log_files.read())}), step)
+        tensorboard.add_text("samples/validation", sample_table(rows[: self.validation.settings.samples]), step)
+        tensorboard.add_histogram("val/win_prob_histogram", torch.tensor([row["p_win"] for row in judged(rows)]), step)
+        tensorboard.add_figure(
+            "frontier/kl_winrate", draw_frontier({"this run": run_points(self.log_files.read())}), step
+        )
 
 
 def _win_probs(scores: Scores) -> Iterator[tuple[int, float]]:
@@ -186,7 +188,7 @@ def check_keep(trainer: Any, patience: int | None) -> None:
         )
 
 
-def sample_table(rows: list[Row]) -> str:
+def sample_table(rows: list[ComparisonRow]) -> str:
     """Prompt, response, anchor and the probabilities of both orders, as a table for TensorBoard."""
     names = {"p(win)": "p_win", "p, response first": "p_response_first", "p, anchor first": "p_anchor_first"}
     if rows and "heldout_p_win" in rows[0]:
