@@ -28,6 +28,9 @@ RENAMED = {
     "prl.judge.weighted.WeightedReward": "prl.rewards.WeightedReward",
     "prl.rollout_server.RolloutServer": "prl.rollouts.RolloutServer",
 }
+RENAMED_KEYS = {"shared_trunk": "share_base_model"}
+"""Settings of judges, wherever a judge is configured."""
+_OLD_KEY = re.compile(r"(?<!\w)(" + "|".join(RENAMED_KEYS) + r")(?=[\"']?\s*[:=])")
 _OLD = re.compile(r"(?<![\w.])(" + "|".join(re.escape(each) for each in RENAMED) + r")(?![\w.])")
 
 
@@ -45,12 +48,12 @@ def check_names(args: list[str]) -> None:
     for path, text in texts.items():
         hint = f"; `prl convert {path.parent}` writes the new names" if path.name == CONFIG else ""
         for number, line in enumerate(text.splitlines(), start=1):
-            if found := _OLD.search(line):
+            if found := _OLD.search(line) or _OLD_KEY.search(line.partition(" #")[0]):
                 raise RenamedError(f"{path}, line {number}: {_told(found.group())}{hint}")
         for setting in old_settings(_init_args(_loaded(text)) or {}):
             raise RenamedError(f"{path}: {_setting_told(setting)}{hint}")
     for each in args:
-        if found := _OLD.search(each):
+        if found := _OLD.search(each) or _OLD_KEY.search(f"{each}=" if each.startswith("--") else each):
             raise RenamedError(_told(found.group()))
     if any(MODULE in each for each in (*texts.values(), *args)):
         _check_options(args)
@@ -73,7 +76,7 @@ def _check_options(args: list[str]) -> None:
 
 
 def _told(old: str) -> str:
-    return f"{old} is now {RENAMED[old]}; write that"
+    return f"{old} is now {(RENAMED | RENAMED_KEYS)[old]}; write that"
 
 
 def _setting_told(old: str) -> str:
@@ -107,7 +110,8 @@ def rename_in_run(run: Path) -> dict[str, str]:
     text = (run / CONFIG).read_text(encoding="utf-8")
     lines = (text.rpartition(SEAL)[0] if SEAL in text else text).removeprefix(HEAD)
     found = {old: RENAMED[old] for old in dict.fromkeys(_OLD.findall(lines))}
-    lines = _OLD.sub(lambda old: RENAMED[old.group()], lines)
+    found |= {old: RENAMED_KEYS[old] for old in dict.fromkeys(_OLD_KEY.findall(lines))}
+    lines = _OLD_KEY.sub(lambda old: RENAMED_KEYS[old.group()], _OLD.sub(lambda old: RENAMED[old.group()], lines))
     config = _loaded(lines)
     init_args = _init_args(config)
     if init_args is not None and (settings := dict.fromkeys(old_settings(init_args))):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from prl.cli.commands import convert
-from prl.run_folder.renamed import RENAMED, RenamedError, check_names
+from prl.run_folder.renamed import RENAMED, RENAMED_KEYS, RenamedError, check_names
 from prl.run_folder.renamed_settings import RENAMED_SETTINGS, convert_settings, old_settings
 from prl.run_folder.sealed_config import CONFIG, config_fault, write_config
 
@@ -30,6 +30,7 @@ def test_an_old_name_is_gone_and_the_new_one_is_there(old: str, new: str) -> Non
 def test_the_changelog_has_the_table() -> None:
     text = CHANGELOG.read_text(encoding="utf-8")
     assert [f"| `{old}` | `{new}` |" for old, new in RENAMED.items() if f"| `{old}` | `{new}` |" not in text] == []
+    assert [old for old, new in RENAMED_KEYS.items() if f"| `{old}` | `{new}` |" not in text] == []
     assert [old for old, new in RENAMED_SETTINGS.items() if f"| `{old}` | {new} |" not in text] == []
 
 
@@ -43,6 +44,17 @@ def test_an_old_name_in_a_config_is_told_with_its_line(tmp_path: Path) -> None:
 def test_an_old_name_on_the_command_line_is_told() -> None:
     with pytest.raises(RenamedError, match="exact_match is now prl.rewards.rule.exact_match; write that"):
         check_names(["fit", '--judge={"init_args": {"rule": "prl.judge.rule.exact_match"}}'])
+
+
+def test_an_old_setting_of_a_judge_is_told_and_converted(tmp_path: Path) -> None:
+    write_config(tmp_path, "reward:\n  init_args:\n    path: shared_trunk\n    shared_trunk: true\n")
+    with pytest.raises(RenamedError, match="line 5: shared_trunk is now share_base_model; write that; `prl convert"):
+        check_names(["fit", "--config", str(tmp_path / CONFIG)])
+    with pytest.raises(RenamedError, match="shared_trunk is now share_base_model"):
+        check_names(["fit", "--model.init_args.reward.init_args.shared_trunk=true"])
+    convert.main([str(tmp_path)])
+    assert "    path: shared_trunk\n    share_base_model: true\n" in (tmp_path / CONFIG).read_text()
+    check_names(["fit", "--config", str(tmp_path / CONFIG)])
 
 
 LOOKS_ALIKE = ["my.prl.judge.RuleReward", "prl.judge.RuleRewards", "prl.judge.rule.exact_match.mine"]
