@@ -14,6 +14,7 @@ from lightning_modules.bradley_terry import BradleyTerryRewardModule
 from lightning_modules.generative_reward import GenerativeRewardModule
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.pairwise_ppo import PairwisePPOModule
+from lightning_modules.preference import PreferenceModule
 from lightning_modules.stage import Stage
 from prl.config import ModelSource
 from prl.models.adapters import add_adapters, is_adapted
@@ -86,6 +87,8 @@ def needs(stage: Stage, rows: int, *, precision: str = "32-true", float32_copies
 
         if isinstance(stage, PairwisePPOModule):
             return _pairwise_ppo(stage, rows, make, partial(make, dtype=None))
+        if isinstance(stage, PreferenceModule):
+            return _preference(stage, rows, make)
         return _one_model(stage, rows, make)
 
 
@@ -101,6 +104,31 @@ def _one_model(stage: Any, rows: int, make: Make) -> Needs:
     whole_logits = not scalar and (not judge or stage.text_coef > 0)
     work = partial(_train, model.train(), rows * (1 + twice), stage.max_length, whole_logits=whole_logits)
     return Needs([held("model", model, trained=True)], [], {"train": working_memory(model, work)})
+
+
+def _preference(stage: PreferenceModule, rows: int, make: Make) -> Needs:
+    """The policy reads all responses of a batch at once, the reference those of one pair."""
+    policy, views = make(lambda: load_shape(AutoModelForCausalLM, stage.source).train()), len(stage.objective.views)
+    cut, length = [held("policy", policy, trained=True)], stage.max_length
+    train = working_memory(policy, partial(_train, policy, rows * views, length))
+    working = {"train": train + COPIES_OF_LOGITS[True] * _slice_of_logits(policy, rows * views * length)}
+    if stage.objective.needs_reference and (stage.reference_source is not None or not is_adapted(policy)):
+        source = stage.reference_source or stage.source
+        reference: Any = make(lambda: freeze(load_shape(AutoModelForCausalLM, source)))
+        kept = held("reference", reference, trained=False)
+        read = working_memory(reference, partial(_read, reference, views, length))
+        working["reference"] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(reference, views * length)
+        if stage.reference_logprobs == "cached":  # it is gone before training
+            working["reference"] += kept.total
+        else:
+            cut.append(kept)
+    return Needs(cut, [], working)
+
+
+def _slice_of_logits(model: Any, tokens: int) -> int:
+    """Bytes in float32 of the logits that are in memory together."""
+    whole = tokens * model.get_input_embeddings().num_embeddings
+    return 4 * (whole if logits_setting(model.config) else min(LOGITS_AT_ONCE, whole))
 
 
 def _pairwise_ppo(stage: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> Needs:
@@ -121,8 +149,7 @@ def _pairwise_ppo(stage: PairwisePPOModule, rows: int, make: Make, make_judge: M
     judging = [each for found, _ in asked.values() for each in found]
     prompt, answer = stage.max_prompt_length, stage.sampling.max_new_tokens
     group, vocabulary = min(stage.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
-    whole = group * answer * vocabulary
-    slices = 4 * (whole if logits_setting(policy.config) else min(LOGITS_AT_ONCE, whole))
+    slices = _slice_of_logits(policy, group * answer)
     both = working_memory(policy, partial(_train, policy, group, prompt + answer))
     if critic is not None and stage.critic_kind == "own":  # its activations wait for the backward pass too
         both += working_memory(critic, partial(_train, critic.backbone, group, prompt + answer))
