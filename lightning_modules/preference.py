@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.drift import DriftMonitor
 from lightning_modules.preference_checks import check_needs, check_reference
 from lightning_modules.reference import cached_reference, reference_logprobs
-from lightning_modules.run_state import Stateful
 from lightning_modules.stage import Stage
 from prl.checkpoints.position import is_dry_run
 from prl.config import ModelSource, Optimization
@@ -26,7 +25,7 @@ from prl.models.adapters import is_adapted, without_adapters
 from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.logprobs import completion_logprobs, completion_mask
-from prl.objectives.preference import PreferenceBatch, PreferenceObjective, ScoredResponses
+from prl.objectives.preference import DPO, PreferenceBatch, PreferenceObjective, ScoredResponses
 from prl.rollouts.generate import keep_end_tokens
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,8 @@ class PreferenceModule(Stage):
 
     Args:
         model: the policy, a language model that was trained on demonstrations as a rule.
-        objective: what is learnt, a class of `prl.objectives.preference` or of your own with its settings.
+        objective: what is learnt, a class of `prl.objectives.preference` or of your own with its settings; DPO with its
+            defaults when null.
         reference: what the objective measures the policy against; the policy's source when null. With adapters on the
             policy, the reference is the policy with adapters off and costs no memory. Not for objectives that need
             none.
@@ -56,7 +56,7 @@ class PreferenceModule(Stage):
     def __init__(
         self,
         model: ModelSource,
-        objective: PreferenceObjective,
+        objective: PreferenceObjective | None = None,
         reference: ModelSource | None = None,
         reference_logprobs: Literal["live", "cached"] = "live",
         optimization: Optimization = Optimization(learning_rate=1e-6),  # noqa: B008 - frozen
@@ -64,6 +64,7 @@ class PreferenceModule(Stage):
         on_too_long: OnTooLong = "error",
     ) -> None:
         super().__init__()
+        objective = objective or DPO()
         check_needs(objective)
         check_reference(objective, model, reference, reference_logprobs)
         self.source, self.reference_source, self.objective = model, reference, objective
@@ -73,8 +74,7 @@ class PreferenceModule(Stage):
         self.reference: Any = None
         self.drift = DriftMonitor(from_reference=objective.needs_reference and reference is None)
         self.run_state.register("drift", self.drift)
-        if isinstance(objective, Stateful) and not isinstance(objective, nn.Module):
-            self.run_state.register("objective", objective)
+        self.run_state.register_methods(objective=objective)
         self._cached: dict[str, ReferenceLogprobs] = {}
         self._validated: list[tuple[Tensor, Tensor]] = []
 

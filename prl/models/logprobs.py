@@ -80,7 +80,7 @@ def _ends_with_head(model: Any, hidden: Tensor, logits: Tensor) -> bool:
             return True
     log.warning(
         "%s changes the logits after its language head (%s), so log-probabilities are computed from whole logits: "
-        "B * T * V numbers at once. A smaller batch (ppo.microbatch_size, data.batch_size) saves memory",
+        "B * T * V numbers at once. A smaller batch (update.microbatch_size, data.batch_size) saves memory",
         type(model).__name__,
         reason or "for a reason that its config does not name",
     )

@@ -21,6 +21,8 @@ CASES = {
     "generative_reward_random_order": ("generative_reward", (f"{MODEL}order", "random", f"{MODEL}text_coef", "0")),
     "generative_reward_lora": ("generative_reward", ("--model.init_args.model.lora.rank", "4")),
     "bradley_terry": ("bradley_terry", ()),
+    "preference": ("preference", ()),
+    "preference_lora": ("preference", ("--model.init_args.model.lora.rank", "4")),
     "ppo_own_critic": ("pairwise_ppo", ()),
     "ppo_shared_critic": ("pairwise_ppo", (f"{MODEL}critic.kind", "shared")),
     "ppo_lora": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic.model.path", "POLICY")),
