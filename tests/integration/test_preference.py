@@ -208,8 +208,9 @@ def test_the_start_of_dpo_is_ln_2_and_its_reference_stays(home: Home, tmp_path: 
 def test_two_processes_cache_what_they_would_compute(
     strategy: str, more: tuple[str, ...], home: Home, tmp_path: Path
 ) -> None:
-    """Nine validation pairs in batches of five: three and two, then two and two."""
+    """Nine validation pairs in batches of six: three and three, then two and one."""
     settings = (*LEARNING, *more, *STRATEGIES[strategy], "--trainer.limit_val_batches", "1.0")
+    settings += ("--data.init_args.validation_batch_size", "6")
     live, cached = (
         run_processes(home, "preference", tmp_path / name, 2, *settings, *how)
         for name, how in (("live", ()), ("cached", CACHED))
