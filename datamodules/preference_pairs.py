@@ -1,4 +1,4 @@
-"""Preference pairs for the generative judge and the Bradley-Terry baseline."""
+"""Preference pairs for the generative judge, the Bradley-Terry baseline and policies that learn from pairs."""
 
 import logging
 from typing import Any, Literal

@@ -3,7 +3,14 @@
 from lightning_modules.bradley_terry import BradleyTerryRewardModule
 from lightning_modules.generative_reward import GenerativeRewardModule
 from lightning_modules.pairwise_ppo import PairwisePPOModule
+from lightning_modules.preference import PreferenceModule
 from lightning_modules.supervised import SupervisedModule
 from prl import anchors, judge, rewards  # noqa: F401 - makes short class names known to YAML
 
-__all__ = ["BradleyTerryRewardModule", "GenerativeRewardModule", "PairwisePPOModule", "SupervisedModule"]
+__all__ = [
+    "BradleyTerryRewardModule",
+    "GenerativeRewardModule",
+    "PairwisePPOModule",
+    "PreferenceModule",
+    "SupervisedModule",
+]

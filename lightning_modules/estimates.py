@@ -15,6 +15,7 @@ from lightning_modules.bradley_terry import BradleyTerryRewardModule
 from lightning_modules.generative_reward import GenerativeRewardModule
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.pairwise_ppo import PairwisePPOModule
+from lightning_modules.preference import PreferenceModule
 from prl.config import ModelSource
 from prl.models.adapters import add_adapters, is_adapted
 from prl.models.critic import AdapterCritic, Critic, ValueHead, hidden_size
@@ -86,6 +87,8 @@ def needs(module: TrainingModule, rows: int, *, precision: str = "32-true", floa
 
         if isinstance(module, PairwisePPOModule):
             return _pairwise_ppo(module, rows, make, partial(make, dtype=None))
+        if isinstance(module, PreferenceModule):
+            return _preference(module, rows, make)
         return _one_model(module, rows, make)
 
 
@@ -101,6 +104,31 @@ def _one_model(module: Any, rows: int, make: Make) -> Needs:
     whole_logits = not scalar and (not judge or module.text_coef > 0)
     work = partial(_train, model.train(), rows * (1 + twice), module.max_length, whole_logits=whole_logits)
     return Needs([model_memory("model", model, trained=True)], [], {"train": working_memory(model, work)})
+
+
+def _preference(module: PreferenceModule, rows: int, make: Make) -> Needs:
+    """The policy reads all responses of a batch at once, the reference those of one pair."""
+    policy, views = make(lambda: init_model(AutoModelForCausalLM, module.source).train()), len(module.objective.views)
+    cut, length = [model_memory("policy", policy, trained=True)], module.max_length
+    train = working_memory(policy, partial(_train, policy, rows * views, length))
+    working = {"train": train + COPIES_OF_LOGITS[True] * _slice_of_logits(policy, rows * views * length)}
+    if module.objective.needs_reference and (module.reference_source is not None or not is_adapted(policy)):
+        source = module.reference_source or module.source
+        reference: Any = make(lambda: freeze(init_model(AutoModelForCausalLM, source)))
+        kept = model_memory("reference", reference, trained=False)
+        read = working_memory(reference, partial(_read, reference, views, length))
+        working["reference"] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(reference, views * length)
+        if module.reference_logprobs == "cached":  # it is gone before training
+            working["reference"] += kept.total
+        else:
+            cut.append(kept)
+    return Needs(cut, [], working)
+
+
+def _slice_of_logits(model: Any, tokens: int) -> int:
+    """Bytes in float32 of the logits that are in memory together."""
+    whole = tokens * model.get_input_embeddings().num_embeddings
+    return 4 * (whole if logits_setting(model.config) else min(LOGITS_AT_ONCE, whole))
 
 
 def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> Needs:
@@ -121,8 +149,7 @@ def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: 
     judging = [each for found, _ in asked.values() for each in found]
     prompt, answer = module.max_prompt_length, module.sampling.max_new_tokens
     group, vocabulary = min(module.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
-    whole = group * answer * vocabulary
-    slices = 4 * (whole if logits_setting(policy.config) else min(LOGITS_AT_ONCE, whole))
+    slices = _slice_of_logits(policy, group * answer)
     both = working_memory(policy, partial(_train, policy, group, prompt + answer))
     if critic is not None and module.critic_kind == "own":  # its activations wait for the backward pass too
         both += working_memory(critic, partial(_train, critic.backbone, group, prompt + answer))

@@ -15,6 +15,9 @@ LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 WIRES_LIGHTNING = ("prl.cli", "prl.__main__")
 PURE = {
     "prl.objectives.policy.losses": set(),
+    "prl.objectives.preference.base": set(),
+    "prl.objectives.preference.logistic": set(),
+    "prl.objectives.preference.evaluate": {"prl.objectives.preference.base"},
     "prl.objectives.reward.pairwise": set(),
     "prl.objectives.reward.bradley_terry": set(),
     "prl.ops.reference": {"prl.config", "prl.kl", "prl.masking"},

@@ -135,8 +135,8 @@ class ConversationEncoder(_Encoder):
         return encode_content(self.tokenizer, response), [int(self.tokenizer.eos_token_id)]
 
 
-class DemonstrationEncoder(ConversationEncoder):
-    """Demonstrations for the supervised stage: the loss is on the completion only.
+class TurnEncoder(ConversationEncoder):
+    """Prompt and response as a policy writes them, the response closed by what ends the turn.
 
     A row is the beginning of the whole dialogue as the chat template writes it, up to where its last turn ends. Where
     the template does not write the prompt as it does alone, the completion follows the prompt as it is.
@@ -153,6 +153,10 @@ class DemonstrationEncoder(ConversationEncoder):
             return encode_turn(self.tokenizer, prompt, prompt_ids, response)
         except TemplateFailure as error:
             raise refused_by_template([*prompt, {"role": "assistant", "content": response}], error) from None
+
+
+class DemonstrationEncoder(TurnEncoder):
+    """Demonstrations for the supervised stage: the loss is on the completion only."""
 
     def encode(self, record: Demonstration) -> dict[str, Any] | None:
         """One row; None when it is skipped."""

@@ -80,7 +80,7 @@ def _ends_with_head(model: Any, hidden: Tensor, logits: Tensor) -> bool:
             return True
     log.warning(
         "%s changes the logits after its language head (%s), so log-probabilities are computed from whole logits: "
-        "B * T * V numbers at once. A smaller update.microbatch_size saves memory",
+        "B * T * V numbers at once. A smaller batch (update.microbatch_size, data.batch_size) saves memory",
         type(model).__name__,
         reason or "for a reason that its config does not name",
     )
@@ -132,6 +132,32 @@ def response_logprobs(
     logprobs = _placed(torch.cat([one for one, _ in found]) if found else states.new_zeros(0), mask)
     spread = _placed(torch.cat([two for _, two in found]), mask) if with_entropy and found else None
     return logprobs, spread, hidden
+
+
+def completion_logprobs(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the tokens that a loss is on, moved to the beginning of their rows.
+
+    Args:
+        model: causal language model.
+        input_ids: [N, S] right padded, prompts first.
+        attention_mask: [N, S] bool.
+        loss_mask: [N, S] bool, True on the tokens of the completions.
+
+    Returns:
+        [N, T] float32 with T tokens of the longest completion, zero behind shorter ones; [N, T] bool, where they are.
+    """
+    counted = loss_mask[:, 1:]
+    logprobs, _, _ = response_logprobs(model, input_ids, attention_mask, input_ids[:, 1:], counted)
+    mask = completion_mask(loss_mask)
+    return _placed(logprobs[counted], mask), mask
+
+
+def completion_mask(loss_mask: Tensor) -> Tensor:
+    """Where the tokens that a loss is on are, once they begin their rows: [N, S] -> [N, T] bool."""
+    lengths = loss_mask[:, 1:].sum(1)
+    return torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
 
 
 def _placed(values: Tensor, mask: Tensor) -> Tensor:

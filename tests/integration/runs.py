@@ -26,6 +26,7 @@ DATA = {
     "supervised": "demonstrations",
     "generative_reward": "pairs",
     "bradley_terry": "pairs",
+    "preference": "pairs",
     "pairwise_ppo": "prompts",
 }
 """Stage (the name of its config) -> the kind of rows it learns from."""

@@ -1,6 +1,7 @@
 """Every stage from its shipped config: trains what it should, saves what it should, and the result loads elsewhere."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ CASES = {
     "generative_reward_random_order": ("generative_reward", (f"{MODEL}order", "random", f"{MODEL}text_coef", "0")),
     "generative_reward_lora": ("generative_reward", ("--model.init_args.model.lora.rank", "4")),
     "bradley_terry": ("bradley_terry", ()),
+    "preference": ("preference", ()),
+    "preference_lora": ("preference", ("--model.init_args.model.lora.rank", "4")),
     "ppo_own_critic": ("pairwise_ppo", ()),
     "ppo_shared_critic": ("pairwise_ppo", (f"{MODEL}critic.kind", "shared")),
     "ppo_lora": ("pairwise_ppo", (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic.model.path", "POLICY")),
@@ -199,7 +202,11 @@ def test_ppo_with_gradient_checkpointing_learns_the_same(shared: bool, home: Hom
 
 # ---- configuration
 
-COMPLETE = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "model" in yaml.safe_load(path.read_text())]
+COMPLETE = [
+    path
+    for path in sorted(CONFIGS.rglob("*.yaml"))
+    if "class_path" in yaml.safe_load(path.read_text()).get("model", {})
+]
 OVERLAYS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path not in COMPLETE]
 
 
@@ -230,7 +237,9 @@ def test_shipped_config_parses_and_prints_itself(path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_shipped_overlay_goes_on_top_of_a_config(path: Path, capsys: pytest.CaptureFixture) -> None:
-    base = CONFIGS / "quickstart" / "pairwise_ppo.yaml"
+    base, *more = (Path(each) for each in re.findall(r"--config (\S+)", path.read_text()))  # the command in its head
+    base = CONFIGS.parent / base
+    assert path in [CONFIGS.parent / each for each in more]
     printed = printed_config(capsys, "--config", str(base), "--config", str(path))
     assert contains(printed, yaml.safe_load(path.read_text()))
 

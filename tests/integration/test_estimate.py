@@ -68,11 +68,34 @@ def test_activations_computed_again_or_in_bfloat16_take_less(home: Home, tmp_pat
     assert mixed["phases"]["judge"] == plain["phases"]["judge"]  # it works in its own type
 
 
-@pytest.mark.parametrize("stage", ["supervised", "generative_reward", "bradley_terry"])
+@pytest.mark.parametrize("stage", ["supervised", "generative_reward", "bradley_terry", "preference"])
 def test_every_stage_is_estimated(stage: str, home: Home, tmp_path: Path) -> None:
     found = estimated(home, stage, tmp_path, "--processes", "2", "--trainer.strategy", "ddp")
     assert found["rows_per_process"] == 4
     assert found["peak"] > found["models"][0]["total"] > 0
+
+
+def test_a_reference_is_there_where_it_is_needed_and_as_long(home: Home, tmp_path: Path) -> None:
+    settings: dict[str, tuple[str, ...]] = {
+        "live": (),
+        "cached": (f"{MODEL}reference_logprobs", "cached"),
+        "adapters": (f"{MODEL}model.lora.rank", "4"),
+        "no need": (f"{MODEL}objective", "tests.helpers.preference.WithoutReference"),
+        "more views": (f"{MODEL}objective", "tests.helpers.preference.WithGold"),
+    }
+    found = {
+        name: estimated(home, "preference", tmp_path, *arguments, "--processes", "1")
+        for name, arguments in settings.items()
+    }
+    live, cached = found["live"], found["cached"]
+    assert models(live).keys() == models(found["more views"]).keys() == {"policy", "reference"}
+    assert models(live)["reference"]["total"] == models(live)["policy"]["weights"]
+    for name in ("cached", "adapters", "no need"):
+        assert models(found[name]).keys() == {"policy"}, name
+    weights = models(live)["reference"]["total"]
+    assert cached["phases"]["train"] == live["phases"]["train"] - weights == found["no need"]["phases"]["train"]
+    assert cached["phases"]["reference"] == live["phases"]["reference"]
+    assert found["more views"]["phases"]["train"] > live["phases"]["train"]
 
 
 @pytest.mark.parametrize("overlay", sorted(path.name for path in (CONFIGS / "strategies").iterdir()))

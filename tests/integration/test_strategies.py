@@ -31,6 +31,7 @@ STAGES = {
     "supervised": ("supervised", ()),
     "generative_reward": ("generative_reward", (f"{MODEL}text_coef", "1.0")),
     "bradley_terry": ("bradley_terry", ()),
+    "preference": ("preference", ()),
     # Four batches make an epoch, so that a step has three, the next one a single one.
     "accumulated": ("generative_reward", (f"{MODEL}text_coef", "1.0", "--trainer.accumulate_grad_batches", "3")),
     "pairwise_ppo": ("pairwise_ppo", PLANNED),

@@ -52,7 +52,7 @@ def launch(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["supervised", "generative_reward", "bradley_terry"])
+@pytest.mark.parametrize("stage", ["supervised", "generative_reward", "bradley_terry", "preference"])
 def test_weights_do_not_depend_on_the_number_of_processes(stage: str, home: Home, tmp_path: Path) -> None:
     settings = (f"{MODEL}text_coef", "1.0") if stage == "generative_reward" else ()
     alone, together = (run(home, stage, tmp_path / str(n), n, *settings) for n in (1, 2))

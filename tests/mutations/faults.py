@@ -6,7 +6,7 @@ Most are wiring: what is handed to what. A fault is added with its place in the 
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutations import faults_of_data, faults_of_methods, faults_of_runs
+from tests.mutations import faults_of_data, faults_of_methods, faults_of_preference, faults_of_runs
 
 
 @dataclass(frozen=True)
@@ -574,11 +574,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
     ),
 }
 
-_ELSEWHERE = [
-    (file, _tests(names), faults)
-    for by_file in (faults_of_data.BY_FILE, faults_of_methods.BY_FILE, faults_of_runs.BY_FILE)
-    for file, (names, faults) in by_file.items()
-]
+_OTHER_FILES = (faults_of_data.BY_FILE, faults_of_methods.BY_FILE, faults_of_preference.BY_FILE, faults_of_runs.BY_FILE)
+_ELSEWHERE = [(file, _tests(names), faults) for by_file in _OTHER_FILES for file, (names, faults) in by_file.items()]
 FAULTS = [
     Fault(name, file, old, new, tests)
     for file, tests, faults in (*((file, *rest) for file, rest in _BY_FILE.items()), *_ELSEWHERE)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.steps import StepLoader
-from lightning_modules import BradleyTerryRewardModule, GenerativeRewardModule, SupervisedModule
+from lightning_modules import BradleyTerryRewardModule, GenerativeRewardModule, PreferenceModule, SupervisedModule
 from prl.config import ModelSource, Optimization
 from prl.data import Demonstration, PreferencePair
 from prl.judge.template import JudgeTemplate
@@ -47,6 +47,8 @@ def make(kind: str, folder: Path) -> tuple[Any, list[Any]]:
         ]
     if kind == "bradley_terry":
         return BradleyTerryRewardModule(source, STILL, max_length=64), PAIRS
+    if kind == "preference":
+        return PreferenceModule(source, optimization=STILL, max_length=64), PAIRS
     text_coef = 0.5 if kind == "judge with text" else 0.0
     return GenerativeRewardModule(source, TEMPLATE, STILL, text_coef=text_coef, max_length=99), PAIRS
 
@@ -62,7 +64,7 @@ def gradients(kind: str, folder: Path, rows: slice, batch_size: int, every: int,
     return gradients.seen
 
 
-@pytest.mark.parametrize("kind", ["supervised", "bradley_terry", "judge", "judge with text"])
+@pytest.mark.parametrize("kind", ["supervised", "bradley_terry", "preference", "judge", "judge with text"])
 def test_accumulated_batches_have_the_gradient_of_one_large_batch(kind: str, tiny_folder: Path, tmp_path: Path) -> None:
     accumulated = gradients(kind, tiny_folder, slice(0, 8), 1, 3, tmp_path)
     assert len(accumulated) == 3  # of three, three and two rows: the last step of an epoch may be shorter

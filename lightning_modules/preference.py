@@ -1,0 +1,283 @@
+"""A policy that learns from preference pairs, by whichever objective: offline preference optimisation."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_modules.base import TrainingModule
+from lightning_modules.drift import DriftMonitor
+from lightning_modules.preference_checks import check_needs, check_reference
+from lightning_modules.reference import cached_reference, reference_logprobs
+from prl.checkpoints.position import is_dry_run
+from prl.config import ModelSource, Optimization
+from prl.data.preference_encoding import COLUMN, PreferenceEncoder
+from prl.data.reference_cache import ReferenceLogprobs
+from prl.data.rows.records import PreferencePair
+from prl.data.tokens import OnTooLong
+from prl.distributed import gathered, global_sum
+from prl.masking import weighted_mean
+from prl.models.adapters import is_adapted, without_adapters
+from prl.models.limits import check_fits
+from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
+from prl.models.logprobs import completion_logprobs, completion_mask
+from prl.objectives.preference import DPO, PreferenceBatch, PreferenceObjective, ScoredResponses
+from prl.rollouts.generate import keep_end_tokens
+
+log = logging.getLogger(__name__)
+
+
+class PreferenceModule(TrainingModule):
+    """A preference objective on the log-probabilities of the responses of each pair.
+
+    Args:
+        model: the policy, a language model that was trained on demonstrations as a rule.
+        objective: what is learnt, a class of `prl.objectives.preference` or of your own with its settings; DPO with its
+            defaults when null.
+        reference: what the objective measures the policy against; the policy's source when null. With adapters on the
+            policy, the reference is the policy with adapters off and costs no memory. Not for objectives that need
+            none.
+        reference_logprobs: live reads the reference in each step. cached has it read all pairs once before training,
+            keeps what it says of each token in prl's cache folder, and drops it from memory. Both give the same bits.
+        optimization: learning rate and schedule.
+        max_length: longest prompt and response, tokens.
+        on_too_long: what happens to longer pairs: error, truncate or skip, with counts.
+
+    Raises:
+        ValueError: for an objective that needs what pairs cannot have, or a reference that is not needed, or not there.
+    """
+
+    record_type = PreferencePair
+
+    def __init__(
+        self,
+        model: ModelSource,
+        objective: PreferenceObjective | None = None,
+        reference: ModelSource | None = None,
+        reference_logprobs: Literal["live", "cached"] = "live",
+        optimization: Optimization = Optimization(learning_rate=1e-6),  # noqa: B008 - frozen
+        max_length: int = 1024,
+        on_too_long: OnTooLong = "error",
+    ) -> None:
+        super().__init__()
+        objective = objective or DPO()
+        check_needs(objective)
+        check_reference(objective, model, reference, reference_logprobs)
+        self.source, self.reference_source, self.objective = model, reference, objective
+        self.reference_logprobs, self.optimization = reference_logprobs, optimization
+        self.max_length, self.on_too_long = max_length, on_too_long
+        self.model: Any = None
+        self.reference: Any = None
+        self.drift = DriftMonitor(from_reference=objective.needs_reference and reference is None)
+        self.run_state.register("drift", self.drift)
+        self.run_state.register_methods(objective=objective)
+        self._cached: dict[str, ReferenceLogprobs] = {}
+        self._validated: list[tuple[Tensor, Tensor]] = []
+
+    # ---- set-up
+
+    def build_encoder(self) -> PreferenceEncoder:
+        """How this stage reads a pair; the data module asks for it."""
+        tokenizer = load_tokenizer(self.source)
+        for role, source in (("model", self.source), ("reference", self.reference_source)):
+            if source is not None:
+                check_fits(source, tokenizer, self.max_length, role=role, setting="max_length")
+        objective = self.objective
+        return PreferenceEncoder(tokenizer, self.max_length, self.on_too_long, objective.views, objective.columns)
+
+    def configure_model(self) -> None:
+        """Read or make the policy, and the reference where the objective needs one; safe to call twice."""
+        if self.model is not None:
+            return
+        with self.loading_models():
+            self.configure_export()
+        self.model = self.shard(self.model)
+        if self.objective.needs_reference and (self.reference_source is not None or not is_adapted(self.model)):
+            with self.loading_models():
+                reference = freeze(load_causal_lm(self.reference_source or self.source))
+            self.reference = self.shard(reference)
+
+    def configure_export(self) -> None:
+        """Read the policy alone."""
+        self.model = load_causal_lm(self.source).train()
+
+    def on_fit_start(self) -> None:
+        """Have the reference read all pairs, where it is to do so once, and let go of it."""
+        if self.reference_logprobs != "cached" or is_dry_run(self.trainer):
+            return
+        trainer: Any = self.trainer
+        data = trainer.datamodule
+        if not getattr(data, "cache", False):
+            raise ValueError(
+                "reference_logprobs: cached keeps numbers in prl's cache folder, which data.cache: false "
+                "leaves alone; use live, or data.cache: true"
+            )
+        sides = ["train"] + ["validation"] * bool(trainer.limit_val_batches)
+        with self._frozen() as model, trainer.precision_plugin.forward_context():
+            for side in sides:
+                self._cached[side] = cached_reference(
+                    *(model, self.reference_source or self.source, data.rows[side], data.encoder),
+                    sharding=self.sharding,
+                    precision=trainer.precision,
+                    is_writer=trainer.local_rank == 0,
+                )
+        self.reference = None
+
+    # ---- what models say of a batch
+
+    def score(self, batch: dict[str, Tensor]) -> PreferenceBatch:
+        """Read all responses of B pairs in one pass of the policy, and look up or compute what the reference says."""
+        reference = self._reference_logprobs(batch) if self.objective.needs_reference else None
+        names = ("input_ids", "attention_mask", "loss_mask")
+        logprobs, mask = completion_logprobs(self.model, *(batch[name] for name in names))
+        num_pairs, views = len(batch["targets"]), {}
+        for number, name in enumerate(self.objective.views):
+            rows = slice(number * num_pairs, (number + 1) * num_pairs)
+            ref = None if reference is None else reference[rows]
+            views[name] = ScoredResponses(logprobs[rows], mask[rows], ref)
+        columns = {name: batch[COLUMN + name] for name in self.objective.columns}
+        return PreferenceBatch(views, batch["targets"], columns)
+
+    def _reference_logprobs(self, batch: dict[str, Tensor]) -> Tensor:
+        side = "train" if self._trainer is not None and self.trainer.training else "validation"
+        if side in self._cached and "index" in batch:
+            return self._cached[side].of(batch["index"], completion_mask(batch["loss_mask"]))
+        with self._frozen() as model:
+            return reference_logprobs(model, batch, self.sharding)
+
+    @contextmanager
+    def _frozen(self) -> Iterator[Any]:
+        """The reference, ready to read: a model of its own, or the policy with its adapters off."""
+        if self.reference is not None:
+            yield self.reference
+            self.sharding.reshard_frozen(self.reference)  # no backward pass brings its shards back
+            return
+        if not is_adapted(self.model):
+            raise ValueError("the reference has been let go of, and these rows are in no cache; start with live")
+        with without_adapters(self.model):
+            yield self.model
+        self.sharding.reshard(self.model)
+
+    def _losses(self, pairs: PreferenceBatch) -> Tensor:
+        losses = self.objective.loss(pairs)
+        if tuple(losses.shape) != (len(pairs),):
+            name = type(self.objective).__name__
+            raise ValueError(
+                f"{name}.loss gave shape {tuple(losses.shape)}; expected a loss for each of {len(pairs)} pairs, [B]"
+            )
+        return losses
+
+    # ---- training
+
+    def step_totals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weight of each pair."""
+        return {"weights": batch["weights"]}
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Mean loss per pair, weighted, over all ranks and all batches of a step."""
+        pairs = self.score(batch)
+        losses, weights = self._losses(pairs), batch["weights"]
+        loss, of_batch = self.means(batch, lambda totals, n: weighted_mean(losses, weights, totals["weights"], n))
+        self.log("train/loss", of_batch, prog_bar=True)
+        with torch.no_grad():
+            self._log_training(pairs)
+        return loss
+
+    def _log_training(self, pairs: PreferenceBatch) -> None:
+        found = self._measured(pairs)
+        right, counted = _accuracy(found["margin"], pairs.target)
+        self.log("train/accuracy", right.sum() / counted.sum() if counted.any() else 0.5, prog_bar=True)
+        self.log("train/margin", ((2 * pairs.target - 1) * found["margin"]).mean())
+        sides = ("chosen", "rejected")
+        for side in sides:
+            self.log(f"rewards/{side}", found[f"rewards/{side}"].mean())
+            self.log(f"logps/{side}", found[f"logps/{side}"].mean())
+        moved = torch.stack([found[f"moved/{side}"].sum() for side in sides] + [found["margin"].new_tensor(len(pairs))])
+        chosen, rejected, count = global_sum(moved.float()).tolist()
+        self.log_dict(self.drift.observe(chosen / count, rejected / count), rank_zero_only=True)
+        if (warning := self.drift.warning()) is not None and self._trainer is not None and self.trainer.is_global_zero:
+            log.warning(warning)
+
+    def _measured(self, pairs: PreferenceBatch) -> dict[str, Tensor]:
+        """What is logged of each pair: implicit rewards, log-probabilities, and what tells how far these moved: [B]."""
+        found = {}
+        for name in ("chosen", "rejected"):
+            responses = pairs.views[name]
+            found[f"rewards/{name}"] = self.objective.reward(responses)
+            found[f"logps/{name}"] = responses.logprob()
+            has_reference = responses.ref_logprobs is not None
+            found[f"moved/{name}"] = responses.log_ratio() if has_reference else found[f"logps/{name}"]
+        return {**found, "margin": found["rewards/chosen"] - found["rewards/rejected"]}
+
+    # ---- validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Start afresh."""
+        self._validated = []
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Remember the loss and the numbers of each pair."""
+        pairs = self.score(batch)
+        found = {"loss": self._losses(pairs), **self._measured(pairs)}
+        rows = batch.get("index", torch.arange(len(pairs)))
+        columns = [found[name] for name in (*_MEANS, "margin")] + [pairs.target, batch["weights"]]
+        self._validated.append((rows.cpu(), torch.stack([each.double().cpu() for each in columns], dim=1)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log means over the pairs of all ranks, in the order of the file, however many ranks read it."""
+        parts = [part for own in gathered(self._validated) for part in own]
+        self._validated = []
+        order = torch.cat([rows for rows, _ in parts]).argsort(stable=True)
+        numbers = torch.cat([values for _, values in parts])[order]
+        *_, margin, target, weights = columns = list(numbers.unbind(1))
+        values = dict(zip(_MEANS, (each.mean() for each in columns), strict=False))
+        values["loss"] = (columns[0] * weights).sum() / weights.sum()
+        right, counted = _accuracy(margin, target)
+        values["accuracy"] = right.sum() / counted.sum() if counted.any() else torch.tensor(0.5)
+        values["margin"] = ((2 * target - 1) * margin).mean()
+        for name, value in values.items():
+            # What was moved is a drift only where a reference says from where; see `DriftMonitor`.
+            if not name.startswith("moved/") or self.objective.needs_reference:
+                shown = name in ("loss", "accuracy")
+                self.log(f"val/{_TAGS.get(name, name)}", value.float(), prog_bar=shown, rank_zero_only=True)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Testing reports what validation does."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_start(self) -> None:
+        """Start afresh."""
+        self.on_validation_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        """Report over the pairs of all ranks."""
+        self.on_validation_epoch_end()
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, float]]:
+        """For each validation pair in file order: margin of the implicit rewards, and what it is made of."""
+        found = self._measured(self.score(batch))
+        names = {"margin": "margin", "rewards/chosen": "reward_chosen", "rewards/rejected": "reward_rejected"}
+        names |= {"logps/chosen": "logprob_chosen", "logps/rejected": "logprob_rejected"}
+        rows = zip(*(found[name].tolist() for name in names), strict=True)
+        return [dict(zip(names.values(), row, strict=True)) for row in rows]
+
+    def export(self, folder: Path, *, merge: bool = True) -> None:
+        """Write the policy as a folder for transformers."""
+        tokenizer = load_tokenizer(self.source)
+        keep_end_tokens(self.model, tokenizer)
+        save_model(self.model, tokenizer, folder, merge=merge)
+
+
+_MEANS = ("loss", *(f"{group}/{side}" for group in ("rewards", "logps", "moved") for side in ("chosen", "rejected")))
+_TAGS = {f"moved/{side}": f"drift/{side}" for side in ("chosen", "rejected")}
+
+
+def _accuracy(margin: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pairs have the sign of their label, a margin of zero counting one half, and which are no tie: [B] each."""
+    counted = target != 0.5
+    right = torch.where(margin == 0, 0.5, ((margin > 0) == (target > 0.5)).to(margin.dtype))
+    return right * counted, counted

@@ -1,0 +1,170 @@
+"""What a frozen reference says of the responses of preference pairs: computed in each step, or once and kept.
+
+Both give the same bits. In floating point a number depends on what is computed beside it, so the responses of a pair
+are always read together and without other pairs: what a pair gets does not depend on its batch. What is kept is made
+by the very calls that a step would make.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from prl.config import ModelSource
+from prl.data.preference_encoding import PreferenceEncoder
+from prl.data.reference_cache import ReferenceLogprobs, ReferenceWriter, load_reference, reference_folder
+from prl.data.rows.sources import file_hash
+from prl.data.tokens import settings_hash
+from prl.distributed import gathered, global_max, rank, world_size
+from prl.models import logprobs, policy
+from prl.models.logprobs import completion_logprobs, completion_mask
+from prl.rl.sharding import Sharding
+from prl.run_folder.inputs import model_inputs
+
+Pair = tuple[Tensor, Tensor, Tensor]
+"""input_ids, attention_mask and loss_mask of the V responses of a pair: [V, S] each, S tokens of the longest."""
+BLOCK = 64
+"""Pairs that a process reads before all put theirs together."""
+
+
+def pairs_of(batch: dict[str, Tensor]) -> list[Pair]:
+    """Take a batch of B pairs apart, each without the padding that the others needed."""
+    num_pairs = len(batch["targets"])
+    views = torch.arange(len(batch["input_ids"]) // num_pairs, device=batch["input_ids"].device) * num_pairs
+    widths = batch["attention_mask"].sum(1).view(-1, num_pairs).amax(0).tolist()
+    names = ("input_ids", "attention_mask", "loss_mask")
+    found = [[batch[name][views + n, :width] for name in names] for n, width in enumerate(widths)]
+    return [(ids, attention, mask) for ids, attention, mask in found]
+
+
+@torch.no_grad()
+def read_pairs(model: Any, pairs: list[Pair], sharding: Sharding) -> list[Tensor]:
+    """Log-probabilities of the responses of each pair: [V, T] each, pair by pair.
+
+    Args:
+        model: the reference.
+        pairs: at least one.
+        sharding: where weights are cut, all processes make equally many passes.
+    """
+    passes = len(pairs)
+    if sharding.cuts_weights:
+        passes = int(global_max(torch.tensor(passes, device=sharding.device)))
+    padded = pairs + pairs[-1:] * (passes - len(pairs))
+    found = [completion_logprobs(model, *pair)[0] for pair in padded]
+    return found[: len(pairs)]
+
+
+def reference_logprobs(model: Any, batch: dict[str, Tensor], sharding: Sharding) -> Tensor:
+    """Log-probabilities of all responses of a batch under the reference, zero behind their ends: [V * B, T]."""
+    mask = completion_mask(batch["loss_mask"])
+    num_pairs, found = len(batch["targets"]), torch.zeros(mask.shape, device=mask.device)
+    for number, values in enumerate(read_pairs(model, pairs_of(batch), sharding)):
+        found[number::num_pairs, : values.shape[1]] = values
+    return found
+
+
+def cached_reference(
+    model: Any,
+    source: ModelSource,
+    rows: Any,
+    encoder: PreferenceEncoder,
+    *,
+    sharding: Sharding,
+    precision: str,
+    is_writer: bool,
+) -> ReferenceLogprobs:
+    """Log-probabilities of all rows under the reference: from the cache, or computed now and written there.
+
+    All processes call it together and share the work.
+
+    Args:
+        model: the reference, where it works.
+        source: what it was read from; part of the key.
+        rows: `datasets.Dataset` of encoded rows.
+        encoder: makes batches of them.
+        sharding: how weights lie over processes.
+        precision: `trainer.precision`, under which the model works here.
+        is_writer: whether this process writes for those of its machine.
+
+    Raises:
+        ValueError: when the files of the model are not here, so that there is no key, or the cache cannot be written.
+    """
+    key = _key(source, rows, encoder, sharding, precision) if rank() == 0 else None
+    place = reference_folder(str(gathered(key)[0]))
+    found = load_reference(place)
+    if not global_max(torch.tensor(int(found is None), device=sharding.device)):
+        assert found is not None
+        return found
+    rank_zero_info("the reference reads %d pairs once; what it says is kept in %s", len(rows), place)
+    blocks = _blocks(model, rows, encoder, sharding)
+    if is_writer:
+        _write(place, blocks)
+    else:
+        for _ in blocks:
+            pass
+    gathered(None)  # until every machine has its folder
+    found = load_reference(place)
+    if found is None:
+        raise ValueError(f"{place} was damaged while it was written; start again, or use reference_logprobs: live")
+    return found
+
+
+def _write(place: Path, blocks: Iterable[list[list[np.ndarray]]]) -> None:
+    try:
+        with ReferenceWriter(place) as writer:
+            for block in blocks:
+                writer.add(block)
+    except OSError as error:
+        raise ValueError(
+            f"the reference's log-probabilities cannot be written to {place} ({error}); set PRL_HOME to a folder with "
+            "room for them, or reference_logprobs to live"
+        ) from error
+
+
+def _blocks(model: Any, rows: Any, encoder: PreferenceEncoder, sharding: Sharding) -> Iterator[list[list[np.ndarray]]]:
+    """The responses of all rows in order, some rows at a time, on every process."""
+    size = BLOCK * world_size()
+    for start in range(0, len(rows), size):
+        numbers = range(start, min(start + size, len(rows)))
+        mine = numbers[rank() :: world_size()]
+        batches = [encoder.collate([rows[number]]) for number in mine or numbers[:1]]
+        on_device = [{name: each.to(sharding.device) for name, each in batch.items()} for batch in batches]
+        pairs = [pair for batch in on_device for pair in pairs_of(batch)]
+        read = zip(read_pairs(model, pairs, sharding), pairs, strict=True)
+        values = [[row[where].cpu().numpy() for row, where in _each(found, pair)] for found, pair in read]
+        parts = gathered(values[: len(mine)])
+        yield [parts[number % world_size()][number // world_size()] for number in range(len(numbers))]
+
+
+def _each(found: Tensor, pair: Pair) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(found, completion_mask(pair[2]), strict=True)
+
+
+def _key(source: ModelSource, rows: Any, encoder: PreferenceEncoder, sharding: Sharding, precision: str) -> str:
+    """Name all that decides a bit: weights and how they compute, token ids, code, and what it runs on."""
+    files = model_inputs("reference", source)
+    if not any("reference/" in name for name in files):
+        raise ValueError(
+            f"the files of the reference {source.path} are not here to be hashed; use reference_logprobs: live"
+        )
+    device = sharding.device
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {torch.get_num_threads()}"
+    computed = [source.dtype, source.attn_implementation, precision, sharding.keeps_float32_copies, where]
+    code = [file_hash(Path(str(module.__file__))) for module in (logprobs, policy)] + [file_hash(Path(__file__))]
+    versions = [torch.__version__, transformers.__version__]
+    return settings_hash(files, computed, code, versions, _hash_of_ids(rows, encoder))
+
+
+def _hash_of_ids(rows: Any, encoder: PreferenceEncoder) -> str:
+    digest, names = hashlib.sha256(), ["prompt", *encoder.views]
+    for part in rows.with_format("numpy", columns=names).iter(batch_size=1024):
+        for name in names:
+            for ids in part[name]:
+                digest.update(len(ids).to_bytes(4, "little") + np.asarray(ids, np.int32).tobytes())
+    return digest.hexdigest()

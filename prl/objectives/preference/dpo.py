@@ -1,0 +1,35 @@
+"""Direct preference optimisation: the optimum of a KL-regularised reward, fitted to pairs without a reward model."""
+
+import math
+
+from torch import Tensor
+
+from prl.objectives.preference.base import PreferenceBatch, PreferenceObjective
+from prl.objectives.preference.logistic import flip_some, soft_logistic
+
+
+class DPO(PreferenceObjective):
+    """-log sigma(beta (rho_w - rho_l)), rho the log-ratio of a response to the reference (2305.18290, equation 7).
+
+    Args:
+        beta: how strongly the policy is held to the reference; the paper's experiments have 0.1 to 0.5.
+        label_smoothing: share e of the labels that are taken to be wrong: (1 - e) of the loss, and e of that with the
+            responses swapped (conservative DPO).
+
+    Raises:
+        ValueError: for a beta that is not above 0, or a share outside of 0 to 1/2.
+    """
+
+    def __init__(self, beta: float = 0.1, label_smoothing: float = 0.0) -> None:
+        if not 0 < beta < math.inf:
+            raise ValueError(f"DPO.beta is {beta}; expected a finite number above 0")
+        if not 0 <= label_smoothing < 0.5:
+            raise ValueError(
+                f"DPO.label_smoothing is {label_smoothing}; expected at least 0 and below 0.5, a coin toss"
+            )
+        self.beta, self.label_smoothing = beta, label_smoothing
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        """Compute the loss of each pair: [B]."""
+        margin = self.beta * (batch.chosen.log_ratio() - batch.rejected.log_ratio())
+        return soft_logistic(margin, flip_some(batch.target, self.label_smoothing))

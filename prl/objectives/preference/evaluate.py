@@ -1,0 +1,120 @@
+"""Losses of an objective from log-probabilities alone: how a method is checked against another library."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from prl.objectives.preference.base import PreferenceBatch, PreferenceObjective, ScoredResponses
+
+LogProbs = Sequence[Sequence[float] | Tensor]
+"""Per-token log-probabilities of several responses, which need not have one length."""
+ROUNDING = 1e-5
+"""How far above 0 a log-probability may be rounded."""
+
+
+def evaluate(
+    objective: PreferenceObjective,
+    chosen: LogProbs,
+    rejected: LogProbs,
+    ref_chosen: LogProbs | None = None,
+    ref_rejected: LogProbs | None = None,
+    *,
+    target: Sequence[float] | Tensor | None = None,
+    **columns: Any,
+) -> Tensor:
+    """Compute the loss of each pair without a model: [B].
+
+    Lists are computed in float64; tensors keep their type, and gradients flow into them.
+
+    Args:
+        objective: the method with its settings.
+        chosen: B rows of log-probabilities of the chosen responses' tokens under the policy, end token included.
+        rejected: B rows of the rejected ones.
+        ref_chosen: chosen responses under the reference.
+        ref_rejected: rejected responses under the reference.
+        target: [B] probability that chosen is better; 1 throughout when None.
+        **columns: B numbers for each column that the objective declares; B rows for each further view `name`, and for
+            its `ref_name`.
+
+    Raises:
+        ValueError: when something that the objective declares is missing or something else is given, rows do not fit
+            together, or a number is no log-probability or probability.
+    """
+    given: dict[str, Any] = {"chosen": chosen, "rejected": rejected, "ref_chosen": ref_chosen}
+    given |= {"ref_rejected": ref_rejected, **columns}
+    name_of = type(objective).__name__
+    _check_names(objective, given, name_of)
+    dtype = _dtype(given.values())
+    views = {}
+    for view in objective.views:
+        logprobs, mask = _padded(view, given[view], dtype)
+        reference = given.get(f"ref_{view}")
+        if reference is not None:
+            _check_lengths(view, given[view], reference)
+            reference, _ = _padded(f"ref_{view}", reference, dtype)
+        views[view] = ScoredResponses(logprobs, mask, reference)
+    pairs = len(views["chosen"])
+    numbers = {name: _numbers(name, given[name], pairs, dtype) for name in objective.columns}
+    labels = torch.ones(pairs, dtype=dtype) if target is None else _numbers("target", target, pairs, dtype)
+    if not bool(((labels >= 0) & (labels <= 1)).all()):
+        raise ValueError(f"target holds {labels.tolist()}; expected probabilities from 0 to 1")
+    return objective.loss(PreferenceBatch(views, labels, numbers))
+
+
+def _check_names(objective: PreferenceObjective, given: Mapping[str, Any], name_of: str) -> None:
+    """Raise ValueError unless what is given is what the objective declares; a reference may be given without need."""
+    references = [f"ref_{view}" for view in objective.views]
+    needed = [*objective.views, *objective.columns, *(references if objective.needs_reference else [])]
+    if missing := [name for name in needed if given.get(name) is None]:
+        why = "its reference" if missing[0] in references else "a column or view that it declares"
+        raise ValueError(f"{name_of} needs {missing[0]} ({why}), which is not given")
+    if unknown := [name for name in given if name not in {*needed, *references} and given[name] is not None]:
+        declared = ", ".join([*objective.views[2:], *objective.columns]) or "none"
+        raise ValueError(f"{name_of} reads no {unknown[0]!r}; further views and columns that it declares: {declared}")
+
+
+def _dtype(given: Any) -> torch.dtype:
+    rows = [row for rows in given if rows is not None for row in ([rows] if isinstance(rows, Tensor) else rows)]
+    types = {row.dtype for row in rows if isinstance(row, Tensor) and row.is_floating_point()}
+    if len(types) > 1:
+        raise ValueError(f"log-probabilities are of the types {sorted(map(str, types))}; give one type")
+    return types.pop() if types else torch.float64
+
+
+def _padded(name: str, rows: LogProbs, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Right-padded rows and where they hold tokens: [N, T] each."""
+    tensors = [torch.as_tensor(row, dtype=dtype) for row in rows]
+    if not tensors:
+        raise ValueError(f"{name} holds no rows; expected at least one")
+    for number, row in enumerate(tensors):
+        if row.dim() != 1 or not len(row):
+            raise ValueError(f"{name}[{number}] has shape {tuple(row.shape)}; expected a number for each token")
+        if wrong := [n for n, value in enumerate(row.tolist()) if not -math.inf < value <= ROUNDING]:
+            raise ValueError(
+                f"{name}[{number}] holds {row[wrong[0]].item():g} at token {wrong[0]}; expected a "
+                "log-probability, which is finite and at most 0"
+            )
+    lengths = torch.tensor([len(row) for row in tensors])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    return pad_sequence(tensors, batch_first=True), mask
+
+
+def _check_lengths(view: str, rows: LogProbs, reference: LogProbs) -> None:
+    if len(rows) != len(reference):
+        raise ValueError(f"{view} has {len(rows)} rows and ref_{view} {len(reference)}; expected as many")
+    for number, (row, other) in enumerate(zip(rows, reference, strict=True)):
+        if len(row) != len(other):
+            raise ValueError(
+                f"{view}[{number}] has {len(row)} tokens and ref_{view}[{number}] {len(other)}; both read one response"
+            )
+
+
+def _numbers(name: str, values: Any, pairs: int, dtype: torch.dtype) -> Tensor:
+    numbers = torch.as_tensor(values, dtype=dtype)
+    if tuple(numbers.shape) != (pairs,):
+        raise ValueError(f"{name} has shape {tuple(numbers.shape)}; expected a number for each of {pairs} pairs")
+    return numbers

@@ -1,0 +1,76 @@
+"""Preference objectives of a user's own file, to be named by class path."""
+
+from typing import Any
+
+from torch import Tensor
+
+from prl.objectives.preference import PreferenceBatch, PreferenceObjective
+from prl.objectives.preference.logistic import soft_logistic
+
+
+class Logistic(PreferenceObjective):
+    """Logistic loss on the difference of log-ratios.
+
+    Args:
+        beta: its scale.
+    """
+
+    def __init__(self, beta: float = 0.5) -> None:
+        self.beta = beta
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        margin = self.reward(batch.chosen) - self.reward(batch.rejected)
+        return soft_logistic(margin, batch.target)
+
+
+class WithoutReference(Logistic):
+    """The same on mean log-probabilities."""
+
+    needs_reference = False
+
+
+class WithGold(Logistic):
+    """A margin of the data, and the likelihood of a third response."""
+
+    views = ("chosen", "rejected", "gold")
+    columns = ("offset",)
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        margin = self.reward(batch.chosen) - self.reward(batch.rejected) - batch.columns["offset"]
+        return soft_logistic(margin, batch.target) - 0.1 * batch.views["gold"].mean_logprob()
+
+
+class Counting(Logistic):
+    """A beta that grows with each batch: an objective with a state."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        self.beta += 0.1 * bool(batch.chosen.logprobs.requires_grad)  # not in a validation
+        return super().loss(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"beta": self.beta}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.beta = state["beta"]
+
+
+class OneNumber(Logistic):
+    """A mean instead of a loss for each pair."""
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        return super().loss(batch).mean()
+
+
+class OnlyChosen(Logistic):
+    """Declares no rejected response."""
+
+    views = ("chosen",)
+
+
+class TakesMargin(Logistic):
+    """Declares a column that says which response is better."""
+
+    columns = ("margin",)

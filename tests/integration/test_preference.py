@@ -1,0 +1,219 @@
+"""Policies that learn from preference pairs, through the command line."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lightning_modules.reference as reading
+from lightning_modules import PreferenceModule
+from prl.data import DataError
+from prl.data.reference_cache import VALUES
+from tests.integration.runs import (
+    Home,
+    Interrupt,
+    InterruptedRun,
+    Numbers,
+    callback,
+    differences,
+    find_callback,
+    last_checkpoint,
+    state_of,
+)
+from tests.integration.test_resume import TRAINING, assert_same_end
+from tests.integration.test_two_processes import STRATEGIES
+from tests.integration.test_two_processes import run as run_processes
+
+MODEL = "--model.init_args."
+LEARNING = (f"{MODEL}optimization.learning_rate", "3e-3")
+CACHED = (f"{MODEL}reference_logprobs", "cached")
+LORA = (f"{MODEL}model.lora.rank", "4")
+HALF = ("--trainer.precision", "bf16-mixed")
+HELPERS = "tests.helpers.preference."
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path: Path) -> Path:
+    """The caches of this test alone; what was set before is put back behind each test."""
+    os.environ["PRL_HOME"] = str(tmp_path / "prl_home")
+    return tmp_path / "prl_home" / "reference"
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return last_checkpoint(run)["state_dict"]
+
+
+def numbers(cli: Any) -> list[dict[str, float]]:
+    found = find_callback(cli.trainer, Numbers)
+    return [*found.training, *found.validation]
+
+
+class Counted:
+    """How many pairs the reference reads."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.pairs, read = 0, reading.read_pairs
+
+        def counting(model: Any, pairs: list, sharding: Any) -> list[torch.Tensor]:
+            self.pairs += len(pairs)
+            return read(model, pairs, sharding)
+
+        patch.setattr(reading, "read_pairs", counting)
+
+
+@pytest.mark.parametrize("more", [(), LORA, HALF], ids=["whole", "adapters", "bfloat16"])
+def test_a_cached_reference_gives_the_bits_of_a_live_one(
+    more: tuple[str, ...],
+    home: Home,
+    tmp_path: Path,
+    caches: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    counted = Counted(monkeypatch)
+    settings = (*LEARNING, *more, "--trainer.max_steps", "6", callback(Numbers))  # into the second epoch
+    live = home.run("preference", tmp_path / "live", *settings)
+    assert counted.pairs == 6 * 8 + 2 * 9  # each batch, and two validations
+    cached = home.run("preference", tmp_path / "cached", *settings, *CACHED)
+    assert counted.pairs == 6 * 8 + 2 * 9 + 32 + 9  # once
+    assert differences(weights(tmp_path / "live"), weights(tmp_path / "cached")) == []
+    assert numbers(live) == numbers(cached)
+    assert (live.model.reference is None, cached.model.reference is None) == (more == LORA, True)
+    assert len(list(caches.glob("*/report.json"))) == 2  # training and validation rows
+
+    home.run("preference", tmp_path / "again", *settings, *CACHED)
+    assert counted.pairs == 6 * 8 + 2 * 9 + 32 + 9  # read from the disk
+    values = max(caches.glob(f"*/{VALUES}"), key=lambda path: path.stat().st_size)
+    values.write_bytes(values.read_bytes()[:-4] + b"\0\0\0\0")
+    with caplog.at_level(logging.WARNING):
+        home.run("preference", tmp_path / "mended", *settings, *CACHED)
+    assert f"the cache in {values.parent} is damaged ({VALUES} has another hash)" in caplog.text
+    assert counted.pairs == 6 * 8 + 2 * 9 + 32 + 9 + 32
+    for name in ("again", "mended"):
+        assert differences(weights(tmp_path / "live"), weights(tmp_path / name)) == []
+
+
+@pytest.mark.parametrize(
+    "change", ["weights", "precision", pytest.param("rows", marks=pytest.mark.slow)], ids=lambda change: change
+)
+def test_another_start_precision_or_row_is_another_cache(
+    change: str, home: Home, tmp_path: Path, caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("--trainer.max_steps", "1", "--trainer.limit_val_batches", "0", *CACHED)
+    home.run("preference", tmp_path / "one", *settings)
+    counted = Counted(monkeypatch)
+    rows = tmp_path / "rows.jsonl"
+    lines = home.data("pairs.train").read_text().splitlines()
+    rows.write_text("\n".join(lines[1:] + lines[:1]) + "\n")
+    changed = {
+        "weights": (f"{MODEL}reference.path", str(home.judge)),
+        "precision": ("--trainer.precision", "bf16-mixed"),
+        "rows": ("--data.init_args.train.path", str(rows)),
+    }[change]
+    home.run("preference", tmp_path / "other", *settings, *changed)
+    assert counted.pairs == 32
+    assert len(list(caches.glob("*/report.json"))) == 2
+
+
+@pytest.mark.parametrize("more", [CACHED, (f"{MODEL}objective", f"{HELPERS}Counting")], ids=["cached", "with a state"])
+def test_a_run_that_is_cut_off_ends_like_an_uninterrupted_one(
+    more: tuple[str, ...], home: Home, tmp_path: Path
+) -> None:
+    settings = (*LEARNING, *TRAINING, *more)
+    home.run("preference", tmp_path / "whole", *settings)
+    with pytest.raises(InterruptedRun):
+        home.run("preference", tmp_path / "cut", *settings, callback(Interrupt, batch=7, moment="backward"))
+    home.run("preference", tmp_path / "cut", *settings, "--ckpt_path", "last")
+    assert_same_end(tmp_path / "cut", tmp_path / "whole")
+    assert len(state_of(tmp_path / "whole")["run_state"]["drift"]["recent"]) == 10
+
+
+def test_an_objective_reads_columns_and_responses_of_a_row(home: Home, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in home.data("pairs.train").read_text().splitlines()]
+    paths = {}
+    for name, chosen in (("good", rows), ("bad", rows[:9])):
+        for number, row in enumerate(chosen):
+            row |= {"gold": f"{row['chosen']} {number}", "offset": number / 10}
+        paths[name] = tmp_path / f"{name}.jsonl"
+        if name == "bad":
+            del rows[3]["offset"]
+        paths[name].write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    splits = ("--data.init_args.train.path", str(paths["good"]), "--data.init_args.validation.path")
+    settings = (f"{MODEL}objective", f"{HELPERS}WithGold", *LEARNING, *splits)
+    cli = home.run("preference", tmp_path / "run", *settings, str(paths["good"]), callback(Numbers))
+    assert all(torch.isfinite(torch.tensor(list(each.values()))).all() for each in numbers(cli))
+    batch = next(iter(cli.datamodule.val_dataloader()))
+    assert batch["column.offset"].tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert len(batch["input_ids"]) == 15
+    message = (
+        r"bad.jsonl, row 4, field 'offset': found further columns .*'gold'.* \(missing column\); expected a finite "
+        "number in every row, which the objective reads. Add the column 'offset' to the data"
+    )
+    with pytest.raises(DataError, match=message):
+        home.run("preference", tmp_path / "refused", *settings, str(paths["bad"]))
+
+
+def test_rows_are_refused_before_a_model_is_read(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PreferenceModule, "configure_model", lambda self: pytest.fail("a model was read"))
+    with pytest.raises(DataError, match="row 1, field 'gold': found further columns .*missing column"):
+        home.run("preference", tmp_path / "run", f"{MODEL}objective", f"{HELPERS}WithGold")
+
+
+def test_predictions_are_margins_of_the_validation_pairs_in_file_order(home: Home, tmp_path: Path) -> None:
+    home.run("preference", tmp_path, *LEARNING)
+    cli = home.run("preference", tmp_path, "--ckpt_path", "last", verb="predict")
+    (path,) = tmp_path.rglob("predictions.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 9
+    assert {"margin", "reward_chosen", "reward_rejected", "logprob_chosen", "logprob_rejected"} <= rows[0].keys()
+    batch = cli.datamodule.encoder.collate([cli.datamodule.rows["validation"][n] for n in range(9)])
+    expected = cli.model.predict_step(batch, 0)
+    assert [row["margin"] for row in rows] == pytest.approx([row["margin"] for row in expected], abs=1e-5)
+
+
+def test_a_cache_needs_the_cache(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="reference_logprobs: cached keeps numbers in prl's cache folder, which data.c"
+    ):
+        home.run("preference", tmp_path, *CACHED, "--data.init_args.cache", "false")
+
+
+def test_a_dry_run_leaves_no_cache(home: Home, tmp_path: Path, caches: Path) -> None:
+    home.run("preference", tmp_path / "run", *CACHED, "--trainer.fast_dev_run", "true")
+    assert not caches.exists()
+
+
+def test_a_changed_reference_is_noticed_on_resume(home: Home, tmp_path: Path) -> None:
+    home.run("preference", tmp_path, f"{MODEL}reference.path", str(home.judge))
+    more = (f"{MODEL}reference.path", str(home.policy), "--trainer.max_steps", "6", "--ckpt_path", "last")
+    with pytest.raises(ValueError, match="the inputs of checkpoint .* have changed:\n- model.reference/"):
+        home.run("preference", tmp_path, *more)
+
+
+def test_the_start_of_dpo_is_ln_2_and_its_reference_stays(home: Home, tmp_path: Path) -> None:
+    cli = home.run("preference", tmp_path, *LEARNING, callback(Numbers))
+    first = numbers(cli)[0]
+    assert first["train/loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert first["drift/chosen"] == pytest.approx(0, abs=1e-3)
+    assert numbers(cli)[-1]["val/loss"] != first["train/loss"]
+    assert type(cli.model.objective).__name__ == "DPO"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("more", [(), LORA], ids=["whole", "adapters"])
+def test_two_processes_cache_what_they_would_compute(
+    strategy: str, more: tuple[str, ...], home: Home, tmp_path: Path
+) -> None:
+    """Nine validation pairs in batches of six: three and three, then two and one."""
+    settings = (*LEARNING, *more, *STRATEGIES[strategy], "--trainer.limit_val_batches", "1.0")
+    settings += ("--data.init_args.validation_batch_size", "6")
+    live, cached = (
+        run_processes(home, "preference", tmp_path / name, 2, *settings, *how)
+        for name, how in (("live", ()), ("cached", CACHED))
+    )
+    assert differences(live, cached) == []

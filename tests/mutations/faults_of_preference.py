@@ -1,0 +1,113 @@
+"""Faults of policies that learn from preference pairs: the stage, its reference and cache, and its objectives."""
+
+_STAGE = "u.preference_module i.preference"
+_OBJECTIVES = "u.dpo u.evaluate u.preference_socket u.every_setting"
+
+BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
+    "lightning_modules/preference.py": (
+        _STAGE,
+        (
+            ("reference-read-without-need", "if self.objective.needs_reference and (self.reference", "if (self.reference"),
+            ("start-in-place-of-the-given-reference", "load_causal_lm(self.reference_source or self.source)", "load_causal_lm(self.source)"),
+            ("validation-reads-the-cache-of-training", 'else "validation"\n', 'else "train"\n'),
+            ("cache-is-never-read", 'if side in self._cached and "index" in batch:', "if False:"),
+            ("cached-reference-stays-in-memory", "        self.reference = None\n\n    # ---- what", "\n    # ---- what"),
+            ("cached-under-another-precision", "as model, trainer.precision_plugin.forward_context():", "as model:"),
+            ("rejected-is-scores_from_values-as-chosen", "rows = slice(number * num_pairs, (number + 1) * num_pairs)", "rows = slice(0, num_pairs)"),
+            ("preference-pairs-count-alike", "weighted_mean(losses, weights,", "weighted_mean(losses, torch.ones_like(weights),"),
+            ("preference-labels-are-sure", 'batch["targets"], columns)', 'torch.ones_like(batch["targets"]), columns)'),
+            ("drift-forgotten-on-resume", '        self.run_state.register("drift", self.drift)\n', ""),
+            ("state-of-the-objective-forgotten", "        self.run_state.register_methods(objective=objective)\n", ""),
+            ("preference-validation-without-weights", "(columns[0] * weights).sum() / weights.sum()", "columns[0].mean()"),
+            ("ties-count-as-right-or-wrong", "counted = target != 0.5", "counted = target >= 0"),
+            ("validation-margin-away-from-the-label", "((2 * target - 1) * margin).mean()", "margin.mean()"),
+            ("training-margin-away-from-the-label", '((2 * pairs.target - 1) * found["margin"]).mean()', 'found["margin"].mean()'),
+            ("a-mean-passes-for-losses", "if tuple(losses.shape) != (len(pairs),):", "if False:"),
+            ("a-dry-run-fills-the-cache", "or is_dry_run(self.trainer):", "or False:"),
+            ("drift-of-the-rewards", "responses.log_ratio() if has_reference", 'found[f"rewards/{name}"] if has_reference'),
+        ),
+    ),
+    "lightning_modules/preference_checks.py": (
+        _STAGE,
+        (
+            ("objective-takes-a-label", "(*PreferencePair.columns, *_OF_ROWS)", "_OF_ROWS"),
+            ("reference-of-no-use-is-taken", "for setting in [setting for setting, is_given in given.items() if is_given]:", "for setting in []:"),
+        ),
+    ),
+    "lightning_modules/reference.py": (
+        _STAGE,
+        (
+            ("reference-reads-padding-of-other-pairs", "[batch[name][views + n, :width] for", "[batch[name][views + n] for"),
+            ("cache-for-any-weights", "settings_hash(files, computed,", "settings_hash(computed,"),
+            ("cache-for-any-precision", "source.attn_implementation, precision,", "source.attn_implementation,"),
+            ("cache-for-any-rows", "versions, _hash_of_ids(rows, encoder))", "versions)"),
+        ),
+    ),
+    "lightning_modules/drift.py": (
+        "u.drift",
+        (
+            ("drift-is-told-at-every-batch", "        self._has_warned = True\n", ""),
+            ("drift-of-rounding-is-told", "-max(2 * error, SMALL)", "-2 * error"),
+            ("drift-within-its-noise-is-told", "-max(2 * error, SMALL)", "-SMALL"),
+            ("drift-starts-at-one-batch", "len(self._first) < START", "len(self._first) < 1"),
+        ),
+    ),
+    "lightning_modules/estimates.py": (
+        "i.estimate",
+        (
+            ("cached-reference-lasts", 'if module.reference_logprobs == "cached":', "if False:"),
+            ("policy-reads-one-response-of-a-pair", "partial(_train, policy, rows * views, length)", "partial(_train, policy, rows, length)"),
+        ),
+    ),
+    "prl/data/preference_encoding.py": (
+        "u.preference_encoding",
+        (
+            ("each-response-keeps-its-own-prompt", "prompt = min(prompts, key=len)", "prompt = prompts[0]"),
+            ("identical-responses-are-a-pair", 'if responses["chosen"] == responses["rejected"]:', "if False:"),
+            ("rows-for-any-objective", "settings_hash(super().fingerprint, self.views, self.columns)", "super().fingerprint"),
+            ("loss-on-the-prompt", "mask & (torch.arange(ids.shape[1]) >= starts[:, None])", "mask"),
+            ("columns-without-a-number", "if not math.isfinite(number):", "if False:"),
+        ),
+    ),
+    "prl/data/reference_cache.py": (
+        "u.reference_cache i.preference",
+        (
+            ("cached-responses-between-each-other", "each[numbers].T.ravel()", "each[numbers].ravel()"),
+            ("damaged-cache-is-read", "if (fault := _fault(place)) is not None:", "if (fault := None) is not None:"),
+            ("good-cache-is-replaced", "if self.place.exists() and _fault(self.place) is None:", "if False:"),
+            ("what-was-cut-off-is-kept", "            if kind is None:\n", "            if True:\n"),
+        ),
+    ),
+    "prl/models/logprobs.py": (
+        f"u.logprobs {_STAGE}",
+        (("completions-one-token-late", "attention_mask, input_ids[:, 1:], counted)", "attention_mask, input_ids[:, :-1], counted)"),),
+    ),
+    "prl/objectives/preference/base.py": (
+        _OBJECTIVES,
+        (
+            ("implicit-reward-without-beta", 'return getattr(self, "beta", 1.0) * of_response', "return of_response"),
+            ("padding-is-summed", "values.masked_fill(~self.mask, 0).sum(1)", "values.sum(1)"),
+            ("weights-of-tokens-forgotten", "ratios if weights is None else ratios * weights", "ratios"),
+            ("mean-over-the-longest-response", "self.logprob() / self.lengths.clamp(min=1)", "self.logprob() / self.mask.shape[1]"),
+        ),
+    ),
+    "prl/objectives/preference/logistic.py": (
+        _OBJECTIVES,
+        (("flips-add-up", "(1 - rate) * target + rate * (1 - target)", "(1 - rate) * target + rate * target"),),
+    ),
+    "prl/objectives/preference/dpo.py": (
+        _OBJECTIVES,
+        (
+            ("dpo-without-beta", "margin = self.beta * (", "margin = 1.0 * ("),
+            ("dpo-labels-are-never-wrong", "flip_some(batch.target, self.label_smoothing)", "batch.target"),
+            ("dpo-the-wrong-way-round", "batch.chosen.log_ratio() - batch.rejected.log_ratio()", "batch.rejected.log_ratio() - batch.chosen.log_ratio()"),
+        ),
+    ),
+    "prl/objectives/preference/evaluate.py": (
+        _OBJECTIVES,
+        (
+            ("lengths-of-the-reference-unchecked", "if len(row) != len(other):", "if False:"),
+            ("probabilities-pass-for-log-probabilities", "if not -math.inf < value <= ROUNDING]", "if value != value]"),
+        ),
+    ),
+}  # fmt: skip

@@ -1,0 +1,235 @@
+"""The preference stage on pairs of different lengths, beside plain forward passes of each response alone."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_modules import PreferenceModule
+from lightning_modules.reference import pairs_of, reference_logprobs
+from prl.config import LoRA, ModelSource
+from prl.data.rows.records import PreferencePair
+from prl.models.loading import load_causal_lm, load_tokenizer
+from prl.models.policy import model_inputs
+from prl.objectives.preference import PreferenceObjective, evaluate
+from prl.rl.sharding import Sharding
+from tests.helpers.preference import Logistic, OneNumber, OnlyChosen, TakesMargin, WithGold, WithoutReference
+from tests.helpers.tiny import write_tiny_model
+
+PROMPTS = [({"role": "user", "content": text},) for text in ("reverse dcab", "copy a", "x")]
+PAIRS = [
+    PreferencePair(PROMPTS[0], "bacd", "ab", extra={"gold": "abcd", "offset": 0.5}),
+    PreferencePair(PROMPTS[1], "a", "a much longer response", preference=0.25, extra={"gold": "aa", "offset": -1}),
+    PreferencePair(PROMPTS[2], "x", "xy", preference=0.5, weight=3.0, extra={"gold": "xx", "offset": 2}),
+]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    """A reference that is not the policy."""
+    return ModelSource(path=str(write_tiny_model(tmp_path_factory.mktemp("start"), seed=5)))
+
+
+def made(folder: Any, objective: PreferenceObjective, **settings: Any) -> Any:
+    module: Any = PreferenceModule(ModelSource(path=str(folder)), objective, max_length=64, **settings)
+    module.configure_model()
+    module.logged = {}
+    module.log = lambda name, value, **_: module.logged.__setitem__(name, float(value))  # there is no trainer
+    module.log_dict = lambda values, **_: module.logged.update(values)
+    return module
+
+
+def batch_of(module: Any, pairs: list[PreferencePair] = PAIRS) -> dict[str, torch.Tensor]:
+    encoder = module.build_encoder()
+    return encoder.collate([encoder.encode(pair) for pair in pairs])
+
+
+def logprobs_of(source: ModelSource, view: str) -> list[list[float]]:
+    """Of each response's tokens and its end token, in nats; every row alone, whole logits, in float64."""
+    model = load_causal_lm(source).double()
+    tokenizer = load_tokenizer(source)
+    found = []
+    for pair in PAIRS:
+        text = pair.extra[view] if view == "gold" else getattr(pair, view)
+        prompt = tokenizer(pair.prompt[0]["content"] + "\n")["input_ids"]
+        response = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+        with torch.no_grad():
+            all_logprobs = model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
+        places = range(len(prompt) - 1, len(prompt) + len(response) - 1)
+        found.append([float(all_logprobs[place, token]) for place, token in zip(places, response, strict=True)])
+    return found
+
+
+def test_objectives_see_what_plain_forward_passes_say(tiny_folder: Any, start: ModelSource) -> None:
+    module = made(tiny_folder, WithGold(), reference=start)
+    scores_from_values = module.score(batch_of(module))
+    for view in ("chosen", "rejected", "gold"):
+        for source, found in (
+            (module.source, scores_from_values.views[view].logprobs),
+            (start, scores_from_values.views[view].ref_logprobs),
+        ):
+            for row, expected in enumerate(logprobs_of(source, view)):
+                assert found[row, : len(expected)].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+                assert not found[row, len(expected) :].any()
+                assert scores_from_values.views[view].lengths[row] == len(expected)
+    assert scores_from_values.views["gold"].logprobs.requires_grad
+    assert not scores_from_values.views["gold"].ref_logprobs.requires_grad
+    assert scores_from_values.target.tolist() == [1.0, 0.25, 0.5]
+    assert scores_from_values.columns["offset"].tolist() == [0.5, -1.0, 2.0]
+
+
+def test_the_loss_is_the_weighted_mean_over_pairs(tiny_folder: Any, start: ModelSource) -> None:
+    module = made(tiny_folder, Logistic(0.3), reference=start)
+    policy, reference = (
+        [logprobs_of(each, view) for view in ("chosen", "rejected")] for each in (module.source, start)
+    )
+    losses = evaluate(Logistic(0.3), *policy, *reference, target=[1.0, 0.25, 0.5])
+    loss = module.training_step(batch_of(module), 0)
+    assert loss.item() == pytest.approx(float(losses @ torch.tensor([1.0, 1, 3]).double()) / 5, rel=1e-4)
+    loss.backward()
+    assert all(each.grad is not None for each in module.model.parameters())
+    assert all(each.grad is None for each in module.reference.parameters())
+
+
+def test_what_is_logged(tiny_folder: Any, start: ModelSource) -> None:
+    module = made(tiny_folder, Logistic(0.3), reference=start)
+    sums = {
+        (name, view): torch.tensor([sum(row) for row in logprobs_of(source, view)])
+        for name, source in (("policy", module.source), ("reference", start))
+        for view in ("chosen", "rejected")
+    }
+    rewards = {view: 0.3 * (sums["policy", view] - sums["reference", view]) for view in ("chosen", "rejected")}
+    module.training_step(batch_of(module), 0)
+    margin = rewards["chosen"] - rewards["rejected"]
+    logged = module.logged
+    for view in ("chosen", "rejected"):
+        assert logged[f"rewards/{view}"] == pytest.approx(float(rewards[view].mean()), rel=1e-4)
+        assert logged[f"logps/{view}"] == pytest.approx(float(sums["policy", view].mean()), rel=1e-4)
+    assert logged["train/margin"] == pytest.approx(float((margin * torch.tensor([1.0, -0.5, 0.0])).mean()), rel=1e-4)
+    right = [bool(margin[0] > 0), bool(margin[1] < 0)]  # the third is a tie
+    assert logged["train/accuracy"] == sum(right) / 2
+    assert "drift/chosen" not in logged  # this reference is not the start
+    module.on_validation_epoch_start()
+    for pair in PAIRS:
+        module.validation_step(batch_of(module, [pair]), 0)
+    module.on_validation_epoch_end()
+    for name, tag in {"loss": "train/loss", "accuracy": "train/accuracy", "margin": "train/margin"}.items():
+        assert logged[f"val/{name}"] == pytest.approx(logged[tag], rel=1e-4), name
+    assert logged["val/rewards/chosen"] == pytest.approx(logged["rewards/chosen"], rel=1e-4)
+    assert logged["val/drift/rejected"] == pytest.approx(float(rewards["rejected"].mean()) / 0.3, rel=1e-4)
+    predicted = module.predict_step(batch_of(module), 0)
+    assert [row["margin"] for row in predicted] == pytest.approx(margin.tolist(), rel=1e-4)
+    assert predicted[1]["reward_chosen"] - predicted[1]["reward_rejected"] == pytest.approx(predicted[1]["margin"])
+    assert predicted[0]["logprob_rejected"] == pytest.approx(float(sums["policy", "rejected"][0]), rel=1e-4)
+
+
+def test_the_start_is_the_reference_and_the_drift_begins_at_zero(tiny_folder: Any) -> None:
+    module = made(tiny_folder, Logistic())
+    loss = module.training_step(batch_of(module), 0)
+    assert loss.item() == pytest.approx(0.693147, abs=1e-5)
+    assert module.logged["drift/chosen"] == pytest.approx(0, abs=1e-4)
+
+
+def test_adapters_off_are_the_reference(tiny_folder: Any) -> None:
+    module: Any = PreferenceModule(ModelSource(path=str(tiny_folder), lora=LoRA(rank=2)), Logistic(), max_length=64)
+    module.configure_model()
+    assert module.reference is None
+    for name, parameter in module.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    batch = batch_of(module)
+    scores_from_values, plain = module.score(batch), made(tiny_folder, Logistic()).score(batch)
+    assert torch.equal(scores_from_values.chosen.ref_logprobs, plain.chosen.ref_logprobs)
+    assert not torch.allclose(scores_from_values.chosen.logprobs, plain.chosen.logprobs, atol=1e-2)
+
+
+def test_no_reference_is_read_without_need(tiny_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lightning_modules.preference as stage
+
+    read = []
+    monkeypatch.setattr(stage, "load_causal_lm", lambda source: read.append(source) or load_causal_lm(source))
+    module = made(tiny_folder, WithoutReference())
+    assert (len(read), module.reference) == (1, None)
+    assert module.score(batch_of(module)).chosen.ref_logprobs is None
+    assert torch.isfinite(module.training_step(batch_of(module), 0))
+
+
+def test_what_the_reference_says_of_a_pair_does_not_depend_on_its_batch(tiny_folder: Any) -> None:
+    """To the last bit, in any company."""
+    module = made(tiny_folder, Logistic())
+    together = reference_logprobs(module.reference, batch_of(module), Sharding())
+    for number, pair in enumerate(PAIRS):
+        alone = reference_logprobs(module.reference, batch_of(module, [pair]), Sharding())
+        for view in range(2):
+            row = together[view * len(PAIRS) + number]
+            assert torch.equal(row[: alone.shape[1]], alone[view])
+            assert not row[alone.shape[1] :].any()
+
+
+def test_pairs_are_taken_apart_without_the_padding_of_others(tiny_folder: Any) -> None:
+    module = made(tiny_folder, WithGold())
+    for pair, parts in zip(PAIRS, pairs_of(batch_of(module)), strict=True):
+        alone = batch_of(module, [pair])
+        for found, name in zip(parts, ("input_ids", "attention_mask", "loss_mask"), strict=True):
+            assert torch.equal(found, alone[name])
+
+
+def test_the_policy_reads_all_responses_in_one_pass_and_its_head_no_prompt(tiny_folder: Any) -> None:
+    module = made(tiny_folder, WithGold())
+    batch = batch_of(module)
+    module.model(**model_inputs(batch["input_ids"], batch["attention_mask"]))
+    module.score(batch)  # tries the head on its first pass
+    passes: list[int] = []
+    head_rows: list[int] = []
+    module.model.model.register_forward_hook(lambda *args: passes.append(len(args[2].last_hidden_state)))
+    module.model.lm_head.register_forward_hook(lambda *args: head_rows.append(args[2].shape[:-1].numel()))
+    module.score(batch)
+    assert passes == [9]
+    assert sum(head_rows) == 1 + int(batch["loss_mask"].sum())  # and the one state that the model itself shows it
+
+
+SOURCE = ModelSource(path="folder")
+RANDOM = ModelSource(config={"model_type": "llama"}, tokenizer="folder")
+REFUSED: dict[str, tuple[PreferenceObjective, dict[str, Any], str]] = {
+    "no rejected": (OnlyChosen(), {}, r"OnlyChosen declares the views \['chosen'\]; expected chosen and rejected"),
+    "a label": (TakesMargin(), {}, "TakesMargin declares 'margin', which a preference pair has for something else"),
+    "reference without need": (
+        WithoutReference(),
+        {"reference": SOURCE},
+        "reference is set, but WithoutReference needs no reference; leave it out",
+    ),
+    "cache without need": (
+        WithoutReference(),
+        {"reference_logprobs": "cached"},
+        "reference_logprobs: cached is set, but WithoutReference needs no reference",
+    ),
+    "random start": (Logistic(), {"model": RANDOM}, "Logistic needs a reference, and the model has random weights"),
+    "random reference": (Logistic(), {"reference": RANDOM}, "reference has random weights .config., which measure"),
+    "learning reference": (
+        Logistic(),
+        {"reference": ModelSource(path="folder", lora=LoRA())},
+        "reference.lora is set, but a reference does not learn",
+    ),
+    "another way": (Logistic(), {"reference_logprobs": "never"}, "reference_logprobs is 'never'; expected 'live' or"),
+}
+
+
+@pytest.mark.parametrize(("objective", "settings", "message"), REFUSED.values(), ids=REFUSED)
+def test_needs_are_checked_before_anything_is_read(objective: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PreferenceModule(**{"model": SOURCE, "objective": objective, **settings})
+
+
+def test_a_name_that_is_a_view_and_a_column_is_refused() -> None:
+    class Twice(Logistic):
+        views = ("chosen", "rejected", "gold")
+        columns = ("gold",)
+
+    with pytest.raises(ValueError, match="Twice declares 'gold' twice, among its views and columns"):
+        PreferenceModule(SOURCE, Twice())
+
+
+def test_a_mean_in_place_of_losses_is_refused(tiny_folder: Any) -> None:
+    module = made(tiny_folder, OneNumber())
+    with pytest.raises(ValueError, match=r"OneNumber.loss gave shape \(\); expected a loss for each of 3 pairs, \[B\]"):
+        module.training_step(batch_of(module), 0)
