@@ -119,7 +119,7 @@ def _preference(module: PreferenceModule, rows: int, make: Make) -> Needs:
         read = working_memory(reference, partial(_read, reference, views, length))
         working["reference"] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(reference, views * length)
         if module.reference_logprobs == "cached":  # it is gone before training
-            working["reference"] += kept.total
+            working["reference"] += kept.weights
         else:
             cut.append(kept)
     return Needs(cut, [], working)
