@@ -54,10 +54,10 @@ def with_gold(run: Path) -> list[dict[str, Any]]:
 
 def shipped(lines: list[dict[str, Any]], limit: float | None) -> dict[str, Any]:
     """The validation that `prl frontier` names, with the alarm at a limit, or without any."""
-    from prl.evaluation.policy.frontier import run_points, to_ship
+    from prl.evaluation.policy.frontier import best_checkpoint, run_points
 
     judged = [{**line, "goodhart_alarm": limit is not None and line["goodhart_gap_lo"] > limit} for line in lines]
-    batch = to_ship({"run": run_points(judged)})[1].batch
+    batch = best_checkpoint({"run": run_points(judged)})[1].batch
     return next(line for line in lines if line["batch"] == batch)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lightning_modules import PairwisePPOModule
-from lightning_modules.estimates import Needs, needs
+from lightning_modules.estimates import MemoryPlan, plan_memory
 from lightning_modules.strategies import shards_of
 from prl.config import PPO, ModelSource, Sampling
 from prl.judge.endpoint import EndpointJudge
@@ -90,7 +90,8 @@ def main() -> None:
             build_tokenizer().save_pretrained(folder)
             stage = build_stage(folder)
             found = {
-                copies: needs(stage, ROLLOUTS, precision=PRECISION, float32_copies=copies) for copies in (False, True)
+                copies: plan_memory(stage, ROLLOUTS, precision=PRECISION, float32_copies=copies)
+                for copies in (False, True)
             }
         for strategy in STRATEGIES:
             for gpus in GPUS:
@@ -102,7 +103,7 @@ def main() -> None:
         options.json.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
 
 
-def row(needed: Needs, name: str, strategy: str, gpus: int) -> dict[str, Any]:
+def row(needed: MemoryPlan, name: str, strategy: str, gpus: int) -> dict[str, Any]:
     """One model under one strategy on so many GPUs."""
     groups = {"class_path": "FSDP2Strategy", "init_args": {"replicas": gpus // GPUS_PER_NODE}}
     found = needed.on_one_process(gpus, shards_of(groups if strategy == HYBRID else strategy))

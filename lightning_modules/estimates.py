@@ -40,7 +40,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Needs:
+class MemoryPlan:
     """What a module needs, before it is known who shares what."""
 
     cut: list[ModelMemory]
@@ -58,7 +58,9 @@ class Needs:
         return Estimate(models, {name: lasting + work for name, work in self.working.items()})
 
 
-def needs(module: TrainingModule, rows: int, *, precision: str = "32-true", float32_copies: bool = False) -> Needs:
+def plan_memory(
+    module: TrainingModule, rows: int, *, precision: str = "32-true", float32_copies: bool = False
+) -> MemoryPlan:
     """Longest rows throughout, so what a run needs at most.
 
     Args:
@@ -89,7 +91,7 @@ def needs(module: TrainingModule, rows: int, *, precision: str = "32-true", floa
         return _one_model(module, rows, make)
 
 
-def _one_model(module: Any, rows: int, make: Make) -> Needs:
+def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
     scalar = isinstance(module, BradleyTerryRewardModule)
     if scalar:
         model = make(lambda: init_model(AutoModelForSequenceClassification, module.source, num_labels=1))
@@ -100,10 +102,10 @@ def _one_model(module: Any, rows: int, make: Make) -> Needs:
     twice = scalar or (judge and module.order == "both")
     whole_logits = not scalar and (not judge or module.text_coef > 0)
     work = partial(_train, model.train(), rows * (1 + twice), module.max_length, whole_logits=whole_logits)
-    return Needs([model_memory("model", model, trained=True)], [], {"train": working_memory(model, work)})
+    return MemoryPlan([model_memory("model", model, trained=True)], [], {"train": working_memory(model, work)})
 
 
-def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> Needs:
+def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> MemoryPlan:
     policy = make(lambda: _policy(module))  # with the critic's adapters, when it has any
     critic: Any = make(lambda: ValueHead(hidden_size(policy)))
     if module.critic_kind == "own":
@@ -132,7 +134,7 @@ def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: 
         "score": read + slices * COPIES_OF_LOGITS[False],
         "update": both + slices * COPIES_OF_LOGITS[True],
     }
-    return Needs(cut + judging * module.shard_judges, judging * (not module.shard_judges), working)
+    return MemoryPlan(cut + judging * module.shard_judges, judging * (not module.shard_judges), working)
 
 
 def _policy(module: PairwisePPOModule) -> Any:

@@ -36,7 +36,7 @@ def naming_damage(path: str, but: tuple[type[Exception], ...] = ()) -> Iterator[
         if not local.exists():
             raise
         for file in [local] if local.is_file() else sorted(local.iterdir()):
-            if (reason := _fault(file)) is not None:
+            if (reason := _find_corruption(file)) is not None:
                 raise damaged(file, reason) from error
         if isinstance(error, but):
             raise
@@ -47,11 +47,11 @@ def naming_damage(path: str, but: tuple[type[Exception], ...] = ()) -> Iterator[
 
 def check_file(file: Path) -> None:
     """Raises ValueError for a damaged file; one that is not there is none."""
-    if file.is_file() and (reason := _fault(file)) is not None:
+    if file.is_file() and (reason := _find_corruption(file)) is not None:
         raise damaged(file, reason)
 
 
-def _fault(file: Path) -> Exception | str | None:
+def _find_corruption(file: Path) -> Exception | str | None:
     """What is wrong with one file; None when its format is whole, or not known here."""
     try:
         if file.suffix == ".json":

@@ -115,8 +115,8 @@ def response_logprobs(
     hidden = response_hidden(model, input_ids, attention_mask, width)
     if not model._prl_head_is_last:
         logits = response_logits(model, input_ids, attention_mask, width)
-        spread = entropy(logits / temperature).masked_fill(~mask, 0) if with_entropy else None
-        return token_logprobs(logits, token_ids, mask, temperature), spread, hidden
+        entropies = entropy(logits / temperature).masked_fill(~mask, 0) if with_entropy else None
+        return token_logprobs(logits, token_ids, mask, temperature), entropies, hidden
     states, ids = hidden[mask], token_ids[mask]
     head = model.get_output_embeddings()
 
@@ -130,8 +130,8 @@ def response_logprobs(
     again = len(slices) > 1 and torch.is_grad_enabled()
     found = [checkpoint(read, *one, use_reentrant=False) if again else read(*one) for one in slices]
     logprobs = _placed(torch.cat([one for one, _ in found]) if found else states.new_zeros(0), mask)
-    spread = _placed(torch.cat([two for _, two in found]), mask) if with_entropy and found else None
-    return logprobs, spread, hidden
+    entropies = _placed(torch.cat([two for _, two in found]), mask) if with_entropy and found else None
+    return logprobs, entropies, hidden
 
 
 def _placed(values: Tensor, mask: Tensor) -> Tensor:

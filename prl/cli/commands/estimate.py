@@ -83,7 +83,7 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
         ValueError: for a strategy, precision or weights that `prl fit` would refuse, and when a batch or groups do not
             divide processes.
     """
-    from lightning_modules.estimates import needs
+    from lightning_modules.estimates import plan_memory
     from lightning_modules.export import build_training_module
     from lightning_modules.strategies import check_precision, check_replicas, shards_of
     from prl.data.batching import check_divides
@@ -98,7 +98,7 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
     module = build_training_module(settings)
     rows = batch // processes * getattr(getattr(module, "sampling", None), "per_prompt", 1)
     precision = str(settings["trainer"]["precision"])
-    needed = needs(module, rows, precision=PRECISIONS.get(precision, precision), float32_copies=shards.master)
+    needed = plan_memory(module, rows, precision=PRECISIONS.get(precision, precision), float32_copies=shards.master)
     found = needed.on_one_process(processes, shards)
     return {
         **{"processes": processes, "strategy": settings["trainer"]["strategy"], "rows_per_process": rows},

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prl.checkpoints.files import batches_of, valid_checkpoints
-from prl.evaluation.policy.frontier import MEASURES, Point, common_measure, knee, run_points, to_ship
+from prl.evaluation.policy.frontier import MEASURES, Point, best_checkpoint, common_measure, knee, run_points
 from prl.evaluation.policy.validation_log import VALIDATIONS, ValidationLog
 from prl.system.outputs import check_file, is_own_picture, json_with, save_picture, write_text
 
@@ -73,7 +73,7 @@ def frontier(lines: dict[str, list[dict[str, Any]]], measure: str | None = None)
     for run, points in runs.items():
         if not points:
             raise ValueError(f"{run} has no {name}; choose another --measure" + _heldout_hint(name))
-    run, best = to_ship(runs)
+    run, best = best_checkpoint(runs)
     found = {
         run: {
             "points": [asdict(point) for point in points],

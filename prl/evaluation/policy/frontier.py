@@ -49,7 +49,7 @@ def run_points(lines: Sequence[Mapping[str, Any]], measure: str | None = None) -
     ]
 
 
-def to_ship(runs: Mapping[str, Sequence[Point]]) -> tuple[str, Point]:
+def best_checkpoint(runs: Mapping[str, Sequence[Point]]) -> tuple[str, Point]:
     """The run and the validation with the highest lower bound of the win rate; of equal ones that of smaller KL.
 
     The lower bound and not the rate: among many validations the highest rate is the luckiest. From the first alarm of

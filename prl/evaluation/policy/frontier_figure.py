@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from prl.evaluation.figures import BLUE, GREEN, GREY, ORANGE, RED
-from prl.evaluation.policy.frontier import MEASURES, Point, knee, to_ship
+from prl.evaluation.policy.frontier import MEASURES, Point, best_checkpoint, knee
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, "#cc79a7", "#56b4e9", "#f0e442")
 
@@ -34,7 +34,7 @@ def draw_frontier(runs: Mapping[str, Sequence[Point]], measure: str | None = Non
             axes.plot(bend.kl_sqrt, bend.rate, marker="D", markersize=9, markerfacecolor="none", color=colour)
             axes.plot([], [], "D", color=colour, markerfacecolor="none", label=f"knee, batch {bend.batch}")
     if any(runs.values()):
-        name, best = to_ship(runs)
+        name, best = best_checkpoint(runs)
         label = f"to ship: {name}, batch {best.batch}" if len(runs) > 1 else f"to ship: batch {best.batch}"
         axes.plot(
             best.kl_sqrt, best.rate, "*", markersize=17, color="black", markerfacecolor="gold", label=label, zorder=5

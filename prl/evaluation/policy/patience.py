@@ -38,7 +38,7 @@ class Patience:
         else:
             self.waited += 1
 
-    def objection(self) -> str | None:
+    def stop_reason(self) -> str | None:
         """Why the run should end now, in words; None when it should go on.
 
         With a held-out judge the gap must also be larger than at the best validation: a win rate that only pauses is

@@ -18,7 +18,7 @@ from prl.judge.prefix_sharing.tree_attention import (
     attention_window,
     device_of,
     dtype_of,
-    logits_objection,
+    logits_mismatch,
     probe_pair,
 )
 
@@ -56,7 +56,7 @@ class PrefixCache:
         self._bytes = 0
         self._kept_as: tuple[torch.device, torch.dtype] | None = None
         is_elsewhere = device_of(model).type == "meta"  # the process that has the weights tries
-        if not is_elsewhere and (reason := self._objection(sample)) is not None:
+        if not is_elsewhere and (reason := self._why_unable(sample)) is not None:
             raise ValueError(f"prefix_cache_gib is set, but {reason}; set it to null")
         self.clear()
 
@@ -151,7 +151,7 @@ class PrefixCache:
         while self._bytes > self.max_bytes and self._kept:
             self._bytes -= _size(self._kept.popitem(last=False)[1])
 
-    def _objection(self, sample: list[int]) -> str | None:
+    def _why_unable(self, sample: list[int]) -> str | None:
         """Why a model cannot do it; None when it can."""
         if attention_window(self.model) is not None:
             return (
@@ -168,7 +168,7 @@ class PrefixCache:
             )
             return torch.stack([found[0], found[1]])
 
-        return logits_objection(self.model, sample, branches, "does not continue from keys and values")
+        return logits_mismatch(self.model, sample, branches, "does not continue from keys and values")
 
 
 def _batches(readings: list[Reading], max_tokens: int) -> Iterator[list[int]]:

@@ -181,7 +181,7 @@ class PrefixSharing:
     def _try(self, model: Any, reading: list[int]) -> bool:
         """Whether the model reads branches as it reads rows; found out once."""
         if self._able is None:
-            reason = _objection(model, reading)
+            reason = _why_unable(model, reading)
             self._able = reason is None
             if reason and self.mode == "on":
                 raise FusedJudgingError(f"fused is on, but {reason}. Set fused: auto, which then reads plainly, or off")
@@ -196,7 +196,7 @@ class PrefixSharing:
         return CostModel(ATTENTION_LENGTH * model.config.get_text_config().hidden_size, OVERHEAD)
 
 
-def _objection(model: Any, reading: list[int]) -> str | None:
+def _why_unable(model: Any, reading: list[int]) -> str | None:
     """Why a model cannot read branches; None when it can.
 
     It is tried on the reading and the same with its second half backwards, beside a plain forward pass.
@@ -207,7 +207,7 @@ def _objection(model: Any, reading: list[int]) -> str | None:
     if window := attention_window(model):
         reading = reading[: max(2, 2 * window // 3)]  # both halves that differ and the shared one fit into the window
     pair = probe_pair(reading)
-    return logits_objection(
+    return logits_mismatch(
         model,
         reading,
         lambda: packed_logits(model, pack([[0, 1]], pair, reading[0]).to(device)),
@@ -221,7 +221,7 @@ def probe_pair(reading: list[int]) -> list[list[int]]:
     return [reading, reading[:half] + reading[half:][::-1]]
 
 
-def logits_objection(model: Any, reading: list[int], compute: Callable[[], Tensor], fault: str) -> str | None:
+def logits_mismatch(model: Any, reading: list[int], compute: Callable[[], Tensor], symptom: str) -> str | None:
     """Why another way to the logits of `probe_pair(reading)` is not one; None when they are those of plain passes.
 
     They may differ by three times what a column of padding changes, since rounding differs between types and devices,
@@ -231,7 +231,7 @@ def logits_objection(model: Any, reading: list[int], compute: Callable[[], Tenso
         model: a causal language model.
         reading: ids.
         compute: the other way: [2, V].
-        fault: what the model does wrong when they differ.
+        symptom: what the model does wrong when they differ.
     """
     device = device_of(model)
     with torch.no_grad():
@@ -244,12 +244,12 @@ def logits_objection(model: Any, reading: list[int], compute: Callable[[], Tenso
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a model does to arguments that it does not expect
-            return f"{type(model).__name__} {fault} ({type(error).__name__}: {error})"
+            return f"{type(model).__name__} {symptom} ({type(error).__name__}: {error})"
     difference = _distance(plain, found)
     size = float(plain.pow(2).mean().sqrt())
     if difference <= max(NOISE, 3 * noise, ROUNDINGS * torch.finfo(_computed_in(model, device)).eps * size):
         return None
-    return f"{type(model).__name__} {fault}: logits differ by {difference:.1g}, rounding by {noise:.1g}"
+    return f"{type(model).__name__} {symptom}: logits differ by {difference:.1g}, rounding by {noise:.1g}"
 
 
 def _computed_in(model: Any, device: torch.device) -> torch.dtype:
