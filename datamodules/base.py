@@ -38,7 +38,7 @@ class _Numbered(Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Rows of a batch, read at once."""
+        """Read the rows of a batch at once."""
         return [{**row, "index": index} for index, row in zip(indices, self.rows.__getitems__(indices), strict=True)]
 
     def __len__(self) -> int:
@@ -161,7 +161,7 @@ class RecordDataModule(LightningDataModule):
         return {**self._contents, **settings, "data.train.lengths": lengths}
 
     def _encode(self, name: str, source: DataSource, reports: dict[str, Any]) -> tuple[EncodedRecords, np.ndarray]:
-        """The encoded records of a source and the numbers of those that are used."""
+        """Encode the records of a source, and number those that are used."""
         stream = RecordStream(source, self.record_type, self.on_invalid)
         records = encode_records(stream, _Again(lambda: self._usable(stream)), self.encoder, self.cache)
         content = stream.content_hash()
@@ -173,7 +173,7 @@ class RecordDataModule(LightningDataModule):
         return records, np.arange(len(records.truncations))
 
     def _usable(self, stream: RecordStream) -> Iterable[Record]:
-        """The records of a stream, checked further."""
+        """Yield the records of a stream after further checks."""
         return stream
 
     def _tell_shared(self, num_shared: int, reports: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ class RecordDataModule(LightningDataModule):
             )
 
     def _select(self, name: str, records: EncodedRecords, kept: np.ndarray, reports: dict[str, Any]) -> Any:
-        """The rows of one side, and what was lost among its records."""
+        """Select the rows of one side, and report what truncation removed from its records."""
         lost = {each: int(((records.truncations[kept] & each) > 0).sum()) for each in Truncation}
         rows = records.rows_of(kept)
         if not len(rows):
@@ -240,7 +240,10 @@ class RecordDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches; number n of a run is a pure function of the seed and n, so a resume needs no state."""
+        """Build batches in shuffled order.
+
+        Batch n of a run is a pure function of the seed and n, so a resume needs no loader state.
+        """
         assert self.trainer is not None
         if self._report is not None and self.trainer.is_global_zero:
             write_text(Path(self.trainer.default_root_dir) / DATA_REPORT, self._report)
@@ -263,7 +266,7 @@ class RecordDataModule(LightningDataModule):
         return self._loader(self.rows["train"], batches, partial(StepLoader, trainer=trainer))
 
     def val_dataloader(self) -> DataLoader:
-        """Validation rows in their own order."""
+        """Build batches of the validation rows in their own order."""
         assert self.trainer is not None
         batches = LengthGroupedBatchSampler(
             self.lengths["validation"],
@@ -277,11 +280,11 @@ class RecordDataModule(LightningDataModule):
         return self._loader(self.rows["validation"], batches)
 
     def test_dataloader(self) -> DataLoader:
-        """Testing reads the validation rows."""
+        """Read the validation rows."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader:
-        """Prediction reads the validation rows, in file order; each process takes every world_size-th."""
+        """Read the validation rows in file order; each process takes every world_size-th row."""
         assert self.trainer is not None
         # Not `_loader`: for predictions Lightning makes the batch sampler anew, with the arguments of torch's own.
         rows = self.rows["validation"]

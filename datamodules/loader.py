@@ -21,7 +21,7 @@ class SteadyLoader(DataLoader):
 
 
 def start_worker(number: int) -> None:
-    """What each worker does first."""
+    """Leave signals to the trainer, then seed the worker as Lightning does."""
     leave_signals_to_parent()
     if int(os.environ.get("PL_SEED_WORKERS", 0)):  # as Lightning does for loaders that do nothing first
         pl_worker_init_function(number)

@@ -32,7 +32,7 @@ class StepLoader(SteadyLoader):
             yield from self._told(step)
 
     def _num_left(self) -> int:
-        """Batches from the next one to the end of its step, after a resume in the middle of one too."""
+        """Count the batches up to the end of the current step, also after a resume in the middle of a step."""
         every = self.trainer.accumulate_grad_batches
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return int(max(1, min(every - done % every, self.trainer.num_training_batches - done)))

@@ -53,7 +53,7 @@ class BradleyTerryRewardModule(JudgeValidation):
         self.model: Any = None
 
     def build_encoder(self) -> ScalarPairEncoder:
-        """How this stage reads a pair; the data module asks for it."""
+        """Build the encoder of preference pairs; the data module calls this."""
         tokenizer = load_tokenizer(self.source)
         check_fits(self.source, tokenizer, self.max_length, role="model", setting="max_length")
         return ScalarPairEncoder(tokenizer, self.max_length, self.on_too_long)
@@ -66,7 +66,7 @@ class BradleyTerryRewardModule(JudgeValidation):
             self.model = self.shard(model)
 
     def checkpoint_settings(self) -> dict[str, Any]:
-        """The length and the tokenizer: both in the exported folder too."""
+        """Return the length and the tokenizer; the exported folder holds both too."""
         return {"max_length": self.max_length, "tokenizer (hash)": tokenizer_hash(load_tokenizer(self.source))}
 
     def _rewards(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -74,12 +74,12 @@ class BradleyTerryRewardModule(JudgeValidation):
         return chosen, rejected
 
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
-        """The difference of rewards, read both ways."""
+        """Subtract the two rewards, and state the difference in both orders."""
         chosen, rejected = self._rewards(batch)
         return Verdict(chosen - rejected, rejected - chosen)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean loss per pair, weighted."""
+        """Compute the weighted mean loss per pair."""
         chosen, rejected = self._rewards(batch)
         losses = bradley_terry_loss(chosen, rejected, smooth(batch["targets"].float(), self.label_smoothing))
         loss, of_batch = self.mean_over_pairs(losses, batch)

@@ -13,15 +13,18 @@ class Stateful(Protocol):
     """A part whose state decides how the run goes on. States are plain values and tensors: reading runs no code."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What to save."""
+        """Return the state to save."""
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
         """Continue from what was saved."""
 
 
 class StateRegistry:
-    """The registered parts of a stage. They may change in the update of a batch or after it, until its end: what a stop
-    in between saves is the state of the last completed batch (`RunCheckpoint`)."""
+    """The stateful parts of a training module, by name.
+
+    A part may change in the update of a batch or after it, until the batch's end. A stop in between saves the state of
+    the last completed batch (`RunCheckpoint`).
+    """
 
     def __init__(self) -> None:
         self.parts: dict[str, Stateful] = {}

@@ -35,7 +35,7 @@ class FailureReport(Callback):
                     path.unlink()
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Tell the first failure from those that follow from it."""
+        """Record whether this process failed first, or because another one did."""
         if world_size() == 1 or is_dry_run(trainer) or not isinstance(exception, Exception):
             return  # a stop that was asked for is no failure
         folder = _folder(trainer)
@@ -59,7 +59,7 @@ def _folder(trainer: Trainer) -> Path:
 
 
 def _told(folder: Path) -> dict[Path, tuple[float, str]]:
-    """When and what each process told."""
+    """Read when each process failed, and why."""
     found = {}
     for path in folder.glob("rank*.txt"):
         when, _, what = path.read_text(encoding="utf-8").partition(" ")

@@ -24,7 +24,7 @@ class RandomStates(Callback):
         self._cuda_seed: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of all ranks, in order; called on every rank."""
+        """Collect the states of all ranks, in order; call it on every rank."""
         own = self._pending or random_states()  # a resumed run that trains no batch hands on what it was given
         return {"ranks": gathered(own)}
 

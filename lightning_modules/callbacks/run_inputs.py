@@ -36,7 +36,7 @@ class RunInputs(Callback):
             self.inputs = trainer.strategy.broadcast(found)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Beside what was learnt from them."""
+        """Store the hashes beside the weights that were learnt from them."""
         checkpoint["inputs"] = self.inputs
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -77,5 +77,5 @@ def _is_known(name: str, known: Iterable[str]) -> bool:
 
 
 def _groups(names: Any) -> list[str]:
-    """Files under the name of their model."""
+    """Group files under the name of their model."""
     return list(dict.fromkeys(name.partition("/")[0] for name in names))

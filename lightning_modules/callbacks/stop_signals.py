@@ -65,5 +65,5 @@ class StopSignals:
         self.received = self.received or terminal.EXIT_CODE - 128  # a terminal that hung up has sent its signal before
 
     def agreed(self, device: torch.device) -> int:
-        """The signal that any rank has received, on every rank; 0 for none. Call it where ranks are in step."""
+        """Return the signal that any rank has received, on every rank; 0 for none. Call it where ranks are in step."""
         return int(global_max(torch.tensor(self.received, device=device)))

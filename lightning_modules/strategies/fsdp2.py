@@ -45,7 +45,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         self.replicas = replicas
 
     def setup_environment(self) -> None:
-        """All processes are one group of data parallelism.
+        """Set up one group of data parallelism over all processes.
 
         Raises:
             ValueError: when they are not as many as were started, or cannot be divided into so many groups.
@@ -108,7 +108,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
 
 
 def check_replicas(replicas: int, processes: int) -> None:
-    """Raises ValueError when processes cannot be divided into so many groups."""
+    """Check that the replicas divide the processes. Raises ValueError."""
     if replicas < 1 or processes % replicas:
         raise ValueError(
             f"trainer.strategy.init_args.replicas is {replicas}, for {processes} processes; it has to divide them, as "
@@ -117,7 +117,7 @@ def check_replicas(replicas: int, processes: int) -> None:
 
 
 def local_shard(value: Tensor) -> LocalShard:
-    """A shard as a range of its tensor: it is whole rows."""
+    """Describe this process's shard as a range of the flattened tensor; shards are whole rows."""
     value = value.detach()
     if not isinstance(value, DTensor):
         return value
@@ -163,7 +163,7 @@ def _scatter_from_rank0(model: nn.Module, whole: Mapping[str, Tensor], device: t
 
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """All weights are whole inside, and passes gather nothing: each process makes as many as it likes."""
+    """Gather all weights for the duration of the block; each process may then make any number of forward passes."""
     root, *layers = (module for module in model.modules() if isinstance(module, FSDPModule))
     for part in (root, *layers):
         part.set_reshard_after_forward(False, recurse=False)
@@ -184,7 +184,7 @@ def reshard(model: nn.Module) -> None:
 
 
 def reshard_frozen(model: nn.Module) -> None:
-    """The same for a model that never has a backward pass: until then it remembers each forward pass."""
+    """Reshard a model that never has a backward pass, and drop the state that FSDP2 keeps until one."""
     reshard(model)
     for root in _roots(model):
         with suppress(AttributeError):  # before the first pass, and in a torch that has no such thing

@@ -183,7 +183,7 @@ def use_sharded_checkpoints(strategy: Any) -> None:
 
 
 def check_same(model: nn.Module) -> None:
-    """Raises ValueError, on all processes, when the first one's model is not what the others expect to be handed."""
+    """Check that all processes have models of one shape. Raises ValueError on all of them."""
     tensors = (*model.named_parameters(), *model.named_buffers())
     mine = {name: (tuple(each.shape), str(each.dtype)) for name, each in tensors}
     first, *others = gathered(mine)

@@ -12,7 +12,7 @@ from prl.system.outputs import write_text
 class EventLog:
     """A jsonl file whose lines carry the number of the training batch that they are about.
 
-    A killed process may leave half a line and lines of batches that no checkpoint holds; `truncate_after` takes both out.
+    A killed process may leave half a line and lines of batches that no checkpoint holds; `truncate_after` removes both.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -25,14 +25,14 @@ class EventLog:
             write_text(self.path, "".join(map(_text, kept)))
 
     def append(self, batch: int, events: list[dict[str, Any]]) -> None:
-        """Events of one batch; no file without any."""
+        """Append the events of one batch; no file is made without events."""
         if events:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(_text({"batch": batch, **event}) for event in events)
 
     def read(self) -> list[dict[str, Any]]:
-        """The whole lines."""
+        """Read all complete lines."""
         content = self.path.read_bytes() if self.path.exists() else b""
         found = []
         for number, line in enumerate(content.split(b"\n")[:-1], start=1):  # what follows the last one is half a line
@@ -51,5 +51,5 @@ def _text(line: dict[str, Any]) -> str:
 
 
 def json_safe(line: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN: a number that is none becomes null."""
+    """Replace numbers that are not finite by null; JSON has none."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}

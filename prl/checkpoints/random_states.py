@@ -10,7 +10,7 @@ import torch
 
 
 def random_states() -> dict[str, Any]:
-    """States of Python, NumPy, torch and every CUDA device; tensors and plain numbers only."""
+    """Collect the states of Python, NumPy, torch and every CUDA device, as tensors and numbers."""
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": list(random.getstate()[1]) + [random.getstate()[2]],

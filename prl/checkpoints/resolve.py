@@ -10,7 +10,7 @@ class RunError(ValueError):
 
 
 def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:
-    """The checkpoint that is meant, checked to be there and whole: for `last` the newest whole one in `folder`.
+    """Resolve the checkpoint argument to a valid checkpoint: for `last`, the newest valid one in `folder`.
 
     Raises:
         RunError: when it is missing or torn. Lightning would warn about a missing `last` and start from the beginning.

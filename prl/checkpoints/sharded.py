@@ -55,7 +55,10 @@ class Part:
         self.local.copy_(whole.flatten()[self.start : self.start + self.local.numel()])
 
     def whole(self) -> Tensor:
-        """The whole tensor on the CPU of the first process, an empty one on the others; all take part."""
+        """Gather the full tensor on the CPU of the first process, an empty one on the others.
+
+        Every process must call it.
+        """
         # What is offloaded has to pass over the GPU where processes speak by NCCL.
         full = torch.zeros(self.shape.numel(), dtype=self.local.dtype, device=collective_device(self.local.device))
         if not self.is_copy:
@@ -130,12 +133,12 @@ def write(checkpoint: Mapping[str, Any], folder: Path) -> None:
 
 
 def read_rest(folder: Path) -> dict[str, Any]:
-    """A checkpoint without its parts; `read_parts` gets them from where it says they are."""
+    """Read a checkpoint without its shards; `read_parts` reads them from the files that this names."""
     return {**read_file(folder / REST), FOLDER: str(folder)}
 
 
 def is_elsewhere(value: Any) -> bool:
-    """Whether a value of such a checkpoint stands for a part."""
+    """Return whether a value of such a checkpoint stands for a shard."""
     return isinstance(value, Mapping) and _PART in value
 
 
@@ -175,7 +178,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A checkpoint with whole tensors in the memory of this process: a file, or a folder of parts."""
+    """Read a checkpoint with full tensors into the memory of this process: a file, or a folder of shards."""
     path = Path(path)
     if not path.is_dir():
         return read_file(path)

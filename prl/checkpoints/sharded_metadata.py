@@ -139,7 +139,7 @@ def _tensor(key: str, found: Any) -> TensorStorageMetadata:
 
 
 def _stored(index: Any, info: Any, sizes: dict[str, int]) -> tuple[MetadataIndex, _StorageInfo]:
-    """One entry of where things are. A file is named without a folder: an index reaches no other files."""
+    """Parse one storage entry. A file is named without a folder, so that an index reaches no other files."""
     at, place = _state(index, "MetadataIndex"), _state(info, "_StorageInfo")
     file, start, length = _text(place["relative_path"]), _int(place["offset"]), _int(place["length"])
     if start + length > sizes.get(file, -1) or place.get("transform_descriptors") is not None:
@@ -172,7 +172,7 @@ def _int(found: Any) -> int:
 
 
 def _size(found: Any) -> torch.Size:
-    """The length of a flat tensor, or where a range of it begins."""
+    """Parse the length of a flat tensor, or the offset of a range."""
     if not isinstance(found, tuple) or len(found) != 1:
         raise ValueError(f"it has {type(found).__name__} where the length of a flat tensor belongs")
     return torch.Size([_int(found[0])])

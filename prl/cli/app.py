@@ -60,7 +60,7 @@ class PrlCLI(LightningCLI):
             super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """prl's own top-level settings."""
+        """Add prl's own top-level settings."""
         parser.add_argument(
             "--run_dir", type=str, default="runs/default", help="Folder of the run: config, events, checkpoints, model."
         )
@@ -122,7 +122,7 @@ class PrlCLI(LightningCLI):
             finish_move(folder, Path(config.ckpt_path))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """TensorBoard into the run folder and the callbacks that every run has, unless the config says otherwise."""
+        """Add TensorBoard in the run folder and the callbacks of every run, unless the config says otherwise."""
         config = self._get(self.config_init, "trainer", default={})
         if config.get("logger") in (None, True):
             # Other verbs log into a folder of their own: the curves and config.yaml of the training are not theirs.
@@ -141,7 +141,10 @@ class PrlCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def own_callbacks(self) -> list[Any]:
-        """What every run has beside its checkpoint; the ledger reads the random states that are put back before it."""
+        """Build the callbacks of every run besides its checkpoint.
+
+        The ledger reads the random states that are restored before it.
+        """
         inputs = RunInputs(self.config[self.subcommand].accept_changes)
         return [FailureReport(), inputs, RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
 
@@ -180,7 +183,7 @@ class PrlCLI(LightningCLI):
             self.model.after_export(folder)
 
     def _whole_model(self) -> TrainingModule:
-        """The trained stage; where its weights are in shards, what the checkpoint that was just written has of it."""
+        """Return the trained module; where weights are sharded, read it from the checkpoint that was just written."""
         if not self.model.sharding.cuts_weights:
             return self.model
         settings = self.config[self.subcommand].as_dict()
@@ -188,7 +191,7 @@ class PrlCLI(LightningCLI):
 
 
 def _died_young(run: Path, is_resumed: bool) -> bool:
-    """Whether a run has begun and there is no checkpoint to go on from."""
+    """Return whether a run has begun and left no checkpoint to continue from."""
     folder = run / "checkpoints"
     if holds_checkpoints(folder) or (run / MODEL).exists():  # a run that wrote its model has ended, and has lost them
         return False
@@ -222,7 +225,7 @@ def _quiet_lightning() -> None:
 
 
 def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlCLI:
-    """LightningCLI with these arguments; what a run folder may ask for is told in prl/run_folder/trust.py.
+    """Run LightningCLI with these arguments. prl/run_folder/trust.py says what a run folder may ask for.
 
     Raises:
         RenamedError: for class paths of earlier versions.

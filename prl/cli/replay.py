@@ -11,7 +11,7 @@ from prl.cli.app import PrlCLI, run_stage
 
 
 def replayed(args: list[str], count: int) -> tuple[list[dict[str, Any]], bool]:
-    """The ledger's lines of the first `count` batches of a run, and whether this is its first process."""
+    """Read the ledger lines of the first `count` batches of a replayed run, and whether this is its first process."""
     replay = _Replay(count)
     cli = type("_ReplayOfThis", (_ReplayCLI,), {"replay": replay})
     with contextlib.suppress(_ReplayedAll):

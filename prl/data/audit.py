@@ -42,11 +42,11 @@ def find_repeats(comparisons: np.ndarray, winners: np.ndarray) -> PairAudit:
 
 
 def audit_pairs(pairs: Sequence[PreferencePair]) -> PairAudit:
-    """The same for pairs in memory."""
+    """Find duplicates and contradictions among pairs in memory."""
     keys = [comparison_key(pair) for pair in pairs]
     return find_repeats(np.array([key for key, _ in keys], "S16"), np.array([winner for _, winner in keys], np.int64))
 
 
 def shared_prompts(one: np.ndarray, other: np.ndarray) -> int:
-    """How many prompts stand in both: keys of prompts, any number of times each."""
+    """Count the prompts that occur in both arrays of prompt keys."""
     return len(np.intersect1d(one, other))

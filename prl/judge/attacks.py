@@ -15,7 +15,7 @@ MAX_PROMPTS = 24
 
 
 def attacks(prompt: Conversation, verdicts: tuple[str, str]) -> dict[str, str]:
-    """The attacks on a comparison, by name.
+    """Build the attacks on a comparison, by name.
 
     Args:
         prompt: what the responses answer.

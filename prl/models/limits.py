@@ -1,4 +1,4 @@
-"""What a model can read: how many tokens it knows, and how many positions, held against what it is to be given."""
+"""Limits of a model: the tokens and the positions that it knows, compared with its inputs."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -48,7 +48,7 @@ def check_fits(
 
 
 def _too_many(tokenizer: PreTrainedTokenizerBase, known: int) -> Iterator[tuple[int, str]]:
-    """Tokens that a model does not know and could be given, which a special one that nothing writes is not."""
+    """Find tokens that may occur in the input and that the model does not know, by id and text."""
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
     templates = str(tokenizer.chat_template or "")
@@ -58,7 +58,7 @@ def _too_many(tokenizer: PreTrainedTokenizerBase, known: int) -> Iterator[tuple[
 
 
 def most_positions(config: Any) -> int | None:
-    """Positions that a model was made for, the scaling of its rotary positions included; None without a limit."""
+    """Return the positions that a model was made for, rotary scaling included; None without a limit."""
     settings = config.get_text_config()
     limit = getattr(settings, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0 or getattr(settings, "alibi", False):

@@ -1,8 +1,8 @@
 """The language head on response tokens, a slice at a time: logits of a whole rollout are never in memory together.
 
 With B responses of T tokens and a vocabulary of V, the logits of a rollout are B * T * V numbers, often more than
-everything else in a step. Here the backbone runs once and leaves its hidden states, [B, T, D]; the head runs on slices of
-the tokens that count, and where there is more than one slice its backward pass computes their logits again.
+everything else in a step. Here the backbone runs once and leaves its hidden states, [B, T, D]; the head runs on slices
+of the tokens that count, and where there is more than one slice its backward pass computes their logits again.
 """
 
 import logging
@@ -28,7 +28,7 @@ CHANGES_LOGITS = re.compile(
 
 
 def logits_setting(config: Any) -> str | None:
-    """The setting by which a model changes its logits behind its language head, as name and value; None without one."""
+    """Return name and value of the setting by which a model changes its logits behind its head, or None."""
     for name, value in config.get_text_config().to_dict().items():
         if CHANGES_LOGITS.fullmatch(name) and not isinstance(value, bool) and value and (value != 1 or "cap" in name):
             return f"{name}: {value}"
@@ -36,9 +36,9 @@ def logits_setting(config: Any) -> str | None:
 
 
 def response_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int) -> Tensor:
-    """What the language head reads to predict each of the last tokens: [B, S] -> [B, T, D].
+    """Compute the hidden states before each of the last tokens: [B, S] -> [B, T, D].
 
-    The model runs whole, as FSDP and adapters need it, but its head sees one state only.
+    The whole model runs, as FSDP and adapters need it, but its head sees one state only.
     """
     caught: list[Tensor] = []
     is_known = hasattr(model, "_prl_head_is_last")
@@ -62,16 +62,16 @@ def response_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, num_r
 
 @torch.no_grad()
 def _large(state: Tensor) -> Tensor:
-    """A state that points where this one does."""
+    """Rescale a hidden state to a large norm; its direction stays."""
     return state * (LARGE / state.float().pow(2).mean().sqrt().clamp(min=1e-6)).to(state.dtype)
 
 
 @torch.no_grad()
 def _ends_with_head(model: Any, hidden: Tensor, logits: Tensor) -> bool:
-    """Whether the head's output is what the model returns: some models cap or scale it afterwards.
+    """Return whether the model returns the head's output unchanged: some models cap or scale it.
 
-    The config says so of the models that transformers knows. Others show it on large logits: a cap leaves small ones
-    nearly as they are.
+    The config tells for models that transformers knows. Others show it on large logits: a cap leaves small ones nearly
+    unchanged.
     """
     reason = logits_setting(model.config)
     if reason is None:
@@ -135,11 +135,11 @@ def response_logprobs(
 
 
 def _placed(values: Tensor, mask: Tensor) -> Tensor:
-    """[N] back to their places: [B, T], zero elsewhere."""
+    """Scatter [N] values to their tokens: [B, T], zero elsewhere."""
     return values.new_zeros(mask.shape, dtype=torch.float32).masked_scatter(mask, values.float())
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of each distribution: [..., V] -> [...]."""
+    """Compute the entropy in nats of each distribution: [..., V] -> [...]."""
     logprobs = logits.float().log_softmax(-1)
     return -(logprobs.exp() * logprobs).sum(-1)

@@ -27,7 +27,7 @@ class RunInUseError(ValueError):
 
 
 def is_first_process() -> bool:
-    """Whether this is the first of the processes that a launcher started, or the only one."""
+    """Return whether this is the first of the processes that a launcher started, or the only one."""
     return all(os.environ.get(name, "0") in ("", "0") for name in _RANKS)
 
 

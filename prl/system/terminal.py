@@ -21,7 +21,7 @@ _listeners: list[Callable[[], None]] = []
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Within it, output that nobody reads ends the program without a traceback, or is left to a run that listens."""
+    """End the program without a traceback when its output is closed, or leave that to a run that listens."""
     given = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_Guarded(stream) for stream in given)
     try:

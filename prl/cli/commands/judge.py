@@ -109,7 +109,7 @@ def check_outputs(options: argparse.Namespace) -> None:
 
 
 def picture_of(folder: Path, tag: str) -> Path:
-    """Where a figure is drawn."""
+    """Return the path of a figure."""
     return folder / f"{tag.rpartition('/')[2]}.png"
 
 
@@ -161,7 +161,7 @@ def measure(judge: "Judge", options: argparse.Namespace) -> None:
 
 
 def screen(passport: dict[str, Any]) -> str:
-    """The report in columns: figure, 95 % interval over prompts, and the pairs behind it."""
+    """Format the report in columns: figure, 95 % interval over prompts, and number of pairs."""
     report = passport["report"]
     counts = f"{report['num_pairs']} pairs, {report['num_prompts']} prompts, {report['num_ties']} ties"
     lines = [f"{passport['judge']['kind']} judge on {passport['data']['file']}: {counts}", ""]
@@ -207,7 +207,9 @@ def compare(judge: "Judge", options: argparse.Namespace) -> None:
 
 
 def read_lines(path: Path, column: str) -> list[Any]:
-    """One text per line. Lines of a .jsonl file are JSON: a string, a list of messages, or an object with the column.
+    """Read one text per line.
+
+    Lines of a .jsonl file are JSON: a string, a list of messages, or an object with the column.
 
     Raises:
         ValueError: for a missing or empty file, one that is not UTF-8, or a line that is none of these.

@@ -93,7 +93,7 @@ def write_world_and_tokenizer(out: Path, seed: int) -> None:
 
 
 def fit(stage: str, out: Path, configs: Path, seed: int) -> None:
-    """One training stage through the command line that a user would type; paths follow `out`."""
+    """Run one training stage through the command line that a user would type; paths follow `out`."""
     from prl.cli.app import run_stage
 
     data = {"supervised": "demonstrations", "judge": "pairs", "ppo": "prompts"}[stage]
@@ -132,7 +132,7 @@ def write_report(out: Path, seed: int) -> None:
 
 
 def measure(out: Path) -> dict[str, Any]:
-    """The numbers of report.json."""
+    """Compute the numbers of report.json."""
     from prl.config import Sampling
     from prl.quickstart.evaluate import evaluate
 
@@ -156,7 +156,7 @@ def measure(out: Path) -> dict[str, Any]:
 
 
 def measure_judge(out: Path) -> dict[str, float]:
-    """Accuracy, calibration and order effects of the saved judge on validation pairs of unseen prompts."""
+    """Measure accuracy, calibration and order effects of the saved judge on validation pairs of unseen prompts."""
     import torch
 
     from prl.data import DataSource, PreferencePair, load_records

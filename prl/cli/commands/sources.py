@@ -5,7 +5,7 @@ from typing import Any
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """--split, --name and --columns, as in a config's `train`."""
+    """Add --split, --name and --columns, with their meaning in a config's `train`."""
     parser.add_argument("--split", help="of a hub data set")
     parser.add_argument("--name", help="subset (configuration) of a hub data set")
     parser.add_argument(

@@ -21,7 +21,7 @@ _WINNERS = {"a": 1.0, "model_a": 1.0, "b": 0.0, "model_b": 0.0, "tie": 0.5, "tie
 
 
 def read_preference(row: RowReader, default: float | None, usual: str) -> float:
-    """Probability that the first response is better. Raises RowError.
+    """Read the probability that the first response is better. Raises RowError.
 
     Args:
         row: the row.
@@ -56,7 +56,7 @@ def read_preference(row: RowReader, default: float | None, usual: str) -> float:
 
 
 def read_weight(row: RowReader, num_pairs: int = 1) -> float:
-    """How much each pair of a row counts, 1 for a row that does not say it. Raises RowError.
+    """Read the weight of each pair of a row; 1 where the row has none. Raises RowError.
 
     Args:
         row: the row.
@@ -72,7 +72,7 @@ def read_weight(row: RowReader, num_pairs: int = 1) -> float:
 
 
 def read_ranking(row: RowReader, order: str, prompt: Conversation) -> list[tuple[tuple[str, str], tuple[int, int]]]:
-    """All pairs (better, worse) of a ranked list, each with the white space that the two lost.
+    """List all pairs (better, worse) of a ranked list, each with the white space that was stripped from the two.
 
     Pairs of equal rank are left out and counted. Raises RowError.
 

@@ -14,7 +14,7 @@ _ROWS_AT_ONCE = 256
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
-    """Each row with its number, from 1.
+    """Yield each row with its number, from 1.
 
     Raises:
         DataError: where the file is damaged, no Parquet file, or has two columns of one name.

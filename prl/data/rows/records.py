@@ -57,7 +57,7 @@ class Record(ABC):
 
     @classmethod
     def row(cls, raw: Mapping[str, Any], written: bool = False) -> RowReader:
-        """A raw row, to be read as this kind; `written` if its numbers are text."""
+        """Wrap a raw row for reading as this kind of record; `written` if its numbers are text."""
         return RowReader(raw, cls.columns, cls.shapes, written)
 
 

@@ -11,7 +11,7 @@ _COLOURS = (BLUE, ORANGE, GREEN, RED, "#cc79a7", "#56b4e9", "#f0e442")
 
 
 def draw_frontier(runs: Mapping[str, Sequence[Point]], measure: str | None = None) -> Figure:
-    """One line per run in the order of training, with intervals, knees and the checkpoint to ship."""
+    """Draw one line per run in the order of training, with intervals, knees and the checkpoint to ship."""
     figure = Figure(figsize=(7.2, 5.2), dpi=100)
     figure.subplots_adjust(left=0.11, right=0.97, top=0.9, bottom=0.12)
     axes = figure.subplots()

@@ -1,7 +1,7 @@
-"""Keys and values of what comparisons begin with, kept until they come back: prompts, and prompts with their anchor.
+"""Cache of keys and values for the beginnings of comparisons: prompts, and prompts with their anchor.
 
-An anchor stays while responses change, so its part of a reading need be computed once (I-4). What a comparison gets
-does not depend on what was kept: a beginning is always computed alone, in the same steps, whether now or long ago.
+An anchor stays while responses change, so its part of a reading is computed once. A margin does not depend on the
+contents of the cache: a beginning is always computed alone, by the same calls, whether now or long ago.
 """
 
 from collections import OrderedDict
@@ -74,7 +74,7 @@ class PrefixCache:
     def logits(
         self, readings: list[Reading], pad_id: int, max_tokens: int, tokens: TokenCounts
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Numbers of readings, and the logits of the token after each of them: [n, V] float32.
+        """Yield numbers of readings, and the logits of the token after each of them: [n, V] float32.
 
         Args:
             readings: what to read.
@@ -95,7 +95,7 @@ class PrefixCache:
             yield numbers, logits
 
     def _beginning(self, reading: Reading, tokens: TokenCounts) -> Layers:
-        """Keys and values of the longest beginning that is kept, one end after the other."""
+        """Return keys and values of the longest beginning, extending the cached one end after the other."""
         layers: Layers = []
         start = 0
         for end in reading.ends:
@@ -119,7 +119,7 @@ class PrefixCache:
         return [(keys, values) for keys, values, *_ in cache]
 
     def _continue(self, kept: list[Layers], fresh: list[list[int]], pad_id: int) -> Tensor:
-        """One forward pass over the new parts, left padded, behind the kept ones, left padded too."""
+        """Run one forward pass over the new parts, left padded, behind the cached ones, left padded too."""
         device = self.device
         lengths = torch.tensor([layers[0][0].shape[2] for layers in kept], device=device)
         width = int(lengths.max())
@@ -152,7 +152,7 @@ class PrefixCache:
             self._bytes -= _size(self._kept.popitem(last=False)[1])
 
     def _why_unable(self, sample: list[int]) -> str | None:
-        """Why a model cannot do it; None when it can."""
+        """Explain why the model cannot use the cache; None when it can."""
         if attention_window(self.model) is not None:
             return (
                 f"{type(self.model).__name__} looks back through a window, which forgets what a beginning is kept for"
@@ -172,7 +172,7 @@ class PrefixCache:
 
 
 def _batches(readings: list[Reading], max_tokens: int) -> Iterator[list[int]]:
-    """Numbers of readings in batches of like lengths of their new parts, longest first.
+    """Batch readings by the lengths of their new parts, longest first.
 
     New parts behind a prompt and behind a prompt with its anchor differ by a response: apart they need no padding.
     """

@@ -32,7 +32,7 @@ class FusedJudgingError(ValueError):
 
 @dataclass
 class TokenCounts:
-    """What a judge has computed so far, beside what reading every comparison whole takes."""
+    """Tokens that a judge has computed so far, beside the tokens of all comparisons read in full."""
 
     plain: int = 0
     """Tokens of all readings, each read whole."""
@@ -54,15 +54,15 @@ class TokenCounts:
 
 
 def packed_logits(model: Any, packed: Packed) -> Tensor:
-    """Logits of the token after each reading: [N, V] float32, equal to those of plain forward passes."""
+    """Compute the logits after each packed reading, equal to those of plain passes: [N, V] float32."""
     logits = model(**packed_inputs(model, packed), logits_to_keep=packed.num_columns).logits
     return logits[packed.row, packed.column].float()
 
 
 def packed_text_logits(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
-    """The same [N, V], and the log-probability of each token after those that it sees: [R, L] float32.
+    """Compute `packed_logits` [N, V], and the log-probability of each token given its ancestors: [R, L] float32.
 
-    A first token has nothing before it, and its entry means nothing.
+    A first token has no ancestor, and its entry means nothing.
     """
     logits = model(**packed_inputs(model, packed)).logits.float()
     rows, parents = torch.arange(len(logits), device=logits.device)[:, None], packed.parents()
@@ -71,7 +71,7 @@ def packed_text_logits(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
 
 
 def packed_inputs(model: Any, packed: Packed) -> dict[str, Any]:
-    """Arguments of one forward pass over packed readings."""
+    """Build the arguments of one forward pass over packed readings."""
     return {
         "input_ids": packed.input_ids,
         "attention_mask": attention_mask(model, packed),
@@ -81,7 +81,7 @@ def packed_inputs(model: Any, packed: Packed) -> dict[str, Any]:
 
 
 def attention_mask(model: Any, packed: Packed) -> Tensor:
-    """The mask of a packed batch as the model's attention takes it: [R, 1, L, L], bool for sdpa, else additive."""
+    """Build the mask of a packed batch for the model's attention: [R, 1, L, L], bool for sdpa, else additive."""
     visible = packed.visible()[:, None]
     if _attention(model) == "sdpa":
         return visible
@@ -90,12 +90,12 @@ def attention_mask(model: Any, packed: Packed) -> Tensor:
 
 
 def device_of(model: Any) -> torch.device:
-    """Where a language model is."""
+    """Return the device of a language model."""
     return _embedding(model).device
 
 
 def dtype_of(model: Any) -> torch.dtype:
-    """The type of a language model's weights."""
+    """Return the type of a language model's weights."""
     return _embedding(model).dtype
 
 
@@ -109,9 +109,9 @@ def _attention(model: Any) -> str:
 
 
 def attention_window(model: Any) -> int | None:
-    """Longest row that a model with windowed attention reads in full; None without a window.
+    """Return the length of a model's sliding or chunked attention window; None without one.
 
-    A mask of our own replaces the model's, its window included, so a row has to fit into the window.
+    The tree mask replaces the model's own, its window included, so a row has to fit into the window.
     """
     settings = model.config.get_text_config().to_dict()
     windows = [
@@ -124,7 +124,7 @@ def attention_window(model: Any) -> int | None:
 
 
 def _is_used(window: str, settings: dict[str, Any]) -> bool:
-    """Whether a layer looks through a window that a config names: some name one that all their layers do without."""
+    """Return whether any layer uses a window that the config names: some configs name one that no layer uses."""
     if layers := settings.get("layer_types") or settings.get("attention_layers"):
         kinds = ("chunked",) if "chunk" in window else ("sliding", "local")
         return any(str(layer).startswith(kinds) for layer in layers)
@@ -146,7 +146,7 @@ class PrefixSharing:
         self._able: bool | None = None
 
     def rows(self, model: Any, readings: list[list[int]], max_tokens: int) -> list[list[int]]:
-        """Which readings share a row at inference, as numbers of the readings; rows of one where that is best.
+        """Choose which readings share a row at inference, as lists of reading numbers; rows of one where that is best.
 
         Raises:
             FusedJudgingError: when the model cannot read branches, and `fused` is on.
@@ -160,7 +160,7 @@ class PrefixSharing:
         return rows
 
     def should_pack(self, model: Any, packed: Packed, input_ids: Tensor, mask: Tensor) -> bool:
-        """Whether a training batch is read packed rather than as plain rows ids and mask [N, S]; counts its tokens.
+        """Return whether to read a training batch packed, or as plain rows ids and mask [N, S]; count its tokens.
 
         The model is tried on the first batch, whatever is in it: with sharded weights all processes have to take part.
 
@@ -179,7 +179,7 @@ class PrefixSharing:
         return fused
 
     def _try(self, model: Any, reading: list[int]) -> bool:
-        """Whether the model reads branches as it reads rows; found out once."""
+        """Return whether the model reads trees as it reads rows; tried once."""
         if self._able is None:
             reason = _why_unable(model, reading)
             self._able = reason is None
@@ -190,16 +190,16 @@ class PrefixSharing:
         return self._able
 
     def _cost_model(self, model: Any) -> CostModel:
-        """What is minimised: tokens with `on`, an estimate of the time with `auto`."""
+        """Return the cost to minimise: tokens with `on`, an estimate of the time with `auto`."""
         if self.mode == "on":
             return CostModel()
         return CostModel(ATTENTION_LENGTH * model.config.get_text_config().hidden_size, OVERHEAD)
 
 
 def _why_unable(model: Any, reading: list[int]) -> str | None:
-    """Why a model cannot read branches; None when it can.
+    """Explain why a model cannot read trees; None when it can.
 
-    It is tried on the reading and the same with its second half backwards, beside a plain forward pass.
+    It is tried on `probe_pair(reading)`, beside a plain forward pass.
     """
     if _attention(model) not in ("sdpa", "eager"):
         return f"attn_implementation {_attention(model)} takes no mask of our own (sdpa and eager do)"
@@ -216,16 +216,16 @@ def _why_unable(model: Any, reading: list[int]) -> str | None:
 
 
 def probe_pair(reading: list[int]) -> list[list[int]]:
-    """A reading, and the same with its second half backwards."""
+    """Return a reading, and a copy with its second half reversed."""
     half = len(reading) // 2
     return [reading, reading[:half] + reading[half:][::-1]]
 
 
 def logits_mismatch(model: Any, reading: list[int], compute: Callable[[], Tensor], symptom: str) -> str | None:
-    """Why another way to the logits of `probe_pair(reading)` is not one; None when they are those of plain passes.
+    """Explain how other logits of `probe_pair(reading)` differ from plain ones; None when they agree.
 
-    They may differ by three times what a column of padding changes, since rounding differs between types and devices,
-    and by a few roundings of the type.
+    The tolerance is three times the change by a column of padding, since rounding differs between types and devices, or
+    a few roundings of the type.
 
     Args:
         model: a causal language model.
@@ -253,7 +253,7 @@ def logits_mismatch(model: Any, reading: list[int], compute: Callable[[], Tensor
 
 
 def _computed_in(model: Any, device: torch.device) -> torch.dtype:
-    """The type of the model's matrix products."""
+    """Return the type of the model's matrix products."""
     if torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return dtype_of(model)
