@@ -36,7 +36,7 @@ from prl.models.policy import verdict_logits, verdict_margins
 Readings = list[list[int]]
 MODES = ("off", "on", "auto")
 MOST_DIFFERENT = 1e-3
-"""Of float32 margins of a real model; they are in the tens."""
+"""Tolerance of float32 margins of a real model; they are in the tens."""
 
 
 def make_readings(length: int, share: float, samples: int, vocabulary: int, seed: int) -> Readings:
@@ -117,7 +117,7 @@ def inference(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds
 
 
 def training(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds: int) -> dict[str, Any]:
-    """The same for a training batch of pairs, backward pass included."""
+    """Measure a training batch of pairs, backward pass included."""
     prefix_sharing, packed = PrefixSharing("auto"), pack(pairs_of(readings), readings, 0)
     fused = prefix_sharing.should_pack(model, packed, *left_pad(readings, 0))
     times = measure(

@@ -1,4 +1,4 @@
-"""What pairwise PPO needs on each of 8 to 512 GPUs, for 1.5, 7 and 70 billion parameters: computed, not measured.
+"""Memory of pairwise PPO on each of 8 to 512 GPUs, for 1.5, 7 and 70 billion parameters: computed, not measured.
 
 python benchmarks/scale.py --json scale.json
 
@@ -73,7 +73,7 @@ def traffic(trained: int, strategy: str, gpus: int) -> float:
 
 
 def between_nodes(trained: int, gpus: int) -> float:
-    """What of it comes from other nodes with shards within each: an all-reduce of each GPU's gradients."""
+    """Compute the share that crosses nodes with shards within each node: an all-reduce of gradients."""
     return traffic(trained // GPUS_PER_NODE, "ddp", gpus // GPUS_PER_NODE)
 
 

@@ -1,4 +1,4 @@
-"""What every data module does: read, check, encode once, and hand out batches in an order that a resume continues."""
+"""Base of data modules: read, check and encode once, then batch in an order that a resume continues."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What every training stage offers: how it reads a record, what its checkpoint holds, what it exports."""
+"""Base of training modules: how records are encoded, what a checkpoint holds, what is exported."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class TrainingModule(LightningModule, ABC):
         self.run_state = StateRegistry()
         self.step_health = StepHealth(self)
         self.current_phase: str | None = None
-        """What a batch that has phases is doing."""
+        """Name of the batch's current phase, in modules whose batches have phases."""
 
     @abstractmethod
     def build_encoder(self) -> Encoder:
@@ -81,7 +81,7 @@ class TrainingModule(LightningModule, ABC):
 
     @property
     def sharding(self) -> Sharding:
-        """How the strategy lays weights over processes; whole without a trainer."""
+        """The strategy's sharding of weights; none without a trainer."""
         return sharding_of(self._trainer)
 
     def loading_models(self) -> AbstractContextManager[None]:

@@ -25,7 +25,7 @@ class FailureReport(Callback):
 
     def __init__(self) -> None:
         self._born = time.time()
-        """What is older was left by an earlier start."""
+        """Start time; older reports come from an earlier start."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Clear away what an earlier start left."""

@@ -54,14 +54,14 @@ class PlainCheckpointIO(TorchCheckpointIO):
 
 @dataclass(frozen=True)
 class _Boundary:
-    """What would have moved on since the end of a batch, beside weights and registered state, which have not."""
+    """State at the end of a batch that may move on before it is saved; weights and registered state do not."""
 
     batches: int
     epoch: int
     loops: dict[str, Any]
     random: dict[str, Any]
     validation_due: bool
-    """Whether a validation belongs to this batch that has not ended."""
+    """Whether this batch has a validation that has not ended."""
 
 
 class RunCheckpoint(Checkpoint):

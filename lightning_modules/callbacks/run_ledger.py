@@ -15,7 +15,7 @@ from prl.checkpoints.random_states import random_states
 from prl.distributed import gathered, world_size
 
 NUMBERS = ("reward/score", "kl/k1", "value/loss", "policy/loss", "policy/grad_norm", "train/loss")
-"""What stages log that goes into a line. Left out is what counts since the process started, or is a time."""
+"""Logged metrics that go into a line; counts since the process started, and times, are left out."""
 
 
 class RunLedger(Callback):

@@ -14,7 +14,7 @@ from prl.checkpoints import sharded as sharded_files
 from prl.checkpoints.sharded import FOLDER, Part
 
 LocalShard = Part | Tensor
-"""What a process has of a value: a part, or, where it is not cut, all of it."""
+"""The part of a value on one process; a whole tensor where the value is not sharded."""
 
 
 def gather_full(shards: Mapping[str, LocalShard]) -> dict[str, Tensor]:

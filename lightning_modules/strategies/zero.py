@@ -24,7 +24,7 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
     _numbered: list[list[Any]] = []
     """Trained weights by parameter group, as torch's optimizer was given them; none where nothing is trained."""
     _norms: list[Tensor] | None = None
-    """Of each flat shard the norm over all processes, between `gradient_norm` and the step."""
+    """Norm of each flat shard over all processes, between `gradient_norm` and the step."""
 
     def model_sharded_context(self) -> Any:
         """Do nothing while models are read; `partition` shards them afterwards."""

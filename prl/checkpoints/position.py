@@ -1,4 +1,4 @@
-"""Where a training run stands."""
+"""Position of a training run: its completed batches."""
 
 from typing import Any
 

@@ -36,7 +36,7 @@ _PART = "part"
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What this process has of a tensor.
+    """This process's part of a tensor.
 
     Attributes:
         local: [N], a view of the memory that is in use; empty where a process has nothing of the tensor.

@@ -203,7 +203,7 @@ def _died_young(run: Path, is_resumed: bool) -> bool:
 
 
 _NO_NEWS = ("Seed set to ", "GPU available: ", "TPU available: ", "💡 Tip: For seamless cloud logging")
-"""How messages of Lightning begin that tell what the config says, or advertise; PhaseProgressBar names the device."""
+"""Beginnings of Lightning's messages that repeat the config, or advertise; PhaseProgressBar names the device."""
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""What `prl` does with its arguments: print its help, run a small command, or hand them to LightningCLI.
+"""Entry point of `prl`: print the help, run a small command, or pass the arguments to LightningCLI.
 
 Nothing slow is imported before it is known to be needed.
 """

@@ -1,4 +1,4 @@
-"""What `prl --help` prints. The settings of a run are in `prl fit --help`, which has to import everything first."""
+"""Text of `prl --help`. The settings of a run are in `prl fit --help`, which has to import everything first."""
 
 import shutil
 from importlib import import_module

@@ -12,7 +12,7 @@ from prl.data.rows.records import PreferencePair, prompt_key
 
 @dataclass(frozen=True)
 class PairAudit:
-    """What pairs say more than once. Two pairs compare the same if prompt and responses are equal, in either order."""
+    """Repetitions among pairs. Two pairs compare equal if prompt and responses are equal, in either order."""
 
     duplicates: np.ndarray
     """Indices of pairs that an earlier one says already: the same comparison with the same winner (or a tie again)."""

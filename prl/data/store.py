@@ -70,11 +70,11 @@ class EncodedRecords:
     winners: np.ndarray
     """Which response of it wins, see `comparison_key`: [N] uint8."""
     truncations: np.ndarray
-    """What each record lost, or why it was left out, as flags of `Truncation`: [N] uint8."""
+    """Truncation of each record, or why it was left out, as flags of `Truncation`: [N] uint8."""
     lengths: np.ndarray
     """Tokens of each row: [N] int32; 0 where it was left out."""
     report: dict[str, Any]
-    """How the rows were read (`DataReport`)."""
+    """Report of the reading (`DataReport`)."""
     folder: Any = None
     """Keeps a temporary folder for as long as the rows are in use."""
 

@@ -24,7 +24,7 @@ MAX_SIZE = 1 << 24
 """Characters of a text, entries of a list, and bits of a number."""
 
 _CALL_STEPS = 20
-"""What a call of a macro counts as: the time that it takes, in turns of an empty loop."""
+"""Cost of a macro call, in turns of an empty loop, whose time it takes."""
 
 _WIDE = re.compile(r"%[^a-zA-Z%]*\d{8,}|\{[^{}]*:[^{}]*\d{8,}")
 

@@ -23,7 +23,7 @@ class TooLongError(ValueError):
 
 
 class Truncation(IntFlag):
-    """What was cut from a text to make it fit, or why its record was left out."""
+    """Texts cut to make them fit, and records left out."""
 
     TURNS = 1
     """Whole turns: the oldest ones, or the system message."""

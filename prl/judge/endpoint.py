@@ -16,9 +16,9 @@ from prl.system.http import Server, check_connection, latest
 log = logging.getLogger(__name__)
 
 _HIGHEST = 1e-2
-"""Of a log-probability that rounding may have put above 0."""
+"""Upper bound of a log-probability that rounding may have put above 0."""
 _LOWEST = -1e4
-"""Of the log-probability of a possible token; vLLM writes -9999 for an impossible one."""
+"""Lower bound of the log-probability of a possible token; vLLM writes -9999 for an impossible one."""
 
 
 class EndpointJudge(PairwiseJudge):

@@ -17,7 +17,7 @@ class JudgeRefusedError(ValueError):
     """The judge's passport is missing, does not fit its folder, or breaks a limit."""
 
     exit_code = 3
-    """Of the command line; other mistakes end with 1."""
+    """Exit code of the command line; other mistakes end with 1."""
 
 
 @dataclass(frozen=True)

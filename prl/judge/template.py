@@ -35,7 +35,7 @@ class VerdictTokenError(ValueError):
 
 @dataclass(frozen=True)
 class JudgeTemplate:
-    """How a comparison is put to the judge.
+    """The prompt in which a comparison is put to the judge.
 
     Raises:
         ValueError: when the text is not Jinja, a field is missing from it or the two verdict words are the same.

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 _OURS = (torch.OutOfMemoryError, MemoryError, ImportError)
-"""What has nothing to do with a file."""
+"""Errors that have nothing to do with a file."""
 LONGEST = 240
 """Characters of what a reader says that an error repeats."""
 

@@ -1,4 +1,4 @@
-"""Where a path leads: a model folder, a GGUF file, adapters with a base model elsewhere, or an id on the hub."""
+"""Resolution of model paths: a model folder, a GGUF file, adapters with a base model elsewhere, or an id on the hub."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How much memory a model takes before it is made: counted on fake tensors, which have shapes and no contents."""
+"""Memory of a model before it is made: counted on fake tensors, which have shapes and no contents."""
 
 import weakref
 from collections.abc import Callable, Iterable
@@ -81,7 +81,7 @@ def working_memory(model: nn.Module, work: Callable[[], Any]) -> int:
 
 @dataclass(frozen=True)
 class Shards:
-    """What a strategy shards, and what it keeps beside the weights."""
+    """Parts of a model's memory that a strategy shards, and what it keeps beside the weights."""
 
     weights: bool = False
     gradients: bool = False

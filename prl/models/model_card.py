@@ -37,7 +37,7 @@ class Kind:
 
     @property
     def is_judge(self) -> bool:
-        """Whether it compares responses."""
+        """Whether the folder's model compares responses."""
         return "reward-model" in self.tags
 
 

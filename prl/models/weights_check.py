@@ -1,4 +1,4 @@
-"""Whether the files of a model hold its weights: all of them, no others, in their shapes."""
+"""Check that the files of a model hold its weights: all of them, no others, in their shapes."""
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress

@@ -20,7 +20,7 @@ Inputs = dict[str, str | int | float | bool | None]
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _SETTINGS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 _ABOUT = ("rm_passport.json",)
-"""What is said of a model after it was made, which changes no number."""
+"""Descriptive files written after a model was made; they change no number."""
 
 
 def model_inputs(name: str, source: ModelSource) -> Inputs:

@@ -13,13 +13,13 @@ log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 HOLDER = ".lock.pid"
-"""Who holds it, in words: the lock file itself belongs to the library."""
+"""File that names the holder in words; the lock file itself belongs to the library."""
 
 _RANKS = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"),
     *("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK"),
 )
-"""Where launchers write a process's number, before torch.distributed knows it."""
+"""Variables in which launchers write a process's number, before torch.distributed knows it."""
 
 
 class RunInUseError(ValueError):

@@ -26,9 +26,9 @@ KNOWN = (
     *(f"lightning.pytorch.{part}" for part in ("accelerators", "callbacks", "loggers", "plugins", "profilers")),
     "lightning.pytorch.strategies",
 )
-"""Where classes and functions come from that any run folder may name."""
+"""Packages whose classes and functions any run folder may name."""
 _RUN_FILES = ("checkpoints", "ledger.jsonl", "model")
-"""What a run leaves beside its config.yaml."""
+"""Files of a run beside its config.yaml."""
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 _CLASS_PATH = re.compile(r"""class_path["']?\s*:\s*["']?([\w.]+)""")
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")

@@ -30,11 +30,11 @@ from prl.distributed import collective_timeout
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 16 << 20
-"""Of an answer. The token ids and the text of 100,000 tokens are one or two million."""
+"""Limit of an answer's size. The token ids and the text of 100,000 tokens are one or two million bytes."""
 _AGAIN = (429, 500, 502, 503, 504)
 _LONGEST_PAUSE = 30.0
 _SHARE = 0.8
-"""Of the time that other processes wait in a collective: what requests of this one may take before it joins them."""
+"""Share of the collective timeout that requests of this process may take before it joins the others."""
 
 
 class ServerError(ValueError):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 64 << 20
-"""Of a file that is read whole; what prl writes has some kilobytes."""
+"""Limit of a file that is read whole, in bytes; prl's own have some kilobytes."""
 
 
 def parse_object(text: str | bytes, *, with_nan: bool = False) -> dict[str, Any]:

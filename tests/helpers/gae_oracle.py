@@ -34,7 +34,7 @@ class Problem:
     offsets: Tensor | None = None
 
     def arguments(self, operator: str) -> dict:
-        """What `torch.ops.prl.<operator>` takes, by name."""
+        """Return the arguments of `torch.ops.prl.<operator>`, by name."""
         left_out = {
             "gae": {"logprobs", "ref_logprobs", "scores", "kl_coef", "kl_estimator"},
             "shaped_gae": {"rewards"},
@@ -47,11 +47,11 @@ class Problem:
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def map_tensors(self, function) -> "Problem":
-        """The same problem with function(name, tensor) in place of each tensor."""
+        """Apply function(name, tensor) to each tensor of the problem."""
         return replace(self, **{name: function(name, tensor) for name, tensor in self.tensors().items()})
 
     def only_row(self, row: int) -> "Problem":
-        """The same problem for one row of [B, T]."""
+        """Select the problem of one row of [B, T]."""
         return self.map_tensors(lambda _, tensor: tensor[row : row + 1])
 
 

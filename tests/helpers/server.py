@@ -1,4 +1,4 @@
-"""What the small servers of the tests share."""
+"""Shared parts of the small servers of the tests."""
 
 import json
 import threading

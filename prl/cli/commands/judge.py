@@ -42,7 +42,7 @@ FIGURES = (
 )
 """Names in the report, in the order of the screen, with their words."""
 COLUMNS = ("win_prob", "margin", "order_gap")
-"""What is written of each comparison."""
+"""Columns that are written of each comparison."""
 
 
 def main(args: list[str]) -> None:

@@ -9,10 +9,10 @@ from prl.data.rows.row_reader import RowReader
 from prl.types import Conversation
 
 NO_LABEL = "none, chosen is better"
-"""What a report calls a row whose columns alone say it."""
+"""Name in a report of a row whose columns alone give the label."""
 
 MARGIN = "margin, as log-odds"
-"""What a report calls a row with a margin, which other trainers read otherwise."""
+"""Name in a report of a row with a margin, which other trainers read otherwise."""
 
 MAX_COMPLETIONS = 128
 """Longest ranked list: it gives 8,128 pairs, and each holds two texts."""

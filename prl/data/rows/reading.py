@@ -35,7 +35,7 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True)
 class DataReport:
-    """What happened to the rows of one source. Row numbers count from 1; in .jsonl files they are line numbers."""
+    """Counts over the rows of one source. Row numbers count from 1; in .jsonl files they are line numbers."""
 
     source: str
     """Path or hub id as given."""

@@ -1,4 +1,4 @@
-"""Where rows come from, and each raw row with its number: a file of one of four kinds, or a data set on the hub."""
+"""Sources of rows: a file of one of four kinds, or a data set on the hub; each raw row has its number."""
 
 import glob
 import gzip
@@ -32,7 +32,7 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where rows come from. Raises ValueError if a field makes no sense."""
+    """A source of rows. Raises ValueError if a field makes no sense."""
 
     path: str
     """Local .jsonl, .jsonl.gz, .json, .parquet or .csv file, a folder of .parquet files, or the id of a data set on the
@@ -42,7 +42,7 @@ class DataSource:
     name: str | None = None
     """Subset (configuration) of a hub data set."""
     columns: dict[str, str | None] | None = None
-    """Where columns have other names: prl's name for a field -> the column in the file, `{prompt: question}`; null
+    """Other names of columns: prl's name for a field -> the column in the file, `{prompt: question}`; null
     leaves a column of prl's name unread."""
     limit: int | None = None
     """Read only so many rows, from the first."""

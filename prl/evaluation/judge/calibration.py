@@ -1,4 +1,4 @@
-"""Whether a judge's probabilities mean what they say, and the temperature that would make them."""
+"""Calibration of a judge's probabilities, and the temperature that corrects them."""
 
 import math
 from collections.abc import Hashable, Sequence

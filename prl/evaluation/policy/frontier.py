@@ -22,7 +22,7 @@ class Point:
     low: float
     high: float
     alarmed: bool = False
-    """Whether the gap between the judges had raised its alarm by then."""
+    """Whether the gap between the judges had raised its alarm by this validation."""
 
 
 def common_measure(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -62,7 +62,7 @@ class PrefixCache:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return device_of(self.model)
 
     def clear(self) -> None:

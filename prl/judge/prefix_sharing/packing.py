@@ -129,7 +129,7 @@ class CostModel:
     attention_length: float = math.inf
     """Length at which attention, which grows with the square, costs as much as the rest of the network."""
     overhead: float = 0.0
-    """What a tree costs more than a plain row of its length, as a share."""
+    """Extra cost of a tree over a plain row of its length, as a share."""
 
     def row(self, length: int) -> float:
         """Cost of one reading alone in a row of `length` tokens."""

@@ -1,4 +1,4 @@
-"""When a judge reads shared beginnings once, the check that its model can, and what that saves."""
+"""Prefix sharing of a judge: when it pays, the check that a model can do it, and the tokens that it saves."""
 
 import logging
 from collections.abc import Callable
@@ -19,11 +19,11 @@ FusedMode = Literal["auto", "on", "off"]
 ATTENTION_LENGTH = 2.6
 """Hidden sizes in the length of a row whose attention costs as much as the rest of the network."""
 OVERHEAD = 0.05
-"""What a mask of our own costs, as a share of the cost of a row. Both are measured: docs/results/fused.md."""
+"""Extra cost of an explicit mask, as a share of the cost of a row. Both are measured: docs/results/fused.md."""
 NOISE = 1e-4
 """Root mean square difference of logits that is always taken for rounding."""
 ROUNDINGS = 4
-"""The same in roundings of a logit of usual size: in half precision a column of padding may happen to change none."""
+"""The tolerance in roundings of a typical logit: in half precision a column of padding may change none."""
 
 
 class FusedJudgingError(ValueError):
@@ -39,7 +39,7 @@ class TokenCounts:
     computed: int = 0
     """Tokens that went through the model."""
     positions: int = 0
-    """The same with padding."""
+    """Tokens that went through the model, padding included."""
 
     @property
     def cached_token_fraction(self) -> float:
