@@ -68,7 +68,7 @@ class Problem:
 
 
 def make_problem(rows: int, width: int, dtype: torch.dtype, device: str) -> Problem:
-    """Normal random data of the magnitudes of a training run, the same every time."""
+    """Draw normal random data of the magnitudes of a training run, with one seed."""
     generator = torch.Generator().manual_seed(0)
     a, b, c, d = (torch.randn(rows, width, generator=generator).to(device, dtype) for _ in range(4))
     mask = torch.ones(rows, width, dtype=torch.bool, device=device)
@@ -76,7 +76,7 @@ def make_problem(rows: int, width: int, dtype: torch.dtype, device: str) -> Prob
 
 
 def python_loop(rewards: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The shape of the loop in TRL 1.9.2's PPO trainer: one step after the other, no masks, one lambda for both."""
+    """Follow the loop in TRL 1.9.2's PPO trainer: one step after the other, no masks, one lambda for both."""
     rewards, values = rewards.float(), values.float()
     last = rewards.shape[1] - 1
     advantage: Tensor | float = 0.0
@@ -176,7 +176,7 @@ def seconds_of(call: Callable[[], object], calls: int, device: str, flush: Tenso
 
 
 def measure(problem: Problem, calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, Any]]:
-    """Samples of all contestants in turns, every round in another order."""
+    """Sample all contestants in turns, every round in another order."""
     device, flush, shuffled = problem.mask.device.type, None, random.Random(0)
     if device == "cuda" and problem.bytes_of("prl") >= FLUSH_FROM:
         flush = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)

@@ -133,7 +133,7 @@ def training(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds:
 
 
 def returning(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds: int) -> dict[str, Any]:
-    """New responses to prompts and anchors that were there before: with them kept, beside whole and fused readings.
+    """Judge new responses to known prompts and anchors: with their beginnings kept, whole, and fused.
 
     `cold` computes what is kept as well, as the first time does.
     """
@@ -165,7 +165,7 @@ def returning(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds
 
 
 def ratios(times: dict[str, float]) -> dict[str, float]:
-    """Times as shares of reading plainly."""
+    """Divide times by the time of plain reading."""
     return {f"time_{mode}": times[mode] / times["off"] for mode in ("on", "auto")} | {"seconds_off": times["off"]}
 
 

@@ -48,7 +48,7 @@ PRECISION = "bf16-mixed"
 
 
 def build_stage(folder: Path) -> PairwisePPOModule:
-    """A run with a judge behind a server, and activations computed again."""
+    """Configure a run with a judge behind a server, and activations computed again."""
     source = ModelSource(path=str(folder), gradient_checkpointing=True)
     return PairwisePPOModule(
         policy=source,
@@ -120,7 +120,7 @@ def row(needed: MemoryPlan, name: str, strategy: str, gpus: int) -> dict[str, An
 
 
 def show(found: dict[str, Any]) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     sizes = " | ".join(f"{found[name] / GIB:.1f}" for name in ("lasting", "rollout", "update", "traffic"))
     print(f"| {found['model']} | {found['strategy']} | {found['gpus']} | {sizes} |", flush=True)
 

@@ -69,7 +69,7 @@ def bootstrap_ratio(
 
 
 def number_groups(groups: Sequence[Hashable]) -> np.ndarray:
-    """Number the group of each row in order of first appearance: [N]."""
+    """Assign each row the number of its group, in order of first appearance: [N]."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups])
 

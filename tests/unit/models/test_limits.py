@@ -29,7 +29,7 @@ POSITIONS = 512
 
 @pytest.fixture(scope="module")
 def padded(tiny_folder, tmp_path_factory) -> str:
-    """A model whose tokenizer got a token that the embeddings have no row for."""
+    """Make a model whose tokenizer got a token that the embeddings have no row for."""
     folder = write_tiny_model(tmp_path_factory.mktemp("padded") / "model")
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
