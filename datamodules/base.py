@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class _Numbered(Dataset):
-    """Rows that know their number, by which a validation finds their texts again whichever rank read them."""
+    """Rows with their numbers, by which a validation finds their texts again on any rank."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -46,7 +46,7 @@ class _Numbered(Dataset):
 
 
 class _Again:
-    """Records that can be gone through more than once, each time from the first."""
+    """Records that can be iterated more than once, each time from the first."""
 
     def __init__(self, begin: Callable[[], Iterable[Record]]) -> None:
         self.begin = begin
@@ -56,7 +56,7 @@ class _Again:
 
 
 class RecordDataModule(LightningDataModule):
-    """Rows of one kind, for one stage. The stage says how a row becomes ids; this class never touches a model.
+    """Rows of one kind for one training module, which encodes them; this class never touches a model.
 
     Args:
         train: where training rows come from.

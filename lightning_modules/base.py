@@ -30,14 +30,14 @@ from prl.run_folder.inputs import Inputs, folder_inputs, model_inputs
 
 
 class Encoder(RecordEncoder, Protocol):
-    """Turns records into token ids and rows of them into batches: all that a data module needs of a stage."""
+    """Turns records into token ids and rows of ids into batches: all that a data module needs of a training module."""
 
     def collate(self, rows: list[dict[str, Any]]) -> Any:
         """Collate encoded rows into one batch."""
 
 
 class TrainingModule(LightningModule, ABC):
-    """A training stage. A checkpoint keeps what training changes; frozen weights are read again from their folder."""
+    """Base of training modules. A checkpoint holds trained weights; frozen weights are read from their folder."""
 
     record_type: ClassVar[type[Record]]
     """The kind of data row this stage learns from."""

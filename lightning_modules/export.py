@@ -1,4 +1,4 @@
-"""A module from the settings of its run, with the weights of a checkpoint, exported."""
+"""Export of a run: its training module from settings and a checkpoint, written as a model folder."""
 
 from pathlib import Path
 from typing import Any

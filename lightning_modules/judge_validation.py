@@ -1,4 +1,4 @@
-"""Validation that every judge shares: gather both readings of all pairs, then report once."""
+"""Validation of every judge: gather the verdicts in both orders of all pairs, then report once."""
 
 import logging
 from abc import abstractmethod

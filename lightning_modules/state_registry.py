@@ -1,4 +1,4 @@
-"""Everything stateful of a run beside weights, optimizer and random states, in one place and under one key."""
+"""State of a run beside weights, optimizer and random states, in one place and under one key of the checkpoint."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A part whose state decides how the run goes on. States are plain values and tensors: reading runs no code."""
+    """A part of a run with a state. States hold numbers, texts and tensors: reading them runs no code."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state to save."""

@@ -16,7 +16,7 @@ from prl.rl.health_monitor import save_batch
 
 
 class StepHealth:
-    """Looks at every step that Lightning takes for a stage; what it decides, all ranks decide alike."""
+    """Checks every step that Lightning takes for a module; all ranks decide alike."""
 
     def __init__(self, module: LightningModule) -> None:
         self.module = module

@@ -1,4 +1,4 @@
-"""The supervised stage: imitate demonstrations, the loss on completions only."""
+"""Supervised training: imitate demonstrations, with the loss on completions only."""
 
 from pathlib import Path
 from typing import Any

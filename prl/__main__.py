@@ -1,4 +1,4 @@
-"""`prl`, which is also `python -m prl`."""
+"""Entry point of `prl` and `python -m prl`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Everything that processes tell each other, over torch.distributed or alone. Knows nothing of strategies.
+"""All collectives, over torch.distributed or for one process. Knows nothing of strategies.
 
 No other file calls a collective: a process group speaks for the devices it was made for (NCCL for GPUs alone), and here
 tensors of other devices are moved there and back.

@@ -1,4 +1,4 @@
-"""Which process failed first, where, and why: the others only notice that it is gone."""
+"""Record of which process failed first, where, and why: the others only notice that it is gone."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class FailureReport(Callback):
-    """Leaves `RUN_DIR/failures/rankN.txt` when one of several processes fails; the others' errors name the first.
+    """Writes `RUN_DIR/failures/rankN.txt` when one of several processes fails; the others' errors name the first.
 
     A process that waits for a lost one gets an error about a closed connection or a time-out; what matters is the error
     of the process that went first.

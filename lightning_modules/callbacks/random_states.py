@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class RandomStates(Callback):
-    """Saves the states of every process and puts them back right before the first batch after a resume.
+    """Saves the random states of every process, and restores them before the first batch after a resume.
 
     Not earlier: building models and loaders draws random numbers too.
     """

@@ -1,4 +1,4 @@
-"""The checkpoint a run resumes from, counted in training batches, and the end of a run that is told to stop."""
+"""The checkpoint that a run resumes from, counted in training batches, and the end of a run at a signal."""
 
 import contextlib
 import logging
@@ -29,9 +29,9 @@ MODEL_CHECKPOINT_LAST = "model-checkpoint-last"
 
 
 class PlainCheckpointIO(TorchCheckpointIO):
-    """Writes straight to the file. Lightning's own copies the checkpoint in memory twice and goes through /tmp.
+    """Writes straight to the file; Lightning's own IO copies the checkpoint in memory twice and goes through /tmp.
 
-    Reads what was written in parts as well.
+    Reads sharded checkpoints as well.
     """
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hashes of what a run reads in its checkpoints: a resume on other data or models is refused, or accepted and told."""
+"""Hashes of a run's inputs in its checkpoints: a resume with others is refused, or accepted and logged."""
 
 import logging
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class RunInputs(Callback):
-    """Keeps the inputs of the stage and of its data module (`inputs()` of each), and compares them on resume.
+    """Stores the inputs of training module and data module (`inputs()` of each), and compares them on resume.
 
     Args:
         accept: changes to go on with; true for all, or names of inputs.

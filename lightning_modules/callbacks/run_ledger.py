@@ -1,4 +1,4 @@
-"""Writes the run ledger: one line per training batch, by which `prl resume --verify` finds what was not continued."""
+"""Writer of the run ledger: one line per training batch, by which `prl resume --verify` finds what a resume changed."""
 
 import hashlib
 from pathlib import Path
@@ -19,9 +19,9 @@ NUMBERS = ("reward/score", "kl/k1", "value/loss", "policy/loss", "policy/grad_no
 
 
 class RunLedger(Callback):
-    """One line per training batch: what went in is taken when it starts, what came out when it ends.
+    """Writes one line per training batch: its inputs when it starts, its results when it ends.
 
-    A stage that returns a dict with `responses` or `rewards` from `training_step` has them in the line.
+    A module that returns a dict with `responses` or `rewards` from `training_step` has them in the line.
     """
 
     def __init__(self) -> None:

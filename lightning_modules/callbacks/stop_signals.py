@@ -1,4 +1,4 @@
-"""Signals and lost output as a wish to stop, which the run looks at where its state is in order."""
+"""Signals and lost output as requests to stop, which the run reads where its state is consistent."""
 
 import contextlib
 import os
@@ -15,11 +15,11 @@ from prl.system.signals import STOP_SIGNALS
 
 
 class StoppedRun(SystemExit):
-    """Ends the process as a shell reports a signal: 128 + its number, 143 for SIGTERM."""
+    """Ends the process with a shell's exit code of a signal: 128 + its number, 143 for SIGTERM."""
 
 
 class StopSignals:
-    """Notes signals and does nothing else in the handler.
+    """Records signals and does nothing else in the handler.
 
     Lightning's own handler calls a collective (which hangs when one rank alone is signalled), and its flag is read
     between batches on rank 0 only; for SLURM's SIGUSR1 it saves in the middle of an iteration. Both are replaced;

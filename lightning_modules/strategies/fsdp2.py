@@ -1,4 +1,4 @@
-"""Shards by torch's `fully_shard`, with the checkpoints of every strategy."""
+"""FSDP2: shards by torch's `fully_shard`, with checkpoints that any strategy reads."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,7 +26,7 @@ from prl.models.memory import layer_names
 
 
 class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
-    """Weights, gradients and optimizer state in shards over all processes, by torch's `fully_shard`.
+    """Shards weights, gradients and optimizer state over all processes, by torch's `fully_shard`.
 
     Args:
         replicas: groups of processes that have all shards each; weights are gathered within a group, and only sums of

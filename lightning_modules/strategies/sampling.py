@@ -1,4 +1,4 @@
-"""Sampling from a policy in shards: with its weights put together for the while of a rollout, or pass by pass."""
+"""Sampling from a sharded policy: with its weights gathered once per rollout, or in every forward pass."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Checkpoints of a strategy that cuts tensors: one file of whole tensors, or a folder of parts."""
+"""Checkpoints of a strategy that shards tensors: one file of full tensors, or a folder of shards."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -30,9 +30,9 @@ def gather_full(shards: Mapping[str, LocalShard]) -> dict[str, Tensor]:
 
 
 class ShardedCheckpoints(ParallelStrategy):
-    """Saves and loads what a strategy says it holds; both kinds are read by any strategy and number of processes.
+    """Mixin that saves and loads a strategy's shards; any strategy and number of processes reads both kinds.
 
-    Mixed into a strategy, before it.
+    It stands before the strategy among the bases.
     """
 
     sharded_checkpoints = False

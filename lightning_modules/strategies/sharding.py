@@ -1,4 +1,4 @@
-"""The shards of each strategy, as the loop asks for them (`prl.rl.sharding`)."""
+"""Sharding of each strategy, behind the interface of `prl.rl.sharding`."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -40,7 +40,7 @@ def sharding_of(trainer: Any) -> Sharding:
 
 
 class DDPSharding(Sharding):
-    """Whole models, whose gradients are averaged as they come."""
+    """Full models on every process, with averaged gradients."""
 
     def __init__(self, strategy: DDPStrategy) -> None:
         super().__init__(strategy)

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO, told of steps that are several backward passes long, with the checkpoints of every strategy."""
+"""DeepSpeed's ZeRO for steps of several backward passes, with checkpoints that any strategy reads."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext

@@ -1,4 +1,4 @@
-"""Events of a run as lines of a file: appended while it trains, and cut back where a resumed run begins again."""
+"""Events of a run as lines of a file: appended during training, and truncated where a resumed run continues."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from prl.system.outputs import write_text
 
 
 class EventLog:
-    """A jsonl file whose lines carry the number of the training batch that they are about.
+    """A jsonl file whose lines carry the number of their training batch.
 
     A killed process may leave half a line and lines of batches that no checkpoint holds; `truncate_after` removes both.
     """

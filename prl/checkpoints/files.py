@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written aside, known whole by a manifest that comes last, and the newest whole one found again.
+"""Checkpoints on disk: written under another name, completed by a manifest, and validated when they are read.
 
 `RUN_DIR/checkpoints` holds `batch-000200.ckpt` (a file, or a folder of shards), `batch-000200.json` (its manifest:
 sizes, sha256, batches, processes, version) and the link `last.ckpt` to the newest. Without a manifest that fits, a
@@ -30,7 +30,7 @@ _NAME = re.compile(r"batch-(\d+)\.(?:ckpt|partial)")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing or torn."""
+    """A checkpoint that is missing or corrupt."""
 
 
 def partial_path(folder: Path, batches: int) -> Path:

@@ -1,4 +1,4 @@
-"""The run ledger: what each training batch read and gave, in numbers that a repetition must give again.
+"""The run ledger: inputs and results of each training batch, in numbers that a repetition must reproduce.
 
 `RUN_DIR/ledger.jsonl` is only appended to. A line `{"session": …}` marks each start of the run; what earlier sessions
 wrote of batches after its `resumed` does not count any more, since these batches came again.
@@ -96,7 +96,7 @@ def state_numbers(state: Any) -> Any:
 
 
 class LedgerWriter:
-    """Appends lines; each is in the hands of the system before the next batch begins.
+    """Appends lines; each is passed to the operating system before the next batch begins.
 
     Args:
         path: the ledger.

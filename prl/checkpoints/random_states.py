@@ -1,4 +1,4 @@
-"""All random states of a process as plain values, so that reading them from a checkpoint runs no code."""
+"""All random states of a process as numbers and tensors, so that reading them from a checkpoint runs no code."""
 
 import random
 from collections.abc import Iterator

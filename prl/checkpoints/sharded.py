@@ -1,7 +1,7 @@
-"""A checkpoint as a folder to which each process writes its parts, by torch.distributed.checkpoint.
+"""A checkpoint as a folder to which each process writes its shards, by torch.distributed.checkpoint.
 
-However a strategy cuts a tensor, what a process has of it is a range of it flattened. The files hold flat tensors
-therefore, and any number of processes under any strategy reads from them what it needs, one process everything.
+In every strategy a process's shard is a range of the flattened tensor. So the files hold flat tensors, and any number
+of processes under any strategy reads the ranges that it needs.
 """
 
 import pickle
@@ -68,7 +68,7 @@ class Part:
 
 
 class _Flat(Tensor):
-    """A part as torch.distributed.checkpoint asks for it: a flat tensor of which a range is here."""
+    """A part in the form of torch.distributed.checkpoint: a flat tensor of which one range is local."""
 
     part: Part
 

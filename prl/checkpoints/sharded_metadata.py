@@ -1,4 +1,4 @@
-"""Read the index of a sharded checkpoint (`.metadata`) as data.
+"""Reader of a sharded checkpoint's index (`.metadata`) as data.
 
 torch.distributed.checkpoint writes the index as a pickle and reads it with plain `pickle.load`, which runs whatever a
 file asks for. Here every name in the pickle becomes an inert record, and the index is built anew from records whose
@@ -44,7 +44,7 @@ _MOST_BYTES = 1 << 30
 
 
 class Reader(dcp.FileSystemReader):
-    """Reads tensors from a folder by an index that was read before."""
+    """Reads tensors from a folder by an index that is already parsed."""
 
     def __init__(self, folder: Path, index: Metadata) -> None:
         super().__init__(folder)
@@ -77,7 +77,7 @@ def _words(error: BaseException) -> str:
 
 
 class _Record:
-    """An object of the pickle: which class it names, and what it was given."""
+    """An inert object of the pickle: the name of its class, and its arguments."""
 
     kind = ""
 

@@ -1,4 +1,4 @@
-"""Which errors are the user's to mend, and in what words they are told."""
+"""Errors that the user can mend, and their wording."""
 
 import linecache
 import sys

@@ -1,4 +1,4 @@
-"""Cuts a data set into batches of rows of similar length, in an order that can be repeated and resumed."""
+"""Batches of rows of similar length, in an order that can be repeated and resumed."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence

@@ -98,9 +98,9 @@ def frame_chat(tokenizer: PreTrainedTokenizerBase, messages: Conversation, *, ge
 
 
 class _Frame:
-    """Finds out which marks in the text of a conversation the template has written.
+    """Finds the marks in a rendered conversation that the template has written.
 
-    The text itself is never touched: each way to tell is right only if the text comes out the same.
+    The text is never changed: a way to tell is accepted only if it renders this very text.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Conversations as token ids for the policy, its supervised stage and the scalar baseline."""
+"""Encoders of conversations for policies, supervised training and the scalar baseline."""
 
 import json
 from typing import Any
@@ -138,7 +138,7 @@ class ConversationEncoder(_Encoder):
 
 
 class DemonstrationEncoder(ConversationEncoder):
-    """Encode demonstrations for supervised training; the loss is on the completion only.
+    """Demonstrations for supervised training; the loss is on the completion only.
 
     A row is the beginning of the whole dialogue as the chat template writes it, up to the end of its last turn. Where
     the template writes the prompt differently inside a dialogue, the completion follows the prompt directly.

@@ -1,4 +1,4 @@
-"""Texts of users as tokens that no model takes for its own marks: turns, ends, tool calls.
+"""Encoding of user texts without control tokens: turns, ends and tool calls written in them stay plain characters.
 
 A mark is a special token, or an added token that the template around the text writes. Where one is written in a text it
 is characters. Such texts are read by a copy of the tokenizer in which each mark has another name, an alias that nobody

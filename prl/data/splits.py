@@ -1,4 +1,4 @@
-"""Which side of the split a record is on, from the keys of the prompts alone."""
+"""The split of records into training and validation, from the keys of the prompts alone."""
 
 import hashlib
 

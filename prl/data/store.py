@@ -1,4 +1,4 @@
-"""Encoded records on disk: written one by one, read through a memory map, and found again by what decides them.
+"""Cache of encoded records on disk: written one by one, read through a memory map, found by a hash of their inputs.
 
 A folder of the cache holds `rows.arrow` (token ids and labels of every record that was not left out), `records.npz` (a
 few bytes for each record, left out or not) and `report.json`. Its name is a hash of the data, of how they are read and
@@ -41,7 +41,7 @@ _BATCH = 256
 
 
 class RecordEncoder(Protocol):
-    """Turns records into token ids; `RowError` says that a record cannot be one, as a bad row cannot."""
+    """Turns records into token ids; `RowError` refuses a record, as it refuses a bad row."""
 
     counts: EncodingCounts
     """Texts seen so far, and what they lost."""
@@ -240,7 +240,7 @@ def _narrow(value: Any) -> Any:
 
 
 class _Index:
-    """The few bytes of each record that splits, duplicates, the sampler and the report need."""
+    """The bytes of each record that splits, duplicates, the sampler and the report need."""
 
     def __init__(self) -> None:
         self.prompts, self.comparisons = bytearray(), bytearray()

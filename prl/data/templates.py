@@ -1,4 +1,4 @@
-"""Jinja templates of strangers: a judge's and a model's chat template, rendered within bounds, their errors in words.
+"""Sandboxed Jinja templates of judges and models, rendered within limits, with their errors in words.
 
 A template comes with a model folder and may be anything. Nothing escapes jinja's sandbox; this adds what the sandbox
 does not have: an end to loops, a limit of sizes, and one kind of error whatever goes wrong.
@@ -32,11 +32,11 @@ _steps: ContextVar[int] = ContextVar("turns of loops that a rendering has left")
 
 
 class TemplateFailure(ValueError):
-    """A template that cannot be rendered with what it was given; says why in the template's own words."""
+    """A template that cannot be rendered with its variables; the message quotes the template's own error."""
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """A sandbox in which no template runs for ever or fills the memory."""
+    """A sandbox in which every template ends, and within a limit of memory."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
@@ -77,7 +77,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _Generation(Extension):
-    """`{% generation %}`, by which a chat template shows what an assistant has written; it changes no text."""
+    """`{% generation %}`, by which a chat template marks an assistant's text; it changes no text."""
 
     tags = {"generation"}
 
@@ -139,7 +139,7 @@ class _BoundsError(Exception):
 
 
 class _Bounds(NodeTransformer):
-    """Let every loop and macro of a template say how many steps it takes, and check what is put together."""
+    """Makes every loop and macro of a template count its steps, and checks the size of results."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)

@@ -1,4 +1,4 @@
-"""Text as token ids and rows of ids as batches: what every encoder shares."""
+"""Token ids and padded batches: parts that all encoders share."""
 
 import hashlib
 import json

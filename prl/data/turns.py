@@ -1,4 +1,4 @@
-"""A model's own turn as its chat template writes it: what stands around the text, and with which token it ends."""
+"""A model's own turn in its chat template: the text around it, and the token that ends it."""
 
 from functools import lru_cache
 

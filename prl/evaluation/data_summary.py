@@ -1,4 +1,4 @@
-"""Numbers that say what is in the data, and how far a rule gets that never reads it: plain functions of records."""
+"""Statistics of a data set, and the accuracy of rules that never read the texts: plain functions of records."""
 
 import re
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Pictures of a judge on labelled pairs (docs/metrics.md), as matplotlib figures without pyplot's global state."""
+"""Figures of a judge on labelled pairs (docs/metrics.md), in matplotlib without pyplot's global state."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Responses without content that try to win all the same. A judge that lets one through will be exploited by PPO."""
+"""Empty responses that try to win all the same. PPO will exploit a judge that lets one win."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Comparisons as token ids: what to cut when a pair does not fit, and how a batch is padded."""
+"""Encoding of comparisons: truncation of a pair that does not fit, and padding of batches."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Everything that is measured of a judge with a set of pairs: report, attacks, round robins, batch layouts."""
+"""Examination of a judge with a set of pairs: report, attacks, round robins, batch layouts."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The gate in front of pairwise PPO: a judge whose passport breaks a limit is named, or refused."""
+"""The gate in front of pairwise PPO: a judge whose passport breaks a limit is reported, or refused."""
 
 import logging
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class JudgeRefusedError(ValueError):
-    """The judge's passport is missing, does not fit its folder, or breaks a limit."""
+    """A judge without a passport, with a passport of another folder, or with a broken limit."""
 
     exit_code = 3
     """Exit code of the command line; other mistakes end with 1."""

@@ -1,4 +1,4 @@
-"""A judge of any kind from its folder."""
+"""Loading of a judge of any kind from its folder."""
 
 import logging
 from collections.abc import Callable, Sequence

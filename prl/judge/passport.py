@@ -1,4 +1,4 @@
-"""The judge's passport: what was measured of it and with what, in a file beside its weights (docs/judge.md)."""
+"""The judge's passport: a file of measurements, and their inputs, beside its weights (docs/judge.md)."""
 
 import hashlib
 import json

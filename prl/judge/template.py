@@ -30,7 +30,7 @@ _FIELDS = ("prompt", "response_a", "response_b")
 
 
 class VerdictTokenError(ValueError):
-    """A verdict word that the tokenizer does not write as exactly one token."""
+    """A verdict word that is not exactly one token of the tokenizer."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Several sets of adapters on one base model of frozen weights: the policy's own, and others beside them."""
+"""Several sets of adapters on one frozen base model: the policy's own, and others."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,7 +93,7 @@ def _same_gradients(policy: nn.Module) -> Iterator[None]:
 
 
 class AdapterOnBase(nn.Module):
-    """A frozen model that is adapters on the policy's base model: it costs no other memory.
+    """A frozen model made of adapters on the policy's base model, which takes no other memory.
 
     The policy holds its weights, so this module has none.
 

@@ -1,4 +1,4 @@
-"""A frozen model in shards, at work on processes that do not have equally much to read."""
+"""A frozen sharded model, used by processes with unequal amounts of input."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Files of a model folder that cannot be read: which one it is, and what its reader said."""
+"""Damaged files of a model folder: which file it is, and its reader's error."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Dropout of a model: off while it works, and as it was in the config that is written."""
+"""Dropout of a model: off in use, restored in the config that is written."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

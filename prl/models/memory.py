@@ -36,7 +36,7 @@ def _fake(tensor: Tensor, mode: FakeTensorMode) -> Tensor:
 
 
 class PeakOfTensors(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made inside and still alive; `peak` is the most at one time.
+    """Counts the bytes of all tensors that are made inside and still alive; `peak` is the maximum.
 
     Args:
         known: tensors that were there before and do not count.
@@ -96,7 +96,7 @@ class Shards:
 
 @dataclass(frozen=True)
 class ModelMemory:
-    """Bytes of one model that last through a run, all processes together."""
+    """Bytes of one model that last through a run, summed over all processes."""
 
     name: str
     num_parameters: int

@@ -1,4 +1,4 @@
-"""The model card (README.md) of an exported folder: what it is, how to load it, and what was measured of it.
+"""The model card (README.md) of an exported folder: the model, how to load it, and its measurements.
 
 A card is signed with a hash of its text. One that somebody has edited no longer fits its hash and is left alone.
 """

@@ -1,4 +1,4 @@
-"""Reading and writing weights without what transformers says and draws meanwhile."""
+"""Silence for reading and writing weights: no expected messages of transformers, and no bars."""
 
 import warnings
 from collections.abc import Iterator

@@ -15,7 +15,7 @@ SHOWN = 4
 
 
 class WeightsError(ValueError):
-    """Files that do not hold the weights of their model: what is missing would be random."""
+    """Files that do not hold all weights of their model; the missing ones would be random."""
 
 
 def check_found(

@@ -1,4 +1,4 @@
-"""Which compiled kernels this process uses, and why: PRL_KERNELS=auto|cuda|cpp|torch, read once at import."""
+"""Choice of compiled kernels, with reasons: PRL_KERNELS=auto|cuda|cpp|torch, read once at import."""
 
 import json
 import os

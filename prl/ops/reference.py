@@ -1,4 +1,4 @@
-"""Generalised advantage estimation in plain torch, one token at a time: what every kernel is tested against."""
+"""Generalised advantage estimation in plain torch, one token at a time: the reference of every kernel."""
 
 from dataclasses import dataclass
 

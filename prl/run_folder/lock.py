@@ -1,4 +1,4 @@
-"""One process at a time trains in a run folder: a lock that the system takes back however its holder ends."""
+"""Lock of a run folder: one process at a time trains in it, and the system frees the lock however its holder ends."""
 
 import logging
 import os

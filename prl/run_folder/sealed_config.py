@@ -1,4 +1,4 @@
-"""The run's `config.yaml`, between two lines by which a file that was cut or edited is told from what the run wrote.
+"""The run's `config.yaml`, between two lines that reveal a cut or an edit.
 
 A config that is cut is still a config: it would go on with defaults in place of what is missing.
 """

@@ -37,7 +37,7 @@ _guarded: ContextVar[tuple[Path, tuple[str, ...]] | None] = ContextVar("guarded"
 
 
 class UntrustedRunError(ValueError):
-    """A run folder that asks for what only the user may ask for."""
+    """A run folder whose config asks for more than it may."""
 
 
 def take_flag(args: Iterable[str]) -> tuple[list[str], bool]:

@@ -1,4 +1,4 @@
-"""A disk that is full, told as that and with the path, whichever library came upon it."""
+"""Errors of a full disk, worded alike and with the path, whichever library raised them."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Requests to OpenAI-compatible servers, which may be slow, broken or anybody's.
+"""Requests to OpenAI-compatible servers, which may be slow, broken or hostile.
 
 A request has one deadline, from connecting to the last byte read, one size, and no redirects. A key is sent where its
 variable is named, by https or to this machine, and stands in no message.
@@ -42,7 +42,7 @@ class ServerError(ValueError):
 
 
 class _Again(Exception):
-    """A try that failed in a way that may pass; told as a ServerError after the last one."""
+    """A failed try that may succeed later; reported as a ServerError after the last one."""
 
     def __init__(self, reason: str, pause: float | None = None) -> None:
         super().__init__(reason)
@@ -61,7 +61,7 @@ _clock = _Clock()
 
 
 class _TimedIO(socket.SocketIO):
-    """Waits for each byte no longer than the request has left; a socket's own time-out begins anew with every byte."""
+    """Waits for each byte at most until the request's deadline; a socket's own timeout restarts with every byte."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock, "rb")
@@ -174,7 +174,7 @@ def read_key(base_url: str, variable: str | None) -> str | None:
 
 
 class Server:
-    """Asks a server, and tries again, with growing pauses, after an error of the connection or the server.
+    """A client that repeats requests, with growing pauses, after an error of the connection or the server.
 
     Args:
         base_url: as `check_connection` gives it.

@@ -1,4 +1,4 @@
-"""JSON from a disk, where anything may have happened to it: an object, or a word on what is wrong."""
+"""JSON files whose contents may be damaged: an object, or the error in words."""
 
 import json
 from pathlib import Path

@@ -15,7 +15,7 @@ from prl.system.full_disk import naming_when_full
 
 
 class OutputError(ValueError):
-    """A place that may not be written to."""
+    """A path that may not be written to."""
 
 
 # ---- may this be written

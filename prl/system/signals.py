@@ -1,4 +1,4 @@
-"""Signals that mean a wish to stop: the trainer notes them, loader workers leave them to it."""
+"""Signals that request a stop: the trainer records them, and loader workers leave them to the trainer."""
 
 import os
 import signal

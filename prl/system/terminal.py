@@ -46,7 +46,7 @@ def stop_listening(listener: Callable[[], None]) -> None:
 
 
 class _Guarded:
-    """A text stream. From the first write that nobody reads, its file descriptor leads to nowhere."""
+    """A text stream. From the first write that fails, its file descriptor leads to /dev/null."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

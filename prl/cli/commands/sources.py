@@ -1,4 +1,4 @@
-"""Options that say where rows come from, the same for every command that reads data."""
+"""Options that name a source of rows, shared by every command that reads data."""
 
 import argparse
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rows of CSV files. A cell is the text that is written: no type is guessed, and an empty one is no value."""
+"""Rows of CSV files. Cells stay text: no type is guessed, and an empty cell is no value."""
 
 import codecs
 import csv

@@ -16,7 +16,7 @@ _LONGEST_LITERAL = 12
 
 
 class _Decoder:
-    """Python's decoder, which also notices a key that an object has twice; JSON leaves it open which one counts."""
+    """Python's decoder, which also notices a key that an object has twice; JSON does not say which one counts."""
 
     def __init__(self) -> None:
         self.twice: list[str] = []

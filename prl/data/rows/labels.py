@@ -1,4 +1,4 @@
-"""Which response is better: a label in any accepted form as a probability, a ranked list as pairs."""
+"""Labels: any accepted form as the probability that the first response is better; a ranked list as pairs."""
 
 import ctypes
 import math

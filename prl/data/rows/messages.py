@@ -1,4 +1,4 @@
-"""Dialogues in the shapes that files have them in, as one: lists of messages with role and content.
+"""Dialogues in any accepted shape, read as lists of messages with role and content.
 
 - `{"role": "user", "content": "Hi?"}`
 - ShareGPT's `{"from": "human", "value": "Hi?"}`

@@ -1,4 +1,4 @@
-"""Rows of Parquet files, with the values that Arrow gives them; what other libraries wrote beside them is not read."""
+"""Rows of Parquet files, with Arrow's values; metadata of other libraries is not read."""
 
 from collections.abc import Iterator
 from pathlib import Path

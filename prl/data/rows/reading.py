@@ -1,4 +1,4 @@
-"""Reads a data file or a hub data set into checked records, and says exactly which rows were bad and why."""
+"""Reading of a data file or a hub data set into checked records, with an exact report of bad rows."""
 
 import dataclasses
 import json
@@ -76,14 +76,14 @@ class DataReport:
 
 @dataclass(frozen=True)
 class LoadedRecords(Generic[R]):
-    """The valid records of a source in file order, and the account of how they were read."""
+    """The valid records of a source in file order, and the report of their reading."""
 
     records: list[R]
     report: DataReport
 
 
 class RecordStream(Generic[R]):
-    """The valid records of a source in file order, one at a time, and then the account of how they were read.
+    """The valid records of a source in file order, one at a time, and afterwards the report of their reading.
 
     Iterating raises DataError if the source cannot be read or, at its end, if no row has a mapped column, one is bad
     under "error", or none is good. From the first bad row under "error" on, rows are only checked.

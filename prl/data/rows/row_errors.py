@@ -1,4 +1,4 @@
-"""Why a raw row is not a record, in words that name the field, what was found, what was expected and the fix."""
+"""Errors of raw rows: the field, the value found, the value expected and the fix."""
 
 import re
 import reprlib
@@ -96,7 +96,7 @@ class DataError(ValueError):
 
 
 class RowError(ValueError):
-    """Why one raw row is not a record: the field, what was found, what was expected and the fix.
+    """The error of one raw row: the field, the value found, the value expected and the fix.
 
     Attributes:
         reason: short category, the key under which a report counts skipped rows.

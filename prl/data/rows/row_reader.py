@@ -1,4 +1,4 @@
-"""A raw row on its way to becoming a record."""
+"""Reader of raw rows: checked values on the way to a record."""
 
 import math
 import re
@@ -21,7 +21,7 @@ _WRITTEN_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]
 
 
 class RowReader:
-    """A raw row: hands out checked values and remembers how it was read.
+    """A raw row that returns checked values and records how it was read.
 
     Every method raises RowError where the row is not what it should be. A null cell counts as absent.
 

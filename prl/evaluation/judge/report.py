@@ -76,7 +76,7 @@ def negative_log_likelihood(logit: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class JudgedPairs:
-    """N labelled pairs (a, b) as a judge read them: all that a report needs. Raises ValueError for unusable ones."""
+    """N labelled pairs (a, b) with their verdicts: the input of a report. Raises ValueError for unusable ones."""
 
     verdict: Verdict
     targets: Tensor

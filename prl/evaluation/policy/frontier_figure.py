@@ -1,4 +1,4 @@
-"""The picture of a frontier, as a matplotlib figure without pyplot's global state."""
+"""Figure of a frontier, in matplotlib without pyplot's global state."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Win rates with the effect of length taken out (Dubois et al. 2024, 2404.04475)."""
+"""Length-controlled win rates (Dubois et al. 2024, 2404.04475)."""
 
 from collections.abc import Hashable, Sequence
 

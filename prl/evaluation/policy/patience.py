@@ -9,7 +9,7 @@ from prl.evaluation.policy.frontier import MEASURES, common_measure
 class Patience:
     """Counts validations since the lower bound of the win rate was highest.
 
-    It reads the most trustworthy win rate of a validation, the one by which `prl frontier` chooses what to ship.
+    It reads the most trustworthy win rate of a validation, by which `prl frontier` chooses the checkpoint to ship.
 
     Args:
         limit: validations without a higher lower bound after which the run ends; never when None.

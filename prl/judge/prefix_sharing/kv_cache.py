@@ -29,7 +29,7 @@ Layers = list[tuple[Tensor, Tensor]]
 
 
 class Reading(NamedTuple):
-    """A comparison as ids, and where what may come back ends."""
+    """A comparison as ids, and the ends of its reusable beginnings."""
 
     ids: list[int]
     ends: tuple[int, ...]
@@ -37,7 +37,7 @@ class Reading(NamedTuple):
 
 
 class PrefixCache:
-    """Computes verdict logits from kept beginnings and what is new of each reading.
+    """Computes verdict logits from cached beginnings and the new part of each reading.
 
     Args:
         gib: memory for what is kept, on the judge's device; what was not asked for longest goes first.

@@ -124,7 +124,7 @@ def _tree(readings: list[list[int]]) -> Tensor:
 
 @dataclass(frozen=True)
 class CostModel:
-    """CostModel of one row, in tokens of a very short one. As it stands it counts tokens and nothing else."""
+    """Cost of a row, in tokens of a very short row. The default counts tokens and nothing else."""
 
     attention_length: float = math.inf
     """Length at which attention, which grows with the square, costs as much as the rest of the network."""

@@ -132,7 +132,7 @@ def _is_used(window: str, settings: dict[str, Any]) -> bool:
 
 
 class PrefixSharing:
-    """Decides for one model whether comparisons are read as trees. Numbers are the same either way.
+    """Decides for one model whether comparisons are read as trees. The margins are equal either way.
 
     Args:
         mode: auto (where the estimate says that it pays), on (wherever anything is shared) or off.
