@@ -62,14 +62,14 @@ class RecordDataModule(LightningDataModule):
         train: where training rows come from.
         validation: where validation rows come from; null takes `validation_share` of the training prompts.
         batch_size: rows per step over all processes together.
-        validation_batch_size: the same for validation; `batch_size` when null.
+        validation_batch_size: rows per validation batch; `batch_size` when null.
         validation_share: share of the training prompts held out when `validation` is null; all rows of a prompt stay
             on one side.
         on_invalid: error names every bad row before any compute is spent; skip leaves them out and reports them.
         group_by_length: batches of like lengths, which wastes little padding.
         seed: of the order and the split.
         num_workers: processes that collate.
-        cache: keep encoded rows in prl's cache folder for later runs on the same data; false encodes them anew into a
+        cache: keep encoded rows in prl's cache folder for later runs on the same data; false encodes them again into a
             temporary folder.
 
     Raises:

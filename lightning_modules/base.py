@@ -61,7 +61,7 @@ class TrainingModule(LightningModule, ABC):
 
     @abstractmethod
     def export(self, folder: Path, *, merge: bool = True) -> None:
-        """Write what was trained as a folder that transformers loads.
+        """Write the trained model as a folder that transformers loads.
 
         Args:
             folder: made if need be.
@@ -175,7 +175,7 @@ class TrainingModule(LightningModule, ABC):
                 optimizers.continue_schedule(config.scheduler)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Keep the batch at hand, and say whether a step comes behind it."""
+        """Keep the batch for failure reports, and announce whether a step follows it."""
         self.step_health.begin(batch)
         if self.automatic_optimization:
             self.sharding.begin_microbatch(last=not self.trainer.fit_loop._should_accumulate())
@@ -196,7 +196,7 @@ class TrainingModule(LightningModule, ABC):
         Lightning would keep them, a model's size, through the next forward pass.
         """
         super().optimizer_step(*args, **kwargs)
-        # A strategy that accumulates by itself comes here after every backward pass, and drops what it kept by itself.
+        # A strategy that accumulates gradients itself calls this after every backward pass, and frees them itself.
         if not self.trainer.strategy.handles_gradient_accumulation:
             self.optimizers().zero_grad()  # type: ignore[union-attr]
 

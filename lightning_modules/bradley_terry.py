@@ -27,7 +27,7 @@ class BradleyTerryRewardModule(JudgeValidation):
         optimization: learning rate and schedule.
         label_smoothing: pulls targets towards 1/2.
         max_length: longest prompt and response, tokens.
-        on_too_long: what happens to longer ones: error, truncate or skip, with counts.
+        on_too_long: error, truncate or skip, with counts, for longer ones.
         passport_pairs: validation pairs, from the first, on which the finished judge is measured for its passport; 0
             writes none.
 

@@ -20,7 +20,7 @@ def write_model(settings: dict[str, Any], checkpoint: Path, output: Path, *, pas
         settings: the run's.
         checkpoint: a .ckpt file, or folder of parts.
         output: a new or empty folder.
-        passport_of: a folder whose passport a judge gets if it has the same weights.
+        passport_of: a folder whose passport a judge gets if it has equal weights.
         merge: put adapters into the weights, instead of writing them alone.
     """
     passport = read_passport(passport_of)

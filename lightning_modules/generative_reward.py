@@ -43,18 +43,18 @@ class GenerativeRewardModule(JudgeValidation):
         label_smoothing: pulls targets towards 1/2.
         verdict_loss: cross-entropy of the verdict between its two tokens (two_tokens), or over the full_vocabulary,
             which also learns to say one of them. Either way a margin is read from the two.
-        consistency_coef: weight c of what the order of the responses changes; needs order: both.
+        consistency_coef: weight c of the change by the order of the responses; needs order: both.
         consistency: measured as a probability, (p(w, l) + p(l, w) - 1)^2, or as log_odds, (z(w, l) + z(l, w))^2.
         language_coef: weight d of the cross-entropy over the whole vocabulary beside that between the two tokens.
         text_coef: weight of the next-token cross-entropy of the comparison from its first response on. It keeps
             the generative head in use while the verdict is learnt (text regularisation as in 2406.10216), and costs a
             vocabulary-sized row per token; needs order: both.
         max_length: longest comparison, tokens.
-        on_too_long: what happens to longer ones: error, truncate or skip, with counts.
+        on_too_long: error, truncate or skip, with counts, for longer ones.
         passport_pairs: validation pairs, from the first, on which the finished judge is measured for its passport; 0
             writes none.
         fused: compute what both orders of a pair share once: auto where it pays, on wherever it saves tokens, off
-            never. The loss is the same (docs/results/fused.md).
+            never. The loss does not change (docs/results/fused.md).
 
     Raises:
         ValueError: for a weight or a smoothing out of its range, a term that needs both orders without them, or

@@ -119,7 +119,7 @@ class JudgeValidation(TrainingModule):
 
     @staticmethod
     def _draw(tensorboard: Any, pairs: JudgedPairs, rows: Any, step: int) -> None:
-        from prl.evaluation.figures import judge_figures  # matplotlib, for whoever draws
+        from prl.evaluation.figures import judge_figures  # imports matplotlib
 
         for tag, figure in judge_figures(pairs).items():
             tensorboard.add_figure(tag, figure, step)

@@ -109,8 +109,8 @@ def build_schedule(
 def continue_schedule(schedule: torch.optim.lr_scheduler.LambdaLR) -> None:
     """Give each parameter group the rate that the schedule of this run has at the step reached.
 
-    A resumed optimizer has what the schedule of its checkpoint said of the next step, which is a rate of 0 where a run
-    that was complete is made longer. For an unchanged schedule it is the same number to the last bit.
+    A resumed optimizer has the next rate of its checkpoint's schedule, which is 0 where a complete run is made longer.
+    For an unchanged schedule the two rates are equal to the last bit.
     """
     rates = [
         base * factor(schedule.last_epoch) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
@@ -146,11 +146,11 @@ def configure_actor_critic(
     """Build one optimizer for policy and critic, as groups with their own learning rates; its steps are iterations.
 
     Args:
-        policy: what is trained of it learns.
+        policy: its trained parameters learn.
         critic: likewise.
         settings: learning rate and schedule.
         trainer: whose strategy and precision decide about types and kernels.
-        critic_learning_rate: that of `settings` when None.
+        critic_learning_rate: the rate of `settings` when None.
         iterations: of the whole run.
         critic_warmup: iterations in which only the critic learns, as far as is known.
     """

@@ -16,7 +16,7 @@ class Stateful(Protocol):
         """Return the state to save."""
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Continue from what was saved."""
+        """Continue from a saved state."""
 
 
 class StateRegistry:
@@ -59,7 +59,7 @@ class StateRegistry:
             part.load_state_dict(state[name])
 
     def check(self, owner: Any) -> None:
-        """Find what a checkpoint would forget.
+        """Find stateful parts that no checkpoint would hold.
 
         Raises:
             ValueError: when an attribute of `owner` has a state and is not registered.

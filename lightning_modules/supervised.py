@@ -25,7 +25,7 @@ class SupervisedModule(TrainingModule):
         model: the language model to train.
         optimization: learning rate and schedule.
         max_length: longest prompt and completion, tokens.
-        on_too_long: what happens to longer rows: error, truncate or skip, with counts.
+        on_too_long: error, truncate or skip, with counts, for longer rows.
     """
 
     record_type = Demonstration

@@ -28,7 +28,7 @@ class FailureReport(Callback):
         """Start time; older reports come from an earlier start."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Clear away what an earlier start left."""
+        """Delete the reports of an earlier start."""
         if trainer.is_global_zero and not is_dry_run(trainer):
             for path, (when, _) in _told(_folder(trainer)).items():
                 if when < self._born:

@@ -47,7 +47,7 @@ class PhaseProgressBar(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar where the run stands."""
+        """Open the bar at the run's current batch."""
         total = getattr(pl_module, "iterations", None) or (trainer.max_steps if trainer.max_steps > 0 else None)
         if total is None and trainer.max_epochs and trainer.max_epochs > 0:
             total = int(trainer.max_epochs * trainer.num_training_batches)

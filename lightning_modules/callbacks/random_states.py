@@ -25,7 +25,7 @@ class RandomStates(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Collect the states of all ranks, in order; call it on every rank."""
-        own = self._pending or random_states()  # a resumed run that trains no batch hands on what it was given
+        own = self._pending or random_states()  # a resumed run that trains no batch passes on its states
         return {"ranks": gathered(own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -135,7 +135,7 @@ class RunCheckpoint(Checkpoint):
             if self._validates_first:
                 _validate(trainer)
                 self._validates_first = False
-                self._saved_at = -1  # what the validation changed is new
+                self._saved_at = -1  # the validation may have changed the state
 
     def state_dict(self) -> dict[str, Any]:
         """Return whether a resumed run must validate before it continues."""

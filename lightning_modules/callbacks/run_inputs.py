@@ -17,7 +17,7 @@ class RunInputs(Callback):
     """Stores the inputs of training module and data module (`inputs()` of each), and compares them on resume.
 
     Args:
-        accept: changes to go on with; true for all, or names of inputs.
+        accept: changes to accept; true for all, or names of inputs.
     """
 
     def __init__(self, accept: bool | list[str] = False) -> None:

@@ -23,7 +23,7 @@ class StopSignals:
 
     Lightning's own handler calls a collective (which hangs when one rank alone is signalled), and its flag is read
     between batches on rank 0 only; for SLURM's SIGUSR1 it saves in the middle of an iteration. Both are replaced;
-    Lightning puts back what was there before it when the run ends.
+    Lightning restores the earlier handlers when the run ends.
     """
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         replicas: groups of processes that have all shards each; weights are gathered within a group, and only sums of
             gradients pass between groups. As many as nodes keeps the heavier traffic within each node.
         process_group_backend: gloo for CPU processes; chosen by the device when null.
-        timeout: how long a process waits for the others before it gives up.
+        timeout: time that a process waits for the others.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ def unsharded(model: nn.Module) -> Iterator[None]:
 
 
 def reshard(model: nn.Module) -> None:
-    """Back to shards after forward passes without a backward pass: only then are parameters what an optimizer knows."""
+    """Reshard after forward passes without a backward pass: an optimizer knows the sharded parameters only."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -18,7 +18,7 @@ NO_FSDP = "trainer.strategy is torch's older FSDP; use fsdp2 (configs/strategies
 
 
 def shards_of(strategy: Any) -> Shards:
-    """Return what a strategy shards.
+    """Return which parts of memory a strategy shards.
 
     Args:
         strategy: a name, or a mapping of `class_path` and `init_args`.

@@ -20,7 +20,7 @@ from prl.rl.sharding import Gather, Sharding
 
 
 def sharding_of(trainer: Any) -> Sharding:
-    """Return what a trainer's strategy does with weights; without a trainer, they are whole.
+    """Return the sharding of a trainer's strategy; without a trainer, weights are not sharded.
 
     Raises:
         ValueError: for strategies that would train, and wrongly: a step here is several backward passes long.

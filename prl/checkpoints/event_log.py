@@ -19,7 +19,7 @@ class EventLog:
         self.path = Path(path)
 
     def truncate_after(self, batches_done: int) -> None:
-        """Forget what is not known of the batches that are done."""
+        """Delete events of batches after the first `batches_done`."""
         kept = [line for line in self.read() if line["batch"] <= batches_done]
         if self.path.exists():
             write_text(self.path, "".join(map(_text, kept)))

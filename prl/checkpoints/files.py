@@ -86,7 +86,7 @@ def prune(folder: Path, newest: int, keep: int) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Take away all checkpoints of a run that starts anew."""
+    """Delete all checkpoints of a run that starts from the beginning."""
     _remove(folder / LAST)
     for path in list(_newest_first(folder)):
         remove(path)
@@ -230,7 +230,7 @@ def remove(path: Path) -> None:
 
 
 def discard(partial: Path) -> None:
-    """Take away what is left of a checkpoint that could not be written, so that it holds no room on a full disk."""
+    """Delete the rest of a checkpoint that could not be written, so that it takes no room on a full disk."""
     final = partial.with_suffix(".ckpt")
     _remove(partial)
     manifest_of(final).with_suffix(".manifest").unlink(missing_ok=True)

@@ -36,7 +36,7 @@ _SMALLEST = 1e-3
 """Scale below which differences of measured numbers are not relative: a loss may be zero but for rounding."""
 
 
-# ---- what a line is made of
+# ---- contents of a line
 
 
 def content_hash(value: Any) -> str:
@@ -101,7 +101,7 @@ class LedgerWriter:
     Args:
         path: the ledger.
         resumed: batches that the run holds already; 0 begins a new file.
-        facts: what else the session line says.
+        facts: further fields of the session line.
     """
 
     def __init__(self, path: Path, resumed: int, facts: dict[str, Any]) -> None:

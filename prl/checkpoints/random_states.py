@@ -35,7 +35,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 def forked(seed: int) -> Iterator[None]:
     """Run with torch seeded by `seed` and leave torch's random states as they were.
 
-    Validation samples inside it: the same draws every time, and training is what it would be without validation.
+    Validation samples inside it, with equal draws every time, and does not change training.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)

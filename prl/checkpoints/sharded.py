@@ -143,7 +143,7 @@ def is_elsewhere(value: Any) -> bool:
 
 
 def read_parts(folder: Path, wanted: list[tuple[Mapping[str, Any], Part]]) -> None:
-    """Fill parts in place: each with what stands for it in the checkpoint."""
+    """Fill parts in place from the checkpoint."""
     state = {value[_PART]: _Flat(part) for value, part in wanted}
     _load(state, folder, read_index(folder), alone=world_size() == 1)
 
@@ -162,7 +162,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """Read a checkpoint from one file, as data.
 
     Raises:
-        ValueError: when the file is damaged, or holds what only runs as code.
+        ValueError: when the file is damaged, or holds pickled code.
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)

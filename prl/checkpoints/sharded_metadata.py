@@ -56,7 +56,7 @@ class Reader(dcp.FileSystemReader):
 
 
 def read_index(folder: Path) -> Metadata:
-    """Read what is stored in a sharded checkpoint, and where.
+    """Read the index of a sharded checkpoint: its tensors, and where they are stored.
 
     Raises:
         ValueError: when the file is missing or damaged, or holds anything but an index of tensors in this folder.
@@ -108,7 +108,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _index(found: Any, sizes: dict[str, int]) -> Metadata:
-    """Build the index from records. Raises ValueError for what is none, or does not fit the sizes of the files."""
+    """Build the index from records. Raises ValueError for invalid records, or sizes that do not fit the files."""
     state = _state(found, "Metadata")
     tensors = {_text(key): _tensor(_text(key), each) for key, each in _dict(state["state_dict_metadata"]).items()}
     num_bytes = sum(each.size.numel() * each.properties.dtype.itemsize for each in tensors.values())

@@ -49,7 +49,7 @@ from prl.system.outputs import writing_folder
 
 log = logging.getLogger(__name__)
 
-gc.freeze()  # what the imports made stays: collections need not walk it, and those at the exit would take seconds
+gc.freeze()  # objects of the imports stay: collections skip them, which saves seconds at the exit
 
 
 class PrlCLI(LightningCLI):
@@ -100,7 +100,7 @@ class PrlCLI(LightningCLI):
             config.weights_only = True  # a checkpoint is data: reading it must not run code
 
     def _begin_run(self, config: Any) -> None:
-        """Hold the run folder until the end, and find where the run goes on."""
+        """Lock the run folder until the end, and find the checkpoint to continue from."""
         run, asked = Path(config.run_dir), str(config.ckpt_path)
         folder = run / "checkpoints"
         if not config.trainer.fast_dev_run and (asked != "last" or run.is_dir()):
@@ -149,7 +149,7 @@ class PrlCLI(LightningCLI):
         return [FailureReport(), inputs, RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; a disk that is full ends it with the path and the way to go on.
+        """Run a subcommand; a full disk ends it with the path and how to continue.
 
         Raises:
             RunError: when the disk is full.
@@ -173,7 +173,7 @@ class PrlCLI(LightningCLI):
         return f"{words}. {found} is whole; make room and continue with `prl resume {run}`"
 
     def after_fit(self) -> None:
-        """Write what was trained where transformers can load it."""
+        """Write the trained model where transformers can load it."""
         trainer = self.trainer
         if trainer.is_global_zero and not is_dry_run(trainer):
             folder = Path(trainer.default_root_dir) / MODEL
@@ -216,7 +216,7 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # rows are encoded once, in set-up
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # between Lightning and torch, not the user's
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log")  # numbers are of all processes
-    # Arguments are ours to change before Lightning sees them; its processes are started with the command line as it is.
+    # prl changes arguments before Lightning sees them; further processes get the original command line.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # reference and judge are meant to be
     for module in (rank_zero, seed):

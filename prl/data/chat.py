@@ -44,7 +44,7 @@ def chat_settings(tokenizer: PreTrainedTokenizerBase) -> ChatSettings:
 def set_chat_settings(
     tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any] | None = None, date: str | None = None
 ) -> None:
-    """Say what the chat template is told; None keeps what was saved with the tokenizer."""
+    """Set the chat template's settings; None keeps those saved with the tokenizer."""
     found = chat_settings(tokenizer)
     kwargs, date = dict(found.kwargs if kwargs is None else kwargs), found.date if date is None else date
     if kwargs or reads_clock(tokenizer) or _KEY in tokenizer.init_kwargs:
@@ -116,7 +116,7 @@ class _Frame:
         """Replace the template's marks by aliases.
 
         Raises:
-            TemplateFailure: when they cannot be told from those of the messages.
+            TemplateFailure: when they cannot be distinguished from marks in the messages.
         """
         template = _compiled(self.tokenizer.get_chat_template())
         plain = [mark for mark in self.stand_ins if self._restored(self._render(template, [mark])) == text]

@@ -87,8 +87,8 @@ class ConversationEncoder(_Encoder):
         tokenizer: the model's tokenizer.
         max_length: longest row in tokens.
         on_too_long: error, truncate (counted) or skip (counted). The end-of-sequence token stays. `fit_prompt`
-            says what goes first; the response loses its end down to half of the row before the prompt's last turn is
-            touched.
+            gives the order of truncation; the response loses its end down to half of the row before the prompt's last
+            turn is touched.
     """
 
     closes_cut_responses = True

@@ -34,7 +34,7 @@ def fit_prompt(
         messages: the prompt.
         ids: the whole of it as `encode` gives it.
         encode: the prompt's template.
-        tokenizer: that of `encode`.
+        tokenizer: the one that `encode` uses.
         room: tokens for the prompt as long as turns can be left out; may be negative.
         last_room: tokens for it after that, when responses give way too; `room` if None.
 

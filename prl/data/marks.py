@@ -21,7 +21,7 @@ class Marks:
 
     Args:
         tokenizer: whose tokens they are.
-        frame: text in which added tokens are marks too: what templates write.
+        frame: text of the templates, in which added tokens are marks too.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, frame: str) -> None:
@@ -89,7 +89,7 @@ def encode_contents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], fr
 
     Args:
         tokenizer: of the model that reads them.
-        texts: what users or models have written.
+        texts: of users or models.
         frame: text of a template around them, beside the tokenizer's chat template.
     """
     marks = marks_of(tokenizer, frame)

@@ -168,7 +168,7 @@ def _make(place: Path, stream: RecordStream, records: Iterable[Record], encoder:
 
 
 def _key(stream: RecordStream, encoder: RecordEncoder) -> str | None:
-    """Name of what the encoder makes of the source; None where the two cannot be named."""
+    """Return the cache key of a source and its encoder; None where either cannot be hashed."""
     data, code = stream.content_hash(), _code_hash(type(encoder), stream.kind)
     if data is None or code is None:
         return None
@@ -179,7 +179,7 @@ def _key(stream: RecordStream, encoder: RecordEncoder) -> str | None:
 
 
 def _code_hash(*kinds: type) -> str | None:
-    """Hash of the code that reads and encodes: whoever changes it need not remember to raise a version.
+    """Hash the code that reads and encodes, so that a change of it needs no version number.
 
     It covers the folders of these classes, of all that they inherit from, and of this file.
     """

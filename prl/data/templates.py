@@ -89,7 +89,7 @@ class _Generation(Extension):
 
 
 def chat_environment() -> BoundedEnvironment:
-    """Build the environment that chat templates are written for, that of `apply_chat_template`."""
+    """Build the environment that chat templates are written for, as in `apply_chat_template`."""
     environment = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.globals["raise_exception"] = _raise_exception
     return environment
@@ -194,7 +194,7 @@ def _take(steps: int) -> None:
 
 
 def _limited(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Limit the size of what a filter makes."""
+    """Limit the size of a filter's result."""
 
     @wraps(function)
     def limited(*args: Any, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ def without_thoughts(text: str, *, opened: bool = False) -> str:
     A text that does not begin with thoughts is unchanged, also where it mentions these marks.
 
     Args:
-        text: what a model has written.
+        text: written by a model.
         opened: the prompt ends with `<think>`, so the text begins within the thoughts.
     """
     if not opened and not text.lstrip().startswith(OPEN):

@@ -83,7 +83,7 @@ def check_one_bos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], writte
     Args:
         tokenizer: whose token it is.
         ids: the row, or its beginning.
-        written_by: what put the text of the row together, in the words of the settings.
+        written_by: the setting that put the text of the row together, for the error.
 
     Raises:
         ValueError: names the tokenizer, the template, and the fix.

@@ -18,7 +18,7 @@ def attacks(prompt: Conversation, verdicts: tuple[str, str]) -> dict[str, str]:
     """Build the attacks on a comparison, by name.
 
     Args:
-        prompt: what the responses answer.
+        prompt: of the responses.
         verdicts: the judge's words for "the first is better" and "the second is better".
     """
     first, second = verdicts

@@ -50,7 +50,7 @@ def examine(
     Args:
         judge: ready to compare.
         pairs: labelled pairs.
-        judged: what `judge_pairs` found, if known.
+        judged: result of `judge_pairs`, if known.
         probes: judge more than the pairs themselves: attacks, round robins, batch layouts.
 
     Raises:

@@ -39,8 +39,8 @@ class GenerativeJudge(PairwiseJudge):
         path: folder written by training or `save_pretrained`, or the id of one on the hub.
         dtype: type of the weights at inference.
         max_batch_tokens: padded tokens of one forward pass.
-        fused: read what comparisons share (prompt, anchor) once: auto where it pays, on wherever anything is shared,
-            off never. The margins are the same (docs/results/fused.md).
+        fused: read shared parts of comparisons (prompt, anchor) once: auto where it pays, on wherever anything is
+            shared, off never. The margins do not change (docs/results/fused.md).
         prefix_cache_gib: keep keys and values of prompts and of prompts with their anchor in so much memory, for those
             that come back; it takes the place of `fused`. Nothing is kept when null.
         share_base_model: in a run of PPO, use the policy's base model instead of reading the base model again; `path`
@@ -254,7 +254,7 @@ def save_judge(
 ) -> None:
     """Write weights, tokenizer and the judge's settings; loads with plain transformers as a causal LM.
 
-    `merge` is that of `save_model`.
+    See `save_model` for `merge`.
     """
     discard_passport(folder)
     save_model(model, tokenizer, folder, merge=merge)

@@ -32,7 +32,7 @@ def load_judge(folder: str | Path, dtype: str = "float32", **options: Any) -> Pa
     """Load the judge in a folder or under a hub id, ready to compare.
 
     Args:
-        folder: what training, `prl export` or `save_pretrained` wrote.
+        folder: written by training, `prl export` or `save_pretrained`.
         dtype: float32, bfloat16 or float16.
         options: `max_batch_tokens` of a generative judge, `batch_size` of a Bradley-Terry one.
 

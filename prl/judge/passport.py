@@ -60,7 +60,7 @@ def write_passport(folder: str | Path, passport: dict[str, Any]) -> Path:
 
 
 def adopt_passport(folder: str | Path, passport: dict[str, Any] | None) -> None:
-    """Take over the passport of another folder where it tells of the very judge of this one; else do nothing."""
+    """Copy the passport of another folder where its judge equals the one of this folder; else do nothing."""
     if passport is not None and described(passport) == describe_judge(folder, described(passport)["dtype"]):
         write_passport(folder, passport)
 
@@ -130,7 +130,7 @@ def weights_hash(folder: str | Path) -> str:
 
 
 def pairs_hash(pairs: Sequence[PreferencePair]) -> str:
-    """Hash of the pairs in canonical form: the same for other column names, another format, or responses swapped."""
+    """Hash the pairs in canonical form, whatever their column names, format and order of responses."""
     digest = hashlib.sha256()
     for pair in map(better_first, pairs):
         prompt = [[message["role"], message["content"]] for message in pair.prompt]

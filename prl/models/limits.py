@@ -15,17 +15,17 @@ def check_fits(
     """Refuse a model that lacks tokens or positions, before its weights are read.
 
     Past its embeddings a model ends in an IndexError, on a GPU in an assertion that takes the process with it. Past the
-    positions of its training one with learned positions does so too, and one with rotary positions says anything.
+    positions of its training one with learned positions does so too, and one with rotary positions gives garbage.
 
     Args:
         source: the model.
         tokenizer: whose ids it is given; another model's for a critic or a reference.
         positions: longest row that it is given.
-        role: what the model is, for the error.
-        setting: what decides `positions`, for the error.
+        role: name of the model in the error.
+        setting: name of the setting that decides `positions`, for the error.
 
     Raises:
-        ValueError: naming the model, what it has and what is asked for.
+        ValueError: naming the model, its limit and the request.
     """
     config = read_config(source)
     name = f"the {role} {source.path}" if source.path else f"the {role} that is made from a config"

@@ -287,7 +287,7 @@ def save_model(
     """Write a folder that transformers loads without prl: safetensors, configs, tokenizer, chat template.
 
     Args:
-        model: what to write; in memory its adapters stay apart.
+        model: the model to write; in memory its adapters stay apart.
         tokenizer: written beside it.
         folder: made if need be.
         merge: put adapters into the weights. Otherwise only they are written, in peft's files, which transformers
@@ -324,6 +324,6 @@ def save_model(
 
 
 def _share(folder: str | Path, like: str) -> None:
-    """Let those read the weights who may read the config beside them: safetensors makes files for their owner only."""
+    """Give the weights the config's permissions: safetensors makes files for their owner only."""
     for file in Path(folder).glob("*.safetensors"):
         shutil.copymode(Path(folder) / like, file)

@@ -105,7 +105,7 @@ def response_logprobs(
         attention_mask: [B, S] bool.
         token_ids: [B, T] the response.
         mask: [B, T] bool, True on tokens that count.
-        temperature: that of the sampling.
+        temperature: of the sampling.
         with_entropy: compute the entropy as well.
 
     Returns:

@@ -137,7 +137,7 @@ def copy_card(source: str | Path | None, folder: str | Path, kind: str | None) -
 
 
 def renew_figures(folder: str | Path, passport: Mapping[str, Any] | None) -> None:
-    """Let the card say what a passport says; None takes the figures away. A card that is missing or edited stays so."""
+    """Write a passport's figures into the card; None removes them. A missing or edited card is left alone."""
     path = Path(folder) / CARD
     if not path.is_file() or (text := _unsigned(path)) is None:
         return

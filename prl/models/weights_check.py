@@ -21,13 +21,13 @@ class WeightsError(ValueError):
 def check_found(
     auto_class: Any, model: Any, found: dict[str, Any], path: str, *, new_head: bool, trust_remote_code: bool = False
 ) -> set[str]:
-    """Compare a model with what transformers found in its files, and return the names of what is missing.
+    """Compare a model with the weights that transformers found, and return the names of missing ones.
 
     transformers has already left out what the model's class says is harmless. Heads of other classes are harmless too
     where a backbone is read, or a new head replaces them.
 
     Args:
-        auto_class: what the model was read by.
+        auto_class: class that read the model.
         model: as it was read.
         found: transformers' `output_loading_info`.
         path: where it was read from.

@@ -52,7 +52,7 @@ def source_hash(folder: Path) -> str:
 
 
 def load() -> None:
-    """Load what PRL_KERNELS asks for.
+    """Load the kernels that PRL_KERNELS selects.
 
     Raises:
         ValueError: for an unknown value of PRL_KERNELS.

@@ -28,7 +28,7 @@ for _name, _schema in SCHEMAS.items():
 
 
 def check(tokens: dict[str, Tensor], mask: Tensor, rows: dict[str, Tensor | None], offsets: Tensor | None) -> None:
-    """Refuse what no implementation can be right about.
+    """Refuse arguments that are wrong for every implementation.
 
     Args:
         tokens: float tensors with one entry per token, by name.

@@ -91,7 +91,7 @@ def is_kept(path: Path) -> bool:
 
 
 def clear_model(folder: Path) -> None:
-    """Take the model of a run away that starts anew; what others put beside it stays."""
+    """Delete the model of a run that starts from the beginning; files of others stay."""
     model = folder / MODEL
     if not model.is_dir():
         return

@@ -41,7 +41,7 @@ class UntrustedRunError(ValueError):
 
 
 def take_flag(args: Iterable[str]) -> tuple[list[str], bool]:
-    """Take the flag out of a command line: what is left, and whether run folders are trusted.
+    """Remove the flag from a command line; return the rest, and whether run folders are trusted.
 
     The flag is no setting, so that no config can hold it.
 

@@ -33,7 +33,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a file that holds an object.
 
     Raises:
-        ValueError: with what is wrong, for the caller to name the file and what to do.
+        ValueError: with the damage; the caller adds the file and the remedy.
     """
     try:
         if (size := path.stat().st_size) > MOST_BYTES:

@@ -28,7 +28,7 @@ def check_file(
 
     Args:
         path: where the command is about to write.
-        option: what the user gave it by, for the message.
+        option: the command line option of the file, for the message.
         is_own: whether an existing file is an earlier result of the same kind; no file is when None.
         inputs: files and folders that the command reads; others (hub ids, None) are passed over.
 
@@ -139,7 +139,7 @@ def writing_folder(folder: Path, keep: Callable[[Path], bool] | None = None) -> 
     """Fill a folder beside `folder`, and move it into place at the end; after an error nothing is left of it.
 
     Args:
-        folder: the place; what is there is replaced.
+        folder: the target, which is replaced.
         keep: which entries of a folder that is replaced move into the new one.
     """
     folder = folder.resolve()  # a link stays one, and what it leads to is replaced

@@ -18,7 +18,7 @@ PACKAGES = ("lightning", "transformers", "torchmetrics", "jsonargparse", "datase
 
 
 def main(args: list[str]) -> None:
-    """Print the report. Exits with 1 when PRL_KERNELS asks for what cannot be had."""
+    """Print the report. Exits with 1 when PRL_KERNELS names a kernel that is not available."""
     parser = argparse.ArgumentParser("prl env", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(args)

@@ -46,7 +46,7 @@ def export(
 
     Raises:
         RunError: when a file is missing or torn, or the folder holds something.
-        RunInUseError: for a folder in that of a run that is going on.
+        RunInUseError: for a folder inside that of a running run.
         UntrustedRunError: when the model's settings ask for such code.
         ValueError: for a checkpoint of another stage, or for merge: false without adapters.
     """

@@ -92,7 +92,7 @@ def main(args: list[str]) -> None:
 
 
 def check_outputs(options: argparse.Namespace) -> None:
-    """Refuse to write over what is read, or over what is no earlier result of this command.
+    """Refuse to overwrite inputs, or files that are no earlier result of this command.
 
     Raises:
         OutputError: naming the file.
@@ -144,7 +144,7 @@ def measure(judge: "Judge", options: argparse.Namespace) -> None:
     judged = judge_pairs(judge.model, pairs.records)
     folder, probes = judge_folder(options.judge), not options.no_probes
     passport = issue_passport(judge.model, folder, pairs, judged, probes=probes)
-    # Files first: whoever reads the screen may go away.
+    # Files first: the reader of the screen may close the pipe.
     if options.json is not None:
         write_text(options.json, as_json(passport))
     written = write_passport(options.judge, passport) if options.write_passport else None

@@ -57,10 +57,10 @@ def main(args: list[str]) -> None:
 
 
 def _remove_earlier(folder: Path) -> None:
-    """Make room for a new quickstart: what an earlier one wrote goes, whatever else lies beside it stays.
+    """Delete the files of an earlier quickstart; other files stay.
 
     Raises:
-        OutputError: before anything goes, when a place that is needed holds what no quickstart wrote.
+        OutputError: before anything is deleted, when a needed folder holds files that no quickstart wrote.
     """
     from prl.run_folder.contents import BEGUN_FILES, RUN_FILES, check_run_folder, foreign_files
 
@@ -175,7 +175,7 @@ def measure_judge(out: Path) -> dict[str, float]:
 
 
 def _quiet() -> None:
-    """Leave the terminal to what matters: Lightning's tips and tables are for runs of one stage."""
+    """Hide Lightning's tips and tables, which are for runs of one stage."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning")

@@ -61,7 +61,7 @@ def verify(run: Path, count: int, ckpt: str | None, tolerance: float, settings: 
     start = int(summary(checkpoint)["batches"])
     numbers = [n for n in range(start + 1, start + count + 1) if n in before]
     with tempfile.TemporaryDirectory(prefix="prl-verify-") as scratch:
-        # What changed is told, and the ledger says what came of it.
+        # Changed inputs are logged, and the ledger shows their effect.
         quiet = ["--trainer.logger", "false", "--checkpoint.every_n_batches", "0", "--accept_changes", "true"]
         quiet += settings
         lines, is_first_rank = replayed(_fit(run, Path(scratch), str(checkpoint), quiet), len(numbers))

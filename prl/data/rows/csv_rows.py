@@ -19,7 +19,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
     """Yield each row by heading with its number, from 1 for the first row below the headings; blank lines have none.
 
     Raises:
-        DataError: for headings that make no sense, and quotes that do not: where a cell ends can then not be told.
+        DataError: for headings that make no sense, and for broken quotes, which leave the ends of cells unknown.
     """
     csv.field_size_limit(_LONGEST_CELL)  # Python's own limit is a text of 131,072 characters
     with path.open("rb") as start:

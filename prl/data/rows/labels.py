@@ -79,7 +79,7 @@ def read_ranking(row: RowReader, order: str, prompt: Conversation) -> list[tuple
     Args:
         row: the row, with `completions`.
         order: the column that ranks them: `rank` (1 is the best) or `scores` (the higher the better).
-        prompt: what they answer.
+        prompt: of the responses.
     """
     if label := next((name for name in LABELS if name in row), None):
         raise both_given((order,), (label,), "label")

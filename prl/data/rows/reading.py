@@ -111,7 +111,7 @@ class RecordStream(Generic[R]):
         self._refusal: RowError | None = None
 
     def refuse(self, error: RowError) -> None:
-        """Take the row of the last record for a bad one after all, for whoever cannot use it."""
+        """Count the row of the last record as bad, for a caller that cannot use it."""
         self._refusal = error
 
     def __iter__(self) -> Iterator[R]:
@@ -207,7 +207,7 @@ def load_records(
 ) -> LoadedRecords[R]:
     """Read and check all rows of a source into memory; see `RecordStream` for arguments and errors.
 
-    `check` may raise RowError for a record that whoever asks cannot use.
+    `check` may raise RowError for a record that the caller cannot use.
     """
     stream = RecordStream(source, kind, on_invalid)
     records = []

@@ -23,7 +23,7 @@ _WRITTEN_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]
 class RowReader:
     """A raw row that returns checked values and records how it was read.
 
-    Every method raises RowError where the row is not what it should be. A null cell counts as absent.
+    Every method raises RowError for an invalid row. A null cell counts as absent.
 
     Args:
         raw: the cells by column.
@@ -33,7 +33,7 @@ class RowReader:
 
     Attributes:
         shape: the columns that the record was made of; the kind of record sets it.
-        label: the column that said which response is better; empty where the kind has no such thing.
+        label: the column that said which response is better; empty where the kind has no labels.
         stripped: for each response, by its place in the row, how many characters of leading and trailing white space
             it lost.
         num_ties: pairs of a ranked list left out because their ranks are equal.

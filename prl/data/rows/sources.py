@@ -115,7 +115,7 @@ def _unreadable_file(path: Path, error: OSError) -> DataError:
 
 
 def check_there(source: DataSource) -> None:
-    """Raise DataError for what is meant as a file and is not there."""
+    """Raise DataError for a missing file."""
     path = Path(source.path)
     if (path.name.endswith(_SUFFIXES) or source.path.startswith(("/", "./", "../", "~"))) and not path.exists():
         raise DataError(
@@ -203,7 +203,7 @@ def _unreadable(source: DataSource, error: Exception) -> DataError:
 
 
 def hub_commit(name: str) -> str | None:
-    """Look up the commit that a hub id stands for now; None where the hub does not say."""
+    """Look up the current commit of a hub id; None where the hub does not tell."""
     from huggingface_hub import HfApi
 
     try:

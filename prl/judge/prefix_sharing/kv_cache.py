@@ -40,7 +40,7 @@ class PrefixCache:
     """Computes verdict logits from cached beginnings and the new part of each reading.
 
     Args:
-        gib: memory for what is kept, on the judge's device; what was not asked for longest goes first.
+        gib: memory of the cache on the judge's device; the least recently used entry is dropped first.
         model: a causal language model.
         sample: ids to try it on.
 
@@ -77,10 +77,10 @@ class PrefixCache:
         """Yield numbers of readings, and the logits of the token after each of them: [n, V] float32.
 
         Args:
-            readings: what to read.
-            pad_id: what stands in the padding.
+            readings: comparisons to judge.
+            pad_id: id of the padding.
             max_tokens: padded tokens of one forward pass, kept ones included.
-            tokens: counts what is computed.
+            tokens: counters of computed tokens.
         """
         if self._kept_as != (form := (self.device, dtype_of(self.model))):
             self.clear()  # the model was moved or converted

@@ -21,7 +21,7 @@ class Packed(NamedTuple):
     input_ids: Tensor
     """[R, L], left padded."""
     depth: Tensor
-    """[R, L]: place of the token in its own reading, which is its position."""
+    """[R, L]: index of the token in its own reading, which is its position id."""
     preorder: Tensor
     """[R, L]: number of the token in depth-first order; -1 in the padding."""
     subtree_end: Tensor
@@ -29,7 +29,7 @@ class Packed(NamedTuple):
     row: Tensor
     """[N]: the row of each reading."""
     column: Tensor
-    """[N]: where its last token stands among the last `num_columns` of the row."""
+    """[N]: index of its last token among the last `num_columns` of the row."""
     num_columns: int
     """Readings of the fullest row."""
     num_tokens: int
@@ -86,7 +86,7 @@ def pack(rows: list[list[int]], readings: list[list[int]], pad_id: int) -> Packe
     Args:
         rows: numbers of the readings in each row; together every reading once. Neighbours that begin alike share.
         readings: token ids, none of them empty.
-        pad_id: what stands in the padding.
+        pad_id: id of the padding.
     """
     trees = [_tree([readings[i] for i in numbers]) for numbers in rows]
     width = max(tree.shape[1] for tree in trees)
@@ -132,11 +132,11 @@ class CostModel:
     """Extra cost of a tree over a plain row of its length, as a share."""
 
     def row(self, length: int) -> float:
-        """Cost of one reading alone in a row of `length` tokens."""
+        """Return the cost of one reading alone in a row of `length` tokens."""
         return length * (1 + length / self.attention_length)
 
     def tree(self, length: int) -> float:
-        """Cost of a tree of several readings in `length` tokens."""
+        """Return the cost of a tree of several readings in `length` tokens."""
         return self.row(length) * (1 + self.overhead)
 
 
@@ -149,7 +149,7 @@ def plan_rows(readings: list[list[int]], max_tokens: int, cost: CostModel) -> li
     Args:
         readings: token ids.
         max_tokens: longest row of several readings.
-        cost: what a row costs.
+        cost: cost of a row.
     """
     order = sorted(range(len(readings)), key=lambda i: readings[i])
     ordered = [readings[i] for i in order]

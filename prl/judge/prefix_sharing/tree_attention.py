@@ -230,8 +230,8 @@ def logits_mismatch(model: Any, reading: list[int], compute: Callable[[], Tensor
     Args:
         model: a causal language model.
         reading: ids.
-        compute: the other way: [2, V].
-        symptom: what the model does wrong when they differ.
+        compute: computes the other logits: [2, V].
+        symptom: words for the error of a model whose logits differ.
     """
     device = device_of(model)
     with torch.no_grad():
