@@ -40,7 +40,7 @@ class TrainingModule(LightningModule, ABC):
     """Base of training modules. A checkpoint holds trained weights; frozen weights are read from their folder."""
 
     record_type: ClassVar[type[Record]]
-    """The kind of data row this stage learns from."""
+    """The kind of data row that the module learns from."""
     model: Any
     optimization: Optimization
 
@@ -56,7 +56,7 @@ class TrainingModule(LightningModule, ABC):
         """Build the encoder that turns records into ids; the data module calls this."""
 
     def configure_export(self) -> None:
-        """Read the parts that `export` writes; a stage may leave out the others."""
+        """Read the parts that `export` writes; a module may leave out the others."""
         self.configure_model()
 
     @abstractmethod
@@ -181,7 +181,7 @@ class TrainingModule(LightningModule, ABC):
             self.sharding.begin_microbatch(last=not self.trainer.fit_loop._should_accumulate())
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Keep the loss until the step; a stage that takes its steps by hand looks at its numbers itself."""
+        """Keep the loss until the step; a module with manual optimization checks its numbers itself."""
         if self.automatic_optimization:
             self.step_health.add(loss)
 
