@@ -1,4 +1,4 @@
-"""AdamW with a schedule for every training module: one optimizer, because Lightning's DeepSpeed strategy accepts one only."""
+"""AdamW with a schedule for every method: one optimizer, because Lightning's DeepSpeed strategy accepts one only."""
 
 import math
 from collections.abc import Callable, Iterable
