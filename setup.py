@@ -26,7 +26,7 @@ CHOICE = os.environ.get("PRL_BUILD", "auto")
 
 
 def find_torch() -> Path:
-    """The folder of the torch that prl is installed beside.
+    """Find the folder of the torch that prl is installed beside.
 
     pip builds in an isolated environment, without torch, but with the interpreter of the environment that it installs
     into: that one's folder of packages is looked at too.
@@ -42,7 +42,7 @@ def find_torch() -> Path:
 
 
 def find_cxx() -> str:
-    """The C++ compiler: CXX, c++, g++ or clang++."""
+    """Find the C++ compiler: CXX, c++, g++ or clang++."""
     for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
         if name and shutil.which(name.split()[0]):
             return name
@@ -59,7 +59,7 @@ def find_nvcc() -> str:
 
 
 def architectures(nvcc: str) -> list[str]:
-    """Flags for machine code of every architecture from sm_70 on, or for those of TORCH_CUDA_ARCH_LIST.
+    """Build flags for machine code of every architecture from sm_70 on, or for those of TORCH_CUDA_ARCH_LIST.
 
     Raises:
         LookupError: when there is none.
@@ -170,7 +170,7 @@ class BuildKernels(build_ext):
         return str(Path(*fullname.split("."))) + ".so"
 
     def get_outputs(self) -> list[str]:
-        """The libraries that exist, and the record."""
+        """List the libraries that exist, and the record."""
         listed = [Path(output) for output in super().get_outputs()]
         record = Path(self.get_ext_fullpath("prl.ops._cpp")).parent / "built.json"
         return [str(path) for path in [*listed, record] if path.exists()]

@@ -62,13 +62,13 @@ class Problem:
     scores: Tensor
 
     def bytes_of(self, name: str) -> int:
-        """What a contestant has to read and write at least: its inputs, the mask and two float32 results."""
+        """Count the bytes that a contestant must read and write: its inputs, the mask and two float32 results."""
         inputs = (self.logprobs, self.ref_logprobs, self.values) if "shaped" in name else (self.rewards, self.values)
         return self.mask.numel() * (sum(tensor.element_size() for tensor in inputs) + 1 + 8)
 
 
 def make_problem(rows: int, width: int, dtype: torch.dtype, device: str) -> Problem:
-    """Normal random data of the magnitudes of a training run, the same every time."""
+    """Draw normal random data of the magnitudes of a training run, with one seed."""
     generator = torch.Generator().manual_seed(0)
     a, b, c, d = (torch.randn(rows, width, generator=generator).to(device, dtype) for _ in range(4))
     mask = torch.ones(rows, width, dtype=torch.bool, device=device)
@@ -76,7 +76,7 @@ def make_problem(rows: int, width: int, dtype: torch.dtype, device: str) -> Prob
 
 
 def python_loop(rewards: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The shape of the loop in TRL 1.9.2's PPO trainer: one step after the other, no masks, one lambda for both."""
+    """Follow the loop in TRL 1.9.2's PPO trainer: one step after the other, no masks, one lambda for both."""
     rewards, values = rewards.float(), values.float()
     last = rewards.shape[1] - 1
     advantage: Tensor | float = 0.0
@@ -106,7 +106,7 @@ def torchrl_call(problem: Problem) -> Call | str:
 
 
 def contestants(problem: Problem) -> dict[str, Call | str]:
-    """What is compared, by name; a text says why one is not measured here."""
+    """Build the contestants, by name; a text says why one is not measured here."""
     p, longest = problem, LONGEST_LOOP[problem.mask.device.type]
     given = (p.rewards, p.values, p.mask)
     shaped = (p.logprobs, p.ref_logprobs, p.scores, p.values, p.mask, KL_COEF, "k1", GAMMA, LAMBDA)
@@ -125,7 +125,7 @@ def contestants(problem: Problem) -> dict[str, Call | str]:
 
 
 def expected_of(problem: Problem, name: str) -> tuple[Tensor, ...]:
-    """What a contestant should return, by the reference."""
+    """Compute by the reference what a contestant should return."""
     p = problem
     decays = reference.Decays(GAMMA, LAMBDA, CRITIC_LAMBDA if name == "prl critic" else None, None)
     if name == "prl shaped":
@@ -176,7 +176,7 @@ def seconds_of(call: Callable[[], object], calls: int, device: str, flush: Tenso
 
 
 def measure(problem: Problem, calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, Any]]:
-    """Samples of all contestants in turns, every round in another order."""
+    """Sample all contestants in turns, every round in another order."""
     device, flush, shuffled = problem.mask.device.type, None, random.Random(0)
     if device == "cuda" and problem.bytes_of("prl") >= FLUSH_FROM:
         flush = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)
@@ -250,7 +250,7 @@ def show(result: dict[str, Any], device: str) -> None:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """Describe what the figures depend on besides the code."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

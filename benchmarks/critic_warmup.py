@@ -1,4 +1,4 @@
-"""How much of the returns each kind of critic learns to explain while the policy stands still, on the quickstart.
+"""Explained variance of each kind of critic while the policy stands still, on the quickstart.
 
 python benchmarks/critic_warmup.py --quickstart runs/quickstart --out runs/critic_warmup --iterations 40
 
@@ -72,7 +72,7 @@ def train(run: Path, overrides: tuple[str, ...], quickstart: Path, iterations: i
 
 
 def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
-    """Explained variance over iterations, each as it is and a mean over the last eight."""
+    """Plot explained variance over iterations, raw and as a mean over the last eight."""
     from matplotlib.figure import Figure
 
     from prl.evaluation.figures import BLUE, GREEN, GREY, ORANGE

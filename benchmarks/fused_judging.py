@@ -36,7 +36,7 @@ from prl.models.policy import verdict_logits, verdict_margins
 Readings = list[list[int]]
 MODES = ("off", "on", "auto")
 MOST_DIFFERENT = 1e-3
-"""Of float32 margins of a real model; they are in the tens."""
+"""Tolerance of float32 margins of a real model; they are in the tens."""
 
 
 def make_readings(length: int, share: float, samples: int, vocabulary: int, seed: int) -> Readings:
@@ -117,7 +117,7 @@ def inference(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds
 
 
 def training(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds: int) -> dict[str, Any]:
-    """The same for a training batch of pairs, backward pass included."""
+    """Measure a training batch of pairs, backward pass included."""
     prefix_sharing, packed = PrefixSharing("auto"), pack(pairs_of(readings), readings, 0)
     fused = prefix_sharing.should_pack(model, packed, *left_pad(readings, 0))
     times = measure(
@@ -133,7 +133,7 @@ def training(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds:
 
 
 def returning(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds: int) -> dict[str, Any]:
-    """New responses to prompts and anchors that were there before: with them kept, beside whole and fused readings.
+    """Judge new responses to known prompts and anchors: with their beginnings kept, whole, and fused.
 
     `cold` computes what is kept as well, as the first time does.
     """
@@ -165,7 +165,7 @@ def returning(model: Any, encoder: ComparisonEncoder, readings: Readings, rounds
 
 
 def ratios(times: dict[str, float]) -> dict[str, float]:
-    """Times as shares of reading plainly."""
+    """Divide times by the time of plain reading."""
     return {f"time_{mode}": times[mode] / times["off"] for mode in ("on", "auto")} | {"seconds_off": times["off"]}
 
 

@@ -32,7 +32,7 @@ class Clock:
         self.start, self.end, self.steps = 0.0, 0.0, 0
 
     def begin(self) -> None:
-        """The first step begins."""
+        """Start the clock at the first step."""
         self.start = time.perf_counter()
 
     def tick(self) -> None:
@@ -140,7 +140,7 @@ def train_with_prl(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_rows(options: argparse.Namespace, path: Path) -> dict[str, Any]:
-    """The first pairs that fit, as messages, and how many tokens a pair costs in each form."""
+    """Take the first pairs that fit, as messages, and count the tokens of a pair in each form."""
     from prl.config import ModelSource
     from prl.data import DataSource, PreferencePair, load_records
     from prl.data.encoding import ScalarPairEncoder

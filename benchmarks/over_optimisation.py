@@ -39,7 +39,7 @@ def train(run: Path, kl_coef: str, seed: int, quickstart: Path) -> None:
 
 
 def with_gold(run: Path) -> list[dict[str, Any]]:
-    """The validations of a run, each with the true quality of its responses."""
+    """Read the validations of a run, each with the true quality of its responses."""
     from prl.evaluation.policy.validation_log import ValidationLog
     from prl.quickstart.world import gold_quality
 
@@ -53,16 +53,16 @@ def with_gold(run: Path) -> list[dict[str, Any]]:
 
 
 def shipped(lines: list[dict[str, Any]], limit: float | None) -> dict[str, Any]:
-    """The validation that `prl frontier` names, with the alarm at a limit, or without any."""
-    from prl.evaluation.policy.frontier import run_points, to_ship
+    """Find the validation that `prl frontier` names, with the alarm at a limit, or without any."""
+    from prl.evaluation.policy.frontier import best_checkpoint, run_points
 
     judged = [{**line, "goodhart_alarm": limit is not None and line["goodhart_gap_lo"] > limit} for line in lines]
-    batch = to_ship({"run": run_points(judged)})[1].batch
+    batch = best_checkpoint({"run": run_points(judged)})[1].batch
     return next(line for line in lines if line["batch"] == batch)
 
 
 def first_alarm(lines: list[dict[str, Any]], limit: float) -> dict[str, Any] | None:
-    """The first validation whose gap lies above a limit for sure."""
+    """Find the first validation whose gap lies above a limit with its whole interval."""
     return next((line for line in lines if line["goodhart_gap_lo"] > limit), None)
 
 

@@ -1,4 +1,4 @@
-"""What pairwise PPO needs on each of 8 to 512 GPUs, for 1.5, 7 and 70 billion parameters: computed, not measured.
+"""Memory of pairwise PPO on each of 8 to 512 GPUs, for 1.5, 7 and 70 billion parameters: computed, not measured.
 
 python benchmarks/scale.py --json scale.json
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lightning_modules import PairwisePPOModule
-from lightning_modules.estimates import Needs, needs
+from lightning_modules.estimates import MemoryPlan, plan_memory
 from lightning_modules.strategies import shards_of
 from prl.config import ModelSource, Sampling, Update
 from prl.judge.endpoint import EndpointJudge
@@ -48,7 +48,7 @@ PRECISION = "bf16-mixed"
 
 
 def build_stage(folder: Path) -> PairwisePPOModule:
-    """A run with a judge behind a server, and activations computed again."""
+    """Configure a run with a judge behind a server, and activations computed again."""
     source = ModelSource(path=str(folder), gradient_checkpointing=True)
     return PairwisePPOModule(
         policy=source,
@@ -73,7 +73,7 @@ def traffic(trained: int, strategy: str, gpus: int) -> float:
 
 
 def between_nodes(trained: int, gpus: int) -> float:
-    """What of it comes from other nodes with shards within each: an all-reduce of each GPU's gradients."""
+    """Compute the share that crosses nodes with shards within each node: an all-reduce of gradients."""
     return traffic(trained // GPUS_PER_NODE, "ddp", gpus // GPUS_PER_NODE)
 
 
@@ -90,7 +90,8 @@ def main() -> None:
             build_tokenizer().save_pretrained(folder)
             stage = build_stage(folder)
             found = {
-                copies: needs(stage, ROLLOUTS, precision=PRECISION, float32_copies=copies) for copies in (False, True)
+                copies: plan_memory(stage, ROLLOUTS, precision=PRECISION, float32_copies=copies)
+                for copies in (False, True)
             }
         for strategy in STRATEGIES:
             for gpus in GPUS:
@@ -102,7 +103,7 @@ def main() -> None:
         options.json.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
 
 
-def row(needed: Needs, name: str, strategy: str, gpus: int) -> dict[str, Any]:
+def row(needed: MemoryPlan, name: str, strategy: str, gpus: int) -> dict[str, Any]:
     """One model under one strategy on so many GPUs."""
     groups = {"class_path": "FSDP2Strategy", "init_args": {"replicas": gpus // GPUS_PER_NODE}}
     found = needed.on_one_process(gpus, shards_of(groups if strategy == HYBRID else strategy))
@@ -119,7 +120,7 @@ def row(needed: Needs, name: str, strategy: str, gpus: int) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     sizes = " | ".join(f"{found[name] / GIB:.1f}" for name in ("lasting", "rollout", "update", "traffic"))
     print(f"| {found['model']} | {found['strategy']} | {found['gpus']} | {sizes} |", flush=True)
 

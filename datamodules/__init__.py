@@ -1,4 +1,4 @@
-"""Data of the stages as LightningDataModules; short class names work in YAML."""
+"""LightningDataModules of all training modules; short class names work in YAML."""
 
 from datamodules.demonstrations import DemonstrationDataModule
 from datamodules.preference_pairs import PreferencePairDataModule

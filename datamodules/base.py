@@ -1,4 +1,4 @@
-"""What every data module does: read, check, encode once, and hand out batches in an order that a resume continues."""
+"""Base of data modules: read, check and encode once, then batch in an order that a resume continues."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class _Numbered(Dataset):
-    """Rows that know their number, by which a validation finds their texts again whichever rank read them."""
+    """Rows with their numbers, by which a validation finds their texts again on any rank."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -38,7 +38,7 @@ class _Numbered(Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Rows of a batch, read at once."""
+        """Read the rows of a batch at once."""
         return [{**row, "index": index} for index, row in zip(indices, self.rows.__getitems__(indices), strict=True)]
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class _Numbered(Dataset):
 
 
 class _Again:
-    """Records that can be gone through more than once, each time from the first."""
+    """Records that can be iterated more than once, each time from the first."""
 
     def __init__(self, begin: Callable[[], Iterable[Record]]) -> None:
         self.begin = begin
@@ -56,20 +56,20 @@ class _Again:
 
 
 class RecordDataModule(LightningDataModule):
-    """Rows of one kind, for one stage. The stage says how a row becomes ids; this class never touches a model.
+    """Rows of one kind for one training module, which encodes them; this class never touches a model.
 
     Args:
         train: where training rows come from.
         validation: where validation rows come from; null takes `validation_share` of the training prompts.
         batch_size: rows per step over all processes together.
-        validation_batch_size: the same for validation; `batch_size` when null.
+        validation_batch_size: rows per validation batch; `batch_size` when null.
         validation_share: share of the training prompts held out when `validation` is null; all rows of a prompt stay
             on one side.
         on_invalid: error names every bad row before any compute is spent; skip leaves them out and reports them.
         group_by_length: batches of like lengths, which wastes little padding.
         seed: of the order and the split.
         num_workers: processes that collate.
-        cache: keep encoded rows in prl's cache folder for later runs on the same data; false encodes them anew into a
+        cache: keep encoded rows in prl's cache folder for later runs on the same data; false encodes them again into a
             temporary folder.
 
     Raises:
@@ -161,7 +161,7 @@ class RecordDataModule(LightningDataModule):
         return {**self._contents, **settings, "data.train.lengths": lengths}
 
     def _encode(self, name: str, source: DataSource, reports: dict[str, Any]) -> tuple[EncodedRecords, np.ndarray]:
-        """The encoded records of a source and the numbers of those that are used."""
+        """Encode the records of a source, and number those that are used."""
         stream = RecordStream(source, self.record_type, self.on_invalid)
         records = encode_records(stream, _Again(lambda: self._usable(stream)), self.encoder, self.cache)
         content = stream.content_hash()
@@ -173,7 +173,7 @@ class RecordDataModule(LightningDataModule):
         return records, np.arange(len(records.truncations))
 
     def _usable(self, stream: RecordStream) -> Iterable[Record]:
-        """The records of a stream, checked further."""
+        """Yield the records of a stream after further checks."""
         return stream
 
     def _tell_shared(self, num_shared: int, reports: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ class RecordDataModule(LightningDataModule):
             )
 
     def _select(self, name: str, records: EncodedRecords, kept: np.ndarray, reports: dict[str, Any]) -> Any:
-        """The rows of one side, and what was lost among its records."""
+        """Select the rows of one side, and report what truncation removed from its records."""
         lost = {each: int(((records.truncations[kept] & each) > 0).sum()) for each in Truncation}
         rows = records.rows_of(kept)
         if not len(rows):
@@ -240,7 +240,10 @@ class RecordDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches; number n of a run is a pure function of the seed and n, so a resume needs no state."""
+        """Build batches in shuffled order.
+
+        Batch n of a run is a pure function of the seed and n, so a resume needs no loader state.
+        """
         assert self.trainer is not None
         if self._report is not None and self.trainer.is_global_zero:
             write_text(Path(self.trainer.default_root_dir) / DATA_REPORT, self._report)
@@ -263,7 +266,7 @@ class RecordDataModule(LightningDataModule):
         return self._loader(self.rows["train"], batches, partial(StepLoader, trainer=trainer))
 
     def val_dataloader(self) -> DataLoader:
-        """Validation rows in their own order."""
+        """Build batches of the validation rows in their own order."""
         assert self.trainer is not None
         batches = LengthGroupedBatchSampler(
             self.lengths["validation"],
@@ -277,11 +280,11 @@ class RecordDataModule(LightningDataModule):
         return self._loader(self.rows["validation"], batches)
 
     def test_dataloader(self) -> DataLoader:
-        """Testing reads the validation rows."""
+        """Read the validation rows."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader:
-        """Prediction reads the validation rows, in file order; each process takes every world_size-th."""
+        """Read the validation rows in file order; each process takes every world_size-th row."""
         assert self.trainer is not None
         # Not `_loader`: for predictions Lightning makes the batch sampler anew, with the arguments of torch's own.
         rows = self.rows["validation"]

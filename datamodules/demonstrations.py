@@ -1,4 +1,4 @@
-"""Demonstrations for the supervised stage."""
+"""Demonstrations for supervised training."""
 
 from datamodules.base import RecordDataModule
 from prl.data import Demonstration

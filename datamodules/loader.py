@@ -1,4 +1,4 @@
-"""A loader whose workers outlive a signal to the process group, so that the trainer can save before it stops."""
+"""A loader whose workers survive a signal to the process group, so that the trainer can save before it stops."""
 
 import os
 from typing import Any
@@ -10,7 +10,7 @@ from prl.system.signals import leave_signals_to_parent, stop_signals_wait
 
 
 class SteadyLoader(DataLoader):
-    """torch's; its workers leave SIGTERM, SIGUSR1 and Ctrl-C to the trainer, with `start_worker` as `worker_init_fn`.
+    """A DataLoader whose workers leave SIGTERM, SIGUSR1 and Ctrl-C to the trainer; needs `start_worker`.
 
     Signals wait while workers start, so that none meets a worker that has not come that far.
     """
@@ -21,7 +21,7 @@ class SteadyLoader(DataLoader):
 
 
 def start_worker(number: int) -> None:
-    """What each worker does first."""
+    """Leave signals to the trainer, then seed the worker as Lightning does."""
     leave_signals_to_parent()
     if int(os.environ.get("PL_SEED_WORKERS", 0)):  # as Lightning does for loaders that do nothing first
         pl_worker_init_function(number)

@@ -18,7 +18,7 @@ class PreferencePairDataModule(RecordDataModule):
 
     Args:
         train: where training rows come from.
-        on_duplicate: what happens to pairs that an earlier one of the same source says already: keep or drop.
+        on_duplicate: keep or drop pairs that repeat an earlier one of their source.
             Contradictions are never dropped. Both are counted in the data report.
         settings: the other arguments of `RecordDataModule`.
 

@@ -7,7 +7,7 @@ from prl.data import AnchoredPrompt, DataError, Record, RecordStream
 
 
 class PromptDataModule(RecordDataModule):
-    """Rows with prompt and, where the stage reads them, anchors; see `RecordDataModule` for the arguments."""
+    """Rows with prompt and, where the module reads them, anchors; see `RecordDataModule` for the arguments."""
 
     record_type = AnchoredPrompt
 

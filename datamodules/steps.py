@@ -1,4 +1,4 @@
-"""Batches that know what all batches of their optimizer step sum up to, where gradients are accumulated."""
+"""Batches with the totals of all batches of their optimizer step, for gradient accumulation."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -10,7 +10,7 @@ from datamodules.loader import SteadyLoader
 
 
 class StepLoader(SteadyLoader):
-    """Reads the batches of an optimizer step together and hands them out one by one, each with the totals of all.
+    """Reads the batches of an optimizer step together and yields them one by one, each with the totals of all.
 
     A mean over the rows or tokens of a step divides by their number in the whole step, which no single batch knows. The
     totals are this process's, under the key `of_step`; `TrainingModule.step_totals` says which. Without accumulation
@@ -32,7 +32,7 @@ class StepLoader(SteadyLoader):
             yield from self._told(step)
 
     def _num_left(self) -> int:
-        """Batches from the next one to the end of its step, after a resume in the middle of one too."""
+        """Count the batches up to the end of the current step, also after a resume in the middle of a step."""
         every = self.trainer.accumulate_grad_batches
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return int(max(1, min(every - done % every, self.trainer.num_training_batches - done)))

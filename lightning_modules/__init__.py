@@ -1,4 +1,4 @@
-"""The training stages as LightningModules; short class names work in YAML."""
+"""The training methods as LightningModules; short class names work in YAML."""
 
 from lightning_modules.bradley_terry import BradleyTerryRewardModule
 from lightning_modules.generative_reward import GenerativeRewardModule

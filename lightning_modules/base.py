@@ -1,4 +1,4 @@
-"""What every training stage offers: how it reads a record, what its checkpoint holds, what it exports."""
+"""Base of training modules: how records are encoded, what a checkpoint holds, what is exported."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -30,17 +30,17 @@ from prl.run_folder.inputs import Inputs, folder_inputs, model_inputs
 
 
 class Encoder(RecordEncoder, Protocol):
-    """Turns records into token ids and rows of them into batches: all that a data module needs of a stage."""
+    """Turns records into token ids and rows of ids into batches: all that a data module needs of a training module."""
 
     def collate(self, rows: list[dict[str, Any]]) -> Any:
-        """Encoded rows as one batch."""
+        """Collate encoded rows into one batch."""
 
 
 class TrainingModule(LightningModule, ABC):
-    """A training stage. A checkpoint keeps what training changes; frozen weights are read again from their folder."""
+    """Base of training modules. A checkpoint holds trained weights; frozen weights are read from their folder."""
 
     record_type: ClassVar[type[Record]]
-    """The kind of data row this stage learns from."""
+    """The kind of data row that the module learns from."""
     model: Any
     optimization: Optimization
 
@@ -49,19 +49,19 @@ class TrainingModule(LightningModule, ABC):
         self.run_state = StateRegistry()
         self.step_health = StepHealth(self)
         self.current_phase: str | None = None
-        """What a batch that has phases is doing."""
+        """Name of the batch's current phase, in modules whose batches have phases."""
 
     @abstractmethod
     def build_encoder(self) -> Encoder:
-        """How this stage reads a record; the data module asks for it."""
+        """Build the encoder that turns records into ids; the data module calls this."""
 
     def configure_export(self) -> None:
-        """Read the parts that `export` writes; a stage may leave out the others."""
+        """Read the parts that `export` writes; a module may leave out the others."""
         self.configure_model()
 
     @abstractmethod
     def export(self, folder: Path, *, merge: bool = True) -> None:
-        """Write what was trained as a folder that transformers loads.
+        """Write the trained model as a folder that transformers loads.
 
         Args:
             folder: made if need be.
@@ -72,28 +72,34 @@ class TrainingModule(LightningModule, ABC):
         """
 
     def after_export(self, folder: Path) -> None:
-        """What the end of training adds to an exported folder; nothing by default."""
+        """Add to an exported folder at the end of training; nothing by default."""
 
     def setup(self, stage: str) -> None:
-        """Raises ValueError for a precision in which nothing could be learnt, before a model is read."""
+        """Refuse a precision in which nothing could be learnt, before a model is read. Raises ValueError."""
         if stage == "fit":
             check_precision(self.trainer.precision)
 
     @property
     def sharding(self) -> Sharding:
-        """How the strategy lays weights over processes; whole without a trainer."""
+        """The strategy's sharding of weights; none without a trainer."""
         return sharding_of(self._trainer)
 
     def loading_models(self) -> AbstractContextManager[None]:
-        """Around the reading of models that will be spread: where that cuts them, one process hands out the weights."""
+        """Enter around the loading of models that will be sharded.
+
+        Where the strategy shards weights, only the first process reads them, and scatters them to the others.
+        """
         return on_meta_device(self.sharding.cuts_weights and rank() > 0)
 
     def shard(self, model: Any) -> Any:
-        """A model that was just read, in shards where the strategy wants that."""
+        """Shard a model that was just loaded, where the strategy does so."""
         return self.sharding.shard(model)
 
     def on_predict_start(self) -> None:
-        """Raises ValueError where processes would wait for each other: they need not have equally many rows here."""
+        """Refuse sharded weights.
+
+        Raises ValueError: processes would wait for each other, since they need not have equally many rows.
+        """
         if self.sharding.cuts_weights:
             raise ValueError(
                 "prl predict does not work with weights in shards; a checkpoint needs no more than one process: give "
@@ -101,7 +107,7 @@ class TrainingModule(LightningModule, ABC):
             )
 
     def batches_done(self) -> int:
-        """Training batches completed over the life of the run."""
+        """Count the training batches completed over the life of the run."""
         return batches_done(self.trainer)
 
     def begin_phase(self, name: str) -> None:
@@ -118,7 +124,7 @@ class TrainingModule(LightningModule, ABC):
                 callback.poll(self.trainer)
 
     def logged_step(self) -> int:
-        """The x axis position that Lightning gives to what is logged now; for what goes to TensorBoard by hand."""
+        """Return the x axis position that Lightning gives to metrics logged now; for direct writes to TensorBoard."""
         return self.trainer.fit_loop.epoch_loop._batches_that_stepped
 
     @property
@@ -128,11 +134,11 @@ class TrainingModule(LightningModule, ABC):
         return loggers[0].experiment if loggers and self.trainer.is_global_zero else None
 
     def step_totals(self, batch: Any) -> dict[str, Tensor]:
-        """What the means of a step divide by: by name, [N] numbers of a batch that are summed over the step."""
+        """Return the denominators of a step's means: name -> [N] numbers of a batch, summed over the step."""
         raise NotImplementedError(f"{type(self).__name__} does not say how its gradients are accumulated")
 
     def whole_step(self, batch: Any) -> tuple[dict[str, Tensor], int]:
-        """The totals of this process's batches of a step, and by how many batches Lightning divides their gradients.
+        """Return this process's totals of a step, and the number of batches by which Lightning divides gradients.
 
         Raises:
             ValueError: when gradients are accumulated and the batch does not know of the others of its step.
@@ -148,7 +154,7 @@ class TrainingModule(LightningModule, ABC):
         return self.step_totals(batch), 1
 
     def means(self, batch: Any, mean: Callable[[dict[str, Tensor], int], Tensor]) -> tuple[Tensor, Tensor]:
-        """A batch's part of the mean over its step, to learn from, and the mean over the batch alone, to log.
+        """Compute a batch's share of the mean over its step, to learn from, and the mean over the batch alone, to log.
 
         Args:
             batch: the batch.
@@ -159,47 +165,50 @@ class TrainingModule(LightningModule, ABC):
         return loss, alone.detach()
 
     def configure_optimizers(self) -> Any:
-        """AdamW and its schedule over `self.model`."""
+        """Build AdamW and its schedule over `self.model`."""
         return optimizers.configure(self.model.parameters(), self.optimization, self.trainer)
 
     def on_train_start(self) -> None:
-        """The learning rate is that of this run's schedule, however long the one was that wrote the checkpoint."""
+        """Take the learning rate from this run's schedule; the checkpoint's schedule may have had another length."""
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, LambdaLR):
                 optimizers.continue_schedule(config.scheduler)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Keep the batch at hand, and say whether a step comes behind it."""
+        """Keep the batch for failure reports, and announce whether a step follows it."""
         self.step_health.begin(batch)
         if self.automatic_optimization:
             self.sharding.begin_microbatch(last=not self.trainer.fit_loop._should_accumulate())
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Keep the loss until the step; a stage that takes its steps by hand looks at its numbers itself."""
+        """Keep the loss until the step; a module with manual optimization checks its numbers itself."""
         if self.automatic_optimization:
             self.step_health.add(loss)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Raises HealthError where a loss or a gradient is not finite."""
+        """Check the loss and the gradients. Raises HealthError where one is not finite."""
         if self.automatic_optimization:
             self.step_health.check_step()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One step, and the gradients are gone: Lightning would keep them, a model's size, through the next forward."""
+        """Take a step and free the gradients.
+
+        Lightning would keep them, a model's size, through the next forward pass.
+        """
         super().optimizer_step(*args, **kwargs)
-        # A strategy that accumulates by itself comes here after every backward pass, and drops what it kept by itself.
+        # A strategy that accumulates gradients itself calls this after every backward pass, and frees them itself.
         if not self.trainer.strategy.handles_gradient_accumulation:
             self.optimizers().zero_grad()  # type: ignore[union-attr]
 
     def _optimizer_settings(self) -> dict[str, float | None]:
-        """What the optimizer's saved state would override on resume."""
+        """Return the settings that the optimizer's saved state would override on resume."""
         names = ("learning_rate", "weight_decay", "beta1", "beta2")
         return {name: getattr(self.optimization, name) for name in names}
 
     def checkpoint_settings(self) -> dict[str, Any]:
-        """What a checkpoint was trained with and its model is useless without, by the names of the settings.
+        """Return the settings, by name, without which a checkpoint of this model is useless.
 
-        Plain values; compared when a checkpoint is read.
+        JSON values; compared when a checkpoint is read.
         """
         return {}
 
@@ -208,7 +217,7 @@ class TrainingModule(LightningModule, ABC):
         return self.checkpoint_settings()  # hashing a large tokenizer takes a second
 
     def inputs(self) -> Inputs:
-        """Hashes of what it reads from folders of models and judges, once read; see `prl/run_folder/inputs.py`."""
+        """Hash the model and judge folders that were read; see `prl/run_folder/inputs.py`."""
         found: Inputs = {}
         sources: list[ModelSource] = []
         for name, part in vars(self).items():
@@ -223,7 +232,7 @@ class TrainingModule(LightningModule, ABC):
         return found
 
     def frozen_names(self) -> set[str]:
-        """Names of weights that training leaves as they are, and that no checkpoint has."""
+        """Return the names of weights that training does not change, and that no checkpoint holds."""
         # Tied weights have two names, and state_dict holds both.
         named = self.named_parameters(remove_duplicate=False)
         return {name for name, parameter in named if not parameter.requires_grad}
@@ -249,7 +258,7 @@ class TrainingModule(LightningModule, ABC):
         self.load_state_dict({k: v for k, v in checkpoint["state_dict"].items() if self._is_read(k)})
 
     def _is_read(self, key: str) -> bool:
-        """Whether the part of a weight is there: False where a name on the way to it stands for None."""
+        """Return whether the module that owns a weight was read; parts that were not read are None."""
         part: Any = self
         for name in key.split("."):
             if not hasattr(part, name):

@@ -27,7 +27,7 @@ class BradleyTerryRewardModule(JudgeValidation):
         optimization: learning rate and schedule.
         label_smoothing: pulls targets towards 1/2.
         max_length: longest prompt and response, tokens.
-        on_too_long: what happens to longer ones: error, truncate or skip, with counts.
+        on_too_long: error, truncate or skip, with counts, for longer ones.
         passport_pairs: validation pairs, from the first, on which the finished judge is measured for its passport; 0
             writes none.
 
@@ -53,7 +53,7 @@ class BradleyTerryRewardModule(JudgeValidation):
         self.model: Any = None
 
     def build_encoder(self) -> ScalarPairEncoder:
-        """How this stage reads a pair; the data module asks for it."""
+        """Build the encoder of preference pairs; the data module calls this."""
         tokenizer = load_tokenizer(self.source)
         check_fits(self.source, tokenizer, self.max_length, role="model", setting="max_length")
         return ScalarPairEncoder(tokenizer, self.max_length, self.on_too_long)
@@ -66,7 +66,7 @@ class BradleyTerryRewardModule(JudgeValidation):
             self.model = self.shard(model)
 
     def checkpoint_settings(self) -> dict[str, Any]:
-        """The length and the tokenizer: both in the exported folder too."""
+        """Return the length and the tokenizer; the exported folder holds both too."""
         return {"max_length": self.max_length, "tokenizer (hash)": tokenizer_hash(load_tokenizer(self.source))}
 
     def _rewards(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -74,12 +74,12 @@ class BradleyTerryRewardModule(JudgeValidation):
         return chosen, rejected
 
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
-        """The difference of rewards, read both ways."""
+        """Subtract the two rewards, and state the difference in both orders."""
         chosen, rejected = self._rewards(batch)
         return Verdict(chosen - rejected, rejected - chosen)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean loss per pair, weighted."""
+        """Compute the weighted mean loss per pair."""
         chosen, rejected = self._rewards(batch)
         losses = bradley_terry_loss(chosen, rejected, smooth(batch["targets"].float(), self.label_smoothing))
         loss, of_batch = self.mean_over_pairs(losses, batch)

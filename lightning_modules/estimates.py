@@ -41,7 +41,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Needs:
+class MemoryPlan:
     """What a module needs, before it is known who shares what."""
 
     cut: list[ModelMemory]
@@ -59,7 +59,9 @@ class Needs:
         return Estimate(models, {name: lasting + work for name, work in self.working.items()})
 
 
-def needs(module: TrainingModule, rows: int, *, precision: str = "32-true", float32_copies: bool = False) -> Needs:
+def plan_memory(
+    module: TrainingModule, rows: int, *, precision: str = "32-true", float32_copies: bool = False
+) -> MemoryPlan:
     """Longest rows throughout, so what a run needs at most.
 
     Args:
@@ -92,7 +94,7 @@ def needs(module: TrainingModule, rows: int, *, precision: str = "32-true", floa
         return _one_model(module, rows, make)
 
 
-def _one_model(module: Any, rows: int, make: Make) -> Needs:
+def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
     scalar = isinstance(module, BradleyTerryRewardModule)
     if scalar:
         model = make(lambda: init_model(AutoModelForSequenceClassification, module.source, num_labels=1))
@@ -103,10 +105,10 @@ def _one_model(module: Any, rows: int, make: Make) -> Needs:
     twice = scalar or (judge and module.order == "both")
     whole_logits = not scalar and (not judge or module.text_coef > 0)
     work = partial(_train, model.train(), rows * (1 + twice), module.max_length, whole_logits=whole_logits)
-    return Needs([model_memory("model", model, trained=True)], [], {"train": working_memory(model, work)})
+    return MemoryPlan([model_memory("model", model, trained=True)], [], {"train": working_memory(model, work)})
 
 
-def _preference(module: PreferenceModule, rows: int, make: Make) -> Needs:
+def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
     """The policy reads all responses of a batch at once, the reference those of one pair."""
     policy, views = make(lambda: init_model(AutoModelForCausalLM, module.source).train()), len(module.objective.views)
     cut, length = [model_memory("policy", policy, trained=True)], module.max_length
@@ -122,7 +124,7 @@ def _preference(module: PreferenceModule, rows: int, make: Make) -> Needs:
             working["reference"] += kept.weights
         else:
             cut.append(kept)
-    return Needs(cut, [], working)
+    return MemoryPlan(cut, [], working)
 
 
 def _slice_of_logits(model: Any, tokens: int) -> int:
@@ -131,7 +133,7 @@ def _slice_of_logits(model: Any, tokens: int) -> int:
     return 4 * (whole if logits_setting(model.config) else min(LOGITS_AT_ONCE, whole))
 
 
-def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> Needs:
+def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> MemoryPlan:
     policy = make(lambda: _policy(module))  # with the critic's adapters, when it has any
     cut, critic = [model_memory("policy", policy, trained=True)], None
     if module.critic_kind == "own":
@@ -162,7 +164,9 @@ def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: 
         "score": read + slices * COPIES_OF_LOGITS[False],
         "update": both + slices * COPIES_OF_LOGITS[True],
     }
-    return Needs(cut + judging * module.resources.shard_judges, judging * (not module.resources.shard_judges), working)
+    return MemoryPlan(
+        cut + judging * module.resources.shard_judges, judging * (not module.resources.shard_judges), working
+    )
 
 
 def _policy(module: PairwisePPOModule) -> Any:

@@ -1,4 +1,4 @@
-"""A module from the settings of its run, with the weights of a checkpoint, exported."""
+"""Export of a run: its training module from settings and a checkpoint, written as a model folder."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def write_model(settings: dict[str, Any], checkpoint: Path, output: Path, *, pas
         settings: the run's.
         checkpoint: a .ckpt file, or folder of parts.
         output: a new or empty folder.
-        passport_of: a folder whose passport a judge gets if it has the same weights.
+        passport_of: a folder whose passport a judge gets if it has equal weights.
         merge: put adapters into the weights, instead of writing them alone.
     """
     passport = read_passport(passport_of)
@@ -34,7 +34,7 @@ def write_model(settings: dict[str, Any], checkpoint: Path, output: Path, *, pas
 
 
 def load_training_module(settings: dict[str, Any], checkpoint: Path) -> Any:
-    """The module of a run with the weights of a checkpoint, as far as `export` needs them."""
+    """Load the training module of a run with the weights of a checkpoint, as far as `export` needs them."""
     module = build_training_module(settings)
     module.configure_export()
     module.restore(sharded_files.read(checkpoint), checkpoint)
@@ -42,7 +42,7 @@ def load_training_module(settings: dict[str, Any], checkpoint: Path) -> Any:
 
 
 def build_training_module(settings: dict[str, Any]) -> Any:
-    """The module of a resolved configuration, as LightningCLI builds it, without data and trainer."""
+    """Build the training module of a resolved configuration, as LightningCLI does, without data and trainer."""
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(TrainingModule, "model", subclass_mode=True)
     return parser.instantiate_classes(parser.parse_object({"model": settings["model"]})).model

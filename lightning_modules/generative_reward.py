@@ -1,4 +1,4 @@
-"""Training of the generative pairwise judge (DESIGN 1.1)."""
+"""Training of the generative pairwise judge on both orders of each pair (docs/judge.md)."""
 
 import math
 from dataclasses import asdict
@@ -43,18 +43,18 @@ class GenerativeRewardModule(JudgeValidation):
         label_smoothing: pulls targets towards 1/2.
         verdict_loss: cross-entropy of the verdict between its two tokens (two_tokens), or over the full_vocabulary,
             which also learns to say one of them. Either way a margin is read from the two.
-        consistency_coef: weight c of what the order of the responses changes; needs order: both.
+        consistency_coef: weight c of the change by the order of the responses; needs order: both.
         consistency: measured as a probability, (p(w, l) + p(l, w) - 1)^2, or as log_odds, (z(w, l) + z(l, w))^2.
         language_coef: weight d of the cross-entropy over the whole vocabulary beside that between the two tokens.
         text_coef: weight of the next-token cross-entropy of the comparison from its first response on. It keeps
             the generative head in use while the verdict is learnt (text regularisation as in 2406.10216), and costs a
             vocabulary-sized row per token; needs order: both.
         max_length: longest comparison, tokens.
-        on_too_long: what happens to longer ones: error, truncate or skip, with counts.
+        on_too_long: error, truncate or skip, with counts, for longer ones.
         passport_pairs: validation pairs, from the first, on which the finished judge is measured for its passport; 0
             writes none.
         fused: compute what both orders of a pair share once: auto where it pays, on wherever it saves tokens, off
-            never. The loss is the same (docs/results/fused.md).
+            never. The loss does not change (docs/results/fused.md).
 
     Raises:
         ValueError: for a weight or a smoothing out of its range, a term that needs both orders without them, or
@@ -107,7 +107,7 @@ class GenerativeRewardModule(JudgeValidation):
         self.encoder: ComparisonEncoder | None = None
 
     def build_encoder(self) -> ComparisonEncoder:
-        """How this stage reads a pair; the data module asks for it."""
+        """Build the encoder of comparisons; the data module calls this."""
         if self.encoder is None:
             tokenizer = load_tokenizer(self.source)
             check_fits(self.source, tokenizer, self.max_length, role="model", setting="max_length")
@@ -124,7 +124,7 @@ class GenerativeRewardModule(JudgeValidation):
             self.register_buffer("verdict_ids", torch.tensor(self.build_encoder().verdict_ids), persistent=False)
 
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
-        """Both readings of every pair, chosen as `a`."""
+        """Judge every pair in both orders, chosen as `a`."""
         return Verdict(*verdict_margins(self._verdict_logits(batch), self.verdict_ids).chunk(2))
 
     def _is_fused(self, batch: dict[str, Any]) -> bool:
@@ -132,13 +132,13 @@ class GenerativeRewardModule(JudgeValidation):
         return packed is not None and self.prefix_sharing.should_pack(self.model, packed, ids, mask)
 
     def _verdict_logits(self, batch: dict[str, Any]) -> Tensor:
-        """Logits after all 2N readings of a batch, by whichever way is less work: [2N, V]."""
+        """Compute the logits after all 2N readings of a batch, packed or padded, whichever costs less: [2N, V]."""
         if self._is_fused(batch):
             return packed_logits(self.model, batch["packed"])
         return verdict_logits(self.model, batch["input_ids"], batch["attention_mask"])
 
     def _text_logits(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """The same, and the log-probability of each token of the rows with how often it counts as text: [rows, S]."""
+        """Compute verdict logits [2N, V], token log-probabilities [rows, S], and each token's count as text."""
         mask, text_mask = batch["attention_mask"], batch["text_mask"]
         if self._is_fused(batch):
             counts = batch["packed"].num_readers((mask & ~text_mask).sum(1))
@@ -148,12 +148,12 @@ class GenerativeRewardModule(JudgeValidation):
         return logits[:, -1].float(), logprobs, text_mask[:, 1:]  # left padded: the verdict slot is last in every row
 
     def step_totals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weight of each pair, and the text tokens of each reading."""
+        """Return the weight of each pair, and the text tokens of each reading."""
         text = {"text": batch["text_mask"][:, 1:].sum(1)} if self.text_coef else {}
         return {**super().step_totals(batch), **text}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean loss per pair, weighted; the text term has no pairs and is not."""
+        """Compute the mean loss per pair, weighted, plus the text term, which is per token."""
         targets = smooth(batch["targets"].float(), self.label_smoothing)
         is_both = self.order == "both"
         loss, of_batch = self._loss_of_both(batch, targets) if is_both else self._loss_of_one(batch, targets)
@@ -161,7 +161,7 @@ class GenerativeRewardModule(JudgeValidation):
         return loss
 
     def _loss_of_both(self, batch: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
-        """To learn from, and to log."""
+        """Compute the loss to learn from, and the loss of the batch alone to log."""
         text_loss: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
         if self.text_coef:
             logits, logprobs, counts = self._text_logits(batch)
@@ -200,7 +200,7 @@ class GenerativeRewardModule(JudgeValidation):
         return verdict_loss_mean, of_batch
 
     def checkpoint_settings(self) -> dict[str, Any]:
-        """The template, its verdict tokens, the length and the tokenizer: all in the exported folder too."""
+        """Return the template, its verdict tokens, the length and the tokenizer; the exported folder holds them too."""
         encoder = self.build_encoder()
         template = {f"template.{name}": value for name, value in asdict(self.template).items()}
         return {

@@ -1,4 +1,4 @@
-"""Validation that every judge shares: gather both readings of all pairs, then report once."""
+"""Validation of every judge: gather the verdicts in both orders of all pairs, then report once."""
 
 import logging
 from abc import abstractmethod
@@ -30,7 +30,7 @@ def _of_all_ranks(parts: list[Tensor]) -> Tensor:
 
 
 def judged_rows(rows: Iterable[dict[str, Any]], verdict: Verdict, targets: Tensor) -> JudgedPairs:
-    """What a report needs of encoded pairs, read one at a time, and of their readings; lengths are characters."""
+    """Build a report's input from encoded pairs, read one at a time, and verdicts; lengths are in characters."""
     facts = [(prompt_key(row["prompt"]), [len(text) for text in row["texts"]], row["source"] or None) for row in rows]
     prompts, lengths, sources = zip(*facts, strict=True)
     return JudgedPairs(verdict, targets, prompts, torch.tensor(lengths), sources)
@@ -49,24 +49,24 @@ class JudgeValidation(TrainingModule):
 
     @abstractmethod
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
-        """Both readings of every pair of a batch, chosen as `a`."""
+        """Judge every pair of a batch in both orders, chosen as `a`."""
 
     def _measured(self, batch: dict[str, Tensor]) -> Verdict:
-        """The verdict as it will be used: in the type of the weights, though training is in mixed precision."""
+        """Compute the verdict in the type of the weights, as in use, though training is in mixed precision."""
         with in_own_type(self.device):
             return self.verdict(batch)
 
     def step_totals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weight of each pair."""
+        """Return the weight of each pair."""
         return {"weights": batch["weights"]}
 
     def mean_over_pairs(self, losses: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The weighted mean over pairs, as `means` has it."""
+        """Compute the weighted mean over pairs; see `means`."""
         weights = batch["weights"]
         return self.means(batch, lambda totals, batches: weighted_mean(losses, weights, totals["weights"], batches))
 
     def log_training(self, win_logit: Tensor, targets: Tensor) -> None:
-        """Accuracy of one training batch over pairs that are not ties, and its mean margin.
+        """Log the accuracy of one training batch over pairs that are not ties, and its mean margin.
 
         Args:
             win_logit: [N] log-odds that chosen is better, without gradient.
@@ -112,14 +112,14 @@ class JudgeValidation(TrainingModule):
                 self._draw(tensorboard, pairs, rows, step)
 
     def _encoded_rows(self, numbers: Tensor) -> Any:
-        """What the reports read of these validation rows, still on disk: a `datasets.Dataset`."""
+        """Read the columns of these validation rows that reports need, still on disk: a `datasets.Dataset`."""
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         texts = datamodule.rows["validation"].select_columns(["prompt", "texts", "source"])
         return texts.select(numbers.tolist())
 
     @staticmethod
     def _draw(tensorboard: Any, pairs: JudgedPairs, rows: Any, step: int) -> None:
-        from prl.evaluation.figures import judge_figures  # matplotlib, for whoever draws
+        from prl.evaluation.figures import judge_figures  # imports matplotlib
 
         for tag, figure in judge_figures(pairs).items():
             tensorboard.add_figure(tag, figure, step)
@@ -132,11 +132,11 @@ class JudgeValidation(TrainingModule):
             tensorboard.add_text(tag, pair_table(chosen, texts, pairs.verdict, pairs.targets), step)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Testing reports what validation does."""
+        """Collect verdicts as validation does."""
         self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, float]]:
-        """For each validation pair in file order: probability that chosen wins, and both margins."""
+        """Return for each validation pair, in file order, the probability that chosen wins, and both margins."""
         verdict = self._measured(batch)
         columns = {"win_prob": verdict.win_prob, "margin_ab": verdict.margin_ab, "margin_ba": verdict.margin_ba}
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)

@@ -1,4 +1,4 @@
-"""AdamW with a schedule for every stage: one optimizer, because Lightning's DeepSpeed strategy accepts one only."""
+"""AdamW with a schedule for every method: one optimizer, because Lightning's DeepSpeed strategy accepts one only."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from prl.models.critic import critic_parameters
 
 
 def parameter_group(parameters: Iterable[nn.Parameter], settings: Optimization, name: str) -> list[dict[str, Any]]:
-    """Trainable parameters as optimizer groups: matrices with weight decay, the rest without."""
+    """Split trainable parameters into optimizer groups: matrices with weight decay, the rest without."""
     trainable = [p for p in parameters if p.requires_grad]
     groups = [
         {
@@ -31,9 +31,10 @@ def parameter_group(parameters: Iterable[nn.Parameter], settings: Optimization, 
 
 
 def build_optimizer(groups: list[dict[str, Any]], settings: Optimization, precision: str) -> torch.optim.AdamW:
-    """AdamW over the groups, as one kernel where there is one: several times faster, without temporaries.
+    """Build AdamW over the groups, fused into one kernel where the device has one.
 
-    In mixed precision Lightning does not clip gradients for such a kernel, so there it takes torch's default.
+    The fused kernel is several times faster and needs no temporaries. In mixed precision Lightning does not clip
+    gradients for it, so torch's default is used there.
     """
     has_kernel = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     fused = has_kernel and not precision.endswith("-mixed")
@@ -43,7 +44,7 @@ def build_optimizer(groups: list[dict[str, Any]], settings: Optimization, precis
 
 
 def check_learns(groups: list[dict[str, Any]]) -> None:
-    """Raises ValueError for weights of a type in which a step is smaller than half the distance to the next number."""
+    """Refuse weights of a type in which most steps are rounded away. Raises ValueError."""
     for group in groups:
         found = {str(p.dtype).removeprefix("torch.") for p in group["params"] if torch.finfo(p.dtype).bits < 32}
         if found:
@@ -108,8 +109,8 @@ def build_schedule(
 def continue_schedule(schedule: torch.optim.lr_scheduler.LambdaLR) -> None:
     """Give each parameter group the rate that the schedule of this run has at the step reached.
 
-    A resumed optimizer has what the schedule of its checkpoint said of the next step, which is a rate of 0 where a run
-    that was complete is made longer. For an unchanged schedule it is the same number to the last bit.
+    A resumed optimizer has the next rate of its checkpoint's schedule, which is 0 where a complete run is made longer.
+    For an unchanged schedule the two rates are equal to the last bit.
     """
     rates = [
         base * factor(schedule.last_epoch) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
@@ -120,9 +121,9 @@ def continue_schedule(schedule: torch.optim.lr_scheduler.LambdaLR) -> None:
 
 
 def configure(parameters: Iterable[nn.Parameter], settings: Optimization, trainer: Trainer) -> dict[str, Any]:
-    """What `configure_optimizers` of an automatically optimised stage returns.
+    """Build the return value of `configure_optimizers` for an automatically optimised module.
 
-    The number of steps is `trainer.max_steps`: asking Lightning for its estimate would build the data loader early.
+    The number of steps is `trainer.max_steps`: Lightning's estimate would build the data loader early.
     """
     groups = parameter_group(parameters, settings, "model")
     if not sharding_of(trainer).keeps_float32_copies:
@@ -142,14 +143,14 @@ def configure_actor_critic(
     iterations: int,
     critic_warmup: Callable[[], int],
 ) -> Any:
-    """One optimizer for policy and critic, as groups with rates of their own; its steps are iterations.
+    """Build one optimizer for policy and critic, as groups with their own learning rates; its steps are iterations.
 
     Args:
         policy: what is trained of it learns.
         critic: likewise; None for none.
         settings: learning rate and schedule.
         trainer: whose strategy and precision decide about types and kernels.
-        critic_learning_rate: that of `settings` when None.
+        critic_learning_rate: the rate of `settings` when None.
         iterations: of the whole run.
         critic_warmup: iterations in which only the critic learns, as far as is known.
     """

@@ -247,7 +247,7 @@ class PairwisePPOModule(PolicyUpdate):
             self.lr_schedulers().step()  # type: ignore[union-attr]  # the schedule counts iterations
             return {"responses": rollout.response_ids, "rewards": experience.rewards}
         stats = self.update(experience)
-        stats |= self.anchors.observe(rollout, scores, self.actors)
+        stats |= self.anchors.update(rollout, scores, self.actors)
         self.log_iteration(scores, rollout, experience, stats)
         if not self.warmup.is_active(self.batches_done()):  # a policy that does not move has no KL to steer
             self.kl.update(sequence_kl(experience), int(global_sum(experience.counted.sum())))
@@ -256,7 +256,7 @@ class PairwisePPOModule(PolicyUpdate):
     def place_anchors(self, batch: PromptBatch, rollout: Rollout) -> Rollout:
         """Give each response what it is compared with."""
         with self.phase("anchors"):
-            return rollout.anchored(self.anchors.place(batch, rollout.texts, self.actors))
+            return rollout.anchored(self.anchors.anchors_for(batch, rollout.texts, self.actors))
 
     @torch.no_grad()
     def build_experience(self, rollout: Rollout, scores: Scores) -> Experience:

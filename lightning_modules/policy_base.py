@@ -151,7 +151,7 @@ class PolicyTrainingModule(TrainingModule):
 
     def end_if_over(self) -> None:
         """End the run when it has waited long enough for a better validation, before or after it was resumed."""
-        if (reason := self.validation.patience.objection()) is not None and not self.trainer.should_stop:
+        if (reason := self.validation.patience.stop_reason()) is not None and not self.trainer.should_stop:
             self.trainer.should_stop = True
             if rank() == 0:
                 log.warning("the run ends early: %s. `prl frontier` names the checkpoint to ship", reason)

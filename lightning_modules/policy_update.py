@@ -81,7 +81,7 @@ class PolicyUpdate(PolicyTrainingModule):
         return found if allowed else None
 
     def _outputs(self, rollout: Rollout) -> tuple[PolicyOutputs | None, Tensor | None]:
-        """What policy (None while only the critic learns) and critic say of a micro-batch, with gradient."""
+        """Return what policy (None while only the critic learns) and critic say of a micro-batch, with gradient."""
         if self.warmup.is_active(self.batches_done()):
             return None, self.actors.values(rollout)
         logprobs, values, entropy = self.actors.evaluate(rollout)

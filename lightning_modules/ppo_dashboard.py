@@ -1,4 +1,4 @@
-"""The page of a PPO run in TensorBoard's tab "Custom Scalars": a few charts that tell how it goes, at a glance."""
+"""Page of a PPO run in TensorBoard's tab "Custom Scalars": a few charts that show its course."""
 
 from typing import Any
 

@@ -151,7 +151,7 @@ class PreferenceModule(TrainingModule):
 
     @contextmanager
     def _frozen(self) -> Iterator[Any]:
-        """The reference, ready to read: a model of its own, or the policy with its adapters off."""
+        """Yield the reference, ready to read: a model of its own, or the policy with its adapters off."""
         if self.reference is not None:
             yield self.reference
             self.sharding.reshard_frozen(self.reference)  # no backward pass brings its shards back
@@ -174,7 +174,7 @@ class PreferenceModule(TrainingModule):
     # ---- training
 
     def step_totals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weight of each pair."""
+        """Return the weight of each pair."""
         return {"weights": batch["weights"]}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -203,7 +203,7 @@ class PreferenceModule(TrainingModule):
             log.warning(warning)
 
     def _measured(self, pairs: PreferenceBatch) -> dict[str, Tensor]:
-        """What is logged of each pair: implicit rewards, log-probabilities, and what tells how far these moved: [B]."""
+        """Compute what is logged of each pair, [B] each: implicit rewards, log-probabilities, and their drift."""
         found = {}
         for name in ("chosen", "rejected"):
             responses = pairs.views[name]

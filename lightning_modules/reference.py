@@ -128,7 +128,7 @@ def _write(place: Path, blocks: Iterable[list[list[np.ndarray]]]) -> None:
 
 
 def _blocks(model: Any, rows: Any, encoder: PreferenceEncoder, sharding: Sharding) -> Iterator[list[list[np.ndarray]]]:
-    """The responses of all rows in order, some rows at a time, on every process."""
+    """Yield the responses of all rows in order, some rows at a time, on every process."""
     size = BLOCK * world_size()
     for start in range(0, len(rows), size):
         numbers = range(start, min(start + size, len(rows)))

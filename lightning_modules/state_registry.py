@@ -1,4 +1,4 @@
-"""Everything stateful of a run beside weights, optimizer and random states, in one place and under one key."""
+"""State of a run beside weights, optimizer and random states, in one place and under one key of the checkpoint."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -13,18 +13,21 @@ from prl.rewards.base import RewardSource
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A part whose state decides how the run goes on. States are plain values and tensors: reading runs no code."""
+    """A part of a run with a state. States hold numbers, texts and tensors: reading them runs no code."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What to save."""
+        """Return the state to save."""
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Continue from what was saved."""
+        """Continue from a saved state."""
 
 
 class StateRegistry:
-    """The registered parts of a stage. They may change in the update of a batch or after it, until its end: what a stop
-    in between saves is the state of the last completed batch (`RunCheckpoint`)."""
+    """The stateful parts of a training module, by name.
+
+    A part may change in the update of a batch or after it, until the batch's end. A stop in between saves the state of
+    the last completed batch (`RunCheckpoint`).
+    """
 
     def __init__(self) -> None:
         self.parts: dict[str, Stateful] = {}
@@ -68,7 +71,7 @@ class StateRegistry:
             part.load_state_dict(state[name])
 
     def check(self, owner: Any) -> None:
-        """Find what a checkpoint would forget.
+        """Find stateful parts that no checkpoint would hold.
 
         Raises:
             ValueError: when an attribute of `owner` has a state and is not registered.

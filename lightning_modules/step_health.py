@@ -16,7 +16,7 @@ from prl.rl.health_monitor import save_batch
 
 
 class StepHealth:
-    """Looks at every step that Lightning takes for a stage; what it decides, all ranks decide alike."""
+    """Checks every step that Lightning takes for a module; all ranks decide alike."""
 
     def __init__(self, module: LightningModule) -> None:
         self.module = module
@@ -71,16 +71,16 @@ class StepHealth:
 
 
 def health_folder(trainer: Any) -> Path | None:
-    """Where batches with numbers that are not finite are kept; None in a dry run, which leaves no file."""
+    """Return the folder for batches with numbers that are not finite; None in a dry run, which leaves no file."""
     return None if is_dry_run(trainer) else Path(trainer.default_root_dir) / "health"
 
 
 def _is_scaled(trainer: Any) -> bool:
-    """Whether losses are scaled, so that gradients which are not finite are in order: they lower the scale."""
+    """Return whether losses are scaled. A scaler expects gradients that are not finite: they lower the scale."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return scaler is not None and scaler.get_scale() >= 1
 
 
 def _plain(batch: Any) -> dict[str, Tensor]:
-    """The tensors of a batch: a file of them can be read without running code."""
+    """Keep the tensors of a batch; a file of tensors is read without running code."""
     return {k: v for k, v in batch.items() if isinstance(v, Tensor)} if isinstance(batch, Mapping) else {}

@@ -1,4 +1,4 @@
-"""The supervised stage: imitate demonstrations, the loss on completions only."""
+"""Supervised training: imitate demonstrations, with the loss on completions only."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ class SupervisedModule(TrainingModule):
         model: the language model to train.
         optimization: learning rate and schedule.
         max_length: longest prompt and completion, tokens.
-        on_too_long: what happens to longer rows: error, truncate or skip, with counts.
+        on_too_long: error, truncate or skip, with counts, for longer rows.
     """
 
     record_type = Demonstration
@@ -43,7 +43,7 @@ class SupervisedModule(TrainingModule):
         self.model: Any = None
 
     def build_encoder(self) -> DemonstrationEncoder:
-        """How this stage reads a demonstration; the data module asks for it."""
+        """Build the encoder of demonstrations; the data module calls this."""
         tokenizer = load_tokenizer(self.source)
         # Its last token is only predicted.
         check_fits(self.source, tokenizer, self.max_length - 1, role="model", setting="max_length (less one)")
@@ -67,11 +67,11 @@ class SupervisedModule(TrainingModule):
         return -masked_sum(logprobs, mask), mask.sum()
 
     def step_totals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Completion tokens of each row."""
+        """Count the completion tokens of each row."""
         return {"tokens": batch["loss_mask"][:, 1:].sum(1)}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross-entropy per completion token of all ranks and all batches of a step."""
+        """Compute the mean cross-entropy per completion token over all ranks and all batches of a step."""
         total, count = self._loss(batch)
         self.log("train/loss", total.detach() / count, prog_bar=True)
         self.log("train/tokens", count.float(), reduce_fx="sum")
@@ -80,16 +80,16 @@ class SupervisedModule(TrainingModule):
         return total * (world_size() * num_batches) / global_sum(totals["tokens"].sum())
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """The same on validation rows, weighted by tokens."""
+        """Log the mean cross-entropy of validation rows, weighted by tokens."""
         total, count = self._loss(batch)
         self.log("val/loss", total / count, batch_size=int(count), sync_dist=True, prog_bar=True)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Testing reports what validation does."""
+        """Log what validation logs."""
         self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, float]]:
-        """For each validation row in file order: log-likelihood of its completion, nats, and its tokens."""
+        """Return the log-likelihood of each completion in nats and its tokens, for validation rows in file order."""
         logprobs, mask = self._logprobs(batch)
         rows = zip(logprobs.sum(1).tolist(), mask.sum(1).tolist(), strict=True)
         return [{"logprob": logprob, "tokens": tokens} for logprob, tokens in rows]

@@ -1,4 +1,4 @@
-"""`prl`, which is also `python -m prl`."""
+"""Entry point of `prl` and `python -m prl`."""
 
 import sys
 
@@ -7,7 +7,7 @@ from prl.system import terminal
 
 
 def main() -> None:
-    """The command line; Ctrl-C, a full disk and output that nobody reads end it without a traceback."""
+    """Run the command line; Ctrl-C, a full disk and a closed output end it without a traceback."""
     try:
         with terminal.guarded():
             run()

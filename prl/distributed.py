@@ -1,4 +1,4 @@
-"""Everything that processes tell each other, over torch.distributed or alone. Knows nothing of strategies.
+"""All collectives, over torch.distributed or for one process. Knows nothing of strategies.
 
 No other file calls a collective: a process group speaks for the devices it was made for (NCCL for GPUs alone), and here
 tensors of other devices are moved there and back.
@@ -13,17 +13,17 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Number of processes that train together; 1 without torch.distributed."""
+    """Return the number of processes that train together; 1 without torch.distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number among them; 0 without torch.distributed."""
+    """Return this process's number; 0 without torch.distributed."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def collective_timeout() -> float | None:
-    """Seconds that a process waits for the others before it gives up; None without others."""
+    """Return the seconds that a process waits for the others in a collective; None without others."""
     if world_size() == 1:
         return None
     device = torch.device("cuda" if "nccl" in dist.get_backend() else "cpu")
@@ -35,7 +35,7 @@ def collective_timeout() -> float | None:
 
 
 def collective_device(device: torch.device) -> torch.device:
-    """Where a tensor must be to be exchanged: where it is, unless the group of processes cannot reach it there."""
+    """Return the device of a tensor, or the one on which the process group can reach it."""
     if world_size() == 1:
         return device
     reached = [entry.partition(":")[0] for entry in dist.get_backend_config().split(",")]  # "cpu:gloo,cuda:nccl"
@@ -43,12 +43,12 @@ def collective_device(device: torch.device) -> torch.device:
 
 
 def global_sum(value: Tensor) -> Tensor:
-    """The sum of `value` over all ranks, on every rank; a new tensor without gradient."""
+    """Sum `value` over all ranks, on every rank; a new tensor without gradient."""
     return _exchanged(value.detach().clone(), dist.all_reduce)
 
 
 def global_max(value: Tensor) -> Tensor:
-    """The largest `value` over all ranks, on every rank; a new tensor without gradient."""
+    """Take the largest `value` over all ranks, on every rank; a new tensor without gradient."""
     return _exchanged(value.detach().clone(), lambda each: dist.all_reduce(each, op=dist.ReduceOp.MAX))
 
 
@@ -63,7 +63,7 @@ def give_from_first(value: Tensor) -> Tensor:
 
 
 def gathered(value: Any) -> list[Any]:
-    """A plain object of every rank, in their order, on every rank; tensors of other devices than the CPU do not go."""
+    """Gather a picklable object of every rank, in rank order, on every rank; its tensors must be on the CPU."""
     values = [value]
     if world_size() > 1:
         values = [None] * world_size()
@@ -73,7 +73,7 @@ def gathered(value: Any) -> list[Any]:
 
 @torch.no_grad()
 def _exchanged(value: Tensor, collective: Callable[[Tensor], Any]) -> Tensor:
-    """`value` after a collective that works in place, wherever the group can reach it."""
+    """Apply an in-place collective to `value` on a device that the group can reach."""
     if world_size() > 1:
         there = value.to(collective_device(value.device))
         collective(there)

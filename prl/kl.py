@@ -6,10 +6,10 @@ from prl.config import KLEstimator
 
 
 def token_kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator = "k1") -> Tensor:
-    """Per-token estimate of KL(policy || reference) from tokens sampled from the policy: [B, T] -> [B, T].
+    """Estimate KL(policy || reference) per token from tokens sampled from the policy: [B, T] -> [B, T].
 
-    With d = log policy - log reference: k1 = d (unbiased, may be negative), k2 = d^2 / 2 (biased, low variance),
-    k3 = exp(-d) - 1 + d (unbiased, never negative). Source: Schulman, "Approximating KL divergence" (2020).
+    With d = log policy - log reference: k1 = d (unbiased, may be negative), k2 = d^2 / 2 (biased, low variance), k3 =
+    exp(-d) - 1 + d (unbiased, never negative). Source: Schulman, "Approximating KL divergence" (2020).
 
     Raises:
         ValueError: for an unknown estimator.

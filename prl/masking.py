@@ -15,13 +15,13 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens of all ranks where `mask` is True: a scalar, 0 when no token counts. No gradient."""
+    """Average the tokens of all ranks where `mask` is True: a scalar, 0 when no token counts. No gradient."""
     count = global_sum(mask.sum())
     return global_sum(masked_sum(values.detach().float(), mask)) / count.clamp(min=1)
 
 
 def weighted_mean(values: Tensor, weights: Tensor, of_step: Tensor | None = None, num_batches: int = 1) -> Tensor:
-    """This rank's part of the weighted mean over all ranks: the mean over ranks of it is the weighted mean.
+    """Compute this rank's part of the weighted mean over all ranks: its mean over ranks is the weighted mean.
 
     Weights of 1 give `values.mean()` to the last bit. Gradient flows into `values`.
 
@@ -41,19 +41,19 @@ def weighted_mean(values: Tensor, weights: Tensor, of_step: Tensor | None = None
 
 
 def masked_var(values: Tensor, mask: Tensor) -> Tensor:
-    """Unbiased variance over the tokens of all ranks where `mask` is True: a scalar, 0 for fewer than two tokens."""
+    """Compute the unbiased variance over the tokens of all ranks where `mask` is True: a scalar, 0 below two tokens."""
     count = global_sum(mask.sum())
     centred = values.detach().float() - masked_mean(values, mask)
     return global_sum(masked_sum(centred.square(), mask)) / (count - 1).clamp(min=1)
 
 
 def wide_float(device: torch.device) -> torch.dtype:
-    """The type in which sums over a batch are exact enough: float64, which MPS has not."""
+    """Choose the type in which sums over a batch are exact enough: float64, which MPS has not."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def moments(values: Tensor, mask: Tensor) -> Tensor:
-    """How many tokens count, the sum of their values and of the squares: [3] float64, this rank only. No gradient."""
+    """Compute count, sum and sum of squares over the tokens of this rank: [3] float64, without gradient."""
     # In float64 the squares may be summed before the mean is known.
     wide = values.detach().masked_fill(~mask, 0).to(wide_float(values.device))
     return torch.stack([mask.sum().to(wide.dtype), wide.sum(), wide.square().sum()])

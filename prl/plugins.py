@@ -1,4 +1,4 @@
-"""Methods that are found by their file: a new one is written, and nothing else changes."""
+"""Discovery of methods by their file: a new method is one file, and no other file changes."""
 
 from importlib import import_module
 from inspect import isabstract

@@ -36,7 +36,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that takes minutes takes many on a machine with other work: its limit, in seconds, only ends a hang."""
+    """Raise the limit of slow tests: on a loaded machine they take many minutes, and the limit only ends a hang."""
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(1800))
@@ -79,5 +79,5 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer Llama with its tokenizer. Read only: tests that change a folder write their own."""
+    """Make a random two-layer Llama with its tokenizer. Read only: tests that change a folder write their own."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")

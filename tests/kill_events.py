@@ -74,7 +74,7 @@ def watch(folder: Path, kill_at: int | None, events: Path) -> None:
 
 
 def in_a_fork(work: Callable[[], None], output: Path) -> int:
-    """What a shell would call the exit code of a process that does this work; negative for a signal."""
+    """Do this work in a process; return its exit code as a shell has it, negative for a signal."""
     child = os.fork()
     if not child:
         code = 1
@@ -94,7 +94,7 @@ def in_a_fork(work: Callable[[], None], output: Path) -> int:
 
 
 def import_what_a_run_imports(arguments: list[str], scratch: Path) -> None:
-    """A run in a fork says which modules it loaded; they are loaded here, so that no other fork has to."""
+    """List the modules that a run in a fork loads, and load them here, so that no other fork has to."""
     names = scratch / "modules"
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Which process failed first, where, and why: the others only notice that it is gone."""
+"""Record of which process failed first, where, and why: the others only notice that it is gone."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class FailureReport(Callback):
-    """Leaves `RUN_DIR/failures/rankN.txt` when one of several processes fails; the others' errors name the first.
+    """Writes `RUN_DIR/failures/rankN.txt` when one of several processes fails; the others' errors name the first.
 
     A process that waits for a lost one gets an error about a closed connection or a time-out; what matters is the error
     of the process that went first.
@@ -25,17 +25,17 @@ class FailureReport(Callback):
 
     def __init__(self) -> None:
         self._born = time.time()
-        """What is older was left by an earlier start."""
+        """Start time; older reports come from an earlier start."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Clear away what an earlier start left."""
+        """Delete the reports of an earlier start."""
         if trainer.is_global_zero and not is_dry_run(trainer):
             for path, (when, _) in _told(_folder(trainer)).items():
                 if when < self._born:
                     path.unlink()
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Tell the first failure from those that follow from it."""
+        """Record whether this process failed first, or because another one did."""
         if world_size() == 1 or is_dry_run(trainer) or not isinstance(exception, Exception):
             return  # a stop that was asked for is no failure
         folder = _folder(trainer)
@@ -59,7 +59,7 @@ def _folder(trainer: Trainer) -> Path:
 
 
 def _told(folder: Path) -> dict[Path, tuple[float, str]]:
-    """When and what each process told."""
+    """Read when each process failed, and why."""
     found = {}
     for path in folder.glob("rank*.txt"):
         when, _, what = path.read_text(encoding="utf-8").partition(" ")

@@ -1,4 +1,4 @@
-"""`prl predict` leaves its results in a file: LightningCLI itself throws them away."""
+"""Results of `prl predict` in a file: LightningCLI itself discards them."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from prl.system.outputs import check_file, lines_with, partial_path, sync
 
 
 class PredictionFile(Callback):
-    """Writes what `predict_step` returns, one JSON object per row, to RUN_DIR/predictions.jsonl.
+    """Writes the results of `predict_step` to RUN_DIR/predictions.jsonl, one JSON object per row.
 
     With several processes each writes the rows it had, to predictions.rankN.jsonl. Earlier predictions stay until the
     new ones are whole; a file of this name that holds something else stays, and is an error.

@@ -43,11 +43,11 @@ class PhaseProgressBar(ProgressBar):
         self._enabled = False
 
     def enable(self) -> None:
-        """Speak again."""
+        """Show messages again."""
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar where the run stands."""
+        """Open the bar at the run's current batch."""
         total = getattr(pl_module, "iterations", None) or (trainer.max_steps if trainer.max_steps > 0 else None)
         if total is None and trainer.max_epochs and trainer.max_epochs > 0:
             total = int(trainer.max_epochs * trainer.num_training_batches)
@@ -66,7 +66,7 @@ class PhaseProgressBar(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Advance, with the numbers that modules mark for the bar."""
+        """Advance the bar, with the metrics that modules mark for it."""
         if self._bar is None or not self._enabled:
             return
         done = batches_done(trainer)
@@ -79,7 +79,7 @@ class PhaseProgressBar(ProgressBar):
             tqdm.write(f"{self._title} {done}/{self._bar.total}  {numbers}", file=sys.stderr)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation is a phase too."""
+        """Show validation as a phase."""
         self.show_phase("validation")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

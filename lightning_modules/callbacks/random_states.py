@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class RandomStates(Callback):
-    """Saves the states of every process and puts them back right before the first batch after a resume.
+    """Saves the random states of every process, and restores them before the first batch after a resume.
 
     Not earlier: building models and loaders draws random numbers too.
     """
@@ -24,8 +24,8 @@ class RandomStates(Callback):
         self._cuda_seed: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of all ranks, in order; called on every rank."""
-        own = self._pending or random_states()  # a resumed run that trains no batch hands on what it was given
+        """Collect the states of all ranks, in order; call it on every rank."""
+        own = self._pending or random_states()  # a resumed run that trains no batch passes on its states
         return {"ranks": gathered(own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

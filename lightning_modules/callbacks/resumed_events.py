@@ -11,7 +11,7 @@ from prl.run_folder.contents import holds_run
 
 
 class ForgetRepeatedSteps(Callback):
-    """Tells TensorBoard to drop what the interrupted run logged after its checkpoint: those batches come again.
+    """Tells TensorBoard to drop what the interrupted run logged after its checkpoint: these batches are repeated.
 
     TensorBoard reads the files of a run by the time in their names, so a clock that went back between two sessions
     would put the later one first.

@@ -1,4 +1,4 @@
-"""The checkpoint a run resumes from, counted in training batches, and the end of a run that is told to stop."""
+"""The checkpoint that a run resumes from, counted in training batches, and the end of a run at a signal."""
 
 import contextlib
 import logging
@@ -29,19 +29,19 @@ MODEL_CHECKPOINT_LAST = "model-checkpoint-last"
 
 
 class PlainCheckpointIO(TorchCheckpointIO):
-    """Writes straight to the file. Lightning's own copies the checkpoint in memory twice and goes through /tmp.
+    """Writes straight to the file; Lightning's own IO copies the checkpoint in memory twice and goes through /tmp.
 
-    Reads what was written in parts as well.
+    Reads sharded checkpoints as well.
     """
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """A folder of parts, or a file: as data, or as Lightning reads it when `weights_only: false` is asked for."""
+        """Read a folder of shards or a file, as data; as pickles only where `weights_only: false` is set."""
         if Path(path).is_dir() or (Path(path).is_file() and kwargs.get("weights_only") is not False):
             return sharded_files.read(path)
         return super().load_checkpoint(path, *args, **kwargs)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """torch.save to a local path; anything else is Lightning's."""
+        """Write a local path by torch.save; leave other addresses to Lightning."""
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -54,14 +54,14 @@ class PlainCheckpointIO(TorchCheckpointIO):
 
 @dataclass(frozen=True)
 class _Boundary:
-    """What would have moved on since the end of a batch, beside weights and registered state, which have not."""
+    """State at the end of a batch that may move on before it is saved; weights and registered state do not."""
 
     batches: int
     epoch: int
     loops: dict[str, Any]
     random: dict[str, Any]
     validation_due: bool
-    """Whether a validation belongs to this batch that has not ended."""
+    """Whether this batch has a validation that has not ended."""
 
 
 class RunCheckpoint(Checkpoint):
@@ -104,7 +104,7 @@ class RunCheckpoint(Checkpoint):
         self._own_save = self._validates_first = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing is written in a fast_dev_run."""
+        """Write nothing in a fast_dev_run."""
         if is_dry_run(trainer):
             self.every_n_batches = 0
         if stage == "fit":
@@ -115,7 +115,7 @@ class RunCheckpoint(Checkpoint):
             use_sharded_checkpoints(trainer.strategy)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """A new run takes an overwritten one's checkpoints and model away; a resumed one need not save what it got."""
+        """Remove the checkpoints and the model of an overwritten run; note what a resumed run has saved already."""
         pl_module.run_state.check(pl_module)
         if is_dry_run(trainer):
             return
@@ -135,10 +135,10 @@ class RunCheckpoint(Checkpoint):
             if self._validates_first:
                 _validate(trainer)
                 self._validates_first = False
-                self._saved_at = -1  # what the validation changed is new
+                self._saved_at = -1  # the validation may have changed the state
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether a resumed run has to validate before it goes on."""
+        """Return whether a resumed run must validate before it continues."""
         return {"validation_due": self._own_save and self._boundary is not None and self._boundary.validation_due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -161,17 +161,17 @@ class RunCheckpoint(Checkpoint):
         self.poll(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Validation is left where it is."""
+        """End the run here if a signal asked for it; the validation is repeated on resume."""
         self.poll(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The checkpoint that waited for it."""
+        """Write the checkpoint that waited for the validation."""
         if self._boundary is not None and self._boundary.batches == batches_done(trainer):
             self._boundary = replace(self._boundary, validation_due=False)
             self._save_if_due(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The end state, unless it was just saved."""
+        """Save the end state, unless it was just saved."""
         if not is_dry_run(trainer):
             self._save(trainer, batches_done(trainer))
 
@@ -197,7 +197,7 @@ class RunCheckpoint(Checkpoint):
         raise StoppedRun(128 + number)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Counters as they were after the last completed batch; since then a validation or a batch may have begun."""
+        """Store the counters of the last completed batch; a validation or a batch may have begun since."""
         if self._own_save and self._boundary is not None:
             checkpoint["loops"], checkpoint["epoch"] = self._boundary.loops, self._boundary.epoch
 
@@ -234,7 +234,7 @@ class RunCheckpoint(Checkpoint):
 
 
 def _leave_last_alone(callback: ModelCheckpoint, folder: Path) -> None:
-    """Have a ModelCheckpoint with `save_last` write under another name where `last.ckpt` is ours: it is a link."""
+    """Rename the `last` of a ModelCheckpoint with `save_last` where `last.ckpt` is RunCheckpoint's link."""
     if callback.dirpath is None or Path(callback.dirpath).resolve() != folder.resolve():
         return
     if Path(checkpoint_files.LAST).stem == callback.CHECKPOINT_NAME_LAST:
@@ -244,7 +244,7 @@ def _leave_last_alone(callback: ModelCheckpoint, folder: Path) -> None:
 
 
 def _validate(trainer: Trainer) -> None:
-    """The validation that the interrupted run owed, as Lightning's training loop runs it, at the same step."""
+    """Run the validation that the interrupted run still had to do, at its step, as Lightning's training loop does."""
     loop = trainer.fit_loop.epoch_loop.val_loop
     loop.restarting = False
     trainer.validating = True

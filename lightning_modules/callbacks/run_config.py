@@ -13,10 +13,10 @@ class RunConfig(SaveConfigCallback):
     """Writes `config.yaml` when training begins, not before: a start that is refused leaves the old one in place."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing yet: models are still to be read, and the checkpoint to be restored."""
+        """Wait: models are not read yet, and the checkpoint is not restored."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Everything is in place."""
+        """Write the config, now that models and checkpoint are in place."""
         self.config.accept_changes = False  # said for this start only
         if trainer.is_global_zero:
             write_config(Path(trainer.default_root_dir), self.parser.dump(self.config, skip_none=False))

@@ -1,4 +1,4 @@
-"""Hashes of what a run reads in its checkpoints: a resume on other data or models is refused, or accepted and told."""
+"""Hashes of a run's inputs in its checkpoints: a resume with others is refused, or accepted and logged."""
 
 import logging
 from collections.abc import Iterable
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 class RunInputs(Callback):
-    """Keeps the inputs of the stage and of its data module (`inputs()` of each), and compares them on resume.
+    """Stores the inputs of training module and data module (`inputs()` of each), and compares them on resume.
 
     Args:
-        accept: changes to go on with; true for all, or names of inputs.
+        accept: changes to accept; true for all, or names of inputs.
     """
 
     def __init__(self, accept: bool | list[str] = False) -> None:
@@ -36,7 +36,7 @@ class RunInputs(Callback):
             self.inputs = trainer.strategy.broadcast(found)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Beside what was learnt from them."""
+        """Store the hashes beside the weights that were learnt from them."""
         checkpoint["inputs"] = self.inputs
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -78,5 +78,5 @@ def _is_known(name: str, known: Iterable[str]) -> bool:
 
 
 def _groups(names: Any) -> list[str]:
-    """Files under the name of their model."""
+    """Group files under the name of their model."""
     return list(dict.fromkeys(name.partition("/")[0] for name in names))

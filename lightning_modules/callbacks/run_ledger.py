@@ -1,4 +1,4 @@
-"""Writes the run ledger: one line per training batch, by which `prl resume --verify` finds what was not continued."""
+"""Writer of the run ledger: one line per training batch, by which `prl resume --verify` finds what a resume changed."""
 
 import hashlib
 from pathlib import Path
@@ -15,13 +15,13 @@ from prl.checkpoints.random_states import random_states
 from prl.distributed import gathered, world_size
 
 NUMBERS = ("reward/score", "kl/k1", "value/loss", "policy/loss", "policy/grad_norm", "train/loss")
-"""What stages log that goes into a line. Left out is what counts since the process started, or is a time."""
+"""Logged metrics that go into a line; counts since the process started, and times, are left out."""
 
 
 class RunLedger(Callback):
-    """One line per training batch: what went in is taken when it starts, what came out when it ends.
+    """Writes one line per training batch: its inputs when it starts, its results when it ends.
 
-    A stage that returns a dict with `responses` or `rewards` from `training_step` has them in the line.
+    A module that returns a dict with `responses` or `rewards` from `training_step` has them in the line.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class RunLedger(Callback):
             self._writer = LedgerWriter(folder / LEDGER, batches_done(trainer), facts)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """What the batch starts from; after `RandomStates` has put the draws back."""
+        """Note the state from which the batch starts; `RandomStates` has restored the draws before."""
         own = [content_hash(batch), content_hash(random_states())]
         data, rng = (_of_ranks(hashes) for hashes in zip(*gathered(own), strict=True))
         self.line = {
@@ -50,7 +50,7 @@ class RunLedger(Callback):
         }
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """What it gave."""
+        """Append a line with the batch's results."""
         outputs = outputs if isinstance(outputs, dict) else {}
         if "responses" in outputs:
             self.line["responses"] = _of_ranks(gathered(content_hash(outputs["responses"])))
@@ -63,11 +63,11 @@ class RunLedger(Callback):
             self._writer.append(self.line)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """The session is over, and Lightning may leave out `teardown`."""
+        """Close the session; Lightning may leave out `teardown`."""
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """The session is over."""
+        """Close the session."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -1,4 +1,4 @@
-"""Signals and lost output as a wish to stop, which the run looks at where its state is in order."""
+"""Signals and lost output as requests to stop, which the run reads where its state is consistent."""
 
 import contextlib
 import os
@@ -15,15 +15,15 @@ from prl.system.signals import STOP_SIGNALS
 
 
 class StoppedRun(SystemExit):
-    """Ends the process as a shell reports a signal: 128 + its number, 143 for SIGTERM."""
+    """Ends the process with a shell's exit code of a signal: 128 + its number, 143 for SIGTERM."""
 
 
 class StopSignals:
-    """Notes signals and does nothing else in the handler.
+    """Records signals and does nothing else in the handler.
 
     Lightning's own handler calls a collective (which hangs when one rank alone is signalled), and its flag is read
     between batches on rank 0 only; for SLURM's SIGUSR1 it saves in the middle of an iteration. Both are replaced;
-    Lightning puts back what was there before it when the run ends.
+    Lightning restores the earlier handlers when the run ends.
     """
 
     def __init__(self) -> None:
@@ -65,5 +65,5 @@ class StopSignals:
         self.received = self.received or terminal.EXIT_CODE - 128  # a terminal that hung up has sent its signal before
 
     def agreed(self, device: torch.device) -> int:
-        """The signal that any rank has received, on every rank; 0 for none. Call it where ranks are in step."""
+        """Return the signal that any rank has received, on every rank; 0 for none. Call it where ranks are in step."""
         return int(global_max(torch.tensor(self.received, device=device)))

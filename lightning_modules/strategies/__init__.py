@@ -1,4 +1,4 @@
-"""How models are spread over devices. Nothing outside of this package knows a strategy by name."""
+"""Strategies that shard models over devices. Code outside of this package knows no strategy by name."""
 
 from lightning.pytorch.strategies import StrategyRegistry
 

@@ -1,4 +1,4 @@
-"""Shards by torch's `fully_shard`, with the checkpoints of every strategy."""
+"""FSDP2: shards by torch's `fully_shard`, with checkpoints that any strategy reads."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,13 +26,13 @@ from prl.models.memory import layer_names
 
 
 class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
-    """Weights, gradients and optimizer state in shards over all processes, by torch's `fully_shard`.
+    """Shards weights, gradients and optimizer state over all processes, by torch's `fully_shard`.
 
     Args:
         replicas: groups of processes that have all shards each; weights are gathered within a group, and only sums of
             gradients pass between groups. As many as nodes keeps the heavier traffic within each node.
         process_group_backend: gloo for CPU processes; chosen by the device when null.
-        timeout: how long a process waits for the others before it gives up.
+        timeout: time that a process waits for the others.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         self.replicas = replicas
 
     def setup_environment(self) -> None:
-        """All processes are one group of data parallelism.
+        """Set up one group of data parallelism over all processes.
 
         Raises:
             ValueError: when they are not as many as were started, or cannot be divided into so many groups.
@@ -108,7 +108,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
 
 
 def check_replicas(replicas: int, processes: int) -> None:
-    """Raises ValueError when processes cannot be divided into so many groups."""
+    """Check that the replicas divide the processes. Raises ValueError."""
     if replicas < 1 or processes % replicas:
         raise ValueError(
             f"trainer.strategy.init_args.replicas is {replicas}, for {processes} processes; it has to divide them, as "
@@ -117,7 +117,7 @@ def check_replicas(replicas: int, processes: int) -> None:
 
 
 def local_shard(value: Tensor) -> LocalShard:
-    """A shard as a range of its tensor: it is whole rows."""
+    """Describe this process's shard as a range of the flattened tensor; shards are whole rows."""
     value = value.detach()
     if not isinstance(value, DTensor):
         return value
@@ -163,7 +163,7 @@ def _scatter_from_rank0(model: nn.Module, whole: Mapping[str, Tensor], device: t
 
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """All weights are whole inside, and passes gather nothing: each process makes as many as it likes."""
+    """Gather all weights for the duration of the block; each process may then make any number of forward passes."""
     root, *layers = (module for module in model.modules() if isinstance(module, FSDPModule))
     for part in (root, *layers):
         part.set_reshard_after_forward(False, recurse=False)
@@ -177,14 +177,14 @@ def unsharded(model: nn.Module) -> Iterator[None]:
 
 
 def reshard(model: nn.Module) -> None:
-    """Back to shards after forward passes without a backward pass: only then are parameters what an optimizer knows."""
+    """Reshard after forward passes without a backward pass: an optimizer knows the sharded parameters only."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def reshard_frozen(model: nn.Module) -> None:
-    """The same for a model that never has a backward pass: until then it remembers each forward pass."""
+    """Reshard a model that never has a backward pass, and drop the state that FSDP2 keeps until one."""
     reshard(model)
     for root in _roots(model):
         with suppress(AttributeError):  # before the first pass, and in a torch that has no such thing

@@ -1,4 +1,4 @@
-"""Sampling from a policy in shards: with its weights put together for the while of a rollout, or pass by pass."""
+"""Sampling from a sharded policy: with its weights gathered once per rollout, or in every forward pass."""
 
 import os
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def sampling_from(sharding: Sharding, model: Any, gather: Gather, *, tokens: int
 
 
 def _fits(sharding: Sharding, model: Any, tokens: int) -> bool:
-    """Whether it does on all processes, told once for each outcome."""
+    """Return whether weights and caches fit on all processes; log each outcome once."""
     weights, free = sharding.full_bytes(model), free_bytes(sharding.device)
     needed = weights + cache_bytes(model, tokens)
     missing = global_max(torch.tensor(float(needed - SPARE * free), device=sharding.device))
@@ -48,7 +48,7 @@ def _fits(sharding: Sharding, model: Any, tokens: int) -> bool:
 
 
 def cache_bytes(model: nn.Module, tokens: int) -> int:
-    """Keys and values of so many tokens."""
+    """Compute the bytes of the keys and values of `tokens` tokens."""
     config: Any = model.config
     config = config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -57,7 +57,7 @@ def cache_bytes(model: nn.Module, tokens: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that this process can still have; on the CPU an equal share of what the machine has."""
+    """Return the memory in bytes that this process can still allocate; on the CPU an equal share of the free memory."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached

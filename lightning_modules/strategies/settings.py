@@ -1,4 +1,4 @@
-"""What a setting of `trainer.strategy` means, before there is a trainer."""
+"""The setting `trainer.strategy`, read before there is a trainer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ NO_FSDP = "trainer.strategy is torch's older FSDP; use fsdp2 (configs/strategies
 
 
 def shards_of(strategy: Any) -> Shards:
-    """What a strategy cuts.
+    """Return which parts of memory a strategy shards.
 
     Args:
         strategy: a name, or a mapping of `class_path` and `init_args`.
@@ -45,7 +45,7 @@ def shards_of(strategy: Any) -> Shards:
 
 
 def check_precision(precision: Any) -> None:
-    """Raises ValueError for a `trainer.precision` in which rewards are rounded and most steps are lost."""
+    """Refuse a `trainer.precision` in which rewards are rounded and most steps are lost. Raises ValueError."""
     if str(precision) in ("bf16-true", "16-true"):
         raise ValueError(
             f"trainer.precision is {precision}, which would round everything to 16 bits, rewards and the weights that "

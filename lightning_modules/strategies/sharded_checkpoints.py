@@ -1,4 +1,4 @@
-"""Checkpoints of a strategy that cuts tensors: one file of whole tensors, or a folder of parts."""
+"""Checkpoints of a strategy that shards tensors: one file of full tensors, or a folder of shards."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -14,11 +14,14 @@ from prl.checkpoints import sharded as sharded_files
 from prl.checkpoints.sharded import FOLDER, Part
 
 LocalShard = Part | Tensor
-"""What a process has of a value: a part, or, where it is not cut, all of it."""
+"""The part of a value on one process; a whole tensor where the value is not sharded."""
 
 
 def gather_full(shards: Mapping[str, LocalShard]) -> dict[str, Tensor]:
-    """Parts as whole tensors on the CPU of the first process, empty on the others; all take part."""
+    """Gather shards into full tensors on the CPU of the first process, empty ones on the others.
+
+    Every process must call it.
+    """
     known: dict[int, Tensor] = {}  # tied weights are put together once, and stay one
     for value in shards.values():
         if id(value) not in known:
@@ -27,9 +30,9 @@ def gather_full(shards: Mapping[str, LocalShard]) -> dict[str, Tensor]:
 
 
 class ShardedCheckpoints(ParallelStrategy):
-    """Saves and loads what a strategy says it holds; both kinds are read by any strategy and number of processes.
+    """Mixin that saves and loads a strategy's shards; any strategy and number of processes reads both kinds.
 
-    Mixed into a strategy, before it.
+    It stands before the strategy among the bases.
     """
 
     sharded_checkpoints = False
@@ -37,22 +40,22 @@ class ShardedCheckpoints(ParallelStrategy):
 
     @abstractmethod
     def _weights(self) -> dict[str, LocalShard]:
-        """What this process has of trained weights and buffers, as views of the memory in use."""
+        """Return this process's shards of trained weights and buffers, as views of the memory in use."""
 
     @abstractmethod
     def _moments(self) -> dict[int, dict[str, LocalShard]]:
-        """The same of the optimizer's state, numbered like that of one process."""
+        """Return this process's shards of the optimizer's state, numbered as on a single process."""
 
     @abstractmethod
     def _param_groups(self) -> list[dict[str, Any]]:
-        """The optimizer's groups, numbered like that of one process."""
+        """Return the optimizer's parameter groups, numbered as on a single process."""
 
     @abstractmethod
     def _restart(self, state: Mapping[str, Any]) -> None:
         """Take an optimizer's groups and numbers of steps, and make room for its moments."""
 
     def _filled(self) -> None:
-        """Weights have been replaced in place."""
+        """Update what depends on the weights, which have been replaced in place."""
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -60,11 +63,11 @@ class ShardedCheckpoints(ParallelStrategy):
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole tensors on the CPU of the first process, the others take part and keep nothing; or parts."""
+        """Return shards, or full tensors on the CPU of the first process and empty ones on the others."""
         return self._saved(self._weights())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The same for the optimizer."""
+        """Return the optimizer's state as shards, or full on the first process."""
         state = {number: self._saved(entries) for number, entries in self._moments().items()}
         return {"state": state, "param_groups": self._param_groups()}
 
@@ -72,21 +75,21 @@ class ShardedCheckpoints(ParallelStrategy):
         return dict(shard) if self.sharded_checkpoints else gather_full(shard)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """One file by the first process, or a folder by all."""
+        """Write one file by the first process, or a folder by all."""
         if self.sharded_checkpoints:
             sharded_files.write(checkpoint, Path(filepath))
         else:
             ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """The file, as every process reads it; of a folder what is not in parts."""
+        """Read a file on every process, or the part of a folder that is not sharded."""
         if Path(checkpoint_path).is_dir():
             return sharded_files.read_rest(Path(checkpoint_path))
         return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only=weights_only)
 
     @torch.no_grad()
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Each process takes its parts.
+        """Load each process's shards of the weights.
 
         Raises:
             ValueError: for weights of other names or shapes.
@@ -100,7 +103,7 @@ class ShardedCheckpoints(ParallelStrategy):
 
     @torch.no_grad()
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Each process takes its parts.
+        """Load each process's shards of the optimizer's state.
 
         Raises:
             ValueError: for a state of other shapes.

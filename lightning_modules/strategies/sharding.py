@@ -1,4 +1,4 @@
-"""The shards of each strategy, as the loop asks for them (`prl.rl.sharding`)."""
+"""Sharding of each strategy, behind the interface of `prl.rl.sharding`."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,7 +20,7 @@ from prl.rl.sharding import Gather, Sharding
 
 
 def sharding_of(trainer: Any) -> Sharding:
-    """Return what a trainer's strategy does with weights; without a trainer, they are whole.
+    """Return the sharding of a trainer's strategy; without a trainer, weights are not sharded.
 
     Raises:
         ValueError: for strategies that would train, and wrongly: a step here is several backward passes long.
@@ -40,7 +40,7 @@ def sharding_of(trainer: Any) -> Sharding:
 
 
 class DDPSharding(Sharding):
-    """Whole models, whose gradients are averaged as they come."""
+    """Full models on every process, with averaged gradients."""
 
     def __init__(self, strategy: DDPStrategy) -> None:
         super().__init__(strategy)
@@ -183,7 +183,7 @@ def use_sharded_checkpoints(strategy: Any) -> None:
 
 
 def check_same(model: nn.Module) -> None:
-    """Raises ValueError, on all processes, when the first one's model is not what the others expect to be handed."""
+    """Check that all processes have models of one shape. Raises ValueError on all of them."""
     tensors = (*model.named_parameters(), *model.named_buffers())
     mine = {name: (tuple(each.shape), str(each.dtype)) for name, each in tensors}
     first, *others = gathered(mine)

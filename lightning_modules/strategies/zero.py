@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO, told of steps that are several backward passes long, with the checkpoints of every strategy."""
+"""DeepSpeed's ZeRO for steps of several backward passes, with checkpoints that any strategy reads."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -14,20 +14,20 @@ from prl.distributed import give_from_first, rank
 
 
 class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
-    """Optimizer state (`stage: 1`), gradients too (2), weights too (3) in shards over all processes, by DeepSpeed.
+    """Shard optimizer state (`stage: 1`), gradients (2) and weights (3) over all processes, by DeepSpeed.
 
-    Differs from Lightning's: checkpoints are like those of every other strategy; models are read before they are cut,
-    since transformers fills weights that are whole; frozen models that are whole stay out of DeepSpeed's hands, in
-    their own type; the optimizer is torch's, offloaded or not.
+    Differs from Lightning's strategy in four points. Checkpoints are like those of every other strategy. Models are
+    read before they are sharded, since transformers fills full weights. Frozen models that are not sharded stay outside
+    of DeepSpeed, in their own type. The optimizer is torch's, offloaded or not.
     """
 
     _numbered: list[list[Any]] = []
     """Trained weights by parameter group, as torch's optimizer was given them; none where nothing is trained."""
     _norms: list[Tensor] | None = None
-    """Of each flat shard the norm over all processes, between `gradient_norm` and the step."""
+    """Norm of each flat shard over all processes, between `gradient_norm` and the step."""
 
     def model_sharded_context(self) -> Any:
-        """Nothing special while models are read: `partition` cuts them afterwards."""
+        """Do nothing while models are read; `partition` shards them afterwards."""
         self._init_config_if_needed()
         return ParallelStrategy.model_sharded_context(self)
 
@@ -50,7 +50,7 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         return False
 
     def block_backward_sync(self) -> Any:
-        """Nothing around passes that no step follows: their gradients are put together in shards as they come."""
+        """Do nothing around passes that no step follows; their gradients are reduced into shards at once."""
         return nullcontext()
 
     def _format_batch_size_and_grad_accum_config(self) -> None:
@@ -101,7 +101,7 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
 
     @contextmanager
     def unsharded(self, model: nn.Module) -> Iterator[None]:
-        """All weights are whole inside, and passes gather nothing: each process makes as many as it likes."""
+        """Gather all weights for the duration of the block; each process may then make any number of forward passes."""
         import deepspeed
 
         self.deepspeed_engine.empty_partition_cache()  # what is on its way already would be taken for gathered
@@ -134,14 +134,14 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         return list(enumerate(zero.single_partition_of_fp32_groups))
 
     def before_microbatch(self, *, last: bool) -> None:
-        """What DeepSpeed notes in a forward pass through its engine, of which a step by hand has one for all."""
+        """Set DeepSpeed's flags of a micro-batch; its engine sets them once per step in its own forward pass."""
         if self.zero_stage_3:
             self._zero.clear_backward_seen_flag()  # else gradients replace those of the micro-batch before
         self.deepspeed_engine.set_gradient_accumulation_boundary(last)
 
     @torch.no_grad()
     def gradient_norm(self, *, for_step_by_hand: bool = True) -> Tensor:
-        """The norm over all parameters before a step that will clip it; nan when it is not finite.
+        """Compute the norm over all gradients before a step that clips it; nan when it is not finite.
 
         Args:
             for_step_by_hand: keep the norms of the flat shards for it; a step of Lightning's begins with the passes.
@@ -162,7 +162,7 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         return torch.where((norms < 0).any(), torch.nan, torch.linalg.vector_norm(norms))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
-        """A step that leaves alone what has had no gradient yet, as torch does: a policy while its critic warms up."""
+        """Take a step, and skip weights without any gradient so far, as torch does: a policy in critic warm-up."""
         torch_optimizer, flats = self._zero.optimizer, self._flats
         norms, self._norms = self._norms or [torch.ones(())] * len(flats), None
         busy = {
@@ -183,7 +183,7 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         return result
 
     def discard_gradients(self) -> None:
-        """What DeepSpeed does itself where it skips a step."""
+        """Discard accumulated gradients, as DeepSpeed does where it skips a step."""
         zero = self._zero
         zero.zero_grad(set_to_none=True)
         if self.zero_stage_3:
@@ -200,13 +200,13 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             zero.averaged_gradients[number] = zero.all_grad_tensors[number] = None
 
     def local_weights(self) -> list[Tensor]:
-        """This process's shards of the float32 weights; nothing where nothing is trained."""
+        """Return this process's shards of the float32 weights; nothing where nothing is trained."""
         return [flat.detach() for _, flat in self._flats] if self._numbered else []
 
     # ---- checkpoints
 
     def _weights(self) -> dict[str, LocalShard]:
-        """Of trained weights the float32 copies, which steps change."""
+        """Return shards of the trained weights from their float32 copies, which steps change."""
         module: Any = self.lightning_module
         frozen, parts = module.frozen_names(), self._parts()
         state = module.state_dict(keep_vars=True)
@@ -221,7 +221,7 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         }
 
     def _parts(self) -> dict[int, Part]:
-        """By id of a trained weight, what this process has of its float32 copy; nothing where nothing is trained."""
+        """Map trained weights, by id, to shards of their float32 copies; empty where nothing is trained."""
         flats = self._flats if self._numbered else []
         return {id(each): _part(each, flats[at][1], offset, *rest) for each, at, offset, *rest in self._places()}
 
@@ -240,8 +240,7 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         return found
 
     def _places(self) -> Iterator[tuple[Any, int, int, int, int]]:
-        """Trained weights in the order of one process's optimizer: which flat shard has a range of it, from where in
-        the shard, from where in the weight, and how many numbers."""
+        """Yield each trained weight, its flat shard, its offsets in the shard and in the weight, and its length."""
         zero = self._zero
         for group, parameters in enumerate(self._numbered):
             for each in parameters:
@@ -277,7 +276,7 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
                 }
 
     def _filled(self) -> None:
-        """The weights that work are those of the float32 copies."""
+        """Copy the float32 weights into the weights that compute."""
         zero, parts = self._zero, self._parts()
         if not self.zero_stage_3:
             if parts:
@@ -292,13 +291,13 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
 
 
 def _range(parameter: Any, size: int) -> tuple[int, int]:
-    """Where this process's shard begins in a weight, and how long it is: the last one is padded."""
+    """Return where this process's shard begins in a weight, and its length; the last shard is padded."""
     start = min(rank() * size, parameter.ds_numel)
     return start, min(size, parameter.ds_numel - start)
 
 
 def shard_of(parameter: Any) -> Part:
-    """A weight of which there is no float32 copy."""
+    """Return this process's shard of a weight that has no float32 copy."""
     start, size = _range(parameter, parameter.ds_tensor.numel())
     return Part(parameter.ds_tensor.detach().view(-1)[:size], start, shape_of(parameter))
 
@@ -309,7 +308,7 @@ def _part(parameter: nn.Parameter, flat: Tensor, offset: int, start: int, size: 
 
 @contextmanager
 def _same_parameters() -> Iterator[None]:
-    """Moving a module changes its parameters in place, so that tied weights stay tied."""
+    """Change parameters in place when a module moves, so that tied weights stay tied."""
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
@@ -329,18 +328,18 @@ def _hide(model: nn.Module, device: torch.device) -> None:
 
 
 def shape_of(parameter: Tensor) -> torch.Size:
-    """The shape of a whole weight; in stage 3 its own place is empty between its uses."""
+    """Return the full shape of a weight; under stage 3 its tensor is empty between uses."""
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def is_partitioned(parameter: Tensor) -> bool:
-    """Whether a weight is in shards of ZeRO's stage 3."""
+    """Return whether a weight is sharded by ZeRO stage 3."""
     return hasattr(parameter, "ds_id")
 
 
 @contextmanager
 def gathered(parameter: Tensor, *, to_write: bool = False) -> Iterator[None]:
-    """The weight is whole inside; what is written there is the first process's."""
+    """Gather one weight for the duration of the block; with `to_write`, the first process's value is kept."""
     import deepspeed
 
     with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if to_write else None):

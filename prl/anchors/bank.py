@@ -9,6 +9,9 @@ from prl.data.rows.records import prompt_key
 from prl.distributed import gathered
 from prl.types import Conversation, PromptBatch, Rollout, Scores
 
+_EARLIER = {"rival": "challenger", "rival_prob": "challenger_prob"}
+"""Names in checkpoints of before, and those of now."""
+
 
 @dataclass
 class Anchor:
@@ -19,9 +22,9 @@ class Anchor:
     wins: float = 0.0
     """Rollouts that beat it, ties one half."""
     num_judged: int = 0
-    rival: str = ""
+    challenger: str = ""
     """The rollout that beat it most clearly."""
-    rival_prob: float = 0.0
+    challenger_prob: float = 0.0
 
 
 def lower_bound(wins: float, number: int, z: float = 1.645) -> float:
@@ -55,7 +58,7 @@ class AnchorBank(AnchorSource):
         self._first: dict[str, Anchor] = {}
         self._events: list[dict[str, Any]] = []
 
-    def place(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
+    def anchors_for(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
         """The bank's anchor of each prompt; a prompt that is new gets its first one."""
         # They enter the bank with the first verdicts: a run may be stopped in between, and begins the batch again.
         self._first = {}
@@ -70,7 +73,7 @@ class AnchorBank(AnchorSource):
                 self._first.setdefault(key, Anchor(text))
         return repeated([((self.bank.get(key) or self._first[key]).text,) for key in keys], len(responses))
 
-    def observe(self, rollout: Rollout, scores: Scores, policies: Policies) -> dict[str, float]:
+    def update(self, rollout: Rollout, scores: Scores, policies: Policies) -> dict[str, float]:
         """Count wins, and replace what is beaten. Every rank sees all verdicts, so all banks stay the same."""
         self._events = []
         self.bank |= {key: anchor for key, anchor in self._first.items() if key not in self.bank}
@@ -87,8 +90,8 @@ class AnchorBank(AnchorSource):
             anchor = self.bank[key]
             anchor.wins += 0.5 if probability == 0.5 else float(probability > 0.5)
             anchor.num_judged += 1
-            if probability > anchor.rival_prob:
-                anchor.rival, anchor.rival_prob = text, probability
+            if probability > anchor.challenger_prob:
+                anchor.challenger, anchor.challenger_prob = text, probability
         beaten = [key for key in prompts if self._is_beaten(self.bank[key])]
         self._replace({key: prompts[key] for key in beaten}, policies)
         return self._numbers()
@@ -99,15 +102,17 @@ class AnchorBank(AnchorSource):
 
     def _is_beaten(self, anchor: Anchor) -> bool:
         enough = anchor.num_judged >= self.min_judged
-        return enough and lower_bound(anchor.wins, anchor.num_judged) > self.refresh_above and anchor.rival_prob > 0.5
+        return (
+            enough and lower_bound(anchor.wins, anchor.num_judged) > self.refresh_above and anchor.challenger_prob > 0.5
+        )
 
     def _replace(self, beaten: dict[str, Conversation], policies: Policies) -> None:
-        """Ask the confirming judge about each rival, and put those that it prefers into the bank."""
+        """Ask the confirming judge about each challenger, and put those that it prefers into the bank."""
         anchors = [self.bank[key] for key in beaten]
         if not anchors:
             return
-        rivals, old = [anchor.rival for anchor in anchors], [anchor.text for anchor in anchors]
-        own = policies.second_opinion(list(beaten.values()), rivals, old).win_prob.tolist()
+        challengers, old = [anchor.challenger for anchor in anchors], [anchor.text for anchor in anchors]
+        own = policies.second_opinion(list(beaten.values()), challengers, old).win_prob.tolist()
         confirmed = gathered(own)[0]  # one verdict for all ranks, even from a judge that is not the same twice
         for (key, prompt), anchor, probability in zip(beaten.items(), anchors, confirmed, strict=True):
             accepted = probability > 0.5
@@ -120,11 +125,11 @@ class AnchorBank(AnchorSource):
                     "confirmed_win_prob": probability,
                     "replaced": accepted,
                     "anchor": anchor.text,
-                    "rival": anchor.rival,
+                    "rival": anchor.challenger,
                 }
             )
-            # Refused rivals are forgotten too, or the same one would be asked about at every visit.
-            text = anchor.rival if accepted else anchor.text
+            # Refused challengers are forgotten too, or the same one would be asked about at every visit.
+            text = anchor.challenger if accepted else anchor.text
             self.bank[key] = Anchor(text, anchor.version + accepted)
 
     def _numbers(self) -> dict[str, float]:
@@ -146,4 +151,7 @@ class AnchorBank(AnchorSource):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with them."""
-        self.bank = {key: Anchor(**anchor) for key, anchor in state.items()}
+        self.bank = {
+            key: Anchor(**{_EARLIER.get(name, name): value for name, value in anchor.items()})
+            for key, anchor in state.items()
+        }

@@ -42,7 +42,7 @@ class AnchorSource(ABC):
         return
 
     @abstractmethod
-    def place(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
+    def anchors_for(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
         """The anchors of each rollout.
 
         Args:
@@ -54,7 +54,7 @@ class AnchorSource(ABC):
             One tuple for each rollout.
         """
 
-    def observe(self, rollout: Rollout, scores: Scores, policies: Policies) -> dict[str, float]:
+    def update(self, rollout: Rollout, scores: Scores, policies: Policies) -> dict[str, float]:
         """Learn from an iteration's verdicts; `rollout` has the anchors of each response. Returns numbers to log."""
         return {}
 

@@ -12,7 +12,7 @@ class DatasetAnchors(AnchorSource):
 
     reads_column = True
 
-    def place(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
+    def anchors_for(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
         """The row's own."""
         return repeated(batch.anchors, len(responses))
 
@@ -29,7 +29,7 @@ class ReferenceSamples(AnchorSource):
             raise ValueError(f"anchors.count is {count}; expected at least 1")
         self.count = count
 
-    def place(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
+    def anchors_for(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
         """`count` samples to each prompt."""
         drawn = [policies.reference_responses(batch) for _ in range(self.count)]
         return repeated(list(zip(*drawn, strict=True)), len(responses))
@@ -49,14 +49,14 @@ class PreviousPolicy(AnchorSource):
         self._weights: Weights | None = None
         self._age = 0
 
-    def place(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
+    def anchors_for(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
         """One sample of the older policy to each prompt."""
         if self._weights is None or self._age >= self.every:
             self._weights, self._age = policies.weights(), 0
         drawn = policies.sample_with_weights(self._weights, batch)
         return repeated([(text,) for text in drawn], len(responses))
 
-    def observe(self, rollout: Rollout, scores: Scores, policies: Policies) -> dict[str, float]:
+    def update(self, rollout: Rollout, scores: Scores, policies: Policies) -> dict[str, float]:
         """Count the iterations."""
         self._age += 1
         return {"anchors/age": float(self._age)}
@@ -84,7 +84,7 @@ class RoundRobin(AnchorSource):
                 "each other; it needs at least 2"
             )
 
-    def place(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
+    def anchors_for(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
         """Every sibling."""
         per_prompt = len(responses) // len(batch)
         anchors = []

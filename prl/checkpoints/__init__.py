@@ -1,1 +1,1 @@
-"""Checkpoints on disk, and what beside weights a run needs in order to go on exactly."""
+"""Checkpoints on disk, and everything besides weights that an exact resume needs."""

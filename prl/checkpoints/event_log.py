@@ -1,4 +1,4 @@
-"""Events of a run as lines of a file: appended while it trains, and cut back where a resumed run begins again."""
+"""Events of a run as lines of a file: appended during training, and truncated where a resumed run continues."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from prl.system.outputs import write_text
 
 
 class EventLog:
-    """A jsonl file whose lines carry the number of the training batch that they are about.
+    """A jsonl file whose lines carry the number of their training batch.
 
     A killed process may leave half a line and lines of batches that no checkpoint holds; `truncate_after`
     takes both out.
@@ -20,20 +20,20 @@ class EventLog:
         self.path = Path(path)
 
     def truncate_after(self, batches_done: int) -> None:
-        """Forget what is not known of the batches that are done."""
+        """Delete events of batches after the first `batches_done`."""
         kept = [line for line in self.read() if line["batch"] <= batches_done]
         if self.path.exists():
             write_text(self.path, "".join(map(_text, kept)))
 
     def append(self, batch: int, events: list[dict[str, Any]]) -> None:
-        """Events of one batch; no file without any."""
+        """Append the events of one batch; no file is made without events."""
         if events:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(_text({"batch": batch, **event}) for event in events)
 
     def read(self) -> list[dict[str, Any]]:
-        """The whole lines."""
+        """Read all complete lines."""
         content = self.path.read_bytes() if self.path.exists() else b""
         found = []
         for number, line in enumerate(content.split(b"\n")[:-1], start=1):  # what follows the last one is half a line
@@ -52,5 +52,5 @@ def _text(line: dict[str, Any]) -> str:
 
 
 def json_safe(line: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN: a number that is none becomes null."""
+    """Replace numbers that are not finite by null; JSON has none."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written aside, known whole by a manifest that comes last, and the newest whole one found again.
+"""Checkpoints on disk: written under another name, completed by a manifest, and validated when they are read.
 
 `RUN_DIR/checkpoints` holds `batch-000200.ckpt` (a file, or a folder of shards), `batch-000200.json` (its manifest:
 sizes, sha256, batches, processes, version) and the link `last.ckpt` to the newest. Without a manifest that fits, a
@@ -30,11 +30,11 @@ _NAME = re.compile(r"batch-(\d+)\.(?:ckpt|partial)")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing or torn."""
+    """A checkpoint that is missing or corrupt."""
 
 
 def partial_path(folder: Path, batches: int) -> Path:
-    """Where the checkpoint after so many batches is written before it is whole."""
+    """Return the path under which the checkpoint after `batches` batches is written before it is complete."""
     return folder / f"batch-{batches:06d}.partial"
 
 
@@ -86,7 +86,7 @@ def prune(folder: Path, newest: int, keep: int) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Take away all checkpoints of a run that starts anew."""
+    """Delete all checkpoints of a run that starts from the beginning."""
     _remove(folder / LAST)
     for path in list(_newest_first(folder)):
         remove(path)
@@ -94,15 +94,15 @@ def clear(folder: Path) -> None:
 
 
 def holds_checkpoints(folder: Path) -> bool:
-    """Whether any checkpoint was ever whole here, however torn it may be now.
+    """Return whether any checkpoint was ever complete here, in whatever state it is now.
 
-    A run that was killed before the manifest of its first one has none, and can only start from the beginning.
+    A run that was killed before its first manifest has none, and can only start from the beginning.
     """
     return os.path.lexists(folder / LAST) or any(os.path.lexists(manifest_of(path)) for path in _newest_first(folder))
 
 
 def was_cut_off(folder: Path) -> bool:
-    """Whether a run was killed while it wrote its first checkpoint, and there is nothing else."""
+    """Return whether a run was killed while it wrote its first checkpoint, and nothing else is there."""
     return not holds_checkpoints(folder) and len(_newest_first(folder)) == 1
 
 
@@ -115,9 +115,9 @@ def finish_move(folder: Path, newest: Path) -> None:
 
 
 def find_corruption(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None for a whole one.
+    """Describe the first damage of a checkpoint; None for a valid one.
 
-    One without a manifest, such as a copy or one of Lightning's own, is only looked at from outside.
+    A checkpoint without a manifest, such as a copy or one of Lightning's own, is only checked for its file type.
     """
     path = _named(path)
     if path.suffix == ".partial":
@@ -136,7 +136,7 @@ def find_corruption(path: Path) -> str | None:
 
 
 def _read_manifest(manifest: Path) -> dict[str, Any] | None:
-    """A manifest of the right shape; None for any other text."""
+    """Read a manifest; None for text of another shape."""
     try:
         text = json.loads(manifest.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -149,7 +149,7 @@ def _read_manifest(manifest: Path) -> dict[str, Any] | None:
 
 
 def _compared(path: Path, manifest: dict[str, Any] | None) -> str | None:
-    """What of a checkpoint is not as its manifest says."""
+    """Compare a checkpoint with its manifest; return the first difference in words."""
     name = manifest_of(path).name
     if manifest is None:
         return f"its manifest {name} cannot be read"
@@ -172,12 +172,12 @@ def _compared(path: Path, manifest: dict[str, Any] | None) -> str | None:
 
 
 def _listed_as(file: Path, root: Path, name: str) -> str:
-    """A file of a checkpoint as its manifest names it: the checkpoint's name, and the way into a folder."""
+    """Return the name of a file in a manifest: the checkpoint's name, then the path inside a folder."""
     return "/".join((name, *file.relative_to(root).parts))
 
 
 def latest_valid(folder: Path) -> Path:
-    """The newest whole checkpoint of a run; torn ones after it are named in a warning.
+    """Find the newest valid checkpoint of a run; warn of corrupt ones after it.
 
     Raises:
         CheckpointError: when there is none.
@@ -197,25 +197,28 @@ def latest_valid(folder: Path) -> Path:
 
 
 def valid_checkpoints(folder: Path) -> list[Path]:
-    """All whole checkpoints of a run, newest first."""
+    """List all valid checkpoints of a run, newest first."""
     return [path for path in _newest_first(folder) if find_corruption(path) is None]
 
 
 def batches_of(path: Path) -> int:
-    """Training batches that a checkpoint of a run holds, by its name; -1 for one of another name."""
+    """Parse the number of training batches from a checkpoint's name; -1 for another name."""
     found = _NAME.fullmatch(_named(path).name)
     return int(found.group(1)) if found else -1
 
 
 def _named(path: Path) -> Path:
-    """What `last` points at. A checkpoint keeps its own name and manifest, though it may be a link to where room is."""
+    """Resolve the link `last`.
+
+    A checkpoint that is itself a link, to another disk say, keeps its own name and manifest.
+    """
     if path.is_symlink() and not _NAME.fullmatch(path.name):
         path = path.parent / path.readlink()
     return path
 
 
 def manifest_of(path: Path) -> Path:
-    """Where the manifest of a checkpoint is."""
+    """Return the path of a checkpoint's manifest."""
     return path.with_suffix(".json")
 
 
@@ -227,7 +230,7 @@ def remove(path: Path) -> None:
 
 
 def discard(partial: Path) -> None:
-    """Take away what is left of a checkpoint that could not be written, so that it holds no room on a full disk."""
+    """Delete the rest of a checkpoint that could not be written, so that it takes no room on a full disk."""
     final = partial.with_suffix(".ckpt")
     _remove(partial)
     manifest_of(final).with_suffix(".manifest").unlink(missing_ok=True)
@@ -275,5 +278,5 @@ def _point_last_at(path: Path) -> None:
 
 
 def summary(path: Path) -> dict[str, Any]:
-    """The manifest of a whole checkpoint."""
+    """Read the manifest of a valid checkpoint."""
     return json.loads(manifest_of(_named(path)).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The run ledger: what each training batch read and gave, in numbers that a repetition must give again.
+"""The run ledger: inputs and results of each training batch, in numbers that a repetition must reproduce.
 
 `RUN_DIR/ledger.jsonl` is only appended to. A line `{"session": …}` marks each start of the run; what earlier sessions
 wrote of batches after its `resumed` does not count any more, since these batches came again.
@@ -36,7 +36,7 @@ _SMALLEST = 1e-3
 """Scale below which differences of measured numbers are not relative: a loss may be zero but for rounding."""
 
 
-# ---- what a line is made of
+# ---- contents of a line
 
 
 def content_hash(value: Any) -> str:
@@ -66,7 +66,7 @@ def _pieces(value: Any) -> Iterator[bytes]:
 
 
 def fingerprint(values: Tensor) -> dict[str, Any]:
-    """A vector as its hash, and a few sums from which the size of a difference can be told."""
+    """Summarise a vector by its hash, its norm and two signed sums, which show the size of a difference."""
     flat = values.detach().double().cpu().reshape(-1)
     steps = torch.arange(1, len(flat) + 1, dtype=torch.int64)
     signs = [(steps * factor % 65536).double() / 32768 - 1 for factor in (40503, 25931)]
@@ -75,7 +75,7 @@ def fingerprint(values: Tensor) -> dict[str, Any]:
 
 
 def weights_fingerprint(parameters: list[Tensor], num_tensors: int = 32, num_values: int = 256) -> dict[str, Any]:
-    """A fingerprint of evenly spaced values of evenly spaced tensors: training moves all, reading all takes time."""
+    """Fingerprint evenly spaced values of evenly spaced tensors: reading all weights would take time."""
     chosen = parameters[:: max(1, len(parameters) // num_tensors)]
     return fingerprint(torch.cat([_spaced(each.detach(), num_values) for each in chosen]))
 
@@ -86,7 +86,7 @@ def _spaced(tensor: Tensor, count: int) -> Tensor:
 
 
 def state_numbers(state: Any) -> Any:
-    """A state with everything but numbers hashed."""
+    """Hash everything in a state but its numbers."""
     if isinstance(state, dict):
         return {str(key): state_numbers(value) for key, value in state.items()}
     return state if isinstance(state, int | float) or state is None else content_hash(state)
@@ -96,12 +96,12 @@ def state_numbers(state: Any) -> Any:
 
 
 class LedgerWriter:
-    """Appends lines; each is in the hands of the system before the next batch begins.
+    """Appends lines; each is passed to the operating system before the next batch begins.
 
     Args:
         path: the ledger.
         resumed: batches that the run holds already; 0 begins a new file.
-        facts: what else the session line says.
+        facts: further fields of the session line.
     """
 
     def __init__(self, path: Path, resumed: int, facts: dict[str, Any]) -> None:
@@ -113,7 +113,7 @@ class LedgerWriter:
         self.append({"session": {"resumed": resumed, **facts}})
 
     def append(self, line: dict[str, Any]) -> None:
-        """One more line."""
+        """Append one line."""
         try:
             with naming_when_full(self._file.name):
                 self._file.write(json.dumps(line) + "\n")
@@ -124,12 +124,12 @@ class LedgerWriter:
             raise
 
     def close(self) -> None:
-        """No more lines."""
+        """Close the file."""
         self._file.close()
 
 
 def read_ledger(path: Path) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
-    """Batch number -> its line, as the run stands now, and the facts of the last session.
+    """Read batch number -> line, as the run stands now, and the facts of the last session.
 
     Raises:
         ValueError: when the file is missing or a line is damaged; the last line before a session may be cut.
@@ -159,7 +159,7 @@ def read_ledger(path: Path) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
 
 
 def _parsed(text: bytes) -> Any:
-    """A line as JSON; None for one that is not, as the end of a killed process leaves it."""
+    """Parse a line of JSON; None for other text, which a killed process leaves at the end."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -189,12 +189,12 @@ class Difference:
 
     @property
     def diagnosis(self) -> str:
-        """What a difference in this quantity says."""
+        """The likely cause of a difference in this quantity."""
         return DIAGNOSES[self.quantity.partition(".")[0]]
 
 
 def compare(before: list[dict[str, Any]], now: list[dict[str, Any]], tolerance: float) -> Difference | None:
-    """The first difference beyond the tolerance, else the largest; None when every bit is equal.
+    """Return the first difference beyond the tolerance, else the largest; None when every bit is equal.
 
     Args:
         before: lines of the run.
@@ -240,7 +240,7 @@ def _difference(quantity: str, a: Any, b: Any) -> float:
 
 
 def _is_fingerprint(value: Any) -> bool:
-    """Whether a value is what `fingerprint` gave, in a line that nobody changed."""
+    """Return whether a value has the form that `fingerprint` gives."""
     if not isinstance(value, dict) or not isinstance(value.get("sums"), list) or len(value["sums"]) != 2:
         return False
     return all(isinstance(each, int | float) for each in (value.get("norm"), *value["sums"]))

@@ -1,4 +1,4 @@
-"""All random states of a process as plain values, so that reading them from a checkpoint runs no code."""
+"""All random states of a process as numbers and tensors, so that reading them from a checkpoint runs no code."""
 
 import random
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 
 def random_states() -> dict[str, Any]:
-    """States of Python, NumPy, torch and every CUDA device; tensors and plain numbers only."""
+    """Collect the states of Python, NumPy, torch and every CUDA device, as tensors and numbers."""
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": list(random.getstate()[1]) + [random.getstate()[2]],
@@ -35,7 +35,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 def forked(seed: int) -> Iterator[None]:
     """Run with torch seeded by `seed` and leave torch's random states as they were.
 
-    Validation samples inside it: the same draws every time, and training is what it would be without validation.
+    Validation samples inside it, with equal draws every time, and does not change training.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)

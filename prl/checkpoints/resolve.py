@@ -1,4 +1,4 @@
-"""Which checkpoint is meant by what the user gave."""
+"""Resolution of the checkpoint argument: a path, or `last`."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from prl.checkpoints.files import REST, CheckpointError, find_corruption, holds_
 
 
 class RunError(ValueError):
-    """A run folder or checkpoint that does not fit what was asked."""
+    """A run folder or checkpoint that does not fit the request."""
 
 
 def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:
-    """The checkpoint that is meant, checked to be there and whole: for `last` the newest whole one in `folder`.
+    """Resolve the checkpoint argument to a valid checkpoint: for `last`, the newest valid one in `folder`.
 
     Raises:
         RunError: when it is missing or torn. Lightning would warn about a missing `last` and start from the beginning.

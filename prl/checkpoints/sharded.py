@@ -1,7 +1,7 @@
-"""A checkpoint as a folder to which each process writes its parts, by torch.distributed.checkpoint.
+"""A checkpoint as a folder to which each process writes its shards, by torch.distributed.checkpoint.
 
-However a strategy cuts a tensor, what a process has of it is a range of it flattened. The files hold flat tensors
-therefore, and any number of processes under any strategy reads from them what it needs, one process everything.
+In every strategy a process's shard is a range of the flattened tensor. So the files hold flat tensors, and any number
+of processes under any strategy reads the ranges that it needs.
 """
 
 import pickle
@@ -36,7 +36,7 @@ _PART = "part"
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What this process has of a tensor.
+    """This process's part of a tensor.
 
     Attributes:
         local: [N], a view of the memory that is in use; empty where a process has nothing of the tensor.
@@ -55,7 +55,10 @@ class Part:
         self.local.copy_(whole.flatten()[self.start : self.start + self.local.numel()])
 
     def whole(self) -> Tensor:
-        """The whole tensor on the CPU of the first process, an empty one on the others; all take part."""
+        """Gather the full tensor on the CPU of the first process, an empty one on the others.
+
+        Every process must call it.
+        """
         # What is offloaded has to pass over the GPU where processes speak by NCCL.
         full = torch.zeros(self.shape.numel(), dtype=self.local.dtype, device=collective_device(self.local.device))
         if not self.is_copy:
@@ -65,7 +68,7 @@ class Part:
 
 
 class _Flat(Tensor):
-    """A part as torch.distributed.checkpoint asks for it: a flat tensor of which a range is here."""
+    """A part in the form of torch.distributed.checkpoint: a flat tensor of which one range is local."""
 
     part: Part
 
@@ -130,17 +133,17 @@ def write(checkpoint: Mapping[str, Any], folder: Path) -> None:
 
 
 def read_rest(folder: Path) -> dict[str, Any]:
-    """A checkpoint without its parts; `read_parts` gets them from where it says they are."""
+    """Read a checkpoint without its shards; `read_parts` reads them from the files that this names."""
     return {**read_file(folder / REST), FOLDER: str(folder)}
 
 
 def is_elsewhere(value: Any) -> bool:
-    """Whether a value of such a checkpoint stands for a part."""
+    """Return whether a value of such a checkpoint stands for a shard."""
     return isinstance(value, Mapping) and _PART in value
 
 
 def read_parts(folder: Path, wanted: list[tuple[Mapping[str, Any], Part]]) -> None:
-    """Fill parts in place: each with what stands for it in the checkpoint."""
+    """Fill parts in place from the checkpoint."""
     state = {value[_PART]: _Flat(part) for value, part in wanted}
     _load(state, folder, read_index(folder), alone=world_size() == 1)
 
@@ -159,7 +162,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """Read a checkpoint from one file, as data.
 
     Raises:
-        ValueError: when the file is damaged, or holds what only runs as code.
+        ValueError: when the file is damaged, or holds pickled code.
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
@@ -175,7 +178,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A checkpoint with whole tensors in the memory of this process: a file, or a folder of parts."""
+    """Read a checkpoint with full tensors into the memory of this process: a file, or a folder of shards."""
     path = Path(path)
     if not path.is_dir():
         return read_file(path)

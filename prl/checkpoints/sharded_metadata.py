@@ -1,4 +1,4 @@
-"""Read the index of a sharded checkpoint (`.metadata`) as data.
+"""Reader of a sharded checkpoint's index (`.metadata`) as data.
 
 torch.distributed.checkpoint writes the index as a pickle and reads it with plain `pickle.load`, which runs whatever a
 file asks for. Here every name in the pickle becomes an inert record, and the index is built anew from records whose
@@ -44,7 +44,7 @@ _MOST_BYTES = 1 << 30
 
 
 class Reader(dcp.FileSystemReader):
-    """Reads tensors from a folder by an index that was read before."""
+    """Reads tensors from a folder by an index that is already parsed."""
 
     def __init__(self, folder: Path, index: Metadata) -> None:
         super().__init__(folder)
@@ -56,7 +56,7 @@ class Reader(dcp.FileSystemReader):
 
 
 def read_index(folder: Path) -> Metadata:
-    """Read what is stored in a sharded checkpoint, and where.
+    """Read the index of a sharded checkpoint: its tensors, and where they are stored.
 
     Raises:
         ValueError: when the file is missing or damaged, or holds anything but an index of tensors in this folder.
@@ -77,7 +77,7 @@ def _words(error: BaseException) -> str:
 
 
 class _Record:
-    """An object of the pickle: which class it names, and what it was given."""
+    """An inert object of the pickle: the name of its class, and its arguments."""
 
     kind = ""
 
@@ -108,7 +108,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _index(found: Any, sizes: dict[str, int]) -> Metadata:
-    """Build the index from records. Raises ValueError for what is none, or does not fit the sizes of the files."""
+    """Build the index from records. Raises ValueError for invalid records, or sizes that do not fit the files."""
     state = _state(found, "Metadata")
     tensors = {_text(key): _tensor(_text(key), each) for key, each in _dict(state["state_dict_metadata"]).items()}
     num_bytes = sum(each.size.numel() * each.properties.dtype.itemsize for each in tensors.values())
@@ -139,7 +139,7 @@ def _tensor(key: str, found: Any) -> TensorStorageMetadata:
 
 
 def _stored(index: Any, info: Any, sizes: dict[str, int]) -> tuple[MetadataIndex, _StorageInfo]:
-    """One entry of where things are. A file is named without a folder: an index reaches no other files."""
+    """Parse one storage entry. A file is named without a folder, so that an index reaches no other files."""
     at, place = _state(index, "MetadataIndex"), _state(info, "_StorageInfo")
     file, start, length = _text(place["relative_path"]), _int(place["offset"]), _int(place["length"])
     if start + length > sizes.get(file, -1) or place.get("transform_descriptors") is not None:
@@ -172,7 +172,7 @@ def _int(found: Any) -> int:
 
 
 def _size(found: Any) -> torch.Size:
-    """The length of a flat tensor, or where a range of it begins."""
+    """Parse the length of a flat tensor, or the offset of a range."""
     if not isinstance(found, tuple) or len(found) != 1:
         raise ValueError(f"it has {type(found).__name__} where the length of a flat tensor belongs")
     return torch.Size([_int(found[0])])

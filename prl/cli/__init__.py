@@ -1,1 +1,1 @@
-"""The command line: `entry.py` looks who is meant, `app.py` is LightningCLI's part, `commands/` the small commands."""
+"""The command line: `entry.py` dispatches, `app.py` is LightningCLI's part, `commands/` holds the small commands."""

@@ -49,7 +49,7 @@ from prl.system.outputs import writing_folder
 
 log = logging.getLogger(__name__)
 
-gc.freeze()  # what the imports made stays: collections need not walk it, and those at the exit would take seconds
+gc.freeze()  # objects of the imports stay: collections skip them, which saves seconds at the exit
 
 
 class PrlCLI(LightningCLI):
@@ -60,7 +60,7 @@ class PrlCLI(LightningCLI):
             super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """prl's own top-level settings."""
+        """Add prl's own top-level settings."""
         parser.add_argument(
             "--run_dir", type=str, default="runs/default", help="Folder of the run: config, events, checkpoints, model."
         )
@@ -100,7 +100,7 @@ class PrlCLI(LightningCLI):
             config.weights_only = True  # a checkpoint is data: reading it must not run code
 
     def _begin_run(self, config: Any) -> None:
-        """Hold the run folder until the end, and find where the run goes on."""
+        """Lock the run folder until the end, and find the checkpoint to continue from."""
         run, asked = Path(config.run_dir), str(config.ckpt_path)
         folder = run / "checkpoints"
         if not config.trainer.fast_dev_run and (asked != "last" or run.is_dir()):
@@ -122,7 +122,7 @@ class PrlCLI(LightningCLI):
             finish_move(folder, Path(config.ckpt_path))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """TensorBoard into the run folder and the callbacks that every run has, unless the config says otherwise."""
+        """Add TensorBoard in the run folder and the callbacks of every run, unless the config says otherwise."""
         config = self._get(self.config_init, "trainer", default={})
         if config.get("logger") in (None, True):
             # Other verbs log into a folder of their own: the curves and config.yaml of the training are not theirs.
@@ -141,12 +141,15 @@ class PrlCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def own_callbacks(self) -> list[Any]:
-        """What every run has beside its checkpoint; the ledger reads the random states that are put back before it."""
+        """Build the callbacks of every run besides its checkpoint.
+
+        The ledger reads the random states that are restored before it.
+        """
         inputs = RunInputs(self.config[self.subcommand].accept_changes)
         return [FailureReport(), inputs, RandomStates(), ForgetRepeatedSteps(), PredictionFile(), RunLedger()]
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; a disk that is full ends it with the path and the way to go on.
+        """Run a subcommand; a full disk ends it with the path and how to continue.
 
         Raises:
             RunError: when the disk is full.
@@ -170,7 +173,7 @@ class PrlCLI(LightningCLI):
         return f"{words}. {found} is whole; make room and continue with `prl resume {run}`"
 
     def after_fit(self) -> None:
-        """Write what was trained where transformers can load it."""
+        """Write the trained model where transformers can load it."""
         trainer = self.trainer
         if trainer.is_global_zero and not is_dry_run(trainer):
             folder = Path(trainer.default_root_dir) / MODEL
@@ -180,7 +183,7 @@ class PrlCLI(LightningCLI):
             self.model.after_export(folder)
 
     def _whole_model(self) -> TrainingModule:
-        """The trained stage; where its weights are in shards, what the checkpoint that was just written has of it."""
+        """Return the trained module; where weights are sharded, read it from the checkpoint that was just written."""
         if not self.model.sharding.cuts_weights:
             return self.model
         settings = self.config[self.subcommand].as_dict()
@@ -188,7 +191,7 @@ class PrlCLI(LightningCLI):
 
 
 def _died_young(run: Path, is_resumed: bool) -> bool:
-    """Whether a run has begun and there is no checkpoint to go on from."""
+    """Return whether a run has begun and left no checkpoint to continue from."""
     folder = run / "checkpoints"
     if holds_checkpoints(folder) or (run / MODEL).exists():  # a run that wrote its model has ended, and has lost them
         return False
@@ -200,7 +203,7 @@ def _died_young(run: Path, is_resumed: bool) -> bool:
 
 
 _NO_NEWS = ("Seed set to ", "GPU available: ", "TPU available: ", "💡 Tip: For seamless cloud logging")
-"""How messages of Lightning begin that tell what the config says, or advertise; PhaseProgressBar names the device."""
+"""Beginnings of Lightning's messages that repeat the config, or advertise; PhaseProgressBar names the device."""
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -213,7 +216,7 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # rows are encoded once, in set-up
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # between Lightning and torch, not the user's
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log")  # numbers are of all processes
-    # Arguments are ours to change before Lightning sees them; its processes are started with the command line as it is.
+    # prl changes arguments before Lightning sees them; further processes get the original command line.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # reference and judge are meant to be
     for module in (rank_zero, seed):
@@ -222,7 +225,7 @@ def _quiet_lightning() -> None:
 
 
 def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlCLI:
-    """LightningCLI with these arguments; what a run folder may ask for is told in prl/run_folder/trust.py.
+    """Run LightningCLI with these arguments. prl/run_folder/trust.py says what a run folder may ask for.
 
     Raises:
         RenamedError: for class paths of earlier versions.

@@ -1,4 +1,4 @@
-"""What `prl` does with its arguments: print its help, run a small command, or hand them to LightningCLI.
+"""Entry point of `prl`: print the help, run a small command, or pass the arguments to LightningCLI.
 
 Nothing slow is imported before it is known to be needed.
 """
@@ -16,10 +16,10 @@ from prl.system.terminal import CAUSED_BY
 
 
 def main(args: list[str] | None = None) -> None:
-    """`prl`: a command of prl, or a LightningCLI subcommand.
+    """Run `prl`: a command of prl, or a LightningCLI subcommand.
 
-    Exits with one message on the user's mistakes: with 3 when the gate refuses a judge, else with 1; with 2 where the
-    command line itself is wrong.
+    The user's mistakes end with one message: with code 3 when the gate refuses a judge, 2 for a wrong command line,
+    else 1.
     """
     arguments = sys.argv[1:] if args is None else args
     threading.excepthook = told_by_thread

@@ -1,4 +1,4 @@
-"""Which errors are the user's to mend, and in what words they are told."""
+"""Errors that the user can mend, and their wording."""
 
 import linecache
 import sys
@@ -10,23 +10,26 @@ from prl.system.full_disk import is_disk_full
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a name can be written; the bytes of one that is not UTF-8 are halves of characters to Python."""
+    """Return whether a name is valid UTF-8; Python reads other bytes as lone surrogates."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def mistake_behind(error: Exception, arguments: list[str]) -> Exception | None:
-    """What to tell the user of an error in place of a traceback; None for one that is no mistake of theirs."""
+    """Find the error to show the user in place of a traceback; None for an error that is no mistake of theirs."""
     return _not_utf8(error, arguments) or _user_error(error) or (error if is_disk_full(error) else None)
 
 
 def told_by_thread(failure: threading.ExceptHookArgs) -> None:
-    """TensorBoard writes in a thread; on a full disk the run gets the error at its next number, and tells it."""
+    """Show an error of a thread, unless its disk is full.
+
+    TensorBoard writes in a thread; on a full disk the run itself gets the error at its next metric, and reports it.
+    """
     if not is_disk_full(failure.exc_value):
         threading.__excepthook__(failure)
 
 
 def _not_utf8(error: BaseException | None, arguments: list[str]) -> Exception | None:
-    """What to say where a library cannot take a name that was given."""
+    """Explain that a library cannot take a name that was given."""
     bad = [text for text in arguments if not is_utf8(text)]
     while error is not None and not isinstance(error, UnicodeEncodeError) and is_utf8(str(error)):
         error = error.__cause__ or error.__context__
@@ -36,10 +39,10 @@ def _not_utf8(error: BaseException | None, arguments: list[str]) -> Exception | 
 
 
 def _user_error(error: BaseException | None) -> Exception | None:
-    """The ValueError of prl behind an exception: a mistake in what was given, told in words (PRL_DEBUG=1 shows where).
+    """Find prl's own ValueError behind an exception: a mistake of the user, in words (PRL_DEBUG=1 shows the traceback).
 
-    jsonargparse and Lightning wrap what a constructor raises; the innermost message is the one written for the user.
-    Without one, Lightning's own word for settings that cannot be had, such as a GPU that is not there.
+    jsonargparse and Lightning wrap the errors of constructors; the innermost message is the one written for the user.
+    Without one, take Lightning's own error for an impossible setting, such as a missing GPU.
     """
     misconfigured = error if isinstance(error, Exception) and _is_lightnings(error) else None
     while error is not None:
@@ -56,7 +59,7 @@ def _user_error(error: BaseException | None) -> Exception | None:
 
 
 def _is_lightnings(error: Exception) -> bool:
-    """Whether Lightning refuses a setting; where it was never imported, it has refused none."""
+    """Return whether Lightning refused a setting; where Lightning was never imported, it refused none."""
     if "lightning" not in sys.modules:
         return False
     from lightning.pytorch.utilities.exceptions import MisconfigurationException

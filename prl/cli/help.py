@@ -1,4 +1,4 @@
-"""What `prl --help` prints. The settings of a run are in `prl fit --help`, which has to import everything first."""
+"""Text of `prl --help`. The settings of a run are in `prl fit --help`, which has to import everything first."""
 
 import shutil
 from importlib import import_module
@@ -27,7 +27,7 @@ OPTIONS = {
 
 
 def screen() -> str:
-    """The whole text."""
+    """Format the whole help text."""
     about = prl.__doc__ or ""
     parts = [
         "usage: prl COMMAND [OPTIONS]",
@@ -41,7 +41,7 @@ def screen() -> str:
 
 
 def summary(command: str) -> str:
-    """The line that says what a small command does: the first of its module, behind the name."""
+    """Return the line that describes a small command: the first line of its module, after the name."""
     told = import_module(f"prl.cli.commands.{command}").__doc__ or ""
     return told.splitlines()[0].partition("`: ")[2].rstrip(".")
 

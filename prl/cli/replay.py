@@ -1,4 +1,4 @@
-"""A run that goes through some batches again, for `prl resume --verify`."""
+"""Replay of some batches of a run, for `prl resume --verify`."""
 
 import contextlib
 from typing import Any
@@ -11,7 +11,7 @@ from prl.cli.app import PrlCLI, run_stage
 
 
 def replayed(args: list[str], count: int) -> tuple[list[dict[str, Any]], bool]:
-    """The ledger's lines of the first `count` batches of a run, and whether this is its first process."""
+    """Read the ledger lines of the first `count` batches of a replayed run, and whether this is its first process."""
     replay = _Replay(count)
     cli = type("_ReplayOfThis", (_ReplayCLI,), {"replay": replay})
     with contextlib.suppress(_ReplayedAll):
@@ -20,11 +20,11 @@ def replayed(args: list[str], count: int) -> tuple[list[dict[str, Any]], bool]:
 
 
 class _ReplayedAll(BaseException):
-    """Ends the replay, which is no failure."""
+    """Ends the replay without a failure."""
 
 
 class _Replay(Callback):
-    """Collects the lines of the ledger, which comes before it, and ends the run when there are enough."""
+    """Collects the lines of the ledger, which comes before it, and ends the run after enough lines."""
 
     def __init__(self, count: int) -> None:
         self.count, self.is_first_rank = count, True
@@ -39,7 +39,7 @@ class _Replay(Callback):
 
 
 class _ReplayCLI(PrlCLI):
-    """A run that leaves nothing behind; a ModelCheckpoint of the config would write into the run."""
+    """A run that leaves no file behind; a ModelCheckpoint of the config would write into the run."""
 
     replay: _Replay
 

@@ -1,4 +1,4 @@
-"""Data: what a row may look like, how it is read and checked, and how rows form batches."""
+"""Data: shapes of rows, reading and checks, and batches."""
 
 from prl.data.batching import LengthGroupedBatchSampler
 from prl.data.rows.reading import DataReport, LoadedRecords, RecordStream, load_records

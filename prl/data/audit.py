@@ -12,7 +12,7 @@ from prl.data.rows.records import PreferencePair, prompt_key
 
 @dataclass(frozen=True)
 class PairAudit:
-    """What pairs say more than once. Two pairs compare the same if prompt and responses are equal, in either order."""
+    """Repetitions among pairs. Two pairs compare equal if prompt and responses are equal, in either order."""
 
     duplicates: np.ndarray
     """Indices of pairs that an earlier one says already: the same comparison with the same winner (or a tie again)."""
@@ -42,11 +42,11 @@ def find_repeats(comparisons: np.ndarray, winners: np.ndarray) -> PairAudit:
 
 
 def audit_pairs(pairs: Sequence[PreferencePair]) -> PairAudit:
-    """The same for pairs in memory."""
+    """Find duplicates and contradictions among pairs in memory."""
     keys = [comparison_key(pair) for pair in pairs]
     return find_repeats(np.array([key for key, _ in keys], "S16"), np.array([winner for _, winner in keys], np.int64))
 
 
 def shared_prompts(one: np.ndarray, other: np.ndarray) -> int:
-    """How many prompts stand in both: keys of prompts, any number of times each."""
+    """Count the prompts that occur in both arrays of prompt keys."""
     return len(np.intersect1d(one, other))

@@ -1,4 +1,4 @@
-"""Cuts a data set into batches of rows of similar length, in an order that can be repeated and resumed."""
+"""Batches of rows of similar length, in an order that can be repeated and resumed."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ WINDOW_BATCHES = 32
 
 
 def check_divides(name: str, batch_size: int, world_size: int) -> None:
-    """Raises ValueError when a global batch cannot be dealt evenly to all ranks."""
+    """Check that a global batch divides evenly over all ranks. Raises ValueError."""
     if batch_size % world_size:
         raise ValueError(
             f"{name} is {batch_size} and cannot be divided over {world_size} processes; "
@@ -80,7 +80,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         self._check()
 
     def __len__(self) -> int:
-        """Number of batches of an epoch."""
+        """Count the batches of an epoch."""
         full, rest = divmod(len(self.lengths), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 

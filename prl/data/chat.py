@@ -28,7 +28,7 @@ _KEY = "prl_chat"
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """What a chat template is told beside the messages."""
+    """Inputs of a chat template besides the messages."""
 
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Variables of the template, as `enable_thinking`."""
@@ -37,14 +37,14 @@ class ChatSettings:
 
 
 def chat_settings(tokenizer: PreTrainedTokenizerBase) -> ChatSettings:
-    """What the chat template of a tokenizer is told."""
+    """Return the chat template settings of a tokenizer."""
     return ChatSettings(**tokenizer.init_kwargs.get(_KEY, {}))
 
 
 def set_chat_settings(
     tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any] | None = None, date: str | None = None
 ) -> None:
-    """Say what the chat template is told; None keeps what was saved with the tokenizer."""
+    """Set the chat template's settings; None keeps those saved with the tokenizer."""
     found = chat_settings(tokenizer)
     kwargs, date = dict(found.kwargs if kwargs is None else kwargs), found.date if date is None else date
     if kwargs or reads_clock(tokenizer) or _KEY in tokenizer.init_kwargs:
@@ -64,12 +64,12 @@ def _tell_date(name: str, date: str) -> None:
 
 
 def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a chat template asks for the date."""
+    """Return whether a chat template asks for the date."""
     return bool(tokenizer.chat_template) and "strftime_now" in tokenizer.get_chat_template()
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Conversation, *, generation_prompt: bool = True) -> str:
-    """A conversation as text, with what begins a response at its end.
+    """Render a conversation as text, with the beginning of a response at its end.
 
     Raises:
         TemplateFailure: when the template refuses the conversation, or fails.
@@ -80,7 +80,7 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Conversation, *, g
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase, messages: Conversation, *, generation_prompt: bool = True
 ) -> list[int]:
-    """Token ids of `render_chat`. A mark that a message has written in it is read as characters.
+    """Encode `render_chat` as token ids. A mark written inside a message is encoded as plain characters.
 
     Raises:
         TemplateFailure: when the template refuses the conversation or fails, or reads a mark in a message in a way that
@@ -90,7 +90,7 @@ def encode_chat(
 
 
 def frame_chat(tokenizer: PreTrainedTokenizerBase, messages: Conversation, *, generation_prompt: bool = True) -> str:
-    """The text of `render_chat` with aliases (`Marks`) for the marks that the template writes; errors of both."""
+    """Render the text of `render_chat` with aliases (`Marks`) for the marks that the template writes."""
     text, marks = render_chat(tokenizer, messages, generation_prompt=generation_prompt), marks_of(tokenizer)
     if any(marks.found_in(message["content"]) for message in messages):
         return _Frame(tokenizer, marks, messages, generation_prompt).aliased(text)
@@ -98,9 +98,9 @@ def frame_chat(tokenizer: PreTrainedTokenizerBase, messages: Conversation, *, ge
 
 
 class _Frame:
-    """Finds out which marks in the text of a conversation the template has written.
+    """Finds the marks in a rendered conversation that the template has written.
 
-    The text itself is never touched: each way to tell is right only if the text comes out the same.
+    The text is never changed: a way to tell is accepted only if it renders this very text.
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class _Frame:
         self.stand_ins = {mark: next(free) * len(mark) for mark in dict.fromkeys(marks.all_in(contents))}
 
     def aliased(self, text: str) -> str:
-        """The text with aliases for the template's marks.
+        """Replace the template's marks by aliases.
 
         Raises:
-            TemplateFailure: when they cannot be told from those of the messages.
+            TemplateFailure: when they cannot be distinguished from marks in the messages.
         """
         template = _compiled(self.tokenizer.get_chat_template())
         plain = [mark for mark in self.stand_ins if self._restored(self._render(template, [mark])) == text]
@@ -131,7 +131,7 @@ class _Frame:
         return self._restored(self.marks.replace(found, written))
 
     def _render(self, template: Template, hidden: list[str], aliases: Mapping[str, str] | None = None) -> str:
-        """The text with stand-ins for some marks of the messages."""
+        """Render the conversation with stand-ins for some marks of the messages."""
         hide = {mark: self.stand_ins[mark] for mark in hidden}
         messages = [{**message, "content": self.marks.replace(message["content"], hide)} for message in self.messages]
         return _render(self.tokenizer, template, messages, self.generation_prompt, aliases or {})
@@ -152,7 +152,7 @@ def _compiled(text: str) -> Template:
 
 @lru_cache
 def _aliased_template(tokenizer: PreTrainedTokenizerBase, marks: Marks, names: tuple[str, ...]) -> Template:
-    """The chat template with aliases for the marks that it writes; those that it looks for stay."""
+    """Replace the marks that a chat template writes by aliases; marks that it searches for stay."""
     environment = chat_environment()
     tree = _Aliasing(marks, names).visit(environment.parse(tokenizer.get_chat_template()))
     return environment.from_string(tree)

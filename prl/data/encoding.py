@@ -1,4 +1,4 @@
-"""Conversations as token ids for the policy, its supervised stage and the scalar baseline."""
+"""Encoders of conversations for policies, supervised training and the scalar baseline."""
 
 import json
 from typing import Any
@@ -31,9 +31,9 @@ from prl.types import Conversation, PromptBatch
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> list[int]:
-    """A conversation up to where the response begins, through the model's own chat template where it has one.
+    """Encode a conversation up to the start of the response, through the model's chat template where it has one.
 
-    A mark that a message has written in it (`prl.data.marks`) is read as plain characters.
+    A mark written inside a message (`prl.data.marks`) is encoded as plain characters.
 
     Raises:
         RowError: when the chat template refuses the conversation.
@@ -54,13 +54,13 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Conversation) ->
 
 
 def refused_by_template(messages: Conversation, error: TemplateFailure) -> RowError:
-    """A chat template's complaint about a conversation as the error of its row."""
+    """Turn a chat template's complaint about a conversation into the error of its row."""
     roles = ", ".join(message["role"] for message in messages[:6]) + (", ..." if len(messages) > 6 else "")
     return RowError("refused by the chat template", "prompt", f"messages of {roles}, of which it says: {error}")
 
 
 class _Encoder:
-    """What the encoders of this file share: a tokenizer, a length, and the account of what did not fit it."""
+    """Base of the encoders in this file: a tokenizer, a maximum length, and counts of truncations."""
 
     def __init__(
         self,
@@ -87,15 +87,17 @@ class ConversationEncoder(_Encoder):
         tokenizer: the model's tokenizer.
         max_length: longest row in tokens.
         on_too_long: error, truncate (counted) or skip (counted). The end-of-sequence token stays. `fit_prompt`
-            says what goes first; the response loses its end down to half of the row before the prompt's last turn is
-            touched.
+            gives the order of truncation; the response loses its end down to half of the row before the prompt's last
+            turn is touched.
     """
 
     closes_cut_responses = True
     """Whether the end-of-sequence token stands behind a response that lost its end too."""
 
     def encode_response(self, prompt: Conversation, response: str) -> dict[str, Any] | None:
-        """Ids of prompt and response, and how many belong to the response; None when skipped for its length.
+        """Encode prompt and response; return ids and the number that belong to the response.
+
+        None when skipped for its length.
 
         Raises:
             TooLongError: when it does not fit and `on_too_long` is error.
@@ -131,15 +133,15 @@ class ConversationEncoder(_Encoder):
     def _encode_response(
         self, prompt: Conversation, prompt_ids: list[int], response: str
     ) -> tuple[list[int], list[int]]:
-        """The response, and what ends it."""
+        """Encode the response and its end of turn."""
         return encode_content(self.tokenizer, response), [int(self.tokenizer.eos_token_id)]
 
 
 class TurnEncoder(ConversationEncoder):
     """Prompt and response as a policy writes them, the response closed by what ends the turn.
 
-    A row is the beginning of the whole dialogue as the chat template writes it, up to where its last turn ends. Where
-    the template does not write the prompt as it does alone, the completion follows the prompt as it is.
+    A row is the beginning of the whole dialogue as the chat template writes it, up to the end of its last turn. Where
+    the template writes the prompt differently inside a dialogue, the completion follows the prompt directly.
     """
 
     closes_cut_responses = False  # or the model would learn to stop in the middle of a sentence
@@ -159,12 +161,12 @@ class DemonstrationEncoder(TurnEncoder):
     """Demonstrations for the supervised stage: the loss is on the completion only."""
 
     def encode(self, record: Demonstration) -> dict[str, Any] | None:
-        """One row; None when it is skipped."""
+        """Encode one row; None when it is skipped."""
         row = self.encode_response(record.prompt, record.completion)
         return row and {**row, "length": len(row["ids"])}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Right-padded input_ids and attention_mask [B, S]; loss_mask [B, S] is True on completion tokens."""
+        """Collate right-padded input_ids and attention_mask [B, S]; loss_mask [B, S] is True on completion tokens."""
         ids, mask = right_pad([row["ids"] for row in rows], int(self.tokenizer.pad_token_id))
         prompt_lengths = torch.tensor([len(row["ids"]) - row["num_response"] for row in rows])
         after_prompt = torch.arange(ids.shape[1]) >= prompt_lengths[:, None]
@@ -175,9 +177,9 @@ class ScalarPairEncoder(ConversationEncoder):
     """Preference pairs for a scalar reward model: each response in a row of its own."""
 
     def encode(self, record: PreferencePair) -> dict[str, Any] | None:
-        """Both rows of a pair; None when either is skipped, or when they are identical after the cut.
+        """Encode both rows of a pair; None when either is skipped, or when they are identical after truncation.
 
-        Each row is cut on its own, as in use: a scalar reward reads one response and knows of no other.
+        Each row is truncated on its own, as at inference: a scalar reward reads one response only.
         """
         chosen = self.encode_response(record.prompt, record.chosen)
         rejected = self.encode_response(record.prompt, record.rejected)
@@ -194,7 +196,7 @@ class ScalarPairEncoder(ConversationEncoder):
         }
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Right-padded [2N, S]: the N chosen rows, then the N rejected ones; and `pair_tensors`."""
+        """Collate right-padded [2N, S]: the N chosen rows, then the N rejected ones; plus `pair_tensors`."""
         ids, mask = right_pad(
             [row["chosen"] for row in rows] + [row["rejected"] for row in rows], int(self.tokenizer.pad_token_id)
         )
@@ -227,7 +229,7 @@ class PromptEncoder(_Encoder):
         return settings_hash(super().fingerprint, self.needs_anchors)
 
     def encode(self, record: AnchoredPrompt) -> dict[str, Any] | None:
-        """One prompt with its anchors; None when it is skipped.
+        """Encode one prompt with its anchors; None when it is skipped.
 
         Raises:
             TooLongError: when it does not fit and `on_too_long` is error.
@@ -249,7 +251,7 @@ class PromptEncoder(_Encoder):
         return {"ids": ids, "about": about, "length": len(ids)}
 
     def collate(self, rows: list[dict[str, Any]]) -> PromptBatch:
-        """Left-padded prompts with their messages, anchors and extra columns."""
+        """Collate left-padded prompts with their messages, anchors and extra columns."""
         ids, mask = left_pad([row["ids"] for row in rows], int(self.tokenizer.pad_token_id))
         prompts, anchors, extras = zip(*(json.loads(row["about"]) for row in rows), strict=True)
         return PromptBatch(ids, mask, list(prompts), [tuple(some) for some in anchors], list(extras))

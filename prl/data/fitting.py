@@ -1,7 +1,7 @@
-"""What a conversation loses when it is too long: whole turns first, the oldest first, and part of a turn last.
+"""Truncation of conversations: oldest whole turns first, part of a turn last.
 
-A prompt never starts within a turn as long as leaving out turns is enough, and what is left starts with a system
-message or a user's turn, as chat templates demand.
+A prompt starts within a turn only where leaving out turns is not enough. The rest starts with a system message or a
+user's turn, as chat templates demand.
 """
 
 from bisect import bisect_left
@@ -26,15 +26,15 @@ def fit_prompt(
     room: int,
     last_room: int | None = None,
 ) -> tuple[list[int], Truncation]:
-    """Ids of a prompt that fits, and what it lost.
+    """Fit a prompt into the room: return its ids, and what was truncated.
 
-    The oldest turns are left out first, then the system message, then the beginning of what is left.
+    The oldest turns are left out first, then the system message, then the beginning of the last turn.
 
     Args:
         messages: the prompt.
         ids: the whole of it as `encode` gives it.
         encode: the prompt's template.
-        tokenizer: that of `encode`.
+        tokenizer: the one that `encode` uses.
         room: tokens for the prompt as long as turns can be left out; may be negative.
         last_room: tokens for it after that, when responses give way too; `room` if None.
 
@@ -68,12 +68,12 @@ def leave_out_oldest(messages: Conversation, encode: Encode, room: int) -> Conve
 
 
 def leave_out_system(messages: Conversation) -> Conversation:
-    """The conversation without the system messages at its beginning; as it is if it has nothing else."""
+    """Drop the system messages at the beginning of a conversation; a conversation without other turns is unchanged."""
     return messages[_num_system(messages) :] or messages
 
 
 def cut_beginning(messages: Conversation, encode: Encode, room: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a prompt whose text loses its beginning until it fits; the template around it stays whole.
+    """Cut the beginning of a prompt's text until its ids fit; the template around it stays whole.
 
     Raises:
         TooLongError: when not one token of text fits beside the template.
@@ -97,7 +97,7 @@ def _num_system(messages: Conversation) -> int:
 
 
 def _tail(tokenizer: PreTrainedTokenizerBase, text: str, num_lost: int) -> str:
-    """A text without its first tokens; always shorter than before."""
+    """Drop the first tokens of a text; the result is always shorter."""
     ids = encode_content(tokenizer, text)
     if num_lost >= len(ids):
         return ""

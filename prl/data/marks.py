@@ -1,4 +1,4 @@
-"""Texts of users as tokens that no model takes for its own marks: turns, ends, tool calls.
+"""Encoding of user texts without control tokens: turns, ends and tool calls written in them stay plain characters.
 
 A mark is a special token, or an added token that the template around the text writes. Where one is written in a text it
 is characters. Such texts are read by a copy of the tokenizer in which each mark has another name, an alias that nobody
@@ -21,7 +21,7 @@ class Marks:
 
     Args:
         tokenizer: whose tokens they are.
-        frame: text in which added tokens are marks too: what templates write.
+        frame: text of the templates, in which added tokens are marks too.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, frame: str) -> None:
@@ -36,23 +36,23 @@ class Marks:
         self._aliases_pattern = _any_of(list(self._names))
 
     def found_in(self, text: str) -> bool:
-        """Whether a tokenizer might see a mark in a text."""
+        """Return whether a tokenizer might see a mark in a text."""
         return bool(self._looks_like.search(text) or self._looks_like.search(self._normalize(text)))
 
     def all_in(self, text: str) -> list[str]:
-        """The marks that are written in a text, in their order."""
+        """List the marks that are written in a text, in their order."""
         return self._pattern.findall(text)
 
     def replace(self, text: str, names: Mapping[str, str]) -> str:
-        """The text with other names for some of its marks."""
+        """Replace some marks in the text by other names."""
         return self._pattern.sub(lambda found: names.get(found[0], found[0]), text)
 
     def put_names(self, text: str) -> str:
-        """The text with marks for aliases."""
+        """Replace aliases in the text by marks."""
         return self._aliases_pattern.sub(lambda m: self._names[m[0]], text)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text in which aliases are marks, and marks are characters."""
+        """Encode a text in which aliases are marks, and marks are characters."""
         if not self.found_in(self._aliases_pattern.sub(" ", text)):
             plain: Any = self.tokenizer(self.put_names(text), add_special_tokens=False)["input_ids"]
             return list(plain)
@@ -85,11 +85,11 @@ class Marks:
 
 
 def encode_contents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], frame: str = "") -> list[list[int]]:
-    """Token ids of user texts; a mark written in one is read as plain characters.
+    """Encode user texts; a mark written inside one is encoded as plain characters.
 
     Args:
         tokenizer: of the model that reads them.
-        texts: what users or models have written.
+        texts: of users or models.
         frame: text of a template around them, beside the tokenizer's chat template.
     """
     marks = marks_of(tokenizer, frame)
@@ -98,12 +98,12 @@ def encode_contents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], fr
 
 
 def encode_content(tokenizer: PreTrainedTokenizerBase, text: str, frame: str = "") -> list[int]:
-    """The same for one text."""
+    """Encode one user text; see `encode_contents`."""
     return encode_contents(tokenizer, [text], frame)[0]
 
 
 def marks_of(tokenizer: PreTrainedTokenizerBase, frame: str = "") -> Marks:
-    """The marks of a tokenizer with its chat template, and of a template's own text beside it."""
+    """Return the marks of a tokenizer with its chat template, and of a template's own text besides."""
     template = tokenizer.chat_template
     written = template if isinstance(template, str) else "\n".join((template or {}).values())
     return _marks_of(tokenizer, written + frame, len(tokenizer))
@@ -115,9 +115,9 @@ def _marks_of(tokenizer: PreTrainedTokenizerBase, frame: str, _: int) -> Marks:
 
 
 def _marks(tokenizer: PreTrainedTokenizerBase, frame: str) -> set[str]:
-    """The tokens that mean something to a model: not its words, which may be added tokens too.
+    """Find the tokens that have a meaning to a model; added tokens may also be plain words.
 
-    A template may put a mark together, as `<|` + role + `|>`, so each role is looked for between any two characters.
+    A template may put a mark together, as `<|` + role + `|>`, so each role is searched for between any two characters.
     """
     added = tokenizer.added_tokens_decoder.values()
     marks = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
@@ -137,7 +137,7 @@ def _any_of(words: Sequence[str]) -> re.Pattern[str]:
 
 
 def _renamed(settings: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """A tokenizer's file with other names for some tokens; their ids stay."""
+    """Rename some tokens in a tokenizer's file; ids stay."""
     for token in settings["added_tokens"]:
         if token["content"] in names:
             token |= {"content": names[token["content"]], "normalized": False, "single_word": False}

@@ -1,4 +1,4 @@
-"""Which side of the split a record is on, from the keys of the prompts alone."""
+"""The split of records into training and validation, from the keys of the prompts alone."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def held_out(prompt_keys: np.ndarray, validation_share: float, seed: int) -> np.ndarray:
-    """Which records validate, so that all records of a prompt are on one side: [N] bool.
+    """Choose the records that validate, so that all records of a prompt are on one side: [N] bool.
 
     Prompts are ranked by a hash of seed and content, and the first share of them is held out. So the row order does not
     matter, and new data moves few old prompts to the other side.

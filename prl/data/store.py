@@ -1,4 +1,4 @@
-"""Encoded records on disk: written one by one, read through a memory map, and found again by what decides them.
+"""Cache of encoded records on disk: written one by one, read through a memory map, found by a hash of their inputs.
 
 A folder of the cache holds `rows.arrow` (token ids and labels of every record that was not left out), `records.npz` (a
 few bytes for each record, left out or not) and `report.json`. Its name is a hash of the data, of how they are read and
@@ -41,7 +41,7 @@ _BATCH = 256
 
 
 class RecordEncoder(Protocol):
-    """Turns records into token ids; `RowError` says that a record cannot be one, as a bad row cannot."""
+    """Turns records into token ids; `RowError` refuses a record, as it refuses a bad row."""
 
     counts: EncodingCounts
     """Texts seen so far, and what they lost."""
@@ -51,7 +51,7 @@ class RecordEncoder(Protocol):
         """Hash of all settings that decide what a record is encoded as."""
 
     def encode(self, record: Any) -> dict[str, Any] | None:
-        """One record as ids, with its `length` in tokens; None when it is left out.
+        """Encode one record as ids, with its `length` in tokens; None when it is left out.
 
         A value has one type in all rows, and a list of integers is never empty.
         """
@@ -70,11 +70,11 @@ class EncodedRecords:
     winners: np.ndarray
     """Which response of it wins, see `comparison_key`: [N] uint8."""
     truncations: np.ndarray
-    """What each record lost, or why it was left out, as flags of `Truncation`: [N] uint8."""
+    """Truncation of each record, or why it was left out, as flags of `Truncation`: [N] uint8."""
     lengths: np.ndarray
     """Tokens of each row: [N] int32; 0 where it was left out."""
     report: dict[str, Any]
-    """How the rows were read (`DataReport`)."""
+    """Report of the reading (`DataReport`)."""
     folder: Any = None
     """Keeps a temporary folder for as long as the rows are in use."""
 
@@ -84,13 +84,13 @@ class EncodedRecords:
         return (self.truncations & Truncation.LEFT_OUT) == 0
 
     def rows_of(self, records: np.ndarray) -> Any:
-        """The rows of the records of these numbers, in their order."""
+        """Select the rows of the records of these numbers, in their order."""
         row_of = np.cumsum(self.encoded) - 1
         return self.rows.select(row_of[records[self.encoded[records]]])
 
 
 def cache_home() -> Path:
-    """Folder of prl's caches: $PRL_HOME, else prl in the user's cache folder."""
+    """Return the folder of prl's caches: $PRL_HOME, else prl in the user's cache folder."""
     if home := os.environ.get("PRL_HOME"):
         return Path(home).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prl"
@@ -99,9 +99,9 @@ def cache_home() -> Path:
 def encode_records(
     stream: RecordStream, records: Iterable[Record], encoder: RecordEncoder, cache: bool
 ) -> EncodedRecords:
-    """The encoded records of a source: from the cache, or made now, one record at a time.
+    """Encode the records of a source, or read them from the cache; one record at a time.
 
-    Several processes may ask at once: one makes them, the others wait for it.
+    Several processes may call this at once: one encodes, the others wait for it.
 
     Args:
         stream: reads the source.
@@ -130,7 +130,7 @@ def encode_records(
 def _kept(
     place: Path, stream: RecordStream, records: Iterable[Record], encoder: RecordEncoder
 ) -> EncodedRecords | None:
-    """The encoded records in a folder of the cache; None, with a warning, where they cannot be written there."""
+    """Read or write the encoded records in a folder of the cache; None, with a warning, if that fails."""
     found = _found(place)
     # Several processes hash at once, and only the lock makes one wait for another.
     while (fault := _find_corruption(place)) is not None:
@@ -155,7 +155,7 @@ def _kept(
 
 
 def _make(place: Path, stream: RecordStream, records: Iterable[Record], encoder: RecordEncoder) -> None:
-    """Write a folder of the cache in place of the one that is there, at once or not at all."""
+    """Replace a folder of the cache by one written anew, atomically."""
     for rest in place.parent.glob(f"{glob.escape(place.name)}.tmp*"):  # of a process that was killed
         shutil.rmtree(rest, ignore_errors=True)
     unfinished = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{place.name}.tmp"))
@@ -168,7 +168,7 @@ def _make(place: Path, stream: RecordStream, records: Iterable[Record], encoder:
 
 
 def _key(stream: RecordStream, encoder: RecordEncoder) -> str | None:
-    """Name of what the encoder makes of the source; None where the two cannot be named."""
+    """Return the cache key of a source and its encoder; None where either cannot be hashed."""
     data, code = stream.content_hash(), _code_hash(type(encoder), stream.kind)
     if data is None or code is None:
         return None
@@ -179,7 +179,7 @@ def _key(stream: RecordStream, encoder: RecordEncoder) -> str | None:
 
 
 def _code_hash(*kinds: type) -> str | None:
-    """Hash of the code that reads and encodes: whoever changes it need not remember to raise a version.
+    """Hash the code that reads and encodes, so that a change of it needs no version number.
 
     It covers the folders of these classes, of all that they inherit from, and of this file.
     """
@@ -232,7 +232,7 @@ def _encoded(
 
 
 def _narrow(value: Any) -> Any:
-    """Ids as an array of four bytes each, here and in the file; anything else as it is."""
+    """Store ids as an int32 array, here and in the file; other values are unchanged."""
     if not isinstance(value, list) or not value or not isinstance(value[0], int):
         return value
     array = np.array(value)
@@ -240,7 +240,7 @@ def _narrow(value: Any) -> Any:
 
 
 class _Index:
-    """The few bytes of each record that splits, duplicates, the sampler and the report need."""
+    """The bytes of each record that splits, duplicates, the sampler and the report need."""
 
     def __init__(self) -> None:
         self.prompts, self.comparisons = bytearray(), bytearray()
@@ -267,7 +267,7 @@ class _Index:
 
 
 def _found(folder: Path) -> bytes | None:
-    """What names the files of a folder of the cache; None where there is none."""
+    """Read the bytes that identify the files of a cache folder; None where there is none."""
     try:
         return (folder / REPORT).read_bytes()
     except OSError:
@@ -275,7 +275,7 @@ def _found(folder: Path) -> bytes | None:
 
 
 def _find_corruption(folder: Path) -> str | None:
-    """What is wrong with a folder of the cache: a file that is not the one that was written. None where nothing is."""
+    """Describe a file of a cache folder that differs from what was written; None where there is no difference."""
     try:
         found = json.loads((folder / REPORT).read_bytes())
         hashes = {name: file_hash(folder / name) for name in (ROWS, RECORDS)} | {REPORT: _sha256(found["report"])}

@@ -1,4 +1,4 @@
-"""Jinja templates of strangers: a judge's and a model's chat template, rendered within bounds, their errors in words.
+"""Sandboxed Jinja templates of judges and models, rendered within limits, with their errors in words.
 
 A template comes with a model folder and may be anything. Nothing escapes jinja's sandbox; this adds what the sandbox
 does not have: an end to loops, a limit of sizes, and one kind of error whatever goes wrong.
@@ -24,7 +24,7 @@ MAX_SIZE = 1 << 24
 """Characters of a text, entries of a list, and bits of a number."""
 
 _CALL_STEPS = 20
-"""What a call of a macro counts as: the time that it takes, in turns of an empty loop."""
+"""Cost of a macro call, in turns of an empty loop, whose time it takes."""
 
 _WIDE = re.compile(r"%[^a-zA-Z%]*\d{8,}|\{[^{}]*:[^{}]*\d{8,}")
 
@@ -32,11 +32,11 @@ _steps: ContextVar[int] = ContextVar("turns of loops that a rendering has left")
 
 
 class TemplateFailure(ValueError):
-    """A template that cannot be rendered with what it was given; says why in the template's own words."""
+    """A template that cannot be rendered with its variables; the message quotes the template's own error."""
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """A sandbox in which no template runs for ever or fills the memory."""
+    """A sandbox in which every template ends, and within a limit of memory."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
@@ -65,7 +65,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return _checked(super().call(context, function, *args, **kwargs))
 
     def from_string(self, source: Any, *args: Any, **kwargs: Any) -> Template:
-        """Compile a template. Raises TemplateSyntaxError also for one that Python cannot nest so deeply."""
+        """Compile a template. Raises TemplateSyntaxError also where the nesting is too deep for Python."""
         try:
             return super().from_string(source, *args, **kwargs)
         except (RecursionError, MemoryError, SyntaxError) as error:
@@ -77,19 +77,19 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _Generation(Extension):
-    """`{% generation %}`, by which a chat template shows what an assistant has written; it changes no text."""
+    """`{% generation %}`, by which a chat template marks an assistant's text; it changes no text."""
 
     tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """Take the body as it is."""
+        """Parse the body unchanged."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.If(nodes.Const(True), body, [], [], lineno=line)
 
 
 def chat_environment() -> BoundedEnvironment:
-    """The environment that chat templates are written for, that of `apply_chat_template`."""
+    """Build the environment that chat templates are written for, as in `apply_chat_template`."""
     environment = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.globals["raise_exception"] = _raise_exception
     return environment
@@ -97,7 +97,7 @@ def chat_environment() -> BoundedEnvironment:
 
 @lru_cache
 def judge_template(text: str) -> Template:
-    """A judge's template, compiled.
+    """Compile a judge's template.
 
     Raises:
         TemplateSyntaxError: when it is no template.
@@ -106,7 +106,7 @@ def judge_template(text: str) -> Template:
 
 
 def render(template: Template, variables: Mapping[str, Any]) -> str:
-    """The text that a template makes of its variables.
+    """Render a template with its variables.
 
     Raises:
         TemplateFailure: whatever goes wrong, and when it takes too many steps or writes too much.
@@ -125,7 +125,7 @@ def render(template: Template, variables: Mapping[str, Any]) -> str:
 
 
 def in_words(error: Exception) -> str:
-    """What a template's error says; the kind of an error that is none of jinja's belongs to it."""
+    """Word a template's error; an error that is none of jinja's is given with its class."""
     where = f"line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
     kind = "" if isinstance(error, TemplateError | _BoundsError) else f"{type(error).__name__}: "
     return f"{where}{kind}{str(error) or type(error).__name__}"
@@ -139,7 +139,7 @@ class _BoundsError(Exception):
 
 
 class _Bounds(NodeTransformer):
-    """Let every loop and macro of a template say how many steps it takes, and check what is put together."""
+    """Makes every loop and macro of a template count its steps, and checks the size of results."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
@@ -173,7 +173,7 @@ def _step(line: int) -> nodes.ExprStmt:
 
 @pass_context  # or a constant would be counted when the template is compiled
 def _counted(_: Context, values: Any) -> Any:
-    """The values of a loop, which are counted; a thing that has a length stays as it is."""
+    """Count the values of a loop; an iterable with a length stays one."""
     if hasattr(values, "__len__"):
         _take(1 + len(values))
         return values
@@ -194,7 +194,7 @@ def _take(steps: int) -> None:
 
 
 def _limited(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that makes nothing too large."""
+    """Limit the size of a filter's result."""
 
     @wraps(function)
     def limited(*args: Any, **kwargs: Any) -> Any:
@@ -237,7 +237,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Plain JSON: jinja's own filter escapes what means something in HTML."""
+    """Write plain JSON: jinja's own filter escapes characters of HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -1,4 +1,4 @@
-"""What a model thinks before it answers: `<think> ... </think>` in front of the answer."""
+"""Thoughts of a model before its answer: `<think> ... </think>` in front of the answer."""
 
 from transformers import PreTrainedTokenizerBase
 
@@ -9,12 +9,12 @@ OPEN, CLOSE = "<think>", "</think>"
 
 
 def without_thoughts(text: str, *, opened: bool = False) -> str:
-    """The answer alone: what follows the first `</think>`; nothing where the thoughts do not end.
+    """Return the answer alone: the text after the first `</think>`; nothing where the thoughts do not end.
 
-    A text that does not begin with thoughts stays as it is, also where it speaks of these marks.
+    A text that does not begin with thoughts is unchanged, also where it mentions these marks.
 
     Args:
-        text: what a model has written.
+        text: written by a model.
         opened: the prompt ends with `<think>`, so the text begins within the thoughts.
     """
     if not opened and not text.lstrip().startswith(OPEN):
@@ -23,7 +23,7 @@ def without_thoughts(text: str, *, opened: bool = False) -> str:
 
 
 def opens_thoughts(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a prompt ends with `<think>`, as some chat templates write it."""
+    """Return whether a prompt ends with `<think>`, as some chat templates write it."""
     try:
         text = render_chat(tokenizer, [{"role": "user", "content": "Hi?"}]) if tokenizer.chat_template else ""
     except TemplateFailure:  # it takes other conversations, and says so of each that it does not

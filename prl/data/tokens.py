@@ -1,4 +1,4 @@
-"""Text as token ids and rows of ids as batches: what every encoder shares."""
+"""Token ids and padded batches: parts that all encoders share."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ class TooLongError(ValueError):
 
 
 class Truncation(IntFlag):
-    """What a text lost so that it fits, or why its record was left out."""
+    """Texts cut to make them fit, and records left out."""
 
     TURNS = 1
     """Whole turns: the oldest ones, or the system message."""
@@ -42,7 +42,7 @@ class Truncation(IntFlag):
 
 @dataclass
 class EncodingCounts:
-    """What an encoder did to the texts it has seen."""
+    """Counts of the texts that an encoder has seen and truncated."""
 
     seen: int = 0
     cut: int = 0
@@ -50,7 +50,7 @@ class EncodingCounts:
     """Texts by each single truncation."""
 
     def add(self, truncation: Truncation) -> None:
-        """One more text."""
+        """Count one more text."""
         self.seen += 1
         self.cut += bool(truncation & Truncation.CUT)
         self.by_truncation.update(truncation)
@@ -62,7 +62,7 @@ class EncodingCounts:
 
 
 def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Rows of ids as one left-padded batch: ids and bool mask, both [N, S]."""
+    """Pad rows of ids on the left: ids and bool mask, both [N, S]."""
     width = max(len(row) for row in rows)
     ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
@@ -70,7 +70,7 @@ def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
 
 
 def right_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Rows of ids as one right-padded batch: ids and bool mask, both [N, S]."""
+    """Pad rows of ids on the right: ids and bool mask, both [N, S]."""
     width = max(len(row) for row in rows)
     ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
@@ -83,7 +83,7 @@ def check_one_bos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], writte
     Args:
         tokenizer: whose token it is.
         ids: the row, or its beginning.
-        written_by: what put the text of the row together, in the words of the settings.
+        written_by: the setting that put the text of the row together, for the error.
 
     Raises:
         ValueError: names the tokenizer, the template, and the fix.
@@ -98,8 +98,7 @@ def check_one_bos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], writte
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of how a tokenizer writes text: vocabulary, merges, rules, special tokens, chat template and what
-    it is told."""
+    """Hash how a tokenizer writes text: vocabulary, merges, rules, special tokens, chat template and its settings."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
     if backend is not None:
@@ -111,12 +110,12 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def settings_hash(*settings: Any) -> str:
-    """One hash of JSON values."""
+    """Hash JSON values."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def pair_facts(pair: PreferencePair) -> dict[str, Any]:
-    """What a row keeps of its pair beside the ids: for the loss, and for the reports on validation pairs."""
+    """Return the fields of a pair that its row keeps besides the ids, for the loss and for reports."""
     source = pair.extra.get("source")
     return {
         "target": pair.preference,
@@ -129,7 +128,7 @@ def pair_facts(pair: PreferencePair) -> dict[str, Any]:
 
 
 def pair_tensors(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Targets and weights [N] of rows of pairs, and the rows' numbers `index` [N] where a data module gave them."""
+    """Collate targets and weights [N] of rows of pairs, and row numbers `index` [N] where a data module gave them."""
     columns = {
         "targets": torch.tensor([row["target"] for row in rows], dtype=torch.float32),
         "weights": torch.tensor([row["weight"] for row in rows], dtype=torch.float32),

@@ -1,4 +1,4 @@
-"""A model's own turn as its chat template writes it: what stands around the text, and with which token it ends."""
+"""A model's own turn in its chat template: the text around it, and the token that ends it."""
 
 from functools import lru_cache
 
@@ -14,8 +14,11 @@ _PROBE = "Hello"
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids with which a model ends its turn: what its chat template writes behind the text up to the first special
-    token, or else the end-of-sequence token."""
+    """Return the token ids with which a model ends its turn.
+
+    They are the ids that the chat template writes behind the text up to the first special token, or else the
+    end-of-sequence token.
+    """
     end, _ = _end(tokenizer, str(tokenizer.chat_template), len(tokenizer))
     if not end:
         return [int(tokenizer.eos_token_id)]
@@ -26,11 +29,11 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def encode_turn(
     tokenizer: PreTrainedTokenizerBase, prompt: Conversation, prompt_ids: list[int], text: str
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a model's turn behind its prompt, and of its end.
+    """Encode a model's turn behind its prompt, with its end.
 
-    Together they are the beginning of the whole dialogue as the chat template writes it, where that begins like the
-    prompt alone; otherwise the text follows the prompt as it is. Thoughts in front of an answer have their marks, which
-    a model writes itself; any other mark in the text is characters.
+    Prompt and turn together are the beginning of the whole dialogue as the chat template writes it, where that begins
+    like the prompt alone; otherwise the turn follows the prompt directly. Thoughts in front of an answer keep their
+    marks, which a model writes itself; any other mark in the text is encoded as characters.
 
     Raises:
         TemplateFailure: when the template refuses the dialogue.
@@ -53,7 +56,7 @@ def encode_turn(
 
 @lru_cache
 def _end(tokenizer: PreTrainedTokenizerBase, template: str, _: int) -> tuple[str, str]:
-    """What ends a turn, and all that the template writes behind it, with aliases; both empty where there is no end."""
+    """Return the end of a turn, and all template text behind it, with aliases; both empty without an end."""
     if not tokenizer.chat_template:
         return "", ""
     turns = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": _PROBE}]
@@ -71,7 +74,7 @@ def _end(tokenizer: PreTrainedTokenizerBase, template: str, _: int) -> tuple[str
 
 
 def _thinking(marks: Marks, turn: str) -> str:
-    """A turn whose thoughts, where it begins with some, stand between marks."""
+    """Put the thoughts at the beginning of a turn between marks."""
     if not turn.lstrip().startswith(OPEN):
         return turn
     for mark in (OPEN, CLOSE):

@@ -20,7 +20,7 @@ class Interval(NamedTuple):
 def bootstrap_mean(
     values: Sequence[float], groups: Sequence[Hashable] | None = None, *, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Mean of `values` with a 95 % percentile interval over resampled groups (prompts).
+    """Average `values`, with a 95 % percentile interval over resampled groups (prompts).
 
     Args:
         values: one number per response or pair.
@@ -69,13 +69,13 @@ def bootstrap_ratio(
 
 
 def number_groups(groups: Sequence[Hashable]) -> np.ndarray:
-    """[N] the number of each row's group, counted in the order in which groups come."""
+    """Assign each row the number of its group, in order of first appearance: [N]."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups])
 
 
 def resampled_groups(groups: Sequence[Hashable], *, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bootstrap samples of whole groups, all at once.
+    """Draw all bootstrap samples of whole groups at once.
 
     Returns:
         [N] the number of each row's group, and [resamples, G] the numbers of the groups drawn.

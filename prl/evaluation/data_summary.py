@@ -1,4 +1,4 @@
-"""Numbers that say what is in the data, and how far a rule gets that never reads it: plain functions of records."""
+"""Statistics of a data set, and the accuracy of rules that never read the texts: plain functions of records."""
 
 import re
 from collections import defaultdict
@@ -26,7 +26,7 @@ _RULES: dict[str, Callable[[str, int], int]] = {
 
 
 def describe(records: Sequence[Record], count_tokens: Callable[[str], int] | None = None) -> dict[str, Any]:
-    """Everything about records of one kind as plain JSON values.
+    """Describe records of one kind as JSON values.
 
     Args:
         records: at least one, all of one kind.
@@ -49,7 +49,7 @@ def describe(records: Sequence[Record], count_tokens: Callable[[str], int] | Non
 
 
 def lengths(records: Sequence[Record], measure: Callable[[str], int]) -> dict[str, dict[str, int]]:
-    """Quantiles of the length of each part of the records; a prompt's is the sum over its messages."""
+    """Compute quantiles of the length of each part of the records; a prompt's length is the sum over its messages."""
     measured: dict[str, list[int]] = defaultdict(list)
     for record in records:
         measured["prompt"].append(sum(measure(message["content"]) for message in record.prompt))
@@ -68,7 +68,7 @@ def lengths(records: Sequence[Record], measure: Callable[[str], int]) -> dict[st
 
 
 def label_counts(pairs: Sequence[PreferencePair]) -> dict[str, int]:
-    """Pairs whose winner is certain, uncertain, or not there; and those whose better response is `rejected`."""
+    """Count pairs whose winner is certain, uncertain, or missing; and pairs whose better response is `rejected`."""
     return {
         "hard": sum(pair.preference in (0, 1) for pair in pairs),
         "soft": sum(pair.preference not in (0, 0.5, 1) for pair in pairs),
@@ -78,7 +78,7 @@ def label_counts(pairs: Sequence[PreferencePair]) -> dict[str, int]:
 
 
 def baselines(pairs: Sequence[PreferencePair], keys: Sequence[Hashable]) -> dict[str, dict[str, float]]:
-    """Accuracy of rules that a judge has to beat, each over the pairs that it decides, with an interval by prompt.
+    """Compute the accuracy of rules that a judge has to beat, each over the pairs it decides, by prompt.
 
     Args:
         pairs: ties have no winner and are left out.
@@ -99,7 +99,7 @@ def baselines(pairs: Sequence[PreferencePair], keys: Sequence[Hashable]) -> dict
 
 
 def _accuracy(leads: Sequence[float], rows: Sequence[tuple[PreferencePair, Hashable]]) -> dict[str, float]:
-    """How often the response that leads is the better one; pairs without a lead are not decided. Empty without any."""
+    """Compute how often the response that leads is the better one, over the pairs with a lead. Empty without any."""
     right = [
         ((lead > 0) == (pair.preference > 0.5), key) for lead, (pair, key) in zip(leads, rows, strict=True) if lead != 0
     ]
@@ -112,9 +112,7 @@ def _accuracy(leads: Sequence[float], rows: Sequence[tuple[PreferencePair, Hasha
 def _generator_leads(
     rows: Sequence[tuple[PreferencePair, Hashable]],
 ) -> tuple[list[tuple[PreferencePair, Hashable]], list[float]]:
-    """By how much the win rate of chosen's generator is above that of rejected's, on the half of the prompts that the
-    rates were not taken from.
-    """
+    """Subtract the win rate of rejected's generator from chosen's; rates come from the other half of the prompts."""
     prompts = sorted({str(key) for _, key in rows})  # keys are hashes, so their order is as good as a draw
     fitted = set(prompts[: len(prompts) // 2])
     wins: dict[str, float] = defaultdict(float)

@@ -1,4 +1,4 @@
-"""Pictures of a judge on labelled pairs (docs/metrics.md), as matplotlib figures without pyplot's global state."""
+"""Figures of a judge on labelled pairs (docs/metrics.md), in matplotlib without pyplot's global state."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ TAGS = ("calibration/reliability", "val/margins", "val/orders", "val/accuracy_by
 
 
 def judge_figures(pairs: JudgedPairs) -> dict[str, Figure]:
-    """TensorBoard tag -> figure, of N pairs whose better response may stand on either side."""
+    """Draw the figures of N pairs by TensorBoard tag; the better response may stand on either side."""
     pairs = pairs.better_first()
     drawn = (reliability_diagram, margin_histogram, order_scatter, accuracy_by_length)
     return {tag: draw(pairs) for tag, draw in zip(TAGS, drawn, strict=True)}
@@ -31,7 +31,7 @@ def _axes(rows: int = 1, **options: Any) -> tuple[Figure, Any]:
 
 
 def reliability_diagram(pairs: JudgedPairs) -> Figure:
-    """What happened against what was stated, in bins with their counts, before and after the fitted temperature."""
+    """Plot observed against stated probabilities, in bins with counts, before and after the fitted temperature."""
     figure, (top, bottom) = _axes(2, sharex=True, gridspec_kw={"height_ratios": [3, 1], "hspace": 0.08})
     win, targets = pairs.verdict.win_logit.double().cpu(), pairs.targets.double().cpu()
     decided = targets != 0.5
@@ -54,7 +54,7 @@ def reliability_diagram(pairs: JudgedPairs) -> Figure:
 
 
 def margin_histogram(pairs: JudgedPairs) -> Figure:
-    """Debiased margin of the better response over the worse one; pairs on the right of zero are judged rightly."""
+    """Plot the debiased margin of the better response over the worse one; pairs above zero are judged correctly."""
     figure, axes = _axes()
     win, targets = pairs.verdict.win_logit.double().cpu().numpy(), pairs.targets.cpu().numpy()
     margins, ties = win[targets != 0.5], win[targets == 0.5]
@@ -81,7 +81,7 @@ def margin_histogram(pairs: JudgedPairs) -> Figure:
 
 
 def order_scatter(pairs: JudgedPairs) -> Figure:
-    """Probability of the better response as each order reads it; on the diagonal the order does not matter."""
+    """Plot the probability of the better response in each order; on the diagonal the order does not matter."""
     figure, axes = _axes()
     first = torch.sigmoid(pairs.verdict.margin_ab.double()).cpu().numpy()
     second = torch.sigmoid(-pairs.verdict.margin_ba.double()).cpu().numpy()
@@ -109,7 +109,7 @@ def order_scatter(pairs: JudgedPairs) -> Figure:
 
 
 def accuracy_by_length(pairs: JudgedPairs) -> Figure:
-    """Accuracy in bins of the length difference, with 95 % intervals over prompts and the number of pairs."""
+    """Plot accuracy in bins of the length difference, with 95 % intervals over prompts and the number of pairs."""
     figure, axes = _axes()
     decided = (pairs.targets != 0.5).cpu()
     better, worse = pairs.lengths.double().cpu().T

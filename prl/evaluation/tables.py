@@ -16,7 +16,7 @@ SHOWN_PAIRS = 10
 
 @dataclass(frozen=True)
 class PairText:
-    """What a table shows of a pair beside its numbers."""
+    """Texts of a pair that a table shows beside its numbers."""
 
     prompt: str
     chosen: str
@@ -24,7 +24,7 @@ class PairText:
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A table that TensorBoard's text tab draws; cell text cannot break out of its cell."""
+    """Format a table for TensorBoard's text tab; cell text cannot break out of its cell."""
 
     def cell(text: str) -> str:
         clean = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;").replace("`", "&#96;")
@@ -35,18 +35,18 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def shortened(text: str) -> str:
-    """The beginning of a text, and how much more there is."""
+    """Cut a text to its beginning, and say how much is left out."""
     rest = len(text) - SHOWN_CHARACTERS
     return text if rest <= 0 else f"{text[:SHOWN_CHARACTERS]} … (+{rest} characters)"
 
 
 def most_wrong(verdict: Verdict, targets: Tensor) -> list[int]:
-    """Rows in which the judge prefers the response that the label calls worse, the surest of them first."""
+    """Find rows in which the judge prefers the response that the label calls worse, the most confident first."""
     return _largest((1 - 2 * targets.cpu()) * verdict.win_logit.cpu())
 
 
 def most_order_dependent(verdict: Verdict) -> list[int]:
-    """Rows whose probability depends on the order of the responses, the largest order gap first."""
+    """Find rows whose probability depends on the order of the responses, the largest order gap first."""
     # The order gap, written so that it is exactly zero for a judge that does not look at positions.
     return _largest((torch.sigmoid(verdict.margin_ab) - torch.sigmoid(-verdict.margin_ba)).abs().cpu())
 
@@ -57,7 +57,7 @@ def _largest(values: Tensor) -> list[int]:
 
 
 def pair_table(rows: Sequence[int], texts: Sequence[PairText], verdict: Verdict, targets: Tensor) -> str:
-    """Pairs with their texts, the label, and the probability of chosen: debiased, and as each order read it.
+    """Format pairs with their texts, the label, and the probability of chosen: debiased, and in each order.
 
     Args:
         rows: which of the N pairs to show.

@@ -1,4 +1,4 @@
-"""Responses without content that try to win all the same. A judge that lets one through will be exploited by PPO."""
+"""Empty responses that try to win all the same. PPO will exploit a judge that lets one win."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +15,10 @@ MAX_PROMPTS = 24
 
 
 def attacks(prompt: Conversation, verdicts: tuple[str, str]) -> dict[str, str]:
-    """The attacks on a comparison, by name.
+    """Build the attacks on a comparison, by name.
 
     Args:
-        prompt: what the responses answer.
+        prompt: of the responses.
         verdicts: the judge's words for "the first is better" and "the second is better".
     """
     first, second = verdicts

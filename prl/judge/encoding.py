@@ -1,4 +1,4 @@
-"""Comparisons as token ids: what to cut when a pair does not fit, and how a batch is padded."""
+"""Encoding of comparisons: truncation of a pair that does not fit, and padding of batches."""
 
 from typing import Any
 
@@ -85,9 +85,9 @@ class ComparisonEncoder:
         return self.compiled.verdict_ids
 
     def compare(self, prompt: Conversation, first: str, second: str) -> tuple[list[int], list[int]] | None:
-        """Both orders of one comparison as ids, cut alike; None when it is skipped for its length.
+        """Encode both orders of one comparison, truncated alike; None when it is skipped for its length.
 
-        See `_contents` for what is cut.
+        See `_contents` for the order of truncation.
         """
         contents = self._contents(prompt, first, second)
         if contents is None:
@@ -98,9 +98,9 @@ class ComparisonEncoder:
     def with_ends(
         self, prompt: Conversation, first: str, second: str, *, keep_first: bool
     ) -> tuple[list[int], tuple[int, ...]] | None:
-        """The order of the arguments as ids, and where in it ends what comes back; None when it is skipped.
+        """Encode the comparison in this order, and return where its reusable beginnings end; None when skipped.
 
-        That is the prompt, and with `keep_first` the first response, up to the first content that does not.
+        Reusable are the prompt, and with `keep_first` the first response, up to the first content that is not.
         """
         contents = self._contents(prompt, first, second)
         if contents is None:
@@ -114,10 +114,10 @@ class ComparisonEncoder:
         return ids, tuple(ends)
 
     def _contents(self, prompt: Conversation, first: str, second: str) -> list[list[int]] | None:
-        """Prompt and responses as ids that fit together; None when the comparison is skipped for its length.
+        """Encode prompt and responses so that they fit together; None when the comparison is skipped for its length.
 
-        The verdict slot and the rest of the template always stay. `fit_prompt` says what goes first; responses lose
-        their ends down to a third of the room each before the prompt's last turn is touched.
+        The verdict slot and the rest of the template always stay. `fit_prompt` gives the order of truncation; responses
+        lose their ends down to a third of the room each before the prompt's last turn is touched.
 
         Raises:
             TooLongError: when it does not fit and `on_too_long` is error.
@@ -162,13 +162,13 @@ class ComparisonEncoder:
         return ids
 
     def _num_before_responses(self, num_prompt_tokens: int) -> int:
-        """Tokens before the first response of an assembled comparison."""
+        """Count the tokens before the first response of an assembled comparison."""
         num_contents = self.compiled.fields.index("prompt") == 0  # the prompt may also stand behind the responses
         pieces = self.compiled.pieces[: 1 + num_contents]
         return sum(len(piece) for piece in pieces) + num_contents * num_prompt_tokens
 
     def encode(self, pair: PreferencePair) -> dict[str, Any] | None:
-        """A preference pair in both orders; None when it is skipped (for its length, or identical after the cut)."""
+        """Encode a preference pair in both orders; None when skipped for its length, or identical after truncation."""
         contents = self._contents(pair.prompt, pair.chosen, pair.rejected)
         if contents is None:
             return None
@@ -186,7 +186,7 @@ class ComparisonEncoder:
         }
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Left-padded batch: the N readings with chosen first, then the same pairs swapped.
+        """Collate a left-padded batch: the N readings with chosen first, then the pairs swapped.
 
         Returns:
             input_ids, attention_mask: [2N, S]; text_mask: [2N, S] bool, True from the first response on; and

@@ -16,9 +16,9 @@ from prl.system.http import Server, check_connection, latest
 log = logging.getLogger(__name__)
 
 _HIGHEST = 1e-2
-"""Of a log-probability that rounding may have put above 0."""
+"""Upper bound of a log-probability that rounding may have put above 0."""
 _LOWEST = -1e4
-"""Of the log-probability of a possible token; vLLM writes -9999 for an impossible one."""
+"""Lower bound of the log-probability of a possible token; vLLM writes -9999 for an impossible one."""
 
 
 class EndpointJudge(PairwiseJudge):
@@ -99,12 +99,12 @@ class EndpointJudge(PairwiseJudge):
             raise ValueError(f"the judge at {self.base_url} does not judge: {self._failure}")
 
     def failure(self) -> str | None:
-        """Why the last failed judgement failed."""
+        """Return why the last failed judgement failed."""
         return self._failure
 
     @torch.no_grad()
     def margins(self, comparisons: list[Comparison]) -> Tensor:
-        """z(u, v) of each comparison, asked side by side; NaN where it failed."""
+        """Request z(u, v) of all comparisons concurrently; NaN where a request failed."""
         assert self._server is not None, "call load() first"
         end = latest()
         with ThreadPoolExecutor(self.concurrency) as pool:
@@ -122,7 +122,7 @@ class EndpointJudge(PairwiseJudge):
             return math.nan
 
     def _ask(self, comparison: Comparison, end: float) -> Any:
-        """The server's answer. Raises ValueError when it gives none before the end."""
+        """Request one answer. Raises ValueError when the server gives none before the end."""
         assert self._server is not None
         text = render_text(self.template, *comparison)
         body: dict[str, Any] = {"model": self.name, "temperature": 0, "max_tokens": 1}
@@ -138,7 +138,10 @@ class EndpointJudge(PairwiseJudge):
         return self._server.ask(self.base_url + path, body, lambda answer: answer, end=end)
 
     def _read(self, answer: Any) -> float:
-        """The margin in an answer. Raises ValueError for a malformed one, or when neither verdict word is listed."""
+        """Read the margin from an answer.
+
+        Raises ValueError for a malformed one, or when neither verdict word is listed.
+        """
         listed = _listed_tokens(answer, chat=self.template.chat)
         wanted = [word.strip() for word in self.template.verdicts]
         words = [_logsumexp([value for token, value in listed if token.strip() == word]) for word in wanted]
@@ -153,7 +156,7 @@ class EndpointJudge(PairwiseJudge):
 
 
 def _listed_tokens(answer: Any, *, chat: bool) -> list[tuple[str, float]]:
-    """The tokens that the answer could have begun with, and their log-probabilities.
+    """List the candidate first tokens of the answer, and their log-probabilities.
 
     Raises:
         ValueError: when they are not where they belong, or are not tokens and log-probabilities.
@@ -182,7 +185,7 @@ def _listed_tokens(answer: Any, *, chat: bool) -> list[tuple[str, float]]:
 
 
 def _listed(token: Any, value: Any) -> tuple[str, float]:
-    """A token and its log-probability."""
+    """Read a token and its log-probability."""
     if not isinstance(token, str):
         raise ValueError(f"a listed token is {str(token)[:60]!r}; expected text")
     if isinstance(value, bool) or not isinstance(value, int | float) or not value <= _HIGHEST:

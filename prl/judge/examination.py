@@ -1,4 +1,4 @@
-"""Everything that is measured of a judge with a set of pairs: report, attacks, round robins, batch layouts."""
+"""Examination of a judge with a set of pairs: report, attacks, round robins, batch layouts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,7 +50,7 @@ def examine(
     Args:
         judge: ready to compare.
         pairs: labelled pairs.
-        judged: what `judge_pairs` found, if known.
+        judged: result of `judge_pairs`, if known.
         probes: judge more than the pairs themselves: attacks, round robins, batch layouts.
 
     Raises:
@@ -72,7 +72,7 @@ def examine(
 
 
 def better_first(pair: PreferencePair) -> PreferencePair:
-    """The pair with the better response as `chosen`; of a tie, the response that comes first in the alphabet.
+    """Put the better response as `chosen`; for a tie, the response that comes first in the alphabet.
 
     A file may put either response first. Reports read ordered pairs, so that not even a batch depends on the file.
     """
@@ -83,9 +83,9 @@ def better_first(pair: PreferencePair) -> PreferencePair:
 
 
 def layout_gap(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> float:
-    """Largest change of any margin between judging pairs one by one and all in padded batches, in log-odds.
+    """Measure the largest change of any margin between judging pairs one by one and in padded batches, in log-odds.
 
-    A judge that reads padding, or positions that count it, has a margin that depends on what else is judged.
+    A judge that attends to padding, or counts it in positions, has a margin that depends on the rest of its batch.
     """
     columns = [p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs]
     together = judge.compare(*columns)

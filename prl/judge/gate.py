@@ -1,4 +1,4 @@
-"""The gate in front of pairwise PPO: a judge whose passport breaks a limit is named, or refused."""
+"""The gate in front of pairwise PPO: a judge whose passport breaks a limit is reported, or refused."""
 
 import logging
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 class JudgeRefusedError(ValueError):
-    """The judge's passport is missing, does not fit its folder, or breaks a limit."""
+    """A judge without a passport, with a passport of another folder, or with a broken limit."""
 
     exit_code = 3
-    """Of the command line; other mistakes end with 1."""
+    """Exit code of the command line; other mistakes end with 1."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _check_folder(folder: str, gate: JudgeGate, dtype: str) -> None:
 
 
 def folder_problems(folder: str, gate: JudgeGate, dtype: str = DTYPE) -> list[str]:
-    """What is wrong with the passport of a folder, one line each; empty when the judge passes.
+    """Describe what is wrong with the passport of a folder, one line each; empty when the judge passes.
 
     Args:
         folder: a judge's.
@@ -125,9 +125,9 @@ def folder_problems(folder: str, gate: JudgeGate, dtype: str = DTYPE) -> list[st
 
 
 def broken_limits(report: dict[str, Any], gate: JudgeGate) -> list[str]:
-    """One line for each limit that a report breaks: the figure, the limit and what to do.
+    """Describe each limit that a report breaks, in one line: the figure, the limit and what to do.
 
-    A figure that could not be measured breaks its limit: not knowing is no reason to trust.
+    A figure that could not be measured breaks its limit: an unknown is no reason to trust.
     """
     problems = []
     pairs = report["num_pairs"] - report.get("num_ties", 0)
@@ -155,7 +155,7 @@ def broken_limits(report: dict[str, Any], gate: JudgeGate) -> list[str]:
 
 
 def _figure(found: Any) -> tuple[float | None, str]:
-    """A figure of the report, and its interval in words where it has one."""
+    """Return a figure of the report, and its interval in words where it has one."""
     if isinstance(found, dict):
         return found["mean"], f" ({found['low']:.3f} to {found['high']:.3f})"
     return found, ""

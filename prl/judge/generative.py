@@ -33,14 +33,14 @@ from prl.types import Conversation, Verdict
 
 
 class GenerativeJudge(PairwiseJudge):
-    """A causal language model that writes a verdict token; its margin is read from the logits (DESIGN 1.1).
+    """A causal language model that writes a verdict token; its margin is read from the logits (docs/judge.md).
 
     Args:
         path: folder written by training or `save_pretrained`, or the id of one on the hub.
         dtype: type of the weights at inference.
         max_batch_tokens: padded tokens of one forward pass.
-        fused: read what comparisons share (prompt, anchor) once: auto where it pays, on wherever anything is shared,
-            off never. The margins are the same (docs/results/fused.md).
+        fused: read shared parts of comparisons (prompt, anchor) once: auto where it pays, on wherever anything is
+            shared, off never. The margins do not change (docs/results/fused.md).
         prefix_cache_gib: keep keys and values of prompts and of prompts with their anchor in so much memory, for those
             that come back; it takes the place of `fused`. Nothing is kept when null.
         share_base_model: in a run of PPO, use the policy's base model instead of reading the base model again; `path`
@@ -76,13 +76,13 @@ class GenerativeJudge(PairwiseJudge):
 
     @classmethod
     def from_pretrained(cls, path: str, **options: Any) -> "GenerativeJudge":
-        """A judge ready to compare."""
+        """Load a judge, ready to compare."""
         judge = cls(path, **options)
         judge.load()
         return judge
 
     def model_source(self) -> ModelSource | None:
-        """The judge's folder, unless it works on the policy's base model."""
+        """Return the judge's folder; None where it uses the policy's base model."""
         return None if self.share_base_model else ModelSource(path=judge_folder(self.path), dtype=self.dtype)  # type: ignore[arg-type]
 
     def attach_policy(self, policy: Any, policy_path: str | None) -> None:
@@ -146,19 +146,19 @@ class GenerativeJudge(PairwiseJudge):
 
     @property
     def tokens(self) -> TokenCounts:
-        """What was computed so far, and what reading every comparison whole would have taken."""
+        """Tokens computed so far, beside the tokens of all comparisons read in full."""
         return self.prefix_sharing.tokens
 
     def compare(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
-        """Both orders; where beginnings are kept, responses b are taken for what comes back."""
+        """Judge both orders; where beginnings are cached, responses b are taken for the ones that come back."""
         self._anchors = {(json.dumps(prompt), text) for prompt, text in zip(prompts, b, strict=False)}
         return super().compare(prompts, a, b)
 
     @torch.no_grad()
     def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
-        """z(u, v) for each comparison, in batches of like lengths; shared beginnings are computed once.
+        """Compute z(u, v) for each comparison, in batches of like lengths; shared beginnings are computed once.
 
-        The judge works in its own type, in which it was measured, and its verdicts are read in float32.
+        The judge computes in its own type, in which it was measured, and its verdicts are read in float32.
         """
         assert self.encoder is not None, "call load() first"
         device = device_of(self.model)
@@ -196,7 +196,7 @@ class GenerativeJudge(PairwiseJudge):
 
 
 def saved_template(settings: dict[str, Any], folder: str | Path) -> JudgeTemplate:
-    """The template of a judge's settings file. Raises ValueError when it is none, naming the file of the folder."""
+    """Read the template of a judge's settings file. Raises ValueError, naming the file, when it is none."""
     try:
         return JudgeTemplate(**{**settings["template"], "verdicts": tuple(settings["template"]["verdicts"])})
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -210,7 +210,7 @@ def batched_margins(
     max_tokens: int,
     prefix_sharing: PrefixSharing | None = None,
 ) -> torch.Tensor:
-    """Margins of tokenised readings, longest row first so that a batch wastes little padding: N -> [N] float32."""
+    """Compute margins of tokenised readings, longest row first, which saves padding: N -> [N] float32."""
     device = device_of(model)
     prefix_sharing = prefix_sharing or PrefixSharing("off")
     pad_id = int(encoder.tokenizer.pad_token_id)
@@ -233,7 +233,7 @@ def batched_margins(
 
 
 def _batches(rows: list[list[int]], readings: list[list[int]], max_tokens: int) -> Iterator[list[list[int]]]:
-    """Rows in batches of like lengths; rows of one reading, which need no mask of their own, apart from trees."""
+    """Batch rows of like lengths; single readings, which need no tree mask, are kept apart from trees."""
     for alone in (True, False):
         sized = [(tree_size([readings[i] for i in row]), row) for row in rows if (len(row) == 1) == alone]
         sized.sort(key=lambda entry: entry[0], reverse=True)
@@ -254,7 +254,7 @@ def save_judge(
 ) -> None:
     """Write weights, tokenizer and the judge's settings; loads with plain transformers as a causal LM.
 
-    `merge` is that of `save_model`.
+    See `save_model` for `merge`.
     """
     discard_passport(folder)
     save_model(model, tokenizer, folder, merge=merge)

@@ -1,4 +1,4 @@
-"""A judge of any kind from its folder."""
+"""Loading of a judge of any kind from its folder."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -29,10 +29,10 @@ Text = str | Sequence[dict[str, str]]
 
 
 def load_judge(folder: str | Path, dtype: str = "float32", **options: Any) -> PairwiseJudge:
-    """The judge in a folder or under a hub id, ready to compare.
+    """Load the judge in a folder or under a hub id, ready to compare.
 
     Args:
-        folder: what training, `prl export` or `save_pretrained` wrote.
+        folder: written by training, `prl export` or `save_pretrained`.
         dtype: float32, bfloat16 or float16.
         options: `max_batch_tokens` of a generative judge, `batch_size` of a Bradley-Terry one.
 
@@ -99,10 +99,10 @@ class Judge:
         adopt_passport(folder, passport)
 
     def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> Verdict:
-        """Read every pair of responses in both orders, in batches of like lengths.
+        """Judge every pair of responses in both orders, in batches of like lengths.
 
-        White space around a response is dropped, as it was when the judge was trained. What is longer than the judge's
-        `max_length` is cut as in training, and the first time a warning says so.
+        White space around a response is stripped, as in training. Texts longer than the judge's `max_length` are
+        truncated as in training, with a warning the first time.
 
         Args:
             prompts: N texts of the user, or lists of messages that end with the turn to answer.

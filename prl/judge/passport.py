@@ -1,4 +1,4 @@
-"""The judge's passport: what was measured of it and with what, in a file beside its weights (docs/judge.md)."""
+"""The judge's passport: a file of measurements, and their inputs, beside its weights (docs/judge.md)."""
 
 import hashlib
 import json
@@ -33,9 +33,9 @@ def issue_passport(
     *,
     probes: bool = True,
 ) -> dict[str, Any]:
-    """Examine the judge of a folder with pairs; `judged` and `probes` are those of `examine`.
+    """Examine the judge of a folder with pairs; see `examine` for `judged` and `probes`.
 
-    Holds no date and no path: the same inputs give the same bytes.
+    The passport holds no date and no path: equal inputs give equal bytes.
     """
     return {
         "format": FORMAT,
@@ -60,13 +60,13 @@ def write_passport(folder: str | Path, passport: dict[str, Any]) -> Path:
 
 
 def adopt_passport(folder: str | Path, passport: dict[str, Any] | None) -> None:
-    """Take over the passport of another folder where it tells of the very judge of this one; else do nothing."""
+    """Copy the passport of another folder where its judge equals the one of this folder; else do nothing."""
     if passport is not None and described(passport) == describe_judge(folder, described(passport)["dtype"]):
         write_passport(folder, passport)
 
 
 def read_passport(folder: str | Path) -> dict[str, Any] | None:
-    """The passport of a judge's folder; None where there is none.
+    """Read the passport of a judge's folder; None where there is none.
 
     Raises:
         ValueError: when the file is not a passport that this version understands.
@@ -87,17 +87,17 @@ def read_passport(folder: str | Path) -> dict[str, Any] | None:
 
 
 def described(passport: dict[str, Any]) -> dict[str, Any]:
-    """The judge that a passport tells of, as `describe_judge` has it."""
+    """Return the description of the judge in a passport, in the form of `describe_judge`."""
     return {"dtype": DTYPE, **passport["judge"]}
 
 
 def as_json(value: dict[str, Any]) -> str:
-    """Text of a report file; no NaN, which other readers of JSON refuse."""
+    """Format a report file. Raises ValueError for NaN, which JSON does not have."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def describe_judge(folder: str | Path, dtype: str = DTYPE) -> dict[str, Any]:
-    """What decides how a text becomes a margin, as the folder holds it now, and the type in which that is computed."""
+    """Describe everything in the folder that decides a margin, and the type in which it is computed."""
     settings = read_judge_file(folder)
     template = saved_template(settings, folder).fingerprint if "template" in settings else None
     tokenizer = load_tokenizer(ModelSource(path=str(folder)))
@@ -130,7 +130,7 @@ def weights_hash(folder: str | Path) -> str:
 
 
 def pairs_hash(pairs: Sequence[PreferencePair]) -> str:
-    """Hash of the pairs in canonical form: the same for other column names, another format, or responses swapped."""
+    """Hash the pairs in canonical form, whatever their column names, format and order of responses."""
     digest = hashlib.sha256()
     for pair in map(better_first, pairs):
         prompt = [[message["role"], message["content"]] for message in pair.prompt]
@@ -139,7 +139,7 @@ def pairs_hash(pairs: Sequence[PreferencePair]) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """The same nested value with floats to six decimals: what an examination of some pairs can say, and readable."""
+    """Round the floats of a nested value to six decimals, for readability."""
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, dict):

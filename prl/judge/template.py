@@ -30,12 +30,12 @@ _FIELDS = ("prompt", "response_a", "response_b")
 
 
 class VerdictTokenError(ValueError):
-    """A verdict word that the tokenizer does not write as exactly one token."""
+    """A verdict word that is not exactly one token of the tokenizer."""
 
 
 @dataclass(frozen=True)
 class JudgeTemplate:
-    """How a comparison is put to the judge.
+    """The prompt in which a comparison is put to the judge.
 
     Raises:
         ValueError: when the text is not Jinja, a field is missing from it or the two verdict words are the same.
@@ -73,14 +73,14 @@ class JudgeTemplate:
 
 
 def render_conversation(messages: Conversation) -> str:
-    """A conversation as the judge sees it: a single user turn as it is, several turns with their speakers."""
+    """Render a conversation for the judge: the text of a single user turn, or several turns with their speakers."""
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)
 
 
 def render_text(template: JudgeTemplate, prompt: Conversation, first: str, second: str) -> str:
-    """A comparison as plain text, for a judge that tokenises by itself."""
+    """Render a comparison as plain text, for a judge with its own tokenizer."""
     contents = {"prompt": render_conversation(prompt), "response_a": first, "response_b": second}
     return render(judge_template(template.text), contents)
 
@@ -134,7 +134,7 @@ def compile_template(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase
 
 
 def _framed(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase, contents: dict[str, str]) -> str:
-    """A comparison up to the verdict, as text."""
+    """Render a comparison up to the verdict."""
     text = render(judge_template(template.text), contents)
     if template.chat and tokenizer.chat_template:
         try:
@@ -168,7 +168,7 @@ def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _verdict_id(tokenizer: PreTrainedTokenizerBase, before: str, word: str) -> int:
-    """The id of a verdict word in context: text and word tokenised together must add exactly one token."""
+    """Find the id of a verdict word in context: text and word tokenised together must add exactly one token."""
     context = tokenizer.encode(before, add_special_tokens=False)
     with_word = tokenizer.encode(before + word, add_special_tokens=False)
     added = with_word[len(context) :]

@@ -1,4 +1,4 @@
-"""Several sets of adapters on one base model of frozen weights: the policy's own, and others beside them."""
+"""Several sets of adapters on one frozen base model: the policy's own, and others."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ from prl.models.weights_check import load_adapters
 
 
 def is_adapted(model: nn.Module) -> bool:
-    """Whether the model carries adapters on frozen weights."""
+    """Return whether the model carries adapters on frozen weights."""
     return hasattr(model, "disable_adapter")
 
 
 def add_adapters(policy: Any, name: str) -> None:
-    """A second set of adapters to train, shaped like the policy's own; it changes nothing until it has learnt."""
+    """Add a second set of adapters to train, shaped like the policy's own; it changes nothing until it is trained."""
     with _same_gradients(policy):
         policy.add_adapter(name, policy.peft_config[own_adapters(policy)])
     for _, parameter in adapter_parameters(policy, name):
@@ -26,18 +26,18 @@ def add_adapters(policy: Any, name: str) -> None:
 
 
 def own_adapters(policy: Any) -> str:
-    """The name of the policy's own set, the one that is active."""
+    """Return the name of the policy's own, active set."""
     (name,) = policy.active_adapters
     return name
 
 
 def adapter_parameters(policy: nn.Module, name: str) -> list[tuple[str, nn.Parameter]]:
-    """One set of adapters, by parameter names."""
+    """List one set of adapters, by parameter names."""
     return [(key, parameter) for key, parameter in policy.named_parameters() if f".{name}." in f"{key}."]
 
 
 def own_parameters(policy: Any) -> list[tuple[str, nn.Parameter]]:
-    """What training changes in a policy, other sets of adapters left out, by parameter names."""
+    """List the trained parameters of a policy, by name, without other sets of adapters."""
     trained = [(key, parameter) for key, parameter in policy.named_parameters() if parameter.requires_grad]
     if not is_adapted(policy):
         return trained
@@ -63,7 +63,7 @@ def merge_adapters(adapted: Any) -> Any:
 
 @contextmanager
 def using_adapters(policy: Any, name: str) -> Iterator[None]:
-    """The base model under another set of adapters, and afterwards under the policy's own again."""
+    """Switch the base model to another set of adapters, and back to the policy's own afterwards."""
     own = own_adapters(policy)
     with _same_gradients(policy):
         policy.set_adapter(name)
@@ -76,14 +76,14 @@ def using_adapters(policy: Any, name: str) -> Iterator[None]:
 
 @contextmanager
 def without_adapters(policy: Any) -> Iterator[None]:
-    """The base model alone: the reference of a policy that trains adapters."""
+    """Switch all adapters off: the base model is the reference of a policy that trains adapters."""
     with _same_gradients(policy), policy.disable_adapter():
         yield
 
 
 @contextmanager
 def _same_gradients(policy: nn.Module) -> Iterator[None]:
-    """What is trainable stays so: peft makes the active set trainable and all others not, whenever it switches."""
+    """Restore which parameters require gradients: peft enables the active set, and disables all others."""
     before = [(parameter, parameter.requires_grad) for parameter in policy.parameters()]
     try:
         yield
@@ -93,7 +93,7 @@ def _same_gradients(policy: nn.Module) -> Iterator[None]:
 
 
 class AdapterOnBase(nn.Module):
-    """A frozen model that is adapters on the policy's base model: it costs no other memory.
+    """A frozen model made of adapters on the policy's base model, which takes no other memory.
 
     The policy holds its weights, so this module has none.
 
@@ -122,15 +122,15 @@ class AdapterOnBase(nn.Module):
         return self._policy[0].config
 
     def get_input_embeddings(self) -> nn.Module:
-        """The base model's."""
+        """Return the base model's input embeddings."""
         return self._policy[0].get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Module:
-        """The base model's."""
+        """Return the base model's output embeddings."""
         return self._policy[0].get_output_embeddings()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the base model says under these adapters, in eval mode, without gradients."""
+        """Run the base model under these adapters, in eval mode, without gradients."""
         (policy,) = self._policy
         training = policy.training
         policy.eval()
@@ -142,7 +142,7 @@ class AdapterOnBase(nn.Module):
 
 
 def check_same_base(policy: nn.Module, base: str, folder: str) -> None:
-    """Raises ValueError unless a folder holds adapters of the base model that the policy's adapters are on."""
+    """Check that a folder holds adapters of the policy's base model. Raises ValueError."""
     if not is_adapted(policy):
         raise ValueError(
             f"{folder} is to work on the policy's base model, but the policy has no adapters; set policy.lora"

@@ -1,4 +1,4 @@
-"""A frozen model in shards, at work on processes that do not have equally much to read."""
+"""A frozen sharded model, used by processes with unequal amounts of input."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from prl.distributed import global_max
 
 
 class CollectiveForward(nn.Module):
-    """Every forward pass takes all processes: one that has read everything goes on with passes over nothing.
+    """A model whose forward passes are collective: a process that has finished joins the others' with empty input.
 
     Args:
         model: whose weights are in shards.
@@ -22,14 +22,14 @@ class CollectiveForward(nn.Module):
         self._device = device
 
     def __getattr__(self, name: str) -> Any:
-        """What else is asked of the model: its config, its embeddings."""
+        """Forward other attributes to the model: its config, its embeddings."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("model"), name)
 
     def forward(self, *args: Any, announce: bool = True, **kwargs: Any) -> Any:
-        """A pass in which the others take part; they are asked to, unless they asked."""
+        """Run a pass in which all processes take part; announce it, unless they announced it."""
         if announce:
             self._anyone_reads(True)
         return self.model(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Files of a model folder that cannot be read: which one it is, and what its reader said."""
+"""Damaged files of a model folder: which file it is, and its reader's error."""
 
 import json
 import pickle
@@ -9,23 +9,23 @@ from pathlib import Path
 import torch
 
 _OURS = (torch.OutOfMemoryError, MemoryError, ImportError)
-"""What has nothing to do with a file."""
+"""Errors that have nothing to do with a file."""
 LONGEST = 240
 """Characters of what a reader says that an error repeats."""
 
 
 def damaged(file: Path, reason: object) -> ValueError:
-    """The error for a file that its reader refused."""
+    """Build the error for a file that its reader refused."""
     said = f"{type(reason).__name__}: {_in_a_line(reason)}" if isinstance(reason, Exception) else str(reason)
     return ValueError(f"{file} is damaged ({said}); copy it anew, or write the model again")
 
 
 @contextmanager
 def naming_damage(path: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Around a reader of a local model: what it raises becomes a ValueError that names the file.
+    """Name the damaged file where a reader of a local model fails, in a ValueError.
 
     Readers of weights, configs and tokenizers raise many unrelated classes, most without a name. So each file is read
-    again by itself. An error that no file explains names the folder, unless it is one of `but`.
+    again by itself. An error that no file explains names the folder, unless it is of `but`.
     """
     try:
         yield
@@ -36,7 +36,7 @@ def naming_damage(path: str, but: tuple[type[Exception], ...] = ()) -> Iterator[
         if not local.exists():
             raise
         for file in [local] if local.is_file() else sorted(local.iterdir()):
-            if (reason := _fault(file)) is not None:
+            if (reason := _find_corruption(file)) is not None:
                 raise damaged(file, reason) from error
         if isinstance(error, but):
             raise
@@ -46,13 +46,13 @@ def naming_damage(path: str, but: tuple[type[Exception], ...] = ()) -> Iterator[
 
 
 def check_file(file: Path) -> None:
-    """Raises ValueError for a damaged file; one that is not there is none."""
-    if file.is_file() and (reason := _fault(file)) is not None:
+    """Refuse a damaged file; a missing one is not checked. Raises ValueError."""
+    if file.is_file() and (reason := _find_corruption(file)) is not None:
         raise damaged(file, reason)
 
 
-def _fault(file: Path) -> Exception | str | None:
-    """What is wrong with one file; None when its format is whole, or not known here."""
+def _find_corruption(file: Path) -> Exception | str | None:
+    """Describe the damage of one file; None when its format is valid, or not known here."""
     try:
         if file.suffix == ".json":
             content = json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Dropout of a model: off while it works, and as it was in the config that is written."""
+"""Dropout of a model: off in use, restored in the config that is written."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from torch import nn
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Switch every dropout off: a policy that is not the same twice has no ratio, a judge no repeatable verdict.
+    """Switch every dropout off: the ratio of a policy and the verdict of a judge must be repeatable.
 
-    The model remembers what its configs said, for the folder that is written of it.
+    The model keeps the values of its configs, for the folder that is written of it.
     """
     own: list[tuple[Any, str, float]] = []
     for module in model.modules():
@@ -28,7 +28,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 @contextmanager
 def own_dropout(model: Any) -> Iterator[None]:
-    """The configs of a model with the dropout that they came with."""
+    """Return the configs of a model with their original dropout."""
     own = getattr(model, "_prl_own_dropout", [])
     try:
         for config, name, value in own:

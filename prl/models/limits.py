@@ -1,4 +1,4 @@
-"""What a model can read: how many tokens it knows, and how many positions, held against what it is to be given."""
+"""Limits of a model: the tokens and the positions that it knows, compared with its inputs."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,17 +15,17 @@ def check_fits(
     """Refuse a model that lacks tokens or positions, before its weights are read.
 
     Past its embeddings a model ends in an IndexError, on a GPU in an assertion that takes the process with it. Past the
-    positions of its training one with learned positions does so too, and one with rotary positions says anything.
+    positions of its training one with learned positions does so too, and one with rotary positions gives garbage.
 
     Args:
         source: the model.
         tokenizer: whose ids it is given; another model's for a critic or a reference.
         positions: longest row that it is given.
-        role: what the model is, for the error.
-        setting: what decides `positions`, for the error.
+        role: name of the model in the error.
+        setting: name of the setting that decides `positions`, for the error.
 
     Raises:
-        ValueError: naming the model, what it has and what is asked for.
+        ValueError: naming the model, its limit and the request.
     """
     config = read_config(source)
     name = f"the {role} {source.path}" if source.path else f"the {role} that is made from a config"
@@ -48,7 +48,7 @@ def check_fits(
 
 
 def _too_many(tokenizer: PreTrainedTokenizerBase, known: int) -> Iterator[tuple[int, str]]:
-    """Tokens that a model does not know and could be given, which a special one that nothing writes is not."""
+    """Find tokens that may occur in the input and that the model does not know, by id and text."""
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
     templates = str(tokenizer.chat_template or "")
@@ -58,7 +58,7 @@ def _too_many(tokenizer: PreTrainedTokenizerBase, known: int) -> Iterator[tuple[
 
 
 def most_positions(config: Any) -> int | None:
-    """Positions that a model was made for, the scaling of its rotary positions included; None without a limit."""
+    """Return the positions that a model was made for, rotary scaling included; None without a limit."""
     settings = config.get_text_config()
     limit = getattr(settings, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0 or getattr(settings, "alibi", False):

@@ -45,9 +45,9 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def _reading(path: str, adapters: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """Where to read a model from, for from_pretrained, and around that: errors in a line, with the file's name.
+    """Resolve where from_pretrained reads a model; within the block errors are one line with the file's name.
 
-    What transformers says of a hub id that cannot be had is a page. `adapters` are folders whose base model it is.
+    transformers explains a missing hub id on a whole page. `adapters` are folders whose base model is read.
     """
     where = location(path)
     if not is_hub_id(path):
@@ -67,7 +67,7 @@ def _reading(path: str, adapters: Sequence[str] = ()) -> Iterator[dict[str, Any]
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, with a padding token, and what its chat template is told.
+    """Load the tokenizer of a model, with a padding token, and its chat template settings.
 
     Raises:
         ModelNotFoundError: when the folder is missing, or a hub id cannot be had.
@@ -90,7 +90,7 @@ _WITHOUT_WEIGHTS = ContextVar("models are made without their weights", default=F
 
 @contextmanager
 def on_meta_device(enabled: bool = True) -> Iterator[None]:
-    """Models that are loaded inside are made on the meta device: where another process will hand out their weights."""
+    """Create models that are loaded inside on the meta device: another process will scatter their weights."""
     token = _WITHOUT_WEIGHTS.set(enabled)
     try:
         yield
@@ -113,7 +113,7 @@ def _options(source: ModelSource) -> dict[str, Any]:
 
 
 def read_config(source: ModelSource, **extra: Any) -> Any:
-    """The config of a model, of adapters their base model's; no weights are read."""
+    """Read the config of a model, for adapters that of their base model; no weights are read."""
     if source.path is None:
         return _config_of_fields(source, extra)
     *adapters, path = adapter_chain(source.path)
@@ -134,7 +134,7 @@ def _config_of_fields(source: ModelSource, extra: dict[str, Any]) -> Any:
 
 
 def _prepared(model: Any, source: ModelSource, auto_class: Any) -> Any:
-    """A model that was just made, with what its source says beside its weights."""
+    """Apply the settings of a source to a model that was just made."""
     disable_dropout(model)
     if source.gradient_checkpointing:
         # Only in train mode: a frozen model never pays. Without re-entry it works where no input has a gradient (LoRA).
@@ -146,7 +146,7 @@ def _prepared(model: Any, source: ModelSource, auto_class: Any) -> Any:
 
 
 def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) -> Any:
-    """A model as its files have it; a folder of adapters is merged with its base model, so it is like any other.
+    """Read a model from its files; a folder of adapters is merged with its base model.
 
     Raises:
         WeightsError: when the files lack a weight, or hold another one, or one of another shape.
@@ -175,7 +175,7 @@ def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) ->
 
 
 def _merged(model: Any, path: str) -> tuple[Any, set[str]]:
-    """A model with the adapters of a folder in its weights, and names of weights that the folder holds whole."""
+    """Merge a folder's adapters into a model; return it with the names of weights that the folder holds in full."""
     from peft import PeftModel
 
     folder = str(Path(path).expanduser())
@@ -190,7 +190,7 @@ def _merged(model: Any, path: str) -> tuple[Any, set[str]]:
 
 
 def init_model(auto_class: Any, source: ModelSource, *, new_head: bool = True, **extra: Any) -> Any:
-    """A model like the one that `source` means, its weights not read: for where tensors take no memory.
+    """Initialise a model from the config of `source` without reading weights, on the meta device or as fake tensors.
 
     Raises:
         WeightsError: when files that are here are not those of the model; only their headers are looked at.
@@ -210,17 +210,17 @@ def init_model(auto_class: Any, source: ModelSource, *, new_head: bool = True, *
 
 
 def load_causal_lm(source: ModelSource) -> PreTrainedModel:
-    """A causal language model, dropout off, adapters on top when the source says so."""
+    """Load a causal language model, without dropout, with adapters on top when the source says so."""
     return _load(AutoModelForCausalLM, source)
 
 
 def load_backbone(source: ModelSource) -> PreTrainedModel:
-    """A model without its language head: what a critic grows on."""
+    """Load a model without its language head, as the backbone of a critic."""
     return _load(AutoModel, source)
 
 
 def load_scalar_classifier(source: ModelSource, *, new_head: bool = True) -> PreTrainedModel:
-    """A model with one scalar output on the last token: what a Bradley-Terry reward model is.
+    """Load a model with one scalar output on the last token: a Bradley-Terry reward model.
 
     Args:
         source: where it comes from.
@@ -232,7 +232,7 @@ def load_scalar_classifier(source: ModelSource, *, new_head: bool = True) -> Pre
 
 
 def add_lora(model: PreTrainedModel, lora: LoRA, task_type: str | None = None) -> Any:
-    """The model with its weights frozen and low-rank adapters to train, in float32; `task_type` in peft's words.
+    """Freeze the model's weights and add low-rank adapters to train, in float32; `task_type` is peft's.
 
     Raises:
         ValueError: when there is no layer of a name in `lora.target_modules`.
@@ -257,7 +257,7 @@ def add_lora(model: PreTrainedModel, lora: LoRA, task_type: str | None = None) -
 
 
 def _learning_in_float32(model: Any) -> Any:
-    """What learns beside adapters (a scalar head) in float32 as they are, whatever the base: see `check_learns`."""
+    """Cast what learns beside adapters (a scalar head) to float32, whatever type the base has: see `check_learns`."""
     for module in model.modules():
         weights = list(module.parameters(recurse=False))
         if any(each.requires_grad and each.dtype != torch.float32 for each in weights):
@@ -272,7 +272,7 @@ def _in_its_type(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """The model in eval mode, without gradients: a reference or a judge."""
+    """Put the model in eval mode, without gradients: a reference or a judge."""
     return model.requires_grad_(False).eval()
 
 
@@ -287,7 +287,7 @@ def save_model(
     """Write a folder that transformers loads without prl: safetensors, configs, tokenizer, chat template.
 
     Args:
-        model: what to write; in memory its adapters stay apart.
+        model: the model to write; in memory its adapters stay apart.
         tokenizer: written beside it.
         folder: made if need be.
         merge: put adapters into the weights. Otherwise only they are written, in peft's files, which transformers
@@ -324,6 +324,6 @@ def save_model(
 
 
 def _share(folder: str | Path, like: str) -> None:
-    """Let those read the weights who may read the config beside them: safetensors makes files for their owner only."""
+    """Give the weights the config's permissions: safetensors makes files for their owner only."""
     for file in Path(folder).glob("*.safetensors"):
         shutil.copymode(Path(folder) / like, file)

@@ -1,4 +1,4 @@
-"""Where a path leads: a model folder, a GGUF file, adapters with a base model elsewhere, or an id on the hub."""
+"""Resolution of model paths: a model folder, a GGUF file, adapters with a base model elsewhere, or an id on the hub."""
 
 import json
 from pathlib import Path
@@ -22,10 +22,10 @@ class ModelNotFoundError(ValueError):
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path means a model on the Hugging Face hub: a name or owner/name, and no folder of that name here.
+    """Return whether a path means a model on the hub: a name or owner/name, and no folder of that name here.
 
     Anything else with a slash, a dot in front or a root is meant as a folder, and so is owner/name where the owner is a
-    folder here: that is a slip of the pen far more often than an id.
+    folder here: a typing mistake is more likely than an id.
     """
     owner, slash, name = path.partition("/")
     meant_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".gguf")
@@ -34,7 +34,7 @@ def is_hub_id(path: str) -> bool:
 
 
 def location(path: str) -> dict[str, Any]:
-    """Arguments for from_pretrained: a GGUF file is named inside its folder.
+    """Build arguments for from_pretrained: a GGUF file is named inside its folder.
 
     Raises:
         ModelNotFoundError: when a folder or file is missing, or a folder holds no model.
@@ -57,7 +57,7 @@ def location(path: str) -> dict[str, Any]:
 
 
 def _not_an_id(path: str) -> str:
-    """What else could have been meant by owner/name."""
+    """Suggest what else could have been meant by owner/name."""
     owner, slash, name = path.partition("/")
     if not slash or "/" in name or not owner.strip(".~"):
         return ""
@@ -65,9 +65,9 @@ def _not_an_id(path: str) -> str:
 
 
 def base_of(path: str) -> str | None:
-    """The base model of a folder of adapters: a folder or hub id; None for a whole model.
+    """Find the base model of a folder of adapters: a folder or hub id; None for a full model.
 
-    A relative folder is looked for from where the adapters are, in the folders above them, and then from here.
+    A relative folder is searched for from where the adapters are, in the folders above them, and then from here.
 
     Raises:
         ModelNotFoundError: when the base model is a folder that is in none of these places.
@@ -97,7 +97,7 @@ def base_of(path: str) -> str | None:
 
 
 def _from_above(folder: Path, wanted: Path) -> Path | None:
-    """A relative folder of a model, from where adapters are or from a folder above them; None where it is in none."""
+    """Find a relative model folder from where adapters are or from a folder above them; None where there is none."""
     if wanted.is_absolute():
         return None
     for above in (folder.absolute(), *folder.absolute().parents):
@@ -120,7 +120,7 @@ def pin_base(folder: Path) -> None:
 
 
 def adapter_chain(path: str) -> list[str]:
-    """A folder of adapters, the one that they are on, and so on to the whole model, which is last.
+    """List a folder of adapters, the one that they are on, and so on to the full model, which is last.
 
     Raises:
         ValueError: when adapters are on themselves.

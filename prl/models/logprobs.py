@@ -28,7 +28,7 @@ CHANGES_LOGITS = re.compile(
 
 
 def logits_setting(config: Any) -> str | None:
-    """The setting by which a model changes its logits behind its language head, as name and value; None without one."""
+    """Return name and value of the setting by which a model changes its logits behind its head, or None."""
     for name, value in config.get_text_config().to_dict().items():
         if CHANGES_LOGITS.fullmatch(name) and not isinstance(value, bool) and value and (value != 1 or "cap" in name):
             return f"{name}: {value}"
@@ -36,9 +36,9 @@ def logits_setting(config: Any) -> str | None:
 
 
 def response_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int) -> Tensor:
-    """What the language head reads to predict each of the last tokens: [B, S] -> [B, T, D].
+    """Compute the hidden states before each of the last tokens: [B, S] -> [B, T, D].
 
-    The model runs whole, as FSDP and adapters need it, but its head sees one state only.
+    The whole model runs, as FSDP and adapters need it, but its head sees one state only.
     """
     caught: list[Tensor] = []
     is_known = hasattr(model, "_prl_head_is_last")
@@ -62,16 +62,16 @@ def response_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, num_r
 
 @torch.no_grad()
 def _large(state: Tensor) -> Tensor:
-    """A state that points where this one does."""
+    """Rescale a hidden state to a large norm; its direction stays."""
     return state * (LARGE / state.float().pow(2).mean().sqrt().clamp(min=1e-6)).to(state.dtype)
 
 
 @torch.no_grad()
 def _ends_with_head(model: Any, hidden: Tensor, logits: Tensor) -> bool:
-    """Whether the head's output is what the model returns: some models cap or scale it afterwards.
+    """Return whether the model returns the head's output unchanged: some models cap or scale it.
 
-    The config says so of the models that transformers knows. Others show it on large logits: a cap leaves small ones
-    nearly as they are.
+    The config tells for models that transformers knows. Others show it on large logits: a cap leaves small ones nearly
+    unchanged.
     """
     reason = logits_setting(model.config)
     if reason is None:
@@ -105,7 +105,7 @@ def response_logprobs(
         attention_mask: [B, S] bool.
         token_ids: [B, T] the response.
         mask: [B, T] bool, True on tokens that count.
-        temperature: that of the sampling.
+        temperature: of the sampling.
         with_entropy: compute the entropy as well.
 
     Returns:
@@ -115,8 +115,8 @@ def response_logprobs(
     hidden = response_hidden(model, input_ids, attention_mask, width)
     if not model._prl_head_is_last:
         logits = response_logits(model, input_ids, attention_mask, width)
-        spread = entropy(logits / temperature).masked_fill(~mask, 0) if with_entropy else None
-        return token_logprobs(logits, token_ids, mask, temperature), spread, hidden
+        entropies = entropy(logits / temperature).masked_fill(~mask, 0) if with_entropy else None
+        return token_logprobs(logits, token_ids, mask, temperature), entropies, hidden
     states, ids = hidden[mask], token_ids[mask]
     head = model.get_output_embeddings()
 
@@ -130,8 +130,8 @@ def response_logprobs(
     again = len(slices) > 1 and torch.is_grad_enabled()
     found = [checkpoint(read, *one, use_reentrant=False) if again else read(*one) for one in slices]
     logprobs = _placed(torch.cat([one for one, _ in found]) if found else states.new_zeros(0), mask)
-    spread = _placed(torch.cat([two for _, two in found]), mask) if with_entropy and found else None
-    return logprobs, spread, hidden
+    entropies = _placed(torch.cat([two for _, two in found]), mask) if with_entropy and found else None
+    return logprobs, entropies, hidden
 
 
 def completion_logprobs(
@@ -161,11 +161,11 @@ def completion_mask(loss_mask: Tensor) -> Tensor:
 
 
 def _placed(values: Tensor, mask: Tensor) -> Tensor:
-    """[N] back to their places: [B, T], zero elsewhere."""
+    """Scatter [N] values to their tokens: [B, T], zero elsewhere."""
     return values.new_zeros(mask.shape, dtype=torch.float32).masked_scatter(mask, values.float())
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of each distribution: [..., V] -> [...]."""
+    """Compute the entropy in nats of each distribution: [..., V] -> [...]."""
     logprobs = logits.float().log_softmax(-1)
     return -(logprobs.exp() * logprobs).sum(-1)

@@ -1,4 +1,4 @@
-"""How much memory a model takes before it is made: counted on fake tensors, which have shapes and no contents."""
+"""Memory of a model before it is made: counted on fake tensors, which have shapes and no contents."""
 
 import weakref
 from collections.abc import Callable, Iterable
@@ -14,9 +14,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 def on_fake_tensors(make: Callable[[], nn.Module], mode: FakeTensorMode) -> Any:
-    """A model that `make` builds, with shapes and without contents; call it while the mode is active.
+    """Build a model by `make` on fake tensors, with shapes and without contents; call it while the mode is active.
 
-    It is built on the meta device first: fake tensors cannot be moved, which adapters do with theirs.
+    It is built on the meta device first: fake tensors cannot be moved, as adapters move theirs.
     """
     with unset_fake_temporarily():
         with torch.device("meta"):
@@ -36,7 +36,7 @@ def _fake(tensor: Tensor, mode: FakeTensorMode) -> Tensor:
 
 
 class PeakOfTensors(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made inside and still alive; `peak` is the most at one time.
+    """Counts the bytes of all tensors that are made inside and still alive; `peak` is the maximum.
 
     Args:
         known: tensors that were there before and do not count.
@@ -50,7 +50,7 @@ class PeakOfTensors(TorchDispatchMode):
             self._sizes[tensor.untyped_storage()] = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Every operation passes here; its results are counted unless they are views of known ones."""
+        """Count the results of each operation, unless they are views of known tensors."""
         results = func(*args, **(kwargs or {}))
         tree_map_only(Tensor, self._count, results)
         return results
@@ -69,7 +69,7 @@ class PeakOfTensors(TorchDispatchMode):
 
 
 def working_memory(model: nn.Module, work: Callable[[], Any]) -> int:
-    """Most bytes that `work` needs at one time beside the model's weights and gradients; under `FakeTensorMode`."""
+    """Measure the peak bytes that `work` needs beside the model's weights and gradients; under `FakeTensorMode`."""
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -81,7 +81,7 @@ def working_memory(model: nn.Module, work: Callable[[], Any]) -> int:
 
 @dataclass(frozen=True)
 class Shards:
-    """What a strategy cuts into shards, and what it keeps beside the weights."""
+    """Parts of a model's memory that a strategy shards, and what it keeps beside the weights."""
 
     weights: bool = False
     gradients: bool = False
@@ -96,7 +96,7 @@ class Shards:
 
 @dataclass(frozen=True)
 class ModelMemory:
-    """Bytes of one model that last through a run, all processes together."""
+    """Bytes of one model that last through a run, summed over all processes."""
 
     name: str
     num_parameters: int
@@ -110,7 +110,7 @@ class ModelMemory:
     layers, and the gradients of what is outside and of one."""
 
     def on_one_process(self, processes: int, shards: Shards) -> "ModelMemory":
-        """Its share of what is cut into shards."""
+        """Compute the share of one process."""
         optimizer = 12 * self.num_trained if shards.master else self.optimizer
         whole = (
             self.gathered
@@ -129,7 +129,7 @@ class ModelMemory:
 
 
 def model_memory(name: str, model: nn.Module, *, trained: bool) -> ModelMemory:
-    """What a model holds."""
+    """Count the bytes of a model that last through a run."""
     parameters = list(model.parameters())
     learning = [each for each in parameters if each.requires_grad] if trained else []
     return ModelMemory(
@@ -144,7 +144,7 @@ def model_memory(name: str, model: nn.Module, *, trained: bool) -> ModelMemory:
 
 
 def _gathered(model: nn.Module, parameters: list[nn.Parameter], layers: int) -> int:
-    """Bytes of those of some parameters that are outside of the decoder layers, and of the largest layers."""
+    """Count the bytes of the given parameters outside of the decoder layers, plus those of the largest layers."""
     counted = {id(parameter) for parameter in parameters}
     names = layer_names(model)
     inside = [
@@ -156,7 +156,7 @@ def _gathered(model: nn.Module, parameters: list[nn.Parameter], layers: int) -> 
 
 
 def layer_names(model: nn.Module) -> set[str]:
-    """Class names of the decoder layers, as transformers lists them."""
+    """Return the class names of the decoder layers, as transformers lists them."""
     return {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
 
 

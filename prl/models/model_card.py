@@ -1,4 +1,4 @@
-"""The model card (README.md) of an exported folder: what it is, how to load it, and what was measured of it.
+"""The model card (README.md) of an exported folder: the model, how to load it, and its measurements.
 
 A card is signed with a hash of its text. One that somebody has edited no longer fits its hash and is left alone.
 """
@@ -28,7 +28,7 @@ _MEASURED = "\n## Measured\n"
 
 @dataclass(frozen=True)
 class Kind:
-    """What a folder holds, in the words of a card and of the hub."""
+    """Kind of an exported folder, in the words of a card and of the hub."""
 
     title: str
     pipeline_tag: str
@@ -37,7 +37,7 @@ class Kind:
 
     @property
     def is_judge(self) -> bool:
-        """Whether it compares responses."""
+        """Whether the folder's model compares responses."""
         return "reward-model" in self.tags
 
 
@@ -79,7 +79,7 @@ _FIGURES = {
 
 
 def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any], *, adapter: bool = False) -> None:
-    """Write the card of a folder that a run has exported, unless there is one that somebody has edited.
+    """Write the card of an exported folder, unless it has a card that somebody has edited.
 
     Args:
         folder: the exported folder.
@@ -111,10 +111,10 @@ def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any]
 
 
 def copy_card(source: str | Path | None, folder: str | Path, kind: str | None) -> None:
-    """Give a judge that was written anew, its adapters merged, the card of the folder that it was read from.
+    """Give a judge that was saved anew, its adapters merged, the card of the folder that it was read from.
 
-    Without the measured figures, which its passport brings. Where there is no card the new one says what the folder is;
-    one that somebody has edited goes along as it is, unless that would replace another edited one.
+    The measured figures are left out; its passport brings them. Where there is no card, a new one describes the folder.
+    An edited card is copied unchanged, unless it would replace another edited one.
 
     Args:
         source: folder that the judge was read from; None for one that was made in memory.
@@ -137,7 +137,7 @@ def copy_card(source: str | Path | None, folder: str | Path, kind: str | None) -
 
 
 def renew_figures(folder: str | Path, passport: Mapping[str, Any] | None) -> None:
-    """Let the card say what a passport says; None takes the figures away. A card that is missing or edited stays so."""
+    """Write a passport's figures into the card; None removes them. A missing or edited card is left alone."""
     path = Path(folder) / CARD
     if not path.is_file() or (text := _unsigned(path)) is None:
         return
@@ -146,7 +146,7 @@ def renew_figures(folder: str | Path, passport: Mapping[str, Any] | None) -> Non
 
 
 def was_edited(path: Path) -> bool:
-    """Whether a card is not, or not any more, as prl wrote it."""
+    """Return whether a card differs from what prl wrote."""
     try:
         return _unsigned(path) is None
     except UnicodeDecodeError:
@@ -154,19 +154,19 @@ def was_edited(path: Path) -> bool:
 
 
 def is_data_set(path: str) -> bool:
-    """Whether a source of rows is a data set on the hub, not a file."""
+    """Return whether a source of rows is a data set on the hub, not a file."""
     suffixes = (".jsonl", ".json", ".gz", ".csv", ".parquet")
     return is_hub_id(path) and not Path(path).is_file() and Path(path).suffix not in suffixes
 
 
 def _path(source: Any) -> str | None:
-    """The path of a model or data source; None for what a stage or data module of the user's own calls by that name."""
+    """Return the path of a model or data source; None for any other value, as in a class of the user's own."""
     path = source.get("path") if isinstance(source, Mapping) else None
     return path if isinstance(path, str) else None
 
 
 def _base_model(path: str | None) -> str | None:
-    """The hub id that a model comes from: its own, or the one that the card of a folder of prl names."""
+    """Find the hub id that a model comes from: its own, or the one that the card of a prl folder names."""
     if path is None or is_hub_id(path):
         return path
     card = Path(path).expanduser() / CARD
@@ -204,7 +204,7 @@ Without prl it is an ordinary model{"" if is_scalar else ", whose input `prl_jud
 
 
 def _told(folder: str | Path) -> list[str]:
-    """What the chat template is told beside the messages, where anything is."""
+    """Describe the inputs of the chat template besides the messages, where there are any."""
     path = Path(folder) / "tokenizer_config.json"
     told = json.loads(path.read_text(encoding="utf-8")).get("prl_chat") if path.is_file() else None
     if not told:
@@ -251,7 +251,7 @@ def _signature(text: str) -> str:
 
 
 def _unsigned(path: Path) -> str | None:
-    """The text of a card without its signature; None where that does not fit."""
+    """Strip the signature from a card's text; None where the signature does not fit."""
     text, mark, end = path.read_text(encoding="utf-8").rpartition("\n<!-- ")
     return text if _signature(text) == mark + end else None
 

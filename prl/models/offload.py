@@ -1,4 +1,4 @@
-"""Frozen models on the device only while they work: the rest of an iteration has their memory."""
+"""Offload of frozen models to the CPU between their phases, which frees the device's memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 
 class Offload:
-    """Sends models home between their phases.
+    """Moves models to the CPU between their phases.
 
     Args:
         enabled: off, models stay where they are.

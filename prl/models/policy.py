@@ -1,4 +1,4 @@
-"""What the loop asks of a language model: log-probabilities of response tokens, hidden states, verdict logits."""
+"""Outputs of a language model for training: log-probabilities of response tokens, hidden states, verdict logits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
-    """Positions that count real tokens only, so that padding on either side changes nothing: [B, S] -> [B, S]."""
+    """Count real tokens only, so that padding on either side changes nothing: [B, S] -> [B, S]."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def model_inputs(input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-    """Arguments of one plain forward pass without a cache."""
+    """Build the arguments of one plain forward pass without a cache."""
     return {
         "input_ids": input_ids,
         "attention_mask": attention_mask.long(),
@@ -24,13 +24,13 @@ def model_inputs(input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
 
 
 def in_own_type(device: torch.device) -> torch.autocast:
-    """Around a model that computes in the type of its weights, though training around it is in mixed precision."""
+    """Compute in the type of the weights, though training around the block is in mixed precision."""
     return torch.autocast(device.type, enabled=False)
 
 
 @contextmanager
 def float32_outputs(head: Any, rows: Tensor | None = None) -> Iterator[None]:
-    """Outputs of a linear layer in float32, from its inputs and weights as they are, in whatever type these are.
+    """Compute the outputs of a linear layer in float32, whatever type its inputs and weights have.
 
     In bfloat16 a logit near 18 is a multiple of 0.125, and two of them are often equal.
 
@@ -61,7 +61,7 @@ def float32_outputs(head: Any, rows: Tensor | None = None) -> Iterator[None]:
 
 
 def response_logits(model: Any, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int) -> Tensor:
-    """Logits that predict the last `num_response_tokens` positions: [B, S] -> [B, T, V].
+    """Compute the logits that predict the last `num_response_tokens` positions: [B, S] -> [B, T, V].
 
     The language head runs on these positions only; prompts cost no vocabulary-sized row.
     """
@@ -78,7 +78,7 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, mask: Tensor, temperature:
 
 
 def verdict_logits(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Logits of the token after the last real one, whichever side the padding is on: [N, S] -> [N, V] float32."""
+    """Compute the logits of the token after the last real one; padding on either side: [N, S] -> [N, V] float32."""
     inputs = model_inputs(input_ids, attention_mask)
     if bool(attention_mask[:, -1].all()):
         return model(**inputs, logits_to_keep=1).logits[:, -1].float()
@@ -88,5 +88,5 @@ def verdict_logits(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Ten
 
 
 def verdict_margins(logits: Tensor, verdict_ids: Tensor) -> Tensor:
-    """logit[first better] - logit[second better]: [N, V] -> [N]."""
+    """Compute logit[first better] - logit[second better]: [N, V] -> [N]."""
     return logits[:, verdict_ids[0]] - logits[:, verdict_ids[1]]

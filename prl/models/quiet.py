@@ -1,4 +1,4 @@
-"""Reading and writing weights without what transformers says and draws meanwhile."""
+"""Silence for reading and writing weights: no expected messages of transformers, and no bars."""
 
 import warnings
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from transformers.utils import logging as logs
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what transformers logs and torch warns of: for what is expected, or told in another way."""
+    """Silence logs of transformers and warnings of torch that are expected, or reported in another way."""
     verbosity = logs.get_verbosity()
     logs.set_verbosity_error()
     try:
@@ -23,7 +23,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Without bars of weights that are read or written; those of downloads stay."""
+    """Hide progress bars of weights that are read or written; bars of downloads stay."""
     if not logs.is_progress_bar_enabled():
         yield
         return

@@ -1,4 +1,4 @@
-"""Packages that other libraries would import for us without need."""
+"""Stubs for packages that other libraries would import without need."""
 
 import sys
 from collections.abc import Iterator

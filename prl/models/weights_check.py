@@ -1,4 +1,4 @@
-"""Whether the files of a model hold its weights: all of them, no others, in their shapes."""
+"""Check that the files of a model hold its weights: all of them, no others, in their shapes."""
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,19 +15,19 @@ SHOWN = 4
 
 
 class WeightsError(ValueError):
-    """Files that do not hold the weights of their model: what is missing would be random."""
+    """Files that do not hold all weights of their model; the missing ones would be random."""
 
 
 def check_found(
     auto_class: Any, model: Any, found: dict[str, Any], path: str, *, new_head: bool, trust_remote_code: bool = False
 ) -> set[str]:
-    """Compare a model with what transformers found in its files, and return the names of what is missing.
+    """Compare a model with the weights that transformers found, and return the names of missing ones.
 
     transformers has already left out what the model's class says is harmless. Heads of other classes are harmless too
     where a backbone is read, or a new head replaces them.
 
     Args:
-        auto_class: what the model was read by.
+        auto_class: class that read the model.
         model: as it was read.
         found: transformers' `output_loading_info`.
         path: where it was read from.
@@ -61,7 +61,7 @@ def check_missing(model: Any, missing: Collection[str], path: str, *, new_head: 
 
 
 def makes_new_head(auto_class: Any, config: Any) -> bool:
-    """Whether a class puts a head of its own on a model that was written with another one, or with none."""
+    """Return whether a class puts a new head on a model that was saved with another head, or with none."""
     written_as = config.architectures or []
     return auto_class is AutoModelForSequenceClassification and not any(
         name.endswith("ForSequenceClassification") for name in written_as
@@ -69,7 +69,7 @@ def makes_new_head(auto_class: Any, config: Any) -> bool:
 
 
 def class_of_adapters(path: str) -> Any:
-    """The class of models that a folder of adapters was trained in, head and all."""
+    """Find the class of models that a folder of adapters was trained in, head included."""
     from peft import PeftConfig
 
     with naming_damage(path):
@@ -104,7 +104,7 @@ def load_adapters(adapted: Any, path: str, name: str) -> set[str]:
 
 @contextmanager
 def adapter_errors(path: str) -> Iterator[None]:
-    """Around peft's reader, which says what does not fit in errors of Python's own."""
+    """Translate errors of peft's reader, which reports mismatches by Python's own classes."""
     try:
         with naming_damage(path, but=(KeyError, RuntimeError)):
             yield
@@ -115,7 +115,7 @@ def adapter_errors(path: str) -> Iterator[None]:
 
 
 def _heads(config: Any, trust_remote_code: bool) -> set[str]:
-    """Names of weights outside of the backbone, under each class that has some."""
+    """List names of weights outside of the backbone, under each class that has some."""
     names: set[str] = set()
     with torch.device("meta"):
         for auto_class in (AutoModelForCausalLM, AutoModelForSequenceClassification):

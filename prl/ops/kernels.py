@@ -1,4 +1,4 @@
-"""Which compiled kernels this process uses, and why: PRL_KERNELS=auto|cuda|cpp|torch, read once at import."""
+"""Choice of compiled kernels, with reasons: PRL_KERNELS=auto|cuda|cpp|torch, read once at import."""
 
 import json
 import os
@@ -32,7 +32,7 @@ _STATUS: dict[str, Kernel] = {}
 
 
 def status() -> dict[str, Kernel]:
-    """The implementations of this process by name (torch, cpp, cuda), each active or not, with the reason."""
+    """List the implementations of this process by name (torch, cpp, cuda), each active or not, with the reason."""
     return dict(_STATUS)
 
 
@@ -43,7 +43,7 @@ def active_for(device_type: str) -> str:
 
 
 def source_hash(folder: Path) -> str:
-    """Fingerprint of the kernels' sources: a library built from other sources is not used."""
+    """Hash the kernels' sources: a library built from other sources is not used."""
     digest = sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".h", ".cuh", ".cu", ".cpp"):
@@ -52,7 +52,7 @@ def source_hash(folder: Path) -> str:
 
 
 def load() -> None:
-    """Load what PRL_KERNELS asks for.
+    """Load the kernels that PRL_KERNELS selects.
 
     Raises:
         ValueError: for an unknown value of PRL_KERNELS.
@@ -84,7 +84,7 @@ def load() -> None:
 
 
 def _build_record() -> dict[str, Any]:
-    """What the installation wrote about each kernel (setup.py)."""
+    """Read the record of the installation about each kernel (setup.py)."""
     path = FOLDER / "built.json"
     if not path.is_file():
         return {"sources": None, "built": {}, "not_built": {}}
@@ -92,7 +92,7 @@ def _build_record() -> dict[str, Any]:
 
 
 def _obstacle(name: str, built: dict[str, Any]) -> str | None:
-    """Why a kernel cannot be loaded, or None."""
+    """Explain why a kernel cannot be loaded; None when it can."""
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < OLDEST_TORCH:
         return f"torch {torch.__version__} is older than 2.10, the first with the stable ABI the kernels use"

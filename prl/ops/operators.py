@@ -28,7 +28,7 @@ for _name, _schema in SCHEMAS.items():
 
 
 def check(tokens: dict[str, Tensor], mask: Tensor, rows: dict[str, Tensor | None], offsets: Tensor | None) -> None:
-    """Refuse what no implementation can be right about.
+    """Refuse arguments that are wrong for every implementation.
 
     Args:
         tokens: float tensors with one entry per token, by name.
@@ -70,7 +70,7 @@ def check_rising(offsets: Tensor, num_tokens: int) -> None:
 
 
 def known_estimator(name: str) -> KLEstimator:
-    """The name, if it is that of a KL estimator; ValueError otherwise."""
+    """Check the name of a KL estimator, and return it. Raises ValueError."""
     if name not in get_args(KLEstimator):
         raise ValueError(f"unknown KL estimator {name!r}; known: {', '.join(get_args(KLEstimator))}")
     return cast(KLEstimator, name)
@@ -84,7 +84,7 @@ def _rows(
     decays: reference.Decays,
     offsets: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The reference on padded rows, or on packed ones by padding them first."""
+    """Run the reference on padded rows, or on packed ones by padding them first."""
     if offsets is None:
         return reference.gae(rewards, values, mask, scores, decays)
     check_rising(offsets, mask.shape[0])

@@ -1,4 +1,4 @@
-"""Generalised advantage estimation in plain torch, one token at a time: what every kernel is tested against."""
+"""Generalised advantage estimation in plain torch, one token at a time: the reference of every kernel."""
 
 from dataclasses import dataclass
 
@@ -20,11 +20,11 @@ class Decays:
     row_lambda: Tensor | None
 
     def actor(self) -> float | Tensor:
-        """gamma * lambda of the advantages: a number, or [B]."""
+        """Return gamma * lambda of the advantages: a number, or [B]."""
         return self.gamma * (self.gae_lambda if self.row_lambda is None else self.row_lambda.float())
 
     def critic(self) -> float | Tensor:
-        """gamma * lambda of the returns: the actor's where the critic has none of its own."""
+        """Return gamma * lambda of the returns: the actor's where the critic has none of its own."""
         return self.actor() if self.critic_lambda is None else self.gamma * self.critic_lambda
 
 
@@ -32,7 +32,7 @@ class Decays:
 def gae(
     rewards: Tensor, values: Tensor, mask: Tensor, scores: Tensor | None, decays: Decays
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Advantages, returns and moments of padded rows.
+    """Compute advantages, returns and moments of padded rows.
 
     Args:
         rewards: [B, T] token rewards.
@@ -66,19 +66,19 @@ def gae(
 
 
 def shaped_rewards(logprobs: Tensor, ref_logprobs: Tensor, kl_coef: float, kl_estimator: KLEstimator) -> Tensor:
-    """-kl_coef * KL per token, in float32: zeros without looking at the log-probabilities when kl_coef is 0."""
+    """Compute -kl_coef * KL per token, in float32; zeros, without reading the log-probabilities, when kl_coef is 0."""
     if kl_coef == 0:
         return torch.zeros_like(logprobs, dtype=torch.float32)
     return -kl_coef * token_kl(logprobs.float(), ref_logprobs.float(), kl_estimator)
 
 
 def pad(packed: Tensor, places: Tensor) -> Tensor:
-    """[N] -> [B, T]: the rows of a packed tensor side by side; masked places repeat the first token."""
+    """Pad the rows of a packed tensor: [N] -> [B, T]; masked entries repeat the first token."""
     return packed.new_zeros(places.shape) if packed.numel() == 0 else packed[places]
 
 
 def row_places(offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Of [B + 1] row starts: where the tokens of each row stand, [B, T] (0 where none), and which are real."""
+    """Compute from [B + 1] row starts the token indices of each row, [B, T] (0 where none), and which are real."""
     lengths = offsets.diff()
     steps = torch.arange(int(lengths.max()) if lengths.numel() else 0, device=offsets.device)
     real = steps < lengths[:, None]

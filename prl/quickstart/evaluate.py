@@ -1,4 +1,4 @@
-"""Measures a policy of the quickstart world against the truth: gold quality and win rate against the anchor."""
+"""Evaluation of a policy of the quickstart world against the truth: gold quality and win rate against the anchor."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from prl.types import Rollout
 
 @dataclass(frozen=True)
 class GoldReport:
-    """A policy's sampled responses to validation prompts under the true quality; intervals are over prompts."""
+    """True quality of a policy's sampled responses to validation prompts; intervals are over prompts."""
 
     gold: Interval
     win_rate: Interval

@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A character tokenizer with a fixed vocabulary. Encoding adds no special tokens by itself."""
+    """Build a character tokenizer with a fixed vocabulary. Encoding adds no special tokens by itself."""
     vocabulary = {token: index for index, token in enumerate([PAD, EOS, UNK, *ALPHABET])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNK))
     tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), behavior="isolated")

@@ -62,7 +62,7 @@ class WorldSizes:
 
 
 def _word(rng: Random) -> str:
-    """Three different letters: more, or equal ones, make mistakes hard to spot for a model that trains in minutes."""
+    """Draw three different letters; with more, or equal ones, a small model cannot spot mistakes."""
     return "".join(rng.sample(LETTERS, 3))
 
 
@@ -101,7 +101,7 @@ def _strict_positions(answer: str, response: str) -> float:
 
 
 def _order(answer: str, response: str) -> float:
-    """The right letters count for one half, their order for the other; order alone is worth nothing."""
+    """Score the right letters and their order by one half each; order alone is worth nothing."""
     shared = sum((Counter(answer) & Counter(response)).values())
     letters = 2 * shared / (len(answer) + len(response))
     steps = [a <= b for a, b in zip(response, response[1:], strict=False)]
@@ -109,25 +109,25 @@ def _order(answer: str, response: str) -> float:
 
 
 def _letters_and_case(answer: str, response: str) -> float:
-    """A letter in the wrong case keeps half of its worth."""
+    """Score letters; a letter in the wrong case keeps half of its worth."""
     return (_agreement(answer, response) + _agreement(answer.lower(), response.lower())) / 2
 
 
 def _closeness(answer: str, response: str) -> float:
-    """Three quarters of the worth are left with every unit of distance; anything but a plain number is worthless."""
+    """Score a number by its distance, a factor 3/4 per unit; anything but a plain number is worthless."""
     if not re.fullmatch(r"0|[1-9][0-9]{0,3}", response):
         return 0.0
     return float(0.75 ** abs(int(answer) - int(response)))
 
 
 def _length_then_positions(answer: str, response: str) -> float:
-    """A wrong length costs more than a wrong letter."""
+    """Score length and letters; a wrong length costs more than a wrong letter."""
     shorter, longer = sorted((len(answer), len(response)))
     return _agreement(answer, response) * (shorter / longer) ** 2
 
 
 def _prefix(answer: str, response: str) -> float:
-    """Only what comes before the first mistake counts."""
+    """Score only the text before the first mistake."""
     right = 0
     for expected, found in zip(answer, response, strict=False):
         if expected != found:
@@ -158,19 +158,19 @@ def _parse(prompt: str) -> tuple[Family, str]:
 
 
 def right_answer(prompt: str) -> str:
-    """The one response of quality 1; also the anchor of the prompt."""
+    """Return the one response of quality 1; also the anchor of the prompt."""
     family, argument = _parse(prompt)
     return family.answer(argument)
 
 
 def gold_quality(prompt: str, response: str) -> float:
-    """How good any response is, in [0, 1]. For labels and evaluation, never for a reward."""
+    """Score any response in [0, 1]. For labels and evaluation, never for a reward."""
     family, argument = _parse(prompt)
     return family.quality(family.answer(argument), response)
 
 
 def preference_probability(prompt: str, first: str, second: str) -> float:
-    """p(first better than second | prompt), by the formula at the top of this file."""
+    """Compute p(first better than second | prompt), by the formula at the top of this file."""
     family, _ = _parse(prompt)
     gap = gold_quality(prompt, first) - gold_quality(prompt, second)
     log_odds = family.sharpness * (1 + _agreement(first, second)) * gap
@@ -213,7 +213,7 @@ def _miscount(rng: Random, text: str) -> str:
 
 
 def _other_task(rng: Random, argument: str) -> str:
-    """The answer to another question about the same word, or the word itself."""
+    """Answer another question about the same word, or return the word itself."""
     texts = [family.answer(argument) for family in FAMILIES.values() if family.name != "add"]
     return rng.choice([*texts, argument])
 
@@ -223,7 +223,7 @@ _NUMBER_MISTAKES = (_miscount, _miscount, _miscount, _swap, _drop, _repeat)
 
 
 def corrupt(rng: Random, prompt: str, response: str) -> str:
-    """``response`` with one more mistake: never empty, never unchanged."""
+    """Add one mistake to ``response``: never empty, never unchanged."""
     _, argument = _parse(prompt)
     while True:
         if response.isdecimal():
@@ -240,13 +240,13 @@ def corrupt(rng: Random, prompt: str, response: str) -> str:
 
 
 def split_of(prompt: str) -> Split:
-    """The only split a prompt is ever in: the same in every world, so that worlds of many seeds can be mixed."""
+    """Return the split of a prompt: equal in every world, so that worlds of many seeds can be mixed."""
     digest = hashlib.sha256(prompt.encode()).digest()
     return "validation" if int.from_bytes(digest[:4], "big") < VALIDATION_SHARE * 2**32 else "train"
 
 
 def sample_prompt(rng: Random, split: Split) -> str:
-    """A prompt of ``split``, each family equally often."""
+    """Draw a prompt of ``split``, each family equally often."""
     family = rng.choice(list(FAMILIES.values()))
     while True:
         prompt = f"{family.name} {family.sample(rng)}"
@@ -255,7 +255,7 @@ def sample_prompt(rng: Random, split: Split) -> str:
 
 
 def demonstrations(rng: Random, split: Split, count: int) -> Iterator[Record]:
-    """Prompts with a completion that is right most of the time: what a supervised stage imitates."""
+    """Draw prompts with a completion that is right most of the time, for supervised training."""
     for _ in range(count):
         prompt = sample_prompt(rng, split)
         completion = right_answer(prompt)
@@ -272,7 +272,7 @@ def _candidate(rng: Random, prompt: str) -> str:
 
 
 def _two_candidates(rng: Random, prompt: str) -> tuple[str, str]:
-    """Two different responses. Equally good ones, whose label is a coin flip, are mostly drawn again."""
+    """Draw two different responses. Equally good ones, whose label is a coin flip, are mostly drawn again."""
     while True:
         first, second = _candidate(rng, prompt), _candidate(rng, prompt)
         tied = gold_quality(prompt, first) == gold_quality(prompt, second)
@@ -281,7 +281,7 @@ def _two_candidates(rng: Random, prompt: str) -> tuple[str, str]:
 
 
 def preference_pairs(rng: Random, split: Split, count: int) -> Iterator[Record]:
-    """Pairs labelled by a noisy annotator (``preference_probability``)."""
+    """Draw pairs labelled by a noisy annotator (``preference_probability``)."""
     for _ in range(count):
         prompt = sample_prompt(rng, split)
         first, second = _two_candidates(rng, prompt)
@@ -291,7 +291,7 @@ def preference_pairs(rng: Random, split: Split, count: int) -> Iterator[Record]:
 
 
 def anchored_prompts(rng: Random, split: Split, count: int) -> Iterator[Record]:
-    """Prompts with the right answer as anchor."""
+    """Draw prompts with the right answer as anchor."""
     for _ in range(count):
         prompt = sample_prompt(rng, split)
         yield {"prompt": prompt, "anchor": right_answer(prompt)}

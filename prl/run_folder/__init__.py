@@ -1,1 +1,1 @@
-"""The folder of a run: what may lie in it, who may write into it, and what its config may ask for."""
+"""The folder of a run: its contents, its writer, and the limits of its config."""

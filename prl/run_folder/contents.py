@@ -1,4 +1,4 @@
-"""What a run folder holds, and what of it prl did not write: that is never overwritten or deleted."""
+"""Contents of a run folder, and which of them prl did not write: those are never overwritten or deleted."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def is_own_model(folder: Path) -> bool:
-    """Whether prl wrote a model folder: it has its card or its settings of a judge. An empty one is anybody's."""
+    """Return whether prl may replace a model folder: it is empty, or has prl's card or a judge's settings."""
     card = folder / CARD
     if (folder / JUDGE_FILE).is_file() or not any(folder.iterdir()):
         return True
@@ -80,18 +80,18 @@ def is_own_model(folder: Path) -> bool:
 
 
 def foreign_files(folder: Path, patterns: tuple[str, ...] = RUN_FILES) -> list[Path]:
-    """The files below a folder that no run writes."""
+    """List the files below a folder that no run writes."""
     found = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
     return [path for path in found if not _matches(path.relative_to(folder).as_posix(), patterns)]
 
 
 def is_kept(path: Path) -> bool:
-    """Whether an entry of a model folder stays when the model is replaced: somebody else's file, or an edited card."""
+    """Return whether an entry stays when a model folder is replaced: a foreign file, or an edited card."""
     return not _matches(path.name, MODEL_FILES) or (path.name == CARD and was_edited(path))
 
 
 def clear_model(folder: Path) -> None:
-    """Take the model of a run away that starts anew; what others put beside it stays."""
+    """Delete the model of a run that starts from the beginning; files of others stay."""
     model = folder / MODEL
     if not model.is_dir():
         return
@@ -116,7 +116,7 @@ def _first_line(path: Path) -> bytes:
 
 
 def _has(text: bytes, name: str) -> bool:
-    """Whether a text is a JSON object with a field; an empty or a cut one is what a killed run leaves."""
+    """Return whether a text is a JSON object with a field; a killed run leaves an empty or a cut one."""
     try:
         found = json.loads(text)
     except ValueError:

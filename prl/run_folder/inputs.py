@@ -1,8 +1,8 @@
-"""What a run reads and no checkpoint holds, by hash: frozen weights, tokenizers and templates in the folders of models.
+"""Hashes of a run's inputs that no checkpoint holds: frozen weights, tokenizers and templates in the folders of models.
 
 A run that goes on after one of these changed is another run, so their hashes are in the checkpoint. Contents are hashed
-whole: sizes and times are not contents, and a sample of blocks misses the bit that was flipped. It takes about a second
-per GB and core, several files at once, of files that are read for the model all the same.
+whole: sizes and times are not contents, and a sample of blocks misses a flipped bit. Hashing takes about a second per
+GB and core, several files at once, of files that are read for the model in any case.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ Inputs = dict[str, str | int | float | bool | None]
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _SETTINGS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 _ABOUT = ("rm_passport.json",)
-"""What is said of a model after it was made, which changes no number."""
+"""Descriptive files written after a model was made; they change no number."""
 
 
 def model_inputs(name: str, source: ModelSource) -> Inputs:
-    """The files of a model: weights and settings of its folder, the base model under adapters, its own tokenizer."""
+    """Hash the files of a model: weights and settings of its folder, base model under adapters, tokenizer."""
     found = folder_inputs(name, source.path) if source.path is not None else {}
     if source.tokenizer is not None:
         found |= folder_inputs(f"{name}.tokenizer", source.tokenizer, _SETTINGS)
@@ -33,7 +33,7 @@ def model_inputs(name: str, source: ModelSource) -> Inputs:
 
 
 def folder_inputs(name: str, path: str, suffixes: tuple[str, ...] = (*_WEIGHTS, *_SETTINGS)) -> Inputs:
-    """The files of a model folder, a .gguf file, or what the cache of the hub holds under an id."""
+    """Hash the files of a model folder, a .gguf file, or a hub id's files in the cache."""
     place = _local(path)
     if place is None:
         return {}
@@ -59,14 +59,14 @@ def _local(path: str) -> Path | None:
 
 
 def _read_of(folder: Path, suffixes: tuple[str, ...]) -> Iterable[Path]:
-    """What transformers reads of a folder; weights in two forms it reads as safetensors."""
+    """List the files of a folder that transformers reads; of weights in two forms, the safetensors."""
     files = [path for path in folder.iterdir() if path.suffix in suffixes and path.is_file()]
     safe = any(path.suffix == ".safetensors" for path in files)
     return [path for path in files if path.name not in _ABOUT and not (safe and path.suffix == ".bin")]
 
 
 def file_hash(path: Path) -> str:
-    """The first half of a file's sha256, in hexadecimal digits."""
+    """Return the first half of a file's sha256, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
@@ -98,7 +98,7 @@ def _shown(inputs: Mapping[str, Any], name: str) -> str:
 
 
 def is_accepted(name: str, accept: bool | list[str]) -> bool:
-    """Whether a change is accepted: all are by true, by a list those of these names and what belongs to them."""
+    """Return whether a change is accepted: true accepts all, a list accepts names and what belongs to them."""
     if isinstance(accept, bool):
         return accept
     return any(name == each or name.startswith((f"{each}.", f"{each}/")) for each in accept)

@@ -1,4 +1,4 @@
-"""One process at a time trains in a run folder: a lock that the system takes back however its holder ends."""
+"""Lock of a run folder: one process at a time trains in it, and the system frees the lock however its holder ends."""
 
 import logging
 import os
@@ -13,13 +13,13 @@ log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 HOLDER = ".lock.pid"
-"""Who holds it, in words: the lock file itself belongs to the library."""
+"""File that names the holder in words; the lock file itself belongs to the library."""
 
 _RANKS = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"),
     *("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK"),
 )
-"""Where launchers write a process's number, before torch.distributed knows it."""
+"""Variables in which launchers write a process's number, before torch.distributed knows it."""
 
 
 class RunInUseError(ValueError):
@@ -27,7 +27,7 @@ class RunInUseError(ValueError):
 
 
 def is_first_process() -> bool:
-    """Whether this is the first of the processes that a launcher started, or the only one."""
+    """Return whether this is the first of the processes that a launcher started, or the only one."""
     return all(os.environ.get(name, "0") in ("", "0") for name in _RANKS)
 
 

@@ -91,7 +91,7 @@ def _loaded(text: str) -> Any:
 
 
 def _init_args(config: Any) -> dict[str, Any] | None:
-    """The settings of pairwise PPO in a config, or in a part of one that names no class; None without any."""
+    """Find the settings of pairwise PPO in a config, or in a part of one that names no class; None without any."""
     model = config.get("model") if isinstance(config, Mapping) else None
     if not isinstance(model, Mapping) or str(model.get("class_path", MODULE)).rpartition(".")[2] != MODULE:
         return None

@@ -90,7 +90,7 @@ def convert_settings(old: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _picked(ppo: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Those of the settings of PPO that have kept their name at a place."""
+    """Pick those of the settings of PPO that have kept their name at a place."""
     homes = {f"ppo.{name}": RENAMED_SETTINGS.get(f"ppo.{name}", "").partition(" in ")[0] for name in ppo}
     return {
         name: value for name, value in ppo.items() if homes[f"ppo.{name}"] in (f"{place}.{name}", f"{name} of {place}")
@@ -98,7 +98,7 @@ def _picked(ppo: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _shaping(reward: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The shapers that do what the settings of the reward did, in the order in which it was done."""
+    """List the shapers that do what the settings of the reward did, in the order in which it was done."""
     shapers: list[dict[str, Any]] = []
 
     def add(name: str, **settings: Any) -> None:

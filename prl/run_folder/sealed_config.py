@@ -1,4 +1,4 @@
-"""The run's `config.yaml`, between two lines by which a file that was cut or edited is told from what the run wrote.
+"""The run's `config.yaml`, between two lines that reveal a cut or an edit.
 
 A config that is cut is still a config: it would go on with defaults in place of what is missing.
 """
@@ -19,7 +19,7 @@ def write_config(run: Path, text: str) -> None:
 
 
 def config_fault(run: Path) -> str | None:
-    """How the config is not what the run wrote, in words; None where it is, or of a version that wrote neither line."""
+    """Describe how the config differs from what the run wrote; None for an intact or an older, unsealed one."""
     text = (run / CONFIG).read_text(encoding="utf-8")
     lines, seal, found = text.rpartition(SEAL)
     if seal:

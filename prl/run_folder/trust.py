@@ -1,4 +1,4 @@
-"""What a run folder may do: whoever wrote its config.yaml, it is data until the user says that it is trusted.
+"""Trust in run folders: a config.yaml is data, whoever wrote it, until the user says that the folder is trusted.
 
 A config names classes and functions to import, and may ask for pickles and for code of a hub's repository. In the
 user's own config that is the user's wish. The config in a run folder may come from anyone, so it gets classes of prl,
@@ -26,9 +26,9 @@ KNOWN = (
     *(f"lightning.pytorch.{part}" for part in ("accelerators", "callbacks", "loggers", "plugins", "profilers")),
     "lightning.pytorch.strategies",
 )
-"""Where classes and functions come from that any run folder may name."""
+"""Packages whose classes and functions any run folder may name."""
 _RUN_FILES = ("checkpoints", "ledger.jsonl", "model")
-"""What a run leaves beside its config.yaml."""
+"""Files of a run beside its config.yaml."""
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 _CLASS_PATH = re.compile(r"""class_path["']?\s*:\s*["']?([\w.]+)""")
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
@@ -37,11 +37,11 @@ _guarded: ContextVar[tuple[Path, tuple[str, ...]] | None] = ContextVar("guarded"
 
 
 class UntrustedRunError(ValueError):
-    """A run folder that asks for what only the user may ask for."""
+    """A run folder whose config asks for more than it may."""
 
 
 def take_flag(args: Iterable[str]) -> tuple[list[str], bool]:
-    """Take the flag out of a command line: what is left, and whether run folders are trusted.
+    """Remove the flag from a command line; return the rest, and whether run folders are trusted.
 
     The flag is no setting, so that no config can hold it.
 
@@ -143,7 +143,7 @@ def _told(path: Path, found: list[str]) -> str:
 
 
 def _asked(value: Any, allowed: tuple[str, ...], where: str = "") -> Iterator[str]:
-    """What a nested value asks for, in words."""
+    """Describe what a nested value asks for."""
     if isinstance(value, list | tuple):
         for i, each in enumerate(value):
             yield from _asked(each, allowed, f"{where}.{i}")
@@ -173,7 +173,7 @@ def _is_known(name: str, allowed: tuple[str, ...]) -> bool:
 
 
 def configs_on(args: list[str]) -> list[Path]:
-    """The config files on a command line, however the option is written."""
+    """List the config files on a command line, in any way of writing the option."""
     found = []
     for i, each in enumerate(args):
         name, equals, value = each.partition("=")
@@ -183,14 +183,14 @@ def configs_on(args: list[str]) -> list[Path]:
 
 
 def _is_of_a_run(path: Path, args: list[str]) -> bool:
-    """Whether a config is what a run wrote. The user's own may be called config.yaml as well, where a run starts."""
+    """Return whether a run wrote a config. The user's own may be called config.yaml as well, where a run starts."""
     starts_anew = "fit" in args and not any(each.partition("=")[0] == "--ckpt_path" for each in args)
     beside = any((path.parent / name).exists() for name in _RUN_FILES)
     return path.name == "config.yaml" and (beside or not starts_anew)
 
 
 def _names(args: list[str]) -> set[str]:
-    """Classes and functions that a command line names."""
+    """List the classes and functions that a command line names."""
     values = [each.partition("=")[2] if each.startswith("-") else each for each in args]
     plain = {value for value in values if _DOTTED.fullmatch(value)}
     return {name for name in plain.union(*map(_CLASS_PATH.findall, values)) if _DOTTED.fullmatch(name)}

@@ -1,1 +1,1 @@
-"""The machine around a run: files written whole, full disks, the network, signals, the terminal."""
+"""The machine around a run: complete files, full disks, the network, signals, the terminal."""

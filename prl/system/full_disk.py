@@ -1,4 +1,4 @@
-"""A disk that is full, told as that and with the path, whichever library came upon it."""
+"""Errors of a full disk, worded alike and with the path, whichever library raised them."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ WORDS = tuple(os.strerror(number) for number in NUMBERS)
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one behind it, says that a disk or a quota is full."""
+    """Return whether an error, or one behind it, says that a disk or a quota is full."""
     return any(
         (isinstance(each, OSError) and each.errno in NUMBERS) or any(words in str(each) for words in WORDS)
         for each in _behind(error)
@@ -21,13 +21,13 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def path_behind(error: BaseException | None) -> str | None:
-    """The path that an error of a full disk names, if any."""
+    """Return the path that an error of a full disk names, if any."""
     named = [each for each in _behind(error) if isinstance(each, OSError) and each.errno in NUMBERS and each.filename]
     return str(named[0].filename) if named else None
 
 
 def _behind(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those it came from; one that a thread keeps and raises again may stand behind itself."""
+    """Yield an error and its causes; one that a thread keeps and raises again may be its own cause."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -37,7 +37,7 @@ def _behind(error: BaseException | None) -> Iterator[BaseException]:
 
 @contextmanager
 def naming_when_full(path: Path | str) -> Iterator[None]:
-    """Within it, an error of a full disk names the path that was written.
+    """Name the path in any error of a full disk that is raised inside.
 
     Raises:
         OSError: with the path, in place of the library's error.
@@ -51,7 +51,7 @@ def naming_when_full(path: Path | str) -> Iterator[None]:
 
 
 def save_tensors(content: Any, path: Path | str) -> None:
-    """torch.save to a path, with the system's error when a write fails: torch's own tells of a position in the file.
+    """Save by torch.save, with the system's error when a write fails: torch's own gives a position in the file.
 
     Raises:
         OSError: naming the path.

@@ -1,4 +1,4 @@
-"""Requests to OpenAI-compatible servers, which may be slow, broken or anybody's.
+"""Requests to OpenAI-compatible servers, which may be slow, broken or hostile.
 
 A request has one deadline, from connecting to the last byte read, one size, and no redirects. A key is sent where its
 variable is named, by https or to this machine, and stands in no message.
@@ -30,11 +30,11 @@ from prl.distributed import collective_timeout
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 16 << 20
-"""Of an answer. The token ids and the text of 100,000 tokens are one or two million."""
+"""Limit of an answer's size. The token ids and the text of 100,000 tokens are one or two million bytes."""
 _AGAIN = (429, 500, 502, 503, 504)
 _LONGEST_PAUSE = 30.0
 _SHARE = 0.8
-"""Of the time that other processes wait in a collective: what requests of this one may take before it joins them."""
+"""Share of the collective timeout that requests of this process may take before it joins the others."""
 
 
 class ServerError(ValueError):
@@ -42,7 +42,7 @@ class ServerError(ValueError):
 
 
 class _Again(Exception):
-    """A try that failed in a way that may pass; told as a ServerError after the last one."""
+    """A failed try that may succeed later; reported as a ServerError after the last one."""
 
     def __init__(self, reason: str, pause: float | None = None) -> None:
         super().__init__(reason)
@@ -61,7 +61,7 @@ _clock = _Clock()
 
 
 class _TimedIO(socket.SocketIO):
-    """Waits for each byte no longer than the request has left; a socket's own time-out begins anew with every byte."""
+    """Waits for each byte at most until the request's deadline; a socket's own timeout restarts with every byte."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock, "rb")
@@ -115,7 +115,7 @@ class _Adapter(HTTPAdapter):
 
 
 def check_connection(base_url: str, *, concurrency: int, timeout: float, retries: int) -> str:
-    """The address without a slash at its end.
+    """Check the settings of a connection, and return the address without a slash at its end.
 
     Raises:
         ValueError: when it is none, or could hold a secret, or for a number out of range.
@@ -143,7 +143,7 @@ def check_connection(base_url: str, *, concurrency: int, timeout: float, retries
 
 
 def is_loopback(base_url: str) -> bool:
-    """Whether an address is on this machine."""
+    """Return whether an address is on this machine."""
     try:
         name = urlsplit(base_url).hostname or ""
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
@@ -152,7 +152,7 @@ def is_loopback(base_url: str) -> bool:
 
 
 def read_key(base_url: str, variable: str | None) -> str | None:
-    """The key in an environment variable; None where no variable is named or it is not set.
+    """Read the key from an environment variable; None where no variable is named or it is not set.
 
     Raises:
         ValueError: for a key that would be readable on the way, or that no header can carry.
@@ -174,7 +174,7 @@ def read_key(base_url: str, variable: str | None) -> str | None:
 
 
 class Server:
-    """Asks a server, and tries again, with growing pauses, after an error of the connection or the server.
+    """A client that repeats requests, with growing pauses, after an error of the connection or the server.
 
     Args:
         base_url: as `check_connection` gives it.
@@ -205,7 +205,7 @@ class Server:
         end: float | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """Post a body, or get a page when there is none, and read the answer.
+        """Post a body, or get a page when there is none, and read the answer; try again after errors that may pass.
 
         Args:
             url: where.
@@ -275,18 +275,18 @@ class Server:
         return request
 
     def _safe(self, text: str) -> str:
-        """A text without the key, which servers may repeat in their answers."""
+        """Remove the key from a text, since servers may repeat it in their answers."""
         return text.replace(self._key, "***") if self._key else text
 
 
 def latest() -> float:
-    """When requests that begin now have to be over, by `time.monotonic()`, since other processes wait for this one."""
+    """Return by when requests that begin now must end, in `time.monotonic()`: other processes wait for this one."""
     waits = collective_timeout()
     return float("inf") if waits is None else time.monotonic() + _SHARE * waits
 
 
 def _body(answer: requests.Response) -> bytes:
-    """The bytes of an answer. Raises _Again for one that is too large or packed, which a few bytes can make large."""
+    """Read the bytes of an answer. Raises _Again for one that is too large, or compressed, which can hide its size."""
     coding = answer.headers.get("Content-Encoding", "identity")
     if coding != "identity":
         raise _Again(f"answered in {coding[:40]!r}, which was not asked for")
@@ -313,7 +313,7 @@ def _read(value: Any, read: Callable[[Any], Any]) -> Any:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds that a server asks to wait, given as a number or a date; None when it does not say."""
+    """Parse the seconds that a server asks to wait, given as a number or a date; None when it does not say."""
     try:
         if value is None or value.strip().isdecimal():
             return None if value is None else float(value)

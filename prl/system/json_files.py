@@ -1,11 +1,11 @@
-"""JSON from a disk, where anything may have happened to it: an object, or a word on what is wrong."""
+"""JSON files whose contents may be damaged: an object, or the error in words."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 64 << 20
-"""Of a file that is read whole; what prl writes has some kilobytes."""
+"""Limit of a file that is read whole, in bytes; prl's own have some kilobytes."""
 
 
 def parse_object(text: str | bytes, *, with_nan: bool = False) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a file that holds an object.
 
     Raises:
-        ValueError: with what is wrong, for the caller to name the file and what to do.
+        ValueError: with the damage; the caller adds the file and the remedy.
     """
     try:
         if (size := path.stat().st_size) > MOST_BYTES:

@@ -1,6 +1,6 @@
-"""Files and folders that commands write: never over what prl did not write, nor over an input, and whole or not at all.
+"""Output of commands: complete or not at all, and never over an input or a file that prl did not write.
 
-What is written stands under another name beside its place, is synced, and then moved.
+Output is written under another name in the target's folder, synced, and then moved.
 """
 
 import json
@@ -15,7 +15,7 @@ from prl.system.full_disk import naming_when_full
 
 
 class OutputError(ValueError):
-    """A place that may not be written to."""
+    """A path that may not be written to."""
 
 
 # ---- may this be written
@@ -28,7 +28,7 @@ def check_file(
 
     Args:
         path: where the command is about to write.
-        option: what the user gave it by, for the message.
+        option: the command line option of the file, for the message.
         is_own: whether an existing file is an earlier result of the same kind; no file is when None.
         inputs: files and folders that the command reads; others (hub ids, None) are passed over.
 
@@ -63,12 +63,12 @@ def check_folder(path: Path, option: str) -> None:
 
 
 def json_with(*names: str) -> Callable[[Path], bool]:
-    """Whether a file is a JSON object with these fields."""
+    """Return whether a file is a JSON object with these fields."""
     return lambda path: isinstance(found := _json(path), dict) and set(names) <= found.keys()
 
 
 def lines_with(*names: str) -> Callable[[Path], bool]:
-    """Whether the first line of a file is a JSON object with exactly these fields, or the file is empty."""
+    """Return whether the first line of a file is a JSON object with exactly these fields, or the file is empty."""
 
     def is_own(path: Path) -> bool:
         with path.open("rb") as file:
@@ -82,7 +82,7 @@ def lines_with(*names: str) -> Callable[[Path], bool]:
 
 
 def is_own_picture(path: Path) -> bool:
-    """Whether a file is a picture that `save_picture` wrote."""
+    """Return whether a file is a picture that `save_picture` wrote."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -103,13 +103,13 @@ def _json(path: Path) -> Any:
 
 
 def partial_path(path: Path) -> Path:
-    """Where something is written before it is whole: a name that nobody else uses, in the same folder."""
+    """Return the path under which output is written before it is complete: an unused name in the same folder."""
     return path.with_name(f".prl.{path.name}.partial")
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to be written, which then takes its place; nothing is left of it after an error."""
+    """Write a file beside `path`, and move it into place at the end; after an error nothing is left of it."""
     partial = partial_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -123,23 +123,23 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A whole text file."""
+    """Write a text file atomically."""
     with writing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def save_picture(figure: Any, path: Path) -> None:
-    """A whole PNG that says who wrote it."""
+    """Write a PNG atomically, marked with who wrote it."""
     with writing(path) as partial:
         figure.savefig(partial, format="png", metadata={"Software": "prl"})
 
 
 @contextmanager
 def writing_folder(folder: Path, keep: Callable[[Path], bool] | None = None) -> Iterator[Path]:
-    """A folder beside `folder` to be filled, which then takes its place; nothing is left of it after an error.
+    """Fill a folder beside `folder`, and move it into place at the end; after an error nothing is left of it.
 
     Args:
-        folder: the place; what is there is replaced.
+        folder: the target, which is replaced.
         keep: which entries of a folder that is replaced move into the new one.
     """
     folder = folder.resolve()  # a link stays one, and what it leads to is replaced
@@ -169,7 +169,7 @@ def writing_folder(folder: Path, keep: Callable[[Path], bool] | None = None) -> 
 
 @contextmanager
 def _filling(folder: Path, keep: Callable[[Path], bool] | None) -> Iterator[Path]:
-    """A folder within one that cannot be moved, as a disk of its own; what is in it moves up in the end."""
+    """Fill a folder inside one that cannot be moved, such as a mount point; its contents move up at the end."""
     partial = folder / ".prl.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -201,7 +201,7 @@ def _finish_replacing(folder: Path, old: Path, keep: Callable[[Path], bool] | No
 
 
 def sync(path: Path) -> None:
-    """What was written of a file or folder, on the disk."""
+    """Sync a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Signals that mean a wish to stop: the trainer notes them, loader workers leave them to it."""
+"""Signals that request a stop: the trainer records them, and loader workers leave them to the trainer."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT
 
 @contextmanager
 def stop_signals_wait() -> Iterator[None]:
-    """Inside, signals to this thread wait, and to processes that start here until they say otherwise."""
+    """Hold signals to this thread back inside, and to processes that start here until they say otherwise."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -23,9 +23,10 @@ def stop_signals_wait() -> Iterator[None]:
 
 
 def leave_signals_to_parent() -> None:
-    """In a loader worker: a signal to the whole process group is the trainer's; only the trainer ends the worker.
+    """Leave signals to the process group to the trainer, in a loader worker; only the trainer ends the worker.
 
-    It still can by SIGTERM, as torch and multiprocessing do when a program ends: who sent it is what counts.
+    The trainer still can by SIGTERM, as torch and multiprocessing do when a program ends: the sender of the signal
+    counts.
     """
     for number in STOP_SIGNALS:
         if number != signal.SIGTERM:

@@ -21,7 +21,7 @@ _listeners: list[Callable[[], None]] = []
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Within it, output that nobody reads ends the program without a traceback, or is left to a run that listens."""
+    """End the program without a traceback when its output is closed, or leave that to a run that listens."""
     given = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_Guarded(stream) for stream in given)
     try:
@@ -46,7 +46,7 @@ def stop_listening(listener: Callable[[], None]) -> None:
 
 
 class _Guarded:
-    """A text stream. From the first write that nobody reads, its file descriptor leads to nowhere."""
+    """A text stream. From the first write that fails, its file descriptor leads to /dev/null."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -55,7 +55,7 @@ def mutated(draw: random.Random, good: bytes, other: bytes = b"") -> bytes:
 
 
 def mutated_value(draw: random.Random, value: Any) -> Any:
-    """A JSON value with one place changed: another value there, a key renamed, an entry gone or twice."""
+    """Change a JSON value in one place: another value there, a key renamed, an entry gone or twice."""
     if isinstance(value, Mapping) and value and draw.random() < 0.9:
         items = list(value.items())
         place = draw.randrange(len(items))

@@ -36,7 +36,7 @@ def input_of(target: Any, number: int) -> tuple[str, bytes]:
 
 
 def failure(target: Any, path: Path) -> tuple[str, str] | None:
-    """What reading an input raised that it must not: where and of which class, and the traceback."""
+    """Return the error that reading an input must not raise: where and of which class, and the traceback."""
     signal.alarm(TIME_LIMIT)
     try:
         target.read(path)

@@ -24,7 +24,7 @@ from tests.unit.judge.test_passport import write_generative
 
 @cache
 def judge() -> Path:
-    """A folder whose weights and tokenizer stay as they are."""
+    """Make a folder whose weights and tokenizer do not change."""
     return write_generative(Path(tempfile.mkdtemp(prefix="prl-fuzz-judge-")))
 
 

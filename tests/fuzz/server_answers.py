@@ -56,7 +56,7 @@ def served() -> Path:
 
 
 def answering(body: bytes) -> Server:
-    """A client whose server has answered."""
+    """Connect a client whose server has answered."""
     client = Server("http://h/v1", timeout=1, retries=0, concurrency=1, api_key_env=None)
     client._once = lambda *_: body  # type: ignore[method-assign]
     return client

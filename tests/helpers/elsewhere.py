@@ -103,7 +103,7 @@ class Done(dist._Work):
 
 @contextmanager
 def twins(told: str) -> Iterator[Twin]:
-    """This process as the first of two, in a group for one kind of device."""
+    """Make this process the first of two, in a group for one kind of device."""
     dist.Backend.register_backend(
         f"twin_{told}", lambda store, rank, size, timeout: Twin(rank, size, told), devices=[told]
     )

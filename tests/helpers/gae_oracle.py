@@ -34,7 +34,7 @@ class Problem:
     offsets: Tensor | None = None
 
     def arguments(self, operator: str) -> dict:
-        """What `torch.ops.prl.<operator>` takes, by name."""
+        """Return the arguments of `torch.ops.prl.<operator>`, by name."""
         left_out = {
             "gae": {"logprobs", "ref_logprobs", "scores", "kl_coef", "kl_estimator"},
             "shaped_gae": {"rewards"},
@@ -43,20 +43,20 @@ class Problem:
         return {name: getattr(self, name) for name in names}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors among the arguments, by name."""
+        """Return the tensors among the arguments, by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def map_tensors(self, function) -> "Problem":
-        """The same problem with function(name, tensor) in place of each tensor."""
+        """Apply function(name, tensor) to each tensor of the problem."""
         return replace(self, **{name: function(name, tensor) for name, tensor in self.tensors().items()})
 
     def only_row(self, row: int) -> "Problem":
-        """The same problem for one row of [B, T]."""
+        """Select the problem of one row of [B, T]."""
         return self.map_tensors(lambda _, tensor: tensor[row : row + 1])
 
 
 def ragged(kind: str, rows: int, width: int, generator: torch.Generator) -> Tensor:
-    """A random mask of one kind, or with a random kind in each row ("mixed"): [rows, width] bool."""
+    """Draw a random mask of one kind, or with a random kind in each row ("mixed"): [rows, width] bool."""
     places = torch.arange(width)
     lengths = torch.randint(0, width + 1, (rows, 1), generator=generator)
     density = torch.rand(rows, 1, generator=generator)
@@ -86,7 +86,7 @@ def random_problem(
     scale: float = 1.0,
     **settings,
 ) -> Problem:
-    """A problem with random numbers.
+    """Draw a problem with random numbers.
 
     Args:
         rows: B.
@@ -168,13 +168,13 @@ class Oracle:
         self.returns = self._tracks((traces + values) * counted, traces, critic, inputs, rough, scan)
 
     def tokens(self, tensor: Tensor) -> np.ndarray:
-        """The tokens of a tensor that count, in order: [L + 1, B] float64, zero beyond the last of a row."""
+        """Collect the tokens that count, in order: [L + 1, B] float64, zero beyond the last of a row."""
         dense = np.zeros(self._shape)
         dense[self._place, self._row] = _float64(tensor)[self.mask]
         return dense
 
     def errors(self, found: Tensor, tracks: Tracks) -> np.ndarray:
-        """The largest error of each row: [B]. A token outside the mask that is not zero counts as infinitely wrong."""
+        """Compute the largest error of each row: [B]. A nonzero token outside the mask counts as infinitely wrong."""
         if not (_float64(found)[~self.mask] == 0).all():
             return np.full(self._shape[1], np.inf)
         return np.abs(self.tokens(found) - tracks.exact).max(0)

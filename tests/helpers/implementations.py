@@ -32,7 +32,7 @@ class Implementation:
         return overload.redispatch(REFERENCE, **arguments) if self.name == "torch" else overload(**arguments)
 
     def affordable(self, rows: int, width: int) -> tuple[int, int]:
-        """The shape, with shorter rows for the reference: it treats one token like the next, and long over each."""
+        """Shorten the rows of the shape for the reference, whose time grows with each token."""
         return (rows, min(width, 60)) if self.name == "torch" else (rows, width)
 
 
@@ -45,7 +45,7 @@ IMPLEMENTATIONS = {
 
 
 def usable(name: str) -> Implementation:
-    """An implementation; a skip with the reason where this process does not have it."""
+    """Return an implementation, or skip with the reason where this process does not have it."""
     implementation = IMPLEMENTATIONS[name]
     if implementation.device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")

@@ -51,7 +51,7 @@ class Handler(JSONHandler):
 
 @contextmanager
 def serving() -> Iterator[Any]:
-    """A server on a free port; `seen` holds path, body and key of each request, `answer` what all get if it is set."""
+    """Serve on a free port; `seen` holds path, body and key of each request, `answer` what all get if it is set."""
     with listening(Handler, answer=None) as server:
         server.url = f"{server.root}/v1"
         yield server

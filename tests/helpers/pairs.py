@@ -52,7 +52,7 @@ class QualityJudge(PlantedJudge):
 
 
 class GuessingJudge(PlantedJudge):
-    """What is left of training on shuffled labels: a firm opinion on every text, unrelated to its worth."""
+    """Result of training on shuffled labels: a firm opinion on every text, unrelated to its worth."""
 
     def rule(self, first: str, second: str) -> float:
         return 4 * (random.Random(first).random() - random.Random(second).random())

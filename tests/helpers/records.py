@@ -20,13 +20,13 @@ def make_rollout(mask: Tensor) -> Rollout:
 
 
 def answered(batch: PromptBatch, texts: list[str]) -> Rollout:
-    """A rollout of these texts, whose tokens nobody reads."""
+    """Make a rollout of these texts, whose tokens nobody reads."""
     mask = torch.ones(len(texts), 1, dtype=torch.bool)
     return Rollout(batch, mask.long(), mask, mask[:, 0], texts, 1)
 
 
 def make_experience(mask: Tensor, **tensors: Tensor) -> Experience:
-    """An experience whose tensors are zero unless given."""
+    """Make an experience whose tensors are zero unless given."""
     fields = {
         name: torch.zeros(mask.shape) for name in ("old_logprobs", "ref_logprobs", "values", "advantages", "returns")
     }

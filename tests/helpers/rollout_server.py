@@ -67,7 +67,7 @@ class Engine:
 
 @contextmanager
 def serving(folder: Path, *, tells_ids: bool = True, keeps_end: bool = True) -> Iterator[Any]:
-    """A server on a free port; `seen` holds path and body of each request, `engine` the weights."""
+    """Serve on a free port; `seen` holds path and body of each request, `engine` the weights."""
     engine = Engine(folder, tells_ids, keeps_end)
     answers = {
         "/v1/completions": engine.completions,

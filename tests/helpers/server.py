@@ -1,4 +1,4 @@
-"""What the small servers of the tests share."""
+"""Shared parts of the small servers of the tests."""
 
 import json
 import threading
@@ -34,7 +34,7 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def listening(handler: type[JSONHandler], **attributes: Any) -> Iterator[Any]:
-    """A server on a free port, `root`, with attributes that the handler finds; `seen` is an empty list."""
+    """Serve on a free port, `root`, with attributes that the handler finds; `seen` is an empty list."""
     server: Any = Server(("127.0.0.1", 0), handler)
     vars(server).update(attributes, seen=[], root=f"http://127.0.0.1:{server.server_address[1]}")
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()

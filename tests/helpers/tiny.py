@@ -41,7 +41,7 @@ def tiny_model(seed: int = 0, auto_class: Any = AutoModelForCausalLM, **config_o
 
 
 def write_tiny_model(folder: Path, seed: int = 0, **config_overrides: Any) -> Path:
-    """A random causal language model and its tokenizer in a folder as transformers writes it."""
+    """Write a random causal language model and its tokenizer into a folder in transformers' format."""
     folder = Path(folder)
     tiny_model(seed, **config_overrides).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

@@ -18,7 +18,7 @@ STRICT_TEMPLATE = (
 
 
 def bos_tokenizer(adds: bool, template_writes: bool | None) -> PreTrainedTokenizerFast:
-    """A character tokenizer with a beginning-of-sequence token.
+    """Build a character tokenizer with a beginning-of-sequence token.
 
     Args:
         adds: it puts the token in front of every text by itself.

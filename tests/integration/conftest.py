@@ -9,7 +9,7 @@ from tests.integration.runs import Home, build_home
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A small world with a random model for each role; read only."""
+    """Make a small world with a random model for each role; read only."""
     return build_home(tmp_path_factory.mktemp("home"))
 
 
@@ -20,7 +20,7 @@ def _no_arguments_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def experiences(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Experience]]:
-    """The experience of each iteration, as the update receives it."""
+    """Record the experience of each iteration, as the update receives it."""
     seen: list[Experience] = []
     update = PairwisePPOModule.update
 

@@ -59,7 +59,7 @@ class Home:
         return self.root / "world" / f"{name}.jsonl"
 
     def arguments(self, stage: str, run: Path, *overrides: str, verb: str = "fit", config: Path | None = None) -> list:
-        """The shipped config of a stage, made tiny; later overrides win."""
+        """Shrink the shipped config of a stage; later overrides win."""
         args = [verb, "--config", str(config or CONFIGS / "quickstart" / f"{stage}.yaml"), "--run_dir", str(run)]
         for split in ("train", "validation"):
             args += [f"--data.init_args.{split}.path", str(self.data(f"{DATA[stage]}.{split}"))]
@@ -89,7 +89,7 @@ class Home:
         return [*args, *overrides]
 
     def run(self, stage: str, run: Path, *overrides: str, verb: str = "fit", config: Path | None = None) -> PrlCLI:
-        """The same through the command line, in this process."""
+        """Run a stage through the command line, in this process."""
         return run_stage(self.arguments(stage, run, *overrides, verb=verb, config=config))
 
 
@@ -151,7 +151,7 @@ def state_of(run: Path) -> dict[str, Any]:
 
 
 def callback(kind: type[Callback], **arguments: Any) -> str:
-    """A callback as the command line takes it."""
+    """Write a callback for the command line."""
     name = f"{kind.__module__}.{kind.__qualname__}"
     return "--trainer.callbacks+=" + json.dumps({"class_path": name, "init_args": arguments})
 

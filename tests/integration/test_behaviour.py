@@ -68,7 +68,7 @@ def test_without_learning_the_ratio_is_exactly_one(
 
 @pytest.fixture(scope="module")
 def speaker(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy that has seen enough demonstrations to end its responses after a few characters."""
+    """Train a policy until it ends its responses after a few characters."""
     folder = tmp_path_factory.mktemp("speaker")
     write_world(folder / "world", 0, WorldSizes(1000, 8, 8, 8, 8, 8))
     model = {**LLAMA, "initializer_range": 0.02, "hidden_size": 32, "intermediate_size": 64}
@@ -84,7 +84,7 @@ def speaker(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def num_chars(prompt: Any, response: str, row: dict[str, Any]) -> float:
-    """A rule: the longer, the better."""
+    """Reward length: the longer, the better."""
     return float(len(response))
 
 

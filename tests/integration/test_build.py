@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(platform.system() != "Linux", reason="the kernel
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an installation reads, without anything built. Read only."""
+    """Copy the files that an installation reads, without anything built. Read only."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -33,7 +33,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """A folder that is the whole PATH; empty, so that there is no compiler."""
+    """Set an empty folder as PATH, so that there is no compiler."""
     folder = tmp_path / "tools"
     folder.mkdir()
     return folder
@@ -50,7 +50,7 @@ class Build:
         self.code, self.told, self.folder = done.returncode, done.stderr, out / "lib" / "prl" / "ops"
 
     def record(self) -> dict:
-        """What it says about each kernel, when it went well."""
+        """Return the record of an installation that succeeded, by kernel."""
         assert self.code == 0, self.told
         return json.loads((self.folder / "built.json").read_text())
 
@@ -58,7 +58,7 @@ class Build:
         return sorted(path.name for path in self.folder.glob("*.so"))
 
     def refusal(self) -> str:
-        """What it ends with when it refuses: words, no traceback."""
+        """Return the message of an installation that was refused: words, no traceback."""
         assert self.code == 1
         assert "Traceback" not in self.told
         assert self.libraries() == []
@@ -73,7 +73,7 @@ def program(folder: Path, name: str, script: str) -> Path:
 
 
 def other_torch(folder: Path, version: str, cuda: str | None) -> str:
-    """A PYTHONPATH on which setup.py finds another torch first; it only reads the version file."""
+    """Make a PYTHONPATH on which setup.py finds another torch first; it only reads the version file."""
     (folder / "torch").mkdir()
     (folder / "torch" / "version.py").write_text(f"__version__ = {version!r}\ncuda: Optional[str] = {cuda!r}\n")
     return str(folder)

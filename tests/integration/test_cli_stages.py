@@ -44,7 +44,7 @@ def overrides_of(case: str, home: Home) -> tuple[str, list[str]]:
 
 
 def is_frozen(case: str, name: str) -> bool:
-    """What should stay as it was, by the name of a parameter."""
+    """Return whether training must not change a parameter of this name."""
     if name.startswith(("reference.", "reward.")):
         return True
     adapted = "lora" in case and name.startswith(("policy.", "model."))
@@ -107,7 +107,7 @@ def test_export_loads_with_plain_transformers(trained: Trained) -> None:
 
 
 def assert_export_is(module: Any, stage: str, folder: Path) -> None:
-    """The folder holds the trained weights for plain transformers, adapters merged."""
+    """Check that the folder holds the trained weights for plain transformers, adapters merged."""
     auto_class = AutoModelForSequenceClassification if stage == "bradley_terry" else AutoModelForCausalLM
     loaded, report = auto_class.from_pretrained(folder, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))

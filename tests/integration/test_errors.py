@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def rows_with(home: Home, kind: str, number: int, folder: Path, **changes: Any) -> Path:
-    """A copy of the training rows in which row `number` (from 1) is changed; None takes a column out."""
+    """Copy the training rows with row `number` (from 1) changed; None takes a column out."""
     rows = [json.loads(line) for line in home.data(f"{kind}.train").read_text().splitlines()]
     for column, value in changes.items():
         if value is None:
@@ -288,7 +288,7 @@ def test_run_folder_that_holds_a_run(
 
 
 def half_of_it(content: Any, path: Path) -> None:
-    """A disk that is full in the middle of a checkpoint."""
+    """Fill the disk in the middle of a checkpoint."""
     Path(path).write_bytes(b"half of it")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -23,7 +23,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def refusal(args: list[str], capsys: pytest.CaptureFixture) -> tuple[int, str]:
-    """The exit code of the command line, and what it says on stderr."""
+    """Return the exit code of the command line, and its output on stderr."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ending:
         main(args)
@@ -56,7 +56,7 @@ def test_measuring_a_judge(kind: str, home: Home, tmp_path: Path, capsys: pytest
 
 
 def turned_rows(rows: list[dict]) -> list[dict]:
-    """The same data, with every pair written the other way round."""
+    """Write the data with every pair the other way round."""
     return [
         {**row, "chosen": row["rejected"], "rejected": row["chosen"], "preference": 1 - row["preference"]}
         for row in rows

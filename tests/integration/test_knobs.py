@@ -198,7 +198,7 @@ def test_every_setting_is_in_the_table() -> None:
 
 @pytest.fixture
 def passing_judge(home: Home, tmp_path: Path) -> GenerativeJudge:
-    """A judge whose passport is within all limits, and perfect in nothing."""
+    """Make a judge whose passport is within all limits, and perfect in nothing."""
     folder = shutil.copytree(home.judge, tmp_path / "judge")
     means = {"accuracy": 0.8, "accuracy_shorter_wins": 0.8, "order_gap": 0.1, "flip_rate": 0.1}
     means |= {"first_position_rate": 0.55, "cyclic_triples": 0.1}

@@ -146,7 +146,7 @@ def by_hand(watch: Watch, settings: Settings, critic: str, reference: Path) -> P
 
 
 def of_hand(hand: PPOByHand, name: str) -> torch.Tensor:
-    """The weight that a parameter of the module has by hand."""
+    """Return the weight that a parameter of the module has by hand."""
     part, _, inner = name.partition(".")
     if part == "policy":
         return hand.policy.get_parameter(inner)

@@ -38,7 +38,7 @@ def configured(name: str, kind: str, arguments: dict[str, Any]) -> tuple[str, ..
 
 
 def bare(home: Home, folder: Path) -> tuple[str, ...]:
-    """The prompts of the world without their anchors."""
+    """Write the prompts of the world without their anchors."""
     arguments = []
     for split in ("train", "validation"):
         rows = [json.loads(line) for line in home.data(f"prompts.{split}").read_text().splitlines()]

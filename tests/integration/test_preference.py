@@ -38,7 +38,7 @@ HELPERS = "tests.helpers.preference."
 
 @pytest.fixture(autouse=True)
 def caches(tmp_path: Path) -> Path:
-    """The caches of this test alone; what was set before is put back behind each test."""
+    """Give this test caches of its own; what was set before is put back behind each test."""
     os.environ["PRL_HOME"] = str(tmp_path / "prl_home")
     return tmp_path / "prl_home" / "reference"
 

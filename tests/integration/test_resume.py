@@ -82,7 +82,7 @@ def uninterrupted(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Unint
 
 
 def killed(home: Home, stage: str, run: Path, **moment: Any) -> None:
-    """A real process that dies by SIGKILL at the moment."""
+    """Run a real process that dies by SIGKILL at the moment."""
     args = home.arguments(stage, run, *STAGES[stage], callback(Interrupt, number=signal.SIGKILL, **moment))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = run_all([sys.executable, "-m", "prl", *args], cwd=ROOT, env=environment)

@@ -96,7 +96,7 @@ def table(markdown: str) -> list[list[str]]:
 
 
 def everything(home: Home) -> list[str]:
-    """Settings with which pairwise PPO logs all it can."""
+    """Return settings with which pairwise PPO logs all it can."""
     learning = [f"{MODEL}critic.warmup", "0", f"{MODEL}objective.init_args.entropy_coef", "0.001"]
     judge = f"{MODEL}heldout_judge"
     path = [f"{judge}.init_args.path", str(home.bradley_terry)]

@@ -21,7 +21,7 @@ YES = ("--trust_run_folder", "true")
 
 @pytest.fixture(scope="module")
 def shipped(home: Home, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The config.yaml of a run of PPO."""
+    """Write the config.yaml of a run of PPO."""
     folder = tmp_path_factory.mktemp("printed")
     with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
         run_stage(home.arguments("pairwise_ppo", folder, "--print_config"))
@@ -30,7 +30,7 @@ def shipped(home: Home, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
-    """A module that can be imported; says whether it was."""
+    """Make an importable module that records whether it was imported."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "evil_code.py").write_text(
         f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
@@ -45,7 +45,7 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
 
 
 def planted(folder: Path, shipped: str, change: Callable[[dict[str, Any]], Any]) -> Path:
-    """A run folder whose config was changed."""
+    """Make a run folder whose config was changed."""
     settings = yaml.safe_load(shipped)
     change(settings)
     (folder / "run" / "checkpoints").mkdir(parents=True)
@@ -62,7 +62,7 @@ def rule_of(name: str) -> dict[str, Any]:
 
 
 def told(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line of a command that ends with a mistake."""
+    """Return the last line of a command that ends with a mistake."""
     with pytest.raises(SystemExit) as ended:
         main(command)
     assert ended.value.code == 1

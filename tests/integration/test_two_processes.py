@@ -35,7 +35,7 @@ STRATEGIES = {
 def run(
     home: Home, stage: str, folder: Path, processes: int, *overrides: str, ends_with: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Final weights of a tiny run in as many processes, each a real `python -m prl`."""
+    """Return the final weights of a tiny run in as many processes, each a real `python -m prl`."""
     done = launch(home, stage, folder, processes, *overrides)
     assert done.returncode == ends_with, done.stderr[-3000:]
     return last_checkpoint(folder)["state_dict"]

@@ -47,7 +47,7 @@ class ChangingJudge(ConstantJudge):
 
 
 def judges(training: type, heldout: type) -> list[str]:
-    """The two judges of a run, by class."""
+    """Return the two judges of a run, by class."""
     names = {"reward": training, "heldout_judge": heldout}
     given = {name: {"class_path": f"{kind.__module__}.{kind.__qualname__}"} for name, kind in names.items()}
     return [word for name, value in given.items() for word in (f"{MODEL}{name}", json.dumps(value))]

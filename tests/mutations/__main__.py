@@ -64,7 +64,7 @@ class Warm:
         )
 
     def run_tests(self, tests: Iterable[str]) -> tuple[int, str]:
-        """The exit code of pytest, and what it printed."""
+        """Return the exit code of pytest, and its output."""
         request = json.dumps({"folder": str(self.folder), "tests": list(tests)})
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -80,7 +80,7 @@ class Warm:
 
 
 def outcome(warm: Warm, fault: Fault) -> tuple[str, str]:
-    """What became of a fault, and the line that tells why."""
+    """Decide the outcome of a fault, with the line that explains it."""
     path = warm.folder / fault.file
     source = path.read_text(encoding="utf-8")
     if source.count(fault.old) != 1:
@@ -114,7 +114,7 @@ class Crew:
             self._free.put(copy)
 
     def each(self, work: Callable[[Warm, Any], Any], things: Sequence[Any]) -> list[Any]:
-        """The results of work on each thing, in a copy that is free."""
+        """Do work on each thing, in a copy that is free, and return the results."""
 
         def in_turn(thing: Any) -> Any:
             warm = self._free.get()
@@ -133,7 +133,7 @@ class Crew:
 
 
 def fails_alone(warm: Warm, test: str) -> str:
-    """The line that tells of a test file's failure without any fault; empty when it passes."""
+    """Return the line that explains a test file's failure without any fault; empty when it passes."""
     code, output = warm.run_tests([test])
     told = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))] or [
         f"{test}: exit code {code}"

@@ -84,8 +84,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("entropy-without-its-weight", "with_entropy=self.objective.needs_entropy", "with_entropy=False"),
             (
                 "anchors-are-not-placed",
-                "return rollout.anchored(self.anchors.place(",
-                "return rollout or rollout.anchored(self.anchors.place(",
+                "return rollout.anchored(self.anchors.anchors_for(",
+                "return rollout or rollout.anchored(self.anchors.anchors_for(",
             ),
             (
                 "left-out-iterations-hold-the-schedule",
@@ -109,7 +109,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
             (
                 "bank-hears-of-no-verdict",
-                "stats |= self.anchors.observe(rollout, scores, self.actors)",
+                "stats |= self.anchors.update(rollout, scores, self.actors)",
                 "pass",
             ),
             (
@@ -276,16 +276,16 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
     "prl/anchors/bank.py": (
         _tests("u.anchors i.ppo_sources"),
         (
-            ("any-winner-is-the-challenger", "if probability > anchor.rival_prob:", "if probability > 0.5:"),
+            ("any-winner-is-the-challenger", "if probability > anchor.challenger_prob:", "if probability > 0.5:"),
             (
                 "first-winner-stays-the-challenger",
-                "anchor.rival, anchor.rival_prob = text, probability",
-                "anchor.rival, anchor.rival_prob = anchor.rival or text, probability",
+                "anchor.challenger, anchor.challenger_prob = text, probability",
+                "anchor.challenger, anchor.challenger_prob = anchor.challenger or text, probability",
             ),
             (
                 "refused-challengers-take-over",
-                "text = anchor.rival if accepted else anchor.text",
-                "text = anchor.rival",
+                "text = anchor.challenger if accepted else anchor.text",
+                "text = anchor.challenger",
             ),
             ("ties-are-wins", "0.5 if probability == 0.5 else float(probability > 0.5)", "float(probability >= 0.5)"),
             ("failed-judgements-are-losses", "if probability == probability:", "if True:"),

@@ -33,7 +33,7 @@ class Request(ctypes.Structure):
 
 
 def build(folder: Path, *, source: str | None = None) -> ctypes.CDLL:
-    """The emulated kernel; `source` replaces the text of gae_cuda.cuh."""
+    """Build the emulated kernel; `source` replaces the text of gae_cuda.cuh."""
     if CXX is None:
         pytest.skip("no C++ compiler")
     for part in ("tests/native", "prl/csrc"):
@@ -97,7 +97,7 @@ def run(kernel, problem, tiling, *, shaped=None, decays=None, seed=0, moments=Tr
 
 
 def expected(problem, *, shaped=None, decays=None):
-    """The same by the torch reference."""
+    """Compute the expected numbers by the torch reference."""
     decays = decays or reference.Decays(1.0, 0.95, None, None)
     names = {1: "k1", 2: "k2", 3: "k3"}
     rewards, scores = problem["rewards"], None

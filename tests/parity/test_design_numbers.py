@@ -109,7 +109,7 @@ def test_block_2_through_experience_and_objective() -> None:
 
 
 def shaped(shaper: RewardShaper, verdict: Verdict) -> torch.Tensor:
-    """The reward of each comparison, as of responses with one anchor each."""
+    """Return the reward of each comparison, as of responses with one anchor each."""
     rows = torch.arange(len(verdict))
     return shaper(Scores(verdict.win_prob, verdict, rows), make_rollout(ragged_mask([1] * len(verdict)))).rewards
 

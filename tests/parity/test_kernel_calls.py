@@ -19,7 +19,7 @@ PER_ROW = {"scores", "row_lambda", "offsets"}
 
 
 def within(x: Tensor, *pads: tuple[int, int]) -> Tensor:
-    """The same numbers as a view into a larger tensor: (before, after) other elements around them per dimension."""
+    """View numbers inside a larger tensor: (before, after) other elements around them per dimension."""
     sizes = [before + size + after for (before, after), size in zip(pads, x.shape, strict=True)]
     view = torch.full(sizes, 77, device=x.device).to(x.dtype)
     for dim, ((before, _), size) in enumerate(zip(pads, x.shape, strict=True)):
@@ -144,7 +144,7 @@ def test_opcheck(sample, device, operator) -> None:
 
 
 def call_public(problem: Problem, operator: str) -> tuple[Tensor, ...]:
-    """The operator through `prl.advantages.gae`, where `gae_lambda` is a number or one per row."""
+    """Call the operator through `prl.advantages.gae`, where `gae_lambda` is a number or one per row."""
     arguments = problem.arguments(operator)
     row_lambda = arguments.pop("row_lambda")
     lambdas = {} if row_lambda is None else {"gae_lambda": row_lambda}
@@ -235,7 +235,7 @@ mistakes = pytest.mark.parametrize(("name", "mistake"), [(name, what) for name i
 
 
 def assert_refused(call: Callable, name: str, mistake: str, device: str, *errors: type[Exception]) -> None:
-    """A message names the tensor that is wrong, from both operators and in both layouts."""
+    """Check that a message names the wrong tensor, from both operators and in both layouts."""
     change = MISTAKES[name][mistake]
     spelled = "gae_lambda" if (call, name) == (call_public, "row_lambda") else name
     for problem in (valid(True), valid(False)) if name != "offsets" else (valid(True),):

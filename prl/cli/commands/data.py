@@ -36,7 +36,7 @@ def main(args: list[str]) -> None:
 
 
 def described(options: argparse.Namespace) -> dict[str, Any]:
-    """What is in the data, as the JSON object has it."""
+    """Describe the data as a JSON object."""
     from prl.data import AnchoredPrompt, DataSource, Demonstration, PreferencePair, Record, load_records
     from prl.evaluation.data_summary import describe
 
@@ -58,7 +58,7 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def tokens_of(tokenizer: Any, record: "Record") -> dict[str, list[str]]:
-    """The tokens of a record's parts, the prompt through the chat template."""
+    """Tokenise the parts of a record, the prompt through the chat template."""
     from prl.data.encoding import encode_prompt
     from prl.data.marks import encode_content
 
@@ -73,7 +73,7 @@ def tokens_of(tokenizer: Any, record: "Record") -> dict[str, list[str]]:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """One screen. What the data brought along cannot steer the terminal: see `printable`."""
+    """Format the summary for one screen. Control characters in the data cannot steer the terminal: see `printable`."""
     from prl.data.rows.row_errors import printable
     from prl.evaluation.data_summary import QUANTILES
 

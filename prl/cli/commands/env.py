@@ -18,7 +18,7 @@ PACKAGES = ("lightning", "transformers", "torchmetrics", "jsonargparse", "datase
 
 
 def main(args: list[str]) -> None:
-    """Print the report. Exits with 1 when PRL_KERNELS asks for what cannot be had."""
+    """Print the report. Exits with 1 when PRL_KERNELS names a kernel that is not available."""
     parser = argparse.ArgumentParser("prl env", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(args)
@@ -29,7 +29,7 @@ def main(args: list[str]) -> None:
 
 
 def describe() -> dict[str, Any]:
-    """Everything that is printed; None stands for what is missing."""
+    """Collect the report; None stands for what is missing."""
     import torch
 
     return {
@@ -48,7 +48,7 @@ def describe() -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """The GPUs that torch sees."""
+    """List the GPUs that torch sees."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -60,7 +60,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def installed_version(package: str) -> str | None:
-    """Version of a package, or None where it is not installed."""
+    """Return the version of a package; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -68,7 +68,7 @@ def installed_version(package: str) -> str | None:
 
 
 def compilers() -> dict[str, str | None]:
-    """Path and version of what an installation would compile with: setup.py looks in the same places."""
+    """Find the path and version of each compiler that an installation would use; setup.py looks in the same places."""
     commands = [name.split() for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name]
     cxx = next((command for command in commands if shutil.which(command[0])), None)
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
@@ -77,7 +77,7 @@ def compilers() -> dict[str, str | None]:
 
 
 def compiler_version(command: list[str]) -> str:
-    """`PATH: VERSION` of a compiler."""
+    """Return `PATH: VERSION` of a compiler."""
     try:
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=10)
         lines = done.stdout.splitlines()
@@ -89,7 +89,7 @@ def compiler_version(command: list[str]) -> str:
 
 
 def kernels() -> dict[str, Any]:
-    """Which implementation of the advantages runs and why, or why none can."""
+    """Return the implementation of the advantages that runs, with the reason, or why none can run."""
     report: dict[str, Any] = {"PRL_KERNELS": os.environ.get("PRL_KERNELS")}
     try:
         with warnings.catch_warnings():
@@ -103,7 +103,7 @@ def kernels() -> dict[str, Any]:
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """The report in two aligned columns."""
+    """Format the report in two aligned columns."""
     cuda = report["torch_cuda"]
     rows = [(name, report[name]) for name in ("prl", "python", "platform", "cpu_cores", "torch_threads")]
     rows.append(("torch", f"{report['torch']}, built {f'with CUDA {cuda}' if cuda else 'without CUDA'}"))

@@ -41,7 +41,7 @@ def main(args: list[str]) -> None:
 
 
 def resolved(args: list[str]) -> dict[str, Any]:
-    """The configuration that `prl fit` with these arguments would run."""
+    """Resolve the configuration that `prl fit` would run with these arguments."""
     from prl.cli.app import PrlCLI, run_stage
 
     class Parsed(PrlCLI):
@@ -65,7 +65,7 @@ def resolved(args: list[str]) -> dict[str, Any]:
 
 
 def configured_processes(settings: dict[str, Any]) -> int:
-    """Processes that the trainer's settings name.
+    """Count the processes that the trainer's settings name.
 
     Raises:
         ValueError: when that depends on the machine.
@@ -77,13 +77,13 @@ def configured_processes(settings: dict[str, Any]) -> int:
 
 
 def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
-    """The estimate as the JSON file has it.
+    """Describe the estimate as a JSON object.
 
     Raises:
         ValueError: for a strategy, precision or weights that `prl fit` would refuse, and when a batch or groups do not
             divide processes.
     """
-    from lightning_modules.estimates import needs
+    from lightning_modules.estimates import plan_memory
     from lightning_modules.export import build_training_module
     from lightning_modules.strategies import check_precision, check_replicas, shards_of
     from prl.data.batching import check_divides
@@ -98,7 +98,7 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
     module = build_training_module(settings)
     rows = batch // processes * getattr(getattr(module, "sampling", None), "per_prompt", 1)
     precision = str(settings["trainer"]["precision"])
-    needed = needs(module, rows, precision=PRECISIONS.get(precision, precision), float32_copies=shards.master)
+    needed = plan_memory(module, rows, precision=PRECISIONS.get(precision, precision), float32_copies=shards.master)
     found = needed.on_one_process(processes, shards)
     return {
         **{"processes": processes, "strategy": settings["trainer"]["strategy"], "rows_per_process": rows},
@@ -109,7 +109,7 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
 
 
 def show(report: dict[str, Any]) -> None:
-    """Two tables, in GiB, or in MiB where everything is small."""
+    """Print two tables, in GiB, or in MiB where everything is small."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # of a pipe nobody knows the width, and names would be cut

@@ -1,8 +1,8 @@
 """`prl export --checkpoint FILE --output DIR`: the model of any checkpoint as a folder that transformers loads.
 
-The same folder as the `model/` that a finished run leaves: safetensors, tokenizer, chat template, model card, of a
-judge its template too; adapters are merged. No GPU and no data are needed, so no judge is measured: it gets the
-passport of the run's `model/` if that has the same weights, else `prl judge --write-passport` writes one.
+The folder has the contents of the `model/` that a finished run leaves: safetensors, tokenizer, chat template, model
+card, and a judge's template. Adapters are merged. No GPU and no data are needed, so no judge is measured: it gets the
+passport of the run's `model/` if that has equal weights, else `prl judge --write-passport` writes one.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def export(
 
     Raises:
         RunError: when a file is missing or torn, or the folder holds something.
-        RunInUseError: for a folder in that of a run that is going on.
+        RunInUseError: for a folder inside that of a running run.
         UntrustedRunError: when the model's settings ask for such code.
         ValueError: for a checkpoint of another stage, or for merge: false without adapters.
     """

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prl.checkpoints.files import batches_of, valid_checkpoints
-from prl.evaluation.policy.frontier import MEASURES, Point, common_measure, knee, run_points, to_ship
+from prl.evaluation.policy.frontier import MEASURES, Point, best_checkpoint, common_measure, knee, run_points
 from prl.evaluation.policy.validation_log import VALIDATIONS, ValidationLog
 from prl.system.outputs import check_file, is_own_picture, json_with, save_picture, write_text
 
@@ -43,7 +43,7 @@ def main(args: list[str]) -> None:
 
 
 def validations(run: Path) -> list[dict[str, Any]]:
-    """The validations of a run.
+    """Read the validations of a run.
 
     Raises:
         ValueError: when it has none.
@@ -58,7 +58,7 @@ def validations(run: Path) -> list[dict[str, Any]]:
 
 
 def frontier(lines: dict[str, list[dict[str, Any]]], measure: str | None = None) -> dict[str, Any]:
-    """Points and knee of each run, and what to ship, as the JSON file has it.
+    """Describe points and knee of each run, and the best checkpoint, as a JSON object.
 
     Args:
         lines: run folder -> its validations.
@@ -73,7 +73,7 @@ def frontier(lines: dict[str, list[dict[str, Any]]], measure: str | None = None)
     for run, points in runs.items():
         if not points:
             raise ValueError(f"{run} has no {name}; choose another --measure" + _heldout_hint(name))
-    run, best = to_ship(runs)
+    run, best = best_checkpoint(runs)
     found = {
         run: {
             "points": [asdict(point) for point in points],
@@ -91,7 +91,7 @@ def _heldout_hint(measure: str) -> str:
 
 
 def checkpoint_for(run: Path, point: Point) -> dict[str, Any]:
-    """The kept checkpoint of a validation, or the nearest one, with advice where it is not the same."""
+    """Find the kept checkpoint of a validation, or the nearest one, with advice where they differ."""
     kept = kept_checkpoints(run)
     if point.batch in kept:
         return {"checkpoint": str(kept[point.batch]), "checkpoint_batch": point.batch, "advice": None}
@@ -107,7 +107,7 @@ def checkpoint_for(run: Path, point: Point) -> dict[str, Any]:
 
 
 def kept_checkpoints(run: Path) -> dict[int, Path]:
-    """Training batches -> checkpoint, of all whole ones that the run folder holds."""
+    """Map training batches to checkpoints, for all valid ones in the run folder."""
     folder = run / "checkpoints"
     found = {}
     for path in sorted(folder.glob("*.ckpt")):
@@ -129,7 +129,7 @@ def _batches_in(path: Path) -> int | None:
 
 
 def show(report: dict[str, Any]) -> None:
-    """The validations as a table, and what to ship in words."""
+    """Print the validations as a table, and the checkpoint to ship in words."""
     table = Table(title=f"win rate: {MEASURES[report['measure']]}", title_justify="left")
     for column in ("run", "batch", "sqrt KL", "win rate", "95 % over prompts", ""):
         table.add_column(column, justify="left" if column in ("run", "") else "right")

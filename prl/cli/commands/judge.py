@@ -42,7 +42,7 @@ FIGURES = (
 )
 """Names in the report, in the order of the screen, with their words."""
 COLUMNS = ("win_prob", "margin", "order_gap")
-"""What is written of each comparison."""
+"""Columns that are written of each comparison."""
 
 
 def main(args: list[str]) -> None:
@@ -92,7 +92,7 @@ def main(args: list[str]) -> None:
 
 
 def check_outputs(options: argparse.Namespace) -> None:
-    """Refuse to write over what is read, or over what is no earlier result of this command.
+    """Refuse to overwrite inputs, or files that are no earlier result of this command.
 
     Raises:
         OutputError: naming the file.
@@ -109,7 +109,7 @@ def check_outputs(options: argparse.Namespace) -> None:
 
 
 def picture_of(folder: Path, tag: str) -> Path:
-    """Where a figure is drawn."""
+    """Return the path of a figure."""
     return folder / f"{tag.rpartition('/')[2]}.png"
 
 
@@ -144,7 +144,7 @@ def measure(judge: "Judge", options: argparse.Namespace) -> None:
     judged = judge_pairs(judge.model, pairs.records)
     folder, probes = judge_folder(options.judge), not options.no_probes
     passport = issue_passport(judge.model, folder, pairs, judged, probes=probes)
-    # Files first: whoever reads the screen may go away.
+    # Files first: the reader of the screen may close the pipe.
     if options.json is not None:
         write_text(options.json, as_json(passport))
     written = write_passport(options.judge, passport) if options.write_passport else None
@@ -161,7 +161,7 @@ def measure(judge: "Judge", options: argparse.Namespace) -> None:
 
 
 def screen(passport: dict[str, Any]) -> str:
-    """The report in columns: figure, 95 % interval over prompts, and the pairs behind it."""
+    """Format the report in columns: figure, 95 % interval over prompts, and number of pairs."""
     report = passport["report"]
     counts = f"{report['num_pairs']} pairs, {report['num_prompts']} prompts, {report['num_ties']} ties"
     lines = [f"{passport['judge']['kind']} judge on {passport['data']['file']}: {counts}", ""]
@@ -207,7 +207,9 @@ def compare(judge: "Judge", options: argparse.Namespace) -> None:
 
 
 def read_lines(path: Path, column: str) -> list[Any]:
-    """One text per line. Lines of a .jsonl file are JSON: a string, a list of messages, or an object with the column.
+    """Read one text per line.
+
+    Lines of a .jsonl file are JSON: a string, a list of messages, or an object with the column.
 
     Raises:
         ValueError: for a missing or empty file, one that is not UTF-8, or a line that is none of these.

@@ -57,10 +57,10 @@ def main(args: list[str]) -> None:
 
 
 def _remove_earlier(folder: Path) -> None:
-    """Make room for a new quickstart: what an earlier one wrote goes, whatever else lies beside it stays.
+    """Delete the files of an earlier quickstart; other files stay.
 
     Raises:
-        OutputError: before anything goes, when a place that is needed holds what no quickstart wrote.
+        OutputError: before anything is deleted, when a needed folder holds files that no quickstart wrote.
     """
     from prl.run_folder.contents import BEGUN_FILES, RUN_FILES, check_run_folder, foreign_files
 
@@ -93,7 +93,7 @@ def write_world_and_tokenizer(out: Path, seed: int) -> None:
 
 
 def fit(stage: str, out: Path, configs: Path, seed: int) -> None:
-    """One training stage through the command line that a user would type; paths follow `out`."""
+    """Run one training stage through the command line that a user would type; paths follow `out`."""
     from prl.cli.app import run_stage
 
     data = {"supervised": "demonstrations", "judge": "pairs", "ppo": "prompts"}[stage]
@@ -132,7 +132,7 @@ def write_report(out: Path, seed: int) -> None:
 
 
 def measure(out: Path) -> dict[str, Any]:
-    """The numbers of report.json."""
+    """Compute the numbers of report.json."""
     from prl.config import Sampling
     from prl.quickstart.evaluate import evaluate
 
@@ -156,7 +156,7 @@ def measure(out: Path) -> dict[str, Any]:
 
 
 def measure_judge(out: Path) -> dict[str, float]:
-    """Accuracy, calibration and order effects of the saved judge on validation pairs of unseen prompts."""
+    """Measure accuracy, calibration and order effects of the saved judge on validation pairs of unseen prompts."""
     import torch
 
     from prl.data import DataSource, PreferencePair, load_records
@@ -175,7 +175,7 @@ def measure_judge(out: Path) -> dict[str, float]:
 
 
 def _quiet() -> None:
-    """Leave the terminal to what matters: Lightning's tips and tables are for runs of one stage."""
+    """Hide Lightning's tips and tables, which are for runs of one stage."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning")

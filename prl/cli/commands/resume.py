@@ -1,7 +1,7 @@
 """`prl resume RUN_DIR`: continue a run from its own config, or with --verify K replay K batches and compare.
 
-Settings behind these go to `prl fit`. A replay runs in a scratch folder and leaves the run as it is: it starts at the
-newest checkpoint with K batches of the ledger behind it and says whether they come out again to the last bit, within
+Settings behind these go to `prl fit`. A replay runs in a scratch folder and does not change the run. It starts at the
+newest checkpoint with K batches of the ledger behind it. It says whether the batches repeat to the last bit, within
 rounding, or which quantity is the first to differ (exit code 1).
 """
 
@@ -48,7 +48,7 @@ def main(args: list[str]) -> None:
 
 
 def verify(run: Path, count: int, ckpt: str | None, tolerance: float, settings: list[str]) -> None:
-    """Replay and tell. Exits with 1 when a quantity differs beyond the tolerance.
+    """Replay and report. Exits with 1 when a quantity differs beyond the tolerance.
 
     Raises:
         RunError: when there is no checkpoint with batches of the ledger behind it.
@@ -61,7 +61,7 @@ def verify(run: Path, count: int, ckpt: str | None, tolerance: float, settings: 
     start = int(summary(checkpoint)["batches"])
     numbers = [n for n in range(start + 1, start + count + 1) if n in before]
     with tempfile.TemporaryDirectory(prefix="prl-verify-") as scratch:
-        # What changed is told, and the ledger says what came of it.
+        # Changed inputs are logged, and the ledger shows their effect.
         quiet = ["--trainer.logger", "false", "--checkpoint.every_n_batches", "0", "--accept_changes", "true"]
         quiet += settings
         lines, is_first_rank = replayed(_fit(run, Path(scratch), str(checkpoint), quiet), len(numbers))
@@ -87,7 +87,7 @@ def verify(run: Path, count: int, ckpt: str | None, tolerance: float, settings: 
 
 
 def _checkpoint(run: Path, ledger: dict[int, Any], count: int, ckpt: str | None) -> Path:
-    """The given checkpoint, or the newest with `count` batches of the ledger behind it, or with the most."""
+    """Choose the given checkpoint, else the newest with `count` ledger batches behind it, or the most of them."""
     if ckpt is not None:
         found = [Path(str(resolve_checkpoint(ckpt, run / "checkpoints"))).resolve()]
     else:
@@ -105,7 +105,7 @@ def _checkpoint(run: Path, ledger: dict[int, Any], count: int, ckpt: str | None)
 
 
 def _check_config(run: Path, settings: list[str]) -> None:
-    """Raises RunError when the run's config is not there or, unless that is accepted, not what the run wrote."""
+    """Refuse a config that is missing or, unless accepted, changed since the run wrote it. Raises RunError."""
     path = run / CONFIG
     if not path.is_file():
         raise RunError(f"there is no {path}; give the folder of a run")

@@ -1,11 +1,11 @@
-"""Options that say where rows come from, the same for every command that reads data."""
+"""Options that name a source of rows, shared by every command that reads data."""
 
 import argparse
 from typing import Any
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """--split, --name and --columns, as in a config's `train`."""
+    """Add --split, --name and --columns, with their meaning in a config's `train`."""
     parser.add_argument("--split", help="of a hub data set")
     parser.add_argument("--name", help="subset (configuration) of a hub data set")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Rows of CSV files. A cell is the text that is written: no type is guessed, and an empty one is no value."""
+"""Rows of CSV files. Cells stay text: no type is guessed, and an empty cell is no value."""
 
 import codecs
 import csv
@@ -16,10 +16,10 @@ _TOLD = re.compile(r"sep=([,;\t])\r?\n?")
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
-    """Each row by heading with its number, from 1 for the first one below the headings; blank lines have none.
+    """Yield each row by heading with its number, from 1 for the first row below the headings; blank lines have none.
 
     Raises:
-        DataError: for headings that make no sense, and quotes that do not: where a cell ends can then not be told.
+        DataError: for headings that make no sense, and for broken quotes, which leave the ends of cells unknown.
     """
     csv.field_size_limit(_LONGEST_CELL)  # Python's own limit is a text of 131,072 characters
     with path.open("rb") as start:
@@ -47,7 +47,7 @@ def _rows(path: Path, file: TextIO) -> Iterator[tuple[int, RawRow]]:
 
 
 def _reader(file: TextIO) -> Any:
-    """A reader of the dialect: `;` or tabs separate cells where the headings have no comma, or a first line says so."""
+    """Build a reader: `;` or tabs separate cells where the headings have no comma, or a first line says so."""
     first = next(file, "")
     while first and not first.strip("\r\n"):
         first = next(file, "")
@@ -59,7 +59,7 @@ def _reader(file: TextIO) -> Any:
 
 
 def _checked(path: Path, names: list[str]) -> list[str]:
-    """The headings. A first one without a name is of the row numbers that pandas writes."""
+    """Check the headings. An unnamed first one belongs to the row numbers that pandas writes."""
     for name in names:
         if wrong := bad_byte(name):
             raise DataError(f"{path} has a heading with {wrong}, which is no UTF-8; write the file again as UTF-8")

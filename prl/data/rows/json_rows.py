@@ -16,7 +16,7 @@ _LONGEST_LITERAL = 12
 
 
 class _Decoder:
-    """Python's decoder, which also notices a key that an object has twice; JSON leaves it open which one counts."""
+    """Python's decoder, which also notices a key that an object has twice; JSON does not say which one counts."""
 
     def __init__(self) -> None:
         self.twice: list[str] = []
@@ -30,17 +30,17 @@ class _Decoder:
         return made
 
     def whole(self, text: str) -> Any:
-        """The value of a whole text."""
+        """Decode the value of a whole text."""
         self.twice = []
         return self._decoder.decode(text)
 
     def first(self, text: str, start: int) -> tuple[Any, int]:
-        """The value that begins at a place, and where it ends."""
+        """Decode the value that begins at an offset, and return where it ends."""
         self.twice = []
         return self._decoder.raw_decode(text, start)
 
     def row(self, value: Any) -> RawRow:
-        """The last value as a row."""
+        """Return the last value as a row."""
         if not isinstance(value, dict):
             return RowError("invalid JSON", None, f"a {type(value).__name__}")
         if self.twice:
@@ -49,7 +49,7 @@ class _Decoder:
 
 
 def line_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, RawRow]]:
-    """The object of each line with the number of the line; blank lines have none.
+    """Yield the object of each line with the number of the line; blank lines have none.
 
     Lines are decoded one at a time, so that one bad byte costs one row.
     """
@@ -70,7 +70,7 @@ def _line_row(decoder: _Decoder, line: bytes) -> RawRow:
 
 
 class _Text:
-    """A file that is read as far as it is needed; `text[at:]` is what was read and not used."""
+    """A file that is read on demand; `text[at:]` is read and not used yet."""
 
     def __init__(self, file: TextIO) -> None:
         self._file, self.text, self.at = file, "", 0
@@ -83,7 +83,7 @@ class _Text:
         return bool(new)
 
     def peek(self) -> str:
-        """The next character that is no white space; empty at the end."""
+        """Return the next character that is no white space; empty at the end."""
         while True:
             self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]
             if self.at < len(self.text) or not self.more():
@@ -91,7 +91,7 @@ class _Text:
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
-    """Each object of an array with its number, from 1; of a file that is no array, those of its lines.
+    """Yield each object of an array with its number, from 1; in a file without an array, those of its lines.
 
     Raises:
         DataError: where the text of an array is no JSON. What is behind that place cannot be told apart, so that no row

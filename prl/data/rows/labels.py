@@ -1,4 +1,4 @@
-"""Which response is better: a label in any accepted form as a probability, a ranked list as pairs."""
+"""Labels: any accepted form as the probability that the first response is better; a ranked list as pairs."""
 
 import ctypes
 import math
@@ -9,10 +9,10 @@ from prl.data.rows.row_reader import RowReader
 from prl.types import Conversation
 
 NO_LABEL = "none, chosen is better"
-"""What a report calls a row whose columns alone say it."""
+"""Name in a report of a row whose columns alone give the label."""
 
 MARGIN = "margin, as log-odds"
-"""What a report calls a row with a margin, which other trainers read otherwise."""
+"""Name in a report of a row with a margin, which other trainers read otherwise."""
 
 MAX_COMPLETIONS = 128
 """Longest ranked list: it gives 8,128 pairs, and each holds two texts."""
@@ -21,7 +21,7 @@ _WINNERS = {"a": 1.0, "model_a": 1.0, "b": 0.0, "model_b": 0.0, "tie": 0.5, "tie
 
 
 def read_preference(row: RowReader, default: float | None, usual: str) -> float:
-    """Probability that the first response is better. Raises RowError.
+    """Read the probability that the first response is better. Raises RowError.
 
     Args:
         row: the row.
@@ -56,7 +56,7 @@ def read_preference(row: RowReader, default: float | None, usual: str) -> float:
 
 
 def read_weight(row: RowReader, num_pairs: int = 1) -> float:
-    """How much each pair of a row counts, 1 for a row that does not say it. Raises RowError.
+    """Read the weight of each pair of a row; 1 where the row has none. Raises RowError.
 
     Args:
         row: the row.
@@ -72,14 +72,14 @@ def read_weight(row: RowReader, num_pairs: int = 1) -> float:
 
 
 def read_ranking(row: RowReader, order: str, prompt: Conversation) -> list[tuple[tuple[str, str], tuple[int, int]]]:
-    """All pairs (better, worse) of a ranked list, each with the white space that the two lost.
+    """List all pairs (better, worse) of a ranked list, each with the white space that was stripped from the two.
 
     Pairs of equal rank are left out and counted. Raises RowError.
 
     Args:
         row: the row, with `completions`.
         order: the column that ranks them: `rank` (1 is the best) or `scores` (the higher the better).
-        prompt: what they answer.
+        prompt: of the responses.
     """
     if label := next((name for name in LABELS if name in row), None):
         raise both_given((order,), (label,), "label")

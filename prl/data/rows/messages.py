@@ -1,4 +1,4 @@
-"""Dialogues in the shapes that files have them in, as one: lists of messages with role and content.
+"""Dialogues in any accepted shape, read as lists of messages with role and content.
 
 - `{"role": "user", "content": "Hi?"}`
 - ShareGPT's `{"from": "human", "value": "Hi?"}`
@@ -23,7 +23,7 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 def read_messages(value: Any, where: str) -> tuple[tuple[Message, ...], set[str]]:
-    """A list of messages, and the keys that held a value and are not kept. Raises RowError."""
+    """Read a list of messages, and the keys that held a value and are dropped. Raises RowError."""
     if not isinstance(value, list):
         raise RowError("wrong type", where, shown(value), expected="a list of messages")
     if not value:
@@ -55,12 +55,12 @@ def _read_message(value: Any, where: str) -> tuple[Message, set[str]]:
 
 
 def is_transcript(text: str) -> bool:
-    """Whether a text begins with a marked turn."""
+    """Return whether a text begins with a marked turn."""
     return _TURN.match("\n\n" + text.lstrip("\n")) is not None
 
 
 def read_transcript(text: str, where: str) -> list[Message]:
-    """The turns of a transcript, each without the one space that follows its mark. Raises RowError.
+    """Split a transcript into turns, each without the one space that follows its mark. Raises RowError.
 
     A mark inside a turn starts a new one: the format has no way to quote it.
     """
@@ -75,7 +75,7 @@ def read_transcript(text: str, where: str) -> list[Message]:
 
 
 def checked_text(value: Any, where: str, expected: str = "text") -> str:
-    """A text that is not empty and can be encoded. Raises RowError."""
+    """Check that a text is not empty and can be encoded. Raises RowError."""
     if not isinstance(value, str):
         raise RowError("wrong type", where, shown(value), expected=expected)
     if not value.strip():
@@ -90,7 +90,7 @@ def checked_text(value: Any, where: str, expected: str = "text") -> str:
 
 
 def cell_text(value: Any, where: str, expected: str = "text") -> str:
-    """The same of a whole cell, which must not be a list of messages that was written as text. Raises RowError.
+    """Check the text of a whole cell, and refuse a list of messages written as text. Raises RowError.
 
     A table without lists (.csv) has such cells; read as text, a model would learn brackets and quotes.
     """
@@ -100,7 +100,7 @@ def cell_text(value: Any, where: str, expected: str = "text") -> str:
 
 
 def open_prompt(messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:
-    """A prompt that leaves something to respond to. Raises RowError."""
+    """Check that a prompt leaves something to respond to. Raises RowError."""
     if messages[-1]["role"] == "assistant":
         raise RowError("assistant turn ends the prompt", where, shown(messages[-1]["content"]))
     return messages

@@ -1,4 +1,4 @@
-"""Rows of Parquet files, with the values that Arrow gives them; what other libraries wrote beside them is not read."""
+"""Rows of Parquet files, with Arrow's values; metadata of other libraries is not read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ _ROWS_AT_ONCE = 256
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
-    """Each row with its number, from 1.
+    """Yield each row with its number, from 1.
 
     Raises:
         DataError: where the file is damaged, no Parquet file, or has two columns of one name.

@@ -1,4 +1,4 @@
-"""Reads a data file or a hub data set into checked records, and says exactly which rows were bad and why."""
+"""Reading of a data file or a hub data set into checked records, with an exact report of bad rows."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True)
 class DataReport:
-    """What happened to the rows of one source. Row numbers count from 1; in .jsonl files they are line numbers."""
+    """Counts over the rows of one source. Row numbers count from 1; in .jsonl files they are line numbers."""
 
     source: str
     """Path or hub id as given."""
@@ -65,7 +65,7 @@ class DataReport:
     """Keys beside role and content that were seen in messages and not kept."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
+        """Return the fields as JSON values."""
         return dataclasses.asdict(self)
 
     def write(self, path: str | Path) -> None:
@@ -76,14 +76,14 @@ class DataReport:
 
 @dataclass(frozen=True)
 class LoadedRecords(Generic[R]):
-    """The valid records of a source in file order, and the account of how they were read."""
+    """The valid records of a source in file order, and the report of their reading."""
 
     records: list[R]
     report: DataReport
 
 
 class RecordStream(Generic[R]):
-    """The valid records of a source in file order, one at a time, and then the account of how they were read.
+    """The valid records of a source in file order, one at a time, and afterwards the report of their reading.
 
     Iterating raises DataError if the source cannot be read or, at its end, if no row has a mapped column, one is bad
     under "error", or none is good. From the first bad row under "error" on, rows are only checked.
@@ -111,7 +111,7 @@ class RecordStream(Generic[R]):
         self._refusal: RowError | None = None
 
     def refuse(self, error: RowError) -> None:
-        """Take the row of the last record for a bad one after all, for whoever cannot use it."""
+        """Count the row of the last record as bad, for a caller that cannot use it."""
         self._refusal = error
 
     def __iter__(self) -> Iterator[R]:
@@ -145,7 +145,7 @@ class RecordStream(Generic[R]):
             raise DataError(_explain(self, complaints, tally))
 
     def _unless_refused(self, records: Iterable[R]) -> Iterator[R]:
-        """The records of one row. Raises RowError when one of them is refused."""
+        """Read the records of one row. Raises RowError when one of them is refused."""
         for record in records:
             self._refusal = None
             yield record
@@ -207,7 +207,7 @@ def load_records(
 ) -> LoadedRecords[R]:
     """Read and check all rows of a source into memory; see `RecordStream` for arguments and errors.
 
-    `check` may raise RowError for a record that whoever asks cannot use.
+    `check` may raise RowError for a record that the caller cannot use.
     """
     stream = RecordStream(source, kind, on_invalid)
     records = []
@@ -223,7 +223,7 @@ def load_records(
 
 @dataclass
 class _Tally:
-    """What the rows of a source have in sum; all but `skipped` is of the valid ones."""
+    """Running totals over the rows of a source; all but `skipped` count valid rows."""
 
     num_rows: int = 0
     num_records: int = 0
@@ -252,7 +252,7 @@ class _Tally:
 
 
 def _stamp(path: str) -> tuple[int, ...] | None:
-    """What tells that a file was written anew; None for what is no file."""
+    """Return inode, size and time of a file, which change when it is rewritten; None where there is no file."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
@@ -261,7 +261,7 @@ def _stamp(path: str) -> tuple[int, ...] | None:
 
 
 def _missing_column(source: DataSource, found: set[str]) -> str | None:
-    """What is wrong with the mapping: a column that no row has would leave its field out without a word."""
+    """Describe a mapped column that no row has; without an error its field would be left out silently."""
     for ours, theirs in (source.columns or {}).items():
         if theirs is None or theirs in found or not found:
             continue
@@ -294,7 +294,10 @@ def _explain(stream: RecordStream[Any], complaints: list[str], tally: _Tally) ->
 
 
 def _renamed(raw: Mapping[str, Any], columns: Mapping[str, str | None]) -> dict[str, Any]:
-    """The row under prl's names. A column whose name a mapped one takes over is gone, so nobody reads the wrong one."""
+    """Rename a row's columns to prl's names.
+
+    A column whose name a mapped one takes over is dropped, so that nobody reads it.
+    """
     kept = {name: value for name, value in raw.items() if name not in columns and name not in columns.values()}
     mapped = {ours: theirs for ours, theirs in columns.items() if theirs is not None and theirs in raw}
     return kept | {ours: raw[theirs] for ours, theirs in mapped.items()}

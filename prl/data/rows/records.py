@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Record(ABC):
-    """What every kind of row has: a prompt."""
+    """Base of all kinds of row: a prompt."""
 
     columns: ClassVar[tuple[str, ...]]
     """Column names that the kind reads."""
@@ -57,7 +57,7 @@ class Record(ABC):
 
     @classmethod
     def row(cls, raw: Mapping[str, Any], written: bool = False) -> RowReader:
-        """A raw row, to be read as this kind; `written` if its numbers are text."""
+        """Wrap a raw row for reading as this kind of record; `written` if its numbers are text."""
         return RowReader(raw, cls.columns, cls.shapes, written)
 
 
@@ -70,7 +70,7 @@ _RESPONSES = (
     ("completions", "rank"),
     ("completions", "scores"),
 )
-"""What the responses of a preference row may be called; of `completions`, how they are ranked."""
+"""Accepted names for the responses of a preference row; of `completions`, how they are ranked."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class PreferencePair(Record):
     preference: float = 1.0
     """Probability that `chosen` is the better response, in [0, 1]."""
     weight: float = 1.0
-    """How much the pair counts in training, beside the others of its batch."""
+    """Weight of the pair in training, relative to the others of its batch."""
     extra: dict[str, Any] = field(default_factory=dict)
     stripped: tuple[int, int] = field(default=(0, 0), compare=False)
     """Characters of white space that `chosen` and `rejected` had at their ends in the file."""

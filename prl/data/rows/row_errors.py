@@ -1,4 +1,4 @@
-"""Why a raw row is not a record, in words that name the field, what was found, what was expected and the fix."""
+"""Errors of raw rows: the field, the value found, the value expected and the fix."""
 
 import re
 import reprlib
@@ -92,11 +92,11 @@ _ADVICE = {
 
 
 class DataError(ValueError):
-    """The data cannot be used as it is; the message says where, why and what to do."""
+    """Data that cannot be used; the message says where, why and what to do."""
 
 
 class RowError(ValueError):
-    """Why one raw row is not a record: the field, what was found, what was expected and the fix.
+    """The error of one raw row: the field, the value found, the value expected and the fix.
 
     Attributes:
         reason: short category, the key under which a report counts skipped rows.
@@ -116,7 +116,7 @@ RawRow = Mapping[str, Any] | RowError
 
 
 def bad_byte(text: str) -> str | None:
-    """What an error says of the first byte that is no UTF-8, in text read with `surrogateescape`; None without one."""
+    """Describe the first byte that is no UTF-8 in text read with `surrogateescape`; None without one."""
     if (found := _BAD_BYTE.search(text)) is None:
         return None
     position = len(text[: found.start()].encode(errors="surrogatepass"))
@@ -124,7 +124,7 @@ def bad_byte(text: str) -> str | None:
 
 
 def printable(line: str) -> str:
-    """A line with its control characters, and halves of characters, as Python writes them in a string.
+    """Escape control characters and lone surrogates in a line, as Python's repr does.
 
     Names in a file can then not steer the terminal, and every line can be written.
     """
@@ -132,14 +132,14 @@ def printable(line: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as an error message shows it: shortened."""
+    """Format a value for an error message, shortened."""
     return _short.repr(value)
 
 
 def missing_column(
     name: str, found: Sequence[str], columns: Sequence[str], shapes: Mapping[tuple[str, ...], str]
 ) -> RowError:
-    """A column that is not there: what is, the closest accepted shape, and a guess at what it may be called."""
+    """Build the error of a missing column: the columns there are, the closest shape, and a guess at the name."""
     texts = {shape: [column for column in shape if column not in LABELS] for shape in shapes}  # any shape has labels
     closest = max(shapes, key=lambda shape: sum(column in found for column in texts[shape]) / len(texts[shape]))
     guess = get_close_matches(name, sorted(set(found) - set(columns)), n=1) or ["<column in the file>"]
@@ -149,7 +149,7 @@ def missing_column(
 
 
 def both_given(first: Sequence[str], second: Sequence[str], what: str) -> RowError:
-    """Two readings of one row at once, where choosing one would be a guess."""
+    """Build the error of a row that can be read in two ways, where choosing one would be a guess."""
     found = " and ".join(", ".join(map(repr, names)) for names in (first, second))
     [unread] = [name for name in second if name not in first][-1:]
     fix = f"Remove one, or leave one unread: columns: {{{unread}: null}}."

@@ -1,4 +1,4 @@
-"""A raw row on its way to becoming a record."""
+"""Reader of raw rows: checked values on the way to a record."""
 
 import math
 import re
@@ -21,9 +21,9 @@ _WRITTEN_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]
 
 
 class RowReader:
-    """A raw row: hands out checked values and remembers how it was read.
+    """A raw row that returns checked values and records how it was read.
 
-    Every method raises RowError where the row is not what it should be. A null cell counts as absent.
+    Every method raises RowError for an invalid row. A null cell counts as absent.
 
     Args:
         raw: the cells by column.
@@ -33,7 +33,7 @@ class RowReader:
 
     Attributes:
         shape: the columns that the record was made of; the kind of record sets it.
-        label: the column that said which response is better; empty where the kind has no such thing.
+        label: the column that said which response is better; empty where the kind has no labels.
         stripped: for each response, by its place in the row, how many characters of leading and trailing white space
             it lost.
         num_ties: pairs of a ranked list left out because their ranks are equal.
@@ -61,36 +61,36 @@ class RowReader:
         return name in self._cells
 
     def choose(self, options: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-        """The option whose columns are all there; where none is, the one with most of them, the first of equals."""
+        """Choose the option whose columns are all there, else the one with most of them, the first of equals."""
         whole = [option for option in options if all(name in self for name in option)]
         if len(whole) > 1:
             raise both_given(whole[0], whole[1], "shape")
         return whole[0] if whole else max(options, key=lambda option: sum(name in self for name in option))
 
     def is_null(self, name: str) -> bool:
-        """Whether the column is there and its cell is empty."""
+        """Return whether the column exists and its cell is empty."""
         return name in self._nulls
 
     def missing(self, name: str) -> RowError:
-        """The error for a column that is not there, or that holds no value."""
+        """Build the error of a column that is missing, or that holds no value."""
         if self.is_null(name):
             fix = f"Fill the cell, remove the row, or leave the column unread: columns: {{{name}: null}}."
             return RowError("no value", name, "null", fix=fix if name in LABELS else "")
         return missing_column(name, list(self._cells), self._columns, self._shapes)
 
     def open_dialogue(self, name: str) -> tuple[Message, ...]:
-        """Messages that wait for an answer."""
+        """Read messages that wait for an answer."""
         return open_prompt(self._messages(name, self.take(name)), name)
 
     def prompt(self) -> tuple[Message, ...]:
-        """The explicit prompt."""
+        """Read the explicit prompt."""
         value = self.take("prompt")
         if isinstance(value, list):
             return self.open_dialogue("prompt")
         return ({"role": "user", "content": cell_text(value, "prompt", "text or a list of messages")},)
 
     def prompt_of(self, first: str, second: str) -> tuple[tuple[Message, ...], str]:
-        """The prompt of two responses, and the form it was found in: explicit, messages or transcripts."""
+        """Read the prompt of two responses, and the form it was found in: explicit, messages or transcripts."""
         values = [self._cells.get(name) for name in (first, second)]
         if "prompt" not in self and all(isinstance(value, list) for value in values):
             return self._shared_prompt(first, second), "messages"
@@ -105,7 +105,7 @@ class RowReader:
         return self.prompt(), "explicit"
 
     def _shared_prompt(self, first: str, second: str) -> tuple[Message, ...]:
-        """The turns with which two dialogues begin alike; the last turn of each is never part."""
+        """Return the turns with which two dialogues begin alike; the last turn of each is never part."""
         sides = [self._messages(name, self.take(name))[:-1] for name in (first, second)]
         shared = tuple(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*sides, strict=False)))
         if not shared:
@@ -113,18 +113,18 @@ class RowReader:
         return open_prompt(shared, first)
 
     def dialogue(self, name: str) -> tuple[tuple[Message, ...], str]:
-        """A dialogue cut into the prompt and the last turn, which must be the assistant's."""
+        """Split a dialogue into the prompt and the last turn, which must be the assistant's."""
         messages = self._messages(name, self.take(name))
         if len(messages) < 2:
             raise RowError("no prompt", name, "one message")
         return open_prompt(messages[:-1], name), self.response(name, messages[:-1])
 
     def response(self, name: str, prompt: Conversation) -> str:
-        """One response, stripped."""
+        """Read one response, stripped."""
         return self._response(name, self.take(name), prompt)
 
     def responses(self, name: str, prompt: Conversation) -> tuple[str, ...]:
-        """No, one or several responses, stripped."""
+        """Read no, one or several responses, stripped."""
         self._read.add(name)
         value = self._cells.get(name, [])
         if not isinstance(value, list) or (value and isinstance(value[0], Mapping)):
@@ -132,14 +132,14 @@ class RowReader:
         return tuple(self._response(f"{name}[{i}]", each, prompt) for i, each in enumerate(value))
 
     def number(self, name: str, reason: str, valid: Callable[[float], bool] = math.isfinite) -> float:
-        """A number for which `valid` holds."""
+        """Read a number for which `valid` holds."""
         value = self.take(name)
         if self._written and _WRITTEN_NUMBER.fullmatch(value):
             value = float(value)
         return _number(value, name, reason, valid)
 
     def numbers(self, name: str, reason: str, count: int) -> list[float]:
-        """A list of `count` finite numbers."""
+        """Read a list of `count` finite numbers."""
         values = self.take(name)
         if not isinstance(values, list):
             raise RowError("not a list", name, shown(values))
@@ -148,11 +148,11 @@ class RowReader:
         return [_number(value, f"{name}[{i}]", reason, math.isfinite) for i, value in enumerate(values)]
 
     def extra(self) -> dict[str, Any]:
-        """The columns that were not read."""
+        """Return the columns that were not read."""
         return {name: value for name, value in self._cells.items() if name not in self._read}
 
     def take(self, name: str) -> Any:
-        """The value of a column, whatever it is."""
+        """Return the value of a column, of any type."""
         if name not in self:
             raise self.missing(name)
         self._read.add(name)

@@ -1,4 +1,4 @@
-"""Where rows come from, and each raw row with its number: a file of one of four kinds, or a data set on the hub."""
+"""Sources of rows: a file of one of four kinds, or a data set on the hub; each raw row has its number."""
 
 import glob
 import gzip
@@ -32,7 +32,7 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where rows come from. Raises ValueError if a field makes no sense."""
+    """A source of rows. Raises ValueError if a field makes no sense."""
 
     path: str
     """Local .jsonl, .jsonl.gz, .json, .parquet or .csv file, a folder of .parquet files, or the id of a data set on the
@@ -42,7 +42,7 @@ class DataSource:
     name: str | None = None
     """Subset (configuration) of a hub data set."""
     columns: dict[str, str | None] | None = None
-    """Where columns have other names: prl's name for a field -> the column in the file, `{prompt: question}`; null
+    """Other names of columns: prl's name for a field -> the column in the file, `{prompt: question}`; null
     leaves a column of prl's name unread."""
     limit: int | None = None
     """Read only so many rows, from the first."""
@@ -56,7 +56,7 @@ class DataSource:
 
 
 def raw_rows(source: DataSource, dataset: Callable[[], Any]) -> Iterator[tuple[int, RawRow]]:
-    """Every row with its number, from 1; in .jsonl files the line.
+    """Yield every row with its number, from 1; in .jsonl files the line.
 
     Args:
         source: file or hub data set.
@@ -76,7 +76,7 @@ def raw_rows(source: DataSource, dataset: Callable[[], Any]) -> Iterator[tuple[i
 
 
 def is_written(source: DataSource) -> bool:
-    """Whether cells hold text alone, so that a number is one that is written."""
+    """Return whether cells hold text alone, so that numbers are parsed from text."""
     path = Path(source.path)
     return path.suffix == ".csv" and path.is_file()
 
@@ -102,7 +102,7 @@ def _rows_of_kind(path: Path) -> Iterator[tuple[int, RawRow]]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file. Raises DataError where it cannot be read."""
+    """Compute the SHA-256 of a file. Raises DataError where it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -115,7 +115,7 @@ def _unreadable_file(path: Path, error: OSError) -> DataError:
 
 
 def check_there(source: DataSource) -> None:
-    """Raise DataError for what is meant as a file and is not there."""
+    """Raise DataError for a missing file."""
     path = Path(source.path)
     if (path.name.endswith(_SUFFIXES) or source.path.startswith(("/", "./", "../", "~"))) and not path.exists():
         raise DataError(
@@ -125,7 +125,7 @@ def check_there(source: DataSource) -> None:
 
 
 def load_dataset(source: DataSource) -> Any:
-    """The rows of a hub data set, or of a folder, as `datasets` gives them. Raises DataError."""
+    """Load the rows of a hub data set, or of a folder, by `datasets`. Raises DataError."""
     import datasets  # a second to import, and files are read without it
 
     check_there(source)
@@ -167,7 +167,7 @@ def _check_folder(source: DataSource) -> None:
 
 
 def _closed(dataset: Any) -> Any:
-    """The data set without features that open a file or an address which a row names, as images do."""
+    """Drop features that open a file or an address named in a row, as images do."""
     for name, feature in (getattr(dataset, "features", None) or {}).items():
         closed = _without_decoding(deepcopy(feature))
         if closed != feature:
@@ -203,7 +203,7 @@ def _unreadable(source: DataSource, error: Exception) -> DataError:
 
 
 def hub_commit(name: str) -> str | None:
-    """The commit that a hub id stands for now; None where the hub does not say."""
+    """Look up the current commit of a hub id; None where the hub does not tell."""
     from huggingface_hub import HfApi
 
     try:

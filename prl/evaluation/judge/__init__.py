@@ -1,1 +1,1 @@
-"""How good a judge is: its report, calibration and transitivity."""
+"""Evaluation of judges: report, calibration and transitivity."""

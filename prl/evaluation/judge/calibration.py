@@ -1,4 +1,4 @@
-"""Whether a judge's probabilities mean what they say, and the temperature that would make them."""
+"""Calibration of a judge's probabilities, and the temperature that corrects them."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -17,7 +17,7 @@ _RESAMPLES_AT_ONCE = 50
 
 
 def calibration_error(prob: Tensor, targets: Tensor) -> float:
-    """Expected calibration error of "the response shown as `a` is better", bins of equal width.
+    """Compute the expected calibration error of "the response shown as `a` is better", in bins of equal width.
 
     Every pair counts twice, as (a, b) and as (b, a). In a preference file the better response always stands in the same
     place, so every label is 1, and a judge that always says 1 would look calibrated.
@@ -37,7 +37,7 @@ def calibration_error(prob: Tensor, targets: Tensor) -> float:
 
 
 def reliability_bins(prob: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `calibration_error` sums up, bin by bin; the same arguments.
+    """Compute the bins that `calibration_error` sums up; the arguments are equal.
 
     Returns:
         number of readings, their mean stated probability, and their mean target: [NUM_BINS] each; an empty bin has NaN
@@ -57,9 +57,9 @@ def _both_directions(prob: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def fit_temperature(
     logits: Tensor, targets: Tensor, groups: Sequence[Hashable] | None = None, *, resamples: int = 500, seed: int = 0
 ) -> Interval:
-    """The T that minimises the negative log-likelihood of sigmoid(logits / T), with a 95 % interval over groups.
+    """Fit the T that minimises the negative log-likelihood of sigmoid(logits / T), with a 95 % interval over groups.
 
-    Above 1 the judge is overconfident, below 1 too careful. A judge without an opinion has nothing to scale: T is 1.
+    Above 1 the judge is overconfident, below 1 too careful. For a judge without an opinion T is 1.
 
     Args:
         logits: [N] log-odds that a is better.
@@ -83,15 +83,15 @@ def fit_temperature(
 
 
 def best_temperature(logits: Tensor, targets: Tensor) -> float:
-    """`fit_temperature` without its interval, which is what takes time."""
+    """Fit the temperature without its interval, which is the slow part of `fit_temperature`."""
     z, t = logits.double().cpu().numpy(), targets.double().cpu().numpy()
     return float(_best_temperatures(z, t, np.ones((1, len(z))))[0]) if z.any() else 1.0
 
 
 def _best_temperatures(z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The best temperature under each row of weights: [R, N] -> [R].
+    """Fit the best temperature under each row of weights: [R, N] -> [R].
 
-    The likelihood is convex in 1 / T, so halving the range by the sign of its slope finds the one minimum.
+    The likelihood is convex in 1 / T, so bisection by the sign of its slope finds the one minimum.
     """
     low, high = (np.full(len(weights), np.log(1 / bound)) for bound in reversed(TEMPERATURES))
     for _ in range(24):  # nine nats halved so often are less than a millionth

@@ -1,4 +1,4 @@
-"""What is said of a judge on labelled pairs (DESIGN 1.1): quick numbers for every validation, and the whole report."""
+"""Figures of a judge on labelled pairs: quick numbers for every validation, and the whole report (docs/judge.md)."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -20,7 +20,7 @@ MAX_SOURCES = 20
 
 
 def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
-    """Accuracy, calibration and order effects of verdicts on pairs (chosen, rejected).
+    """Compute accuracy, calibration and order effects of verdicts on pairs (chosen, rejected).
 
     Args:
         verdict: N pairs with chosen as `a` and rejected as `b`.
@@ -56,27 +56,27 @@ def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
 
 
 def better_first(verdict: Verdict, targets: Tensor) -> tuple[Verdict, Tensor]:
-    """Verdicts and labels with the pairs ordered so that `a` is the response that the label calls better.
+    """Order verdicts and labels so that `a` is the response that the label calls better.
 
-    A file may put it on either side. After this nothing that is reported depends on which.
+    A file may put it on either side. After this no reported figure depends on the side.
     """
     turn, ab, ba = targets < 0.5, verdict.margin_ab, verdict.margin_ba
     return Verdict(torch.where(turn, ba, ab), torch.where(turn, ab, ba)), torch.where(turn, 1 - targets, targets)
 
 
 def won(logit: Tensor) -> Tensor:
-    """1 for a win, 0 for a loss, 1/2 for a tie."""
+    """Score 1 for a win, 0 for a loss, 1/2 for a tie."""
     return (logit.sign() + 1) / 2
 
 
 def negative_log_likelihood(logit: Tensor, targets: Tensor) -> Tensor:
-    """[N] nats, written so that large log-odds neither overflow nor round to zero."""
+    """Compute [N] nats, in a form in which large log-odds neither overflow nor round to zero."""
     return -(targets * logsigmoid(logit) + (1 - targets) * logsigmoid(-logit))
 
 
 @dataclass(frozen=True)
 class JudgedPairs:
-    """N labelled pairs (a, b) as a judge read them: all that a report needs. Raises ValueError for unusable ones."""
+    """N labelled pairs (a, b) with their verdicts: the input of a report. Raises ValueError for unusable ones."""
 
     verdict: Verdict
     targets: Tensor
@@ -102,13 +102,13 @@ class JudgedPairs:
             )
 
     def better_first(self) -> "JudgedPairs":
-        """The pairs ordered so that `a` is the response that the label calls better."""
+        """Order the pairs so that `a` is the response that the label calls better."""
         lengths = torch.where((self.targets < 0.5)[:, None], self.lengths.flip(1), self.lengths)
         return JudgedPairs(*better_first(self.verdict, self.targets), self.prompts, lengths, self.sources)
 
 
 def judge_report(pairs: JudgedPairs, *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """Everything that docs/judge.md explains, as plain JSON values.
+    """Compute every figure that docs/judge.md explains, as JSON values.
 
     A measured mean is {mean, low, high, num}, with its 95 % bootstrap interval over prompts and the number of pairs
     behind it; None where there is no such pair. Swapping the two responses of every pair changes nothing.
@@ -141,7 +141,7 @@ def judge_report(pairs: JudgedPairs, *, resamples: int = 2000, seed: int = 0) ->
 
 
 def slice_metrics(pairs: JudgedPairs) -> dict[str, float]:
-    """Where a judge is right, as quick numbers for every validation: what the report says of lengths and sources.
+    """Compute quick numbers by slices of length and source for every validation.
 
     Returns:
         accuracy_len_matched, accuracy_shorter_wins, longer_rate, baseline_longer, and accuracy_source_<name> for the
@@ -187,7 +187,7 @@ def _columns(pairs: JudgedPairs, temperature: float) -> dict[str, tuple[Tensor, 
 def estimate(
     values: Tensor, where: Tensor, prompts: Sequence[Hashable], *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Any] | None:
-    """Mean of the values that count, with its interval over prompts and their number; None when none counts."""
+    """Average the values that count, with the interval over prompts and their number; None when none counts."""
     rows = where.nonzero()[:, 0].tolist()
     if not rows:
         return None

@@ -1,4 +1,4 @@
-"""Whether pairwise verdicts are those of one scale: what a pairwise judge can get wrong and a scalar one cannot.
+"""Transitivity: whether pairwise verdicts fit one scale, which a pairwise judge can violate and a scalar one cannot.
 
 All figures are of round robins, in which a judge compared k responses to one prompt all with all.
 """
@@ -24,9 +24,9 @@ class RoundRobin(NamedTuple):
 
 
 def cyclic_triples(win_logit: Tensor) -> tuple[int, int]:
-    """How many of the triples of k responses go round in a circle (a beats b beats c beats a), and how many there are.
+    """Count the cyclic triples of k responses (a beats b beats c beats a), and all triples.
 
-    A draw is no win, so a triple with one is not cyclic.
+    A draw is no win, so a triple with a draw is not cyclic.
 
     Args:
         win_logit: [k, k] debiased log-odds that the row's response beats the column's.
@@ -37,7 +37,7 @@ def cyclic_triples(win_logit: Tensor) -> tuple[int, int]:
 
 
 def scale_deviance(win_logit: Tensor) -> tuple[float, float]:
-    """Deviance of the best Bradley-Terry scale from a judge's probabilities, and that of a coin, in nats.
+    """Compute the deviance of the best Bradley-Terry scale from a judge's probabilities, and that of a coin, in nats.
 
     The scale gives every response a number s, and maximises the likelihood of p(u > v) = sigmoid(s_u - s_v). Deviance
     is the Kullback-Leibler divergence from the judge's own p, summed over pairs: zero for verdicts that add up.
@@ -69,7 +69,7 @@ def scale_deviance(win_logit: Tensor) -> tuple[float, float]:
 
 
 def anchor_agreement(win_logit: Tensor) -> float | None:
-    """Kendall's tau-b between the orders that two anchors give to the other responses, averaged over pairs of anchors.
+    """Compute the mean Kendall's tau-b between the orders that two anchors give to the other responses.
 
     None with fewer than four responses, since two anchors then leave no two others, or where an anchor sees no
     difference.
@@ -88,7 +88,7 @@ def anchor_agreement(win_logit: Tensor) -> float | None:
 
 
 def best_chosen(robin: RoundRobin) -> float | None:
-    """1 where the judge's favourite, by mean win probability, is the best labelled; several favourites share it."""
+    """Score 1 where the judge's favourite, by mean win probability, is the best labelled; ties share it."""
     if robin.best is None:
         return None
     others = ~torch.eye(len(robin.win_logit), dtype=torch.bool)
@@ -98,7 +98,7 @@ def best_chosen(robin: RoundRobin) -> float | None:
 
 
 def transitivity_report(robins: Sequence[RoundRobin]) -> dict[str, Any]:
-    """Everything that docs/judge.md says of round robins: name -> {mean, low, high, num}, None where there is no case.
+    """Compute the round-robin figures of docs/judge.md: name -> {mean, low, high, num}, or None without a case.
 
     Intervals are over prompts. `num` counts triples for cyclic_triples, else prompts.
     """

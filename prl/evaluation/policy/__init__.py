@@ -1,1 +1,1 @@
-"""How good a policy is: its report, its validations over time, and which checkpoint is best."""
+"""Evaluation of policies: report, validations over time, and the best checkpoint."""

@@ -1,4 +1,4 @@
-"""What a policy pays in KL for its win rate, validation after validation, and which checkpoint is worth shipping."""
+"""Frontier of win rate against KL over a policy's validations, and the checkpoint worth shipping."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +22,11 @@ class Point:
     low: float
     high: float
     alarmed: bool = False
-    """Whether the gap between the judges had raised its alarm by then."""
+    """Whether the gap between the judges had raised its alarm by this validation."""
 
 
 def common_measure(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The most trustworthy win rate that every one of these validations has.
+    """Choose the most trustworthy win rate that all of these validations have.
 
     Raises:
         ValueError: when they share none.
@@ -38,7 +38,7 @@ def common_measure(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def run_points(lines: Sequence[Mapping[str, Any]], measure: str | None = None) -> list[Point]:
-    """The validations of a run in the order of training, by a measure; by their best common one when None."""
+    """Build the points of a run in the order of training, by a measure; by their best common one when None."""
     name = measure or common_measure(lines)
     keys = ("batch", "kl_sqrt", name, f"{name}_lo", f"{name}_hi")
     first = min((line["batch"] for line in lines if line.get("goodhart_alarm")), default=None)
@@ -49,12 +49,12 @@ def run_points(lines: Sequence[Mapping[str, Any]], measure: str | None = None) -
     ]
 
 
-def to_ship(runs: Mapping[str, Sequence[Point]]) -> tuple[str, Point]:
-    """The run and the validation with the highest lower bound of the win rate; of equal ones that of smaller KL.
+def best_checkpoint(runs: Mapping[str, Sequence[Point]]) -> tuple[str, Point]:
+    """Choose the run and validation with the highest lower bound of the win rate; of equal ones the smaller KL.
 
     The lower bound and not the rate: among many validations the highest rate is the luckiest. From the first alarm of
-    the gap between its judges on, a run has nothing to ship, however high its rate: what rises then may be what judges
-    like and nobody else. When every validation comes after an alarm, all of them count.
+    the gap between its judges on, a run has nothing to ship, however high its rate: a rise after it may be a flaw that
+    only the judges like. When every validation comes after an alarm, all of them count.
 
     Raises:
         ValueError: when there is no validation.
@@ -67,7 +67,7 @@ def to_ship(runs: Mapping[str, Sequence[Point]]) -> tuple[str, Point]:
 
 
 def knee(points: Sequence[Point]) -> Point | None:
-    """Where more KL starts to buy less: the point highest above the line from the smallest KL to the highest rate.
+    """Find where more KL starts to buy less: the point highest above the line from the smallest KL to the highest rate.
 
     None where nothing bends: fewer than three points up to the highest rate, or none above the line.
     """

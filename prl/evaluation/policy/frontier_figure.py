@@ -1,17 +1,17 @@
-"""The picture of a frontier, as a matplotlib figure without pyplot's global state."""
+"""Figure of a frontier, in matplotlib without pyplot's global state."""
 
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
 from prl.evaluation.figures import BLUE, GREEN, GREY, ORANGE, RED
-from prl.evaluation.policy.frontier import MEASURES, Point, knee, to_ship
+from prl.evaluation.policy.frontier import MEASURES, Point, best_checkpoint, knee
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, "#cc79a7", "#56b4e9", "#f0e442")
 
 
 def draw_frontier(runs: Mapping[str, Sequence[Point]], measure: str | None = None) -> Figure:
-    """One line per run in the order of training, with intervals, knees and the checkpoint to ship."""
+    """Draw one line per run in the order of training, with intervals, knees and the checkpoint to ship."""
     figure = Figure(figsize=(7.2, 5.2), dpi=100)
     figure.subplots_adjust(left=0.11, right=0.97, top=0.9, bottom=0.12)
     axes = figure.subplots()
@@ -34,7 +34,7 @@ def draw_frontier(runs: Mapping[str, Sequence[Point]], measure: str | None = Non
             axes.plot(bend.kl_sqrt, bend.rate, marker="D", markersize=9, markerfacecolor="none", color=colour)
             axes.plot([], [], "D", color=colour, markerfacecolor="none", label=f"knee, batch {bend.batch}")
     if any(runs.values()):
-        name, best = to_ship(runs)
+        name, best = best_checkpoint(runs)
         label = f"to ship: {name}, batch {best.batch}" if len(runs) > 1 else f"to ship: batch {best.batch}"
         axes.plot(
             best.kl_sqrt, best.rate, "*", markersize=17, color="black", markerfacecolor="gold", label=label, zorder=5

@@ -1,4 +1,4 @@
-"""Win rates with the effect of length taken out (Dubois et al. 2024, 2404.04475)."""
+"""Length-controlled win rates (Dubois et al. 2024, 2404.04475)."""
 
 from collections.abc import Hashable, Sequence
 
@@ -23,10 +23,10 @@ def length_controlled_rate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """sigmoid(theta) of logit p(win) = theta + gamma * tanh(difference / its standard deviation): 95 % over groups.
+    """Fit logit p(win) = theta + gamma * tanh(difference / std), and return sigmoid(theta): the rate at equal lengths.
 
-    What the win rate would be between responses of equal length. Without an effect of length it is the mean of `prob`;
-    a judge of lengths alone gets 1/2.
+    The 95 % interval is over groups; std is the standard deviation of the differences. Without an effect of length the
+    rate is the mean of `prob`; a judge of lengths alone gets 1/2. Source: length-controlled AlpacaEval (2404.04475).
 
     Args:
         prob: [N] probability that the response beats its anchor.
@@ -51,13 +51,13 @@ def length_controlled_rate(
 
 
 def scaled_difference(difference: Tensor) -> Tensor:
-    """tanh(difference / its standard deviation), zero where all pairs have one difference: [N] -> [N]."""
+    """Compute tanh(difference / its standard deviation), zero where all pairs have one difference: [N] -> [N]."""
     scale = difference.std(correction=0)
     return torch.tanh(difference / scale) if scale > 0 else torch.zeros_like(difference)
 
 
 def fit_length_effect(target: Tensor, x: Tensor, weights: Tensor, start: Tensor | None = None) -> Tensor:
-    """(theta, gamma) of greatest likelihood under each row of weights, by Newton's method: [R, 2] float64.
+    """Fit (theta, gamma) of greatest likelihood under each row of weights, by Newton's method: [R, 2] float64.
 
     The likelihood is concave, and steps are bounded, so data that are won without exception end in a large theta.
 

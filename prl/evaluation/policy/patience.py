@@ -1,4 +1,4 @@
-"""When a run has seen its best: the lower bound of its win rate stands still while the judges grow apart (I-13)."""
+"""Early end of a run: the lower bound of its win rate stands still while the judges grow apart."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from prl.evaluation.policy.frontier import MEASURES, common_measure
 class Patience:
     """Counts validations since the lower bound of the win rate was highest.
 
-    It reads the most trustworthy win rate of a validation, the one by which `prl frontier` chooses what to ship.
+    It reads the most trustworthy win rate of a validation, by which `prl frontier` chooses the checkpoint to ship.
 
     Args:
         limit: validations without a higher lower bound after which the run ends; never when None.
@@ -21,7 +21,7 @@ class Patience:
         self._seen: dict[str, Any] = {"batch": -1, "measure": None, "best": None, "best_gap": None, "gap": None}
 
     def observe(self, batch: int, numbers: Mapping[str, float]) -> None:
-        """One more validation; a resumed run may repeat its last one, which counts once.
+        """Count one more validation; a resumed run may repeat its last one, which counts once.
 
         Args:
             batch: training batches behind it.
@@ -38,11 +38,11 @@ class Patience:
         else:
             self.waited += 1
 
-    def objection(self) -> str | None:
-        """Why the run should end now, in words; None when it should go on.
+    def stop_reason(self) -> str | None:
+        """Explain why the run should end now; None when it should continue.
 
-        With a held-out judge the gap must also be larger than at the best validation: a win rate that only pauses is
-        no reason, one that pauses while the training judge sees progress is.
+        With a held-out judge the gap must also be larger than at the best validation: a win rate that only pauses is no
+        reason, one that pauses while the training judge sees progress is.
         """
         if self.limit is None or self.waited < self.limit:
             return None
@@ -56,7 +56,7 @@ class Patience:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the counts as JSON values."""
         return {"waited": self.waited, **self._seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a validation of a policy says: win rates under one or two judges, raw and length-controlled, KL, the gap."""
+"""Figures of a policy's validation: win rates under one or two judges, raw and length-controlled, KL, the gap."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,22 +10,22 @@ from prl.evaluation.policy.validation_log import ComparisonRow
 
 
 def win_score(margin: float) -> float:
-    """1 where the response wins, 0 where the anchor does, 1/2 for a tie."""
+    """Score 1 where the response wins, 0 where the anchor does, 1/2 for a tie."""
     return float(margin > 0) + 0.5 * float(margin == 0)
 
 
 def judged(rows: Iterable[ComparisonRow], prefix: str = "") -> list[ComparisonRow]:
-    """Those whose judgement did not fail: in memory the margin of a failed one is NaN, in files null."""
+    """Keep the comparisons whose judgement did not fail: a failed margin is NaN in memory, null in files."""
     return [
         row for row in rows if row[f"{prefix}margin"] is not None and row[f"{prefix}margin"] == row[f"{prefix}margin"]
     ]
 
 
 def policy_report(rows: Sequence[ComparisonRow]) -> dict[str, float]:
-    """Every figure of one validation, intervals as `_lo` and `_hi`; held-out ones where rows have them.
+    """Compute every figure of one validation, intervals as `_lo` and `_hi`; held-out ones where rows have them.
 
     A response counts once, however many anchors it was compared with. Intervals are over prompts. Comparisons that
-    could not be judged are counted and left out of what judges say.
+    could not be judged are counted and left out of the win rates.
 
     Raises:
         ValueError: when there are no rows, or a judge could judge none.
@@ -60,14 +60,14 @@ def _known(rows: Sequence[ComparisonRow], prefix: str) -> list[ComparisonRow]:
 
 
 def _mean(rows: Sequence[ComparisonRow], column: Iterable[float]) -> Interval:
-    """Mean over responses of a number per comparison."""
+    """Average a number per comparison over responses."""
     values, answers = list(column), _by_response(rows)
     prompts = [prompt_key(rows[own[0]]["prompt"]) for own in answers]
     return bootstrap_mean([sum(values[n] for n in own) / len(own) for own in answers], prompts)
 
 
 def _by_response(rows: Sequence[ComparisonRow]) -> list[list[int]]:
-    """The comparisons of each response, by their place in `rows`."""
+    """Group the comparisons of each response, by their index in `rows`."""
     found: dict[int, list[int]] = defaultdict(list)
     for n, row in enumerate(rows):
         found[row["row"]].append(n)
@@ -85,12 +85,12 @@ def _length_controlled(rows: Sequence[ComparisonRow], column: str) -> Interval:
 
 
 def with_interval(name: str, interval: Interval) -> dict[str, float]:
-    """An interval as three numbers: name, name_lo, name_hi."""
+    """Name the three numbers of an interval: name, name_lo, name_hi."""
     return {name: interval.mean, f"{name}_lo": interval.low, f"{name}_hi": interval.high}
 
 
 def judge_difference(rows: Sequence[ComparisonRow]) -> dict[str, float]:
-    """For each prompt (its key): win rate under the training judge minus that under the held-out judge."""
+    """Compute for each prompt (its key) the win rate under the training judge minus that under the held-out judge."""
     found: dict[str, list[float]] = defaultdict(list)
     rows = judged(judged(rows), "heldout_")
     for own in _by_response(rows):
@@ -100,7 +100,7 @@ def judge_difference(rows: Sequence[ComparisonRow]) -> dict[str, float]:
 
 
 def goodhart_gap(first: dict[str, float], now: dict[str, float]) -> Interval | None:
-    """How much more the training judge's win rate rose than the held-out judge's, on the same prompts, paired.
+    """Compute how much more the training judge's win rate rose than the held-out judge's, paired by prompt.
 
     Args:
         first: `judge_difference` of the first validation.

@@ -1,4 +1,4 @@
-"""What a policy's validations leave in the run folder: validation.jsonl (figures) and samples/ (every comparison)."""
+"""Files of a policy's validations in the run folder: validation.jsonl (figures) and samples/ (every comparison)."""
 
 import json
 import re
@@ -18,9 +18,9 @@ ComparisonRow = dict[str, Any]
 
 
 class ValidationLog:
-    """Files of one run folder, each written aside and moved into place: a killed process leaves whole ones.
+    """Files of one run folder, moved into place when complete, so that a killed process leaves no torn one.
 
-    A resumed run repeats batches; a validation takes the place of the one that the lost batches had.
+    A resumed run repeats batches; a validation replaces the one that the lost batches had.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -44,16 +44,16 @@ class ValidationLog:
                 path.unlink()
 
     def read(self) -> list[dict[str, Any]]:
-        """The figures, one validation after another; none for a run without any."""
+        """Read the figures, in order of validation; none for a run without any."""
         path = self.folder / VALIDATIONS
         return read_validations(path) if path.exists() else []
 
     def samples(self, batch: int) -> Path:
-        """Where the comparisons of a validation are."""
+        """Return the path of a validation's comparisons."""
         return self.folder / SAMPLES / f"batch={batch:06d}.jsonl"
 
     def rows(self, batch: int) -> list[ComparisonRow]:
-        """The comparisons of a validation; none when there is no such file."""
+        """Read the comparisons of a validation; none when there is no such file."""
         path = self.samples(batch)
         # Not splitlines: a response may hold characters that it takes for the end of a line.
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
@@ -61,7 +61,7 @@ class ValidationLog:
 
 
 def read_validations(path: Path) -> list[dict[str, Any]]:
-    """The lines of a validation.jsonl in the order of their batches; of repeated batches the last.
+    """Read the lines of a validation.jsonl in the order of their batches; of repeated batches the last.
 
     Raises:
         ValueError: for a line that is not an object with a batch number.

@@ -1,1 +1,1 @@
-"""Comparisons that begin alike share the computation of their beginning."""
+"""Prefix sharing: comparisons with equal beginnings compute them once."""

@@ -1,7 +1,7 @@
-"""Keys and values of what comparisons begin with, kept until they come back: prompts, and prompts with their anchor.
+"""Cache of keys and values for the beginnings of comparisons: prompts, and prompts with their anchor.
 
-An anchor stays while responses change, so its part of a reading need be computed once (I-4). What a comparison gets
-does not depend on what was kept: a beginning is always computed alone, in the same steps, whether now or long ago.
+An anchor stays while responses change, so its part of a reading is computed once. A margin does not depend on the
+contents of the cache: a beginning is always computed alone, by the same calls, whether now or long ago.
 """
 
 from collections import OrderedDict
@@ -18,7 +18,7 @@ from prl.judge.prefix_sharing.tree_attention import (
     attention_window,
     device_of,
     dtype_of,
-    logits_objection,
+    logits_mismatch,
     probe_pair,
 )
 
@@ -29,7 +29,7 @@ Layers = list[tuple[Tensor, Tensor]]
 
 
 class Reading(NamedTuple):
-    """A comparison as ids, and where what may come back ends."""
+    """A comparison as ids, and the ends of its reusable beginnings."""
 
     ids: list[int]
     ends: tuple[int, ...]
@@ -37,10 +37,10 @@ class Reading(NamedTuple):
 
 
 class PrefixCache:
-    """Computes verdict logits from kept beginnings and what is new of each reading.
+    """Computes verdict logits from cached beginnings and the new part of each reading.
 
     Args:
-        gib: memory for what is kept, on the judge's device; what was not asked for longest goes first.
+        gib: memory of the cache on the judge's device; the least recently used entry is dropped first.
         model: a causal language model.
         sample: ids to try it on.
 
@@ -56,13 +56,13 @@ class PrefixCache:
         self._bytes = 0
         self._kept_as: tuple[torch.device, torch.dtype] | None = None
         is_elsewhere = device_of(model).type == "meta"  # the process that has the weights tries
-        if not is_elsewhere and (reason := self._objection(sample)) is not None:
+        if not is_elsewhere and (reason := self._why_unable(sample)) is not None:
             raise ValueError(f"prefix_cache_gib is set, but {reason}; set it to null")
         self.clear()
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return device_of(self.model)
 
     def clear(self) -> None:
@@ -74,13 +74,13 @@ class PrefixCache:
     def logits(
         self, readings: list[Reading], pad_id: int, max_tokens: int, tokens: TokenCounts
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Numbers of readings, and the logits of the token after each of them: [n, V] float32.
+        """Yield numbers of readings, and the logits of the token after each of them: [n, V] float32.
 
         Args:
-            readings: what to read.
-            pad_id: what stands in the padding.
+            readings: comparisons to judge.
+            pad_id: id of the padding.
             max_tokens: padded tokens of one forward pass, kept ones included.
-            tokens: counts what is computed.
+            tokens: counters of computed tokens.
         """
         if self._kept_as != (form := (self.device, dtype_of(self.model))):
             self.clear()  # the model was moved or converted
@@ -95,7 +95,7 @@ class PrefixCache:
             yield numbers, logits
 
     def _beginning(self, reading: Reading, tokens: TokenCounts) -> Layers:
-        """Keys and values of the longest beginning that is kept, one end after the other."""
+        """Return keys and values of the longest beginning, extending the cached one end after the other."""
         layers: Layers = []
         start = 0
         for end in reading.ends:
@@ -119,7 +119,7 @@ class PrefixCache:
         return [(keys, values) for keys, values, *_ in cache]
 
     def _continue(self, kept: list[Layers], fresh: list[list[int]], pad_id: int) -> Tensor:
-        """One forward pass over the new parts, left padded, behind the kept ones, left padded too."""
+        """Run one forward pass over the new parts, left padded, behind the cached ones, left padded too."""
         device = self.device
         lengths = torch.tensor([layers[0][0].shape[2] for layers in kept], device=device)
         width = int(lengths.max())
@@ -151,8 +151,8 @@ class PrefixCache:
         while self._bytes > self.max_bytes and self._kept:
             self._bytes -= _size(self._kept.popitem(last=False)[1])
 
-    def _objection(self, sample: list[int]) -> str | None:
-        """Why a model cannot do it; None when it can."""
+    def _why_unable(self, sample: list[int]) -> str | None:
+        """Explain why the model cannot use the cache; None when it can."""
         if attention_window(self.model) is not None:
             return (
                 f"{type(self.model).__name__} looks back through a window, which forgets what a beginning is kept for"
@@ -168,11 +168,11 @@ class PrefixCache:
             )
             return torch.stack([found[0], found[1]])
 
-        return logits_objection(self.model, sample, branches, "does not continue from keys and values")
+        return logits_mismatch(self.model, sample, branches, "does not continue from keys and values")
 
 
 def _batches(readings: list[Reading], max_tokens: int) -> Iterator[list[int]]:
-    """Numbers of readings in batches of like lengths of their new parts, longest first.
+    """Batch readings by the lengths of their new parts, longest first.
 
     New parts behind a prompt and behind a prompt with its anchor differ by a response: apart they need no padding.
     """

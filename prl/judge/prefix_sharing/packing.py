@@ -1,4 +1,4 @@
-"""Readings that begin alike as one row: what they share is computed once, each ending is a branch (DESIGN 1.1)."""
+"""Readings with shared beginnings packed as a tree in one row: each shared token is computed once (docs/judge.md)."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Packed(NamedTuple):
     input_ids: Tensor
     """[R, L], left padded."""
     depth: Tensor
-    """[R, L]: place of the token in its own reading, which is its position."""
+    """[R, L]: index of the token in its own reading, which is its position id."""
     preorder: Tensor
     """[R, L]: number of the token in depth-first order; -1 in the padding."""
     subtree_end: Tensor
@@ -29,7 +29,7 @@ class Packed(NamedTuple):
     row: Tensor
     """[N]: the row of each reading."""
     column: Tensor
-    """[N]: where its last token stands among the last `num_columns` of the row."""
+    """[N]: index of its last token among the last `num_columns` of the row."""
     num_columns: int
     """Readings of the fullest row."""
     num_tokens: int
@@ -38,24 +38,24 @@ class Packed(NamedTuple):
     """Tokens of the readings, each read whole."""
 
     def visible(self) -> Tensor:
-        """Whether a query (second last axis) may look at a key (last axis), its ancestors and itself: [R, L, L] bool.
+        """Return whether a query (second last axis) sees a key (last axis), its ancestors and itself: [R, L, L] bool.
 
-        Padding looks at padding, since a softmax over nothing is not a number.
+        Padding sees padding, since a softmax over nothing is not a number.
         """
         query, key, end = self.preorder[:, :, None], self.preorder[:, None, :], self.subtree_end[:, None, :]
         return (key <= query) & (query < end)
 
     def last(self) -> Tensor:
-        """The place in its row of each reading's last token: [N]."""
+        """Return the index in its row of each reading's last token: [N]."""
         return self.input_ids.shape[1] - self.num_columns + self.column
 
     def parents(self) -> Tensor:
-        """The place in the row of the token before each token; 0 where there is none: [R, L]."""
+        """Return the index in its row of each token's parent; 0 where there is none: [R, L]."""
         before = self.visible() & (self.depth[:, None, :] == self.depth[:, :, None] - 1)
         return before.int().argmax(-1)
 
     def num_readers(self, counted_from: Tensor) -> Tensor:
-        """How many readings hold each token and count it: [R, L].
+        """Count the readings that hold each token and count it: [R, L].
 
         Args:
             counted_from: [N] tokens at the beginning of each reading that it does not count.
@@ -64,19 +64,19 @@ class Packed(NamedTuple):
         return torch.zeros_like(self.input_ids).index_add(0, self.row, counted.long())
 
     def to(self, device: torch.device) -> "Packed":
-        """The same on a device."""
+        """Move the tensors to a device."""
         ids, depth, preorder, subtree_end, row, column = (tensor.to(device) for tensor in self[:6])
         return Packed(ids, depth, preorder, subtree_end, row, column, *self[6:])
 
 
 def shared_length(a: list[int], b: list[int]) -> int:
-    """Tokens from the beginning that two readings can share: both keep a last token of their own."""
+    """Count the tokens from the beginning that two readings can share: both keep a last token of their own."""
     limit = min(len(a), len(b)) - 1
     return next((i for i in range(limit) if a[i] != b[i]), limit)
 
 
 def tree_size(readings: list[list[int]]) -> int:
-    """Tokens of one row of readings, of which neighbours share their beginnings."""
+    """Count the tokens of one row of readings, of which neighbours share their beginnings."""
     return sum(map(len, readings)) - sum(map(shared_length, readings, readings[1:]))
 
 
@@ -86,7 +86,7 @@ def pack(rows: list[list[int]], readings: list[list[int]], pad_id: int) -> Packe
     Args:
         rows: numbers of the readings in each row; together every reading once. Neighbours that begin alike share.
         readings: token ids, none of them empty.
-        pad_id: what stands in the padding.
+        pad_id: id of the padding.
     """
     trees = [_tree([readings[i] for i in numbers]) for numbers in rows]
     width = max(tree.shape[1] for tree in trees)
@@ -104,7 +104,7 @@ def pack(rows: list[list[int]], readings: list[list[int]], pad_id: int) -> Packe
 
 
 def _tree(readings: list[list[int]]) -> Tensor:
-    """Ids, depths, places and ends of one row: [4, L]."""
+    """Build ids, depths, preorder numbers and subtree ends of one row: [4, L]."""
     shared = [0, *map(shared_length, readings, readings[1:])]
     sizes = [len(reading) - kept for reading, kept in zip(readings, shared, strict=True)]
     starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
@@ -124,32 +124,32 @@ def _tree(readings: list[list[int]]) -> Tensor:
 
 @dataclass(frozen=True)
 class CostModel:
-    """CostModel of one row, in tokens of a very short one. As it stands it counts tokens and nothing else."""
+    """Cost of a row, in tokens of a very short row. The default counts tokens and nothing else."""
 
     attention_length: float = math.inf
     """Length at which attention, which grows with the square, costs as much as the rest of the network."""
     overhead: float = 0.0
-    """What a tree costs more than a plain row of its length, as a share."""
+    """Extra cost of a tree over a plain row of its length, as a share."""
 
     def row(self, length: int) -> float:
-        """CostModel of one reading alone."""
+        """Return the cost of one reading alone in a row of `length` tokens."""
         return length * (1 + length / self.attention_length)
 
     def tree(self, length: int) -> float:
-        """CostModel of several readings in `length` tokens."""
+        """Return the cost of a tree of several readings in `length` tokens."""
         return self.row(length) * (1 + self.overhead)
 
 
 def plan_rows(readings: list[list[int]], max_tokens: int, cost: CostModel) -> list[list[int]]:
-    """Which readings share a row, so that all rows together are the least cost: numbers of the readings.
+    """Choose which readings share a row, so that the total cost is least; rows are lists of reading numbers.
 
-    Sorted, readings that begin alike are neighbours, and the best way to cut this sequence into rows is found exactly.
-    Larger trees save tokens and pay for it in attention, which looks at a whole row.
+    Sorted, readings that begin alike are neighbours, and dynamic programming finds the best way to cut this sequence
+    into rows. Larger trees save tokens and pay for it in attention, which is quadratic in the row.
 
     Args:
         readings: token ids.
         max_tokens: longest row of several readings.
-        cost: what a row costs.
+        cost: cost of a row.
     """
     order = sorted(range(len(readings)), key=lambda i: readings[i])
     ordered = [readings[i] for i in order]

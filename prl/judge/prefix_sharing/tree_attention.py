@@ -1,4 +1,4 @@
-"""When a judge reads shared beginnings once, the check that its model can, and what that saves."""
+"""Prefix sharing of a judge: when it pays, the check that a model can do it, and the tokens that it saves."""
 
 import logging
 from collections.abc import Callable
@@ -19,11 +19,11 @@ FusedMode = Literal["auto", "on", "off"]
 ATTENTION_LENGTH = 2.6
 """Hidden sizes in the length of a row whose attention costs as much as the rest of the network."""
 OVERHEAD = 0.05
-"""What a mask of our own costs, as a share of the cost of a row. Both are measured: docs/results/fused.md."""
+"""Extra cost of an explicit mask, as a share of the cost of a row. Both are measured: docs/results/fused.md."""
 NOISE = 1e-4
 """Root mean square difference of logits that is always taken for rounding."""
 ROUNDINGS = 4
-"""The same in roundings of a logit of usual size: in half precision a column of padding may happen to change none."""
+"""The tolerance in roundings of a typical logit: in half precision a column of padding may change none."""
 
 
 class FusedJudgingError(ValueError):
@@ -32,14 +32,14 @@ class FusedJudgingError(ValueError):
 
 @dataclass
 class TokenCounts:
-    """What a judge has computed so far, beside what reading every comparison whole takes."""
+    """Tokens that a judge has computed so far, beside the tokens of all comparisons read in full."""
 
     plain: int = 0
     """Tokens of all readings, each read whole."""
     computed: int = 0
     """Tokens that went through the model."""
     positions: int = 0
-    """The same with padding."""
+    """Tokens that went through the model, padding included."""
 
     @property
     def cached_token_fraction(self) -> float:
@@ -54,15 +54,15 @@ class TokenCounts:
 
 
 def packed_logits(model: Any, packed: Packed) -> Tensor:
-    """Logits of the token after each reading: [N, V] float32, equal to those of plain forward passes."""
+    """Compute the logits after each packed reading, equal to those of plain passes: [N, V] float32."""
     logits = model(**packed_inputs(model, packed), logits_to_keep=packed.num_columns).logits
     return logits[packed.row, packed.column].float()
 
 
 def packed_text_logits(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
-    """The same [N, V], and the log-probability of each token after those that it sees: [R, L] float32.
+    """Compute `packed_logits` [N, V], and the log-probability of each token given its ancestors: [R, L] float32.
 
-    A first token has nothing before it, and its entry means nothing.
+    A first token has no ancestor, and its entry means nothing.
     """
     logits = model(**packed_inputs(model, packed)).logits.float()
     rows, parents = torch.arange(len(logits), device=logits.device)[:, None], packed.parents()
@@ -71,7 +71,7 @@ def packed_text_logits(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
 
 
 def packed_inputs(model: Any, packed: Packed) -> dict[str, Any]:
-    """Arguments of one forward pass over packed readings."""
+    """Build the arguments of one forward pass over packed readings."""
     return {
         "input_ids": packed.input_ids,
         "attention_mask": attention_mask(model, packed),
@@ -81,7 +81,7 @@ def packed_inputs(model: Any, packed: Packed) -> dict[str, Any]:
 
 
 def attention_mask(model: Any, packed: Packed) -> Tensor:
-    """The mask of a packed batch as the model's attention takes it: [R, 1, L, L], bool for sdpa, else additive."""
+    """Build the mask of a packed batch for the model's attention: [R, 1, L, L], bool for sdpa, else additive."""
     visible = packed.visible()[:, None]
     if _attention(model) == "sdpa":
         return visible
@@ -90,12 +90,12 @@ def attention_mask(model: Any, packed: Packed) -> Tensor:
 
 
 def device_of(model: Any) -> torch.device:
-    """Where a language model is."""
+    """Return the device of a language model."""
     return _embedding(model).device
 
 
 def dtype_of(model: Any) -> torch.dtype:
-    """The type of a language model's weights."""
+    """Return the type of a language model's weights."""
     return _embedding(model).dtype
 
 
@@ -109,9 +109,9 @@ def _attention(model: Any) -> str:
 
 
 def attention_window(model: Any) -> int | None:
-    """Longest row that a model with windowed attention reads in full; None without a window.
+    """Return the length of a model's sliding or chunked attention window; None without one.
 
-    A mask of our own replaces the model's, its window included, so a row has to fit into the window.
+    The tree mask replaces the model's own, its window included, so a row has to fit into the window.
     """
     settings = model.config.get_text_config().to_dict()
     windows = [
@@ -124,7 +124,7 @@ def attention_window(model: Any) -> int | None:
 
 
 def _is_used(window: str, settings: dict[str, Any]) -> bool:
-    """Whether a layer looks through a window that a config names: some name one that all their layers do without."""
+    """Return whether any layer uses a window that the config names: some configs name one that no layer uses."""
     if layers := settings.get("layer_types") or settings.get("attention_layers"):
         kinds = ("chunked",) if "chunk" in window else ("sliding", "local")
         return any(str(layer).startswith(kinds) for layer in layers)
@@ -132,7 +132,7 @@ def _is_used(window: str, settings: dict[str, Any]) -> bool:
 
 
 class PrefixSharing:
-    """Decides for one model whether comparisons are read as trees. Numbers are the same either way.
+    """Decides for one model whether comparisons are read as trees. The margins are equal either way.
 
     Args:
         mode: auto (where the estimate says that it pays), on (wherever anything is shared) or off.
@@ -146,7 +146,7 @@ class PrefixSharing:
         self._able: bool | None = None
 
     def rows(self, model: Any, readings: list[list[int]], max_tokens: int) -> list[list[int]]:
-        """Which readings share a row at inference, as numbers of the readings; rows of one where that is best.
+        """Choose which readings share a row at inference, as lists of reading numbers; rows of one where that is best.
 
         Raises:
             FusedJudgingError: when the model cannot read branches, and `fused` is on.
@@ -160,7 +160,7 @@ class PrefixSharing:
         return rows
 
     def should_pack(self, model: Any, packed: Packed, input_ids: Tensor, mask: Tensor) -> bool:
-        """Whether a training batch is read packed rather than as plain rows ids and mask [N, S]; counts its tokens.
+        """Return whether to read a training batch packed, or as plain rows ids and mask [N, S]; count its tokens.
 
         The model is tried on the first batch, whatever is in it: with sharded weights all processes have to take part.
 
@@ -179,9 +179,9 @@ class PrefixSharing:
         return fused
 
     def _try(self, model: Any, reading: list[int]) -> bool:
-        """Whether the model reads branches as it reads rows; found out once."""
+        """Return whether the model reads trees as it reads rows; tried once."""
         if self._able is None:
-            reason = _objection(model, reading)
+            reason = _why_unable(model, reading)
             self._able = reason is None
             if reason and self.mode == "on":
                 raise FusedJudgingError(f"fused is on, but {reason}. Set fused: auto, which then reads plainly, or off")
@@ -190,16 +190,16 @@ class PrefixSharing:
         return self._able
 
     def _cost_model(self, model: Any) -> CostModel:
-        """What is minimised: tokens with `on`, an estimate of the time with `auto`."""
+        """Return the cost to minimise: tokens with `on`, an estimate of the time with `auto`."""
         if self.mode == "on":
             return CostModel()
         return CostModel(ATTENTION_LENGTH * model.config.get_text_config().hidden_size, OVERHEAD)
 
 
-def _objection(model: Any, reading: list[int]) -> str | None:
-    """Why a model cannot read branches; None when it can.
+def _why_unable(model: Any, reading: list[int]) -> str | None:
+    """Explain why a model cannot read trees; None when it can.
 
-    It is tried on the reading and the same with its second half backwards, beside a plain forward pass.
+    It is tried on `probe_pair(reading)`, beside a plain forward pass.
     """
     if _attention(model) not in ("sdpa", "eager"):
         return f"attn_implementation {_attention(model)} takes no mask of our own (sdpa and eager do)"
@@ -207,7 +207,7 @@ def _objection(model: Any, reading: list[int]) -> str | None:
     if window := attention_window(model):
         reading = reading[: max(2, 2 * window // 3)]  # both halves that differ and the shared one fit into the window
     pair = probe_pair(reading)
-    return logits_objection(
+    return logits_mismatch(
         model,
         reading,
         lambda: packed_logits(model, pack([[0, 1]], pair, reading[0]).to(device)),
@@ -216,22 +216,22 @@ def _objection(model: Any, reading: list[int]) -> str | None:
 
 
 def probe_pair(reading: list[int]) -> list[list[int]]:
-    """A reading, and the same with its second half backwards."""
+    """Return a reading, and a copy with its second half reversed."""
     half = len(reading) // 2
     return [reading, reading[:half] + reading[half:][::-1]]
 
 
-def logits_objection(model: Any, reading: list[int], compute: Callable[[], Tensor], fault: str) -> str | None:
-    """Why another way to the logits of `probe_pair(reading)` is not one; None when they are those of plain passes.
+def logits_mismatch(model: Any, reading: list[int], compute: Callable[[], Tensor], symptom: str) -> str | None:
+    """Explain how other logits of `probe_pair(reading)` differ from plain ones; None when they agree.
 
-    They may differ by three times what a column of padding changes, since rounding differs between types and devices,
-    and by a few roundings of the type.
+    The tolerance is three times the change by a column of padding, since rounding differs between types and devices, or
+    a few roundings of the type.
 
     Args:
         model: a causal language model.
         reading: ids.
-        compute: the other way: [2, V].
-        fault: what the model does wrong when they differ.
+        compute: computes the other logits: [2, V].
+        symptom: words for the error of a model whose logits differ.
     """
     device = device_of(model)
     with torch.no_grad():
@@ -244,16 +244,16 @@ def logits_objection(model: Any, reading: list[int], compute: Callable[[], Tenso
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a model does to arguments that it does not expect
-            return f"{type(model).__name__} {fault} ({type(error).__name__}: {error})"
+            return f"{type(model).__name__} {symptom} ({type(error).__name__}: {error})"
     difference = _distance(plain, found)
     size = float(plain.pow(2).mean().sqrt())
     if difference <= max(NOISE, 3 * noise, ROUNDINGS * torch.finfo(_computed_in(model, device)).eps * size):
         return None
-    return f"{type(model).__name__} {fault}: logits differ by {difference:.1g}, rounding by {noise:.1g}"
+    return f"{type(model).__name__} {symptom}: logits differ by {difference:.1g}, rounding by {noise:.1g}"
 
 
 def _computed_in(model: Any, device: torch.device) -> torch.dtype:
-    """The type of the model's matrix products."""
+    """Return the type of the model's matrix products."""
     if torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return dtype_of(model)

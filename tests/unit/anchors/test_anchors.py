@@ -45,18 +45,18 @@ def scores(*margins: float) -> Scores:
 
 
 def test_dataset_anchors_are_those_of_the_row_for_each_of_its_rollouts() -> None:
-    placed = DatasetAnchors().place(prompts(("a", "b"), ("c",)), ["w", "x", "y", "z"], Known())
+    placed = DatasetAnchors().anchors_for(prompts(("a", "b"), ("c",)), ["w", "x", "y", "z"], Known())
     assert placed == [("a", "b"), ("a", "b"), ("c",), ("c",)]
 
 
 def test_reference_samples_are_shared_by_the_rollouts_of_a_prompt() -> None:
-    placed = ReferenceSamples(count=2).place(prompts((), ()), ["w", "x", "y", "z"], Known())
+    placed = ReferenceSamples(count=2).anchors_for(prompts((), ()), ["w", "x", "y", "z"], Known())
     first, second = ("r1 to prompt 0", "r2 to prompt 0"), ("r1 to prompt 1", "r2 to prompt 1")
     assert placed == [first, first, second, second]
 
 
 def test_round_robin_compares_siblings_and_only_them() -> None:
-    placed = RoundRobin().place(prompts((), ()), ["u", "v", "w", "x ", "y", "z"], Known())
+    placed = RoundRobin().anchors_for(prompts((), ()), ["u", "v", "w", "x ", "y", "z"], Known())
     assert placed == [("v", "w"), ("u", "w"), ("u", "v"), ("y", "z"), ("x", "z"), ("x", "y")]
     with pytest.raises(ValueError, match=r"sampling.per_prompt is 1.*at least 2"):
         RoundRobin().check(Sampling())
@@ -67,8 +67,8 @@ def test_the_previous_policy_is_renewed_every_so_many_iterations_and_survives_a_
     seen = []
     for iteration in range(5):
         policies.now = float(iteration)
-        seen += source.place(batch, ["x"], policies)
-        source.observe(answered(batch, ["x"]), scores(1.0), policies)
+        seen += source.anchors_for(batch, ["x"], policies)
+        source.update(answered(batch, ["x"]), scores(1.0), policies)
         saved, source = source.state_dict(), PreviousPolicy(every=2)
         source.load_state_dict(saved)
     assert seen == [("policy 0.0",)] * 2 + [("policy 2.0",)] * 2 + [("policy 4.0",)]
@@ -89,17 +89,17 @@ def test_without_a_win_the_lower_bound_is_zero() -> None:
 
 def play(bank: AnchorBank, policies: Known, batch: PromptBatch, margins: list[float], text: str = "new") -> dict:
     responses = [text] * len(margins)
-    anchored = batch.repeat(len(margins) // len(batch)).anchored(bank.place(batch, responses, policies))
-    return bank.observe(answered(anchored, responses), scores(*margins), policies)
+    anchored = batch.repeat(len(margins) // len(batch)).anchored(bank.anchors_for(batch, responses, policies))
+    return bank.update(answered(anchored, responses), scores(*margins), policies)
 
 
 def test_the_bank_starts_with_the_row_and_else_with_the_reference() -> None:
     policies = Known()
-    placed = AnchorBank().place(prompts(("a", "b"), ()), ["x", "y"], policies)
+    placed = AnchorBank().anchors_for(prompts(("a", "b"), ()), ["x", "y"], policies)
     assert placed == [("a",), ("r1 to prompt 1",)]
     bank = AnchorBank()
     for _ in range(2):
-        assert bank.place(prompts(("a",)), ["x"], policies) == [("a",)]
+        assert bank.anchors_for(prompts(("a",)), ["x"], policies) == [("a",)]
     assert policies.drawn == 1
 
 
@@ -122,21 +122,21 @@ def test_an_anchor_is_replaced_once_it_is_beaten_for_sure() -> None:
     assert (event["anchor"], event["rival"], event["version"]) == ("old", "clear winner", 0)
     assert event["win_rate"] == 1.0
     assert policies.asked == [(["clear winner"], ["old"])]
-    assert bank.place(batch, ["x"], policies) == [("clear winner",)]
+    assert bank.anchors_for(batch, ["x"], policies) == [("clear winner",)]
 
 
 def test_wins_that_may_be_luck_replace_nothing() -> None:
     bank, policies = AnchorBank(refresh_above=0.5, min_judged=4), Known()
     play(bank, policies, prompts(("old",)), [1.0, 1.0, 1.0, -1.0])  # lower bound of 3 in 4: 0.38
     assert policies.asked == []
-    assert bank.place(prompts(("old",)), ["x"], policies) == [("old",)]
+    assert bank.anchors_for(prompts(("old",)), ["x"], policies) == [("old",)]
 
 
-def test_a_rival_that_the_other_judge_does_not_confirm_is_refused_and_forgotten() -> None:
+def test_a_challenger_that_the_other_judge_does_not_confirm_is_refused_and_forgotten() -> None:
     bank, policies, batch = AnchorBank(), Known(confirms=-1.0), prompts(("old",))
     numbers = play(bank, policies, batch, [1.0] * 4)
     assert (numbers["anchors/replaced"], numbers["anchors/refused"]) == (0.0, 1.0)
-    assert bank.place(batch, ["x"], policies) == [("old",)]
+    assert bank.anchors_for(batch, ["x"], policies) == [("old",)]
     play(bank, policies, batch, [1.0])
     assert len(policies.asked) == 1
 
@@ -172,8 +172,8 @@ def test_settings_out_of_range_are_named(make, message: str) -> None:
 def test_the_challenger_is_the_response_that_won_most_clearly() -> None:
     bank, policies, batch = AnchorBank(min_judged=4), Known(), prompts(("old",))
     for margins, texts in (([1.0, 3.0], ["won", "won clearly"]), ([2.0, 0.5], ["won later", "barely"])):
-        anchored = batch.repeat(2).anchored(bank.place(batch, texts, policies))
-        bank.observe(answered(anchored, texts), scores(*margins), policies)
+        anchored = batch.repeat(2).anchored(bank.anchors_for(batch, texts, policies))
+        bank.update(answered(anchored, texts), scores(*margins), policies)
     assert policies.asked == [(["won clearly"], ["old"])]
 
 

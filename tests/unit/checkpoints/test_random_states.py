@@ -40,7 +40,7 @@ def test_draws_inside_are_those_of_the_seed_and_outside_as_without() -> None:
 
 @pytest.fixture
 def process(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes this process one of several."""
+    """Make this process one of several."""
 
     def become(rank: int, of: int) -> None:
         monkeypatch.setattr(random_states, "rank", lambda: rank)

@@ -18,7 +18,7 @@ from prl.checkpoints.sharded_metadata import INDEX, read_index
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint of two tensors; only the index is planted with anything."""
+    """Write a checkpoint of two tensors; only the index is planted with anything."""
     wide, short = torch.arange(12.0), torch.arange(5).to(torch.bfloat16)
     checkpoint = {"wide": Part(wide, 0, torch.Size([3, 4])), "short": Part(short, 0, torch.Size([5]))}
     sharded_files.write(checkpoint, tmp_path / "parts")
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def torchs(folder: Path) -> Metadata:
-    """The index as torch reads it."""
+    """Read the index by torch."""
     return FileSystemReader(folder).read_metadata()
 
 

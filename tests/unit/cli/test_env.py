@@ -26,14 +26,14 @@ def in_process(capsys: pytest.CaptureFixture, *args: str) -> str:
 
 
 def told(text: str, name: str) -> str:
-    """What the text says beside a name."""
+    """Return the text beside a name."""
     lines = [line for line in text.splitlines() if line.startswith(f"{name}  ")]
     assert len(lines) == 1, f"{name} has {len(lines)} lines in:\n{text}"
     return lines[0].removeprefix(name).strip()
 
 
 def fresh(code: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The code in a new interpreter."""
+    """Run the code in a new interpreter."""
     variables = {name: value for name, value in os.environ.items() if name != "PRL_KERNELS"} | environment
     return subprocess.run([sys.executable, "-c", code, *args], cwd=ROOT, env=variables, capture_output=True, text=True)
 
@@ -123,7 +123,7 @@ def test_gpus_are_listed(capsys, monkeypatch) -> None:
 
 
 def compiler(folder: Path, name: str, *lines: str) -> str:
-    """A program that prints these lines."""
+    """Make a program that prints these lines."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))

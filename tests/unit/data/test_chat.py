@@ -108,7 +108,7 @@ def test_a_mark_that_cannot_be_told_apart_is_an_error() -> None:
 
 
 def word_pieces(unigram: bool) -> PreTrainedTokenizerFast:
-    """A tokenizer in whose own vocabulary the marks are, as in those that were converted from SentencePiece."""
+    """Build a tokenizer with the marks in its own vocabulary, as converted SentencePiece ones have them."""
     words = ["<unk>", "<eos>", BEGIN, *"<|im_startend>/hkabo\u2581"]
     vocab = dict.fromkeys(words)
     model = models.Unigram([(word, -1.0) for word in vocab], unk_id=0)

@@ -13,7 +13,7 @@ TEXT = "{{ prompt }} 1:{{ response_a }} 2:{{ response_b }} ?"
 
 
 def rows(tokenizer, max_length: int) -> dict[str, list[list[int]]]:
-    """What every encoder makes of one record."""
+    """Encode one record by every encoder."""
     pair = PreferencePair(PROMPT, "Hello." * 5, "No." * 9)
     made = {}
     for name, chat in (("judge", False), ("judge with chat", True)):

@@ -33,7 +33,7 @@ def turns(*contents: str, system: str = "") -> list[dict[str, str]]:
 
 @st.composite
 def conversations(draw):
-    """A system message or none, then users and assistants in turn, a user last; each turn has a letter of its own."""
+    """Draw a system message or none, then users and assistants in turn, a user last; each turn has its own letter."""
     sizes = draw(st.lists(lengths, min_size=1, max_size=9).map(lambda drawn: drawn[: len(drawn) - 1 | 1]))
     texts = [letter * size for letter, size in zip("ghijklmno", sizes, strict=False)]
     return turns(*texts, system=draw(st.sampled_from(["", "s", "s" * 20])))
@@ -54,7 +54,7 @@ def truncations(encoder) -> Truncation:
 
 
 def check_prompt(shown: str, prompt, render, lost: Truncation, room: int, last_room: int) -> None:
-    """The rule for one prompt: the most whole turns that fit into `room`; then, to fit into `last_room`, no system
+    """Check the rule for one prompt: the most whole turns that fit into `room`; then, for `last_room`, no system
     message; then the end of the last turn, counted."""
     whole = [render(each) for each in remainders(prompt)]
     if lost & Truncation.PROMPT:

@@ -56,7 +56,7 @@ def judge_encoder(max_length: int = 60, on_too_long: Any = "truncate", **setting
 
 
 def encode(source: DataSource, encoder: Any, cache: bool = True, **reading: Any) -> tuple[EncodedRecords, int]:
-    """The encoded records, and for how many of them the encoder was asked."""
+    """Encode the records, and count how many of them the encoder was asked for."""
     stream = RecordStream(source, **({"kind": PreferencePair} | reading))
     asked = []
     plain = encoder.encode

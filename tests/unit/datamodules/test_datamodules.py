@@ -135,7 +135,7 @@ MAX_LENGTH = 40
 
 
 def set_up_alone(folder: Path, encoder: Any, **settings: Any) -> tuple[PreferencePairDataModule, dict[str, Any]]:
-    """A data module set up without a trainer and without a cache, and its report."""
+    """Set up a data module without a trainer and without a cache, and read its report."""
     data = PreferencePairDataModule(cache=False, on_invalid="skip", **settings)
     stage = SimpleNamespace(record_type=PreferencePair, build_encoder=lambda: encoder)
     trainer: Any = SimpleNamespace(

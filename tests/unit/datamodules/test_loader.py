@@ -22,7 +22,7 @@ class Squares(torch.utils.data.Dataset):
 
 
 def by_another(number: int, workers: list[Any]) -> None:
-    """A signal that this process does not send itself; torch's handler looks at the sender."""
+    """Send a signal from another process; torch's handler looks at the sender."""
     subprocess.run(["kill", f"-{number}", *(str(worker.pid) for worker in workers)], check=True)
 
 

@@ -74,7 +74,7 @@ def test_an_empty_response_can_be_judged(folder: Path) -> None:
 
 @pytest.fixture(params=["generative", "bradley_terry"])
 def adapters(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A judge's folder as `prl export --adapter-only` writes it."""
+    """Write a judge's folder as `prl export --adapter-only` does."""
     tokenizer, folder = tiny_tokenizer(), tmp_path / "adapters"
     source = ModelSource(path=str(write_tiny_model(tmp_path / "base", seed=1)), lora=LoRA(rank=4))
     generative = request.param == "generative"

@@ -42,7 +42,7 @@ def pairs() -> list[PreferencePair]:
 
 @pytest.fixture(scope="module")
 def good(pairs: list[PreferencePair]) -> dict[str, Any]:
-    """What is measured of a judge that knows the truth."""
+    """Examine a judge that knows the truth."""
     return examine(QualityJudge(), pairs)
 
 
@@ -70,7 +70,7 @@ PLANTED: dict[str, tuple[PairwiseJudge, set[str]]] = {
 
 
 def named(problems: list[str]) -> set[str]:
-    """The limits that the lines name."""
+    """Return the limits that the lines name."""
     return {word.strip(",;") for line in problems for word in line.split() if word.startswith(("min_", "max_"))}
 
 
@@ -126,7 +126,7 @@ TIGHT = {
 
 
 def slightly_bad(report: dict[str, Any]) -> dict[str, Any]:
-    """A report in which no figure is perfect, and all are within the default limits."""
+    """Make a report in which no figure is perfect, and all are within the default limits."""
 
     def figure(mean: float) -> dict[str, Any]:
         return {"mean": mean, "low": mean, "high": mean, "num": 99}
@@ -184,7 +184,7 @@ def test_settings_out_of_range(setting: str, value: Any) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, good: dict[str, Any]) -> Path:
-    """A judge whose passport says that all is well."""
+    """Make a judge whose passport is within all limits."""
     write_generative(tmp_path)
     write_passport(tmp_path, {"format": 1, "judge": describe_judge(tmp_path), "data": {}, "report": good})
     return tmp_path

@@ -24,7 +24,7 @@ IDS = torch.arange(5, 16).repeat(2, 1)
 
 
 def adapted(base: Path, seed: int, **options: Any) -> Any:
-    """A model with adapters that do something."""
+    """Build a model with adapters that change its output."""
     model = load_causal_lm(ModelSource(path=str(base), lora=LoRA(rank=4), **options))
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():

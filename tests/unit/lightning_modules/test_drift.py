@@ -6,7 +6,7 @@ from lightning_modules.drift import START, WINDOW, DriftMonitor
 
 
 def watched(values: list[float], from_reference: bool = True) -> tuple[list[dict[str, float]], list[int]]:
-    """What is logged of each batch, and the batches at which a warning came."""
+    """Return what is logged of each batch, and the batches at which a warning came."""
     monitor = DriftMonitor(from_reference)
     logged, warned = [], []
     for number, value in enumerate(values, start=1):

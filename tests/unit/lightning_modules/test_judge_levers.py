@@ -122,7 +122,7 @@ def test_training_numbers_exist_in_either_order(order, tiny_folder, logprobs) ->
 
 @pytest.fixture
 def rows_of_the_head(tiny_folder: Any) -> Iterator[tuple[GenerativeRewardModule, list[int]]]:
-    """A judge, and how many positions its language head was asked for in each pass."""
+    """Build a judge, and record the positions of its language head in each pass."""
     module = make(tiny_folder)
     seen: list[int] = []
     handle = module.model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0][..., 0].numel()))

@@ -26,7 +26,7 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
-    """A reference that is not the policy."""
+    """Make a reference that is not the policy."""
     return ModelSource(path=str(write_tiny_model(tmp_path_factory.mktemp("start"), seed=5)))
 
 

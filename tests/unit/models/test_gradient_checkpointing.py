@@ -23,7 +23,7 @@ def load(kind: str, tiny_folder: Any, lora: bool, checkpointing: bool) -> Any:
 
 
 def passes(model: Any) -> list[int]:
-    """Counts the passes through the first layer's MLP."""
+    """Count the passes through the first layer's MLP."""
     count = [0]
     layer = next(module for name, module in model.named_modules() if name.endswith("layers.0.mlp"))
     layer.register_forward_pre_hook(lambda *_: count.__setitem__(0, count[0] + 1))

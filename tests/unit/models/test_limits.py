@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoConfig
 
 from lightning_modules.bradley_terry import BradleyTerryRewardModule
-from lightning_modules.estimates import needs
+from lightning_modules.estimates import plan_memory
 from lightning_modules.generative_reward import GenerativeRewardModule
 from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.supervised import SupervisedModule
@@ -29,7 +29,7 @@ POSITIONS = 512
 
 @pytest.fixture(scope="module")
 def padded(tiny_folder, tmp_path_factory) -> str:
-    """A model whose tokenizer got a token that the embeddings have no row for."""
+    """Make a model whose tokenizer got a token that the embeddings have no row for."""
     folder = write_tiny_model(tmp_path_factory.mktemp("padded") / "model")
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
@@ -59,7 +59,7 @@ def test_each_stage_refuses_what_its_model_cannot_read(name, tiny_folder, padded
     STAGES[name](str(tiny_folder), POSITIONS).build_encoder()
     longer = STAGES[name](str(tiny_folder), POSITIONS + 1)
     words = f"{tiny_folder} has {POSITIONS} positions, but .* asks for {POSITIONS + 1}"
-    for refuse in (longer.build_encoder, lambda: needs(longer, 2)):
+    for refuse in (longer.build_encoder, lambda: plan_memory(longer, 2)):
         with pytest.raises(ValueError, match=words):
             refuse()
     size = len(tiny_tokenizer())

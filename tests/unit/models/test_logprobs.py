@@ -37,14 +37,14 @@ def test_values_and_gradients_are_those_of_whole_logits(family, slices, monkeypa
     model = tiny_model(4, model_type=family, head_dim=8, final_logit_softcapping=2.0)
     vocab = model.get_output_embeddings().weight.shape[0]
     monkeypatch.setattr(head, "LOGITS_AT_ONCE", vocab * int(MASK.sum()) // slices)
-    expected, spread = whole(model, 0.7)
-    (expected.sum() + 0.3 * spread.sum()).backward()
+    expected, entropies = whole(model, 0.7)
+    (expected.sum() + 0.3 * entropies.sum()).backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    logprobs, found_spread, hidden = response_logprobs(model, *inputs(), temperature=0.7, with_entropy=True)
-    (logprobs.sum() + 0.3 * found_spread.sum()).backward()
+    logprobs, found_entropies, hidden = response_logprobs(model, *inputs(), temperature=0.7, with_entropy=True)
+    (logprobs.sum() + 0.3 * found_entropies.sum()).backward()
     assert_same_numbers(logprobs, expected, 1e-6)
-    assert_same_numbers(found_spread, spread, 1e-6)
+    assert_same_numbers(found_entropies, entropies, 1e-6)
     assert hidden.shape == (3, WIDTH, 16)
     for name, parameter in model.named_parameters():
         assert_same_numbers(parameter.grad, gradients[name], 2e-5, msg=name)

@@ -94,7 +94,7 @@ def test_what_learns_beside_a_base_in_bfloat16_is_float32(load: Any, tiny_folder
 
 @pytest.fixture(scope="module")
 def judges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder of each kind; the weights of their heads are such that logits are as large as a trained judge's."""
+    """Make a folder of each kind; the weights of their heads give logits as large as a trained judge's."""
     root, tokenizer = tmp_path_factory.mktemp("judges"), tiny_tokenizer()
     model, scalar = tiny_model(1), tiny_model(2, AutoModelForSequenceClassification, num_labels=1)
     for head in (model.lm_head, scalar.score):

@@ -31,7 +31,7 @@ LAYER = "model.layers.1.mlp.up_proj.weight"
 
 
 def changed(folder: Path, change: Callable[[Weights], Any], to: Path, file: str = "model.safetensors") -> Path:
-    """A copy of a folder whose weights were changed by hand."""
+    """Copy a folder whose weights were changed by hand."""
     shutil.copytree(folder, to, dirs_exist_ok=True)
     weights = load_file(to / file)
     change(weights)
@@ -162,7 +162,7 @@ def test_adapters_beside_the_policys_are_checked(tiny_folder, tmp_path) -> None:
 
 
 def write_gguf(path: Path, without: str) -> Path:
-    """The tiny model as a GGUF file, one weight left out."""
+    """Write the tiny model as a GGUF file, one weight left out."""
     gguf = pytest.importorskip("gguf")
     model, tokenizer = tiny_model(0), tiny_tokenizer()
     vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)

@@ -32,7 +32,7 @@ GAE_BY_HAND = [[[1.25, 0, -3]], [[2.25, 0, 1]]]
 
 
 def fresh(code: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The code in a new interpreter that imports prl from a folder."""
+    """Run the code in a new interpreter that imports prl from a folder."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("PRL_KERNELS", "LOCAL_RANK")}
     variables = inherited | {"PYTHONPATH": str(folder)} | environment
     command = [sys.executable, "-W", "always", "-c", code]
@@ -107,7 +107,7 @@ def test_without_a_build_the_advantages_are_right_and_one_warning_says_why_they_
 
 @pytest.fixture
 def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installation whose cpp kernel was built, so its record says, from one source; its library is no library."""
+    """Make an installation whose record says that its cpp kernel was built, and whose library is none."""
     sources = tmp_path / "csrc"
     sources.mkdir()
     (sources / "ops_cpu.cpp").write_text("int kernel();\n")

@@ -16,7 +16,7 @@ from tests.helpers.records import make_rollout, ragged_mask
 
 
 def token_rewards(scores: Tensor, difference: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """The rewards inside `shaped_gae`: with gamma 0 and no values, an advantage is the reward of its token."""
+    """Return the rewards inside `shaped_gae`: with gamma 0 and no values, an advantage is the reward of its token."""
     zeros = torch.zeros(mask.shape)
     return shaped_gae(difference, zeros, scores, zeros, mask, kl_coef=kl_coef, gamma=0.0).advantages
 

@@ -100,7 +100,7 @@ def test_limits_out_of_range_are_refused(limits: dict[str, float]) -> None:
 
 @pytest.fixture
 def step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Takes a step of one loss and one gradient norm."""
+    """Take a step of one loss and one gradient norm."""
     trainer: Any = SimpleNamespace(default_root_dir=tmp_path, fast_dev_run=False, precision_plugin=None)
     module: Any = SimpleNamespace(trainer=trainer, device=torch.device("cpu"))
     health = step_health.StepHealth(module)

@@ -38,13 +38,13 @@ def test_only_validations_of_training_are_waited_for(
     found = validation(patience=1)
     found.patience.observe(1, {"win_rate": 0.6, "win_rate_lo": 0.5})
     assert found.report([], has_heldout=False, in_training=in_training)["since_best"] == waited
-    assert (found.patience.objection() is not None) is bool(waited)
+    assert (found.patience.stop_reason() is not None) is bool(waited)
 
 
 @pytest.mark.parametrize("over", [False, True])
 def test_a_run_ends_when_it_has_waited_long_enough(over: bool) -> None:
     stage = Mock(trainer=SimpleNamespace(should_stop=False))
-    stage.validation.patience.objection.return_value = "no validation was better" if over else None
+    stage.validation.patience.stop_reason.return_value = "no validation was better" if over else None
     PolicyTrainingModule.end_if_over(stage)
     assert stage.trainer.should_stop is over
 

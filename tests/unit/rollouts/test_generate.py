@@ -91,7 +91,7 @@ def test_generate_fills_every_field() -> None:
 
 
 def always(token: int):
-    """A model whose next token is always the same."""
+    """Build a model whose next token never changes."""
     model = tiny_model()
     model.lm_head = torch.nn.Linear(model.config.hidden_size, model.config.vocab_size)
     torch.nn.init.zeros_(model.lm_head.weight)
@@ -148,7 +148,7 @@ def samples(model) -> list[tuple[int, ...]]:
 
 @pytest.fixture(scope="module")
 def unspoiled() -> list[tuple[int, ...]]:
-    """What a model without habits samples."""
+    """Sample from a model without habits."""
     drawn = samples(tiny_model())
     assert len(set(drawn)) > 20  # it does sample
     return drawn

@@ -165,7 +165,7 @@ def test_any_answer_is_a_response_or_a_word(
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that is only read."""
+    """Make a folder that is only read."""
     folder = tmp_path_factory.mktemp("served")
     write_tiny_model(folder, seed=0)
     return folder

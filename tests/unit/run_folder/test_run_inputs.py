@@ -74,7 +74,7 @@ class World:
         self.prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def callback(self, accept: bool | list[str] = False, **settings: Any) -> tuple[RunInputs, Any, Any]:
-        """What compares, as a trainer would have it after set-up."""
+        """Build the callback that compares, as a trainer has it after set-up."""
         judge = WeightedReward(
             {"judge": GenerativeJudge(str(self.root / "judge")), "rule": RuleReward()},
             {"judge": 1.0, "rule": 0.0},

@@ -31,7 +31,7 @@ class Handler(JSONHandler):
         server.act(self)
 
     def send_slowly(self, start: bytes) -> None:
-        """A byte now and then, for ever."""
+        """Send a byte now and then, for ever."""
         try:
             self.wfile.write(start)
             while True:
@@ -46,7 +46,7 @@ Act = Callable[[Handler], None]
 
 @pytest.fixture
 def served() -> Iterator[Callable[..., tuple[Server, Any]]]:
-    """A client and its server, which does what it is told with each request."""
+    """Connect a client and its server, which does what it is told with each request."""
     with listening(Handler) as listener:
 
         def serve(act: Act, **settings: Any) -> tuple[Server, Any]:

@@ -109,7 +109,7 @@ def test_a_full_disk_is_told_as_that_and_with_the_path() -> None:
 
 @pytest.fixture
 def held(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with files of a user: inputs, and files where commands would write."""
+    """Make a folder with files of a user: inputs, and files where commands would write."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}) + "\n")
     (tmp_path / "mine.json").write_text('{"years": "of work"}\n')

@@ -50,7 +50,7 @@ text = st.text(st.characters(codec="utf-8"), min_size=1).map(str.strip).filter(b
 
 @st.composite
 def pairs(draw):
-    """A prompt that ends in a user turn, two different responses and a label."""
+    """Draw a prompt that ends in a user turn, two different responses and a label."""
     turns = draw(st.lists(text, min_size=1, max_size=5).filter(lambda turns: len(turns) % 2))
     prompt = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
     first, second = draw(st.lists(text, min_size=2, max_size=2, unique=True))

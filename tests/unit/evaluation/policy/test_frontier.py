@@ -9,7 +9,7 @@ from PIL import Image
 
 from prl.checkpoints.files import manifest_of, partial_path, publish
 from prl.cli.commands.frontier import checkpoint_for, main
-from prl.evaluation.policy.frontier import Point, common_measure, knee, run_points, to_ship
+from prl.evaluation.policy.frontier import Point, best_checkpoint, common_measure, knee, run_points
 from prl.evaluation.policy.frontier_figure import draw_frontier
 from prl.evaluation.policy.validation_log import ValidationLog
 
@@ -30,12 +30,12 @@ BENT = [point(0, 0.0, 0.3), point(5, 1.0, 0.55), point(10, 2.0, 0.6), point(15, 
 
 def test_the_highest_lower_bound_is_shipped_and_not_the_highest_rate() -> None:
     runs = {"a": [point(1, 1.0, 0.6, 0.05)], "b": [point(2, 0.5, 0.65, 0.2), point(3, 0.9, 0.58, 0.05)]}
-    assert to_ship(runs) == ("a", runs["a"][0])
+    assert best_checkpoint(runs) == ("a", runs["a"][0])
 
 
 def test_of_equal_bounds_the_smaller_kl_is_shipped() -> None:
     first, second = point(1, 2.0, 0.6), point(2, 1.0, 0.6)
-    assert to_ship({"a": [first], "b": [second]}) == ("b", second)
+    assert best_checkpoint({"a": [first], "b": [second]}) == ("b", second)
 
 
 def test_nothing_is_shipped_from_the_first_alarm_on() -> None:
@@ -43,9 +43,9 @@ def test_nothing_is_shipped_from_the_first_alarm_on() -> None:
     lines = [{**line(batch, batch / 10, "win_rate"), "goodhart_alarm": batch == 3} for batch in (1, 2, 3, 4)]
     points = run_points(lines)
     assert [each.alarmed for each in points] == [False, False, True, True]
-    assert to_ship({"a": points})[1].batch == 2
-    assert to_ship({"a": points, "b": [point(9, 1.0, 0.35)]}) == ("b", point(9, 1.0, 0.35))
-    assert to_ship({"a": points[2:]})[1].batch == 4  # an alarm at the first validation: there is nothing else
+    assert best_checkpoint({"a": points})[1].batch == 2
+    assert best_checkpoint({"a": points, "b": [point(9, 1.0, 0.35)]}) == ("b", point(9, 1.0, 0.35))
+    assert best_checkpoint({"a": points[2:]})[1].batch == 4  # an alarm at the first validation: there is nothing else
 
 
 def test_the_knee_is_where_the_line_bends() -> None:

@@ -17,7 +17,7 @@ def objections(patience: Patience, validations: list[dict[str, float]]) -> list[
     found = []
     for each in validations:
         patience.observe(int(patience.state_dict()["batch"]) + 1, each)
-        found.append(patience.objection() is not None)
+        found.append(patience.stop_reason() is not None)
     return found
 
 
@@ -34,7 +34,7 @@ def test_the_gap_must_have_grown_since_the_best_validation() -> None:
     seen = [numbers(0.5, 0.0), numbers(0.6, 0.05), numbers(0.5, 0.04), numbers(0.5, 0.06)]
     patience = Patience(1)
     assert objections(patience, seen) == [False, False, False, True]
-    reason = patience.objection()
+    reason = patience.stop_reason()
     assert reason is not None
     assert "held-out judge, length-controlled" in reason
     assert "has not passed 0.300" in reason

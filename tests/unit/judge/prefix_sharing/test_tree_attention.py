@@ -18,7 +18,7 @@ from prl.judge.prefix_sharing.packing import CostModel, pack, plan_rows, shared_
 from prl.judge.prefix_sharing.tree_attention import (
     FusedJudgingError,
     PrefixSharing,
-    _objection,
+    _why_unable,
     attention_window,
     packed_logits,
 )
@@ -317,7 +317,7 @@ def test_rounding_in_half_precision_is_no_fault_of_the_model() -> None:
     model = tiny_model(1).to(torch.bfloat16)
     for length in range(10, 40, 2):  # some differ where padding happens to change nothing
         generator = torch.Generator().manual_seed(length)
-        assert _objection(model, torch.randint(5, 60, (length,), generator=generator).tolist()) is None
+        assert _why_unable(model, torch.randint(5, 60, (length,), generator=generator).tolist()) is None
 
 
 def test_a_windowed_model_shares_what_fits_into_its_window(encoder) -> None:

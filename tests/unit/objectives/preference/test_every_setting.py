@@ -57,7 +57,7 @@ def others(annotation: Any, value: Any) -> list[Any]:
 
 
 def defaults(method: type) -> dict[str, Any]:
-    """Settings as they are, and the first possible value of those that have no default."""
+    """Return settings as they are, and the first possible value of those that have no default."""
     found = {}
     for each in inspect.signature(method).parameters.values():
         has_default = each.default is not inspect.Parameter.empty
