@@ -58,7 +58,7 @@ class DriftMonitor:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to log and warn as an uninterrupted one."""
+        """Return what a resumed run needs to log and warn as an uninterrupted one."""
         return {"first": self._first, "recent": list(self._recent), "has_warned": self._has_warned}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
