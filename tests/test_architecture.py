@@ -35,9 +35,6 @@ ORDER = (
 )
 """Each imports only what stands before it, and itself."""
 
-METHODS = {"prl.objectives.preference": {"base", "logistic"}}
-"""Folders in which each file is one method of plain maths, with those of its files that methods may import."""
-
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 350
 
@@ -141,15 +138,6 @@ def test_maths_imports_torch_and_the_standard_library_only(name) -> None:
     allowed = {"torch", "prl", *sys.stdlib_module_names}
     assert roots(name) <= allowed
     assert {target for target in imported(name) if target.startswith("prl.")} <= PURE[name]
-
-
-@pytest.mark.parametrize("folder", METHODS)
-def test_a_method_is_plain_maths_on_its_socket(folder) -> None:
-    shared = {f"{folder}.{name}" for name in METHODS[folder]}
-    methods = [name for name in FILES if name.startswith(f"{folder}.") and name not in {*shared, *PURE}]
-    for name in methods:
-        assert roots(name) <= {"torch", "prl", *sys.stdlib_module_names}, name
-        assert {target for target in imported(name) if target.startswith("prl.")} <= shared, name
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -47,7 +47,7 @@ class PreferenceEncoder(TurnEncoder):
         return settings_hash(super().fingerprint, self.views, self.columns)
 
     def encode(self, record: PreferencePair) -> dict[str, Any] | None:
-        """Encode one pair; None when one of its responses is skipped, or chosen and rejected are identical after the cut.
+        """Encode one pair; None where a response is skipped, or chosen and rejected are the same after the cut.
 
         Raises:
             RowError: for a row without a declared view or column.
