@@ -81,7 +81,7 @@ class PreferenceModule(TrainingModule):
     # ---- set-up
 
     def build_encoder(self) -> PreferenceEncoder:
-        """How this stage reads a pair; the data module asks for it."""
+        """Build the encoder of pairs; the data module calls this."""
         tokenizer = load_tokenizer(self.source)
         for role, source in (("model", self.source), ("reference", self.reference_source)):
             if source is not None:
@@ -178,7 +178,7 @@ class PreferenceModule(TrainingModule):
         return {"weights": batch["weights"]}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean loss per pair, weighted, over all ranks and all batches of a step."""
+        """Compute the weighted mean loss per pair over all ranks and all batches of a step."""
         pairs = self.score(batch)
         losses, weights = self._losses(pairs), batch["weights"]
         loss, of_batch = self.means(batch, lambda totals, n: weighted_mean(losses, weights, totals["weights"], n))
@@ -246,7 +246,7 @@ class PreferenceModule(TrainingModule):
                 self.log(f"val/{_TAGS.get(name, name)}", value.float(), prog_bar=shown, rank_zero_only=True)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Testing reports what validation does."""
+        """Remember what validation remembers."""
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_start(self) -> None:
@@ -258,7 +258,7 @@ class PreferenceModule(TrainingModule):
         self.on_validation_epoch_end()
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, float]]:
-        """For each validation pair in file order: margin of the implicit rewards, and what it is made of."""
+        """Return the margin of the implicit rewards and what it is made of, for validation pairs in file order."""
         found = self._measured(self.score(batch))
         names = {"margin": "margin", "rewards/chosen": "reward_chosen", "rewards/rejected": "reward_rejected"}
         names |= {"logps/chosen": "logprob_chosen", "logps/rejected": "logprob_rejected"}
@@ -277,7 +277,7 @@ _TAGS = {f"moved/{side}": f"drift/{side}" for side in ("chosen", "rejected")}
 
 
 def _accuracy(margin: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pairs have the sign of their label, a margin of zero counting one half, and which are no tie: [B] each."""
+    """Find the pairs with the sign of their label, half of one for a margin of zero, and those that are no tie."""
     counted = target != 0.5
     right = torch.where(margin == 0, 0.5, ((margin > 0) == (target > 0.5)).to(margin.dtype))
     return right * counted, counted

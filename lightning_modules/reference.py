@@ -45,7 +45,7 @@ def pairs_of(batch: dict[str, Tensor]) -> list[Pair]:
 
 @torch.no_grad()
 def read_pairs(model: Any, pairs: list[Pair], sharding: Sharding) -> list[Tensor]:
-    """Log-probabilities of the responses of each pair: [V, T] each, pair by pair.
+    """Compute the log-probabilities of the responses of each pair: [V, T] each, pair by pair.
 
     Args:
         model: the reference.
@@ -61,7 +61,7 @@ def read_pairs(model: Any, pairs: list[Pair], sharding: Sharding) -> list[Tensor
 
 
 def reference_logprobs(model: Any, batch: dict[str, Tensor], sharding: Sharding) -> Tensor:
-    """Log-probabilities of all responses of a batch under the reference, zero behind their ends: [V * B, T]."""
+    """Compute the log-probabilities of all responses of a batch, zero behind their ends: [V * B, T]."""
     mask = completion_mask(batch["loss_mask"])
     num_pairs, found = len(batch["targets"]), torch.zeros(mask.shape, device=mask.device)
     for number, values in enumerate(read_pairs(model, pairs_of(batch), sharding)):
@@ -79,7 +79,7 @@ def cached_reference(
     precision: str,
     is_writer: bool,
 ) -> ReferenceLogprobs:
-    """Log-probabilities of all rows under the reference: from the cache, or computed now and written there.
+    """Look up the log-probabilities of all rows under the reference, or compute them now and write them to the cache.
 
     All processes call it together and share the work.
 

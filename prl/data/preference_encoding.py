@@ -43,11 +43,11 @@ class PreferenceEncoder(TurnEncoder):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all settings that decide what a record is encoded as."""
+        """Hash all settings that decide what a record is encoded as."""
         return settings_hash(super().fingerprint, self.views, self.columns)
 
     def encode(self, record: PreferencePair) -> dict[str, Any] | None:
-        """One pair; None when a response of it is skipped, or when chosen and rejected are identical after the cut.
+        """Encode one pair; None where a response is skipped, or chosen and rejected are the same after the cut.
 
         Raises:
             RowError: for a row without a declared view or column.
@@ -78,7 +78,7 @@ class PreferenceEncoder(TurnEncoder):
         }
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Right-padded [V * B, S], the B rows of one of V views after those of another.
+        """Pad rows on the right to [V * B, S], the B rows of one of V views after those of another.
 
         input_ids, attention_mask and loss_mask (True on responses), with targets, weights and columns of [B].
         """

@@ -40,7 +40,7 @@ class ReferenceLogprobs:
         self.starts = np.concatenate([[0], ends[:-1]]).reshape(self.lengths.shape)
 
     def of(self, rows: Tensor, mask: Tensor) -> Tensor:
-        """Log-probabilities of the responses of some rows, zero outside the mask: [V * B, T] float32.
+        """Look up the log-probabilities of the responses of some rows, zero outside the mask: [V * B, T] float32.
 
         Args:
             rows: [B] numbers of the rows.

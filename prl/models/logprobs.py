@@ -137,7 +137,7 @@ def response_logprobs(
 def completion_logprobs(
     model: Any, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the tokens that a loss is on, moved to the beginning of their rows.
+    """Compute log-probabilities of the tokens that a loss is on, moved to the beginning of their rows.
 
     Args:
         model: causal language model.
@@ -155,7 +155,7 @@ def completion_logprobs(
 
 
 def completion_mask(loss_mask: Tensor) -> Tensor:
-    """Where the tokens that a loss is on are, once they begin their rows: [N, S] -> [N, T] bool."""
+    """Find where the tokens that a loss is on are, once they begin their rows: [N, S] -> [N, T] bool."""
     lengths = loss_mask[:, 1:].sum(1)
     return torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
 
