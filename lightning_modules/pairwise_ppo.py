@@ -143,12 +143,11 @@ class PairwisePPOModule(PolicyUpdate):
             check_critic(self.critic_settings, policy)
             self.critic_source = self.critic_settings.model or policy
             self.warmup = CriticWarmup(self.critic_settings.warmup, self.critic_settings.warmup_until)
-            self.run_state.register("warmup", self.warmup)
         self.policy: Any = None
         self.reference: Any = None
         self.critic: Any = None
         self.tokenizer = load_tokenizer(policy)
-        self.run_state.register_methods(kl=self.kl, anchors=self.anchors, health=self.health.record)
+        self.run_state.register_methods(kl=self.kl, warmup=self.warmup, anchors=self.anchors, health=self.health.record)
         self.run_state.register_methods(reward=self.reward, shaping=self.shaping, filters=self.filters)
         self.run_state.register_methods(advantage=self.advantage, objective=self.objective, sampler=self.sampler)
 

@@ -1,0 +1,62 @@
+"""Every overlay in configs/methods trains as its header says, and goes on exactly after it was cut off.
+
+A new method is found by its overlay; nothing is added here.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.integration.runs import CONFIGS, Home, differences, last_checkpoint
+
+OVERLAYS = sorted((CONFIGS / "methods").glob("*.yaml"))
+MODEL = "--model.init_args."
+
+
+def stage_of(overlay: Path) -> str:
+    """Read from the command in an overlay's header which config it goes on top of."""
+    command = " ".join(re.findall(r"^# +(prl fit .*)$", overlay.read_text(), re.MULTILINE))
+    assert f"--config configs/methods/{overlay.name}" in command
+    return re.findall(r"--config configs/quickstart/(\w+)\.yaml", command)[0]
+
+
+def settings_of(overlay: Path, home: Home) -> list[str]:
+    """Make the run tiny, with the models of the test in place of those of the quickstart."""
+    given = ["--config", str(overlay), "--data.init_args.batch_size", "8"]
+    if "runs/quickstart/bradley_terry" in overlay.read_text():
+        given += [f"{MODEL}reward.init_args.path", str(home.bradley_terry)]
+    elif stage_of(overlay) == "pairwise_ppo":
+        given += [f"{MODEL}reward.init_args.path", str(home.judge)]
+    return given
+
+
+def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
+    arguments = home.arguments(stage_of(overlay), run)
+    if "critic: null" in overlay.read_text():  # the overrides of the base are behind the overlay
+        place = arguments.index(f"{MODEL}critic.warmup")
+        del arguments[place : place + 2]
+    if stage_of(overlay) == "pairwise_ppo":
+        place = arguments.index(f"{MODEL}reward.init_args.path")
+        del arguments[place : place + 2]
+    from prl.cli.app import run_stage
+
+    run_stage([*arguments[:3], *settings_of(overlay, home), *arguments[3:], *more])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_a_method_trains_and_is_resumed_exactly(overlay: Path, home: Home, tmp_path: Path) -> None:
+    length = f"{MODEL}iterations" if stage_of(overlay) == "pairwise_ppo" else "--trainer.max_steps"
+    constant = (f"{MODEL}optimization.schedule", "constant")  # others know the last step
+    tiny(overlay, home, tmp_path / "whole", *constant)
+    tiny(overlay, home, tmp_path / "cut", *constant, length, "2")
+    tiny(overlay, home, tmp_path / "cut", *constant, "--ckpt_path", "last")
+    whole, cut = last_checkpoint(tmp_path / "whole"), last_checkpoint(tmp_path / "cut")
+    for part in ("state_dict", "optimizer_states", "run_state"):
+        assert differences(whole[part], cut[part]) == []
+    if "critic: null" in overlay.read_text():
+        assert not [name for name in whole["state_dict"] if name.startswith("critic")]
+
+
+def test_there_are_methods() -> None:
+    assert {"grpo", "par", "dpo"} <= {path.stem for path in OVERLAYS}
