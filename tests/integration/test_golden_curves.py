@@ -50,6 +50,8 @@ class FixedRollouts(Callback):
 def curves(home: Home, run: Path, stage: str) -> dict[str, list[dict[str, float]]]:
     """Run a stage; return the numbers logged at each training batch and each validation."""
     fixed = [callback(FixedRollouts)] if stage == "pairwise_ppo" else []
+    if stage == "preference":  # measured against its own start, the first accuracy would be one of rounding
+        fixed = ["--model.init_args.reference.path", str(home.judge)]
     shorter = ["--checkpoint.every_n_batches", "100", "--trainer.logger", "false"]
     cli = home.run(stage, run, "--seed_everything", "0", *shorter, callback(Numbers), *fixed)
     seen = find_callback(cli.trainer, Numbers)
