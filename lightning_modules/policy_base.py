@@ -90,8 +90,12 @@ class PolicyTrainingModule(TrainingModule):
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Sample with the same draws every time, judge against the anchors, measure the KL to the reference."""
         rollout, scores = self._sample(batch, batch_idx)
-        assert scores.verdict is not None, "there are anchors, so there are comparisons"
-        assert scores.response_index is not None
+        if scores.verdict is None or scores.response_index is None:
+            raise ValueError(
+                f"{type(self.judging.reward).__name__} rewards responses without saying who beats the anchors, which "
+                "validations need; let its score return prl.rewards.base.scores_from_values(...), or turn validations "
+                "off (trainer.limit_val_batches: 0)"
+            )
         verdicts = {"": scores.verdict}
         if self.judging.heldout is not None:
             with self.phase("heldout"):
