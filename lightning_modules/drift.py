@@ -1,4 +1,4 @@
-"""How far the log-probabilities of chosen and rejected responses have moved from their start."""
+"""Track the drift of the log-probabilities of chosen and rejected responses from their start."""
 
 import math
 from collections import deque

@@ -1,4 +1,4 @@
-"""What a module needs on one process: lasting memory by model, and the peak of each phase, before anything is made."""
+"""Estimate the memory of a run on one process, by model and by phase, before anything is allocated."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a module needs, before it is known who shares what."""
+    """The memory of a run, before it is known how processes share it."""
 
     cut: list[ModelMemory]
     """Models that a strategy may cut into shards."""

@@ -155,7 +155,7 @@ class PairwisePPOModule(PolicyUpdate):
 
     @property
     def critic_kind(self) -> str | None:
-        """Where the critic's hidden states come from; None without a critic."""
+        """Name the kind of the critic (own, shared or adapter); None without a critic."""
         return None if self.critic_settings is None else self.critic_settings.kind
 
     def build_encoder(self) -> PromptEncoder:

@@ -30,7 +30,7 @@ class PolicyUpdate(PolicyTrainingModule):
     health: HealthMonitor
 
     def update(self, experience: Experience) -> dict[str, float]:
-        """Several epochs of minibatches; ends early when the policy has moved past `stop_kl`."""
+        """Learn from epochs of minibatches; end early when the policy has moved past `stop_kl`."""
         settings, history, extra = self.update_settings, [], {}
         if experience.values is not None and experience.returns is not None:
             explained = explained_variance(experience.values, experience.returns, experience.rollout.response_mask)
@@ -48,9 +48,10 @@ class PolicyUpdate(PolicyTrainingModule):
         return {**mean_over_steps(history), **first, "num_steps": len(history), **extra}
 
     def step(self, experience: Experience, groups: list[Tensor]) -> dict[str, float] | None:
-        """One optimizer step over a minibatch made of micro-batches.
+        """Take one optimizer step over a minibatch made of micro-batches, and return its statistics.
 
-        There is none for numbers that are not finite (None), nor for responses that do not count ({}).
+        Take no step when a loss or a gradient is not finite, and return None. Take no step when no response of the
+        minibatch counts, and return {}.
         """
         tokens, rows_total = count_global(experience.rollout.response_mask, experience.weights, groups)
         if not float(tokens):

@@ -240,7 +240,7 @@ class PreferenceModule(TrainingModule):
         values["accuracy"] = right.sum() / counted.sum() if counted.any() else torch.tensor(0.5)
         values["margin"] = ((2 * target - 1) * margin).mean()
         for name, value in values.items():
-            # What was moved is a drift only where a reference says from where; see `DriftMonitor`.
+            # Without a reference, a single validation does not know the log-probabilities of the start.
             if not name.startswith("moved/") or self.objective.needs_reference:
                 shown = name in ("loss", "accuracy")
                 self.log(f"val/{_TAGS.get(name, name)}", value.float(), prog_bar=shown, rank_zero_only=True)

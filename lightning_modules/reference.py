@@ -1,4 +1,4 @@
-"""What a frozen reference says of the responses of preference pairs: computed in each step, or once and kept.
+"""Log-probabilities of preference pairs under a frozen reference, computed in each step or once and cached.
 
 Both give the same bits. In floating point a number depends on what is computed beside it, so the responses of a pair
 are always read together and without other pairs: what a pair gets does not depend on its batch. What is kept is made

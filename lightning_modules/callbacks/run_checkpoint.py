@@ -61,7 +61,7 @@ class _Boundary:
     loops: dict[str, Any]
     random: dict[str, Any]
     validation_due: bool
-    """Whether this batch has a validation that has not ended."""
+    """Remember whether the validation of this batch is still running."""
 
 
 class RunCheckpoint(Checkpoint):

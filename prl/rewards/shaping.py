@@ -60,6 +60,21 @@ def comparisons(scores: Scores, shaper: RewardShaper) -> tuple[Verdict, Tensor]:
     return scores.verdict, scores.response_index
 
 
+class VerdictReading(RewardShaper):
+    """Reward each response by a reading of its comparisons with anchors, averaged over them."""
+
+    needs_anchors = True
+
+    @abstractmethod
+    def read(self, verdict: Verdict) -> Tensor:
+        """Turn N comparisons into numbers: [N]."""
+
+    def __call__(self, scores: Scores, rollout: Rollout) -> Scores:
+        """Put the mean over anchors in place of each reward."""
+        verdict, rows = comparisons(scores, self)
+        return scores.with_rewards(mean_per_row(self.read(verdict), rows, len(rollout)))
+
+
 def mean_per_row(values: Tensor, row_of: Tensor, num_rows: int) -> Tensor:
     """Average the values about each row, those that are NaN left out: [N] -> [B]; NaN where none is left.
 

@@ -64,7 +64,7 @@ def _check_options(args: list[str]) -> None:
     for option, following in zip(args, [*args[1:], ""], strict=True):
         name, equals, value = option.partition("=")
         parts = name.removeprefix("--model.").removeprefix("init_args.").split(".")
-        if not name.startswith("--model.") or len(parts) < 1:
+        if not name.startswith("--model."):
             continue
         inner: Any = value if equals else following
         for part in reversed(parts[1:]):

@@ -7,6 +7,11 @@ MODULE = "PairwisePPOModule"
 """The class whose settings these are; a path below is one under its `init_args`."""
 _GAE, _PPO, _SHAPERS = "prl.advantages.GAE", "prl.objectives.policy.PPO", "prl.rewards.shapers"
 _CRITIC = {"critic": "kind", "critic_model": "model", "critic_learning_rate": "learning_rate"}
+_OF_KL = ("coef", "estimator", "placement", "target", "horizon")
+_OF_UPDATE = ("epochs", "minibatches", "microbatch_size", "aggregation", "stop_kl", "max_grad_norm")
+_OF_GAE = ("gamma", "gae_lambda", "critic_lambda", "length_adaptive_alpha")
+_OF_PPO = ("clip_range", "clip_range_high", "dual_clip", "entropy_coef")
+_OF_RESOURCES = ("offload_frozen", "shard_judges", "gather_rollouts")
 _GONE = "no setting: it changes the distribution that tokens are drawn from, so ratios and KL would be wrong"
 
 RENAMED_SETTINGS = {
@@ -19,20 +24,11 @@ RENAMED_SETTINGS = {
     "reward.overlong_penalty": f"penalty of {_SHAPERS}.Overlong in shaping",
     "reward.overlong_buffer": f"buffer of {_SHAPERS}.Overlong in shaping",
     "reward.judge_thoughts": "judge_thoughts",
-    **{f"reward.kl_{name}": f"kl.{name}" for name in ("coef", "estimator", "placement", "target", "horizon")},
-    **{
-        f"ppo.{name}": f"update.{name}"
-        for name in ("epochs", "minibatches", "microbatch_size", "aggregation", "stop_kl", "max_grad_norm")
-    },
-    **{
-        f"ppo.{name}": f"{name} of {_GAE} in advantage"
-        for name in ("gamma", "gae_lambda", "critic_lambda", "length_adaptive_alpha")
-    },
+    **{f"reward.kl_{name}": f"kl.{name}" for name in _OF_KL},
+    **{f"ppo.{name}": f"update.{name}" for name in _OF_UPDATE},
+    **{f"ppo.{name}": f"{name} of {_GAE} in advantage" for name in _OF_GAE},
     "ppo.whiten_advantages": f"whiten of {_GAE} in advantage",
-    **{
-        f"ppo.{name}": f"{name} of {_PPO} in objective"
-        for name in ("clip_range", "clip_range_high", "dual_clip", "entropy_coef")
-    },
+    **{f"ppo.{name}": f"{name} of {_PPO} in objective" for name in _OF_PPO},
     "ppo.value_coef": "critic.value_coef",
     "ppo.value_clip_range": "critic.value_clip_range",
     "ppo.critic_warmup": "critic.warmup",
@@ -40,7 +36,7 @@ RENAMED_SETTINGS = {
     "critic": "critic.kind",
     "critic_model": "critic.model",
     "critic_learning_rate": "critic.learning_rate",
-    **{name: f"resources.{name}" for name in ("offload_frozen", "shard_judges", "gather_rollouts")},
+    **{name: f"resources.{name}" for name in _OF_RESOURCES},
     "rollout_server": "sampler, with class_path: prl.rollouts.RolloutServer",
     **{
         f"sampling.{name}": _GONE
@@ -66,35 +62,27 @@ def convert_settings(old: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         old: resolved `init_args`, as a run writes them into its config.
     """
-    new = {
-        name: value for name, value in old.items() if name not in {each.partition(".")[0] for each in old_settings(old)}
-    }
+    gone = {each.partition(".")[0] for each in old_settings(old)}
+    new = {name: value for name, value in old.items() if name not in gone}
     ppo, reward, server = old.get("ppo") or {}, old.get("reward") or {}, old.get("rollout_server")
     new |= {"reward": old["judge"], "shaping": _shaping(reward), "judge_thoughts": reward.get("judge_thoughts", False)}
-    new["kl"] = {name.removeprefix("kl_"): value for name, value in reward.items() if name.startswith("kl_")}
-    new["update"] = _picked(ppo, "update")
-    gae = _picked(ppo, _GAE)
+    new["kl"] = {name: reward[f"kl_{name}"] for name in _OF_KL if f"kl_{name}" in reward}
+    new["update"] = _picked(ppo, _OF_UPDATE)
+    gae = _picked(ppo, _OF_GAE)
     gae |= {"whiten": ppo["whiten_advantages"]} if "whiten_advantages" in ppo else {}
     new["advantage"] = {"class_path": _GAE, "init_args": gae}
-    new["objective"] = {"class_path": _PPO, "init_args": _picked(ppo, _PPO)}
+    new["objective"] = {"class_path": _PPO, "init_args": _picked(ppo, _OF_PPO)}
     critic = {name: old[key] for key, name in _CRITIC.items() if key in old}
     critic |= {name.removeprefix("critic_"): ppo[name] for name in ppo if name.startswith(("value_", "critic_warmup"))}
-    new["critic"] = critic
-    new["resources"] = {
-        name: old[name] for name in ("offload_frozen", "shard_judges", "gather_rollouts") if name in old
-    }
+    new["critic"], new["resources"] = critic, _picked(old, _OF_RESOURCES)
     new["sampler"] = None if server is None else {"class_path": "prl.rollouts.RolloutServer", "init_args": server}
-    kept = ("max_new_tokens", "temperature", "per_prompt")
-    new["sampling"] = {name: value for name, value in (old.get("sampling") or {}).items() if name in kept}
+    new["sampling"] = _picked(old.get("sampling") or {}, ("max_new_tokens", "temperature", "per_prompt"))
     return new
 
 
-def _picked(ppo: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Pick those of the settings of PPO that have kept their name at a place."""
-    homes = {f"ppo.{name}": RENAMED_SETTINGS.get(f"ppo.{name}", "").partition(" in ")[0] for name in ppo}
-    return {
-        name: value for name, value in ppo.items() if homes[f"ppo.{name}"] in (f"{place}.{name}", f"{name} of {place}")
-    }
+def _picked(settings: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Pick the settings of these names, where they are given."""
+    return {name: settings[name] for name in names if name in settings}
 
 
 def _shaping(reward: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from prl.objectives.preference import PreferenceBatch, PreferenceObjective, ScoredResponses
 from prl.types import Experience, PromptBatch, Rollout
 
 
@@ -32,3 +33,23 @@ def make_experience(mask: Tensor, **tensors: Tensor) -> Experience:
     }
     fields |= {"rewards": torch.zeros(mask.shape[0]), "weights": torch.ones(mask.shape[0])}
     return Experience(rollout=make_rollout(mask), microbatches=[], **{**fields, **tensors})
+
+
+def preference_batch(objective: PreferenceObjective, seed: int, padding: int = 0) -> PreferenceBatch:
+    """Six pairs with random log-probabilities, soft labels and all that an objective declares; NaN as padding."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    def padded(values: Tensor) -> Tensor:
+        return torch.nn.functional.pad(values, (0, padding), value=float("nan"))
+
+    views = {}
+    for name in objective.views:
+        lengths = torch.randint(1, 9, (6,), generator=generator).tolist()
+        policy, reference = (-2 * numbers(6, max(lengths)) for _ in range(2))
+        mask = ragged_mask(lengths, max(lengths) + padding)
+        views[name] = ScoredResponses(padded(policy), mask, padded(reference) if objective.needs_reference else None)
+    target, columns = numbers(6), {name: numbers(6) for name in objective.columns}
+    return PreferenceBatch(views, target, columns)

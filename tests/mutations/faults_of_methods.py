@@ -93,7 +93,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     ),
     "prl/rewards/shapers/verdicts.py": (
         "u.shapers p.design_numbers",
-        (("centred-is-not", "verdict.win_prob - 0.5,", "verdict.win_prob,"),),
+        (("centred-is-not", "verdict.win_prob - 0.5", "verdict.win_prob"),),
     ),
     "prl/rewards/shapers/missing_eos.py": (
         f"u.shapers u.shaping {_MORE}",

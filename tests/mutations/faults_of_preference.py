@@ -1,7 +1,7 @@
 """Faults of policies that learn from preference pairs: the stage, its reference and cache, and its objectives."""
 
 _STAGE = "u.preference_module i.preference"
-_OBJECTIVES = "u.dpo u.evaluate u.preference_socket u.every_setting"
+_OBJECTIVES = "u.dpo u.evaluate u.preference_socket u.every_method"
 
 BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "lightning_modules/preference.py": (

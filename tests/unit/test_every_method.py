@@ -10,19 +10,23 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import prl.advantages
 import prl.objectives.policy
+import prl.objectives.preference
 import prl.rewards.shapers
 import prl.rollouts.filters
 from prl.advantages.base import AdvantageEstimator, TokenRewards
 from prl.objectives.policy.base import PolicyObjective, PolicyOutputs
+from prl.objectives.preference import PreferenceObjective
 from prl.plugins import methods_in
 from prl.rewards.shaping import RewardShaper
 from prl.rollouts.base import RolloutFilter
 from prl.types import PromptBatch, Rollout, Scores, Verdict
-from tests.helpers.records import make_experience, ragged_mask
+from tests.helpers.records import make_experience, preference_batch, ragged_mask
 
 PROMPTS, PER_PROMPT, WIDTH = 6, 4, 12
 
@@ -31,6 +35,7 @@ class Case:
     """Rollouts with a little of everything: short and cut responses, equal and unequal rewards, two anchors each."""
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         torch.manual_seed(seed)
         rows = PROMPTS * PER_PROMPT
         ids = torch.ones(PROMPTS, 2, dtype=torch.long)
@@ -74,10 +79,15 @@ def weighed(method: RolloutFilter, case: Case) -> list[Tensor | None]:
     return [method.weights(case.rollout, case.scores)]
 
 
+def paired(method: PreferenceObjective, case: Case) -> list[Tensor | None]:
+    return [method.loss(preference_batch(method, case.seed))]
+
+
 SOCKETS: list[tuple[Any, type, Callable[[Any, Case], list[Tensor | None]]]] = [
     (prl.rewards.shapers, RewardShaper, shaped),
     (prl.advantages, AdvantageEstimator, estimated),
     (prl.objectives.policy, PolicyObjective, learnt),
+    (prl.objectives.preference, PreferenceObjective, paired),
     (prl.rollouts.filters, RolloutFilter, weighed),
 ]
 METHODS = [
@@ -129,6 +139,22 @@ def test_every_setting_of_a_method_moves_its_output(kind: type, output: Any, par
         if any(moved(output(kind(**given), Case(seed)), output(turned, Case(seed))) for seed in range(3)):
             return
     raise AssertionError(f"{parameter.name} of {kind.__name__} changes nothing, whichever of {tried} it is")
+
+
+@pytest.mark.parametrize(("kind", "output", "parameter"), SETTINGS)
+def test_every_setting_of_a_method_is_documented(kind: type, output: Any, parameter: Parameter) -> None:
+    assert f"        {parameter.name}: " in (kind.__doc__ or "")
+
+
+@pytest.mark.parametrize("method", prl.objectives.preference.METHODS.values())
+@given(seed=st.integers(0, 1000))
+def test_a_loss_belongs_to_each_pair_and_padding_to_none(method: type, seed: int) -> None:
+    objective: Any = method(**{each.name: default(each) for each in signature(method).parameters.values()})
+    losses = objective.loss(preference_batch(objective, seed))
+    assert losses.shape == (6,)
+    assert torch.isfinite(losses).all()
+    torch.testing.assert_close(objective.loss(preference_batch(objective, seed, padding=3)), losses)
+    assert objective.reward(preference_batch(objective, seed).chosen).shape == (6,)
 
 
 @pytest.mark.parametrize(("kind", "output"), METHODS)

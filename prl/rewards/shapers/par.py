@@ -3,12 +3,13 @@
 import math
 
 import torch
+from torch import Tensor
 
-from prl.rewards.shaping import RewardShaper, comparisons, mean_per_row
-from prl.types import Rollout, Scores
+from prl.rewards.shaping import VerdictReading
+from prl.types import Verdict
 
 
-class PAR(RewardShaper):
+class PAR(VerdictReading):
     """mean over m of sigma(scale * (r(x, y) - r(x, y_ref_m))): the reward of PAR (2502.18770, formula as in the
     authors' code).
 
@@ -22,15 +23,11 @@ class PAR(RewardShaper):
         ValueError: for a scale that is not positive.
     """
 
-    needs_anchors = True
-
     def __init__(self, scale: float = 1.0) -> None:
         if not 0 < scale < math.inf:
             raise ValueError(f"PAR.scale is {scale}; expected a positive number")
         self.scale = scale
 
-    def __call__(self, scores: Scores, rollout: Rollout) -> Scores:
-        """Reward each response by its mean over its anchors."""
-        verdict, rows = comparisons(scores, self)
-        preferred = torch.sigmoid(self.scale * verdict.win_logit)
-        return scores.with_rewards(mean_per_row(preferred, rows, len(rollout)))
+    def read(self, verdict: Verdict) -> Tensor:
+        """Squash the difference of the scalars: [N]."""
+        return torch.sigmoid(self.scale * verdict.win_logit)

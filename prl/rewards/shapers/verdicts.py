@@ -2,33 +2,29 @@
 
 import math
 
-from prl.rewards.shaping import RewardShaper, comparisons, mean_per_row
-from prl.types import Rollout, Scores
+from torch import Tensor
+
+from prl.rewards.shaping import VerdictReading
+from prl.types import Verdict
 
 
-class MeanProbability(RewardShaper):
+class MeanProbability(VerdictReading):
     """Average the probabilities of both orders, instead of their log-odds: (p(a, b) + 1 - p(b, a)) / 2."""
 
-    needs_anchors = True
-
-    def __call__(self, scores: Scores, rollout: Rollout) -> Scores:
-        """Reward each response by its mean over anchors."""
-        verdict, rows = comparisons(scores, self)
-        return scores.with_rewards(mean_per_row(verdict.mean_prob, rows, len(rollout)))
+    def read(self, verdict: Verdict) -> Tensor:
+        """Average the probabilities of both orders: [N]."""
+        return verdict.mean_prob
 
 
-class CenteredProbability(RewardShaper):
+class CenteredProbability(VerdictReading):
     """Take 1/2 off the win probability: zero at parity with the anchor."""
 
-    needs_anchors = True
-
-    def __call__(self, scores: Scores, rollout: Rollout) -> Scores:
-        """Reward each response by its mean over anchors."""
-        verdict, rows = comparisons(scores, self)
-        return scores.with_rewards(mean_per_row(verdict.win_prob - 0.5, rows, len(rollout)))
+    def read(self, verdict: Verdict) -> Tensor:
+        """Centre the win probability: [N]."""
+        return verdict.win_prob - 0.5
 
 
-class LogOdds(RewardShaper):
+class LogOdds(VerdictReading):
     """Reward the debiased log-odds of a win, clipped.
 
     Args:
@@ -38,14 +34,11 @@ class LogOdds(RewardShaper):
         ValueError: for a clip that is not positive.
     """
 
-    needs_anchors = True
-
     def __init__(self, clip: float = 5.0) -> None:
         if not 0 < clip < math.inf:
             raise ValueError(f"LogOdds.clip is {clip}; expected a positive number")
         self.clip = clip
 
-    def __call__(self, scores: Scores, rollout: Rollout) -> Scores:
-        """Reward each response by its mean over anchors."""
-        verdict, rows = comparisons(scores, self)
-        return scores.with_rewards(mean_per_row(verdict.win_logit.clamp(-self.clip, self.clip), rows, len(rollout)))
+    def read(self, verdict: Verdict) -> Tensor:
+        """Clip the log-odds: [N]."""
+        return verdict.win_logit.clamp(-self.clip, self.clip)
