@@ -34,7 +34,7 @@ def is_setting(owner: Any, path: list[str]) -> bool:
         return True
     if not inspect.isclass(owner):
         return any(is_setting(each, path) for each in typing.get_args(owner) if dataclasses.is_dataclass(each))
-    hints = {} if owner is Trainer else typing.get_type_hints(owner.__init__)  # type: ignore[misc]
+    hints = {} if owner is Trainer else typing.get_type_hints(owner.__init__)
     return path[0] in inspect.signature(owner).parameters and is_setting(hints.get(path[0]), path[1:])
 
 
