@@ -29,8 +29,8 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
     """Shards weights, gradients and optimizer state over all processes, by torch's `fully_shard`.
 
     Args:
-        replicas: groups of processes, each of which has all shards; weights are gathered within a group, and only sums of
-            gradients pass between groups. As many as nodes keeps the heavier traffic within each node.
+        replicas: groups of processes, each of which has all shards. Weights are gathered within a group, and only sums
+            of gradients pass between groups. As many as nodes keeps the heavier traffic within each node.
         process_group_backend: gloo for CPU processes; chosen by the device when null.
         timeout: time that a process waits for the others.
     """
@@ -128,12 +128,12 @@ def local_shard(value: Tensor) -> LocalShard:
 
 
 def shard(model: Any, mesh: DeviceMesh, device: torch.device) -> Any:
-    """Cut a model into shards, in place.
+    """Shard a model in place.
 
-    Every decoder layer is gathered for itself while it works; what is left (embeddings, norm, head) is one group, which
-    stays whole from a forward pass to the end of the backward pass, because the head also works outside of it.
+    Every decoder layer is gathered by itself while it computes. The rest (embeddings, norm, head) is one group, which
+    stays gathered from a forward pass to the end of the backward pass, because the head also runs outside of it.
 
-    Weights are the first process's; others may have them on the meta device, so that a node reads a model once.
+    Weights come from the first process; others may hold them on the meta device, so that a node reads a model once.
     """
     whole = {name: each.detach() for name, each in model.named_parameters()}
     names = layer_names(model)

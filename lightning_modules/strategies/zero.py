@@ -39,7 +39,7 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             raise ValueError(
                 "weights or optimizer state on nvme are out of a checkpoint's reach; offload them to the cpu"
             )
-        self.config.setdefault("zero_force_ds_cpu_optimizer", False)  # DeepSpeed's optimizer would have to be compiled on the spot
+        self.config.setdefault("zero_force_ds_cpu_optimizer", False)  # it would be compiled first
         settings: Any = getattr(self.lightning_module, "ppo", None)
         if settings is not None:
             self.config["gradient_clipping"] = settings.max_grad_norm  # Lightning has none when steps are taken by hand
@@ -59,7 +59,7 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         self.config["gradient_accumulation_steps"] = 1  # `before_microbatch` says where a step ends
 
     def partition(self, model: Any) -> Any:
-        """Cut a model that was just read into shards, in place, one weight after the other.
+        """Shard a model that was just loaded in place, one weight after the other.
 
         Weights come from the first process; others may hold them on the meta device, so that a node reads a model once.
         """

@@ -31,9 +31,9 @@ def lower_bound(wins: float, number: int, z: float = 1.645) -> float:
     """Compute the one-sided 95 % lower confidence bound of a share (Wilson 1927); 0 without observations."""
     if number == 0:
         return 0.0
-    share, spread = wins / number, z * z / number
-    centre = share + spread / 2
-    return (centre - z * sqrt(share * (1 - share) / number + spread / (4 * number))) / (1 + spread)
+    share, ratio = wins / number, z * z / number
+    centre = share + ratio / 2
+    return (centre - z * sqrt(share * (1 - share) / number + ratio / (4 * number))) / (1 + ratio)
 
 
 class AnchorBank(AnchorSource):

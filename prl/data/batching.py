@@ -31,7 +31,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
     the batches, and end with the short batch unless it is dropped. Without shuffling the rows keep their order and are
     not grouped.
 
-    A rank takes every `world_size`-th row of a batch, which spreads the lengths of a sorted batch evenly. When
+    A rank takes every `world_size`-th row of a batch, which distributes the lengths of a sorted batch evenly. When
     shuffling, as in training, the last batch must divide evenly, since ranks are averaged with equal weight. Without
     shuffling, as in validation, slices may differ by one row, provided that every rank has one.
 

@@ -26,16 +26,16 @@ def evaluate(
         temperature: temperature of the sampling.
         with_entropy: compute the entropy as well.
     """
-    logprobs, spread, hidden = response_logprobs(
+    logprobs, entropy, hidden = response_logprobs(
         policy,
         *(rollout.input_ids, rollout.attention_mask, rollout.response_ids, rollout.response_mask),
         temperature=temperature,
         with_entropy=with_entropy,
     )
     if critic is None:
-        return logprobs, None, spread
+        return logprobs, None, entropy
     values = critic(hidden) if isinstance(critic, ValueHead) else critic(*_inputs(rollout))
-    return logprobs, values.masked_fill(~rollout.response_mask, 0), spread
+    return logprobs, values.masked_fill(~rollout.response_mask, 0), entropy
 
 
 def evaluate_critic(policy: Any, critic: Any, rollout: Rollout) -> Tensor:

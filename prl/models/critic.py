@@ -106,5 +106,5 @@ def critic_parameters(critic: nn.Module) -> list[nn.Parameter]:
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """Compute 1 - var(return - value) / var(return) over the tokens that count on all ranks: a scalar, at most 1."""
-    spread = masked_var(returns, mask)
-    return torch.where(spread > 0, 1 - masked_var(returns - values, mask) / spread.clamp(min=1e-12), torch.zeros(()))
+    total = masked_var(returns, mask)
+    return torch.where(total > 0, 1 - masked_var(returns - values, mask) / total.clamp(min=1e-12), torch.zeros(()))

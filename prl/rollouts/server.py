@@ -134,12 +134,12 @@ class RolloutServer(Sampler):
         Raises:
             ValueError: when the server does not load the model.
         """
-        aside = self.folder.with_name(f".prl.{self.folder.name}.partial")  # used by no other program
-        rmtree(aside, ignore_errors=True)
+        partial = self.folder.with_name(f".prl.{self.folder.name}.partial")  # used by no other program
+        rmtree(partial, ignore_errors=True)
         with naming_when_full(self.folder):
-            write(aside)
-            (aside / WRITTEN).write_text(json.dumps({"prl": __version__}) + "\n")
-        new = {path.name for path in aside.iterdir()}
+            write(partial)
+            (partial / WRITTEN).write_text(json.dumps({"prl": __version__}) + "\n")
+        new = {path.name for path in partial.iterdir()}
         for path in list(self.folder.iterdir()):
             # A server would still read the files that an old index names.
             is_weights = path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
@@ -148,8 +148,8 @@ class RolloutServer(Sampler):
             elif is_weights and path.name not in new:
                 path.unlink()
         for name in sorted(new):
-            os.replace(aside / name, self.folder / name)
-        aside.rmdir()
+            os.replace(partial / name, self.folder / name)
+        partial.rmdir()
         root = self.base_url.removesuffix("/v1")
         if self.engine == "sglang":
             found = self._server.ask(f"{root}/update_weights_from_disk", {"model_path": str(self.folder)}, _as_it_is)
