@@ -1,7 +1,7 @@
-"""Names of classes and settings in earlier versions, and their names now.
+"""Names of earlier versions, of classes here and of settings beside it, and what they are called now.
 
-A config with an old name ends in an error with the new name. `prl convert RUN_DIR` writes the new names into the
-config.yaml of a run, so that it can be resumed. The tables are in CHANGELOG.md too.
+A config that names an old one ends in an error with the new one. `prl convert RUN_DIR` writes the new names into the
+config.yaml of a run, so that it goes on. The tables are in CHANGELOG.md too.
 """
 
 import re
@@ -29,20 +29,20 @@ RENAMED = {
     "prl.rollout_server.RolloutServer": "prl.rollouts.RolloutServer",
 }
 RENAMED_KEYS = {"shared_trunk": "share_base_model"}
-"""Renamed settings of judges, wherever a judge is configured."""
+"""Settings of judges, wherever a judge is configured."""
 _OLD_KEY = re.compile(r"(?<!\w)(" + "|".join(RENAMED_KEYS) + r")(?=[\"']?\s*[:=])")
 _OLD = re.compile(r"(?<![\w.])(" + "|".join(re.escape(each) for each in RENAMED) + r")(?![\w.])")
 
 
 class RenamedError(ValueError):
-    """Raised for a class, function or setting under a name of an earlier version."""
+    """A class, a function or a setting under a name of an earlier version."""
 
 
 def check_names(args: list[str]) -> None:
     """Refuse old names on a command line and in the configs that it names.
 
     Raises:
-        RenamedError: with the place and the new name.
+        RenamedError: naming where it stands, and the new name.
     """
     texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in configs_on(args)}
     for path, text in texts.items():
@@ -87,11 +87,11 @@ def _loaded(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError):
-        return None  # the reader of the config reports the error
+        return None  # whoever reads the config tells what is wrong with it
 
 
 def _init_args(config: Any) -> dict[str, Any] | None:
-    """Find the settings of pairwise PPO in a config or a part of one without a class; None without any."""
+    """Find the settings of pairwise PPO in a config, or in a part of one that names no class; None without any."""
     model = config.get("model") if isinstance(config, Mapping) else None
     if not isinstance(model, Mapping) or str(model.get("class_path", MODULE)).rpartition(".")[2] != MODULE:
         return None
@@ -100,10 +100,10 @@ def _init_args(config: Any) -> dict[str, Any] | None:
 
 
 def rename_in_run(run: Path) -> dict[str, str]:
-    """Write new names into the config.yaml of a run; return the replacements, old name -> new name.
+    """Write new names into the config.yaml of a run; returns what was replaced, old name -> new name.
 
     Raises:
-        RenamedError: when the config was changed since the run wrote it.
+        RenamedError: when the config is not what the run wrote.
     """
     if (wrong := config_fault(run)) is not None:
         raise RenamedError(f"{run / CONFIG} has changed since the run wrote it: {wrong}. Put it back first")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 MODULE = "PairwisePPOModule"
-"""Class of the settings; paths below are under its `init_args`."""
+"""The class whose settings these are; a path below is one under its `init_args`."""
 _GAE, _PPO, _SHAPERS = "prl.advantages.GAE", "prl.objectives.policy.PPO", "prl.rewards.shapers"
 _CRITIC = {"critic": "kind", "critic_model": "model", "critic_learning_rate": "learning_rate"}
 _OF_KL = ("coef", "estimator", "placement", "target", "horizon")
@@ -44,7 +44,7 @@ RENAMED_SETTINGS = {
     },
     **{f"sampling.{name}": _GONE for name in ("min_new_tokens", "num_beams")},
 }
-"""Setting -> its place now, as the end of a sentence."""
+"""Setting -> where it is now, in words that end a sentence."""
 
 
 def old_settings(init_args: Mapping[str, Any]) -> Iterator[str]:
@@ -57,7 +57,7 @@ def old_settings(init_args: Mapping[str, Any]) -> Iterator[str]:
 
 
 def convert_settings(old: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert all settings of an earlier version to those of this version.
+    """Write the settings of an earlier version, all of them, as those of this one.
 
     Args:
         old: resolved `init_args`, as a run writes them into its config.
@@ -81,12 +81,12 @@ def convert_settings(old: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _picked(settings: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Pick the settings of these names, if given."""
+    """Pick the settings of these names, where they are given."""
     return {name: settings[name] for name in names if name in settings}
 
 
 def _shaping(reward: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """List the shapers that replace the settings of the reward, in their former order."""
+    """List the shapers that do what the settings of the reward did, in the order in which it was done."""
     shapers: list[dict[str, Any]] = []
 
     def add(name: str, **settings: Any) -> None:
