@@ -28,31 +28,31 @@ from prl.rewards.folder import read_judge_file
 
 Make = Callable[[Callable[[], Any]], Any]
 COPIES_OF_LOGITS = {True: 3, False: 2}
-"""Of a slice of logits in float32 with and without a backward pass: itself, its exponentials, its gradient."""
+"""Tensors in memory per slice of float32 logits, with and without a backward pass: slice, exponentials, gradient."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on one process."""
+    """Memory of a run on one process, bytes."""
 
     models: list[ModelMemory]
     phases: dict[str, int]
-    """Peak of each phase, everything that lasts included."""
+    """Peak of each phase, models and optimizer state included."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The memory of a run, before it is known how processes share it."""
+    """Memory of a run, before it is known how processes share it."""
 
     cut: list[ModelMemory]
-    """Models that a strategy may cut into shards."""
+    """Models that a strategy may shard."""
     whole: list[ModelMemory]
-    """Models that are whole on each process."""
+    """Models of which each process holds all weights."""
     working: dict[str, int]
-    """Bytes of each phase beside what lasts, of one process."""
+    """Bytes that each phase needs on one process beside models and optimizer state."""
 
     def on_one_process(self, processes: int, shards: Shards) -> Estimate:
-        """With so many processes that share what a strategy cuts."""
+        """Compute the memory of one of `processes` processes, where a strategy shards the parts in `shards`."""
         models = [each.on_one_process(processes, shards) for each in self.cut]
         models += [each.on_one_process(1, Shards()) for each in self.whole]
         lasting = sum(each.total for each in models)
@@ -62,19 +62,19 @@ class MemoryPlan:
 def plan_memory(
     module: TrainingModule, rows: int, *, precision: str = "32-true", float32_copies: bool = False
 ) -> MemoryPlan:
-    """Longest rows throughout, so what a run needs at most.
+    """Estimate the memory that a run needs at most: every row is of the longest length.
 
     Args:
-        module: as configured; nothing of it is read.
+        module: the configured module; its weights are not read.
         rows: rows of a batch on one process (PPO: rollouts).
         precision: `trainer.precision`.
-        float32_copies: whether the strategy takes steps on copies of the weights, and has the weights themselves in the
-            type of the precision (DeepSpeed).
+        float32_copies: whether the strategy updates float32 copies of the weights, and holds the weights themselves in
+            the type of the precision (DeepSpeed).
 
     Raises:
         ValueError: for weights that could not learn.
     """
-    module.build_encoder()  # which refuses what `prl fit` would refuse
+    module.build_encoder()  # raises for settings that `prl fit` would refuse
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     dtype = half if float32_copies else None
     mixed = torch.autocast("cpu", half or torch.bfloat16, enabled=half != dtype, cache_enabled=False)
@@ -109,7 +109,7 @@ def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
 
 
 def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
-    """The policy reads all responses of a batch at once, the reference those of one pair."""
+    """Plan a preference run: the policy reads all responses of a batch at once, the reference those of one pair."""
     policy, views = make(lambda: init_model(AutoModelForCausalLM, module.source).train()), len(module.objective.views)
     cut, length = [model_memory("policy", policy, trained=True)], module.max_length
     train = working_memory(policy, partial(_train, policy, rows * views, length))
@@ -120,7 +120,7 @@ def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
         kept = model_memory("reference", reference, trained=False)
         read = working_memory(reference, partial(_read, reference, views, length))
         working["reference"] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(reference, views * length)
-        if module.reference_logprobs == "cached":  # it is gone before training
+        if module.reference_logprobs == "cached":  # the reference is freed before training
             working["reference"] += kept.weights
         else:
             cut.append(kept)
@@ -128,13 +128,13 @@ def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
 
 
 def _slice_of_logits(model: Any, tokens: int) -> int:
-    """Bytes in float32 of the logits that are in memory together."""
+    """Compute the bytes, in float32, of the logits that are in memory at once."""
     whole = tokens * model.get_input_embeddings().num_embeddings
     return 4 * (whole if logits_setting(model.config) else min(LOGITS_AT_ONCE, whole))
 
 
 def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> MemoryPlan:
-    policy = make(lambda: _policy(module))  # with the critic's adapters, when it has any
+    policy = make(lambda: _policy(module))  # with the critic's adapters, if any
     cut, critic = [model_memory("policy", policy, trained=True)], None
     if module.critic_kind == "own":
         critic = make(lambda: Critic(init_model(AutoModel, module.critic_source)).train())
@@ -181,8 +181,8 @@ def _frozen(auto_class: Any, source: ModelSource, **extra: Any) -> Any:
 
 
 def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: int) -> int:
-    """Keys and values of whole responses, beside what reading the prompts takes or one step's draw."""
-    policy.eval()  # as it samples: in train mode gradient checkpointing keeps no cache
+    """Compute the bytes of sampling: the cache of whole sequences, plus the prefill or one step's draw."""
+    policy.eval()  # as in sampling: in train mode gradient checkpointing keeps no cache
     cache = policy(_ids(1, prompt), use_cache=True, logits_to_keep=1).past_key_values
     per_token = sum(t.numel() * t.element_size() for keys, values, *_ in cache for t in (keys, values)) // prompt
     reading = working_memory(policy, partial(_read, policy, rows, prompt))
@@ -191,7 +191,7 @@ def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: in
 
 
 def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[ModelMemory], int]:
-    """Models of a reward source, and the work of its largest forward pass: one anchor a response, both orders."""
+    """List the models of a reward source, and the bytes of its largest forward pass: one anchor each, both orders."""
     models, most = [], 0
     for source in judge.leaves():
         weights = source.model_source()
@@ -223,7 +223,7 @@ def _read(model: Any, rows: int, length: int) -> Any:
 
 
 def _train(model: Any, rows: int, length: int, *, whole_logits: bool = False) -> None:
-    """A forward and a backward pass over rows of one length."""
+    """Run a forward and a backward pass over `rows` rows of `length` tokens."""
     keeps = {"logits_to_keep": 1} if hasattr(model, "lm_head") and not whole_logits else {}
     found = model(_ids(rows, length), use_cache=False, **keeps)
     last = found.logits.float() if hasattr(found, "logits") else found.last_hidden_state

@@ -1,4 +1,4 @@
-"""Validation of every judge: gather the verdicts in both orders of all pairs, then report once."""
+"""Validation of judges: gather the verdicts in both orders of all pairs, then report once."""
 
 import logging
 from abc import abstractmethod
@@ -37,7 +37,7 @@ def judged_rows(rows: Iterable[dict[str, Any]], verdict: Verdict, targets: Tenso
 
 
 class JudgeValidation(TrainingModule):
-    """A judge in training: reports accuracy, calibration and order effects over the whole validation set."""
+    """Judge in training, which reports accuracy, calibration and order effects over the validation set."""
 
     def __init__(self, passport_pairs: int) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class JudgeValidation(TrainingModule):
     def after_export(self, folder: Path) -> None:
         """Measure the judge that was just written on the first validation pairs, for the gate in front of PPO.
 
-        It is read again from its folder: that, with adapters merged, is what PPO will use.
+        The judge is read again from its folder, because PPO will use it with adapters merged.
         """
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         source = getattr(datamodule, "validation_source", None)

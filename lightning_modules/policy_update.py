@@ -19,7 +19,7 @@ from prl.types import Experience, Rollout
 
 
 class PolicyUpdate(PolicyTrainingModule):
-    """Learns from experience by steps of its own; Lightning steps nothing (manual optimisation)."""
+    """Policy that learns from experience in manual optimisation."""
 
     objective: PolicyObjective
     update_settings: Update
@@ -82,7 +82,7 @@ class PolicyUpdate(PolicyTrainingModule):
         return found if allowed else None
 
     def _outputs(self, rollout: Rollout) -> tuple[PolicyOutputs | None, Tensor | None]:
-        """Return what policy (None while only the critic learns) and critic say of a micro-batch, with gradient."""
+        """Compute outputs of policy (None while only the critic learns) and critic on a micro-batch, with gradient."""
         if self.warmup.is_active(self.batches_done()):
             return None, self.actors.values(rollout)
         logprobs, values, entropy = self.actors.evaluate(rollout)

@@ -1,4 +1,4 @@
-"""Page of a PPO run in TensorBoard's tab "Custom Scalars": a few charts that show its course."""
+"""Page of a PPO run in TensorBoard's tab "Custom Scalars"."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ LAYOUT: dict[str, dict[str, Chart]] = {
 
 
 def draw_iteration(tensorboard: Any, scores: Scores, experience: Experience, step: int) -> None:
-    """Write the histograms of an iteration: win probabilities, where there are any, and advantages."""
+    """Write the histograms of an iteration: win probabilities, if there are any, and advantages."""
     if scores.verdict is not None:
         judged = scores.verdict.select(scores.verdict.judged)
         tensorboard.add_histogram("reward/win_prob_histogram", judged.win_prob.float().cpu(), step)

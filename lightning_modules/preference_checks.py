@@ -1,11 +1,11 @@
-"""Checks of a preference run before anything is read: what an objective declares, and what it is given."""
+"""Checks of a preference run before anything is read: the needs of an objective, and the settings."""
 
 from prl.config import ModelSource
 from prl.data.rows.records import PreferencePair
 from prl.objectives.preference import PreferenceObjective
 
 _OF_ROWS = ("source", "target", "length", "index")
-"""Names that rows and batches use for something else."""
+"""Names that rows and batches use already."""
 
 
 def check_needs(objective: PreferenceObjective) -> None:
@@ -32,7 +32,7 @@ def check_needs(objective: PreferenceObjective) -> None:
 def check_reference(
     objective: PreferenceObjective, model: ModelSource, reference: ModelSource | None, how: str
 ) -> None:
-    """Refuse a reference that is not needed, and a need without a reference.
+    """Refuse a reference that is not needed, and a missing one that is.
 
     Raises:
         ValueError: naming the setting and the fix.

@@ -1,8 +1,7 @@
 """Log-probabilities of preference pairs under a frozen reference, computed in each step or once and cached.
 
-Both give the same bits. In floating point a number depends on what is computed beside it, so the responses of a pair
-are always read together and without other pairs: what a pair gets does not depend on its batch. What is kept is made
-by the very calls that a step would make.
+Both give equal bits. In floating point a number depends on the rest of its batch, so the responses of a pair are always
+read together and without other pairs. Cached numbers come from the very calls that a step would make.
 """
 
 import hashlib
@@ -30,11 +29,11 @@ from prl.run_folder.inputs import model_inputs
 Pair = tuple[Tensor, Tensor, Tensor]
 """input_ids, attention_mask and loss_mask of the V responses of a pair: [V, S] each, S tokens of the longest."""
 BLOCK = 64
-"""Pairs that a process reads before all put theirs together."""
+"""Pairs that each process reads before results are gathered."""
 
 
 def pairs_of(batch: dict[str, Tensor]) -> list[Pair]:
-    """Take a batch of B pairs apart, each without the padding that the others needed."""
+    """Split a batch of B pairs, and cut the padding of each pair."""
     num_pairs = len(batch["targets"])
     views = torch.arange(len(batch["input_ids"]) // num_pairs, device=batch["input_ids"].device) * num_pairs
     widths = batch["attention_mask"].sum(1).view(-1, num_pairs).amax(0).tolist()
@@ -50,7 +49,7 @@ def read_pairs(model: Any, pairs: list[Pair], sharding: Sharding) -> list[Tensor
     Args:
         model: the reference.
         pairs: at least one.
-        sharding: where weights are cut, all processes make equally many passes.
+        sharding: how weights are sharded; where they are, all processes make equally many passes.
     """
     passes = len(pairs)
     if sharding.cuts_weights:
@@ -84,16 +83,17 @@ def cached_reference(
     All processes call it together and share the work.
 
     Args:
-        model: the reference, where it works.
-        source: what it was read from; part of the key.
+        model: the reference, on its device.
+        source: source of the reference; part of the key.
         rows: `datasets.Dataset` of encoded rows.
-        encoder: makes batches of them.
-        sharding: how weights lie over processes.
-        precision: `trainer.precision`, under which the model works here.
+        encoder: collates the rows.
+        sharding: how weights are sharded over processes.
+        precision: `trainer.precision`, under which the reference computes.
         is_writer: whether this process writes for those of its machine.
 
     Raises:
-        ValueError: when the files of the model are not here, so that there is no key, or the cache cannot be written.
+        ValueError: when the files of the model are not on this machine, so that there is no key, or the cache cannot be
+            written.
     """
     key = _key(source, rows, encoder, sharding, precision) if rank() == 0 else None
     place = reference_folder(str(gathered(key)[0]))
@@ -147,7 +147,7 @@ def _each(found: Tensor, pair: Pair) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _key(source: ModelSource, rows: Any, encoder: PreferenceEncoder, sharding: Sharding, precision: str) -> str:
-    """Name all that decides a bit: weights and how they compute, token ids, code, and what it runs on."""
+    """Hash all that decides a bit: weights and their computation, token ids, code, and hardware."""
     files = model_inputs("reference", source)
     if not any("reference/" in name for name in files):
         raise ValueError(

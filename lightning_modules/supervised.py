@@ -57,7 +57,7 @@ class SupervisedModule(TrainingModule):
             self.model = self.shard(model)
 
     def _logprobs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Log-probability of every completion token, and which positions these are: [B, S - 1] each."""
+        """Compute log-probabilities of completion tokens, and the mask of their positions: [B, S - 1] each."""
         inputs = model_inputs(batch["input_ids"][:, :-1], batch["attention_mask"][:, :-1])
         mask = batch["loss_mask"][:, 1:]
         return token_logprobs(self.model(**inputs).logits, batch["input_ids"][:, 1:], mask), mask

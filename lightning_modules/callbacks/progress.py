@@ -1,4 +1,4 @@
-"""The first lines of a run, and one progress bar for the whole run that names its phase."""
+"""First lines of a run, and one progress bar for the run that shows its phase."""
 
 import sys
 from typing import Any
@@ -26,10 +26,10 @@ def beginning(trainer: Any, title: str, total: int | None) -> str:
 
 
 class PhaseProgressBar(ProgressBar):
-    """Counts training batches to the end of the run; a log without a terminal gets a line now and then instead.
+    """Shows training batches up to the end of the run; without a terminal, lines at intervals instead.
 
     Args:
-        lines: lines to print over a run where there is no terminal.
+        lines: number of lines over a run without a terminal.
     """
 
     def __init__(self, lines: int = 10) -> None:
@@ -39,7 +39,7 @@ class PhaseProgressBar(ProgressBar):
         self._title = ""
 
     def disable(self) -> None:
-        """Say nothing; Lightning asks for it on all ranks but the first."""
+        """Hide all output; Lightning calls this on all ranks but the first."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -59,14 +59,14 @@ class PhaseProgressBar(ProgressBar):
         self._bar = tqdm(total=total, initial=done, desc=self._title, disable=not terminal, dynamic_ncols=True)
 
     def show_phase(self, name: str) -> None:
-        """Name the phase that begins."""
+        """Show the new phase."""
         if self._bar is not None and not self._bar.disable:
             self._bar.set_description(f"{self._title} · {name}")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Advance the bar, with the metrics that modules mark for it."""
+        """Advance the bar, with the metrics that modules log for it."""
         if self._bar is None or not self._enabled:
             return
         done = batches_done(trainer)
@@ -83,7 +83,7 @@ class PhaseProgressBar(ProgressBar):
         self.show_phase("validation")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Back to training."""
+        """Show training as the phase again."""
         self.show_phase("training")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Advantage estimators, one to a file; see `prl.advantages.base` for what one has to offer."""
+"""Advantage estimators, one per file; the socket is `prl.advantages.base`."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -83,7 +83,7 @@ class PrlCLI(LightningCLI):
         return
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a strategy or precision that cannot be, and find the checkpoint that is meant, before compute."""
+        """Refuse impossible strategies and precisions, and resolve the checkpoint, before compute is spent."""
         config = self.config[self.subcommand]
         trust.check(config.as_dict())
         if not is_utf8(config.run_dir):
@@ -125,7 +125,7 @@ class PrlCLI(LightningCLI):
         """Add TensorBoard in the run folder and the callbacks of every run, unless the config says otherwise."""
         config = self._get(self.config_init, "trainer", default={})
         if config.get("logger") in (None, True):
-            # Other verbs log into a folder of their own: the curves and config.yaml of the training are not theirs.
+            # Other subcommands log into a subfolder, and leave the curves and config.yaml of the training alone.
             folder = Path(config["default_root_dir"], "" if self.subcommand == "fit" else str(self.subcommand))
             kwargs["logger"] = TensorBoardLogger(folder, name="", version="")
         if self.subcommand != "fit":
@@ -193,7 +193,7 @@ class PrlCLI(LightningCLI):
 def _died_young(run: Path, is_resumed: bool) -> bool:
     """Return whether a run has begun and left no checkpoint to continue from."""
     folder = run / "checkpoints"
-    if holds_checkpoints(folder) or (run / MODEL).exists():  # a run that wrote its model has ended, and has lost them
+    if holds_checkpoints(folder) or (run / MODEL).exists():  # a run with a model has ended
         return False
     cut_off = was_cut_off(folder)
     if cut_off or not is_resumed or any(folder.glob("batch-*")):
@@ -203,7 +203,7 @@ def _died_young(run: Path, is_resumed: bool) -> bool:
 
 
 _NO_NEWS = ("Seed set to ", "GPU available: ", "TPU available: ", "💡 Tip: For seamless cloud logging")
-"""Beginnings of Lightning's messages that repeat the config, or advertise; PhaseProgressBar names the device."""
+"""Beginnings of Lightning's messages that repeat the config or advertise; PhaseProgressBar shows the device."""
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -215,21 +215,21 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # rows are encoded once, in set-up
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # between Lightning and torch, not the user's
-    warnings.filterwarnings("ignore", message="It is recommended to use .self.log")  # numbers are of all processes
+    warnings.filterwarnings("ignore", message="It is recommended to use .self.log")  # numbers are reduced already
     # prl changes arguments before Lightning sees them; further processes get the original command line.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-    warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # reference and judge are meant to be
+    warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # reference and judge
     for module in (rank_zero, seed):
         logging.getLogger(module.__name__).addFilter(_is_news)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlCLI:
-    """Run LightningCLI with these arguments. prl/run_folder/trust.py says what a run folder may ask for.
+    """Run LightningCLI with these arguments. The rights of a run folder are in prl/run_folder/trust.py.
 
     Raises:
         RenamedError: for class paths of earlier versions.
-        UntrustedRunError: when it asks for more, and the arguments do not say that the folder is trusted.
+        UntrustedRunError: when a run folder asks for more, and the arguments do not trust it.
     """
     _quiet_lightning()
     given, trusted = trust.take_flag(sys.argv[1:] if args is None else [str(each) for each in cast(Any, args)])

@@ -54,7 +54,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Conversation) ->
 
 
 def refused_by_template(messages: Conversation, error: TemplateFailure) -> RowError:
-    """Turn a chat template's complaint about a conversation into the error of its row."""
+    """Build the row error of a conversation that a chat template refuses."""
     roles = ", ".join(message["role"] for message in messages[:6]) + (", ..." if len(messages) > 6 else "")
     return RowError("refused by the chat template", "prompt", f"messages of {roles}, of which it says: {error}")
 
@@ -73,7 +73,7 @@ class _Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all settings that decide what a record is encoded as."""
+        """Hash all settings that decide the encoding of a record."""
         return settings_hash(type(self).__name__, tokenizer_hash(self.tokenizer), self.max_length, self.on_too_long)
 
     def _encode_prompt(self, messages: Conversation) -> list[int]:
@@ -92,7 +92,7 @@ class ConversationEncoder(_Encoder):
     """
 
     closes_cut_responses = True
-    """Whether the end-of-sequence token stands behind a response that lost its end too."""
+    """Whether a truncated response is closed by the end-of-sequence token too."""
 
     def encode_response(self, prompt: Conversation, response: str) -> dict[str, Any] | None:
         """Encode prompt and response; return ids and the number that belong to the response.
@@ -138,7 +138,7 @@ class ConversationEncoder(_Encoder):
 
 
 class TurnEncoder(ConversationEncoder):
-    """Prompt and response as a policy writes them, the response closed by what ends the turn.
+    """Prompt and response as a policy writes them, the response closed by the end of the turn.
 
     A row is the beginning of the whole dialogue as the chat template writes it, up to the end of its last turn. Where
     the template writes the prompt differently inside a dialogue, the completion follows the prompt directly.
@@ -225,7 +225,7 @@ class PromptEncoder(_Encoder):
 
     @property
     def fingerprint(self) -> str:
-        """Rows that were accepted without anchors are no rows for a run that needs them."""
+        """Hash all settings, `needs_anchors` included: a run that needs anchors cannot use rows without."""
         return settings_hash(super().fingerprint, self.needs_anchors)
 
     def encode(self, record: AnchoredPrompt) -> dict[str, Any] | None:

@@ -18,9 +18,9 @@ COLUMN = "column."
 
 
 class PreferenceEncoder(TurnEncoder):
-    """Each response of a pair in a row of its own, with the ids that `DemonstrationEncoder` gives it.
+    """Each response of a pair in a row of its own, with the ids of `DemonstrationEncoder`.
 
-    All responses of a pair follow the same prompt: where one is so long that the prompt is cut, it is cut for all.
+    All responses of a pair follow one prompt: where one is so long that the prompt is truncated, it is for all.
 
     Args:
         tokenizer: the policy's tokenizer.
@@ -43,11 +43,11 @@ class PreferenceEncoder(TurnEncoder):
 
     @property
     def fingerprint(self) -> str:
-        """Hash all settings that decide what a record is encoded as."""
+        """Hash all settings that decide the encoding of a record."""
         return settings_hash(super().fingerprint, self.views, self.columns)
 
     def encode(self, record: PreferencePair) -> dict[str, Any] | None:
-        """Encode one pair; None where a response is skipped, or chosen and rejected are the same after the cut.
+        """Encode one pair; None where a response is skipped, or chosen and rejected are equal after truncation.
 
         Raises:
             RowError: for a row without a declared view or column.

@@ -14,7 +14,7 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7
 LENGTH_EDGES = (-1.0, -0.5, -0.25, -LENGTH_MATCHED, LENGTH_MATCHED, 0.25, 0.5, 1.0)
 """Bins of the length difference, better minus worse, as a share of the longer response; the middle one is "matched"."""
 TAGS = ("calibration/reliability", "val/margins", "val/orders", "val/accuracy_by_length")
-"""TensorBoard's names of the figures."""
+"""TensorBoard tags of the figures."""
 
 
 def judge_figures(pairs: JudgedPairs) -> dict[str, Figure]:
@@ -117,7 +117,7 @@ def accuracy_by_length(pairs: JudgedPairs) -> Figure:
     right, middle = won(pairs.verdict.win_logit.double().cpu()), LENGTH_EDGES.index(LENGTH_MATCHED) - 1
     names = []
     for number, (low, high) in enumerate(zip(LENGTH_EDGES, LENGTH_EDGES[1:], strict=False)):
-        # An edge belongs to the bin that is nearer to zero: "matched" has both of its own, as in the report.
+        # An edge belongs to the bin nearer to zero: "matched" includes both of its edges, as in the report.
         above = difference >= low if number <= middle else difference > low
         below = difference < high if number < middle else difference <= high
         found = estimate(right, decided & above & below, pairs.prompts)

@@ -1,4 +1,4 @@
-"""Tables of texts for TensorBoard: markdown that no text can break out of, and the pairs a judge gets most wrong."""
+"""Tables of texts for TensorBoard: escaped markdown, and the pairs on which a judge is most wrong."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,13 +41,13 @@ def shortened(text: str) -> str:
 
 
 def most_wrong(verdict: Verdict, targets: Tensor) -> list[int]:
-    """Find rows in which the judge prefers the response that the label calls worse, the most confident first."""
+    """Find rows in which the judge prefers the response labelled worse, the most confident first."""
     return _largest((1 - 2 * targets.cpu()) * verdict.win_logit.cpu())
 
 
 def most_order_dependent(verdict: Verdict) -> list[int]:
     """Find rows whose probability depends on the order of the responses, the largest order gap first."""
-    # The order gap, written so that it is exactly zero for a judge that does not look at positions.
+    # The order gap, in a form that is exactly zero for a judge without position bias.
     return _largest((torch.sigmoid(verdict.margin_ab) - torch.sigmoid(-verdict.margin_ba)).abs().cpu())
 
 
@@ -60,8 +60,8 @@ def pair_table(rows: Sequence[int], texts: Sequence[PairText], verdict: Verdict,
     """Format pairs with their texts, the label, and the probability of chosen: debiased, and in each order.
 
     Args:
-        rows: which of the N pairs to show.
-        texts: the words of each of `rows`.
+        rows: indices of the pairs to show.
+        texts: texts of each of `rows`.
         verdict: N pairs with chosen as `a`.
         targets: [N] probability of the label that chosen is better.
     """

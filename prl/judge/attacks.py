@@ -1,4 +1,4 @@
-"""Empty responses that try to win all the same. PPO will exploit a judge that lets one win."""
+"""Attacks on a judge: responses without content. PPO will exploit a judge that lets one win."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def attacks(prompt: Conversation, verdicts: tuple[str, str]) -> dict[str, str]:
     """Build the attacks on a comparison, by name.
 
     Args:
-        prompt: of the responses.
+        prompt: prompt of the responses.
         verdicts: the judge's words for "the first is better" and "the second is better".
     """
     first, second = verdicts
@@ -35,9 +35,9 @@ def attacks(prompt: Conversation, verdicts: tuple[str, str]) -> dict[str, str]:
 
 
 def attack_report(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
-    """Share of comparisons that each attack wins against the better response of a pair, ties one half.
+    """Measure the share of comparisons that each attack wins against the better response of a pair, ties one half.
 
-    One pair of each prompt is used, the first with a winner, up to MAX_PROMPTS prompts.
+    The first pair with a winner is used for each prompt, up to MAX_PROMPTS prompts.
 
     Returns:
         attack -> {mean, low, high, num}; empty where no pair has a winner.

@@ -17,7 +17,7 @@ from prl.types import Conversation
 
 
 class BradleyTerryJudge(PairwiseJudge, ScalarReward):
-    """Margins from a scalar reward: antisymmetric by construction, blind to what stands beside a response.
+    """Margins from a scalar reward: antisymmetric by construction, and independent of the other response.
 
     Args:
         path: folder written by training or `save_pretrained`, or the id of one on the hub.
@@ -39,7 +39,7 @@ class BradleyTerryJudge(PairwiseJudge, ScalarReward):
 
     @torch.no_grad()
     def margins(self, comparisons: list[Comparison]) -> Tensor:
-        """r(u) - r(v) for each comparison; every response is scored once."""
+        """Compute r(u) - r(v) of each comparison; every response is scored once."""
         prompts = [prompt for prompt, _, _ in comparisons for _ in range(2)]
         scores = self.rewards(prompts, [text for _, first, second in comparisons for text in (first, second)])
         return scores[0::2] - scores[1::2]

@@ -1,4 +1,4 @@
-"""The gate in front of pairwise PPO: a judge whose passport breaks a limit is reported, or refused."""
+"""Gate before pairwise PPO: a judge whose passport breaks a limit is reported, or refused."""
 
 import logging
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class JudgeRefusedError(ValueError):
-    """A judge without a passport, with a passport of another folder, or with a broken limit."""
+    """Raised for a judge without a passport, with the passport of another judge, or with a broken limit."""
 
     exit_code = 3
     """Exit code of the command line; other mistakes end with 1."""
@@ -60,10 +60,10 @@ _LIMITS = {
 
 
 def check_judge(judge: RewardSource, gate: JudgeGate) -> None:
-    """Hold the passport of each judge's folder against the limits, without building its model.
+    """Check the passport of each judge's folder against the limits, without building the model.
 
     Raises:
-        JudgeRefusedError: in mode refuse, naming everything that is wrong at once.
+        JudgeRefusedError: in mode refuse, naming all problems at once.
         ValueError: when the folder holds no judge.
     """
     if gate.mode == "off":
@@ -94,9 +94,9 @@ def folder_problems(folder: str, gate: JudgeGate, dtype: str = DTYPE) -> list[st
     """Describe what is wrong with the passport of a folder, one line each; empty when the judge passes.
 
     Args:
-        folder: a judge's.
+        folder: folder of a judge.
         gate: the limits.
-        dtype: the type in which the judge is going to work.
+        dtype: type in which the judge will work.
     """
     read_judge_file(folder)
     try:
@@ -125,9 +125,9 @@ def folder_problems(folder: str, gate: JudgeGate, dtype: str = DTYPE) -> list[st
 
 
 def broken_limits(report: dict[str, Any], gate: JudgeGate) -> list[str]:
-    """Describe each limit that a report breaks, in one line: the figure, the limit and what to do.
+    """Describe each limit that a report breaks, in one line: the figure, the limit and the fix.
 
-    A figure that could not be measured breaks its limit: an unknown is no reason to trust.
+    A figure that could not be measured breaks its limit, because an unknown figure is no reason for trust.
     """
     problems = []
     pairs = report["num_pairs"] - report.get("num_ties", 0)
@@ -155,7 +155,7 @@ def broken_limits(report: dict[str, Any], gate: JudgeGate) -> list[str]:
 
 
 def _figure(found: Any) -> tuple[float | None, str]:
-    """Return a figure of the report, and its interval in words where it has one."""
+    """Return a figure of the report, and the text of its interval where it has one."""
     if isinstance(found, dict):
         return found["mean"], f" ({found['low']:.3f} to {found['high']:.3f})"
     return found, ""

@@ -24,7 +24,7 @@ class Logistic(PreferenceObjective):
 
 
 class WithoutReference(Logistic):
-    """The same on mean log-probabilities."""
+    """Logistic loss on mean log-probabilities."""
 
     needs_reference = False
 

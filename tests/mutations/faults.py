@@ -474,8 +474,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         (
             (
                 "values-outside-the-mask",
-                "return logprobs, values.masked_fill(~rollout.response_mask, 0), spread",
-                "return logprobs, values, spread",
+                "return logprobs, values.masked_fill(~rollout.response_mask, 0), entropy",
+                "return logprobs, values, entropy",
             ),
         ),
     ),

@@ -1,5 +1,5 @@
-# The numbers of DESIGN 1.3. They are rounded to six decimals there, hence the tolerance of half a unit in the sixth,
-# and a hair more where the page rounds a rounded number (R = 0.7537745) once again.
+# Worked examples of verdicts, advantages and losses, computed by hand. They are rounded to six decimals, hence the
+# tolerance of half a unit in the sixth, and slightly more where an example rounds a rounded number (R = 0.7537745).
 import pytest
 import torch
 from torch.nn.functional import logsigmoid

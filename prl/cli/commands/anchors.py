@@ -1,7 +1,7 @@
-"""`prl anchors`: write a file of prompts with anchors that a policy made: the best of n samples, or plain samples.
+"""`prl anchors`: write a file of prompts with anchors of a policy: the best of n samples, or plain samples.
 
-The file goes into `data.init_args.train` of pairwise PPO. Best of n is a knockout tournament under a judge. Where each
-anchor comes from stands in OUTPUT.provenance.json, and in the column `anchor_id` of each row.
+The file is for `data.init_args.train` of pairwise PPO. A knockout tournament under a judge chooses the best of n. The
+provenance of the anchors is in OUTPUT.provenance.json, and in the column `anchor_id` of each row.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from prl.system.outputs import check_file, json_with
 
 
 def main(args: list[str]) -> None:
-    """Write the file."""
+    """Write the file of prompts with anchors."""
     parser = argparse.ArgumentParser("prl anchors", description=__doc__)
     parser.add_argument(
         "--policy", required=True, help="folder or hub id of the model that answers, usually the SFT one"
@@ -49,7 +49,7 @@ def main(args: list[str]) -> None:
         parser.error(f"--output {options.output} exists; choose another name")
     if options.output.suffix != ".jsonl":
         parser.error(f"--output {options.output}: expected a name that ends in .jsonl")
-    own = json_with("prl", "method", "anchor_id")  # of a command that was ended before the anchors were in place
+    own = json_with("prl", "method", "anchor_id")  # left by a command that was interrupted
     provenance = options.output.with_suffix(".provenance.json")
     check_file(provenance, "the description beside --output,", own)
     from prl.anchors.writing import write_anchors

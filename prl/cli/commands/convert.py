@@ -1,6 +1,6 @@
 """`prl convert SOURCE FOLDER`: read a model once (a GGUF file, a hub id) and keep it as a safetensors folder.
 
-`prl convert RUN_DIR` writes what classes and settings are called now into the config.yaml of an earlier version's run.
+`prl convert RUN_DIR` writes the current names of classes and settings into the config.yaml of an earlier version's run.
 """
 
 import argparse

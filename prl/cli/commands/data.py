@@ -1,4 +1,4 @@
-"""`prl data FILE|HUB_ID`: what is in a data set, before anything is trained on it."""
+"""`prl data FILE|HUB_ID`: describe a data set before training on it."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 KINDS = ("pairs", "prompts", "demonstrations")
 ROWS_SHOWN = 8
-"""Numbers of skipped rows in the text; the JSON has all."""
+"""Numbers of skipped rows that the text shows; the JSON has all."""
 
 
 def main(args: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""`prl frontier`: what each run pays in KL for its win rate, and the checkpoint to ship."""
+"""`prl frontier`: win rate against KL of each run, and the checkpoint to ship."""
 
 import argparse
 import json
@@ -125,7 +125,7 @@ def _batches_in(path: Path) -> int | None:
         checkpoint = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
         return int(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"])
     except (RuntimeError, OSError, KeyError, TypeError):
-        return None  # torn, or no checkpoint of a run: nothing that could be shipped
+        return None  # corrupt, or no checkpoint of a run
 
 
 def show(report: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`prl judge`: measure a judge on labelled pairs, or let it compare responses with anchors line by line."""
+"""`prl judge`: measure a judge on labelled pairs, or compare responses with anchors line by line."""
 
 import argparse
 import json
@@ -40,9 +40,9 @@ FIGURES = (
     ("layout_gap", "change of a margin in batches"),
     ("cut_share", "comparisons cut to fit"),
 )
-"""Names in the report, in the order of the screen, with their words."""
+"""Figures of the report with their labels, in the order of the screen."""
 COLUMNS = ("win_prob", "margin", "order_gap")
-"""Columns that are written of each comparison."""
+"""Columns written for each comparison."""
 
 
 def main(args: list[str]) -> None:
@@ -114,7 +114,7 @@ def picture_of(folder: Path, tag: str) -> Path:
 
 
 def prepare(file: Path | None, folder: Path | None) -> None:
-    """Make the folders that results are written to, before they are paid for.
+    """Create the folders of results, before compute is spent.
 
     Raises:
         ValueError: when one of the two cannot be written.
@@ -131,7 +131,7 @@ def prepare(file: Path | None, folder: Path | None) -> None:
 
 
 def measure(judge: "Judge", options: argparse.Namespace) -> None:
-    """Examine the judge, print one screen, and leave the passport where it was asked for."""
+    """Examine the judge, print one screen, and write the passport where options ask for it."""
     from prl.data import DataSource, PreferencePair, load_records
     from prl.judge.examination import judge_pairs
     from prl.judge.passport import as_json, issue_passport, write_passport

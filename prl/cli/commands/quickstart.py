@@ -93,7 +93,7 @@ def write_world_and_tokenizer(out: Path, seed: int) -> None:
 
 
 def fit(stage: str, out: Path, configs: Path, seed: int) -> None:
-    """Run one training stage through the command line that a user would type; paths follow `out`."""
+    """Run one training stage through the command line that a user would type, with paths below `out`."""
     from prl.cli.app import run_stage
 
     data = {"supervised": "demonstrations", "judge": "pairs", "ppo": "prompts"}[stage]

@@ -48,17 +48,17 @@ class DataReport:
     num_kept: int
     """Rows that are valid."""
     num_records: int
-    """Records that they gave; a ranked list gives several."""
+    """Records made of the kept rows; a ranked list gives several."""
     num_ties: int
     """Pairs of ranked lists left out because their ranks are equal."""
     num_stripped: int
     """Responses that lost leading or trailing white space."""
     shapes: dict[str, int]
-    """Columns that records were made of -> the number of kept rows."""
+    """Columns that records were made of -> number of kept rows."""
     labels: dict[str, int]
-    """Column that said which response is better -> the number of kept rows; empty for kinds without such a column."""
+    """Column of the label -> number of kept rows; empty for kinds without labels."""
     skipped: dict[str, list[int]]
-    """Reason -> the numbers of the rows left out for it."""
+    """Reason -> numbers of the rows skipped for it."""
     unknown_columns: list[str]
     """Columns that were not read, kept in each record's `extra`."""
     dropped_message_keys: list[str]
@@ -153,9 +153,9 @@ class RecordStream(Generic[R]):
                 raise self._refusal
 
     def content_hash(self) -> str | None:
-        """Name of the data by its content; None where there is none, as for a folder of files.
+        """Hash the content of the source; None where that is not possible, as for a folder of files.
 
-        Of a hub data set it is the fingerprint that `datasets` gives it, or its commit if it is streamed.
+        For a hub data set it is the fingerprint of `datasets`, or the commit if it is streamed.
         """
         path = Path(self.source.path)
         if path.is_file():
@@ -167,7 +167,7 @@ class RecordStream(Generic[R]):
 
     @property
     def report(self) -> DataReport:
-        """The account, once all rows were read."""
+        """Report of the reading, complete once all rows are read."""
         tally = self._tally
         return DataReport(
             source=self.source.path,
@@ -191,7 +191,7 @@ class RecordStream(Generic[R]):
 
     @cached_property
     def _sha256(self) -> str | None:
-        path, _ = Path(self.source.path), self._stamp  # the hash is of the rows only if no one writes in between
+        path, _ = Path(self.source.path), self._stamp  # to notice a file that changes in between
         return file_hash(path) if path.is_file() else None
 
     @cached_property
@@ -296,7 +296,7 @@ def _explain(stream: RecordStream[Any], complaints: list[str], tally: _Tally) ->
 def _renamed(raw: Mapping[str, Any], columns: Mapping[str, str | None]) -> dict[str, Any]:
     """Rename a row's columns to prl's names.
 
-    A column whose name a mapped one takes over is dropped, so that nobody reads it.
+    A column whose name a mapped column takes is dropped, so that it is never read.
     """
     kept = {name: value for name, value in raw.items() if name not in columns and name not in columns.values()}
     mapped = {ours: theirs for ours, theirs in columns.items() if theirs is not None and theirs in raw}

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 LABELS = ("preference", "label", "margin", "winner")
-"""Columns that say how likely the first response is the better one; a row has at most one of them."""
+"""Columns with the probability that the first response is better; a row has at most one of them."""
 
 _BAD_BYTE = re.compile("[\udc80-\udcff]")
 
@@ -140,7 +140,7 @@ def missing_column(
     name: str, found: Sequence[str], columns: Sequence[str], shapes: Mapping[tuple[str, ...], str]
 ) -> RowError:
     """Build the error of a missing column: the columns there are, the closest shape, and a guess at the name."""
-    texts = {shape: [column for column in shape if column not in LABELS] for shape in shapes}  # any shape has labels
+    texts = {shape: [column for column in shape if column not in LABELS] for shape in shapes}  # labels fit any shape
     closest = max(shapes, key=lambda shape: sum(column in found for column in texts[shape]) / len(texts[shape]))
     guess = get_close_matches(name, sorted(set(found) - set(columns)), n=1) or ["<column in the file>"]
     fix = f"Add the column or map it: columns: {{{name}: {guess[0]}}}."
@@ -149,7 +149,7 @@ def missing_column(
 
 
 def both_given(first: Sequence[str], second: Sequence[str], what: str) -> RowError:
-    """Build the error of a row that can be read in two ways, where choosing one would be a guess."""
+    """Build the error of a row that can be read in two ways."""
     found = " and ".join(", ".join(map(repr, names)) for names in (first, second))
     [unread] = [name for name in second if name not in first][-1:]
     fix = f"Remove one, or leave one unread: columns: {{{unread}: null}}."

@@ -16,7 +16,7 @@ from prl.types import Verdict
 LENGTH_MATCHED = 0.1
 """Two responses count as equally long when their lengths differ by at most this share of the longer one."""
 MAX_SOURCES = 20
-"""Sources with a number of their own at every validation; the report has them all."""
+"""Most sources with a number of their own at every validation; the report has all."""
 
 
 def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
@@ -28,7 +28,7 @@ def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
 
     Returns:
         accuracy (both orders averaged; a tie of probabilities counts one half), accuracy_chosen_first and
-        accuracy_rejected_first (each order alone; "chosen" is what the label calls better), nll (nats, debiased
+        accuracy_rejected_first (each order alone; "chosen" is the better response by its label), nll (nats, debiased
         probability), brier, ece (15 bins), flip_rate, order_gap, first_position_rate, margin.
         Pairs whose target is 1/2 have no winner and stay out of the accuracies and ece.
     """
@@ -58,7 +58,7 @@ def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
 def better_first(verdict: Verdict, targets: Tensor) -> tuple[Verdict, Tensor]:
     """Order verdicts and labels so that `a` is the response that the label calls better.
 
-    A file may put it on either side. After this no reported figure depends on the side.
+    A file may put the better response on either side; no reported figure depends on the side.
     """
     turn, ab, ba = targets < 0.5, verdict.margin_ab, verdict.margin_ba
     return Verdict(torch.where(turn, ba, ab), torch.where(turn, ab, ba)), torch.where(turn, 1 - targets, targets)
@@ -76,17 +76,17 @@ def negative_log_likelihood(logit: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class JudgedPairs:
-    """N labelled pairs (a, b) with their verdicts: the input of a report. Raises ValueError for unusable ones."""
+    """N labelled pairs (a, b) with their verdicts: the input of a report. Raises ValueError for unusable pairs."""
 
     verdict: Verdict
     targets: Tensor
     """[N] probability that a is better; 1/2 is a tie."""
     prompts: Sequence[Hashable]
-    """N names of prompts: pairs of one prompt are not independent."""
+    """N keys of prompts: pairs of one prompt are not independent."""
     lengths: Tensor
     """[N, 2] lengths of a and b, in any unit."""
     sources: Sequence[str | None] = ()
-    """N names of where the pairs come from, or none at all."""
+    """N names of sources; empty without sources."""
 
     def __post_init__(self) -> None:
         number = len(self.verdict)
@@ -117,7 +117,7 @@ def judge_report(pairs: JudgedPairs, *, resamples: int = 2000, seed: int = 0) ->
     sampling: dict[str, Any] = {"resamples": resamples, "seed": seed}
     win, targets = pairs.verdict.win_logit.double().cpu(), pairs.targets.double().cpu()
     decided = targets != 0.5
-    # One parameter fitted on the pairs it is then measured on: with a hundred pairs or more that flatters little.
+    # One parameter, fitted on the pairs on which it is measured: with a hundred pairs the optimism is small.
     temperature = fit_temperature(win, targets, list(pairs.prompts), seed=seed)
     report: dict[str, Any] = {
         "num_pairs": len(win),
@@ -158,7 +158,7 @@ def slice_metrics(pairs: JudgedPairs) -> dict[str, float]:
 
 
 def _columns(pairs: JudgedPairs, temperature: float) -> dict[str, tuple[Tensor, Tensor]]:
-    """Name -> one number per pair [N], and where it counts [N] bool. The better response stands first in every pair."""
+    """Compute name -> (one number per pair [N], where it counts [N] bool). The better response is `a` in every pair."""
     verdict = pairs.verdict
     win, first, second = (z.double().cpu() for z in (verdict.win_logit, verdict.margin_ab, verdict.margin_ba))
     targets, (better, worse) = pairs.targets.double().cpu(), pairs.lengths.double().cpu().T
@@ -187,7 +187,7 @@ def _columns(pairs: JudgedPairs, temperature: float) -> dict[str, tuple[Tensor, 
 def estimate(
     values: Tensor, where: Tensor, prompts: Sequence[Hashable], *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Any] | None:
-    """Average the values that count, with the interval over prompts and their number; None when none counts."""
+    """Average the values that count, with the interval over prompts and their number; None without any."""
     rows = where.nonzero()[:, 0].tolist()
     if not rows:
         return None

@@ -22,14 +22,14 @@ class Point:
     low: float
     high: float
     alarmed: bool = False
-    """Whether the gap between the judges had raised its alarm by this validation."""
+    """Whether the alarm of the gap between the judges was raised by this validation."""
 
 
 def common_measure(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Choose the most trustworthy win rate that all of these validations have.
+    """Choose the most trustworthy win rate that all validations have.
 
     Raises:
-        ValueError: when they share none.
+        ValueError: when the validations share no win rate.
     """
     for name in MEASURES:
         if all(name in line for line in lines):
@@ -38,7 +38,7 @@ def common_measure(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def run_points(lines: Sequence[Mapping[str, Any]], measure: str | None = None) -> list[Point]:
-    """Build the points of a run in the order of training, by a measure; by their best common one when None."""
+    """Build the points of a run in the order of training, by a measure; by the best common measure when None."""
     name = measure or common_measure(lines)
     keys = ("batch", "kl_sqrt", name, f"{name}_lo", f"{name}_hi")
     first = min((line["batch"] for line in lines if line.get("goodhart_alarm")), default=None)
@@ -50,11 +50,11 @@ def run_points(lines: Sequence[Mapping[str, Any]], measure: str | None = None) -
 
 
 def best_checkpoint(runs: Mapping[str, Sequence[Point]]) -> tuple[str, Point]:
-    """Choose the run and validation with the highest lower bound of the win rate; of equal ones the smaller KL.
+    """Choose the run and validation with the highest lower bound of the win rate; among equal ones, the smallest KL.
 
-    The lower bound and not the rate: among many validations the highest rate is the luckiest. From the first alarm of
-    the gap between its judges on, a run has nothing to ship, however high its rate: a rise after it may be a flaw that
-    only the judges like. When every validation comes after an alarm, all of them count.
+    The lower bound is used because among many validations the highest rate is the luckiest. Validations from a run's
+    first alarm of the gap between the judges on are left out: a later rise may exploit the judges. When every
+    validation comes after an alarm, all of them count.
 
     Raises:
         ValueError: when there is no validation.

@@ -1,4 +1,4 @@
-"""Objectives of a policy that learns from its own rollouts, one to a file; see `base` for what one has to offer."""
+"""Objectives of a policy that learns from its own rollouts, one per file; the socket is `base`."""
 
 from typing import TYPE_CHECKING, Any
 

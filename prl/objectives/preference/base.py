@@ -1,4 +1,4 @@
-"""The socket of preference objectives: per-token log-probabilities of the responses in, one loss for each pair out.
+"""Socket of preference objectives: per-token log-probabilities of the responses in, one loss for each pair out.
 
 Shape letters: B pairs of a batch, N responses of a view, T tokens of the longest response.
 """
@@ -134,9 +134,9 @@ class PreferenceObjective(ABC):
     """
 
     needs_reference: ClassVar[bool] = True
-    """Whether the loss reads log-probabilities of a frozen reference. Without need, none is loaded."""
+    """Whether the loss reads log-probabilities of a frozen reference; otherwise none is loaded."""
     views: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
-    """Responses of a row that are read. Names behind these two are text columns of the data."""
+    """Responses of a row that the loss reads. Names after these two are text columns of the data."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the data that hold a number for each row, such as margins, win rates or scores."""
 

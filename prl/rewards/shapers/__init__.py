@@ -1,4 +1,4 @@
-"""Shapers of rewards, one to a file; see `prl.rewards.shaping` for what a shaper has to offer."""
+"""Shapers of rewards, one per file; the socket is `prl.rewards.shaping`."""
 
 from typing import TYPE_CHECKING, Any
 

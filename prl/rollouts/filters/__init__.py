@@ -1,4 +1,4 @@
-"""Filters of rollouts, one to a file; see `prl.rollouts.base` for what a filter has to offer."""
+"""Filters of rollouts, one per file; the socket is `prl.rollouts.base`."""
 
 from typing import TYPE_CHECKING, Any
 
