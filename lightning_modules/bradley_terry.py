@@ -26,9 +26,9 @@ class BradleyTerryRewardModule(JudgeValidation):
 
     Args:
         model: backbone that gets a scalar head on the last token.
+        optimization: learning rate and schedule.
         objective: what is learnt, a class of `prl.objectives.reward` or of your own with its settings; `BradleyTerry`
             with its defaults when null.
-        optimization: learning rate and schedule.
         max_length: longest prompt and response, tokens.
         on_too_long: error, truncate or skip, with counts, for longer ones.
         passport_pairs: validation pairs, from the first, on which the finished judge is measured for its passport; 0
@@ -43,8 +43,8 @@ class BradleyTerryRewardModule(JudgeValidation):
     def __init__(
         self,
         model: ModelSource,
-        objective: RewardObjective | None = None,
         optimization: Optimization = Optimization(learning_rate=1e-5),  # noqa: B008 - frozen
+        objective: RewardObjective | None = None,
         max_length: int = 1024,
         on_too_long: OnTooLong = "truncate",
         passport_pairs: int = 200,

@@ -32,9 +32,9 @@ class GenerativeRewardModule(JudgeValidation):
     Args:
         model: causal language model that becomes the judge.
         template: how a comparison is put to it.
+        optimization: learning rate and schedule.
         objective: what is learnt, a class of `prl.objectives.reward` or of your own with its settings; `Pairwise` with
             its defaults when null.
-        optimization: learning rate and schedule.
         order: both (two readings per pair in one batch) or random (one of them).
         text_coef: weight of the next-token cross-entropy of the comparison from its first response on. It keeps
             the generative head in use while the verdict is learnt (text regularisation as in 2406.10216), and costs a
@@ -58,8 +58,8 @@ class GenerativeRewardModule(JudgeValidation):
         self,
         model: ModelSource,
         template: JudgeTemplate = JudgeTemplate(),  # noqa: B008 - frozen
-        objective: RewardObjective | None = None,
         optimization: Optimization = Optimization(learning_rate=1e-5),  # noqa: B008 - frozen
+        objective: RewardObjective | None = None,
         order: Literal["both", "random"] = "both",
         text_coef: float = 0.0,
         max_length: int = 1024,

@@ -105,7 +105,7 @@ def test_consistency_is_added_in_either_form(name, terms, tiny_folder, logprobs)
 def test_bradley_terry_of_certain_soft_and_tied_pairs(smoothing: float, tiny_folder: Any) -> None:
     torch.manual_seed(0)  # the scalar head is new
     source = ModelSource(path=str(tiny_folder))
-    module: Any = BradleyTerryRewardModule(source, BradleyTerry(smoothing), max_length=64)
+    module: Any = BradleyTerryRewardModule(source, objective=BradleyTerry(smoothing), max_length=64)
     module.configure_model()
     module.log = lambda *_, **__: None
     batch = batch_of(module)

@@ -29,7 +29,7 @@ def make(kind: str, tiny_folder: Any) -> Any:
         }
         objective = Pairwise(**settings.get(term, {}))
         order = "both" if order == "both" else "random"
-        module = GenerativeRewardModule(source, TEMPLATE, objective, order=order, max_length=64)
+        module = GenerativeRewardModule(source, TEMPLATE, objective=objective, order=order, max_length=64)
     module.configure_model()
     module.log = lambda *_, **__: None  # there is no trainer
     return module
