@@ -24,7 +24,7 @@ from prl.models.logprobs import LOGITS_AT_ONCE, logits_setting
 from prl.models.memory import ModelMemory, Shards, model_memory, on_fake_tensors, working_memory
 from prl.models.policy import in_own_type
 from prl.rewards.base import RewardSource
-from prl.rewards.folder import read_judge_file
+from prl.rewards.folder import head_weights_of, read_judge_file
 
 Make = Callable[[Callable[[], Any]], Any]
 COPIES_OF_LOGITS = {True: 3, False: 2}
@@ -97,7 +97,8 @@ def plan_memory(
 def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
     scalar = isinstance(module, BradleyTerryRewardModule)
     if scalar:
-        model = make(lambda: init_model(AutoModelForSequenceClassification, module.source, num_labels=1))
+        heads = len(module.head_weights)
+        model = make(lambda: init_model(AutoModelForSequenceClassification, module.source, num_labels=heads))
         model.config.pad_token_id = 0
     else:
         model = make(lambda: init_model(AutoModelForCausalLM, module.source))
@@ -201,7 +202,7 @@ def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[ModelMe
         if settings["kind"] not in ("generative", "bradley_terry"):
             raise ValueError(f"{weights.path} is a judge of the kind {settings['kind']!r}, which cannot be estimated")
         auto_class = AutoModelForCausalLM if settings["kind"] == "generative" else AutoModelForSequenceClassification
-        extra = {} if settings["kind"] == "generative" else {"num_labels": 1}
+        extra = {} if settings["kind"] == "generative" else {"num_labels": len(head_weights_of(settings))}
         model: Any = make(partial(_frozen, auto_class, weights, **extra))
         length = settings["max_length"]
         at_once = getattr(source, "max_batch_tokens", 64 * length) // length

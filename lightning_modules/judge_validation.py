@@ -20,6 +20,7 @@ from prl.judge.passport import issue_passport, write_passport
 from prl.judge.template import render_conversation
 from prl.masking import weighted_mean
 from prl.models.policy import in_own_type
+from prl.objectives.reward import PairBatch, RewardObjective
 from prl.types import Verdict
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,12 @@ def judged_rows(rows: Iterable[dict[str, Any]], verdict: Verdict, targets: Tenso
 class JudgeValidation(TrainingModule):
     """Judge in training, which reports accuracy, calibration and order effects over the validation set."""
 
-    def __init__(self, passport_pairs: int) -> None:
+    def __init__(self, objective: RewardObjective, passport_pairs: int) -> None:
         super().__init__()
         if passport_pairs < 0:
             raise ValueError(f"passport_pairs is {passport_pairs}; expected 0 or more")
-        self.passport_pairs = passport_pairs
+        self.objective, self.passport_pairs = objective, passport_pairs
+        self.run_state.register_methods(objective=objective)
         self._readings: list[Tensor] = []
         self._rows: list[Tensor] = []
 
@@ -60,9 +62,18 @@ class JudgeValidation(TrainingModule):
         """Return the weight of each pair."""
         return {"weights": batch["weights"]}
 
-    def mean_over_pairs(self, losses: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Compute the weighted mean over pairs; see `means`."""
-        weights = batch["weights"]
+    def mean_loss(self, pairs: PairBatch, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute the weighted mean of the objective over pairs; see `means`.
+
+        Raises:
+            ValueError: when the objective does not give a loss for each pair.
+        """
+        losses, weights = self.objective.loss(pairs), batch["weights"]
+        if tuple(losses.shape) != (len(pairs),):
+            raise ValueError(
+                f"{type(self.objective).__name__}.loss gave shape {tuple(losses.shape)}; expected a loss for each of "
+                f"{len(pairs)} pairs, [B]"
+            )
         return self.means(batch, lambda totals, batches: weighted_mean(losses, weights, totals["weights"], batches))
 
     def log_training(self, win_logit: Tensor, targets: Tensor) -> None:

@@ -15,7 +15,8 @@ from lightning_modules.preference_checks import check_needs, check_reference
 from lightning_modules.reference import cached_reference, reference_logprobs
 from prl.checkpoints.position import is_dry_run
 from prl.config import ModelSource, Optimization
-from prl.data.preference_encoding import COLUMN, PreferenceEncoder
+from prl.data.columns import numbers_of
+from prl.data.preference_encoding import PreferenceEncoder
 from prl.data.reference_cache import ReferenceLogprobs
 from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong
@@ -139,8 +140,7 @@ class PreferenceModule(TrainingModule):
             rows = slice(number * num_pairs, (number + 1) * num_pairs)
             ref = None if reference is None else reference[rows]
             views[name] = ScoredResponses(logprobs[rows], mask[rows], ref)
-        columns = {name: batch[COLUMN + name] for name in self.objective.columns}
-        return PreferenceBatch(views, batch["targets"], columns)
+        return PreferenceBatch(views, batch["targets"], numbers_of(batch, self.objective.columns))
 
     def _reference_logprobs(self, batch: dict[str, Tensor]) -> Tensor:
         side = "train" if self._trainer is not None and self.trainer.training else "validation"

@@ -15,11 +15,11 @@ LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 WIRES_LIGHTNING = ("prl.cli", "prl.__main__")
 PURE = {
     "prl.objectives.policy.losses": set(),
-    "prl.objectives.preference.base": set(),
-    "prl.objectives.preference.logistic": set(),
+    "prl.objectives.logistic": set(),
+    "prl.objectives.shapes": set(),
+    "prl.objectives.preference.base": {"prl.objectives.shapes"},
     "prl.objectives.preference.evaluate": {"prl.objectives.preference.base"},
-    "prl.objectives.reward.pairwise": set(),
-    "prl.objectives.reward.bradley_terry": set(),
+    "prl.objectives.reward.base": {"prl.objectives.shapes"},
     "prl.ops.reference": {"prl.config", "prl.kl", "prl.masking"},
     "prl.kl": {"prl.config"},
     "prl.distributed": set(),

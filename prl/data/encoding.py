@@ -1,6 +1,7 @@
 """Encoders of conversations for policies, supervised training and the scalar baseline."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.chat import encode_chat
+from prl.data.columns import number_tensors, read_numbers
 from prl.data.fitting import fit_prompt
 from prl.data.marks import encode_content
 from prl.data.rows.records import AnchoredPrompt, Demonstration, PreferencePair
@@ -174,13 +176,39 @@ class DemonstrationEncoder(TurnEncoder):
 
 
 class ScalarPairEncoder(ConversationEncoder):
-    """Preference pairs for a scalar reward model: each response in a row of its own."""
+    """Preference pairs for a scalar reward model: each response in a row of its own.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        max_length: longest row in tokens.
+        on_too_long: error, truncate (counted) or skip (counted), as `ConversationEncoder` has it.
+        columns: columns of the rows that hold a number, for the objective.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        on_too_long: OnTooLong = "error",
+        columns: Sequence[str] = (),
+    ) -> None:
+        super().__init__(tokenizer, max_length, on_too_long)
+        self.columns = tuple(columns)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash all settings that decide what a record is encoded as."""
+        return settings_hash(super().fingerprint, self.columns) if self.columns else super().fingerprint
 
     def encode(self, record: PreferencePair) -> dict[str, Any] | None:
         """Encode both rows of a pair; None when either is skipped, or when they are identical after truncation.
 
         Each row is truncated on its own, as at inference: a scalar reward reads one response only.
+
+        Raises:
+            RowError: for a row without a declared column.
         """
+        numbers = read_numbers(record, self.columns)
         chosen = self.encode_response(record.prompt, record.chosen)
         rejected = self.encode_response(record.prompt, record.rejected)
         if chosen is None or rejected is None:
@@ -191,16 +219,18 @@ class ScalarPairEncoder(ConversationEncoder):
         return {
             "chosen": chosen["ids"],
             "rejected": rejected["ids"],
+            **numbers,
             **pair_facts(record),
             "length": max(len(chosen["ids"]), len(rejected["ids"])),
         }
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Collate right-padded [2N, S]: the N chosen rows, then the N rejected ones; plus `pair_tensors`."""
+        """Collate right-padded [2N, S], N chosen rows, then N rejected ones; with `pair_tensors` and numbers."""
         ids, mask = right_pad(
             [row["chosen"] for row in rows] + [row["rejected"] for row in rows], int(self.tokenizer.pad_token_id)
         )
-        return {"input_ids": ids, "attention_mask": mask, **pair_tensors(rows)}
+        columns = number_tensors(rows, self.columns)
+        return {"input_ids": ids, "attention_mask": mask, **columns, **pair_tensors(rows)}
 
 
 class PromptEncoder(_Encoder):

@@ -219,14 +219,15 @@ def load_backbone(source: ModelSource) -> PreTrainedModel:
     return _load(AutoModel, source)
 
 
-def load_scalar_classifier(source: ModelSource, *, new_head: bool = True) -> PreTrainedModel:
-    """Load a model with one scalar output on the last token: a Bradley-Terry reward model.
+def load_scalar_classifier(source: ModelSource, *, new_head: bool = True, heads: int = 1) -> PreTrainedModel:
+    """Load a model with scalar outputs on the last token: a Bradley-Terry reward model.
 
     Args:
         source: where it comes from.
         new_head: give a language model, which has no such output, a new one to train.
+        heads: scalars that it gives each response.
     """
-    model = _load(AutoModelForSequenceClassification, source, new_head=new_head, num_labels=1)
+    model = _load(AutoModelForSequenceClassification, source, new_head=new_head, num_labels=heads)
     model.config.pad_token_id = load_tokenizer(source).pad_token_id
     return model
 

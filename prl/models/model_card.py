@@ -55,7 +55,8 @@ _BT_INPUT = """
 It reads one response at a time, in a row of three parts: the prompt as the chat template writes it up to where a
 response begins (without a chat template its texts, an empty line between them), the response by itself, no white space
 at its ends, and the end-of-sequence token. That is not the whole dialogue as a chat template writes it, which may end
-otherwise. The reward is the one logit. `prl_judge.json` holds the longest row, `max_length`.
+otherwise. The reward is the one logit, or the sum of several with the `head_weights` in `prl_judge.json`, which also
+holds the longest row, `max_length`.
 
 ```python
 ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)

@@ -1,5 +1,6 @@
 """Files beside the weights in the folder of a reward model or judge."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,11 @@ def read_judge_file(folder: str | Path) -> dict[str, Any]:
         f"{path} does not exist: {folder} is not a judge. Train one with "
         "`prl fit --config configs/quickstart/generative_reward.yaml`, or give the folder it wrote"
     )
+
+
+def head_weights_of(settings: Mapping[str, Any]) -> tuple[float, ...]:
+    """Weight of each head of a scalar reward model in its reward; one head that is the reward unless its file says."""
+    return tuple(settings.get("head_weights", (1.0,)))
 
 
 def discard_passport(folder: str | Path) -> None:

@@ -25,7 +25,14 @@ def judge_fault(settings: Mapping[str, Any]) -> str | None:
     temperature = settings.get("temperature", 1.0)
     if not is_number(temperature) or temperature <= 0:
         return f"temperature is {_shown(temperature)}; expected a number above 0"
-    return _generative_fault(settings) if kind == "generative" else None
+    return _generative_fault(settings) if kind == "generative" else _scalar_fault(settings)
+
+
+def _scalar_fault(settings: Mapping[str, Any]) -> str | None:
+    weights = settings.get("head_weights", [1.0])
+    if not isinstance(weights, list) or not weights or not all(map(is_number, weights)):
+        return f"head_weights is {_shown(weights)}; expected a number for each head"
+    return None
 
 
 def _generative_fault(settings: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """Scalar reward of a Bradley-Terry model, without an anchor: the reward of scalar PPO, the baseline."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,17 +14,22 @@ from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_scalar_classifier, load_tokenizer
 from prl.models.policy import float32_outputs, in_own_type, model_inputs
 from prl.rewards.base import RewardSource, scores_from_values
-from prl.rewards.folder import JUDGE_FILE, judge_folder, read_judge_file
+from prl.rewards.folder import JUDGE_FILE, head_weights_of, judge_folder, read_judge_file
 from prl.types import Conversation, Rollout, Scores
 
 
-def scalar_rewards(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Compute r(x, y) of each row: [N, S] -> [N] float32.
+def head_rewards(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Compute the numbers of H heads for each row: [N, S] -> [N, H] float32.
 
     The reward is read at the last token that is not the padding id, as by transformers' own class. Where padding and
     end of sequence share an id, that is the token before the end.
     """
-    return model(**model_inputs(input_ids, attention_mask)).logits[:, 0].float()
+    return model(**model_inputs(input_ids, attention_mask)).logits.float()
+
+
+def weighted_reward(rewards: Tensor, head_weights: Sequence[float] = (1.0,)) -> Tensor:
+    """Add up what the heads say, each with its weight, as r(x, y): [N, H] -> [N]."""
+    return (rewards * rewards.new_tensor(head_weights)).sum(-1)
 
 
 class ScalarReward(RewardSource):
@@ -43,6 +49,7 @@ class ScalarReward(RewardSource):
         super().__init__()
         self.path, self.dtype, self.batch_size = path, dtype, batch_size
         self.folder = path
+        self.head_weights: tuple[float, ...] = (1.0,)
         self.model: Any = None
         self.encoder: ConversationEncoder | None = None
 
@@ -62,7 +69,8 @@ class ScalarReward(RewardSource):
         tokenizer = load_tokenizer(source)
         check_fits(source, tokenizer, settings["max_length"], role="judge", setting=f"max_length in its {JUDGE_FILE}")
         self.encoder = ConversationEncoder(tokenizer, settings["max_length"], "truncate")
-        self.model = freeze(load_scalar_classifier(source, new_head=False))
+        self.head_weights = head_weights_of(settings)
+        self.model = freeze(load_scalar_classifier(source, new_head=False, heads=len(self.head_weights)))
 
     def score(self, rollout: Rollout) -> Scores:
         """Reward each response by its scalar."""
@@ -96,5 +104,6 @@ class ScalarReward(RewardSource):
                     each.to(device)
                     for each in right_pad([rows[i] for i in batch], int(self.encoder.tokenizer.pad_token_id))
                 )
-                rewards[torch.tensor(batch, device=device)] = scalar_rewards(self.model, ids, mask)
+                of_heads = head_rewards(self.model, ids, mask)
+                rewards[torch.tensor(batch, device=device)] = weighted_reward(of_heads, self.head_weights)
         return rewards

@@ -339,7 +339,11 @@ def test_misspelt_key_in_yaml(overlay: str, named: str, refused: Refused, run: P
         ("pairwise_ppo", ("shaping", "[prl.rewards.shapers.Elo]"), ("shaping", "Elo")),
         ("pairwise_ppo", ("update.minibatches", "9"), ("update.minibatches is 9", "3 micro-batches")),
         ("pairwise_ppo", ("iterations", "0"), ("init_args.iterations is 0; expected at least 1",)),
-        ("generative_reward", ("order", "random", "consistency_coef", "1"), ("consistency_coef", "order: both")),
+        (
+            "generative_reward",
+            ("order", "random", "text_coef", "0", "objective.init_args.consistency_coef", "1"),
+            ("objective: Pairwise reads both orders", "order is random; it needs order: both"),
+        ),
         ("supervised", ("model.path", "x"), ("either path or config",)),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else value,

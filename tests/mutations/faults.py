@@ -6,7 +6,7 @@ Most are wiring: what is handed to what. A fault is added with its place in the 
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutations import faults_of_data, faults_of_methods, faults_of_preference, faults_of_runs
+from tests.mutations import faults_of_data, faults_of_methods, faults_of_preference, faults_of_reward, faults_of_runs
 
 
 @dataclass(frozen=True)
@@ -329,22 +329,6 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
         ),
     ),
-    "lightning_modules/generative_reward.py": (
-        JUDGE_TESTS,
-        (
-            (
-                "random-order-keeps-its-target",
-                "torch.where(swapped.to(targets.device), 1 - targets, targets)",
-                "targets",
-            ),
-            (
-                "smoothing-forgotten",
-                'smooth(batch["targets"].float(), self.label_smoothing)',
-                'batch["targets"].float()',
-            ),
-            ("logged-margin-is-doubled", "(margin_wl - margin_lw).detach() / 2", "(margin_wl - margin_lw).detach()"),
-        ),
-    ),
     "lightning_modules/supervised.py": (
         _tests("u.supervised u.accumulation u.training_module"),
         (
@@ -362,18 +346,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
         ),
     ),
-    "lightning_modules/bradley_terry.py": (
-        _tests("u.pair_weights u.judge_levers u.accumulation"),
-        (
-            (
-                "bradley-terry-forgets-smoothing",
-                'smooth(batch["targets"].float(), self.label_smoothing)',
-                'batch["targets"].float()',
-            ),
-        ),
-    ),
     "lightning_modules/judge_validation.py": (
-        (*REPORT_TESTS, *_tests("u.pair_weights u.accumulation u.judge_levers")),
+        (*REPORT_TESTS, *_tests("u.pair_weights u.accumulation u.judge_levers u.reward_objectives")),
         (
             (
                 "pair-weights-forgotten",
@@ -387,6 +361,12 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
                 "rows = self._encoded_rows(numbers)",
             ),
             ("margin-of-rejected", "((2 * targets - 1) * win_logit).mean()", "win_logit.mean()"),
+            ("a-mean-passes-for-losses-of-a-judge", "if tuple(losses.shape) != (len(pairs),):", "if False:"),
+            (
+                "state-of-a-judges-objective-forgotten",
+                "        self.run_state.register_methods(objective=objective)\n",
+                "",
+            ),
         ),
     ),
     "lightning_modules/base.py": (
@@ -574,7 +554,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
     ),
 }
 
-_OTHER_FILES = (faults_of_data.BY_FILE, faults_of_methods.BY_FILE, faults_of_preference.BY_FILE, faults_of_runs.BY_FILE)
+_OTHER_MODULES = (faults_of_data, faults_of_methods, faults_of_preference, faults_of_reward, faults_of_runs)
+_OTHER_FILES = tuple(module.BY_FILE for module in _OTHER_MODULES)
 _ELSEWHERE = [(file, _tests(names), faults) for by_file in _OTHER_FILES for file, (names, faults) in by_file.items()]
 FAULTS = [
     Fault(name, file, old, new, tests)
