@@ -18,7 +18,7 @@ from prl.models.limits import check_fits
 from prl.models.loading import load_scalar_classifier, load_tokenizer
 from prl.objectives.reward import BradleyTerry, PairBatch, RewardObjective
 from prl.rewards.scalar import head_rewards, weighted_reward
-from prl.types import Verdict
+from prl.verdict import Verdict
 
 
 class BradleyTerryRewardModule(JudgeValidation):

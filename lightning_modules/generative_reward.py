@@ -23,7 +23,7 @@ from prl.models.limits import check_fits
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import model_inputs, token_logprobs, verdict_logits, verdict_margins
 from prl.objectives.reward import PairBatch, Pairwise, RewardObjective
-from prl.types import Verdict
+from prl.verdict import Verdict
 
 
 class GenerativeRewardModule(JudgeValidation):

@@ -21,7 +21,7 @@ from prl.judge.template import render_conversation
 from prl.masking import weighted_mean
 from prl.models.policy import in_own_type
 from prl.objectives.reward import PairBatch, RewardObjective
-from prl.types import Verdict
+from prl.verdict import Verdict, agreement, has_winner
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +83,8 @@ class JudgeValidation(TrainingModule):
             win_logit: [N] log-odds that chosen is better, without gradient.
             targets: [N] probability of the label that it is.
         """
-        right = (win_logit > 0) == (targets > 0.5)
-        decided = targets != 0.5
-        self.log("train/accuracy", right[decided].float().mean() if decided.any() else 0.5, prog_bar=True)
+        right, decided = agreement(win_logit, targets), has_winner(targets)
+        self.log("train/accuracy", right[decided].mean() if decided.any() else 0.5, prog_bar=True)
         self.log("train/margin", ((2 * targets - 1) * win_logit).mean())
 
     def on_validation_epoch_start(self) -> None:

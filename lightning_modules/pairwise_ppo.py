@@ -46,8 +46,8 @@ from prl.models.offload import Offload
 from prl.objectives.policy.base import PolicyObjective
 from prl.objectives.policy.ppo import PPO
 from prl.rewards.base import RewardSource, load_frozen
+from prl.rewards.shapers.base import RewardShaper, shape
 from prl.rewards.shapers.missing_eos import MissingEOS
-from prl.rewards.shaping import RewardShaper, shape
 from prl.rl.actors import Actors, check_sampler
 from prl.rl.critic_warmup import CriticWarmup
 from prl.rl.experience import build_experience, filter_weights
@@ -56,7 +56,9 @@ from prl.rl.judging import Judging, shard_judge
 from prl.rl.kl_controller import kl_controller
 from prl.rl.metrics import iteration_metrics, sequence_kl
 from prl.rl.minibatch import split_microbatches
-from prl.rollouts.base import LocalSampler, RolloutFilter, Sampler
+from prl.rollouts.base import Sampler
+from prl.rollouts.filters.base import RolloutFilter
+from prl.rollouts.local import LocalSampler
 from prl.types import Experience, PromptBatch, Rollout, Scores
 
 

@@ -13,8 +13,8 @@ from prl.rl.critic_warmup import CriticWarmup
 from prl.rl.health_monitor import HealthMonitor
 from prl.rl.kl_controller import KLController
 from prl.rl.minibatch import count_global, schedule_minibatches
+from prl.rl.minibatch_loss import minibatch_loss, token_weights
 from prl.rl.step_statistics import accumulate, mean_over_steps, reduce_over_ranks
-from prl.rl.update import minibatch_loss, token_weights
 from prl.types import Experience, Rollout
 
 

@@ -11,7 +11,7 @@ from prl.judge.base import PairwiseJudge
 from prl.models.limits import check_fits
 from prl.rewards.base import RewardSource
 from prl.rl.minibatch import check_minibatches
-from prl.rollouts.base import RolloutFilter
+from prl.rollouts.filters.base import RolloutFilter
 
 
 def check_roles(

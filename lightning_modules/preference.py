@@ -28,6 +28,7 @@ from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_mode
 from prl.models.logprobs import completion_logprobs, completion_mask
 from prl.objectives.preference import DPO, PreferenceBatch, PreferenceObjective, ScoredResponses
 from prl.rollouts.generate import keep_end_tokens
+from prl.verdict import agreement, has_winner
 
 log = logging.getLogger(__name__)
 
@@ -278,6 +279,5 @@ _TAGS = {f"moved/{side}": f"drift/{side}" for side in ("chosen", "rejected")}
 
 def _accuracy(margin: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Score margins with the sign of their label 1, zero margins 1/2, and mask pairs that are no tie."""
-    counted = target != 0.5
-    right = torch.where(margin == 0, 0.5, ((margin > 0) == (target > 0.5)).to(margin.dtype))
-    return right * counted, counted
+    counted = has_winner(target)
+    return agreement(margin, target) * counted, counted

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prl.shapes import check_shape
+from prl.verdict import Verdict
+
 ROLES = ("system", "user", "assistant", "tool")
 
 Message = dict[str, str]
@@ -19,13 +22,8 @@ Conversation = Sequence[Message]
 """Turns of a dialogue, oldest first."""
 
 
-def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-
-
 def _check_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
-    _check_shape(name, mask, shape)
+    check_shape(name, mask, shape)
     if mask.dtype != torch.bool:
         raise ValueError(f"{name} has dtype {mask.dtype}, expected torch.bool (True = counts)")
 
@@ -56,7 +54,7 @@ class PromptBatch:
         _check_mask("prompt_mask", self.prompt_mask, (rows, width))
         if self.group is None:
             self.group = torch.arange(rows, device=self.prompt_ids.device)
-        _check_shape("group", self.group, (rows,))
+        check_shape("group", self.group, (rows,))
         if len(self.prompts) != rows or len(self.anchors) != rows:
             raise ValueError(f"{rows} prompt rows but {len(self.prompts)} prompts and {len(self.anchors)} anchor lists")
         if self.extras and len(self.extras) != rows:
@@ -178,67 +176,6 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Margins of N pairs (a, b) in both orders. A margin is the log-odds that the response shown first is better.
-
-    Debiasing averages the log-odds of both orders, where an additive position bias cancels exactly (docs/judge.md).
-    """
-
-    margin_ab: Tensor
-    """[N] z(a, b): log-odds that a is better, with a shown first."""
-    margin_ba: Tensor
-    """[N] z(b, a): log-odds that b is better, with b shown first."""
-
-    def __post_init__(self) -> None:
-        _check_shape("margin_ba", self.margin_ba, tuple(self.margin_ab.shape))
-
-    def __len__(self) -> int:
-        return self.margin_ab.shape[0]
-
-    def select(self, rows: Tensor) -> "Verdict":
-        """Take some of the pairs, by number or by a [N] mask."""
-        return Verdict(self.margin_ab[rows], self.margin_ba[rows])
-
-    @property
-    def judged(self) -> Tensor:
-        """[N] False where a judgement failed; the other properties are NaN there."""
-        return ~(self.margin_ab.isnan() | self.margin_ba.isnan())
-
-    @property
-    def win_logit(self) -> Tensor:
-        """[N] debiased log-odds that a beats b: half the difference of the two margins."""
-        return (self.margin_ab - self.margin_ba) / 2
-
-    @property
-    def win_prob(self) -> Tensor:
-        """[N] debiased probability that a beats b; p(a, b) + p(b, a) is exactly one."""
-        # This form makes p(u > v) + p(v > u) 1 to the last bit: sigmoid itself is symmetric up to rounding only.
-        logit = self.win_logit
-        tail = torch.sigmoid(-logit.abs())
-        return torch.where(logit > 0, 1 - tail, tail)
-
-    @property
-    def mean_prob(self) -> Tensor:
-        """[N] mean of the probabilities of both orders: (p(a, b) + 1 - p(b, a)) / 2."""
-        return (torch.sigmoid(self.margin_ab) + 1 - torch.sigmoid(self.margin_ba)) / 2
-
-    @property
-    def position_bias(self) -> Tensor:
-        """[N] log-odds that the first position gets for any response; they cancel in `win_logit`."""
-        return (self.margin_ab + self.margin_ba) / 2
-
-    @property
-    def order_gap(self) -> Tensor:
-        """[N] |p(a, b) + p(b, a) - 1|: zero for a judge without position bias."""
-        return (torch.sigmoid(self.margin_ab) + torch.sigmoid(self.margin_ba) - 1).abs()
-
-    @property
-    def flipped(self) -> Tensor:
-        """[N] True where swapping the order changes the winner."""
-        return self.margin_ab.sign() * self.margin_ba.sign() > 0
-
-
-@dataclass(frozen=True)
 class Scores:
     """Rewards of B responses, and the comparisons behind them. Raises ValueError when shapes disagree."""
 
@@ -257,7 +194,7 @@ class Scores:
         if (self.verdict is None) != (self.response_index is None):
             raise ValueError("a verdict and the rows it is about come together")
         for name, each in self.components.items():
-            _check_shape(name, each, tuple(self.rewards.shape))
+            check_shape(name, each, tuple(self.rewards.shape))
 
     def to(self, device: torch.device) -> "Scores":
         """Copy the scores to a device."""
@@ -305,9 +242,9 @@ class Experience:
         shape = tuple(self.rollout.response_ids.shape)
         for name in ("old_logprobs", "ref_logprobs", "values", "advantages", "returns"):
             if (value := getattr(self, name)) is not None:
-                _check_shape(name, value, shape)
+                check_shape(name, value, shape)
         for name in ("rewards", "weights"):
-            _check_shape(name, getattr(self, name), shape[:1])
+            check_shape(name, getattr(self, name), shape[:1])
 
     @property
     def counted(self) -> Tensor:

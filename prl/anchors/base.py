@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from prl.config import Sampling
-from prl.types import Conversation, PromptBatch, Rollout, Scores, Verdict
+from prl.types import Conversation, PromptBatch, Rollout, Scores
+from prl.verdict import Verdict
 
 Weights = dict[str, Tensor]
 """Trained weights of a policy by parameter names."""

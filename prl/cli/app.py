@@ -38,11 +38,11 @@ from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.resolve import RunError, resolve_checkpoint
 from prl.cli.errors import is_utf8
 from prl.models.model_card import write_card
+from prl.renamed.check import check_names
 from prl.rewards.folder import judge_kind
 from prl.run_folder import trust
 from prl.run_folder.contents import BEGUN_FILES, DATA_REPORT, MODEL, check_run_folder, foreign_files, is_kept
 from prl.run_folder.lock import is_first_process, run_lock
-from prl.run_folder.renamed import check_names
 from prl.run_folder.sealed_config import CONFIG
 from prl.system.full_disk import is_disk_full, path_behind
 from prl.system.outputs import writing_folder
@@ -228,7 +228,7 @@ def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlC
     """Run LightningCLI with these arguments. The rights of a run folder are in prl/run_folder/trust.py.
 
     Raises:
-        RenamedError: for class paths of earlier versions.
+        RenamedError: for class paths and settings of earlier versions.
         UntrustedRunError: when a run folder asks for more, and the arguments do not trust it.
     """
     _quiet_lightning()

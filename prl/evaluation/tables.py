@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prl.types import Verdict
+from prl.verdict import Verdict
 
 SHOWN_CHARACTERS = 300
 """Characters of a text that a cell shows."""

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from prl.data.rows.records import PreferencePair, prompt_key
-from prl.evaluation.judge.report import estimate, won
+from prl.evaluation.judge.report import estimate
 from prl.judge.base import PairwiseJudge
 from prl.types import Conversation
+from prl.verdict import wins
 
 MAX_PROMPTS = 24
 """Prompts on which every attack is tried."""
@@ -56,6 +57,6 @@ def attack_report(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> dict
         for name, text in t.items()
     ]
     verdict = judge.compare([row[1] for row in rows], [row[2] for row in rows], [row[3] for row in rows])
-    wins = won(verdict.win_logit.double().cpu())
+    won = wins(verdict.win_logit.double().cpu())
     keys = [key for key in normal for _ in tried[0]]
-    return {name: estimate(wins, torch.tensor([row[0] == name for row in rows]), keys) for name in tried[0]}
+    return {name: estimate(won, torch.tensor([row[0] == name for row in rows]), keys) for name in tried[0]}

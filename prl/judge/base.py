@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from prl.rewards.base import RewardSource, against_anchors
-from prl.rewards.shaping import mean_per_row
-from prl.types import Conversation, Rollout, Scores, Verdict
+from prl.types import Conversation, Rollout, Scores
+from prl.verdict import Verdict, mean_per_row
 
 Comparison = tuple[Conversation, str, str]
 """A prompt, the response shown first, the response shown second."""

@@ -29,7 +29,8 @@ from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import float32_outputs, in_own_type, verdict_logits, verdict_margins
 from prl.rewards.folder import JUDGE_FILE, TEMPLATE_FILE, discard_passport, judge_folder, read_judge_file
-from prl.types import Conversation, Verdict
+from prl.types import Conversation
+from prl.verdict import Verdict
 
 
 class GenerativeJudge(PairwiseJudge):

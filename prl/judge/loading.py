@@ -15,7 +15,8 @@ from prl.judge.generative import GenerativeJudge
 from prl.judge.passport import adopt_passport, read_passport
 from prl.models.model_card import copy_card
 from prl.rewards.folder import JUDGE_FILE, judge_folder, judge_kind, read_judge_file
-from prl.types import Conversation, Verdict
+from prl.types import Conversation
+from prl.verdict import Verdict
 
 log = logging.getLogger(__name__)
 

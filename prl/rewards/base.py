@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from prl.config import ModelSource
 from prl.models.loading import freeze
-from prl.types import Conversation, Rollout, Scores, Verdict
+from prl.types import Conversation, Rollout, Scores
+from prl.verdict import Verdict
 
 Compare = Callable[[list[Conversation], list[str], list[str]], Verdict]
 """(prompts, responses a, responses b), N of each -> N verdicts."""

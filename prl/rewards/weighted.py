@@ -6,7 +6,7 @@ from typing import Any, cast
 from torch import nn
 
 from prl.rewards.base import RewardSource
-from prl.rewards.shaping import RewardShaper, shape
+from prl.rewards.shapers.base import RewardShaper, shape
 from prl.types import Rollout, Scores
 
 

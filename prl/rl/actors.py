@@ -19,7 +19,8 @@ from prl.rl.judging import Judging
 from prl.rl.sharding import Gather, Sharding
 from prl.rollouts.base import Sampler
 from prl.rollouts.generate import end_token_ids, generate
-from prl.types import Conversation, PromptBatch, Rollout, Verdict
+from prl.types import Conversation, PromptBatch, Rollout
+from prl.verdict import Verdict
 
 
 class Actors:

@@ -1,4 +1,7 @@
-"""Length of the critic's warm-up before the policy learns (value pre-training, VC-PPO 2503.01491)."""
+"""Length of the critic's warm-up before the policy learns (value pre-training, VC-PPO 2503.01491).
+
+Iterations of the warm-up leave the policy as it is: `lightning_modules/policy_update.py`.
+"""
 
 from typing import Any
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from prl.advantages.base import AdvantageEstimator, TokenRewards
 from prl.config import KLPenalty
-from prl.rollouts.base import RolloutFilter
+from prl.rollouts.filters.base import RolloutFilter
 from prl.types import Experience, Rollout, Scores
 
 

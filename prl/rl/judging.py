@@ -15,7 +15,8 @@ from prl.models.offload import Offload
 from prl.models.policy import in_own_type
 from prl.rewards.base import RewardSource, against_anchors
 from prl.rl.sharding import Sharding
-from prl.types import Conversation, Rollout, Scores, Verdict
+from prl.types import Conversation, Rollout, Scores
+from prl.verdict import Verdict
 
 
 class Judging:

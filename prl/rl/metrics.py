@@ -10,7 +10,8 @@ from prl.masking import masked_mean
 from prl.rewards.base import RewardSource
 from prl.rl.health import SATURATED
 from prl.rl.phase_timer import PhaseTimer
-from prl.types import Experience, Rollout, Scores, Verdict
+from prl.types import Experience, Rollout, Scores
+from prl.verdict import wins
 
 _NAMES = {"value_loss": "value/loss", "value_clip_frac": "value/clip_frac", "policy_loss": "policy/loss"}
 
@@ -26,12 +27,6 @@ def std_over_ranks(values: Tensor) -> float:
     """Compute the standard deviation (population) of one number per row over the rows of all ranks."""
     mean = mean_over_ranks(values)
     return mean_over_ranks((values.float() - mean).square()) ** 0.5
-
-
-def win_score(verdict: Verdict) -> Tensor:
-    """Return 1 where the response wins, 0 where the anchor does, 1/2 for a tie, NaN where judging failed: [N]."""
-    won = (verdict.win_logit.sign() + 1) / 2
-    return won.masked_fill(~verdict.judged, torch.nan)  # the sign of NaN is 0, which would be a tie
 
 
 def sequence_kl(experience: Experience) -> float:
@@ -104,7 +99,7 @@ def _of_sources(scores: Scores) -> dict[str, float]:
         verdict = scores.verdict.select(scores.verdict.judged)
         numbers = {
             "reward/win_prob": mean_over_ranks(verdict.win_prob),
-            "reward/win_rate": mean_over_ranks(win_score(verdict)),
+            "reward/win_rate": mean_over_ranks(wins(verdict.win_logit)),
             "reward/tie_rate": mean_over_ranks(verdict.win_logit == 0),
             "reward/saturated_frac": mean_over_ranks((verdict.win_prob - 0.5).abs() > SATURATED[1] - 0.5),
             "reward/logodds_mean": mean_over_ranks(verdict.win_logit),

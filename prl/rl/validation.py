@@ -13,7 +13,8 @@ from prl.evaluation.bootstrap import Interval
 from prl.evaluation.policy.patience import Patience
 from prl.evaluation.policy.report import goodhart_gap, judge_difference, policy_report, with_interval
 from prl.evaluation.policy.validation_log import ComparisonRow
-from prl.types import Rollout, Verdict
+from prl.types import Rollout
+from prl.verdict import Verdict
 
 log = logging.getLogger(__name__)
 

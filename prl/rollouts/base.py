@@ -1,14 +1,12 @@
-"""Sockets of samplers and of rollout filters."""
+"""Socket of samplers: who samples the policy's responses. `generate.py` has how."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from torch import Tensor
-
 from prl.config import Sampling
-from prl.types import PromptBatch, Rollout, Scores
+from prl.types import PromptBatch, Rollout
 
 
 class PolicyHandle(Protocol):
@@ -60,31 +58,4 @@ class Sampler(ABC):
         Args:
             batch: B prompts; a prompt with several responses is repeated.
             policy: the policy in training.
-        """
-
-
-class LocalSampler(Sampler):
-    """Sample from the policy in the process that trains it."""
-
-    def sample(self, batch: PromptBatch, policy: PolicyHandle) -> Rollout:
-        """Sample one response to each prompt."""
-        return policy.generate(batch)
-
-
-class RolloutFilter(ABC):
-    """Weighs each response in the update. The arguments of the constructor are the settings.
-
-    A filter with a state has `state_dict` and `load_state_dict`; the run finds and saves the state.
-    """
-
-    min_per_prompt: ClassVar[int] = 1
-    """Fewest responses per prompt that the filter needs."""
-
-    @abstractmethod
-    def weights(self, rollout: Rollout, scores: Scores) -> Tensor:
-        """Compute the weights of responses: [B], not negative. 0 leaves a response out of losses, whitening and KL.
-
-        Args:
-            rollout: B responses.
-            scores: rewards after shaping; a response with NaN is left out anyway.
         """

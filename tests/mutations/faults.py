@@ -33,7 +33,7 @@ UNIT = {path.stem: path.as_posix() for path in Path("tests/unit").rglob("test_*.
 
 
 def _tests(names: str) -> tuple[str, ...]:
-    """Test files by name, `u.losses` for the unit test test_losses.py, `i.` integration, `p.` parity; or `::` one test."""
+    """Test files by name, `u.policy_losses` for the unit test test_losses.py, `i.` integration, `p.` parity; or `::` one test."""
     folders = {"i": "integration", "p": "parity", "n": "native"}
     found = []
     for name in names.split():
@@ -206,7 +206,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
             (
                 "win-rate-is-the-probability",
-                '"reward/win_rate": mean_over_ranks(win_score(verdict))',
+                '"reward/win_rate": mean_over_ranks(wins(verdict.win_logit))',
                 '"reward/win_rate": mean_over_ranks(verdict.win_prob)',
             ),
             (
@@ -266,10 +266,10 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         (),
     ),
     "prl/objectives/policy/ppo.py": (
-        (*PPO_TESTS, *_tests("u.losses p.trl_losses p.design_numbers")),
+        (*PPO_TESTS, *_tests("u.policy_losses p.trl_losses p.design_numbers")),
         (),
     ),
-    "prl/rewards/shaping.py": (
+    "prl/rewards/shapers/base.py": (
         (*PPO_TESTS, *_tests("u.shaping u.overlong u.reward_sources")),
         (),
     ),
@@ -354,7 +354,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
                 'weighted_mean(losses, weights, totals["weights"], batches)',
                 "losses.mean()",
             ),
-            ("ties-count-in-accuracy", "decided = targets != 0.5", "decided = targets >= 0"),
+            ("ties-count-in-accuracy", "has_winner(targets)", "targets >= 0"),
             (
                 "rows-in-the-order-of-ranks",
                 "readings, rows = readings[order], self._encoded_rows(numbers)",
@@ -497,8 +497,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("sampling-in-training-mode", "    model.eval()\n    try:", "    try:"),
         ),
     ),
-    "prl/types.py": (
-        (*_tests("u.types u.judges"), *PPO_TESTS),
+    "prl/verdict.py": (
+        (*_tests("u.verdict u.judges"), *PPO_TESTS),
         (
             (
                 "ties-flip",
@@ -510,6 +510,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
                 "~(self.margin_ab.isnan() | self.margin_ba.isnan())",
                 "~(self.margin_ab.isnan() & self.margin_ba.isnan())",
             ),
+            ("no-opinion-is-a-loss", "(logit.sign() + 1) / 2", "(logit > 0).float()"),
+            ("labels-of-ties-name-a-winner", "return target != 0.5", "return target >= 0"),
         ),
     ),
     "prl/rl/kl_controller.py": (
@@ -528,7 +530,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "prl/rl/step_statistics.py": (
-        (*_tests("u.losses u.distributed"), *PPO_TESTS),
+        (*_tests("u.policy_losses u.distributed"), *PPO_TESTS),
         (("largest-ratio-is-a-mean", 'max(values) if name.endswith("_max") else', ""),),
     ),
     "prl/masking.py": (

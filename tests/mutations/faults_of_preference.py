@@ -19,7 +19,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("drift-forgotten-on-resume", '        self.run_state.register("drift", self.drift)\n', ""),
             ("state-of-the-objective-forgotten", "        self.run_state.register_methods(objective=objective)\n", ""),
             ("preference-validation-without-weights", "(columns[0] * weights).sum() / weights.sum()", "columns[0].mean()"),
-            ("ties-count-as-right-or-wrong", "counted = target != 0.5", "counted = target >= 0"),
+            ("ties-count-as-right-or-wrong", "agreement(margin, target) * counted, counted", "agreement(margin, target), counted >= 0"),
             ("validation-margin-away-from-the-label", "((2 * target - 1) * margin).mean()", "margin.mean()"),
             ("training-margin-away-from-the-label", '((2 * pairs.target - 1) * found["margin"]).mean()', 'found["margin"].mean()'),
             ("a-mean-passes-for-losses", "if tuple(losses.shape) != (len(pairs),):", "if False:"),

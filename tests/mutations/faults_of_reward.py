@@ -69,7 +69,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.reward_objectives u.judge_levers",
         (("rows-of-a-judge-for-any-columns", "self.on_too_long, *self.columns)", "self.on_too_long)"),),
     ),
-    "prl/run_folder/renamed_settings.py": (
+    "prl/renamed/settings.py": (
         "u.renamed",
         (
             ("old-smoothing-keeps-its-number", 'old.get("label_smoothing", 0.0) / 2', 'old.get("label_smoothing", 0.0)'),

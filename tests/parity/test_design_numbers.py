@@ -8,14 +8,15 @@ from prl.advantages.gae import GAE, ShapedAdvantages, shaped_gae
 from prl.config import CriticSettings, KLPenalty
 from prl.models.policy import verdict_margins
 from prl.objectives.policy.base import PolicyOutputs
-from prl.objectives.policy.losses import clipped_policy_loss, clipped_value_loss
+from prl.objectives.policy.clipped import clipped_policy_loss, clipped_value_loss
 from prl.objectives.policy.ppo import PPO
 from prl.objectives.reward import BradleyTerry, Pairwise
+from prl.rewards.shapers.base import RewardShaper
 from prl.rewards.shapers.verdicts import CenteredProbability, LogOdds, MeanProbability
-from prl.rewards.shaping import RewardShaper
 from prl.rl.experience import build_experience
-from prl.rl.update import minibatch_loss, token_weights
-from prl.types import Scores, Verdict
+from prl.rl.minibatch_loss import minibatch_loss, token_weights
+from prl.types import Scores
+from prl.verdict import Verdict
 from tests.helpers.records import make_experience, make_rollout, ragged_mask, read_pairs
 from tests.helpers.tiny import ConstantJudge, PositionJudge
 

@@ -7,7 +7,7 @@ from prl.config import CriticSettings, KLPenalty
 from prl.masking import masked_mean, masked_var, whiten
 from prl.objectives.policy.base import PolicyOutputs
 from prl.objectives.policy.ppo import PPO
-from prl.rl.update import minibatch_loss, token_weights
+from prl.rl.minibatch_loss import minibatch_loss, token_weights
 from tests.helpers.records import make_experience, ragged_mask
 
 MASK = ragged_mask([9, 1, 4, 6, 9])

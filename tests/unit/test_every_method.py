@@ -25,9 +25,10 @@ from prl.objectives.policy.base import PolicyObjective, PolicyOutputs
 from prl.objectives.preference import PreferenceObjective
 from prl.objectives.reward import RewardObjective
 from prl.plugins import methods_in
-from prl.rewards.shaping import RewardShaper
-from prl.rollouts.base import RolloutFilter
-from prl.types import PromptBatch, Rollout, Scores, Verdict
+from prl.rewards.shapers.base import RewardShaper
+from prl.rollouts.filters.base import RolloutFilter
+from prl.types import PromptBatch, Rollout, Scores
+from prl.verdict import Verdict
 from tests.helpers.records import make_experience, pair_batch, preference_batch, ragged_mask
 
 PROMPTS, PER_PROMPT, WIDTH = 6, 4, 12

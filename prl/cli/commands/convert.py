@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from prl.config import DTYPES, ModelSource
-from prl.run_folder.renamed import rename_in_run
+from prl.renamed.check import rename_in_run
 from prl.run_folder.sealed_config import CONFIG
 from prl.system.outputs import check_folder, writing_folder
 

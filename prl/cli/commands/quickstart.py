@@ -163,13 +163,14 @@ def measure_judge(out: Path) -> dict[str, float]:
     from prl.evaluation.bootstrap import bootstrap_mean
     from prl.evaluation.judge.report import judge_metrics
     from prl.judge import GenerativeJudge
+    from prl.verdict import wins
 
     judge = GenerativeJudge.from_pretrained(str(out / "judge" / "model"))
     source = DataSource(str(out / "world" / "pairs.validation.jsonl"))
     pairs: list[Any] = load_records(source, PreferencePair).records
     verdict = judge.compare([p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs])
     metrics = judge_metrics(verdict, torch.tensor([p.preference for p in pairs]))
-    right = ((verdict.win_logit.sign() + 1) / 2).tolist()
+    right = wins(verdict.win_logit).tolist()
     interval = bootstrap_mean(right, [p.prompt[-1]["content"] for p in pairs])
     return {**metrics, "accuracy_lo": interval.low, "accuracy_hi": interval.high}
 

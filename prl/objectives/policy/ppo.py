@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from prl.objectives.policy.base import LossOutput, PolicyObjective, PolicyOutputs
-from prl.objectives.policy.losses import clipped_policy_loss
+from prl.objectives.policy.clipped import clipped_policy_loss
 from prl.types import Experience
 
 

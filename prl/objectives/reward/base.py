@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prl.objectives.shapes import check_shape
+from prl.shapes import check_shape
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import math
 
-from prl.rewards.shaping import RewardShaper
+from prl.rewards.shapers.base import RewardShaper
 from prl.types import Rollout, Scores
 
 

@@ -4,8 +4,8 @@ import math
 
 from torch import Tensor
 
-from prl.rewards.shaping import VerdictReading
-from prl.types import Verdict
+from prl.rewards.shapers.base import VerdictReading
+from prl.verdict import Verdict
 
 
 class MeanProbability(VerdictReading):

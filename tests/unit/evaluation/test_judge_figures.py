@@ -12,7 +12,7 @@ from prl.evaluation.figures import accuracy_by_length, judge_figures, margin_his
 from prl.evaluation.judge.calibration import calibration_error, reliability_bins
 from prl.evaluation.judge.report import JudgedPairs, slice_metrics
 from prl.evaluation.tables import PairText, most_order_dependent, most_wrong, pair_table, shortened
-from prl.types import Verdict
+from prl.verdict import Verdict
 
 
 def judged(rows: list[tuple], sources: tuple = ()) -> JudgedPairs:

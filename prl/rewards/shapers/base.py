@@ -4,10 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from prl.types import Rollout, Scores, Verdict
+from prl.types import Rollout, Scores
+from prl.verdict import Verdict, mean_per_row
 
 
 class RewardShaper(ABC):
@@ -73,17 +73,3 @@ class VerdictReading(RewardShaper):
         """Replace each reward by the mean over anchors."""
         verdict, rows = comparisons(scores, self)
         return scores.with_rewards(mean_per_row(self.read(verdict), rows, len(rollout)))
-
-
-def mean_per_row(values: Tensor, row_of: Tensor, num_rows: int) -> Tensor:
-    """Average the values of each row without its NaN: [N] -> [B]; NaN where a row has no other values.
-
-    Args:
-        values: [N].
-        row_of: [N] row of each value.
-        num_rows: B.
-    """
-    known = ~values.isnan()
-    totals = values.new_zeros(num_rows).index_add(0, row_of[known], values[known])
-    counts = row_of[known].bincount(minlength=num_rows)
-    return torch.where(counts > 0, totals / counts.clamp(min=1), torch.nan)

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from prl.cli.commands import convert
-from prl.run_folder.renamed import RENAMED, RENAMED_KEYS, RenamedError, check_names
-from prl.run_folder.renamed_settings import RENAMED_SETTINGS, STAGES, convert_settings, old_settings
+from prl.renamed.check import RENAMED, RENAMED_KEYS, RenamedError, check_names
+from prl.renamed.settings import RENAMED_SETTINGS, STAGES, convert_settings, old_settings
 from prl.run_folder.sealed_config import CONFIG, config_fault, write_config
 
 CHANGELOG = Path(__file__).parents[3] / "CHANGELOG.md"

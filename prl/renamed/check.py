@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from prl.run_folder.renamed_settings import RENAMED_SETTINGS, STAGES, convert_settings, old_settings
+from prl.renamed.settings import RENAMED_SETTINGS, STAGES, convert_settings, old_settings
 from prl.run_folder.sealed_config import CONFIG, HEAD, SEAL, config_fault, write_config
 from prl.run_folder.trust import configs_on
 

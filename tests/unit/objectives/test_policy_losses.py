@@ -7,9 +7,9 @@ from prl.config import CriticSettings, KLPenalty
 from prl.kl import token_kl
 from prl.models.logprobs import entropy
 from prl.objectives.policy.base import PolicyOutputs
-from prl.objectives.policy.losses import clipped_policy_loss, clipped_value_loss
+from prl.objectives.policy.clipped import clipped_policy_loss, clipped_value_loss
 from prl.objectives.policy.ppo import PPO
-from prl.rl.update import minibatch_loss, token_weights
+from prl.rl.minibatch_loss import minibatch_loss, token_weights
 from tests.helpers.records import make_experience, ragged_mask
 
 AS_LOSS = KLPenalty(placement="loss", estimator="k2")

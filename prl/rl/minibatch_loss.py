@@ -5,7 +5,7 @@ from torch import Tensor
 from prl.config import CriticSettings, KLPenalty
 from prl.kl import token_kl
 from prl.objectives.policy.base import PolicyObjective, PolicyOutputs
-from prl.objectives.policy.losses import clipped_value_loss
+from prl.objectives.policy.clipped import clipped_value_loss
 from prl.types import Experience
 
 
