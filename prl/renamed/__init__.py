@@ -1,1 +1,1 @@
-"""Names of earlier versions. `settings.py` has the settings that moved, `check.py` the classes, the error, the rewriting."""
+"""Names of earlier versions: `settings.py` has settings that moved, `check.py` classes, the error and the rewriting."""
