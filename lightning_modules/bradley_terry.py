@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.judge_validation import JudgeValidation
-from prl.config import ModelSource, Optimization
+from prl.config import ModelSource, Optimization, check_length
 from prl.data.encoding import ScalarPairEncoder
 from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong, tokenizer_hash
@@ -49,6 +49,7 @@ class BradleyTerryRewardModule(JudgeValidation):
         super().__init__(passport_pairs)
         check_smoothing(label_smoothing)
         self.source, self.optimization, self.label_smoothing = model, optimization, label_smoothing
+        check_length("max_length", max_length)
         self.max_length, self.on_too_long = max_length, on_too_long
         self.model: Any = None
 

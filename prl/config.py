@@ -14,6 +14,11 @@ def _require(ok: bool, name: str, found: object, expected: str) -> None:
         raise ValueError(f"{name} is {found!r}; expected {expected}")
 
 
+def check_length(name: str, length: int) -> None:
+    """Refuse a limit of tokens that leaves none, before a row of the data is blamed for it. Raises ValueError."""
+    _require(length >= 1, f"model.init_args.{name}", length, "at least 1 token")
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How responses are sampled: from softmax(logits / temperature), nothing cut off.

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
+from jsonargparse import SUPPRESS
 from lightning import LightningDataModule
 from lightning.fabric.utilities import seed
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
@@ -30,6 +31,7 @@ from lightning_modules.callbacks import (
     RunConfig,
     RunInputs,
     RunLedger,
+    ending,
 )
 from lightning_modules.export import load_training_module
 from lightning_modules.strategies import check_setting
@@ -37,6 +39,7 @@ from prl.checkpoints.files import CheckpointError, finish_move, holds_checkpoint
 from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.resolve import RunError, resolve_checkpoint
 from prl.cli.errors import is_utf8
+from prl.cli.usage import Parser
 from prl.models.model_card import write_card
 from prl.rewards.folder import judge_kind
 from prl.run_folder import trust
@@ -73,6 +76,8 @@ class PrlCLI(LightningCLI):
             default=False,
             help="Resume although inputs have changed since the checkpoint: those of these names, or true for all.",
         )
+        for name in ("optimizer", "lr_scheduler"):  # null in the configs of runs that prl 0.1 wrote
+            parser.add_argument(f"--{name}", type=type(None), default=None, help=SUPPRESS)
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.link_arguments("run_dir", "trainer.default_root_dir")
         parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=lambda folder: f"{folder}/checkpoints")
@@ -180,6 +185,7 @@ class PrlCLI(LightningCLI):
             with writing_folder(folder, keep=is_kept) as partial:
                 self._whole_model().export(partial)
                 write_card(partial, judge_kind(partial), self.config[self.subcommand].as_dict())
+            sys.stderr.write(ending(trainer, getattr(self.model, "iterations", None), folder) + "\n")
             self.model.after_export(folder)
 
     def _whole_model(self) -> TrainingModule:
@@ -202,7 +208,7 @@ def _died_young(run: Path, is_resumed: bool) -> bool:
     return (run / CONFIG).is_file() or (run / DATA_REPORT).is_file() and not foreign_files(run, BEGUN_FILES)
 
 
-_NO_NEWS = ("Seed set to ", "GPU available: ", "TPU available: ", "💡 Tip: For seamless cloud logging")
+_NO_NEWS = ("Seed set to ", "GPU available: ", "TPU available: ", "💡 Tip: For seamless cloud logging", "Restored all states ")
 """Beginnings of Lightning's messages that repeat the config, or advertise; PhaseProgressBar names the device."""
 
 
@@ -243,7 +249,9 @@ def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlC
             seed_everything_default=0,
             save_config_callback=RunConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
+            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10, "enable_model_summary": False},
+            parser_class=Parser,
+            auto_configure_optimizers=False,  # a stage builds its own, over its parameter groups
             parser_kwargs={"prog": "prl", "description": "`prl --help` lists everything, with the small commands."},
             args=given,
         )

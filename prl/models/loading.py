@@ -29,6 +29,7 @@ from prl.models.adapters import is_adapted, merge_adapters, own_adapters
 from prl.models.damage import check_file, naming_damage
 from prl.models.dropout import disable_dropout, own_dropout
 from prl.models.location import ADAPTERS, ModelNotFoundError, adapter_chain, is_hub_id, location, pin_base
+from prl.models.fresh import check_config_names, sizes_named
 from prl.models.quiet import quiet, without_bars
 from prl.models.unused import deepspeed_left_alone
 from prl.models.weights_check import (
@@ -60,10 +61,12 @@ def _reading(path: str, adapters: Sequence[str] = ()) -> Iterator[dict[str, Any]
         yield where
     except OSError as error:
         reason = str(error).partition("\n")[0]
-        whose = f", the base model of the adapters in {adapters[-1]}" if adapters else ""
-        raise ModelNotFoundError(
-            f"model {path}{whose}: {reason} Give a folder, or an id that the hub or its cache has"
-        ) from error
+        if adapters:
+            raise ModelNotFoundError(
+                f"the base model {path} of the adapters in {adapters[-1]}: {reason} If it was moved, correct "
+                f"base_model_name_or_path in {Path(adapters[-1]) / ADAPTERS}"
+            ) from error
+        raise ModelNotFoundError(f"model {path}: {reason} Give a folder, or an id that the hub or its cache has") from error
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -122,7 +125,9 @@ def read_config(source: ModelSource, **extra: Any) -> Any:
 
 
 def _random(auto_class: Any, source: ModelSource, extra: dict[str, Any]) -> PreTrainedModel:
-    return auto_class.from_config(_config_of_fields(source, extra), **_options(source))
+    config = _config_of_fields(source, extra)
+    with sizes_named(source):
+        return auto_class.from_config(config, **_options(source))
 
 
 def _config_of_fields(source: ModelSource, extra: dict[str, Any]) -> Any:
@@ -130,7 +135,10 @@ def _config_of_fields(source: ModelSource, extra: dict[str, Any]) -> Any:
     fields = {"vocab_size": len(tokenizer), **dict(source.config or {}), **extra}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         fields.setdefault(name, getattr(tokenizer, name))
-    return AutoConfig.for_model(**fields)
+    with sizes_named(source):
+        config = AutoConfig.for_model(**fields)
+        check_config_names(config, source)
+        return config
 
 
 def _prepared(model: Any, source: ModelSource, auto_class: Any) -> Any:
