@@ -224,7 +224,10 @@ class ModelSource:
                     f"chat_template_date is {self.chat_template_date!r}; expected a day as YYYY-MM-DD"
                 ) from None
         if (self.path is None) == (self.config is None):
-            raise ValueError(f"a model needs either path or config; found path={self.path!r}, config={self.config!r}")
+            fix = "; set one of them to null" if self.path is not None else ""
+            raise ValueError(
+                f"a model needs either path or config; found path={self.path!r}, config={self.config!r}{fix}"
+            )
         if self.config is not None and "model_type" not in self.config:
             raise ValueError(f"model config {self.config!r} has no model_type; expected for example model_type: llama")
         if self.config is not None and self.tokenizer is None:

@@ -23,7 +23,7 @@ def beginning(trainer: Any, title: str, total: int | None) -> str:
     if rows := getattr(trainer.datamodule, "rows", None):
         lines.append(f"data: {len(rows['train'])} rows for training, {len(rows['validation'])} for validation")
     if module := getattr(trainer, "lightning_module", None):
-        counts = {learns: 0 for learns in (True, False)}
+        counts = dict.fromkeys((True, False), 0)
         for parameter in module.parameters():
             counts[parameter.requires_grad] += shape_of(parameter).numel()
         lines.append(f"weights: {counts[True]:,} to train, {counts[False]:,} frozen")

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
-from jsonargparse import SUPPRESS
+from jsonargparse import SUPPRESS, set_parsing_settings
 from lightning import LightningDataModule
 from lightning.fabric.utilities import seed
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
@@ -59,6 +59,9 @@ class PrlCLI(LightningCLI):
     """LightningCLI with one run folder per run, exact resume, and the trained model written at the end."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        every, verb = LightningCLI.subcommands(), next(iter(kwargs["args"]), "")
+        # Making the parsers of the others takes a quarter of a second.
+        self.subcommands = lambda: {verb: every[verb]} if verb in every else every  # type: ignore[method-assign]
         with ExitStack() as self._until_end:
             super().__init__(*args, **kwargs)
 
@@ -208,7 +211,13 @@ def _died_young(run: Path, is_resumed: bool) -> bool:
     return (run / CONFIG).is_file() or (run / DATA_REPORT).is_file() and not foreign_files(run, BEGUN_FILES)
 
 
-_NO_NEWS = ("Seed set to ", "GPU available: ", "TPU available: ", "💡 Tip: For seamless cloud logging", "Restored all states ")
+_NO_NEWS = (
+    "Seed set to ",
+    "GPU available: ",
+    "TPU available: ",
+    "💡 Tip: For seamless cloud logging",
+    "Restored all states ",
+)
 """Beginnings of Lightning's messages that repeat the config, or advertise; PhaseProgressBar names the device."""
 
 
@@ -240,6 +249,9 @@ def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlC
     _quiet_lightning()
     given, trusted = trust.take_flag(sys.argv[1:] if args is None else [str(each) for each in cast(Any, args)])
     check_names(given)
+    if any(each == "-h" or each.partition("=")[0].endswith("help") for each in given):
+        # The words of settings stand below them; reading them takes a second.
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
     with contextlib.nullcontext() if trusted else trust.guarding(given):
         return cli(
             TrainingModule,

@@ -146,11 +146,21 @@ class _Place:
         near = get_close_matches(short, known, 1, 0.6)
         meant = f"; did you mean {package}{'.' if package else ''}{near[0]}?" if near else ""
         about = f" ({reason}; write its whole path, package.module.Class)" if reason and not near else ""
-        return f"{self.setting}: there is no class {name}{meant}{about}"
+        return f"{self.setting}{': ' if self.setting else ''}there is no class {name}{meant}{about}"
 
 
 _SHORT = ("lightning_modules", "datamodules", "lightning.pytorch.callbacks")
-_TOP = ("run_dir", "overwrite", "accept_changes", "config", "print_config", "ckpt_path", "seed_everything", "data", "model")
+_TOP = (
+    "run_dir",
+    "overwrite",
+    "accept_changes",
+    "config",
+    "print_config",
+    "ckpt_path",
+    "seed_everything",
+    "data",
+    "model",
+)
 _OWNERS = {
     "trainer": "lightning.pytorch.Trainer",
     "checkpoint": "lightning_modules.callbacks.RunCheckpoint",

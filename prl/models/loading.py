@@ -28,8 +28,17 @@ from prl.data.chat import set_chat_settings
 from prl.models.adapters import is_adapted, merge_adapters, own_adapters
 from prl.models.damage import check_file, naming_damage
 from prl.models.dropout import disable_dropout, own_dropout
-from prl.models.location import ADAPTERS, ModelNotFoundError, adapter_chain, is_hub_id, location, pin_base
 from prl.models.fresh import check_config_names, sizes_named
+from prl.models.location import (
+    ADAPTERS,
+    TOKENIZER_FILES,
+    ModelNotFoundError,
+    adapter_chain,
+    check_holds,
+    is_hub_id,
+    location,
+    pin_base,
+)
 from prl.models.quiet import quiet, without_bars
 from prl.models.unused import deepspeed_left_alone
 from prl.models.weights_check import (
@@ -66,7 +75,9 @@ def _reading(path: str, adapters: Sequence[str] = ()) -> Iterator[dict[str, Any]
                 f"the base model {path} of the adapters in {adapters[-1]}: {reason} If it was moved, correct "
                 f"base_model_name_or_path in {Path(adapters[-1]) / ADAPTERS}"
             ) from error
-        raise ModelNotFoundError(f"model {path}: {reason} Give a folder, or an id that the hub or its cache has") from error
+        raise ModelNotFoundError(
+            f"model {path}: {reason} Give a folder, or an id that the hub or its cache has"
+        ) from error
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -78,6 +89,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """
     path = source.tokenizer or source.path
     assert path is not None  # ModelSource checked it
+    check_holds(path, TOKENIZER_FILES, "copy it there from the base model, or set tokenizer to a folder that has one")
     with _reading(path) as where:
         tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=source.trust_remote_code)
     if tokenizer.eos_token_id is None:
@@ -120,6 +132,7 @@ def read_config(source: ModelSource, **extra: Any) -> Any:
     if source.path is None:
         return _config_of_fields(source, extra)
     *adapters, path = adapter_chain(source.path)
+    check_holds(path, ("config.json",), "copy it there, or give another model folder or hub id")
     with _reading(path, adapters) as where:
         return AutoConfig.from_pretrained(**where, trust_remote_code=source.trust_remote_code, **extra)
 
