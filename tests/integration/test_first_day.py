@@ -57,11 +57,11 @@ def test_a_start_that_is_refused_leaves_no_events(home: Home, tmp_path: Path, ca
     assert "max_length is 5" in refused(early, capsys)
     assert not list(run.glob("events*"))
     home.run("supervised", run)
-    before = {path.name for path in run.glob("events*")}
+    before = [path.read_bytes() for path in run.glob("events*")]  # an earlier file may get an earlier name
     assert len(before) == 1
     late = home.arguments("supervised", run, "--ckpt_path", "last", f"{MODEL}optimization.learning_rate", "0.5")
     assert "the configuration says" in refused(late, capsys)
-    assert {path.name for path in run.glob("events*")} == before
+    assert [path.read_bytes() for path in run.glob("events*")] == before
 
 
 def test_sizes_of_an_iteration_are_checked_before_models_are_read(
@@ -91,6 +91,12 @@ def test_a_folder_that_lacks_a_file_is_told_with_what_mends_it(
     told = refused(args, capsys)
     assert f"the base model moved/base of the adapters in {adapters}" in told
     assert f"correct base_model_name_or_path in {adapters / ADAPTERS}" in told
+
+
+def test_the_minutes_of_a_passport_are_announced(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    home.run("bradley_terry", tmp_path / "run", f"{MODEL}passport_pairs", "4")
+    told = capsys.readouterr().err.splitlines()
+    assert "passport: measuring the judge on 4 pairs" in told[told.index(f"model: {tmp_path / 'run' / 'model'}") :]
 
 
 def test_an_odd_order_of_roles_is_counted(home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
