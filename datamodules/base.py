@@ -21,6 +21,7 @@ from prl.data.audit import shared_prompts
 from prl.data.batching import check_divides
 from prl.data.store import EncodedRecords, encode_records
 from prl.data.tokens import Truncation
+from prl.distributed import rank
 from prl.run_folder.contents import DATA_REPORT
 from prl.run_folder.inputs import Inputs
 from prl.system.outputs import write_text
@@ -170,6 +171,11 @@ class RecordDataModule(LightningDataModule):
             if value := getattr(source, setting):
                 self._contents[f"data.{name}.{setting}"] = json.dumps(value, sort_keys=True)
         reports[name] = records.report
+        for order, rows in records.report.get("odd_orders", {}).items() if rank() == 0 else ():
+            log.warning(
+                *("%s: %s in %d rows, first in row %d; few models have seen this order in training", source.path),
+                *(order, len(rows), rows[0]),
+            )
         return records, np.arange(len(records.truncations))
 
     def _usable(self, stream: RecordStream) -> Iterable[Record]:

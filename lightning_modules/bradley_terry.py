@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_modules.judge_validation import JudgeValidation
 from lightning_modules.reward_checks import check_scalar_needs
-from prl.config import ModelSource, Optimization
+from prl.config import ModelSource, Optimization, check_length
 from prl.data.columns import numbers_of
 from prl.data.encoding import ScalarPairEncoder
 from prl.data.rows.records import PreferencePair
@@ -53,6 +53,7 @@ class BradleyTerryRewardModule(JudgeValidation):
         check_scalar_needs(self.objective)
         self.head_weights = self.objective.head_weights or (1.0,)
         self.source, self.optimization = model, optimization
+        check_length("max_length", max_length)
         self.max_length, self.on_too_long = max_length, on_too_long
         self.model: Any = None
 

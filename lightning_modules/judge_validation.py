@@ -1,6 +1,7 @@
 """Validation of judges: gather the verdicts in both orders of all pairs, then report once."""
 
 import logging
+import sys
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
@@ -176,4 +177,5 @@ class JudgeValidation(TrainingModule):
         judge = load_judge(folder).to(self.trainer.strategy.root_device)
         source, check = replace(source, limit=limit), lambda pair: judge.check(pair.prompt)
         pairs = load_records(source, PreferencePair, datamodule.on_invalid, check)
+        sys.stderr.write(f"passport: measuring the judge on {len(pairs.records)} pairs\n")  # which may take minutes
         write_passport(folder, issue_passport(judge, folder, pairs))

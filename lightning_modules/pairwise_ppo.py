@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_modules import optimizers
 from lightning_modules.policy_update import PolicyUpdate
-from lightning_modules.ppo_checks import check_lengths, check_methods, check_roles, check_run
+from lightning_modules.ppo_checks import check_lengths, check_methods, check_roles, check_run, check_warmup
 from lightning_modules.ppo_dashboard import LAYOUT, draw_iteration
 from lightning_modules.step_health import health_folder
 from prl.advantages.base import AdvantageEstimator
@@ -32,6 +32,7 @@ from prl.config import (
     Sampling,
     Update,
     Validation,
+    check_length,
 )
 from prl.data.encoding import PromptEncoder
 from prl.data.rows.records import AnchoredPrompt
@@ -129,6 +130,7 @@ class PairwisePPOModule(PolicyUpdate):
     ) -> None:
         super().__init__(validation, Offload(resources.offload_frozen))
         check_roles(policy, reference, reward, heldout_judge, iterations)
+        check_length("max_prompt_length", max_prompt_length)
         self.automatic_optimization = False
         self.policy_source, self.reference_source = policy, reference
         self.reward, self.heldout_judge, self.judge_gate = reward, heldout_judge, judge_gate
@@ -168,6 +170,12 @@ class PairwisePPOModule(PolicyUpdate):
         compared = self.reward.needs_anchors or any(shaper.needs_anchors for shaper in self.shaping)
         needs_anchors = self.anchors.reads_column and compared
         return PromptEncoder(self.tokenizer, self.max_prompt_length, self.on_too_long, needs_anchors)
+
+    def setup(self, stage: str) -> None:
+        """Hold the settings of an iteration against each other, before a model is read. Raises ValueError."""
+        super().setup(stage)
+        if stage == "fit":
+            check_run(self.update_settings, self.sampling.per_prompt, self.trainer)
 
     def configure_model(self) -> None:
         """Load the models one by one, sharding each before the next; safe to call twice."""
@@ -214,8 +222,8 @@ class PairwisePPOModule(PolicyUpdate):
             add_adapters(self.policy, AdapterCritic.NAME)
 
     def on_fit_start(self) -> None:
-        """Check settings against each other before the first rollout, and start the logs."""
-        check_run(self.update_settings, self.warmup.budget, self.sampling.per_prompt, self.trainer)
+        """Check models and strategy against each other before the first rollout, and start the logs."""
+        check_warmup(self.warmup.budget, self.trainer)
         judges = [each for judge in filter(None, (self.reward, self.heldout_judge)) for each in judge.leaves()]
         read = [getattr(each, "path", None) for each in (self.reference_source, self.critic_source, *judges)]
         check_sampler(self.sampler, self.policy, self.sharding, self.policy_source.path, read)

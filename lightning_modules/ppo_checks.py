@@ -96,20 +96,17 @@ def check_warmup(warmup: int, trainer: Any) -> None:
         )
 
 
-def check_run(update: Update, warmup: int, per_prompt: int, trainer: Any) -> None:
+def check_run(update: Update, per_prompt: int, trainer: Any) -> None:
     """Refuse settings that contradict each other.
 
     Args:
         update: epochs and minibatches.
-        warmup: iterations in which only the critic learns.
         per_prompt: rollouts of each prompt.
         trainer: the trainer, with its data module attached.
 
     Raises:
-        ValueError: when an iteration has fewer micro-batches than minibatches, the precision scales losses, or DDP
-            waits for gradients that are never computed.
+        ValueError: when an iteration has fewer micro-batches than minibatches, or the precision scales losses.
     """
-    check_warmup(warmup, trainer)
     if trainer.precision == "16-mixed":
         raise ValueError(
             "trainer.precision 16-mixed scales gradients, and clipping them would clip the scale; use bf16-mixed"

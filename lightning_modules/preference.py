@@ -14,7 +14,7 @@ from lightning_modules.drift import DriftMonitor
 from lightning_modules.preference_checks import check_needs, check_reference
 from lightning_modules.reference import cached_reference, reference_logprobs
 from prl.checkpoints.position import is_dry_run
-from prl.config import ModelSource, Optimization
+from prl.config import ModelSource, Optimization, check_length
 from prl.data.columns import numbers_of
 from prl.data.preference_encoding import PreferenceEncoder
 from prl.data.reference_cache import ReferenceLogprobs
@@ -71,6 +71,7 @@ class PreferenceModule(TrainingModule):
         check_reference(objective, model, reference, reference_logprobs)
         self.source, self.reference_source, self.objective = model, reference, objective
         self.reference_logprobs, self.optimization = reference_logprobs, optimization
+        check_length("max_length", max_length)
         self.max_length, self.on_too_long = max_length, on_too_long
         self.model: Any = None
         self.reference: Any = None

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.base import TrainingModule
-from prl.config import ModelSource, Optimization
+from prl.config import ModelSource, Optimization, check_length
 from prl.data.encoding import DemonstrationEncoder
 from prl.data.rows.records import Demonstration
 from prl.data.tokens import OnTooLong
@@ -39,6 +39,7 @@ class SupervisedModule(TrainingModule):
     ) -> None:
         super().__init__()
         self.source, self.optimization = model, optimization
+        check_length("max_length", max_length)
         self.max_length, self.on_too_long = max_length, on_too_long
         self.model: Any = None
 

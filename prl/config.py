@@ -14,6 +14,11 @@ def _require(ok: bool, name: str, found: object, expected: str) -> None:
         raise ValueError(f"{name} is {found!r}; expected {expected}")
 
 
+def check_length(name: str, length: int) -> None:
+    """Refuse a limit of tokens that leaves none, before a row of the data is blamed for it. Raises ValueError."""
+    _require(length >= 1, f"model.init_args.{name}", length, "at least 1 token")
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Sampling of responses from softmax(logits / temperature), without truncation.
@@ -219,7 +224,10 @@ class ModelSource:
                     f"chat_template_date is {self.chat_template_date!r}; expected a day as YYYY-MM-DD"
                 ) from None
         if (self.path is None) == (self.config is None):
-            raise ValueError(f"a model needs either path or config; found path={self.path!r}, config={self.config!r}")
+            fix = "; set one of them to null" if self.path is not None else ""
+            raise ValueError(
+                f"a model needs either path or config; found path={self.path!r}, config={self.config!r}{fix}"
+            )
         if self.config is not None and "model_type" not in self.config:
             raise ValueError(f"model config {self.config!r} has no model_type; expected for example model_type: llama")
         if self.config is not None and self.tokenizer is None:

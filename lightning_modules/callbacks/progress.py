@@ -1,17 +1,20 @@
 """First lines of a run, and one progress bar for the run that shows its phase."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
+from lightning_modules.strategies import shape_of
 from prl.checkpoints.position import batches_done, is_dry_run
 
 
 def beginning(trainer: Any, title: str, total: int | None) -> str:
-    """Describe a run in a few lines: stage, device, precision, numbers of rows, run folder, command for the curves."""
+    """Describe a run in a few lines: stage, device, precision, rows, weights, run folder, command for the curves."""
     done = batches_done(trainer)
     batches = f"batches {done + 1} to {total}" if total else f"from batch {done + 1}"
     device, processes = trainer.strategy.root_device.type, trainer.world_size
@@ -19,9 +22,37 @@ def beginning(trainer: Any, title: str, total: int | None) -> str:
     lines = [f"{title}: {batches}, on {where}, precision {trainer.precision}"]
     if rows := getattr(trainer.datamodule, "rows", None):
         lines.append(f"data: {len(rows['train'])} rows for training, {len(rows['validation'])} for validation")
+    if module := getattr(trainer, "lightning_module", None):
+        counts = dict.fromkeys((True, False), 0)
+        for parameter in module.parameters():
+            counts[parameter.requires_grad] += shape_of(parameter).numel()
+        lines.append(f"weights: {counts[True]:,} to train, {counts[False]:,} frozen")
     if not is_dry_run(trainer):
         run = trainer.default_root_dir
         lines.append(f"run folder: {run}; curves: tensorboard --logdir {run}")
+    return "\n".join(lines)
+
+
+def ending(trainer: Any, iterations: int | None, model: Path) -> str:
+    """Describe the end of a run in a few lines: what there was to do, the trained model, the best checkpoint.
+
+    Args:
+        trainer: after its last batch.
+        iterations: batches of a stage that counts them (PPO); None where the trainer's limits end the run.
+        model: folder of the trained model.
+    """
+    lines = []
+    if not any(isinstance(each, RunCheckpoint) and each.has_trained for each in trainer.checkpoint_callbacks):
+        done, total, what, setting = trainer.global_step, trainer.max_steps, "steps", "trainer.max_steps"
+        if iterations is not None:
+            done, total, what, setting = batches_done(trainer), iterations, "iterations", "model.init_args.iterations"
+        elif total < 0:
+            done, total, what, setting = trainer.current_epoch, trainer.max_epochs, "epochs", "trainer.max_epochs"
+        lines.append(f"nothing to do: {done} of {total} {what} are done; raise {setting} to train on")
+    lines.append(f"model: {model}")
+    for callback in trainer.checkpoint_callbacks:
+        if best := getattr(callback, "best_model_path", None):
+            lines.append(f"best checkpoint: {best} ({callback.monitor} {float(callback.best_model_score):.4g})")
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ class ForgetRepeatedSteps(Callback):
     """
 
     def __init__(self) -> None:
-        self._pending = False
+        self._pending = self._trains = False
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Rename the files of earlier sessions so that they come before this session's, which is open already."""
@@ -28,6 +28,7 @@ class ForgetRepeatedSteps(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Delete the curves of an overwritten run; note whether a resumed one has batches to forget."""
+        self._trains = True
         self._pending = pl_module.batches_done() > 0
         writer = _writer(trainer)
         if not self._pending and writer is not None:
@@ -40,6 +41,12 @@ class ForgetRepeatedSteps(Callback):
         pending, self._pending = self._pending, False
         if pending:
             _drop_from(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Delete the file of a session that failed before training: Lightning opens it first of all."""
+        if not self._trains and trainer.state.fn == "fit" and (writer := _writer(trainer)) is not None:
+            trainer.logger.experiment.close()  # type: ignore[union-attr]
+            Path(writer.event_writer._file_name).unlink(missing_ok=True)
 
 
 def _drop_from(trainer: Trainer, step: int) -> None:

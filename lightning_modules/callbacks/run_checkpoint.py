@@ -137,6 +137,11 @@ class RunCheckpoint(Checkpoint):
                 self._validates_first = False
                 self._saved_at = -1  # the validation may have changed the state
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether a step was completed in this session."""
+        return self._boundary is not None
+
     def state_dict(self) -> dict[str, Any]:
         """Return whether a resumed run must validate before it continues."""
         return {"validation_due": self._own_save and self._boundary is not None and self._boundary.validation_due}

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
+from jsonargparse import SUPPRESS, set_parsing_settings
 from lightning import LightningDataModule
 from lightning.fabric.utilities import seed
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
@@ -30,6 +31,7 @@ from lightning_modules.callbacks import (
     RunConfig,
     RunInputs,
     RunLedger,
+    ending,
 )
 from lightning_modules.export import load_training_module
 from lightning_modules.strategies import check_setting
@@ -37,6 +39,7 @@ from prl.checkpoints.files import CheckpointError, finish_move, holds_checkpoint
 from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.resolve import RunError, resolve_checkpoint
 from prl.cli.errors import is_utf8
+from prl.cli.usage import Parser
 from prl.models.model_card import write_card
 from prl.renamed.check import check_names
 from prl.rewards.folder import judge_kind
@@ -56,6 +59,9 @@ class PrlCLI(LightningCLI):
     """LightningCLI with one run folder per run, exact resume, and the trained model written at the end."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        every, verb = LightningCLI.subcommands(), next(iter(kwargs["args"]), "")
+        # Making the parsers of the others takes a quarter of a second.
+        self.subcommands = lambda: {verb: every[verb]} if verb in every else every  # type: ignore[method-assign]
         with ExitStack() as self._until_end:
             super().__init__(*args, **kwargs)
 
@@ -73,6 +79,8 @@ class PrlCLI(LightningCLI):
             default=False,
             help="Resume although inputs have changed since the checkpoint: those of these names, or true for all.",
         )
+        for name in ("optimizer", "lr_scheduler"):  # null in the configs of runs that prl 0.1 wrote
+            parser.add_argument(f"--{name}", type=type(None), default=None, help=SUPPRESS)
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.link_arguments("run_dir", "trainer.default_root_dir")
         parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=lambda folder: f"{folder}/checkpoints")
@@ -180,6 +188,7 @@ class PrlCLI(LightningCLI):
             with writing_folder(folder, keep=is_kept) as partial:
                 self._whole_model().export(partial)
                 write_card(partial, judge_kind(partial), self.config[self.subcommand].as_dict())
+            sys.stderr.write(ending(trainer, getattr(self.model, "iterations", None), folder) + "\n")
             self.model.after_export(folder)
 
     def _whole_model(self) -> TrainingModule:
@@ -202,7 +211,13 @@ def _died_young(run: Path, is_resumed: bool) -> bool:
     return (run / CONFIG).is_file() or (run / DATA_REPORT).is_file() and not foreign_files(run, BEGUN_FILES)
 
 
-_NO_NEWS = ("Seed set to ", "GPU available: ", "TPU available: ", "💡 Tip: For seamless cloud logging")
+_NO_NEWS = (
+    "Seed set to ",
+    "GPU available: ",
+    "TPU available: ",
+    "💡 Tip: For seamless cloud logging",
+    "Restored all states ",
+)
 """Beginnings of Lightning's messages that repeat the config or advertise; PhaseProgressBar shows the device."""
 
 
@@ -234,6 +249,9 @@ def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlC
     _quiet_lightning()
     given, trusted = trust.take_flag(sys.argv[1:] if args is None else [str(each) for each in cast(Any, args)])
     check_names(given)
+    if any(each == "-h" or each.partition("=")[0].endswith("help") for each in given):
+        # The words of settings stand below them; reading them takes a second.
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
     with contextlib.nullcontext() if trusted else trust.guarding(given):
         return cli(
             TrainingModule,
@@ -243,7 +261,9 @@ def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlC
             seed_everything_default=0,
             save_config_callback=RunConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
+            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10, "enable_model_summary": False},
+            parser_class=Parser,
+            auto_configure_optimizers=False,  # a stage builds its own, over its parameter groups
             parser_kwargs={"prog": "prl", "description": "`prl --help` lists everything, with the small commands."},
             args=given,
         )

@@ -17,6 +17,10 @@ MODEL_FILES = (
 """Names in a model folder that `save_pretrained` and prl write."""
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model", "tekken.json")
+"""Names of which a tokenizer has one at least."""
+
+
 class ModelNotFoundError(ValueError):
     """Raised for a missing model folder or file; the message has the fix."""
 
@@ -54,6 +58,14 @@ def location(path: str) -> dict[str, Any]:
     if local.is_dir() and not any((local / name).is_file() for name in ("config.json", "tokenizer.json")):
         raise ModelNotFoundError(f"folder {path} holds no config.json: it is not a Hugging Face model folder")
     return {"pretrained_model_name_or_path": str(local) if local.is_dir() else path}
+
+
+def check_holds(path: str, names: tuple[str, ...], fix: str) -> None:
+    """Refuse a local folder that holds no file of these names (globs); say what mends it. Raises ModelNotFoundError."""
+    location(path)  # a folder with neither is no model folder at all
+    folder = Path(path).expanduser()
+    if folder.is_dir() and not any(any(folder.glob(name)) for name in names):
+        raise ModelNotFoundError(f"folder {path} holds no {names[0]}; {fix}")
 
 
 def _not_an_id(path: str) -> str:

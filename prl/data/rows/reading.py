@@ -13,6 +13,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Generic, Literal, TypeVar
 
+from prl.data.rows.messages import odd_order
 from prl.data.rows.records import Record
 from prl.data.rows.row_errors import RowError
 from prl.data.rows.row_reader import RowReader
@@ -61,6 +62,8 @@ class DataReport:
     """Reason -> numbers of the rows skipped for it."""
     unknown_columns: list[str]
     """Columns that were not read, kept in each record's `extra`."""
+    odd_orders: dict[str, list[int]]
+    """Unusual order of roles in a prompt, which chat templates may refuse -> the numbers of the kept rows."""
     dropped_message_keys: list[str]
     """Keys beside role and content that were seen in messages and not kept."""
 
@@ -137,6 +140,8 @@ class RecordStream(Generic[R]):
                     complaints.append(f"row {number}{':' if error.field is None else ','} {error}")
                 continue
             tally.add(row, len(records))
+            if records and (order := odd_order(records[0].prompt)) is not None:
+                tally.odd_orders.setdefault(order, []).append(number)
         if _stamp(self.source.path) != before:
             raise DataError(f"{self.source.path} was changed while it was read; start again once it stays as it is")
         if missing := _missing_column(self.source, found):
@@ -182,6 +187,7 @@ class RecordStream(Generic[R]):
             labels=dict(tally.labels),
             skipped=tally.skipped,
             unknown_columns=sorted(tally.unknown_columns),
+            odd_orders=tally.odd_orders,
             dropped_message_keys=sorted(tally.dropped_message_keys),
         )
 
@@ -234,6 +240,7 @@ class _Tally:
     unknown_columns: set[str] = field(default_factory=set)
     dropped_message_keys: set[str] = field(default_factory=set)
     skipped: dict[str, list[int]] = field(default_factory=dict)
+    odd_orders: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def num_invalid(self) -> int:

@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from prl.data import DataError, DataSource, Demonstration, PreferencePair, load_records
+from prl.data.rows.messages import odd_order
 
 PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Go away."}
 [RECORD] = PreferencePair.parse(PAIR)
@@ -53,6 +54,7 @@ def test_jsonl_is_read_with_a_report(jsonl, tmp_path, name):
         "labels": {"none, chosen is better": 2},
         "skipped": {},
         "unknown_columns": ["source"],
+        "odd_orders": {},
         "dropped_message_keys": ["name"],
     }
 
@@ -278,3 +280,21 @@ def test_hub_failure_is_explained(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(DataError, match=r"owner/pairs is not a local file.*split=test\): ConnectionError: no route"):
         load_records(DataSource("owner/pairs", split="test"), PreferencePair)
+
+
+@pytest.mark.parametrize(
+    ("roles", "told"),
+    [
+        ("user", None),
+        ("system user assistant user", None),
+        ("system", None),
+        ("assistant user", "an assistant message begins"),
+        ("system assistant user", "an assistant message begins"),
+        ("user user", "two user messages in a row"),
+        ("user assistant assistant user", "two assistant messages in a row"),
+        ("user system user", "a system message behind"),
+    ],
+)
+def test_an_order_of_roles_that_few_chat_templates_accept(roles: str, told: str | None) -> None:
+    found = odd_order([{"role": role, "content": "x"} for role in roles.split()])
+    assert found is None if told is None else told in found
