@@ -1,4 +1,4 @@
-"""Where the command line finds what is named relative to a clone: the shipped configs, and modules of the user's folder."""
+"""Where the command line finds what a clone has beside it: the shipped configs, and modules of the current folder."""
 
 import os
 import sys

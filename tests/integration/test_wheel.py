@@ -77,5 +77,7 @@ def test_the_sdist_has_configs_and_docs(source: Path, tmp_path: Path) -> None:
     [archive] = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as files:
         names = {name.partition("/")[2] for name in files.getnames()}
-    expected = {path.relative_to(ROOT).as_posix() for name in ("configs", "docs") for path in (ROOT / name).rglob("*.*")}
+    expected = {
+        path.relative_to(ROOT).as_posix() for name in ("configs", "docs") for path in (ROOT / name).rglob("*.*")
+    }
     assert names >= expected | {"CHANGELOG.md", "prl/csrc/ops_cpu.cpp", "prl/py.typed"}

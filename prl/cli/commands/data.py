@@ -92,7 +92,7 @@ def better_kind(source: "DataSource", kind: str) -> str | None:
             if name == kind and error.reason != "missing column":
                 return None
     best = min(unread, key=unread.__getitem__, default=kind)
-    return best if unread and unread[best] < unread.get(kind, len(raw) + 1) else None
+    return best if unread and (kind not in unread or unread[best] < unread[kind]) else None
 
 
 def first_record(record: "Record") -> dict[str, str]:

@@ -10,8 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from prl.checkpoints.files import batches_of, valid_checkpoints
-from prl.evaluation.policy.frontier import EXTRAPOLATED, MEASURES, Point
-from prl.evaluation.policy.frontier import best_checkpoint, beyond_equal_lengths, common_measure, knee, run_points
+from prl.evaluation.policy.frontier import (
+    EXTRAPOLATED,
+    MEASURES,
+    Point,
+    best_checkpoint,
+    beyond_equal_lengths,
+    common_measure,
+    knee,
+    run_points,
+)
 from prl.evaluation.policy.validation_log import VALIDATIONS, ValidationLog
 from prl.system.outputs import check_file, is_own_picture, json_with, save_picture, write_text
 

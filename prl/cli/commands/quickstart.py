@@ -36,7 +36,9 @@ def main(args: list[str]) -> None:
     options = parser.parse_args(args)
     options.configs = find_config(options.configs)
     if not options.configs.is_dir():
-        raise SystemExit(f"prl quickstart: no folder {options.configs}; leave --configs out for those that come with prl")
+        raise SystemExit(
+            f"prl quickstart: no folder {options.configs}; leave --configs out for those that come with prl"
+        )
     _quiet()
     stages = (options.only,) if options.only else STAGES
     if options.only is None:

@@ -38,7 +38,7 @@ def main(args: list[str]) -> None:
     parser.add_argument(
         ACCEPT,
         metavar="NAMES",
-        help="go on although these inputs changed, as in '[data.train]', or true for all; asked for by name when needed",
+        help="go on although these inputs changed, as in '[data.train]', or true for all; a refusal names them",
     )
     rest, trusted = take_flag(args)
     options, settings = parser.parse_known_args(rest)

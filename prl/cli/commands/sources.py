@@ -50,7 +50,9 @@ def _as_options(columns: str) -> str:
     """Turn `prompt: question, label: null` into `prompt=question label=`."""
     named = [each.partition(": ")[::2] for each in columns.split(", ")]
     theirs = {"null": "", "<column in the file>": "COLUMN"}
-    return " ".join(f"{ours}={shlex.quote(name) if (name := theirs.get(given, given)) else ''}" for ours, given in named)
+    return " ".join(
+        f"{ours}={shlex.quote(name) if (name := theirs.get(given, given)) else ''}" for ours, given in named
+    )
 
 
 class _Columns(argparse.Action):

@@ -147,7 +147,7 @@ def shown(value: object) -> str:
 def missing_column(
     name: str, found: Sequence[str], columns: Sequence[str], shapes: Mapping[tuple[str, ...], str]
 ) -> RowError:
-    """Build the error of a missing column: the columns there are, the closest shape, and a guess at each lacking name."""
+    """Build the error of a missing column: the columns there are, the closest shape, a guess at each lacking name."""
     texts = {shape: [column for column in shape if column not in LABELS] for shape in shapes}  # any shape has labels
     closest = max(shapes, key=lambda shape: sum(column in found for column in texts[shape]) / len(texts[shape]))
     lacking = [column for column in texts[closest] if column not in found]

@@ -75,7 +75,8 @@ def best_checkpoint(runs: Mapping[str, Sequence[Point]]) -> tuple[str, Point]:
 
     The lower bound and not the rate: among many validations the highest rate is the luckiest. From the first alarm of
     the gap between its judges on, a run has nothing to ship, however high its rate: a rise after it may be a flaw that
-    only the judges like. When every validation comes after an alarm, all of them count. An extrapolated rate never does.
+    only the judges like. When every validation comes after an alarm, all of them count. An extrapolated rate never
+    does.
 
     Raises:
         ValueError: when there is no validation whose rate is more than an extrapolation.

@@ -14,7 +14,18 @@ def test_a_shipped_config_is_found_from_any_folder(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     shipped = str(shipped_configs() / "quickstart" / "supervised.yaml")
     assert Path(shipped).is_file()
-    given = ["fit", "--config", NAME, "-c", NAME, f"--config={NAME}", "--run_dir", NAME, "--config", "configs/none.yaml"]
+    given = [
+        "fit",
+        "--config",
+        NAME,
+        "-c",
+        NAME,
+        f"--config={NAME}",
+        "--run_dir",
+        NAME,
+        "--config",
+        "configs/none.yaml",
+    ]
     expected = ["fit", "--config", shipped, "-c", shipped, f"--config={shipped}", *given[6:]]
     assert with_shipped_configs(given) == expected
     assert find_config(Path("configs/quickstart")) == shipped_configs() / "quickstart"

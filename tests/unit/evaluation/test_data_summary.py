@@ -242,7 +242,11 @@ def test_data_reads_the_other_kinds(tmp_path, capsys) -> None:
             "No row is valid, so nothing is left.",
         ),
         ([{"x": "a"}], ("--kind", "prompts"), "Add the column or map it: --columns prompt=COLUMN."),
-        ([{"prompt": "a", "chosen": "b", "rejected": "c", "label": "x"}], (), "another kind of label unread: --columns label=."),
+        (
+            [{"prompt": "a", "chosen": "b", "rejected": "c", "label": "x"}],
+            (),
+            "another kind of label unread: --columns label=.",
+        ),
         ([{"prompt": "a", "anchor": "b"}], (), "The first row reads as one of prompts: add --kind prompts."),
         ([{"prompt": "a", "completion": "b"}], (), "The first row reads as one of demonstrations: add --kind demonst"),
     ],
