@@ -81,10 +81,10 @@ def better_kind(source: "DataSource", kind: str) -> str | None:
         _, raw = next(raw_rows(source, lambda: load_dataset(source)))
     except (DataError, StopIteration):
         return None
+    if isinstance(raw, RowError):
+        return None
     for name, record in kinds().items():
         try:
-            if isinstance(raw, RowError):
-                return None
             row = record.row(renamed(raw, source.columns or {}), is_written(source))
             record.from_row(row)
             unread[name] = len(row.extra())
