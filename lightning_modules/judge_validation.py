@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.base import TrainingModule
+from lightning_modules.dashboards import JUDGE_LAYOUT
 from prl.data import PreferencePair, load_records, prompt_key
 from prl.distributed import gathered
 from prl.evaluation.judge.report import JudgedPairs, judge_metrics, slice_metrics
@@ -87,6 +88,12 @@ class JudgeValidation(TrainingModule):
         right, decided = agreement(win_logit, targets), has_winner(targets)
         self.log("train/accuracy", right[decided].mean() if decided.any() else 0.5, prog_bar=True)
         self.log("train/margin", ((2 * targets - 1) * win_logit).mean())
+
+    def on_train_start(self) -> None:
+        """Lay out the page of TensorBoard."""
+        super().on_train_start()
+        if self.tensorboard is not None:
+            self.tensorboard.add_custom_scalars(JUDGE_LAYOUT)
 
     def on_validation_epoch_start(self) -> None:
         """Start afresh."""

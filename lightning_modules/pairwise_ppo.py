@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_modules import optimizers
+from lightning_modules.dashboards import draw_iteration, ppo_layout
 from lightning_modules.policy_update import PolicyUpdate
 from lightning_modules.ppo_checks import check_lengths, check_methods, check_roles, check_run, check_warmup
-from lightning_modules.ppo_dashboard import LAYOUT, draw_iteration
 from lightning_modules.step_health import health_folder
 from prl.advantages.base import AdvantageEstimator
 from prl.advantages.gae import GAE
@@ -324,7 +324,8 @@ class PairwisePPOModule(PolicyUpdate):
         """Lay out the page of TensorBoard; end a run that is complete already."""
         super().on_train_start()
         if self.tensorboard is not None:
-            self.tensorboard.add_custom_scalars(LAYOUT)
+            has = {"has_heldout": self.judging.heldout is not None, "has_critic": self.critic_settings is not None}
+            self.tensorboard.add_custom_scalars(ppo_layout(**has))
         self.trainer.should_stop |= self.batches_done() >= self.iterations
         self.end_if_over()
 

@@ -11,6 +11,7 @@ import torch
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
+from lightning_modules.dashboards import draw_summary
 from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.random_states import forked
 from prl.config import Validation
@@ -18,7 +19,7 @@ from prl.distributed import gathered, rank, world_size
 from prl.evaluation.policy.frontier import run_points
 from prl.evaluation.policy.report import judged
 from prl.evaluation.policy.validation_log import ComparisonRow, ValidationLog
-from prl.evaluation.tables import markdown_table
+from prl.evaluation.tables import markdown_table, spread, under_numbers
 from prl.judge.template import render_conversation
 from prl.models.offload import Offload
 from prl.rl.judging import Judging
@@ -149,6 +150,7 @@ class PolicyTrainingModule(TrainingModule):
         if trainer.is_global_zero and not is_dry_run(trainer):
             self.log_files.add(self.validation.batch, numbers, rows)
             if self.tensorboard is not None and not trainer.sanity_checking:
+                draw_summary(self.tensorboard, numbers, self.logged_step())
                 self._draw(self.tensorboard, rows)
 
     on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
@@ -164,7 +166,7 @@ class PolicyTrainingModule(TrainingModule):
         from prl.evaluation.policy.frontier_figure import draw_frontier  # imports matplotlib
 
         step = self.logged_step()
-        tensorboard.add_text("samples/validation", sample_table(rows[: self.validation.settings.samples]), step)
+        tensorboard.add_text("samples/validation", sample_table(rows, self.validation.settings.samples), step)
         tensorboard.add_histogram("val/win_prob_histogram", torch.tensor([row["p_win"] for row in judged(rows)]), step)
         tensorboard.add_figure(
             "frontier/kl_winrate", draw_frontier({"this run": run_points(self.log_files.read())}), step
@@ -192,13 +194,16 @@ def check_keep(trainer: Any, patience: int | None) -> None:
         )
 
 
-def sample_table(rows: list[ComparisonRow]) -> str:
-    """Format prompts, responses, anchors and the probabilities of both orders as a table for TensorBoard."""
-    names = {"p(win)": "p_win", "p, response first": "p_response_first", "p, anchor first": "p_anchor_first"}
+def sample_table(rows: list[ComparisonRow], count: int) -> str:
+    """Format some comparisons, from the policy's best to its worst, as a table for TensorBoard.
+
+    A cell has the probability of a win, in both orders too, above the prompt; then come response and anchor.
+    """
+    names = {"p(win)": "p_win", "response first": "p_response_first", "anchor first": "p_anchor_first"}
     if rows and "heldout_p_win" in rows[0]:
-        names["p(win), held-out judge"] = "heldout_p_win"
-    lines = [
-        [render_conversation(row["prompt"]), row["response"], row["anchor"], *(f"{row[k]:.3f}" for k in names.values())]
-        for row in rows  # NaN where judging failed
-    ]
-    return markdown_table(["prompt", "response", "anchor", *names], lines)
+        names["held-out judge"] = "heldout_p_win"
+    lines = []
+    for row in [rows[n] for n in spread([row["p_win"] for row in rows], count)]:
+        numbers = {name: f"{row[key]:.3f}" for name, key in names.items()}  # nan where the held-out judge failed
+        lines.append([under_numbers(render_conversation(row["prompt"]), numbers), row["response"], row["anchor"]])
+    return markdown_table(["prompt", "response", "anchor"], lines)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
+from tqdm import tqdm
 
 from prl import __version__
 from prl.anchors.tournament import Champion, knockout
@@ -45,7 +45,8 @@ def write_anchors(options: Namespace, beside: Path) -> tuple[int, dict[str, Any]
         ValueError: when a model is missing, or a prompt is too long.
     """
     sampling = Sampling(options.max_new_tokens, options.temperature)
-    found = load_records(DataSource(options.prompts, options.split, limit=options.limit), AnchoredPrompt)
+    source = DataSource(options.prompts, options.split, options.name, options.columns, options.limit)
+    found = load_records(source, AnchoredPrompt)
     sampler = Sampler(options, sampling, found.records)  # checks the length of every prompt
     judge = Judge.from_pretrained(options.judge) if options.judge else None
     provenance = describe(options, sampling, found.report)
@@ -55,7 +56,7 @@ def write_anchors(options: Namespace, beside: Path) -> tuple[int, dict[str, Any]
     per_batch = max(1, options.batch_size // options.samples)
     starts = range(0, len(found.records), per_batch)
     with writing(options.output) as partial, partial.open("w", encoding="utf-8") as out:
-        for start in track(starts, description="anchors"):
+        for start in tqdm(starts, desc="anchors", unit="batch"):
             records = found.records[start : start + per_batch]
             candidates, num_open = sampler.candidates(start, len(records), options.keep_unfinished)
             unfinished += num_open
@@ -98,7 +99,8 @@ def describe(options: Namespace, sampling: Sampling, report: DataReport) -> dict
         "dtype": options.dtype,
         "policy": {"path": options.policy, "weights_sha256": weights_hash(policy) if policy.is_dir() else None},
         "judge": None if options.judge is None else describe_judge(judge_folder(options.judge)),
-        "prompts": {"source": report.source, "sha256": report.sha256, "num_kept": report.num_kept},
+        "prompts": {"source": report.source, "sha256": report.sha256, "num_kept": report.num_kept}
+        | ({"columns": options.columns} if options.columns else {}),
     }
 
 

@@ -1,7 +1,7 @@
 """Gate before pairwise PPO: a judge whose passport breaks a limit is reported, or refused."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prl.config import JudgeGate
@@ -30,6 +30,9 @@ class _Limit:
     """Whether a report without the figure breaks the limit."""
 
 
+_BOTH_ORDERS = "raise consistency_coef of its training, with order: both, or train it longer or on more pairs"
+"""Advice that fits a judge trained with order: both, the default, as well as one trained without."""
+
 _LIMITS = {
     "min_accuracy": _Limit("accuracy", "accuracy", "train the judge longer or on more pairs"),
     "min_shorter_wins_accuracy": _Limit(
@@ -40,10 +43,10 @@ _LIMITS = {
     "max_ece": _Limit(
         "ece", "calibration error", "stop earlier, smooth the labels, or set the fitted temperature in prl_judge.json"
     ),
-    "max_order_gap": _Limit("order_gap", "order gap", "train with order: both, or with a consistency_coef"),
-    "max_flip_rate": _Limit("flip_rate", "flip rate", "train with order: both, or with a consistency_coef"),
+    "max_order_gap": _Limit("order_gap", "order gap", _BOTH_ORDERS),
+    "max_flip_rate": _Limit("flip_rate", "flip rate", _BOTH_ORDERS),
     "max_first_position_bias": _Limit(
-        "first_position_rate", "distance of the first-position rate from 1/2", "train with order: both"
+        "first_position_rate", "distance of the first-position rate from 1/2", _BOTH_ORDERS
     ),
     "max_cyclic_rate": _Limit(
         "cyclic_triples", "share of cyclic triples", "train the judge on several responses per prompt", required=False
@@ -152,6 +155,25 @@ def broken_limits(report: dict[str, Any], gate: JudgeGate) -> list[str]:
         if not (value >= bound if name.startswith("min_") else value <= bound):  # which NaN is neither
             problems.append(f"{limit.meaning} is {value:.3f}{interval}, {name} is {bound}; {limit.advice}")
     return problems
+
+
+def verdict(report: dict[str, Any], gate: JudgeGate) -> list[str]:
+    """Say in a line whether a report keeps the limits, then which limits these are, then what breaks them.
+
+    What only probes measure is left out where the report was made without them.
+    """
+    probed = "canary_rate" in report
+    if not probed:
+        gate = replace(gate, max_canary_rate=None, max_cyclic_rate=None, max_layout_gap=None)
+    limits = {name: bound for name in ("min_pairs", *_LIMITS) if (bound := getattr(gate, name)) is not None}
+    problems = broken_limits(report, gate)
+    if problems:
+        told = f"not good enough to train a policy: {len(problems)} of the gate's {len(limits)} limits broken"
+    else:
+        told = f"good enough to train a policy: within the gate's {len(limits)} limits"
+    lines = [told + ("" if probed else " (attacks, cycles and batch layouts were not tried)")]
+    lines.append(f"limits: {', '.join(f'{name} {bound}' for name, bound in limits.items())}")
+    return lines + [f"- {problem}" for problem in problems]
 
 
 def _figure(found: Any) -> tuple[float | None, str]:

@@ -105,7 +105,8 @@ def _of_sources(scores: Scores) -> dict[str, float]:
             "reward/logodds_mean": mean_over_ranks(verdict.win_logit),
             "reward/logodds_std": std_over_ranks(verdict.win_logit),
             "reward/order_gap": mean_over_ranks(verdict.order_gap),
-            "reward/flip_rate": mean_over_ranks(verdict.flipped),
+            # A response equal to its anchor is a tie: each order then says its place, which is no change of the winner.
+            "reward/flip_rate": mean_over_ranks(verdict.flipped & (verdict.win_logit != 0)),
         }
     for name, values in scores.components.items():
         known = values[~values.isnan()]

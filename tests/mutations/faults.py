@@ -211,7 +211,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
             (
                 "flips-are-gaps",
-                '"reward/flip_rate": mean_over_ranks(verdict.flipped)',
+                '"reward/flip_rate": mean_over_ranks(verdict.flipped & (verdict.win_logit != 0))',
                 '"reward/flip_rate": mean_over_ranks(verdict.order_gap)',
             ),
             ("episodes-are-iterations", "float(iteration * num_rows)", "float(iteration)"),

@@ -8,7 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
-from prl.cli.commands.sources import number_of_rows, positive
+from prl.cli.commands.sources import add_source_options, errors_in_options, number_of_rows, positive
 from prl.config import DTYPES
 from prl.system.outputs import check_file, json_with
 
@@ -31,7 +31,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("--batch_size", type=positive, default=16, help="responses sampled together (default 16)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--limit", type=number_of_rows, help="read only the first so many prompts")
-    parser.add_argument("--split", help="split of a hub data set")
+    add_source_options(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep_unfinished", action="store_true", help="let responses that hit the length limit enter")
     parser.add_argument(
@@ -54,7 +54,8 @@ def main(args: list[str]) -> None:
     check_file(provenance, "the description beside --output,", own)
     from prl.anchors.writing import write_anchors
 
-    number, told = write_anchors(options, provenance)
+    with errors_in_options(can_skip=False):
+        number, told = write_anchors(options, provenance)
     print(
         f"wrote {number} prompts with anchors to {options.output}: {options.samples} samples each, "
         f"{told['num_comparisons']} comparisons; {told['num_unfinished_samples']} samples hit the length limit"

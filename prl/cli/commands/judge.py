@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prl.cli.commands.sources import add_source_options, number_of_rows
+from prl.cli.commands.sources import add_source_options, errors_in_options, number_of_rows
 from prl.config import DTYPES
 from prl.system.outputs import check_file, is_own_picture, json_with, lines_with, save_picture, write_text
 
@@ -138,7 +138,8 @@ def measure(judge: "Judge", options: argparse.Namespace) -> None:
     from prl.rewards.folder import judge_folder
 
     source = DataSource(options.pairs, options.split, options.name, options.columns, options.max_pairs)
-    pairs = load_records(source, PreferencePair, options.on_invalid, lambda pair: judge.model.check(pair.prompt))
+    with errors_in_options():
+        pairs = load_records(source, PreferencePair, options.on_invalid, lambda pair: judge.model.check(pair.prompt))
     for reason, numbers in pairs.report.skipped.items():
         print(f"left out for '{reason}': row {', '.join(map(str, numbers))}")
     judged = judge_pairs(judge.model, pairs.records)
@@ -161,10 +162,14 @@ def measure(judge: "Judge", options: argparse.Namespace) -> None:
 
 
 def screen(passport: dict[str, Any]) -> str:
-    """Format the report in columns: figure, 95 % interval over prompts, and number of pairs."""
+    """Format the verdict by the gate's limits, then the report: figure, 95 % interval over prompts, number of pairs."""
+    from prl.config import JudgeGate
+    from prl.judge.gate import verdict
+
     report = passport["report"]
     counts = f"{report['num_pairs']} pairs, {report['num_prompts']} prompts, {report['num_ties']} ties"
-    lines = [f"{passport['judge']['kind']} judge on {passport['data']['file']}: {counts}", ""]
+    lines = [*verdict(report, JudgeGate()), ""]
+    lines += [f"{passport['judge']['kind']} judge on {passport['data']['file']}: {counts}", ""]
     rows = [(words, report[name]) for name, words in FIGURES if name in report]
     rows += [(f"accuracy on {name}", found) for name, found in report["sources"].items()]
     rows += [(f"attack {name} wins", found) for name, found in report.get("canaries", {}).items()]

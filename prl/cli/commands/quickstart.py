@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from prl.cli.places import find_config
 from prl.system.outputs import OutputError, check_file, check_folder, json_with, write_text
 
 STAGES = ("world", "supervised", "judge", "ppo", "report")
@@ -33,8 +34,11 @@ def main(args: list[str]) -> None:
     parser.add_argument("--configs", type=Path, default=Path("configs/quickstart"), help="folder of the three configs")
     parser.add_argument("--only", choices=STAGES, help="run one stage of an existing folder")
     options = parser.parse_args(args)
+    options.configs = find_config(options.configs)
     if not options.configs.is_dir():
-        raise SystemExit(f"prl quickstart: no folder {options.configs}; run it in a clone of prl, or give --configs")
+        raise SystemExit(
+            f"prl quickstart: no folder {options.configs}; leave --configs out for those that come with prl"
+        )
     _quiet()
     stages = (options.only,) if options.only else STAGES
     if options.only is None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,11 @@ from prl.data.rows.sources import (
 )
 
 MAX_ERRORS_SHOWN = 20
+ROWS_SHOWN = 8
+"""Numbers of rows in a text; a report has all."""
 _NOTHING_LEFT = "No row is valid, so `on_invalid: skip` would leave nothing."
+
+_POSITION = re.compile(r"\[\d+\]")
 
 R = TypeVar("R", bound=Record)
 
@@ -119,7 +124,7 @@ class RecordStream(Generic[R]):
 
     def __iter__(self) -> Iterator[R]:
         tally = self._tally = _Tally()
-        complaints: list[str] = []
+        complaints: dict[tuple[str, str], tuple[str, list[int]]] = {}
         found: set[str] = set()
         written, before = is_written(self.source), self._stamp
         is_readable = True
@@ -129,15 +134,18 @@ class RecordStream(Generic[R]):
                 if isinstance(raw, RowError):
                     raise raw
                 found |= raw.keys()
-                row = self.kind.row(_renamed(raw, self.source.columns or {}), written)
+                row = self.kind.row(renamed(raw, self.source.columns or {}), written)
                 records = self.kind.from_row(row)
                 if is_readable or self.on_invalid == "skip":
                     yield from self._unless_refused(records)
             except RowError as error:
                 is_readable = is_readable and error is self._refusal
                 tally.skipped.setdefault(error.reason, []).append(number)
-                if len(complaints) < MAX_ERRORS_SHOWN:
-                    complaints.append(f"row {number}{':' if error.field is None else ','} {error}")
+                cause = (error.reason, _POSITION.sub("", error.field or ""))
+                if cause in complaints:
+                    complaints[cause][1].append(number)
+                elif len(complaints) < MAX_ERRORS_SHOWN:
+                    complaints[cause] = (f"row {number}{':' if error.field is None else ','} {error}", [number])
                 continue
             tally.add(row, len(records))
             if records and (order := odd_order(records[0].prompt)) is not None:
@@ -147,7 +155,7 @@ class RecordStream(Generic[R]):
         if missing := _missing_column(self.source, found):
             raise DataError(missing)
         if not tally.num_records or (tally.skipped and self.on_invalid == "error"):
-            raise DataError(_explain(self, complaints, tally))
+            raise DataError(_explain(self, list(complaints.values()), tally))
 
     def _unless_refused(self, records: Iterable[R]) -> Iterator[R]:
         """Read the records of one row. Raises RowError when one of them is refused."""
@@ -280,7 +288,8 @@ def _missing_column(source: DataSource, found: set[str]) -> str | None:
     return None
 
 
-def _explain(stream: RecordStream[Any], complaints: list[str], tally: _Tally) -> str:
+def _explain(stream: RecordStream[Any], complaints: list[tuple[str, list[int]]], tally: _Tally) -> str:
+    """Say how many rows are bad, with a line for each cause: its first row in words, the others by number."""
     source, num_valid, num_invalid = stream.source, tally.num_rows, tally.num_invalid
     if not num_invalid and num_valid:
         return f"all {tally.num_ties} pairs of {source.path} are ties; expected a ranked list with different ranks"
@@ -288,9 +297,9 @@ def _explain(stream: RecordStream[Any], complaints: list[str], tally: _Tally) ->
         return f"{source.path} holds no rows; expected at least one"
     name = Path(source.path).name if Path(source.path).is_file() else source.path
     lines = [f"{num_invalid} of {num_valid + num_invalid} rows in {source.path} are invalid:"]
-    lines += [f"{name}, {complaint}" for complaint in complaints]
-    if num_invalid > len(complaints):
-        lines.append(f"... and {num_invalid - len(complaints)} more.")
+    lines += [f"{name}, {complaint}{_others(rows[1:])}" for complaint, rows in complaints]
+    if rest := num_invalid - sum(len(rows) for _, rows in complaints):
+        lines.append(f"... and {rest} more.")
     if num_valid and stream.on_invalid == "skip":
         lines.append(f"The others are ranked lists of {tally.num_ties} ties, which leave no pair.")
     elif num_valid:
@@ -300,7 +309,15 @@ def _explain(stream: RecordStream[Any], complaints: list[str], tally: _Tally) ->
     return "\n".join(lines)
 
 
-def _renamed(raw: Mapping[str, Any], columns: Mapping[str, str | None]) -> dict[str, Any]:
+def _others(rows: list[int]) -> str:
+    """Name the further rows with an error by their number and the first of them."""
+    if not rows:
+        return ""
+    listed = ", ".join(map(str, rows[:ROWS_SHOWN])) + (", ..." if len(rows) > ROWS_SHOWN else "")
+    return f" {len(rows)} more like it: row{'s' * (len(rows) > 1)} {listed}"
+
+
+def renamed(raw: Mapping[str, Any], columns: Mapping[str, str | None]) -> dict[str, Any]:
     """Rename a row's columns to prl's names.
 
     A column whose name a mapped column takes is dropped, so that it is never read.

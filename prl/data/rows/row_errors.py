@@ -9,6 +9,14 @@ from typing import Any
 LABELS = ("preference", "label", "margin", "winner")
 """Columns with the probability that the first response is better; a row has at most one of them."""
 
+_OTHER_NAMES = {
+    "prompt": ("question", "instruction", "query", "input", "problem", "context"),
+    "chosen": ("good", "better", "preferred", "winner", "positive", "best", "win"),
+    "rejected": ("bad", "worse", "dispreferred", "loser", "negative", "worst", "lose"),
+    "completion": ("answer", "output", "response", "solution", "target", "chosen"),
+}
+"""Names that other data sets give to a column, for a guess."""
+
 _BAD_BYTE = re.compile("[\udc80-\udcff]")
 
 _short = reprlib.Repr()
@@ -139,12 +147,20 @@ def shown(value: object) -> str:
 def missing_column(
     name: str, found: Sequence[str], columns: Sequence[str], shapes: Mapping[tuple[str, ...], str]
 ) -> RowError:
-    """Build the error of a missing column: the columns there are, the closest shape, and a guess at the name."""
+    """Build the error of a missing column: the columns there are, the closest shape, a guess at each missing name."""
     texts = {shape: [column for column in shape if column not in LABELS] for shape in shapes}  # labels fit any shape
     closest = max(shapes, key=lambda shape: sum(column in found for column in texts[shape]) / len(texts[shape]))
-    guess = get_close_matches(name, sorted(set(found) - set(columns)), n=1) or ["<column in the file>"]
-    fix = f"Add the column or map it: columns: {{{name}: {guess[0]}}}."
+    lacking = [column for column in texts[closest] if column not in found]
+    lacking = lacking if name in lacking else [name]
+    free, guesses = sorted(set(found) - set(columns)), []
+    for each in lacking:
+        usual = [column for column in free if column.lower() in _OTHER_NAMES.get(each, ())]
+        [guess] = (get_close_matches(each, free, n=1) or usual or ["<column in the file>"])[:1]
+        free = [column for column in free if column != guess]
+        guesses.append(f"{each}: {guess}")
+    what = "Add the column or map it" if len(lacking) == 1 else "Add the columns or map them"
     listed = "columns " + (", ".join(map(repr, found)) or "none")
+    fix = f"{what}: columns: {{{', '.join(guesses)}}}."
     return RowError("missing column", name, listed, expected=shapes[closest], fix=fix)
 
 

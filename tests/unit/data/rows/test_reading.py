@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from prl.data import DataError, DataSource, Demonstration, PreferencePair, load_records
+from prl.data.rows import reading
 from prl.data.rows.messages import odd_order
 
 PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Go away."}
@@ -156,17 +157,20 @@ def test_a_bad_line_is_named(jsonl, row, message):
         load_records(jsonl(PAIR, b"", row, PAIR), PreferencePair)
 
 
-def test_all_bad_rows_are_raised_at_once(jsonl):
-    source = jsonl(PAIR, *[PAIR | {"chosen": ""}] * 23)
+def test_all_bad_rows_are_raised_at_once_by_cause(jsonl, monkeypatch):
+    causes = [PAIR | change for change in ({"chosen": ""}, {"weight": 0}, {"label": 2}, {"chosen": ""})]
+    source = jsonl(PAIR, *causes * 6)
+    monkeypatch.setattr(reading, "MAX_ERRORS_SHOWN", 2)
     with pytest.raises(DataError) as caught:
         load_records(source, PreferencePair)
-    lines = str(caught.value).splitlines()
-    assert lines[0] == f"23 of 24 rows in {source.path} are invalid:"
-    assert [re.match(r"pairs\.jsonl, row (\d+), field", line)[1] for line in lines[1:21]] == [
-        str(number) for number in range(2, 22)
-    ]
-    assert lines[21] == "... and 3 more."
-    assert "on_invalid: skip" in lines[22]
+    head, empty, weight, more, advice = str(caught.value).splitlines()
+    assert head == f"24 of 25 rows in {source.path} are invalid:"
+    assert empty.startswith("pairs.jsonl, row 2, field 'chosen': found '' (empty text); expected non-empty text. Give")
+    assert empty.endswith(" 11 more like it: rows 5, 6, 9, 10, 13, 14, 17, 18, ...")
+    assert weight.startswith("pairs.jsonl, row 3, field 'weight': found 0 (invalid weight);")
+    assert weight.endswith(" 5 more like it: rows 7, 11, 15, 19, 23")
+    assert more == "... and 6 more."
+    assert "on_invalid: skip" in advice
 
 
 def test_skip_leaves_out_and_counts(jsonl):
