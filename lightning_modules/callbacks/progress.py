@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -68,6 +69,7 @@ class PhaseProgressBar(ProgressBar):
         self._lines, self._enabled = lines, True
         self._bar: tqdm | None = None
         self._title = ""
+        self._first, self._began = 0, 0.0
 
     def disable(self) -> None:
         """Hide all output; Lightning calls this on all ranks but the first."""
@@ -79,7 +81,9 @@ class PhaseProgressBar(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar at the run's current batch."""
-        total = getattr(pl_module, "iterations", None) or (trainer.max_steps if trainer.max_steps > 0 else None)
+        total = getattr(pl_module, "iterations", None)
+        if total is None and trainer.max_steps > 0:
+            total = trainer.max_steps * trainer.accumulate_grad_batches
         if total is None and trainer.max_epochs and trainer.max_epochs > 0:
             total = int(trainer.max_epochs * trainer.num_training_batches)
         self._title = type(pl_module).__name__.removesuffix("Module")
@@ -88,6 +92,7 @@ class PhaseProgressBar(ProgressBar):
         terminal = self._enabled and sys.stderr.isatty()
         done = batches_done(trainer)
         self._bar = tqdm(total=total, initial=done, desc=self._title, disable=not terminal, dynamic_ncols=True)
+        self._first, self._began = done, perf_counter()
 
     def show_phase(self, name: str) -> None:
         """Show the new phase."""
@@ -107,7 +112,9 @@ class PhaseProgressBar(ProgressBar):
             self._bar.update(1)
         elif self._bar.total and done % max(1, self._bar.total // self._lines) == 0:
             numbers = "  ".join(f"{k} {v}" for k, v in self._numbers(trainer, pl_module).items())
-            tqdm.write(f"{self._title} {done}/{self._bar.total}  {numbers}", file=sys.stderr)
+            seconds = (perf_counter() - self._began) / (done - self._first) * (self._bar.total - done)
+            left = f"{tqdm.format_interval(seconds)} left"
+            tqdm.write(f"{self._title} {done}/{self._bar.total}  {left}  {numbers}", file=sys.stderr)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show validation as a phase."""

@@ -25,6 +25,7 @@ import numpy as np
 import tokenizers
 import transformers
 from filelock import FileLock
+from tqdm import tqdm
 
 from prl.data.audit import comparison_key
 from prl.data.rows.reading import RecordStream
@@ -200,7 +201,10 @@ def _write(folder: Path, stream: RecordStream, records: Iterable[Record], encode
 
     index = _Index()
     with ArrowWriter(path=str(folder / ROWS), writer_batch_size=_BATCH) as writer:
-        for row in _encoded(stream, records, encoder, index):
+        rows = _encoded(stream, records, encoder, index)
+        # Without a terminal a line would stay for each refresh.
+        often = 0.5 if sys.stderr.isatty() else 30
+        for row in tqdm(rows, f"encoding {stream.source.path}", unit=" rows", leave=False, delay=2, mininterval=often):
             writer.write(row)
         if not any(index.lengths):
             raise DataError(

@@ -36,6 +36,21 @@ def test_a_run_begins_with_what_runs_on_what_data_and_where_to_look(monkeypatch:
     assert told == "PairwisePPO: from batch 8, on 2 processes, each on cpu, precision bf16-mixed"
 
 
+def test_without_a_terminal_a_line_says_how_far_and_how_long(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    done, clock = iter((4, 4, 5, 6, 7, 8)), iter((100.0, 106.0, 112.0))
+    monkeypatch.setattr(progress, "batches_done", lambda _: next(done))
+    monkeypatch.setattr(progress, "perf_counter", lambda: next(clock))
+    bar = progress.PhaseProgressBar(lines=4)
+    monkeypatch.setattr(bar, "get_metrics", lambda *_: {"train/loss": 0.5})
+    run = trainer(max_steps=4, accumulate_grad_batches=2)
+    bar.on_train_start(run, SimpleNamespace())  # type: ignore[arg-type]
+    for _ in range(4):
+        bar.on_train_batch_end(run, SimpleNamespace(), None, None, 0)  # type: ignore[arg-type]
+    # Batches, of which a step takes two; 3 s for each since the fourth.
+    lines = capsys.readouterr().err.splitlines()[-2:]
+    assert lines == [f"SimpleNamespace {n}/8  00:0{s} left  train/loss 0.5" for n, s in ((6, 6), (8, 0))]
+
+
 def test_of_lightnings_words_the_noise_is_left_out_and_the_rest_is_not() -> None:
     _quiet_lightning()
     left_out = {
