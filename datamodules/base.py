@@ -162,7 +162,7 @@ class RecordDataModule(LightningDataModule):
 
     def _encode(self, name: str, source: DataSource, reports: dict[str, Any]) -> tuple[EncodedRecords, np.ndarray]:
         """Encode the records of a source, and number those that are used."""
-        stream = RecordStream(source, self.record_type, self.on_invalid)
+        stream = RecordStream(source, self.record_type, self.on_invalid, getattr(self.encoder, "further_columns", ()))
         records = encode_records(stream, _Again(lambda: self._usable(stream)), self.encoder, self.cache)
         content = stream.content_hash()
         self._contents[f"data.{name}"] = content if content is None else content[:32]

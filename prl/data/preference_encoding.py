@@ -46,6 +46,11 @@ class PreferenceEncoder(TurnEncoder):
         """Hash all settings that decide what a record is encoded as."""
         return settings_hash(super().fingerprint, self.views, self.columns)
 
+    @property
+    def further_columns(self) -> tuple[str, ...]:
+        """Name the columns that are read beside those of every pair; a data source may map them."""
+        return (*self.views[2:], *self.columns)
+
     def encode(self, record: PreferencePair) -> dict[str, Any] | None:
         """Encode one pair; None where a response is skipped, or chosen and rejected are the same after the cut.
 
