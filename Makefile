@@ -1,5 +1,6 @@
 # make quickstart   the whole method on a small world, five to ten minutes on two cores after the installation
 # make test         lint, types and the fast test suite
+# make docs         the documentation site, into build/site
 # make cuda         compile the CUDA kernel for every architecture that nvcc knows, without installing it
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +8,7 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow lint cuda clean
+.PHONY: quickstart test test-slow lint docs cuda clean
 
 # One stamp for the environment: made again when what it depends on changes, the kernels' sources included. torch is
 # installed first and alone, so that no other package's wish for "torch" decides which build comes, and so that the
@@ -34,6 +35,15 @@ test: lint
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m "slow" -n $(WORKERS) --dist loadfile
+
+# Docstrings are read, not imported, so this needs nothing of the environment but what it installs itself.
+$(VENV)/.docs: requirements-docs.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 cuda: $(VENV)/.installed
 	PRL_BUILD=cuda $(BIN)/python setup.py --quiet build_ext --build-lib build/cuda

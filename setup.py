@@ -18,6 +18,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 SOURCES = Path(__file__).parent / "prl" / "csrc"
 ABI = "0x020a000000000000"  # the stable ABI of torch 2.10: what is built runs with that version and later ones
@@ -176,6 +177,18 @@ class BuildKernels(build_ext):
         return [str(path) for path in [*listed, record] if path.exists()]
 
 
+class BuildPackages(build_py):
+    """Put configs/ into the package, where an installed prl finds them; a clone keeps them where they are."""
+
+    def run(self) -> None:
+        """Copy packages, then the configs."""
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "prl" / "configs"
+            shutil.rmtree(target, ignore_errors=True)  # of an earlier build
+            shutil.copytree(Path(__file__).parent / "configs", target)
+
+
 def source_hash() -> str:
     """Fingerprint of the sources, as prl.ops.kernels makes it."""
     digest = sha256()
@@ -194,5 +207,5 @@ for name, why in NOT_BUILT.items():
 
 setup(
     ext_modules=[Extension(f"prl.ops._{name}", sources=[], optional=True) for name in ("cpp", "cuda")],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildKernels, "build_py": BuildPackages},
 )

@@ -1,4 +1,4 @@
-"""Base of data modules: read, check and encode once, then batch in an order that a resume continues."""
+"""Base of data modules: read, check and encode once, then batch in a resumable order."""
 
 import hashlib
 import json
@@ -21,6 +21,7 @@ from prl.data.audit import shared_prompts
 from prl.data.batching import check_divides
 from prl.data.store import EncodedRecords, encode_records
 from prl.data.tokens import Truncation
+from prl.distributed import rank
 from prl.run_folder.contents import DATA_REPORT
 from prl.run_folder.inputs import Inputs
 from prl.system.outputs import write_text
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class _Numbered(Dataset):
-    """Rows with their numbers, by which a validation finds their texts again on any rank."""
+    """Rows with their numbers, by which validations look up texts on any rank."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -46,7 +47,7 @@ class _Numbered(Dataset):
 
 
 class _Again:
-    """Records that can be iterated more than once, each time from the first."""
+    """Records that can be iterated several times."""
 
     def __init__(self, begin: Callable[[], Iterable[Record]]) -> None:
         self.begin = begin
@@ -59,21 +60,21 @@ class RecordDataModule(LightningDataModule):
     """Rows of one kind for one training module, which encodes them; this class never touches a model.
 
     Args:
-        train: where training rows come from.
-        validation: where validation rows come from; null takes `validation_share` of the training prompts.
+        train: source of training rows.
+        validation: source of validation rows; null takes `validation_share` of the training prompts.
         batch_size: rows per step over all processes together.
         validation_batch_size: rows per validation batch; `batch_size` when null.
         validation_share: share of the training prompts held out when `validation` is null; all rows of a prompt stay
             on one side.
         on_invalid: error names every bad row before any compute is spent; skip leaves them out and reports them.
-        group_by_length: batches of like lengths, which wastes little padding.
-        seed: of the order and the split.
+        group_by_length: batches of rows of similar length, which saves padding.
+        seed: seed of the order and the split.
         num_workers: processes that collate.
         cache: keep encoded rows in prl's cache folder for later runs on the same data; false encodes them again into a
             temporary folder.
 
     Raises:
-        DataError: for bad rows, or a set that leaves nothing to train on.
+        DataError: for bad rows, or a data set without rows to train on.
     """
 
     record_type: ClassVar[type[Record]]
@@ -107,10 +108,10 @@ class RecordDataModule(LightningDataModule):
         self.rows: dict[str, Any] = {}
         """`datasets.Dataset` of the encoded rows of train and validation."""
         self.lengths: dict[str, Any] = {}
-        """Tokens of each of these rows, int32."""
+        """Tokens of each row of `rows`, int32."""
         self._contents: Inputs = {}
         self._report: str | None = None
-        """The data report of a run that has one already, until its data are found to be those of the checkpoint."""
+        """Data report of a resumed run, until its data are checked against the checkpoint."""
 
     def setup(self, stage: str) -> None:
         """Read, check and encode everything once; safe to call twice."""
@@ -127,7 +128,7 @@ class RecordDataModule(LightningDataModule):
         self.encoder = module.build_encoder()
         reports: dict[str, Any] = {"train": None}
         if self.validation_source is not None:
-            # First, since it is the smaller one as a rule, and a mistake in it would show only after hours.
+            # Validation first: it is usually smaller, and a mistake in it would otherwise show only after hours.
             held_out_records, held_out_kept = self._encode("validation", self.validation_source, reports)
         train_records, train_kept = self._encode("train", self.train_source, reports)
         if self.validation_source is not None:
@@ -141,7 +142,7 @@ class RecordDataModule(LightningDataModule):
             "train": self._select("train", train_records, train_kept, reports),
             "validation": self._select("validation", held_out_records, held_out_kept, reports),
         }
-        self._folders = train_records.folder, held_out_records.folder  # temporary ones live as long as this
+        self._folders = train_records.folder, held_out_records.folder  # temporary folders live as long as this object
         self._write_report(reports, stage)
 
     def _check_batch_sizes(self, stage: str) -> None:
@@ -162,7 +163,9 @@ class RecordDataModule(LightningDataModule):
 
     def _encode(self, name: str, source: DataSource, reports: dict[str, Any]) -> tuple[EncodedRecords, np.ndarray]:
         """Encode the records of a source, and number those that are used."""
-        stream = RecordStream(source, self.record_type, self.on_invalid, getattr(self.encoder, "further_columns", ()))
+        # What an objective declares beyond chosen and rejected is mapped like the columns of every pair.
+        declared = (*getattr(self.encoder, "views", ())[2:], *getattr(self.encoder, "columns", ()))
+        stream = RecordStream(source, self.record_type, self.on_invalid, declared)
         records = encode_records(stream, _Again(lambda: self._usable(stream)), self.encoder, self.cache)
         content = stream.content_hash()
         self._contents[f"data.{name}"] = content if content is None else content[:32]
@@ -170,6 +173,11 @@ class RecordDataModule(LightningDataModule):
             if value := getattr(source, setting):
                 self._contents[f"data.{name}.{setting}"] = json.dumps(value, sort_keys=True)
         reports[name] = records.report
+        for order, rows in records.report.get("odd_orders", {}).items() if rank() == 0 else ():
+            log.warning(
+                *("%s: %s in %d rows, first in row %d; few models have seen this order in training", source.path),
+                *(order, len(rows), rows[0]),
+            )
         return records, np.arange(len(records.truncations))
 
     def _usable(self, stream: RecordStream) -> Iterable[Record]:
@@ -220,15 +228,15 @@ class RecordDataModule(LightningDataModule):
         if not self.trainer.is_global_zero or is_dry_run(self.trainer):
             return
         text = json.dumps(reports, indent=2, default=str) + "\n"
-        # The report in the run folder is the training's, which may be going on.
+        # The report in the run folder belongs to the training, which may be running.
         path = Path(self.trainer.default_root_dir, "" if stage == "fit" else stage) / DATA_REPORT
         if stage == "fit" and path.exists():
-            self._report = text  # a resume may still be refused, and then the run keeps the report of its own data
+            self._report = text  # a resume may still be refused, and then the earlier report stays
         else:
             write_text(path, text)
 
     def _loader(self, rows: Any, batches: Sampler[list[int]], kind: Any = SteadyLoader) -> DataLoader:
-        # A generator of its own: a loader otherwise draws its seed from torch's global state, and a validation would
+        # A generator of its own: otherwise a loader draws its seed from torch's global state, and a validation would
         # change the training that follows.
         return kind(
             _Numbered(rows),
@@ -286,7 +294,7 @@ class RecordDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """Read the validation rows in file order; each process takes every world_size-th row."""
         assert self.trainer is not None
-        # Not `_loader`: for predictions Lightning makes the batch sampler anew, with the arguments of torch's own.
+        # Not `_loader`: for predictions Lightning builds the batch sampler anew, with the arguments of torch's class.
         rows = self.rows["validation"]
         rows = rows.select(range(self.trainer.global_rank, len(rows), self.trainer.world_size))
         size = max(1, self.validation_batch_size // self.trainer.world_size)

@@ -1,4 +1,4 @@
-"""A loader whose workers survive a signal to the process group, so that the trainer can save before it stops."""
+"""Loader whose workers survive a signal to the process group, so that the trainer can save before it stops."""
 
 import os
 from typing import Any
@@ -12,7 +12,7 @@ from prl.system.signals import leave_signals_to_parent, stop_signals_wait
 class SteadyLoader(DataLoader):
     """A DataLoader whose workers leave SIGTERM, SIGUSR1 and Ctrl-C to the trainer; needs `start_worker`.
 
-    Signals wait while workers start, so that none meets a worker that has not come that far.
+    Signals are blocked while workers start, so that they reach no worker that does not handle them yet.
     """
 
     def __iter__(self) -> Any:
@@ -23,5 +23,5 @@ class SteadyLoader(DataLoader):
 def start_worker(number: int) -> None:
     """Leave signals to the trainer, then seed the worker as Lightning does."""
     leave_signals_to_parent()
-    if int(os.environ.get("PL_SEED_WORKERS", 0)):  # as Lightning does for loaders that do nothing first
+    if int(os.environ.get("PL_SEED_WORKERS", 0)):  # as Lightning seeds the workers of other loaders
         pl_worker_init_function(number)

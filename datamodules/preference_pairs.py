@@ -17,13 +17,13 @@ class PreferencePairDataModule(RecordDataModule):
     """Pairs of responses in any shape of docs/data.md.
 
     Args:
-        train: where training rows come from.
+        train: source of training rows.
         on_duplicate: keep or drop pairs that repeat an earlier one of their source.
             Contradictions are never dropped. Both are counted in the data report.
         settings: the other arguments of `RecordDataModule`.
 
     Raises:
-        DataError: for bad rows, or a set that leaves nothing to train on.
+        DataError: for bad rows, or a data set without rows to train on.
     """
 
     record_type = PreferencePair

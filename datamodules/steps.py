@@ -12,14 +12,14 @@ from datamodules.loader import SteadyLoader
 class StepLoader(SteadyLoader):
     """Reads the batches of an optimizer step together and yields them one by one, each with the totals of all.
 
-    A mean over the rows or tokens of a step divides by their number in the whole step, which no single batch knows. The
-    totals are this process's, under the key `of_step`; `TrainingModule.step_totals` says which. Without accumulation
-    the batch is unchanged.
+    A mean over the rows or tokens of a step divides by their number in the step, which a single batch does not hold.
+    The totals of this process are under the key `of_step`, as `TrainingModule.step_totals` defines them. Without
+    accumulation batches are unchanged.
 
     Args:
-        *args: as torch's.
-        trainer: says how many batches make a step; the last one of an epoch may have fewer.
-        **kwargs: as torch's.
+        *args: arguments of torch's loader.
+        trainer: the trainer, which knows the batches per step; the last step of an epoch may have fewer.
+        **kwargs: arguments of torch's loader.
     """
 
     def __init__(self, *args: Any, trainer: Any, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ class StepLoader(SteadyLoader):
             yield from self._told(step)
 
     def _num_left(self) -> int:
-        """Count the batches up to the end of the current step, also after a resume in the middle of a step."""
+        """Count the batches up to the end of the current step, also after a resume within a step."""
         every = self.trainer.accumulate_grad_batches
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return int(max(1, min(every - done % every, self.trainer.num_training_batches - done)))

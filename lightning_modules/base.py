@@ -1,4 +1,4 @@
-"""Base of training modules: how records are encoded, what a checkpoint holds, what is exported."""
+"""Base of training modules: encoder of records, contents of checkpoints, export."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from prl.run_folder.inputs import Inputs, folder_inputs, model_inputs
 
 
 class Encoder(RecordEncoder, Protocol):
-    """Turns records into token ids and rows of ids into batches: all that a data module needs of a training module."""
+    """Encodes records as token ids and collates them: all that a data module needs of a training module."""
 
     def collate(self, rows: list[dict[str, Any]]) -> Any:
         """Collate encoded rows into one batch."""
@@ -40,7 +40,7 @@ class TrainingModule(LightningModule, ABC):
     """Base of training modules. A checkpoint holds trained weights; frozen weights are read from their folder."""
 
     record_type: ClassVar[type[Record]]
-    """The kind of data row that the module learns from."""
+    """Kind of data row that the module learns from."""
     model: Any
     optimization: Optimization
 
@@ -64,24 +64,24 @@ class TrainingModule(LightningModule, ABC):
         """Write the trained model as a folder that transformers loads.
 
         Args:
-            folder: made if need be.
-            merge: put adapters into the weights, instead of writing them alone.
+            folder: target; created if missing.
+            merge: merge adapters into the weights, instead of writing them alone.
 
         Raises:
             ValueError: for merge: false without adapters.
         """
 
     def after_export(self, folder: Path) -> None:
-        """Add to an exported folder at the end of training; nothing by default."""
+        """Add files to an exported folder at the end of training; does nothing by default."""
 
     def setup(self, stage: str) -> None:
-        """Refuse a precision in which nothing could be learnt, before a model is read. Raises ValueError."""
+        """Refuse a precision in which most steps are rounded away, before a model is read. Raises ValueError."""
         if stage == "fit":
             check_precision(self.trainer.precision)
 
     @property
     def sharding(self) -> Sharding:
-        """The strategy's sharding of weights; none without a trainer."""
+        """Sharding of weights by the strategy; none without a trainer."""
         return sharding_of(self._trainer)
 
     def loading_models(self) -> AbstractContextManager[None]:
@@ -98,7 +98,7 @@ class TrainingModule(LightningModule, ABC):
     def on_predict_start(self) -> None:
         """Refuse sharded weights.
 
-        Raises ValueError: processes would wait for each other, since they need not have equally many rows.
+        Raises ValueError: processes may have unequal numbers of rows, and would wait for each other.
         """
         if self.sharding.cuts_weights:
             raise ValueError(
@@ -111,9 +111,9 @@ class TrainingModule(LightningModule, ABC):
         return batches_done(self.trainer)
 
     def begin_phase(self, name: str) -> None:
-        """Show the phase of a batch that begins, and end the run here if a signal asked for it.
+        """Show the new phase of a batch, and end the run if a signal asked for it.
 
-        Nothing that a checkpoint holds may have changed since the last batch, and ranks are in step.
+        The contents of checkpoints must not have changed since the last batch, and ranks must be in step.
         """
         self.current_phase = name
         show = getattr(self.trainer.progress_bar_callback, "show_phase", None)
@@ -141,7 +141,7 @@ class TrainingModule(LightningModule, ABC):
         """Return this process's totals of a step, and the number of batches by which Lightning divides gradients.
 
         Raises:
-            ValueError: when gradients are accumulated and the batch does not know of the others of its step.
+            ValueError: when gradients are accumulated and the batch has no totals of its step.
         """
         if "of_step" in batch:
             return batch["of_step"], self.trainer.accumulate_grad_batches
@@ -158,7 +158,7 @@ class TrainingModule(LightningModule, ABC):
 
         Args:
             batch: the batch.
-            mean: the first of the two, from what `whole_step` returns.
+            mean: computes the first of the two from the results of `whole_step`.
         """
         loss = mean(*self.whole_step(batch))
         alone = mean(self.step_totals(batch), 1) if "of_step" in batch else loss
@@ -206,9 +206,9 @@ class TrainingModule(LightningModule, ABC):
         return {name: getattr(self.optimization, name) for name in names}
 
     def checkpoint_settings(self) -> dict[str, Any]:
-        """Return the settings, by name, without which a checkpoint of this model is useless.
+        """Return the settings that a checkpoint of this model depends on, by name.
 
-        JSON values; compared when a checkpoint is read.
+        They are JSON values, and are compared when a checkpoint is read.
         """
         return {}
 
@@ -238,7 +238,7 @@ class TrainingModule(LightningModule, ABC):
         return {name for name, parameter in named if not parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take frozen weights (reference, judge, the base model under adapters) out, and say whose checkpoint it is."""
+        """Remove frozen weights (reference, judge, base model of adapters), and add the name of the module's class."""
         if self._trainer is not None:
             self.step_health.check_weights()
         frozen = self.frozen_names()
@@ -249,7 +249,7 @@ class TrainingModule(LightningModule, ABC):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def restore(self, checkpoint: dict[str, Any], path: str | Path) -> None:
-        """Take the weights of a checkpoint without a trainer, for the parts that `configure_export` has read.
+        """Load the weights of a checkpoint without a trainer, for the parts that `configure_export` has read.
 
         Raises:
             ValueError: when another stage wrote the checkpoint, or with other `checkpoint_settings`.
@@ -262,7 +262,7 @@ class TrainingModule(LightningModule, ABC):
         part: Any = self
         for name in key.split("."):
             if not hasattr(part, name):
-                return True  # then strict loading has to complain
+                return True  # then strict loading must raise
             part = getattr(part, name)
             if part is None:
                 return False

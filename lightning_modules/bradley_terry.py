@@ -3,36 +3,39 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_modules.judge_validation import JudgeValidation
-from prl.config import ModelSource, Optimization
+from lightning_modules.reward_checks import check_scalar_needs
+from prl.config import ModelSource, Optimization, check_length
+from prl.data.columns import numbers_of
 from prl.data.encoding import ScalarPairEncoder
 from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong, tokenizer_hash
 from prl.judge.bradley_terry import save_bradley_terry
 from prl.models.limits import check_fits
 from prl.models.loading import load_scalar_classifier, load_tokenizer
-from prl.objectives.reward.bradley_terry import bradley_terry_loss
-from prl.objectives.reward.pairwise import check_smoothing, smooth
-from prl.rewards.scalar import scalar_rewards
-from prl.types import Verdict
+from prl.objectives.reward import BradleyTerry, PairBatch, RewardObjective
+from prl.rewards.scalar import head_rewards, weighted_reward
+from prl.verdict import Verdict
 
 
 class BradleyTerryRewardModule(JudgeValidation):
-    """A scalar reward per response, trained on the difference within a pair.
+    """A scalar reward per response, trained on pairs.
 
     Args:
         model: backbone that gets a scalar head on the last token.
         optimization: learning rate and schedule.
-        label_smoothing: pulls targets towards 1/2.
+        objective: what is learnt, a class of `prl.objectives.reward` or of your own with its settings; `BradleyTerry`
+            with its defaults when null.
         max_length: longest prompt and response, tokens.
         on_too_long: error, truncate or skip, with counts, for longer ones.
         passport_pairs: validation pairs, from the first, on which the finished judge is measured for its passport; 0
             writes none.
 
     Raises:
-        ValueError: for a smoothing out of its range.
+        ValueError: for an objective that needs what a scalar model cannot give.
     """
 
     record_type = PreferencePair
@@ -41,14 +44,16 @@ class BradleyTerryRewardModule(JudgeValidation):
         self,
         model: ModelSource,
         optimization: Optimization = Optimization(learning_rate=1e-5),  # noqa: B008 - frozen
-        label_smoothing: float = 0.0,
+        objective: RewardObjective | None = None,
         max_length: int = 1024,
         on_too_long: OnTooLong = "truncate",
         passport_pairs: int = 200,
     ) -> None:
-        super().__init__(passport_pairs)
-        check_smoothing(label_smoothing)
-        self.source, self.optimization, self.label_smoothing = model, optimization, label_smoothing
+        super().__init__(objective or BradleyTerry(), passport_pairs)
+        check_scalar_needs(self.objective)
+        self.head_weights = self.objective.head_weights or (1.0,)
+        self.source, self.optimization = model, optimization
+        check_length("max_length", max_length)
         self.max_length, self.on_too_long = max_length, on_too_long
         self.model: Any = None
 
@@ -56,13 +61,13 @@ class BradleyTerryRewardModule(JudgeValidation):
         """Build the encoder of preference pairs; the data module calls this."""
         tokenizer = load_tokenizer(self.source)
         check_fits(self.source, tokenizer, self.max_length, role="model", setting="max_length")
-        return ScalarPairEncoder(tokenizer, self.max_length, self.on_too_long)
+        return ScalarPairEncoder(tokenizer, self.max_length, self.on_too_long, self.objective.columns)
 
     def configure_model(self) -> None:
         """Read or make the model; safe to call twice."""
         if self.model is None:
             with self.loading_models():
-                model = load_scalar_classifier(self.source).train()
+                model = load_scalar_classifier(self.source, heads=len(self.head_weights)).train()
             self.model = self.shard(model)
 
     def checkpoint_settings(self) -> dict[str, Any]:
@@ -70,23 +75,31 @@ class BradleyTerryRewardModule(JudgeValidation):
         return {"max_length": self.max_length, "tokenizer (hash)": tokenizer_hash(load_tokenizer(self.source))}
 
     def _rewards(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        chosen, rejected = scalar_rewards(self.model, batch["input_ids"], batch["attention_mask"]).chunk(2)
+        """Compute what the heads say of chosen and of rejected: [N, H] each."""
+        chosen, rejected = head_rewards(self.model, batch["input_ids"], batch["attention_mask"]).chunk(2)
         return chosen, rejected
 
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
         """Subtract the two rewards, and state the difference in both orders."""
-        chosen, rejected = self._rewards(batch)
+        chosen, rejected = (weighted_reward(each, self.head_weights) for each in self._rewards(batch))
         return Verdict(chosen - rejected, rejected - chosen)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the weighted mean loss per pair."""
-        chosen, rejected = self._rewards(batch)
-        losses = bradley_terry_loss(chosen, rejected, smooth(batch["targets"].float(), self.label_smoothing))
-        loss, of_batch = self.mean_over_pairs(losses, batch)
+        pairs = self._pairs(batch)
+        loss, of_batch = self.mean_loss(pairs, batch)
         self.log("train/loss", of_batch, prog_bar=True)
-        self.log_training((chosen - rejected).detach(), batch["targets"])
+        self.log_training(pairs.margin[0].detach(), batch["targets"])
         return loss
+
+    def _pairs(self, batch: dict[str, Tensor]) -> PairBatch:
+        chosen, rejected = self._rewards(batch)
+        margin = (weighted_reward(chosen, self.head_weights) - weighted_reward(rejected, self.head_weights))[None]
+        heads = {"chosen_rewards": chosen, "rejected_rewards": rejected} if self.objective.head_weights else {}
+        columns = numbers_of(batch, self.objective.columns)
+        return PairBatch(margin, torch.ones_like(margin, dtype=torch.bool), batch["targets"].float(), columns, **heads)
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the model for AutoModelForSequenceClassification and `BradleyTerryJudge`."""
-        save_bradley_terry(folder, self.model, load_tokenizer(self.source), self.max_length, merge=merge)
+        tokenizer = load_tokenizer(self.source)
+        save_bradley_terry(folder, self.model, tokenizer, self.max_length, merge=merge, head_weights=self.head_weights)

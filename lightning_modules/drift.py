@@ -6,24 +6,24 @@ from statistics import fmean, stdev
 from typing import Any
 
 START = 20
-"""Batches whose mean is the start, where no reference says what a response had there."""
+"""Batches whose mean is the start, where no reference gives the start of each response."""
 WINDOW = 50
-"""Batches in a row that a warning looks at."""
+"""Batches that a warning averages over."""
 SMALL = 0.01
-"""Nats per response that are no drift: rounding, and steps of a warm-up."""
+"""Drift in nats per response that is ignored: rounding, and steps of a warm-up."""
 
 
 class DriftMonitor:
-    """Follows the mean log-probability of chosen and rejected responses, and tells once when chosen ones lose theirs.
+    """Tracks the mean log-probability of chosen and rejected responses, and warns once when that of chosen falls.
 
-    A preference loss is satisfied when rejected responses fall faster than chosen ones. Then the policy moves its mass
-    to texts that are in neither (2310.12036 and 2402.13228 describe it). The rule: over the last 50 batches the mean
+    A preference loss also falls when rejected responses lose more than chosen ones. Then the policy moves its mass to
+    texts that are neither (2310.12036, 2402.13228). The rule: over the last 50 batches the mean
     drift of chosen responses is negative by more than two standard errors of the batches' means and by more than 0.01
     nats per response.
 
     Args:
-        from_reference: what is observed is measured from the start already, as the log-ratio to the model that the
-            policy began as. Otherwise the mean of the first 20 batches is the start.
+        from_reference: whether observations are log-ratios to the model that the policy started from. Otherwise the
+            mean of the first 20 batches is the start.
     """
 
     def __init__(self, from_reference: bool) -> None:
@@ -33,7 +33,7 @@ class DriftMonitor:
         self._has_warned = False
 
     def observe(self, chosen: float, rejected: float) -> dict[str, float]:
-        """Take the mean over a batch and return both drifts, nats per response; none before the start is known."""
+        """Add the mean of a batch and return both drifts, nats per response; empty before the start is known."""
         if not self.from_reference and len(self._first) < START:
             self._first.append([chosen, rejected])
             return {}
@@ -43,7 +43,7 @@ class DriftMonitor:
         return drift
 
     def warning(self) -> str | None:
-        """Return what to tell the user, once in a run; None where all is well."""
+        """Return a warning, once in a run; None otherwise."""
         if self._has_warned or len(self._recent) < WINDOW:
             return None
         mean, error = fmean(self._recent), stdev(self._recent) / math.sqrt(WINDOW)
@@ -58,10 +58,10 @@ class DriftMonitor:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to log and warn as an uninterrupted one."""
+        """Return the state to save."""
         return {"first": self._first, "recent": list(self._recent), "has_warned": self._has_warned}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what was saved."""
+        """Continue from a saved state."""
         self._first, self._has_warned = state["first"], state["has_warned"]
         self._recent = deque(state["recent"], maxlen=WINDOW)

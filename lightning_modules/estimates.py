@@ -25,35 +25,35 @@ from prl.models.logprobs import LOGITS_AT_ONCE, logits_setting
 from prl.models.memory import ModelMemory, Shards, model_memory, on_fake_tensors, working_memory
 from prl.models.policy import in_own_type
 from prl.rewards.base import RewardSource
-from prl.rewards.folder import read_judge_file
+from prl.rewards.folder import head_weights_of, read_judge_file
 
 Make = Callable[[Callable[[], Any]], Any]
 COPIES_OF_LOGITS = {True: 3, False: 2}
-"""Of a slice of logits in float32 with and without a backward pass: itself, its exponentials, its gradient."""
+"""Tensors in memory per slice of float32 logits, with and without a backward pass: slice, exponentials, gradient."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on one process."""
+    """Memory of a run on one process, bytes."""
 
     models: list[ModelMemory]
     phases: dict[str, int]
-    """Peak of each phase, everything that lasts included."""
+    """Peak of each phase, models and optimizer state included."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The memory of a run, before it is known how processes share it."""
+    """Memory of a run, before it is known how processes share it."""
 
     cut: list[ModelMemory]
-    """Models that a strategy may cut into shards."""
+    """Models that a strategy may shard."""
     whole: list[ModelMemory]
-    """Models that are whole on each process."""
+    """Models of which each process holds all weights."""
     working: dict[str, int]
-    """Bytes of each phase beside what lasts, of one process."""
+    """Bytes that each phase needs on one process beside models and optimizer state."""
 
     def on_one_process(self, processes: int, shards: Shards) -> Estimate:
-        """With so many processes that share what a strategy cuts."""
+        """Compute the memory of one of `processes` processes, where a strategy shards the parts in `shards`."""
         models = [each.on_one_process(processes, shards) for each in self.cut]
         models += [each.on_one_process(1, Shards()) for each in self.whole]
         lasting = sum(each.total for each in models)
@@ -63,19 +63,19 @@ class MemoryPlan:
 def plan_memory(
     module: TrainingModule, rows: int, *, precision: str = "32-true", float32_copies: bool = False
 ) -> MemoryPlan:
-    """Longest rows throughout, so what a run needs at most.
+    """Estimate the memory that a run needs at most: every row is of the longest length.
 
     Args:
-        module: as configured; nothing of it is read.
+        module: the configured module; its weights are not read.
         rows: rows of a batch on one process (PPO: rollouts).
         precision: `trainer.precision`.
-        float32_copies: whether the strategy takes steps on copies of the weights, and has the weights themselves in the
-            type of the precision (DeepSpeed).
+        float32_copies: whether the strategy updates float32 copies of the weights, and holds the weights themselves in
+            the type of the precision (DeepSpeed).
 
     Raises:
         ValueError: for weights that could not learn.
     """
-    module.build_encoder()  # which refuses what `prl fit` would refuse
+    module.build_encoder()  # raises for settings that `prl fit` would refuse
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     dtype = half if float32_copies else None
     mixed = torch.autocast("cpu", half or torch.bfloat16, enabled=half != dtype, cache_enabled=False)
@@ -98,7 +98,8 @@ def plan_memory(
 def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
     scalar = isinstance(module, BradleyTerryRewardModule)
     if scalar:
-        model = make(lambda: init_model(AutoModelForSequenceClassification, module.source, num_labels=1))
+        heads = len(module.head_weights)
+        model = make(lambda: init_model(AutoModelForSequenceClassification, module.source, num_labels=heads))
         model.config.pad_token_id = 0
     else:
         model = make(lambda: init_model(AutoModelForCausalLM, module.source))
@@ -110,7 +111,7 @@ def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
 
 
 def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
-    """The policy reads all responses of a batch at once, the reference those of a pair, or of several short ones."""
+    """Plan a preference run: the policy reads a whole batch at once, the reference a pair, or several short ones."""
     policy, views = make(lambda: init_model(AutoModelForCausalLM, module.source).train()), len(module.objective.views)
     cut, length = [model_memory("policy", policy, trained=True)], module.max_length
     train = working_memory(policy, partial(_train, policy, rows * views, length))
@@ -122,7 +123,7 @@ def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
         at_once = max(views, -(-TOKENS // length))
         read = working_memory(reference, partial(_read, reference, at_once, length))
         working["reference"] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(reference, at_once * length)
-        if module.reference_logprobs == "cached":  # it is gone before training
+        if module.reference_logprobs == "cached":  # the reference is freed before training
             working["reference"] += kept.weights
         else:
             cut.append(kept)
@@ -130,13 +131,13 @@ def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
 
 
 def _slice_of_logits(model: Any, tokens: int) -> int:
-    """Bytes in float32 of the logits that are in memory together."""
+    """Compute the bytes, in float32, of the logits that are in memory at once."""
     whole = tokens * model.get_input_embeddings().num_embeddings
     return 4 * (whole if logits_setting(model.config) else min(LOGITS_AT_ONCE, whole))
 
 
 def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> MemoryPlan:
-    policy = make(lambda: _policy(module))  # with the critic's adapters, when it has any
+    policy = make(lambda: _policy(module))  # with the critic's adapters, if any
     cut, critic = [model_memory("policy", policy, trained=True)], None
     if module.critic_kind == "own":
         critic = make(lambda: Critic(init_model(AutoModel, module.critic_source)).train())
@@ -183,8 +184,8 @@ def _frozen(auto_class: Any, source: ModelSource, **extra: Any) -> Any:
 
 
 def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: int) -> int:
-    """Keys and values of whole responses, beside what reading the prompts takes or one step's draw."""
-    policy.eval()  # as it samples: in train mode gradient checkpointing keeps no cache
+    """Compute the bytes of sampling: the cache of whole sequences, plus the prefill or one step's draw."""
+    policy.eval()  # as in sampling: in train mode gradient checkpointing keeps no cache
     cache = policy(_ids(1, prompt), use_cache=True, logits_to_keep=1).past_key_values
     per_token = sum(t.numel() * t.element_size() for keys, values, *_ in cache for t in (keys, values)) // prompt
     reading = working_memory(policy, partial(_read, policy, rows, prompt))
@@ -193,7 +194,7 @@ def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: in
 
 
 def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[ModelMemory], int]:
-    """Models of a reward source, and the work of its largest forward pass: one anchor a response, both orders."""
+    """List the models of a reward source, and the bytes of its largest forward pass: one anchor each, both orders."""
     models, most = [], 0
     for source in judge.leaves():
         weights = source.model_source()
@@ -203,7 +204,7 @@ def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[ModelMe
         if settings["kind"] not in ("generative", "bradley_terry"):
             raise ValueError(f"{weights.path} is a judge of the kind {settings['kind']!r}, which cannot be estimated")
         auto_class = AutoModelForCausalLM if settings["kind"] == "generative" else AutoModelForSequenceClassification
-        extra = {} if settings["kind"] == "generative" else {"num_labels": 1}
+        extra = {} if settings["kind"] == "generative" else {"num_labels": len(head_weights_of(settings))}
         model: Any = make(partial(_frozen, auto_class, weights, **extra))
         length = settings["max_length"]
         at_once = getattr(source, "max_batch_tokens", 64 * length) // length
@@ -225,7 +226,7 @@ def _read(model: Any, rows: int, length: int) -> Any:
 
 
 def _train(model: Any, rows: int, length: int, *, whole_logits: bool = False) -> None:
-    """A forward and a backward pass over rows of one length."""
+    """Run a forward and a backward pass over `rows` rows of `length` tokens."""
     keeps = {"logits_to_keep": 1} if hasattr(model, "lm_head") and not whole_logits else {}
     found = model(_ids(rows, length), use_cache=False, **keeps)
     last = found.logits.float() if hasattr(found, "logits") else found.last_hidden_state

@@ -17,11 +17,11 @@ def write_model(settings: dict[str, Any], checkpoint: Path, output: Path, *, pas
     """Write the model of a checkpoint as a folder that transformers loads.
 
     Args:
-        settings: the run's.
-        checkpoint: a .ckpt file, or folder of parts.
+        settings: settings of the run.
+        checkpoint: a .ckpt file, or a folder of shards.
         output: a new or empty folder.
-        passport_of: a folder whose passport a judge gets if it has equal weights.
-        merge: put adapters into the weights, instead of writing them alone.
+        passport_of: folder whose passport is copied to a judge with equal weights.
+        merge: merge adapters into the weights, instead of writing them alone.
     """
     passport = read_passport(passport_of)
     module = load_training_module(settings, checkpoint)
@@ -34,7 +34,7 @@ def write_model(settings: dict[str, Any], checkpoint: Path, output: Path, *, pas
 
 
 def load_training_module(settings: dict[str, Any], checkpoint: Path) -> Any:
-    """Load the training module of a run with the weights of a checkpoint, as far as `export` needs them."""
+    """Load the training module of a run, with the weights of a checkpoint that `export` needs."""
     module = build_training_module(settings)
     module.configure_export()
     module.restore(sharded_files.read(checkpoint), checkpoint)

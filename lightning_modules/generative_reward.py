@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_modules.judge_validation import JudgeValidation
+from lightning_modules.reward_checks import check_judge_needs
 from prl.config import ModelSource, Optimization
+from prl.data.columns import numbers_of
 from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong, tokenizer_hash
 from prl.distributed import global_sum, world_size
@@ -20,32 +22,20 @@ from prl.judge.template import JudgeTemplate
 from prl.models.limits import check_fits
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import model_inputs, token_logprobs, verdict_logits, verdict_margins
-from prl.objectives.reward.pairwise import (
-    ConsistencyForm,
-    check_smoothing,
-    consistency_loss,
-    pairwise_loss,
-    smooth,
-    verdict_language_loss,
-    verdict_loss,
-)
-from prl.types import Verdict
+from prl.objectives.reward import PairBatch, Pairwise, RewardObjective
+from prl.verdict import Verdict
 
 
 class GenerativeRewardModule(JudgeValidation):
-    """Cross-entropy of the verdict on both orders of each pair.
+    """A language model that becomes a judge: its verdicts on both orders of each pair are trained on the labels.
 
     Args:
         model: causal language model that becomes the judge.
         template: how a comparison is put to it.
         optimization: learning rate and schedule.
+        objective: what is learnt, a class of `prl.objectives.reward` or of your own with its settings; `Pairwise` with
+            its defaults when null.
         order: both (two readings per pair in one batch) or random (one of them).
-        label_smoothing: pulls targets towards 1/2.
-        verdict_loss: cross-entropy of the verdict between its two tokens (two_tokens), or over the full_vocabulary,
-            which also learns to say one of them. Either way a margin is read from the two.
-        consistency_coef: weight c of the change by the order of the responses; needs order: both.
-        consistency: measured as a probability, (p(w, l) + p(l, w) - 1)^2, or as log_odds, (z(w, l) + z(l, w))^2.
-        language_coef: weight d of the cross-entropy over the whole vocabulary beside that between the two tokens.
         text_coef: weight of the next-token cross-entropy of the comparison from its first response on. It keeps
             the generative head in use while the verdict is learnt (text regularisation as in 2406.10216), and costs a
             vocabulary-sized row per token; needs order: both.
@@ -57,8 +47,8 @@ class GenerativeRewardModule(JudgeValidation):
             never. The loss does not change (docs/results/fused.md).
 
     Raises:
-        ValueError: for a weight or a smoothing out of its range, a term that needs both orders without them, or
-            settings that say the same twice.
+        ValueError: for a weight out of its range, a text term without both orders, or an objective that needs what the
+            judge cannot give.
     """
 
     record_type = PreferencePair
@@ -69,38 +59,22 @@ class GenerativeRewardModule(JudgeValidation):
         model: ModelSource,
         template: JudgeTemplate = JudgeTemplate(),  # noqa: B008 - frozen
         optimization: Optimization = Optimization(learning_rate=1e-5),  # noqa: B008 - frozen
+        objective: RewardObjective | None = None,
         order: Literal["both", "random"] = "both",
-        label_smoothing: float = 0.0,
-        verdict_loss: Literal["two_tokens", "full_vocabulary"] = "two_tokens",
-        consistency_coef: float = 0.0,
-        consistency: ConsistencyForm = "probability",
-        language_coef: float = 0.0,
         text_coef: float = 0.0,
         max_length: int = 1024,
         on_too_long: OnTooLong = "truncate",
         passport_pairs: int = 200,
         fused: FusedMode = "auto",
     ) -> None:
-        super().__init__(passport_pairs)
-        check_smoothing(label_smoothing)
-        terms = {"consistency_coef": consistency_coef, "language_coef": language_coef, "text_coef": text_coef}
-        if wrong := [name for name, value in terms.items() if not 0 <= value < math.inf]:
-            raise ValueError(
-                f"{wrong[0]} is {terms[wrong[0]]}; expected a finite number of at least 0, the term's weight"
-            )
-        for name, value in (("consistency_coef", consistency_coef), ("text_coef", text_coef)):
-            if value and order != "both":
-                raise ValueError(f"{name} is {value} with order: {order}; it needs order: both")
-        two_tokens = verdict_loss == "two_tokens"
-        if language_coef and not two_tokens:
-            raise ValueError(
-                f"language_coef is {language_coef} with verdict_loss: full_vocabulary, which is that term alone; set "
-                "language_coef to 0, or verdict_loss to two_tokens"
-            )
+        super().__init__(objective or Pairwise(), passport_pairs)
+        check_judge_needs(self.objective, order)
+        if not 0 <= text_coef < math.inf:
+            raise ValueError(f"text_coef is {text_coef}; expected a finite number of at least 0, the term's weight")
+        if text_coef and order != "both":
+            raise ValueError(f"text_coef is {text_coef} with order: {order}; it needs order: both")
         self.source, self.template, self.optimization = model, template, optimization
-        self.order, self.label_smoothing = order, label_smoothing
-        self.verdict_coef, self.language_coef = (1.0, language_coef) if two_tokens else (0.0, 1.0)
-        self.consistency_coef, self.consistency, self.text_coef = consistency_coef, consistency, text_coef
+        self.order, self.text_coef = order, text_coef
         self.max_length, self.on_too_long = max_length, on_too_long
         self.prefix_sharing = PrefixSharing(fused)
         self.model: Any = None
@@ -112,7 +86,8 @@ class GenerativeRewardModule(JudgeValidation):
             tokenizer = load_tokenizer(self.source)
             check_fits(self.source, tokenizer, self.max_length, role="model", setting="max_length")
             pack_pairs = self.prefix_sharing.mode != "off"
-            self.encoder = ComparisonEncoder(tokenizer, self.template, self.max_length, self.on_too_long, pack_pairs)
+            settings = (self.max_length, self.on_too_long, pack_pairs, self.objective.columns)
+            self.encoder = ComparisonEncoder(tokenizer, self.template, *settings)
         return self.encoder
 
     def configure_model(self) -> None:
@@ -154,50 +129,50 @@ class GenerativeRewardModule(JudgeValidation):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the mean loss per pair, weighted, plus the text term, which is per token."""
-        targets = smooth(batch["targets"].float(), self.label_smoothing)
-        is_both = self.order == "both"
-        loss, of_batch = self._loss_of_both(batch, targets) if is_both else self._loss_of_one(batch, targets)
-        self.log("train/loss", of_batch, prog_bar=True)
-        return loss
-
-    def _loss_of_both(self, batch: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the loss to learn from, and the loss of the batch alone to log."""
         text_loss: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
         if self.text_coef:
             logits, logprobs, counts = self._text_logits(batch)
-            total = -self.text_coef * (logprobs * counts).sum()
-            text_loss = self.means(
-                batch, lambda totals, batches: total * (world_size() * batches) / global_sum(totals["text"].sum())
-            )
+            text_loss = self._text_loss(batch, logprobs, counts)
+            pairs = self._both_orders(batch, logits)
+        elif self.order == "both":
+            pairs = self._both_orders(batch, self._verdict_logits(batch))
         else:
-            logits = self._verdict_logits(batch)
-        margin_wl, margin_lw = verdict_margins(logits, self.verdict_ids).chunk(2)
-        loss = self.verdict_coef * pairwise_loss(margin_wl, margin_lw, targets)
-        if self.consistency_coef:
-            loss = loss + self.consistency_coef * consistency_loss(margin_wl, margin_lw, self.consistency)
-        if self.language_coef:
-            both = verdict_language_loss(logits, self.verdict_ids, torch.cat([targets, 1 - targets]))
-            loss = loss + self.language_coef * (both[: len(loss)] + both[len(loss) :]) / 2
-        self.log_training((margin_wl - margin_lw).detach() / 2, batch["targets"])
-        verdict_loss_mean, of_batch = self.mean_over_pairs(loss, batch)
+            pairs = self._random_order(batch)
+        verdict_loss, of_batch = self.mean_loss(pairs, batch)
+        self.log_training(pairs.chosen_margin().mean(0).detach(), batch["targets"])
         self.log("train/verdict_loss", of_batch)
-        self.log("perf/saved_tokens", self.prefix_sharing.tokens.cached_token_fraction)
-        return verdict_loss_mean + text_loss[0], of_batch + text_loss[1]
+        if self.order == "both":
+            self.log("perf/saved_tokens", self.prefix_sharing.tokens.cached_token_fraction)
+        self.log("train/loss", of_batch + text_loss[1], prog_bar=True)
+        return verdict_loss + text_loss[0]
 
-    def _loss_of_one(self, batch: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
-        num_pairs = len(targets)
+    def _text_loss(self, batch: dict[str, Tensor], logprobs: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the mean over text tokens; see `means`."""
+        total = -self.text_coef * (logprobs * counts).sum()
+        return self.means(
+            batch, lambda totals, batches: total * (world_size() * batches) / global_sum(totals["text"].sum())
+        )
+
+    def _both_orders(self, batch: dict[str, Tensor], logits: Tensor) -> PairBatch:
+        """Build the pairs from the logits of all 2N readings, chosen first and then rejected first: [2N, V]."""
+        chosen_first = torch.tensor([True, False], device=logits.device)[:, None]
+        return self._pairs(batch, logits, chosen_first.expand(2, len(batch["targets"])))
+
+    def _random_order(self, batch: dict[str, Tensor]) -> PairBatch:
+        """Read each pair in one of its orders."""
+        num_pairs, device = len(batch["targets"]), batch["targets"].device
         swapped = torch.rand(num_pairs) < 0.5  # on the CPU generator: the same draw on every kind of device
-        rows = (torch.arange(num_pairs) + swapped * num_pairs).to(targets.device)
-        stated = torch.where(swapped.to(targets.device), 1 - targets, targets)
+        rows = (torch.arange(num_pairs) + swapped * num_pairs).to(device)
         logits = verdict_logits(self.model, batch["input_ids"][rows], batch["attention_mask"][rows])
-        margin = verdict_margins(logits, self.verdict_ids)
-        loss = self.verdict_coef * verdict_loss(margin, stated)
-        if self.language_coef:
-            loss = loss + self.language_coef * verdict_language_loss(logits, self.verdict_ids, stated)
-        self.log_training(torch.where(swapped.to(targets.device), -margin, margin).detach(), batch["targets"])
-        verdict_loss_mean, of_batch = self.mean_over_pairs(loss, batch)
-        self.log("train/verdict_loss", of_batch)
-        return verdict_loss_mean, of_batch
+        return self._pairs(batch, logits, ~swapped.to(device)[None])
+
+    def _pairs(self, batch: dict[str, Tensor], logits: Tensor, chosen_first: Tensor) -> PairBatch:
+        margin = verdict_margins(logits, self.verdict_ids).view(chosen_first.shape)
+        more = {}
+        if self.objective.needs_logits:
+            more = {"logits": logits.reshape(*chosen_first.shape, -1), "verdict_ids": self.verdict_ids}
+        columns = numbers_of(batch, self.objective.columns)
+        return PairBatch(margin, chosen_first, batch["targets"].float(), columns, **more)
 
     def checkpoint_settings(self) -> dict[str, Any]:
         """Return the template, its verdict tokens, the length and the tokenizer; the exported folder holds them too."""

@@ -1,6 +1,7 @@
-"""Validation of every judge: gather the verdicts in both orders of all pairs, then report once."""
+"""Validation of judges: gather the verdicts in both orders of all pairs, then report once."""
 
 import logging
+import sys
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.base import TrainingModule
+from lightning_modules.dashboards import JUDGE_LAYOUT
 from prl.data import PreferencePair, load_records, prompt_key
 from prl.distributed import gathered
 from prl.evaluation.judge.report import JudgedPairs, judge_metrics, slice_metrics
@@ -20,7 +22,8 @@ from prl.judge.passport import issue_passport, write_passport
 from prl.judge.template import render_conversation
 from prl.masking import weighted_mean
 from prl.models.policy import in_own_type
-from prl.types import Verdict
+from prl.objectives.reward import PairBatch, RewardObjective
+from prl.verdict import Verdict, agreement, has_winner
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +40,14 @@ def judged_rows(rows: Iterable[dict[str, Any]], verdict: Verdict, targets: Tenso
 
 
 class JudgeValidation(TrainingModule):
-    """A judge in training: reports accuracy, calibration and order effects over the whole validation set."""
+    """Judge in training, which reports accuracy, calibration and order effects over the validation set."""
 
-    def __init__(self, passport_pairs: int) -> None:
+    def __init__(self, objective: RewardObjective, passport_pairs: int) -> None:
         super().__init__()
         if passport_pairs < 0:
             raise ValueError(f"passport_pairs is {passport_pairs}; expected 0 or more")
-        self.passport_pairs = passport_pairs
+        self.objective, self.passport_pairs = objective, passport_pairs
+        self.run_state.register_methods(objective=objective)
         self._readings: list[Tensor] = []
         self._rows: list[Tensor] = []
 
@@ -60,9 +64,18 @@ class JudgeValidation(TrainingModule):
         """Return the weight of each pair."""
         return {"weights": batch["weights"]}
 
-    def mean_over_pairs(self, losses: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Compute the weighted mean over pairs; see `means`."""
-        weights = batch["weights"]
+    def mean_loss(self, pairs: PairBatch, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute the weighted mean of the objective over pairs; see `means`.
+
+        Raises:
+            ValueError: when the objective does not give a loss for each pair.
+        """
+        losses, weights = self.objective.loss(pairs), batch["weights"]
+        if tuple(losses.shape) != (len(pairs),):
+            raise ValueError(
+                f"{type(self.objective).__name__}.loss gave shape {tuple(losses.shape)}; expected a loss for each of "
+                f"{len(pairs)} pairs, [B]"
+            )
         return self.means(batch, lambda totals, batches: weighted_mean(losses, weights, totals["weights"], batches))
 
     def log_training(self, win_logit: Tensor, targets: Tensor) -> None:
@@ -72,10 +85,15 @@ class JudgeValidation(TrainingModule):
             win_logit: [N] log-odds that chosen is better, without gradient.
             targets: [N] probability of the label that it is.
         """
-        right = (win_logit > 0) == (targets > 0.5)
-        decided = targets != 0.5
-        self.log("train/accuracy", right[decided].float().mean() if decided.any() else 0.5, prog_bar=True)
+        right, decided = agreement(win_logit, targets), has_winner(targets)
+        self.log("train/accuracy", right[decided].mean() if decided.any() else 0.5, prog_bar=True)
         self.log("train/margin", ((2 * targets - 1) * win_logit).mean())
+
+    def on_train_start(self) -> None:
+        """Lay out the page of TensorBoard."""
+        super().on_train_start()
+        if self.tensorboard is not None:
+            self.tensorboard.add_custom_scalars(JUDGE_LAYOUT)
 
     def on_validation_epoch_start(self) -> None:
         """Start afresh."""
@@ -153,7 +171,7 @@ class JudgeValidation(TrainingModule):
     def after_export(self, folder: Path) -> None:
         """Measure the judge that was just written on the first validation pairs, for the gate in front of PPO.
 
-        It is read again from its folder: that, with adapters merged, is what PPO will use.
+        The judge is read again from its folder, because PPO will use it with adapters merged.
         """
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         source = getattr(datamodule, "validation_source", None)
@@ -166,4 +184,5 @@ class JudgeValidation(TrainingModule):
         judge = load_judge(folder).to(self.trainer.strategy.root_device)
         source, check = replace(source, limit=limit), lambda pair: judge.check(pair.prompt)
         pairs = load_records(source, PreferencePair, datamodule.on_invalid, check)
+        sys.stderr.write(f"passport: measuring the judge on {len(pairs.records)} pairs\n")  # which may take minutes
         write_passport(folder, issue_passport(judge, folder, pairs))

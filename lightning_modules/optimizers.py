@@ -58,10 +58,10 @@ def check_learns(groups: list[dict[str, Any]]) -> None:
 
 
 def learning_rate_factor(step: int, settings: Optimization, total_steps: int) -> float:
-    """Share of the peak learning rate at optimizer step `step` (from 0): warm-up, then the schedule.
+    """Compute the share of the peak learning rate at optimizer step `step` (from 0): warm-up, then the schedule.
 
-    The first step already learns, unlike with the schedules of transformers: a PPO iteration is too dear to be spent at
-    a learning rate of zero.
+    Unlike in the schedules of transformers, the first step has a rate above zero: a PPO iteration is too expensive to
+    be spent at a rate of zero.
     """
     if step < settings.warmup:
         return (step + 1) / (settings.warmup + 1)
@@ -78,17 +78,17 @@ def build_schedule(
     *,
     critic_warmup: Callable[[], int] = lambda: 0,
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Warm-up and schedule of every parameter group.
+    """Build warm-up and schedule of every parameter group.
 
     Args:
-        optimizer: its groups are named by `parameter_group`.
-        settings: the schedule.
-        total_steps: last step of the run; 0 or less when there is none.
-        critic_warmup: steps in which only the critic learns, as far as is known. Its rate starts at the peak, and the
-            policy's warm-up begins behind them.
+        optimizer: an optimizer with groups of `parameter_group`.
+        settings: settings of the schedule.
+        total_steps: last step of the run; 0 or less when unknown.
+        critic_warmup: steps in which only the critic learns, as far as is known. The critic's rate starts at the peak,
+            and the policy's warm-up begins after these steps.
 
     Raises:
-        ValueError: when the schedule needs a last step and there is none.
+        ValueError: when the schedule needs a last step and it is unknown.
     """
     if settings.schedule != "constant" and total_steps <= 0:
         raise ValueError(
@@ -107,9 +107,9 @@ def build_schedule(
 
 
 def continue_schedule(schedule: torch.optim.lr_scheduler.LambdaLR) -> None:
-    """Give each parameter group the rate that the schedule of this run has at the step reached.
+    """Set the rate of each parameter group to this run's schedule at the current step.
 
-    A resumed optimizer has the next rate of its checkpoint's schedule, which is 0 where a complete run is made longer.
+    A resumed optimizer has the next rate of its checkpoint's schedule, which is 0 where a complete run is extended.
     For an unchanged schedule the two rates are equal to the last bit.
     """
     rates = [
@@ -146,12 +146,12 @@ def configure_actor_critic(
     """Build one optimizer for policy and critic, as groups with their own learning rates; its steps are iterations.
 
     Args:
-        policy: what is trained of it learns.
-        critic: likewise; None for none.
+        policy: the policy; its trained parameters learn.
+        critic: the critic; None for none.
         settings: learning rate and schedule.
-        trainer: whose strategy and precision decide about types and kernels.
-        critic_learning_rate: the rate of `settings` when None.
-        iterations: of the whole run.
+        trainer: the trainer; strategy and precision decide about types and kernels.
+        critic_learning_rate: learning rate of the critic; that of `settings` when None.
+        iterations: iterations of the run.
         critic_warmup: iterations in which only the critic learns, as far as is known.
     """
     rate = settings.learning_rate if critic_learning_rate is None else critic_learning_rate

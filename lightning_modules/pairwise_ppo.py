@@ -1,6 +1,6 @@
-"""Pairwise PPO (2504.04950), and every other way to learn from rollouts that a configuration puts together.
+"""Pairwise PPO (2504.04950), and other methods of learning from rollouts, composed in a configuration.
 
-Raise the probability that the policy's response beats an anchor under the judge, or another reward.
+Pairwise PPO raises the probability that the policy's response beats an anchor under the judge.
 """
 
 from contextlib import nullcontext
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_modules import optimizers
+from lightning_modules.dashboards import draw_iteration, ppo_layout
 from lightning_modules.policy_update import PolicyUpdate
-from lightning_modules.ppo_checks import check_lengths, check_methods, check_roles, check_run
-from lightning_modules.ppo_dashboard import LAYOUT, draw_iteration
+from lightning_modules.ppo_checks import check_lengths, check_methods, check_roles, check_run, check_warmup
 from lightning_modules.step_health import health_folder
 from prl.advantages.base import AdvantageEstimator
 from prl.advantages.gae import GAE
@@ -32,6 +32,7 @@ from prl.config import (
     Sampling,
     Update,
     Validation,
+    check_length,
 )
 from prl.data.encoding import PromptEncoder
 from prl.data.rows.records import AnchoredPrompt
@@ -46,8 +47,8 @@ from prl.models.offload import Offload
 from prl.objectives.policy.base import PolicyObjective
 from prl.objectives.policy.ppo import PPO
 from prl.rewards.base import RewardSource, load_frozen
+from prl.rewards.shapers.base import RewardShaper, shape
 from prl.rewards.shapers.missing_eos import MissingEOS
-from prl.rewards.shaping import RewardShaper, shape
 from prl.rl.actors import Actors, check_sampler
 from prl.rl.critic_warmup import CriticWarmup
 from prl.rl.experience import build_experience, filter_weights
@@ -56,42 +57,44 @@ from prl.rl.judging import Judging, shard_judge
 from prl.rl.kl_controller import kl_controller
 from prl.rl.metrics import iteration_metrics, sequence_kl
 from prl.rl.minibatch import split_microbatches
-from prl.rollouts.base import LocalSampler, RolloutFilter, Sampler
+from prl.rollouts.base import Sampler
+from prl.rollouts.filters.base import RolloutFilter
+from prl.rollouts.local import LocalSampler
 from prl.types import Experience, PromptBatch, Rollout, Scores
 
 
 class PairwisePPOModule(PolicyUpdate):
-    """Policy, frozen reference, reward and critic, wired together; one training batch is one iteration.
+    """Reinforcement learning of a policy with reference, reward and critic; one training batch is one iteration.
 
     With an advantage estimator that compares the responses of a prompt, such as `prl.advantages.GroupNormalized`, there
     is no critic and the module is GRPO.
 
     Args:
-        policy: where the policy starts, usually the supervised stage's folder.
+        policy: source of the policy, usually the folder of the supervised stage.
         reward: a judge, or another `RewardSource`.
-        judge_gate: what the judge's passport must show.
-        anchors: what rollouts are compared with.
-        iterations: rollout-and-update rounds until the run ends.
-        sampler: who samples responses; the policy in this process when null.
-        sampling: how responses are sampled.
-        filters: which responses count, one after the other; all of them when null.
-        shaping: what happens to rewards, one after the other; `MissingEOS` when null.
-        kl: how the policy is kept near the reference.
-        advantage: how rewards become advantages; `GAE` when null.
-        objective: what the policy learns from advantages; the clipped surrogate of `PPO` when null.
-        update: passes, minibatches and reduction of the update.
+        judge_gate: limits of the judge's passport.
+        anchors: source of the responses that rollouts are compared with.
+        iterations: iterations (rollout and update) of the run.
+        sampler: sampler of responses; the policy in this process when null.
+        sampling: settings of sampling.
+        filters: rollout filters, whose weights multiply; all responses count when null.
+        shaping: reward shapers, applied in order; `MissingEOS` when null.
+        kl: settings of the KL to the reference.
+        advantage: advantage estimator; `GAE` when null.
+        objective: objective of the policy; the clipped surrogate of `PPO` when null.
+        update: epochs, minibatches and reduction of the update.
         optimization: learning rate and schedule; its steps are iterations.
-        critic: the critic of an advantage estimator that needs one; default settings when null.
-        reference: what the policy is kept near; the policy's source when null. With adapters on the policy, the
-            reference is the policy with adapters off and costs no memory.
+        critic: settings of the critic, for an advantage estimator that needs one; defaults when null.
+        reference: source of the reference; the policy's source when null. With adapters on the policy, the reference is
+            the policy with adapters off and costs no memory.
         max_prompt_length: longest prompt, tokens.
-        on_too_long: what happens to longer prompts: error, truncate or skip, with counts.
+        on_too_long: error, truncate or skip, with counts, for longer prompts.
         judge_thoughts: have judges and rules read the thoughts in front of an answer (`<think> ... </think>`) too.
             Otherwise they read the answer alone, which is empty where the thoughts do not end.
-        heldout_judge: judges validations beside the judge and is never in the reward.
-        validation: how validations are read.
+        heldout_judge: second judge of validations, which is never in the reward.
+        validation: limits and patience of validations.
         health: when the run warns, and when it stops.
-        resources: where models are while others work.
+        resources: placement of idle models.
 
     Raises:
         ValueError: for settings that contradict each other.
@@ -127,6 +130,7 @@ class PairwisePPOModule(PolicyUpdate):
     ) -> None:
         super().__init__(validation, Offload(resources.offload_frozen))
         check_roles(policy, reference, reward, heldout_judge, iterations)
+        check_length("max_prompt_length", max_prompt_length)
         self.automatic_optimization = False
         self.policy_source, self.reference_source = policy, reference
         self.reward, self.heldout_judge, self.judge_gate = reward, heldout_judge, judge_gate
@@ -159,7 +163,7 @@ class PairwisePPOModule(PolicyUpdate):
         return None if self.critic_settings is None else self.critic_settings.kind
 
     def build_encoder(self) -> PromptEncoder:
-        """How this stage reads a prompt; the data module asks for it."""
+        """Build the encoder of prompts; the data module calls this."""
         critic = self.critic_source if self.critic_kind == "own" else None
         models = {"policy": self.policy_source, "reference": self.reference_source, "critic": critic}
         check_lengths(models, self.tokenizer, self.max_prompt_length + self.sampling.max_new_tokens)
@@ -167,8 +171,14 @@ class PairwisePPOModule(PolicyUpdate):
         needs_anchors = self.anchors.reads_column and compared
         return PromptEncoder(self.tokenizer, self.max_prompt_length, self.on_too_long, needs_anchors)
 
+    def setup(self, stage: str) -> None:
+        """Hold the settings of an iteration against each other, before a model is read. Raises ValueError."""
+        super().setup(stage)
+        if stage == "fit":
+            check_run(self.update_settings, self.sampling.per_prompt, self.trainer)
+
     def configure_model(self) -> None:
-        """Read the models one after the other, each in shards before the next; safe to call twice."""
+        """Load the models one by one, sharding each before the next; safe to call twice."""
         if self.actors is not None:
             return
         judges, sharding = [*filter(None, (self.reward, self.heldout_judge))], self.sharding
@@ -206,14 +216,14 @@ class PairwisePPOModule(PolicyUpdate):
         )
 
     def configure_export(self) -> None:
-        """Read the policy alone, with all adapters that a checkpoint has of it."""
+        """Load the policy alone, with all its adapters in a checkpoint."""
         self.policy = load_causal_lm(self.policy_source).train()
         if self.critic_kind == "adapter":
             add_adapters(self.policy, AdapterCritic.NAME)
 
     def on_fit_start(self) -> None:
-        """Check settings against each other, before a rollout is paid for, and start the records."""
-        check_run(self.update_settings, self.warmup.budget, self.sampling.per_prompt, self.trainer)
+        """Check models and strategy against each other before the first rollout, and start the logs."""
+        check_warmup(self.warmup.budget, self.trainer)
         judges = [each for judge in filter(None, (self.reward, self.heldout_judge)) for each in judge.leaves()]
         read = [getattr(each, "path", None) for each in (self.reference_source, self.critic_source, *judges)]
         check_sampler(self.sampler, self.policy, self.sharding, self.policy_source.path, read)
@@ -223,7 +233,7 @@ class PairwisePPOModule(PolicyUpdate):
             event_log.truncate_after(self.validation.batch)
 
     def configure_optimizers(self) -> Any:
-        """Policy and critic under one optimizer."""
+        """Build one optimizer for policy and critic."""
         return optimizers.configure_actor_critic(
             *(self.policy, self.critic, self.optimization, self.trainer),
             critic_learning_rate=self._critic_learning_rate,
@@ -253,16 +263,16 @@ class PairwisePPOModule(PolicyUpdate):
         return {"responses": rollout.response_ids, "rewards": experience.rewards}  # for the run ledger
 
     def place_anchors(self, batch: PromptBatch, rollout: Rollout) -> Rollout:
-        """Give each response what it is compared with."""
+        """Give each response its anchors."""
         with self.phase("anchors"):
             return rollout.anchored(self.anchors.anchors_for(batch, rollout.texts, self.actors))
 
     @torch.no_grad()
     def build_experience(self, rollout: Rollout, scores: Scores) -> Experience:
-        """Score the rollout under policy, reference and critic, and turn it all into constants.
+        """Score the rollout under policy, reference and critic, and build the constants of the update.
 
-        A response without a reward, or that a filter leaves out, stays in its place, so that all ranks take the same
-        steps, and counts for nothing.
+        A response without a reward, or with weight 0, stays in its place with an empty mask, so that all ranks take the
+        same steps.
         """
         with self.phase("score"):
             weights = filter_weights(rollout, scores, self.filters)
@@ -283,7 +293,7 @@ class PairwisePPOModule(PolicyUpdate):
     # ---- logging
 
     def log_iteration(self, scores: Scores, rollout: Rollout, experience: Experience, stats: dict[str, float]) -> None:
-        """Log the numbers of an iteration, the histograms, and what happened to anchors."""
+        """Log the numbers of an iteration, histograms, and events of anchors."""
         iteration, num_rows = self.batches_done() + 1, len(rollout) * world_size()
         run: Any = {"reward": self.reward, "kl_coef": self.kl.coef, "meter": self.meter, "iteration": iteration}
         numbers = iteration_metrics(scores, rollout, experience, stats, **run)
@@ -311,10 +321,11 @@ class PairwisePPOModule(PolicyUpdate):
         self.trainer.should_stop |= self.batches_done() >= self.iterations
 
     def on_train_start(self) -> None:
-        """Lay out the page of TensorBoard; end a run that was complete when it stopped."""
+        """Lay out the page of TensorBoard; end a run that is complete already."""
         super().on_train_start()
         if self.tensorboard is not None:
-            self.tensorboard.add_custom_scalars(LAYOUT)
+            has = {"has_heldout": self.judging.heldout is not None, "has_critic": self.critic_settings is not None}
+            self.tensorboard.add_custom_scalars(ppo_layout(**has))
         self.trainer.should_stop |= self.batches_done() >= self.iterations
         self.end_if_over()
 

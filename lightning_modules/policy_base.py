@@ -11,6 +11,7 @@ import torch
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
+from lightning_modules.dashboards import draw_summary
 from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.random_states import forked
 from prl.config import Validation
@@ -18,7 +19,7 @@ from prl.distributed import gathered, rank, world_size
 from prl.evaluation.policy.frontier import run_points
 from prl.evaluation.policy.report import judged
 from prl.evaluation.policy.validation_log import ComparisonRow, ValidationLog
-from prl.evaluation.tables import markdown_table
+from prl.evaluation.tables import markdown_table, spread, under_numbers
 from prl.judge.template import render_conversation
 from prl.models.offload import Offload
 from prl.rl.judging import Judging
@@ -30,11 +31,11 @@ log = logging.getLogger(__name__)
 
 
 class PolicyTrainingModule(TrainingModule):
-    """A policy in training: validations compare its responses with the anchors of the data.
+    """Policy in training, whose validations compare its responses with the anchors of the data.
 
     Args:
-        settings: how validations are read.
-        offload: keeps frozen models off the device while they have nothing to do.
+        settings: limits and patience of validations.
+        offload: keeps frozen models off the device while they are idle.
     """
 
     judging: Judging
@@ -44,7 +45,7 @@ class PolicyTrainingModule(TrainingModule):
     def __init__(self, settings: Validation, offload: Offload) -> None:
         super().__init__()
         self.actors: Any = None
-        """`Actors`, once the models are read."""
+        """`Actors`, once the models are loaded."""
         self.offload, self.meter = offload, PhaseTimer()
         self.validation = PolicyValidation(settings, self.batches_done)
         self.run_state.register("validation", self.validation)
@@ -56,7 +57,7 @@ class PolicyTrainingModule(TrainingModule):
             return self.actors.sample(batch, version=self.batches_done())
 
     def judge_responses(self, rollout: Rollout) -> Scores:
-        """Reward each response. Raises ValueError when none could be rewarded, on any rank."""
+        """Reward each response. Raises ValueError when no response on any rank got a reward."""
         with self.phase("judge"):
             return self.judging.score(rollout)
 
@@ -69,12 +70,12 @@ class PolicyTrainingModule(TrainingModule):
 
     @property
     def log_files(self) -> ValidationLog:
-        """The run folder when fitting; a folder of its own for `prl validate` and `prl test`."""
+        """Files of validations: in the run folder when fitting, in a subfolder for `prl validate` and `prl test`."""
         verb = "" if self.trainer.state.fn in (None, "fit") else self.trainer.state.fn.value
         return ValidationLog(Path(self.trainer.default_root_dir, verb))
 
     def start_validations(self) -> None:
-        """Forget files of batches that are trained again, and check what is kept."""
+        """Delete the files of batches that will be trained again, and check which checkpoints are kept."""
         if self.trainer.is_global_zero and not is_dry_run(self.trainer):
             self.log_files.forget_after(self.validation.batch)
         self.trainer.strategy.barrier("validations of lost batches are gone")
@@ -83,12 +84,12 @@ class PolicyTrainingModule(TrainingModule):
     # ---- one validation
 
     def on_validation_epoch_start(self) -> None:
-        """Start afresh."""
+        """Reset the collected comparisons."""
         self.validation.start()
 
     @torch.no_grad()
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Sample with the same draws every time, judge against the anchors, measure the KL to the reference."""
+        """Sample with fixed draws, judge against the anchors, and measure the KL to the reference."""
         rollout, scores = self._sample(batch, batch_idx)
         if scores.verdict is None or scores.response_index is None:
             raise ValueError(
@@ -105,12 +106,12 @@ class PolicyTrainingModule(TrainingModule):
         self.validation.add(rollout, verdicts, scores.response_index, (policy - reference).sum(1))
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Testing reports what validation does."""
+        """Collect what validation collects."""
         self.validation_step(batch, batch_idx)
 
     @torch.no_grad()
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """For each prompt: a sampled response, and its win probability against each anchor."""
+        """Return for each prompt a sampled response, and its win probability against each anchor."""
         rollout, scores = self._sample(batch, batch_idx)
         batch = rollout.batch
         rows: list[dict[str, Any]] = [
@@ -122,20 +123,20 @@ class PolicyTrainingModule(TrainingModule):
         return rows
 
     def _sample(self, batch: PromptBatch, batch_idx: int) -> tuple[Rollout, Scores]:
-        """One response to each prompt, of the same draws every time, against the anchors of the data.
+        """Sample one response to each prompt with fixed draws, and attach the anchors of the data.
 
-        A row without an anchor is compared with a sample of the reference, which is the same every time too.
+        A row without an anchor gets a sample of the reference, drawn with fixed draws too.
         """
         with forked(seed=batch_idx * world_size() + rank()):
             rollout = self.generate(batch)
-            if any(gathered(not all(batch.anchors))):  # on all ranks or none, since they sample together
+            if any(gathered(not all(batch.anchors))):  # on all ranks or none, because ranks sample together
                 drawn = self.actors.reference_responses(batch)
                 anchors = [own or (text,) for own, text in zip(batch.anchors, drawn, strict=True)]
                 rollout = rollout.anchored(anchors)
         return rollout, self.judge_responses(rollout)
 
     def on_validation_epoch_end(self) -> None:
-        """Win rates with their intervals, KL, the gap between judges, samples: logged once, and kept as files."""
+        """Log win rates with intervals, KL, the gap between judges and samples once, and write them to files."""
         rows, trainer = self.validation.gather(), self.trainer
         if trainer.sanity_checking and trainer.num_sanity_val_steps != float("inf"):
             return  # a few batches are a check of the code, not a validation
@@ -149,22 +150,23 @@ class PolicyTrainingModule(TrainingModule):
         if trainer.is_global_zero and not is_dry_run(trainer):
             self.log_files.add(self.validation.batch, numbers, rows)
             if self.tensorboard is not None and not trainer.sanity_checking:
+                draw_summary(self.tensorboard, numbers, self.logged_step())
                 self._draw(self.tensorboard, rows)
 
     on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
 
     def end_if_over(self) -> None:
-        """End the run when it has waited long enough for a better validation, before or after it was resumed."""
+        """End the run when `patience` validations in a row, counted across resumes, were no better than the best."""
         if (reason := self.validation.patience.stop_reason()) is not None and not self.trainer.should_stop:
             self.trainer.should_stop = True
             if rank() == 0:
                 log.warning("the run ends early: %s. `prl frontier` names the checkpoint to ship", reason)
 
     def _draw(self, tensorboard: Any, rows: list[ComparisonRow]) -> None:
-        from prl.evaluation.policy.frontier_figure import draw_frontier  # matplotlib, for whoever draws
+        from prl.evaluation.policy.frontier_figure import draw_frontier  # imports matplotlib
 
         step = self.logged_step()
-        tensorboard.add_text("samples/validation", sample_table(rows[: self.validation.settings.samples]), step)
+        tensorboard.add_text("samples/validation", sample_table(rows, self.validation.settings.samples), step)
         tensorboard.add_histogram("val/win_prob_histogram", torch.tensor([row["p_win"] for row in judged(rows)]), step)
         tensorboard.add_figure(
             "frontier/kl_winrate", draw_frontier({"this run": run_points(self.log_files.read())}), step
@@ -172,13 +174,13 @@ class PolicyTrainingModule(TrainingModule):
 
 
 def _win_probs(scores: Scores) -> Iterator[tuple[int, float]]:
-    """The response that each comparison is about, and its win probability."""
+    """Pair the index of the response of each comparison with its win probability."""
     if scores.verdict is not None and scores.response_index is not None:
         yield from zip(scores.response_index.tolist(), scores.verdict.win_prob.tolist(), strict=True)
 
 
 def check_keep(trainer: Any, patience: int | None) -> None:
-    """Warn when the best validation's checkpoint would be gone by the time that `patience` gives up."""
+    """Warn when the best validation's checkpoint would be deleted before `patience` ends the run."""
     every = trainer.val_check_interval if trainer.check_val_every_n_epoch is None else None
     own = [each for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoint)]
     if patience is None or not isinstance(every, int) or not own or not own[0].every_n_batches or rank() != 0:
@@ -192,13 +194,16 @@ def check_keep(trainer: Any, patience: int | None) -> None:
         )
 
 
-def sample_table(rows: list[ComparisonRow]) -> str:
-    """Prompt, response, anchor and the probabilities of both orders, as a table for TensorBoard."""
-    names = {"p(win)": "p_win", "p, response first": "p_response_first", "p, anchor first": "p_anchor_first"}
+def sample_table(rows: list[ComparisonRow], count: int) -> str:
+    """Format some comparisons, from the policy's best to its worst, as a table for TensorBoard.
+
+    A cell has the probability of a win, in both orders too, above the prompt; then come response and anchor.
+    """
+    names = {"p(win)": "p_win", "response first": "p_response_first", "anchor first": "p_anchor_first"}
     if rows and "heldout_p_win" in rows[0]:
-        names["p(win), held-out judge"] = "heldout_p_win"
-    lines = [
-        [render_conversation(row["prompt"]), row["response"], row["anchor"], *(f"{row[k]:.3f}" for k in names.values())]
-        for row in rows  # nan where judging failed
-    ]
-    return markdown_table(["prompt", "response", "anchor", *names], lines)
+        names["held-out judge"] = "heldout_p_win"
+    lines = []
+    for row in [rows[n] for n in spread([row["p_win"] for row in rows], count)]:
+        numbers = {name: f"{row[key]:.3f}" for name, key in names.items()}  # nan where the held-out judge failed
+        lines.append([under_numbers(render_conversation(row["prompt"]), numbers), row["response"], row["anchor"]])
+    return markdown_table(["prompt", "response", "anchor"], lines)

@@ -13,13 +13,13 @@ from prl.rl.critic_warmup import CriticWarmup
 from prl.rl.health_monitor import HealthMonitor
 from prl.rl.kl_controller import KLController
 from prl.rl.minibatch import count_global, schedule_minibatches
+from prl.rl.minibatch_loss import minibatch_loss, token_weights
 from prl.rl.step_statistics import accumulate, mean_over_steps, reduce_over_ranks
-from prl.rl.update import minibatch_loss, token_weights
 from prl.types import Experience, Rollout
 
 
 class PolicyUpdate(PolicyTrainingModule):
-    """Learns from experience by steps of its own; Lightning steps nothing (manual optimisation)."""
+    """Policy that learns from experience in manual optimisation."""
 
     objective: PolicyObjective
     update_settings: Update
@@ -82,7 +82,7 @@ class PolicyUpdate(PolicyTrainingModule):
         return found if allowed else None
 
     def _outputs(self, rollout: Rollout) -> tuple[PolicyOutputs | None, Tensor | None]:
-        """Return what policy (None while only the critic learns) and critic say of a micro-batch, with gradient."""
+        """Compute outputs of policy (None while only the critic learns) and critic on a micro-batch, with gradient."""
         if self.warmup.is_active(self.batches_done()):
             return None, self.actors.values(rollout)
         logprobs, values, entropy = self.actors.evaluate(rollout)

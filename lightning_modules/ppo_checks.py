@@ -11,7 +11,7 @@ from prl.judge.base import PairwiseJudge
 from prl.models.limits import check_fits
 from prl.rewards.base import RewardSource
 from prl.rl.minibatch import check_minibatches
-from prl.rollouts.base import RolloutFilter
+from prl.rollouts.filters.base import RolloutFilter
 
 
 def check_roles(
@@ -21,7 +21,7 @@ def check_roles(
     heldout: PairwiseJudge | None,
     iterations: int,
 ) -> None:
-    """Raises ValueError for a run without a start to stay near or an iteration, or with one judge in two roles."""
+    """Refuse a run without a reference or iterations, or with one judge in two roles. Raises ValueError."""
     if iterations < 1:
         raise ValueError(f"model.init_args.iterations is {iterations}; expected at least 1")
     if policy.path is None and reference is None:
@@ -34,8 +34,8 @@ def check_lengths(models: dict[str, ModelSource | None], tokenizer: Any, length:
     """Refuse models that cannot read a rollout.
 
     Args:
-        models: by role; None for one that is not read.
-        tokenizer: of all.
+        models: the models by role; None for a role without a model.
+        tokenizer: tokenizer of all models.
         length: longest prompt and response together, tokens.
 
     Raises:
@@ -54,20 +54,20 @@ def check_methods(
     anchors: AnchorSource,
     sampling: Sampling,
 ) -> CriticSettings | None:
-    """Hold what the chosen methods need against what the run has.
+    """Check what the chosen methods need against what the run has.
 
     Args:
-        advantage: of the run.
+        advantage: the advantage estimator.
         critic: settings of the critic; None where the configuration has none.
-        filters: of the run.
-        anchors: of the run.
-        sampling: of the run.
+        filters: the rollout filters.
+        anchors: the anchor source.
+        sampling: settings of sampling.
 
     Returns:
         The settings of the critic to build; None for none.
 
     Raises:
-        ValueError: for a critic that nobody needs, or fewer responses to a prompt than a method compares.
+        ValueError: for a critic that no method needs, or fewer responses to a prompt than a method compares.
     """
     anchors.check(sampling)
     comparing: list[tuple[str, AdvantageEstimator | RolloutFilter]] = [("advantage", advantage)]
@@ -88,7 +88,7 @@ def check_methods(
 
 
 def check_warmup(warmup: int, trainer: Any) -> None:
-    """Raises ValueError when the critic warms up under DDP that waits for gradients of the policy."""
+    """Refuse a critic warm-up under DDP that waits for gradients of the policy. Raises ValueError."""
     if warmup > 0 and sharding_of(trainer).waits_for_all_gradients:
         raise ValueError(
             "while the critic warms up (critic.warmup) the policy has no gradients, for which this DDP would wait; "
@@ -96,20 +96,17 @@ def check_warmup(warmup: int, trainer: Any) -> None:
         )
 
 
-def check_run(update: Update, warmup: int, per_prompt: int, trainer: Any) -> None:
-    """Refuse settings that do not fit together.
+def check_run(update: Update, per_prompt: int, trainer: Any) -> None:
+    """Refuse settings that contradict each other.
 
     Args:
-        update: passes and minibatches.
-        warmup: iterations in which only the critic learns.
+        update: epochs and minibatches.
         per_prompt: rollouts of each prompt.
-        trainer: with its data module.
+        trainer: the trainer, with its data module attached.
 
     Raises:
-        ValueError: when an iteration has fewer micro-batches than minibatches, gradients come scaled, or DDP waits for
-            gradients that do not come.
+        ValueError: when an iteration has fewer micro-batches than minibatches, or the precision scales losses.
     """
-    check_warmup(warmup, trainer)
     if trainer.precision == "16-mixed":
         raise ValueError(
             "trainer.precision 16-mixed scales gradients, and clipping them would clip the scale; use bf16-mixed"

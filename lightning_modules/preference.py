@@ -14,8 +14,9 @@ from lightning_modules.drift import DriftMonitor
 from lightning_modules.preference_checks import check_needs, check_reference
 from lightning_modules.reference import cached_reference, reference_logprobs
 from prl.checkpoints.position import is_dry_run
-from prl.config import ModelSource, Optimization
-from prl.data.preference_encoding import COLUMN, PreferenceEncoder
+from prl.config import ModelSource, Optimization, check_length
+from prl.data.columns import numbers_of
+from prl.data.preference_encoding import PreferenceEncoder
 from prl.data.reference_cache import ReferenceLogprobs
 from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong
@@ -27,6 +28,7 @@ from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_mode
 from prl.models.logprobs import completion_logprobs, completion_mask
 from prl.objectives.preference import DPO, PreferenceBatch, PreferenceObjective, ScoredResponses
 from prl.rollouts.generate import keep_end_tokens
+from prl.verdict import agreement, has_winner
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +37,17 @@ class PreferenceModule(TrainingModule):
     """A preference objective on the log-probabilities of the responses of each pair.
 
     Args:
-        model: the policy, a language model that was trained on demonstrations as a rule.
+        model: the policy, usually a language model trained on demonstrations.
         objective: what is learnt, a class of `prl.objectives.preference` or of your own with its settings; DPO with its
             defaults when null.
-        reference: what the objective measures the policy against; the policy's source when null. With adapters on the
+        reference: source of the reference; the policy's source when null. With adapters on the
             policy, the reference is the policy with adapters off and costs no memory. Not for objectives that need
             none.
         reference_logprobs: live reads the reference in each step. cached has it read all pairs once before training,
-            keeps what it says of each token in prl's cache folder, and drops it from memory. Both give the same bits.
+            keeps the log-probabilities in prl's cache folder, and frees the reference. Both give equal bits.
         optimization: learning rate and schedule.
         max_length: longest prompt and response, tokens.
-        on_too_long: what happens to longer pairs: error, truncate or skip, with counts.
+        on_too_long: error, truncate or skip, with counts, for longer pairs.
 
     Raises:
         ValueError: for an objective that needs what pairs cannot have, or a reference that is not needed, or not there.
@@ -69,6 +71,7 @@ class PreferenceModule(TrainingModule):
         check_reference(objective, model, reference, reference_logprobs)
         self.source, self.reference_source, self.objective = model, reference, objective
         self.reference_logprobs, self.optimization = reference_logprobs, optimization
+        check_length("max_length", max_length)
         self.max_length, self.on_too_long = max_length, on_too_long
         self.model: Any = None
         self.reference: Any = None
@@ -130,7 +133,7 @@ class PreferenceModule(TrainingModule):
     # ---- what models say of a batch
 
     def score(self, batch: dict[str, Tensor]) -> PreferenceBatch:
-        """Read all responses of B pairs in one pass of the policy, and look up or compute what the reference says."""
+        """Score all responses of B pairs in one pass of the policy, and look up or compute those of the reference."""
         reference = self._reference_logprobs(batch) if self.objective.needs_reference else None
         names = ("input_ids", "attention_mask", "loss_mask")
         logprobs, mask = completion_logprobs(self.model, *(batch[name] for name in names))
@@ -139,8 +142,7 @@ class PreferenceModule(TrainingModule):
             rows = slice(number * num_pairs, (number + 1) * num_pairs)
             ref = None if reference is None else reference[rows]
             views[name] = ScoredResponses(logprobs[rows], mask[rows], ref)
-        columns = {name: batch[COLUMN + name] for name in self.objective.columns}
-        return PreferenceBatch(views, batch["targets"], columns)
+        return PreferenceBatch(views, batch["targets"], numbers_of(batch, self.objective.columns))
 
     def _reference_logprobs(self, batch: dict[str, Tensor]) -> Tensor:
         side = "train" if self._trainer is not None and self.trainer.training else "validation"
@@ -203,7 +205,7 @@ class PreferenceModule(TrainingModule):
             log.warning(warning)
 
     def _measured(self, pairs: PreferenceBatch) -> dict[str, Tensor]:
-        """Compute what is logged of each pair, [B] each: implicit rewards, log-probabilities, and their drift."""
+        """Compute the logged numbers of each pair, [B] each: implicit rewards, log-probabilities, and their drift."""
         found = {}
         for name in ("chosen", "rejected"):
             responses = pairs.views[name]
@@ -246,7 +248,7 @@ class PreferenceModule(TrainingModule):
                 self.log(f"val/{_TAGS.get(name, name)}", value.float(), prog_bar=shown, rank_zero_only=True)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Remember what validation remembers."""
+        """Collect what validation collects."""
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_start(self) -> None:
@@ -258,7 +260,7 @@ class PreferenceModule(TrainingModule):
         self.on_validation_epoch_end()
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, float]]:
-        """Return the margin of the implicit rewards and what it is made of, for validation pairs in file order."""
+        """Return implicit rewards, their margin and log-probabilities, for validation pairs in file order."""
         found = self._measured(self.score(batch))
         names = {"margin": "margin", "rewards/chosen": "reward_chosen", "rewards/rejected": "reward_rejected"}
         names |= {"logps/chosen": "logprob_chosen", "logps/rejected": "logprob_rejected"}
@@ -277,7 +279,6 @@ _TAGS = {f"moved/{side}": f"drift/{side}" for side in ("chosen", "rejected")}
 
 
 def _accuracy(margin: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the pairs with the sign of their label, half of one for a margin of zero, and those that are no tie."""
-    counted = target != 0.5
-    right = torch.where(margin == 0, 0.5, ((margin > 0) == (target > 0.5)).to(margin.dtype))
-    return right * counted, counted
+    """Score margins with the sign of their label 1, zero margins 1/2, and mask pairs that are no tie."""
+    counted = has_winner(target)
+    return agreement(margin, target) * counted, counted

@@ -1,11 +1,13 @@
-"""Checks of a preference run before anything is read: what an objective declares, and what it is given."""
+"""Checks of a preference run before anything is read: the needs of an objective, and the settings."""
+
+from collections.abc import Sequence
 
 from prl.config import ModelSource
 from prl.data.rows.records import PreferencePair
 from prl.objectives.preference import PreferenceObjective
 
 _OF_ROWS = ("source", "target", "length", "index")
-"""Names that rows and batches use for something else."""
+"""Names that rows and batches use already."""
 
 
 def check_needs(objective: PreferenceObjective) -> None:
@@ -19,20 +21,32 @@ def check_needs(objective: PreferenceObjective) -> None:
         raise ValueError(
             f"{name} declares the views {list(objective.views)}; expected chosen and rejected, then others"
         )
-    declared = [*objective.views[2:], *objective.columns]
+    check_columns(name, [*objective.views[2:], *objective.columns])
+
+
+def check_columns(objective: str, declared: Sequence[str]) -> None:
+    """Refuse columns that an objective declares twice, or that a preference pair has for something else.
+
+    Args:
+        objective: its name, for the error.
+        declared: columns and views of the data.
+
+    Raises:
+        ValueError: naming the objective and the column.
+    """
     if twice := sorted({each for each in declared if declared.count(each) > 1}):
-        raise ValueError(f"{name} declares {twice[0]!r} twice, among its views and columns")
+        raise ValueError(f"{objective} declares {twice[0]!r} twice, among its views and columns")
     if taken := [each for each in declared if each in (*PreferencePair.columns, *_OF_ROWS)]:
         raise ValueError(
-            f"{name} declares {taken[0]!r}, which a preference pair has for something else (docs/data.md); give its "
-            "view or column another name"
+            f"{objective} declares {taken[0]!r}, which a preference pair has for something else (docs/data.md); give "
+            "its view or column another name"
         )
 
 
 def check_reference(
     objective: PreferenceObjective, model: ModelSource, reference: ModelSource | None, how: str
 ) -> None:
-    """Refuse a reference that is not needed, and a need without a reference.
+    """Refuse a reference that is not needed, and a missing one that is.
 
     Raises:
         ValueError: naming the setting and the fix.

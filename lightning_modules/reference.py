@@ -1,7 +1,7 @@
 """Log-probabilities of preference pairs under a frozen reference, computed in each step or once and cached.
 
-Both give the same bits: what is kept is made by the very calls that a step would make, and what a pair gets in them
-does not depend on its batch (`reference_passes.py`).
+Both give equal bits. Cached numbers come from the very calls that a step would make, and in these what a pair gets does
+not depend on its batch (`reference_passes.py`).
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from prl.rl.sharding import Sharding
 from prl.run_folder.inputs import model_inputs
 
 BLOCK = 256
-"""Pairs that a process reads before all put theirs together."""
+"""Pairs that each process reads before results are gathered."""
 
 
 def reference_logprobs(model: Any, batch: dict[str, Tensor], sharding: Sharding) -> Tensor:
@@ -56,16 +56,17 @@ def cached_reference(
     All processes call it together and share the work.
 
     Args:
-        model: the reference, where it works.
-        source: what it was read from; part of the key.
+        model: the reference, on its device.
+        source: source of the reference; part of the key.
         rows: `datasets.Dataset` of encoded rows.
-        encoder: makes batches of them.
-        sharding: how weights lie over processes.
-        precision: `trainer.precision`, under which the model works here.
+        encoder: collates the rows.
+        sharding: how weights are sharded over processes.
+        precision: `trainer.precision`, under which the reference computes.
         is_writer: whether this process writes for those of its machine.
 
     Raises:
-        ValueError: when the files of the model are not here, so that there is no key, or the cache cannot be written.
+        ValueError: when the files of the model are not on this machine, so that there is no key, or the cache cannot be
+            written.
     """
     key = _key(source, rows, encoder, sharding, precision) if rank() == 0 else None
     place = reference_folder(str(gathered(key)[0]))
@@ -119,7 +120,7 @@ def _each(found: Tensor, pair: Pair) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _key(source: ModelSource, rows: Any, encoder: PreferenceEncoder, sharding: Sharding, precision: str) -> str:
-    """Name all that decides a bit: weights and how they compute, token ids, code, and what it runs on."""
+    """Hash all that decides a bit: weights and their computation, token ids, code, and hardware."""
     files = model_inputs("reference", source)
     if not any("reference/" in name for name in files):
         raise ValueError(

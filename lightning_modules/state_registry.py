@@ -1,4 +1,4 @@
-"""State of a run beside weights, optimizer and random states, in one place and under one key of the checkpoint."""
+"""State of a run beside weights, optimizer and random states, under one key of the checkpoint."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +13,7 @@ from prl.rewards.base import RewardSource
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A part of a run with a state. States hold numbers, texts and tensors: reading them runs no code."""
+    """A part of a run with a state of numbers, texts and tensors, so that reading it runs no code."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state to save."""
@@ -23,10 +23,10 @@ class Stateful(Protocol):
 
 
 class StateRegistry:
-    """The stateful parts of a training module, by name.
+    """Stateful parts of a training module, by name.
 
-    A part may change in the update of a batch or after it, until the batch's end. A stop in between saves the state of
-    the last completed batch (`RunCheckpoint`).
+    Parts may change between the update of a batch and its end. A stop in between saves the state of the last completed
+    batch (`RunCheckpoint`).
     """
 
     def __init__(self) -> None:
@@ -43,20 +43,20 @@ class StateRegistry:
         self.parts[name] = part
 
     def register_methods(self, **methods: Any) -> None:
-        """Keep the states of methods that a configuration has chosen, alone or in lists and dicts.
+        """Keep the states of methods in a configuration, alone or in lists and dicts.
 
         Args:
-            methods: by the names of their settings; a part of a list is named by its number, of a dict by its key.
+            methods: methods by the names of their settings; parts of lists are named by number, of dicts by key.
         """
         for name, part in _stateful_parts(methods):
             self.register(name, part)
 
     def state_dict(self) -> dict[str, Any]:
-        """Name -> state of each part."""
+        """Return the state of each part, by name."""
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Give each part its state.
+        """Load the state of each part.
 
         Raises:
             ValueError: when the saved parts are not the registered ones.
@@ -88,12 +88,12 @@ class StateRegistry:
 
 
 def _stateful_parts(named: Mapping[str, Any]) -> Iterator[tuple[str, Stateful]]:
-    """Every part with a state among values, and in lists, dicts and reward sources among them, by dotted names."""
+    """List the stateful parts among values, and inside lists, dicts and reward sources, by dotted names."""
     for name, value in named.items():
         inner: Mapping[str, Any] = {}
         if _is_part(value):
             yield name, value
-        elif isinstance(value, RewardSource):  # its tensors are in the state of the module, its shapers are not
+        elif isinstance(value, RewardSource):  # its tensors are in the module's state, its shapers are not
             inner = {**vars(value), **dict(value.named_children())}
         elif isinstance(value, nn.ModuleDict):
             inner = dict(value.named_children())

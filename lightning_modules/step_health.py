@@ -1,4 +1,4 @@
-"""Ends a run whose loss, gradients or weights are not finite, before they are used, written or exported."""
+"""End of a run whose loss, gradients or weights are not finite, before they are used, written or exported."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from prl.rl.health_monitor import save_batch
 
 
 class StepHealth:
-    """Checks every step that Lightning takes for a module; all ranks decide alike."""
+    """Checks the steps of automatic optimisation; all ranks decide alike."""
 
     def __init__(self, module: LightningModule) -> None:
         self.module = module
@@ -24,15 +24,15 @@ class StepHealth:
         self._loss: Tensor | float = 0.0
 
     def begin(self, batch: Any) -> None:
-        """Remember the batch that comes, for the file that a failure leaves."""
+        """Keep the batch, for the file of a failure."""
         self._batch = batch
 
     def add(self, loss: Tensor) -> None:
-        """Remember the loss of a batch until the step that it is part of."""
+        """Keep the loss of a batch until its step."""
         self._loss = self._loss + loss.detach().float()
 
     def check_step(self) -> None:
-        """Look at losses and gradients before a step.
+        """Check losses and gradients before a step.
 
         Raises:
             HealthError: when one is not finite, on any rank.
@@ -53,7 +53,7 @@ class StepHealth:
             )
 
     def check_weights(self) -> None:
-        """Look at trained weights before they are written.
+        """Check trained weights before they are written.
 
         Raises:
             HealthError: when one is not finite, on any rank.
@@ -71,16 +71,16 @@ class StepHealth:
 
 
 def health_folder(trainer: Any) -> Path | None:
-    """Return the folder for batches with numbers that are not finite; None in a dry run, which leaves no file."""
+    """Return the folder for batches with numbers that are not finite; None in a dry run, which writes no files."""
     return None if is_dry_run(trainer) else Path(trainer.default_root_dir) / "health"
 
 
 def _is_scaled(trainer: Any) -> bool:
-    """Return whether losses are scaled. A scaler expects gradients that are not finite: they lower the scale."""
+    """Return whether losses are scaled: a scaler handles gradients that are not finite by lowering its scale."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return scaler is not None and scaler.get_scale() >= 1
 
 
 def _plain(batch: Any) -> dict[str, Tensor]:
-    """Keep the tensors of a batch; a file of tensors is read without running code."""
+    """Pick the tensors of a batch: a file of tensors is read without running code."""
     return {k: v for k, v in batch.items() if isinstance(v, Tensor)} if isinstance(batch, Mapping) else {}

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.base import TrainingModule
-from prl.config import ModelSource, Optimization
+from prl.config import ModelSource, Optimization, check_length
 from prl.data.encoding import DemonstrationEncoder
 from prl.data.rows.records import Demonstration
 from prl.data.tokens import OnTooLong
@@ -39,6 +39,7 @@ class SupervisedModule(TrainingModule):
     ) -> None:
         super().__init__()
         self.source, self.optimization = model, optimization
+        check_length("max_length", max_length)
         self.max_length, self.on_too_long = max_length, on_too_long
         self.model: Any = None
 
@@ -57,7 +58,7 @@ class SupervisedModule(TrainingModule):
             self.model = self.shard(model)
 
     def _logprobs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Log-probability of every completion token, and which positions these are: [B, S - 1] each."""
+        """Compute log-probabilities of completion tokens, and the mask of their positions: [B, S - 1] each."""
         inputs = model_inputs(batch["input_ids"][:, :-1], batch["attention_mask"][:, :-1])
         mask = batch["loss_mask"][:, 1:]
         return token_logprobs(self.model(**inputs).logits, batch["input_ids"][:, 1:], mask), mask

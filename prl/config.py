@@ -1,4 +1,4 @@
-"""Settings of the algorithms: frozen, each field explained, checked when made. No torch, no derived fields."""
+"""Settings of the algorithms: frozen, each field explained, checked on construction. No torch, no derived fields."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -14,9 +14,14 @@ def _require(ok: bool, name: str, found: object, expected: str) -> None:
         raise ValueError(f"{name} is {found!r}; expected {expected}")
 
 
+def check_length(name: str, length: int) -> None:
+    """Refuse a limit of tokens that leaves none, before a row of the data is blamed for it. Raises ValueError."""
+    _require(length >= 1, f"model.init_args.{name}", length, "at least 1 token")
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are sampled: from softmax(logits / temperature), nothing cut off.
+    """Sampling of responses from softmax(logits / temperature), without truncation.
 
     Settings that change the distribution (top_k, top_p, a repetition penalty, beams) do not exist: the update weighs
     each token by the policy's own probability of it, and ratios and KL would be wrong.
@@ -37,16 +42,16 @@ class Sampling:
 
 @dataclass(frozen=True)
 class KLPenalty:
-    """How the policy is kept near the reference."""
+    """Settings that keep the policy near the reference."""
 
     coef: float = 0.05
     """Weight of the KL to the reference (beta); the starting value when target is set."""
     estimator: KLEstimator = "k1"
     """Per-token KL estimator. As a loss, k2 has the gradient of the KL, k3 a biased one, and k1 none: it is refused."""
     placement: Literal["reward", "loss"] = "reward"
-    """Whether the KL is taken off the token rewards or added to the policy's loss."""
+    """Whether the KL is subtracted from the token rewards or added to the policy's loss."""
     target: float | None = None
-    """Nats per sequence that an adaptive coefficient steers to; a fixed coefficient when null."""
+    """KL in nats per sequence to which the coefficient adapts; a constant coefficient when null."""
     horizon: int = 10_000
     """Sequences over which the adaptive coefficient reacts."""
 
@@ -56,13 +61,13 @@ class KLPenalty:
         _require(self.horizon > 0, "kl.horizon", self.horizon, "a positive number")
         _require(self.target is None or self.coef > 0, "kl.coef", self.coef, "above 0 with a target")
         if self.placement == "loss" and self.estimator == "k1":
-            # E[grad log pi] = 0: the loss would cost time and pull nowhere.
+            # E[grad log pi] = 0: the loss would cost time and have no effect.
             raise ValueError("kl.estimator k1 has no gradient as a loss; choose k2 or k3, or placement: reward")
 
 
 @dataclass(frozen=True)
 class Update:
-    """How rollouts are learnt from. Batch sizes count rollouts per process."""
+    """Settings of the update. Batch sizes count rollouts per process."""
 
     epochs: int = 4
     """Passes over the rollouts of an iteration."""
@@ -71,7 +76,7 @@ class Update:
     microbatch_size: int = 16
     """Rollouts per forward and backward pass; the first ratio is exactly 1 because scoring uses the same groups."""
     aggregation: Literal["token_mean", "sequence_mean"] = "token_mean"
-    """Average over all tokens, or over responses of each one's token mean."""
+    """Average over all tokens, or over the token means of responses."""
     stop_kl: float | None = None
     """Ends the update of an iteration once the approximate KL to the sampling policy passes this; off when null."""
     max_grad_norm: float = 1.0
@@ -86,20 +91,20 @@ class Update:
 
 @dataclass(frozen=True)
 class Resources:
-    """Where models are while others work."""
+    """Placement of models in phases in which they are idle."""
 
     offload_frozen: bool = False
-    """Judge, held-out judge and reference wait in the memory of the CPU while they have nothing to do."""
+    """Keep judge, held-out judge and reference in the memory of the CPU while they are idle."""
     shard_judges: bool = False
-    """Judges in shards too, under a strategy that cuts weights, instead of whole on each process."""
+    """Shard judges too, under a strategy that shards weights, instead of a full copy on each process."""
     gather_rollouts: Literal["auto", "always", "never"] = "auto"
-    """Put weights in shards together once per rollout: where they fit (auto), always, or never. Otherwise they are
-    gathered in every pass, and all processes sample until the last response has ended."""
+    """Gather sharded weights once per rollout: where they fit (auto), always, or never. Otherwise they are gathered in
+    every pass, and all processes sample until the last response has ended."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """How the policy's validations are read."""
+    """Limits and patience of a policy's validations."""
 
     samples: int = 8
     """Comparisons in the table of samples; the file of a validation has all of them."""
@@ -120,12 +125,12 @@ class Validation:
 
 @dataclass(frozen=True)
 class Health:
-    """When a run of PPO warns, and when it stops. A null limit is not looked at."""
+    """When a run of PPO warns, and when it stops. A null limit is not checked."""
 
     max_skipped: int = 3
-    """Updates left out for numbers that are not finite, over the life of the run, with which it stops."""
+    """Updates skipped for numbers that are not finite, resumes included, at which the run ends."""
     warn_every: int = 50
-    """A finding that comes back is told again at every so many of its iterations."""
+    """Iterations with a finding between two warnings of it."""
     max_ratio: float | None = 20.0
     """Largest probability ratio of a token between the updated and the sampling policy."""
     max_empty: float | None = 0.1
@@ -157,9 +162,9 @@ class Optimization:
     beta2: float = 0.95
     """Adam's second moment."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Shape after the warm-up; linear and cosine fall towards zero, which they would reach after the last step."""
+    """Shape after the warm-up; linear and cosine decay towards zero, which they would reach after the last step."""
     warmup: int = 0
-    """Steps (iterations for PPO) over which the learning rate rises to its peak; the first one already learns."""
+    """Steps (iterations for PPO) over which the learning rate rises to its peak; its first value is above zero."""
 
     def __post_init__(self) -> None:
         _require(self.learning_rate >= 0, "optimization.learning_rate", self.learning_rate, "0 or more")
@@ -186,28 +191,28 @@ class LoRA:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model comes from: weights to read (`path`) or random weights of a shape (`config`), exactly one."""
+    """Source of a model: weights to read (`path`) or random weights of a config (`config`), exactly one."""
 
     path: str | None = None
     """Hugging Face folder, hub id, or a .gguf file (needs the package gguf)."""
     config: dict[str, Any] | None = None
     """Random weights instead: fields of a transformers config, with `model_type`."""
     tokenizer: str | None = None
-    """Folder or hub id of the tokenizer, where it is not beside the weights."""
+    """Folder or hub id of the tokenizer; the folder of the weights when null."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the weights; those that learn are float32 (or adapters on others)."""
+    """Type of the weights; trained weights must be float32, or adapters on others."""
     attn_implementation: str | None = None
     """sdpa, eager, flash_attention_2, ...; transformers chooses when null."""
     trust_remote_code: bool = False
-    """Run code found in the model folder. Off: nothing from a model folder is executed."""
+    """Run code found in the model folder; when false, nothing from a model folder is executed."""
     lora: LoRA | None = None
     """Train adapters on frozen weights."""
     gradient_checkpointing: bool = False
-    """Keep one activation per layer in training and compute the others again: less memory for another forward pass."""
+    """Keep one activation per layer in training and recompute the others: less memory for another forward pass."""
     chat_template_kwargs: dict[str, Any] | None = None
-    """Variables of the chat template, as {enable_thinking: false}; those saved with the tokenizer when null."""
+    """Variables of the chat template, such as {enable_thinking: false}; those saved with the tokenizer when null."""
     chat_template_date: str | None = None
-    """What a chat template that writes the date is told, YYYY-MM-DD; the one saved with the tokenizer when null, else
+    """Date for a chat template that writes it, YYYY-MM-DD; when null, the date saved with the tokenizer, else
     2024-07-26."""
 
     def __post_init__(self) -> None:
@@ -219,7 +224,10 @@ class ModelSource:
                     f"chat_template_date is {self.chat_template_date!r}; expected a day as YYYY-MM-DD"
                 ) from None
         if (self.path is None) == (self.config is None):
-            raise ValueError(f"a model needs either path or config; found path={self.path!r}, config={self.config!r}")
+            fix = "; set one of them to null" if self.path is not None else ""
+            raise ValueError(
+                f"a model needs either path or config; found path={self.path!r}, config={self.config!r}{fix}"
+            )
         if self.config is not None and "model_type" not in self.config:
             raise ValueError(f"model config {self.config!r} has no model_type; expected for example model_type: llama")
         if self.config is not None and self.tokenizer is None:
@@ -236,9 +244,9 @@ class CriticSettings:
     """own (a backbone of its own), shared (a value head on the policy's hidden states) or adapter (adapters of its own
     on the policy's frozen base model, with policy.lora)."""
     model: ModelSource | None = None
-    """Where an own critic starts; the policy's source when null."""
+    """Source of the backbone of an own critic; the policy's source when null."""
     learning_rate: float | None = None
-    """The policy's when null."""
+    """Learning rate of the critic; the policy's when null."""
     value_coef: float = 0.1
     """Weight of the value loss."""
     value_clip_range: float | None = 0.2
@@ -259,14 +267,14 @@ class CriticSettings:
 
 @dataclass(frozen=True)
 class JudgeGate:
-    """What a judge's passport must show before a policy is trained against it. A null limit is not looked at."""
+    """Limits of a judge's passport before a policy is trained against the judge. A null limit is not checked."""
 
     mode: Literal["off", "warn", "refuse"] = "warn"
     """refuse ends the program with exit code 3 before any model is built, warn logs the same lines and goes on."""
     min_accuracy: float | None = 0.6
     """Share of labelled pairs on which the judge is right, both orders averaged."""
     min_shorter_wins_accuracy: float | None = 0.5
-    """The same among the pairs whose better response is the shorter one: a judge of lengths has 0."""
+    """Accuracy on the pairs whose better response is the shorter one: a judge of lengths has 0."""
     max_ece: float | None = 0.15
     """Expected calibration error of the win probability, which is the reward."""
     max_order_gap: float | None = 0.2
@@ -274,15 +282,15 @@ class JudgeGate:
     max_flip_rate: float | None = 0.25
     """Share of pairs whose winner changes with the order."""
     max_first_position_bias: float | None = 0.2
-    """Distance of the share of readings won by the first place from 1/2."""
+    """Distance from 1/2 of the share of readings that the first position wins."""
     max_cyclic_rate: float | None = 0.2
-    """Share of cyclic triples; a judge that guesses has 1/4. Not measured, and not asked for, without such triples."""
+    """Share of cyclic triples; a judge that guesses has 1/4. Not checked where no prompt has three responses."""
     max_canary_rate: float | None = 0.25
     """Share of comparisons that the most successful attack without content wins."""
     max_layout_gap: float | None = 0.1
     """Largest change of a margin between judging pairs one by one and in padded batches, log-odds."""
     min_pairs: int = 50
-    """Labelled pairs behind the passport; with fewer, its figures say little."""
+    """Fewest labelled pairs behind the passport; figures of fewer pairs are too uncertain."""
 
     def __post_init__(self) -> None:
         _require(self.mode in ("off", "warn", "refuse"), "judge_gate.mode", self.mode, "off, warn or refuse")

@@ -1,6 +1,6 @@
-"""All collectives, over torch.distributed or for one process. Knows nothing of strategies.
+"""All collectives, over torch.distributed or for one process, independent of strategies.
 
-No other file calls a collective: a process group speaks for the devices it was made for (NCCL for GPUs alone), and here
+No other file calls a collective: a process group works on the devices it was made for (NCCL on GPUs alone), and here
 tensors of other devices are moved there and back.
 """
 
@@ -48,17 +48,17 @@ def global_sum(value: Tensor) -> Tensor:
 
 
 def global_max(value: Tensor) -> Tensor:
-    """Take the largest `value` over all ranks, on every rank; a new tensor without gradient."""
+    """Compute the maximum of `value` over all ranks, on every rank; a new tensor without gradient."""
     return _exchanged(value.detach().clone(), lambda each: dist.all_reduce(each, op=dist.ReduceOp.MAX))
 
 
 def sum_on_first(value: Tensor) -> Tensor:
-    """Add up `value` over all ranks, in place on the first one; on the others it means nothing afterwards."""
+    """Sum `value` over all ranks, in place on the first rank; on the others it is undefined afterwards."""
     return _exchanged(value, lambda each: dist.reduce(each, 0))
 
 
 def give_from_first(value: Tensor) -> Tensor:
-    """Give every rank the first one's `value`, in place."""
+    """Broadcast `value` from the first rank to all, in place."""
     return _exchanged(value, lambda each: dist.broadcast(each, 0))
 
 

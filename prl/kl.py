@@ -1,4 +1,4 @@
-"""KL estimators on sampled tokens. Nothing here knows about rewards."""
+"""KL estimators on sampled tokens."""
 
 from torch import Tensor
 

@@ -1,6 +1,6 @@
 """Reductions over what counts: tokens under a mask, pairs with a weight.
 
-Averages use counts agreed across ranks: averages of averages are wrong.
+Means use counts summed over ranks: means of means are wrong.
 """
 
 import torch
@@ -10,7 +10,7 @@ from prl.distributed import global_max, global_sum, world_size
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum of `values` where `mask` is True: a scalar, this rank only. Masked values may be anything, NaN included."""
+    """Sum `values` where `mask` is True: a scalar, on this rank only. Masked values may be anything, NaN included."""
     return values.masked_fill(~mask, 0).sum()
 
 
@@ -26,14 +26,14 @@ def weighted_mean(values: Tensor, weights: Tensor, of_step: Tensor | None = None
     Weights of 1 give `values.mean()` to the last bit. Gradient flows into `values`.
 
     Args:
-        values: [N], as many on every rank.
+        values: [N], with the same N on every rank.
         weights: [N], above zero.
-        of_step: [M] the weights of all batches of this rank over which the mean runs, where there are others: then the
-            mean over batches and ranks is the weighted mean.
-        num_batches: how many batches that mean is over.
+        of_step: [M] weights of all batches of a step on this rank, if there are several: the mean over batches and
+            ranks is then the weighted mean.
+        num_batches: number of these batches.
     """
     of_step = weights if of_step is None else of_step
-    # Sums of large weights overflow, and small ones would divide zero by zero.
+    # Sums of large weights overflow, and sums of small ones underflow to zero by zero.
     largest = global_max(of_step.to(values.dtype).max())
     total = global_sum((of_step.to(values.dtype) / largest).sum())
     mean_weight = total / (len(weights) * world_size() * num_batches)
@@ -48,26 +48,26 @@ def masked_var(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def wide_float(device: torch.device) -> torch.dtype:
-    """Choose the type in which sums over a batch are exact enough: float64, which MPS has not."""
+    """Choose the type for exact sums over a batch: float64, which MPS lacks."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def moments(values: Tensor, mask: Tensor) -> Tensor:
     """Compute count, sum and sum of squares over the tokens of this rank: [3] float64, without gradient."""
-    # In float64 the squares may be summed before the mean is known.
+    # float64 allows sums of squares before the mean is known.
     wide = values.detach().masked_fill(~mask, 0).to(wide_float(values.device))
     return torch.stack([mask.sum().to(wide.dtype), wide.sum(), wide.square().sum()])
 
 
 def whiten(values: Tensor, mask: Tensor, sums: Tensor | None = None, *, epsilon: float = 1e-8) -> Tensor:
-    """Zero mean and unit variance over the tokens that count on all ranks; zero elsewhere.
+    """Whiten to zero mean and unit variance over the tokens that count on all ranks; zero elsewhere.
 
-    Same formula as TRL 1.9.2's `masked_whiten`: unbiased variance, epsilon inside the root.
+    The formula is that of TRL 1.9.2's `masked_whiten`: unbiased variance, epsilon inside the root.
 
     Args:
         values: [B, T].
         mask: [B, T] bool.
-        sums: [3] the `moments` of this rank's values, where they are known already.
+        sums: [3] `moments` of this rank's values, if known.
         epsilon: added to the variance.
     """
     count, total, squares = global_sum(moments(values, mask) if sums is None else sums).unbind()

@@ -10,9 +10,9 @@ def methods_in(package: str, path: list[str], socket: type) -> dict[str, Any]:
     """Import the files of a package and return the classes in them that can be used in a config, by name.
 
     Args:
-        package: its name.
-        path: its `__path__`.
-        socket: the base class of its methods.
+        package: name of the package.
+        path: `__path__` of the package.
+        socket: base class of the methods.
 
     Raises:
         ValueError: when two files have a class of one name.

@@ -2,7 +2,7 @@
 
 from lightning_modules.callbacks.failures import FailureReport
 from lightning_modules.callbacks.predictions import PredictionFile
-from lightning_modules.callbacks.progress import PhaseProgressBar
+from lightning_modules.callbacks.progress import PhaseProgressBar, ending
 from lightning_modules.callbacks.random_states import RandomStates
 from lightning_modules.callbacks.resumed_events import ForgetRepeatedSteps
 from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
@@ -20,4 +20,5 @@ __all__ = [
     "RunConfig",
     "RunInputs",
     "RunLedger",
+    "ending",
 ]

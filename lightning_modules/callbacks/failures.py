@@ -1,4 +1,4 @@
-"""Record of which process failed first, where, and why: the others only notice that it is gone."""
+"""Reports of failed processes: which failed first, and why. The others only notice a lost connection."""
 
 import contextlib
 import logging
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 class FailureReport(Callback):
     """Writes `RUN_DIR/failures/rankN.txt` when one of several processes fails; the others' errors name the first.
 
-    A process that waits for a lost one gets an error about a closed connection or a time-out; what matters is the error
-    of the process that went first.
+    A process that waits for a lost one gets an error about a closed connection or a time-out; the cause is the error of
+    the process that failed first.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class FailureReport(Callback):
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Record whether this process failed first, or because another one did."""
         if world_size() == 1 or is_dry_run(trainer) or not isinstance(exception, Exception):
-            return  # a stop that was asked for is no failure
+            return  # a requested stop is no failure
         folder = _folder(trainer)
         earlier = [told for told in _told(folder).values() if told[0] >= self._born]
         phase = getattr(pl_module, "current_phase", None)

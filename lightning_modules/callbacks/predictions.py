@@ -13,12 +13,12 @@ from prl.system.outputs import check_file, lines_with, partial_path, sync
 class PredictionFile(Callback):
     """Writes the results of `predict_step` to RUN_DIR/predictions.jsonl, one JSON object per row.
 
-    With several processes each writes the rows it had, to predictions.rankN.jsonl. Earlier predictions stay until the
-    new ones are whole; a file of this name that holds something else stays, and is an error.
+    With several processes each writes its rows to predictions.rankN.jsonl. Earlier predictions stay until the new ones
+    are complete; another file of this name stays, and is an error.
     """
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start an empty file beside the place."""
+        """Open a new file beside the target."""
         name = "predictions.jsonl" if trainer.world_size == 1 else f"predictions.rank{trainer.global_rank}.jsonl"
         self.path = Path(trainer.default_root_dir) / name
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,11 +43,11 @@ class PredictionFile(Callback):
             file.writelines(json.dumps(row) + "\n" for row in outputs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the file into its place."""
+        """Move the file into place."""
         sync(self._partial)
         self._partial.replace(self.path)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave nothing half written."""
+        """Delete the incomplete file."""
         if (partial := getattr(self, "_partial", None)) is not None:
             partial.unlink(missing_ok=True)

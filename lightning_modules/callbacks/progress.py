@@ -1,17 +1,20 @@
-"""The first lines of a run, and one progress bar for the whole run that names its phase."""
+"""First lines of a run, and one progress bar for the run that shows its phase."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from lightning_modules.callbacks.run_checkpoint import RunCheckpoint
+from lightning_modules.strategies import shape_of
 from prl.checkpoints.position import batches_done, is_dry_run
 
 
 def beginning(trainer: Any, title: str, total: int | None) -> str:
-    """Describe a run in a few lines: stage, device, precision, numbers of rows, run folder, command for the curves."""
+    """Describe a run in a few lines: stage, device, precision, rows, weights, run folder, command for the curves."""
     done = batches_done(trainer)
     batches = f"batches {done + 1} to {total}" if total else f"from batch {done + 1}"
     device, processes = trainer.strategy.root_device.type, trainer.world_size
@@ -19,17 +22,45 @@ def beginning(trainer: Any, title: str, total: int | None) -> str:
     lines = [f"{title}: {batches}, on {where}, precision {trainer.precision}"]
     if rows := getattr(trainer.datamodule, "rows", None):
         lines.append(f"data: {len(rows['train'])} rows for training, {len(rows['validation'])} for validation")
+    if module := getattr(trainer, "lightning_module", None):
+        counts = dict.fromkeys((True, False), 0)
+        for parameter in module.parameters():
+            counts[parameter.requires_grad] += shape_of(parameter).numel()
+        lines.append(f"weights: {counts[True]:,} to train, {counts[False]:,} frozen")
     if not is_dry_run(trainer):
         run = trainer.default_root_dir
         lines.append(f"run folder: {run}; curves: tensorboard --logdir {run}")
     return "\n".join(lines)
 
 
-class PhaseProgressBar(ProgressBar):
-    """Counts training batches to the end of the run; a log without a terminal gets a line now and then instead.
+def ending(trainer: Any, iterations: int | None, model: Path) -> str:
+    """Describe the end of a run in a few lines: what there was to do, the trained model, the best checkpoint.
 
     Args:
-        lines: lines to print over a run where there is no terminal.
+        trainer: after its last batch.
+        iterations: batches of a stage that counts them (PPO); None where the trainer's limits end the run.
+        model: folder of the trained model.
+    """
+    lines = []
+    if not any(isinstance(each, RunCheckpoint) and each.has_trained for each in trainer.checkpoint_callbacks):
+        done, total, what, setting = trainer.global_step, trainer.max_steps, "steps", "trainer.max_steps"
+        if iterations is not None:
+            done, total, what, setting = batches_done(trainer), iterations, "iterations", "model.init_args.iterations"
+        elif total < 0:
+            done, total, what, setting = trainer.current_epoch, trainer.max_epochs, "epochs", "trainer.max_epochs"
+        lines.append(f"nothing to do: {done} of {total} {what} are done; raise {setting} to train on")
+    lines.append(f"model: {model}")
+    for callback in trainer.checkpoint_callbacks:
+        if best := getattr(callback, "best_model_path", None):
+            lines.append(f"best checkpoint: {best} ({callback.monitor} {float(callback.best_model_score):.4g})")
+    return "\n".join(lines)
+
+
+class PhaseProgressBar(ProgressBar):
+    """Shows training batches up to the end of the run; without a terminal, lines at intervals instead.
+
+    Args:
+        lines: number of lines over a run without a terminal.
     """
 
     def __init__(self, lines: int = 10) -> None:
@@ -39,7 +70,7 @@ class PhaseProgressBar(ProgressBar):
         self._title = ""
 
     def disable(self) -> None:
-        """Say nothing; Lightning asks for it on all ranks but the first."""
+        """Hide all output; Lightning calls this on all ranks but the first."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -59,14 +90,14 @@ class PhaseProgressBar(ProgressBar):
         self._bar = tqdm(total=total, initial=done, desc=self._title, disable=not terminal, dynamic_ncols=True)
 
     def show_phase(self, name: str) -> None:
-        """Name the phase that begins."""
+        """Show the new phase."""
         if self._bar is not None and not self._bar.disable:
             self._bar.set_description(f"{self._title} · {name}")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Advance the bar, with the metrics that modules mark for it."""
+        """Advance the bar, with the metrics that modules log for it."""
         if self._bar is None or not self._enabled:
             return
         done = batches_done(trainer)
@@ -83,7 +114,7 @@ class PhaseProgressBar(ProgressBar):
         self.show_phase("validation")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Back to training."""
+        """Show training as the phase again."""
         self.show_phase("training")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

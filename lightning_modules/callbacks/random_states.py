@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 class RandomStates(Callback):
     """Saves the random states of every process, and restores them before the first batch after a resume.
 
-    Not earlier: building models and loaders draws random numbers too.
+    They are not restored earlier, because building models and loaders draws random numbers too.
     """
 
     def __init__(self) -> None:
@@ -31,8 +31,8 @@ class RandomStates(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep this rank's states for the first batch.
 
-        With another number of processes nobody can continue the draws of each: they go on from the first process's
-        state, in the same way every time.
+        With another number of processes the draws of each cannot be continued: all start from the first process's
+        state, reproducibly.
         """
         ranks = state_dict["ranks"]
         if len(ranks) == world_size():

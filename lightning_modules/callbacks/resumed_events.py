@@ -1,4 +1,4 @@
-"""TensorBoard after a resume: no step twice, and sessions in their order."""
+"""TensorBoard after a resume: no repeated steps, and sessions in order."""
 
 import re
 from pathlib import Path
@@ -13,33 +13,40 @@ from prl.run_folder.contents import holds_run
 class ForgetRepeatedSteps(Callback):
     """Tells TensorBoard to drop what the interrupted run logged after its checkpoint: these batches are repeated.
 
-    TensorBoard reads the files of a run by the time in their names, so a clock that went back between two sessions
-    would put the later one first.
+    TensorBoard orders the files of a run by the time in their names, so a clock that went back between two sessions
+    would put the later session first.
     """
 
     def __init__(self) -> None:
-        self._pending = False
+        self._pending = self._trains = False
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Put the files of earlier sessions before this one's, which is open already."""
+        """Rename the files of earlier sessions so that they come before this session's, which is open already."""
         writer = _writer(trainer)
         if stage == "fit" and writer is not None:
             put_earlier_files_first(Path(writer.event_writer._file_name))
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Delete the curves of an overwritten run; note whether a resumed one has batches to forget."""
+        self._trains = True
         self._pending = pl_module.batches_done() > 0
         writer = _writer(trainer)
         if not self._pending and writer is not None:
             if holds_run(Path(trainer.default_root_dir)):
                 take_away_others(Path(writer.event_writer._file_name))
-            _drop_from(trainer, 0)  # TensorBoard obeys the second such mark of a run and those behind it
+            _drop_from(trainer, 0)  # TensorBoard obeys the second such mark of a run and later ones
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Mark the step; not earlier, since Lightning settles its step counter after `on_train_start`."""
+        """Mark the step; Lightning sets its step counter only after `on_train_start`."""
         pending, self._pending = self._pending, False
         if pending:
             _drop_from(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Delete the file of a session that failed before training: Lightning opens it first of all."""
+        if not self._trains and trainer.state.fn == "fit" and (writer := _writer(trainer)) is not None:
+            trainer.logger.experiment.close()  # type: ignore[union-attr]
+            Path(writer.event_writer._file_name).unlink(missing_ok=True)
 
 
 def _drop_from(trainer: Trainer, step: int) -> None:

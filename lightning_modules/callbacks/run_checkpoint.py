@@ -1,4 +1,4 @@
-"""The checkpoint that a run resumes from, counted in training batches, and the end of a run at a signal."""
+"""Checkpoints of a run, counted in training batches, and the end of a run at a signal."""
 
 import contextlib
 import logging
@@ -25,7 +25,7 @@ from prl.system.full_disk import naming_when_full, save_tensors
 log = logging.getLogger(__name__)
 
 MODEL_CHECKPOINT_LAST = "model-checkpoint-last"
-"""Name of the newest checkpoint of Lightning's own callback, in the folder of ours."""
+"""Name of the newest checkpoint of Lightning's own callback in our folder."""
 
 
 class PlainCheckpointIO(TorchCheckpointIO):
@@ -41,13 +41,13 @@ class PlainCheckpointIO(TorchCheckpointIO):
         return super().load_checkpoint(path, *args, **kwargs)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a local path by torch.save; leave other addresses to Lightning."""
+        """Write a local path by torch.save, and other addresses by Lightning."""
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink():  # such as `last.ckpt`: through it, the checkpoint that it stands for would be torn
+        if path.is_symlink():  # such as `last.ckpt`: writing through the link would corrupt its target
             path.unlink()
         save_tensors(checkpoint, path)
 
@@ -65,11 +65,11 @@ class _Boundary:
 
 
 class RunCheckpoint(Checkpoint):
-    """Writes a checkpoint every so many training batches, at the end, and when a signal asks the run to stop.
+    """Writes a checkpoint every `every_n_batches` training batches, at the end, and when a signal ends the run.
 
-    Lightning's ModelCheckpoint counts optimizer steps, of which a PPO iteration has many and not always equally many.
-    It can be added beside this one to keep the best by a metric; its `save_last` writes `model-checkpoint-last.ckpt`.
-    `prl/checkpoints/files.py` publishes each file when it is whole.
+    Lightning's ModelCheckpoint counts optimizer steps, and PPO iterations have many, in varying numbers. It can be
+    added to keep the best checkpoint by a metric; its `save_last` writes `model-checkpoint-last.ckpt`.
+    `prl/checkpoints/files.py` publishes each file when it is complete.
 
     After SIGTERM, SIGUSR1, SIGHUP, Ctrl-C, or when its output is lost, the run ends at the next place where ranks are
     in step: after a batch, between the phases of a PPO iteration (`TrainingModule.begin_phase`), or after a validation
@@ -82,12 +82,12 @@ class RunCheckpoint(Checkpoint):
     Args:
         dirpath: folder of the checkpoints; the CLI sets it to RUN_DIR/checkpoints.
         every_n_batches: training batches (PPO: iterations) between two checkpoints; 0 writes at the end only.
-        keep: newest checkpoints to keep. With two, the one before takes over when the newest is found torn.
-        sharded: a folder to which each process writes what it has, instead of one file for which the first process
-            puts weights and optimizer state together in its memory. Any strategy and number of processes reads both.
+        keep: newest checkpoints to keep. With two, a resume uses the previous one when the newest is corrupt.
+        sharded: write a folder to which each process writes its shards, instead of one file for which the first process
+            gathers weights and optimizer state. Any strategy and number of processes reads both.
 
     Raises:
-        ValueError: when none is to be kept, or sharded where nothing is in shards.
+        ValueError: when no checkpoint would be kept, or sharded under a strategy without shards.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class RunCheckpoint(Checkpoint):
             use_sharded_checkpoints(trainer.strategy)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Remove the checkpoints and the model of an overwritten run; note what a resumed run has saved already."""
+        """Delete checkpoints and model of an overwritten run; note what a resumed run has saved already."""
         pl_module.run_state.check(pl_module)
         if is_dry_run(trainer):
             return
@@ -137,21 +137,26 @@ class RunCheckpoint(Checkpoint):
                 self._validates_first = False
                 self._saved_at = -1  # the validation may have changed the state
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether a step was completed in this session."""
+        return self._boundary is not None
+
     def state_dict(self) -> dict[str, Any]:
         """Return whether a resumed run must validate before it continues."""
         return {"validation_due": self._own_save and self._boundary is not None and self._boundary.validation_due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See `state_dict`."""
+        """Read whether the resumed run must validate first."""
         self._validates_first = state_dict["validation_due"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when it is time, and stop when asked to."""
+        """Save when a checkpoint is due, and stop when asked to."""
         done = batches_done(trainer)
         self._due |= bool(self.every_n_batches) and done % self.every_n_batches == 0
-        # Accumulated gradients are in no checkpoint, so one is only written after a whole step.
+        # Checkpoints hold no accumulated gradients, so they are only written after complete steps.
         if not trainer.fit_loop._should_accumulate():
             loops, fetcher = trainer._checkpoint_connector._get_loops_state_dict(), trainer.fit_loop._data_fetcher
             assert fetcher is not None
@@ -176,7 +181,7 @@ class RunCheckpoint(Checkpoint):
             self._save(trainer, batches_done(trainer))
 
     def poll(self, trainer: Trainer) -> None:
-        """Save the last boundary and end the run if any rank was told to stop.
+        """Save the last boundary and end the run if any rank received a signal.
 
         Weights and registered state must be as they were at the end of the last batch, and ranks in step.
 
@@ -239,12 +244,12 @@ def _leave_last_alone(callback: ModelCheckpoint, folder: Path) -> None:
         return
     if Path(checkpoint_files.LAST).stem == callback.CHECKPOINT_NAME_LAST:
         callback.CHECKPOINT_NAME_LAST = MODEL_CHECKPOINT_LAST
-    if Path(callback.last_model_path).name == checkpoint_files.LAST:  # it would take it away
+    if Path(callback.last_model_path).name == checkpoint_files.LAST:  # ModelCheckpoint would delete it
         callback.last_model_path = ""
 
 
 def _validate(trainer: Trainer) -> None:
-    """Run the validation that the interrupted run still had to do, at its step, as Lightning's training loop does."""
+    """Run the validation that was due in the interrupted run, at its step, as Lightning's training loop does."""
     loop = trainer.fit_loop.epoch_loop.val_loop
     loop.restarting = False
     trainer.validating = True

@@ -1,4 +1,4 @@
-"""The run's resolved configuration, from which `prl export` builds the model of its checkpoints."""
+"""Resolved configuration of a run, from which `prl export` builds the model of checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from prl.run_folder.sealed_config import write_config
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes `config.yaml` when training begins, not before: a start that is refused leaves the old one in place."""
+    """Writes `config.yaml` when training begins, so that a refused start leaves the earlier file in place."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Wait: models are not read yet, and the checkpoint is not restored."""
+        """Do nothing yet: models are not loaded, and the checkpoint is not restored."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Write the config, now that models and checkpoint are in place."""
-        self.config.accept_changes = False  # said for this start only
+        self.config.accept_changes = False  # a setting of this start only
         if trainer.is_global_zero:
             write_config(Path(trainer.default_root_dir), self.parser.dump(self.config, skip_none=False))

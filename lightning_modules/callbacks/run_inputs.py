@@ -1,4 +1,4 @@
-"""Hashes of a run's inputs in its checkpoints: a resume with others is refused, or accepted and logged."""
+"""Hashes of a run's inputs in its checkpoints: a resume with changed inputs is refused, or accepted and logged."""
 
 import logging
 from collections.abc import Iterable
@@ -25,28 +25,28 @@ class RunInputs(Callback):
         self.inputs: Inputs = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Hash them for the checkpoints to come."""
+        """Hash the inputs for later checkpoints."""
         self._hash(trainer, pl_module)
 
     def _hash(self, trainer: Trainer, pl_module: Any) -> None:
-        # On one process for all, and not before models are read: one that comes from the hub is there only then.
+        # On one process for all, and after models are loaded: models of the hub are in the cache only then.
         if not self.inputs and not is_dry_run(trainer):
             data = getattr(trainer.datamodule, "inputs", dict)  # type: ignore[attr-defined]
             found: Any = {**data(), **pl_module.inputs()} if trainer.is_global_zero else None
             self.inputs = trainer.strategy.broadcast(found)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Store the hashes beside the weights that were learnt from them."""
+        """Store the hashes in the checkpoint."""
         checkpoint["inputs"] = self.inputs
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Compare.
+        """Compare the stored hashes with the current ones.
 
         Raises:
             ValueError: when an input changed and is not among the accepted ones.
         """
         if trainer.state.fn != "fit" or is_dry_run(trainer):
-            return  # validation and the like may read what they want
+            return  # validation and other subcommands may read other inputs
         self._hash(trainer, pl_module)
         if "inputs" not in checkpoint:
             if trainer.is_global_zero:
@@ -73,10 +73,10 @@ class RunInputs(Callback):
 
 
 def _is_known(name: str, known: Iterable[str]) -> bool:
-    """Tell whether `name` is a known input, or the group of one."""
+    """Return whether `name` is a known input, or a group of inputs."""
     return any(is_accepted(each, [name]) for each in known)
 
 
 def _groups(names: Any) -> list[str]:
-    """Group files under the name of their model."""
+    """Group inputs by the name of their model."""
     return list(dict.fromkeys(name.partition("/")[0] for name in names))

@@ -1,4 +1,4 @@
-"""Writer of the run ledger: one line per training batch, by which `prl resume --verify` finds what a resume changed."""
+"""Writer of the run ledger: one line per training batch, which `prl resume --verify` compares with a replay."""
 
 import hashlib
 from pathlib import Path
@@ -15,13 +15,13 @@ from prl.checkpoints.random_states import random_states
 from prl.distributed import gathered, world_size
 
 NUMBERS = ("reward/score", "kl/k1", "value/loss", "policy/loss", "policy/grad_norm", "train/loss")
-"""Logged metrics that go into a line; counts since the process started, and times, are left out."""
+"""Logged metrics in a line, without times and counts since the start of the process."""
 
 
 class RunLedger(Callback):
     """Writes one line per training batch: its inputs when it starts, its results when it ends.
 
-    A module that returns a dict with `responses` or `rewards` from `training_step` has them in the line.
+    The line includes `responses` and `rewards` where `training_step` returns a dict with them.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class RunLedger(Callback):
             self._writer = LedgerWriter(folder / LEDGER, batches_done(trainer), facts)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Note the state from which the batch starts; `RandomStates` has restored the draws before."""
+        """Record the state before the batch; `RandomStates` has restored the random states already."""
         own = [content_hash(batch), content_hash(random_states())]
         data, rng = (_of_ranks(hashes) for hashes in zip(*gathered(own), strict=True))
         self.line = {
@@ -63,7 +63,7 @@ class RunLedger(Callback):
             self._writer.append(self.line)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Close the session; Lightning may leave out `teardown`."""
+        """Close the session; Lightning may skip `teardown`."""
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:

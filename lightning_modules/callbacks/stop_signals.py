@@ -1,4 +1,4 @@
-"""Signals and lost output as requests to stop, which the run reads where its state is consistent."""
+"""Signals and lost output as requests to stop, which the run polls where its state is consistent."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ class StopSignals:
         self.received = 0
 
     def follow(self, connector: Any) -> None:
-        """Take the signals over as soon as Lightning has taken them, before a checkpoint is read."""
+        """Replace Lightning's signal handlers as soon as they are installed, before a checkpoint is read."""
         take, give_back = connector.register_signal_handlers, connector.teardown
 
         def take_and_hand_over() -> None:
@@ -45,10 +45,10 @@ class StopSignals:
         connector.register_signal_handlers, connector.teardown = take_and_hand_over, give_all_back
 
     def install(self) -> None:
-        """Take the signals over; after Lightning took them. Python allows it in the main thread only."""
+        """Install the handlers, after Lightning's. Python allows this in the main thread only."""
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
-                # Under nohup, a terminal that hangs up is no wish to stop.
+                # Under nohup, a terminal that hangs up is no request to stop.
                 if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN:
                     continue
                 signal.signal(number, self._note)
@@ -56,13 +56,13 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> Any:
         if number == signal.SIGINT:
             if self.received:
-                raise StoppedRun(128 + number)  # of a KeyboardInterrupt, Lightning makes an exit with 1
+                raise StoppedRun(128 + number)  # Lightning turns a KeyboardInterrupt into exit code 1
             with contextlib.suppress(OSError):
                 os.write(2, b"\nprl: stopping at the end of this phase; Ctrl-C again stops at once\n")
         self.received = max(self.received, number)
 
     def _note_lost_output(self) -> None:
-        self.received = self.received or terminal.EXIT_CODE - 128  # a terminal that hung up has sent its signal before
+        self.received = self.received or terminal.EXIT_CODE - 128  # a terminal that hung up has sent its signal already
 
     def agreed(self, device: torch.device) -> int:
         """Return the signal that any rank has received, on every rank; 0 for none. Call it where ranks are in step."""

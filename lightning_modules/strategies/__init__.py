@@ -7,7 +7,7 @@ from lightning_modules.strategies.settings import check_precision, check_setting
 from lightning_modules.strategies.sharding import sharding_of, use_sharded_checkpoints
 from lightning_modules.strategies.zero import ZeROStrategy, shape_of
 
-StrategyRegistry.register("fsdp2", FSDP2Strategy, "weights in shards over all processes (torch fully_shard)")
+StrategyRegistry.register("fsdp2", FSDP2Strategy, "weights sharded over all processes (torch fully_shard)")
 for stage in (1, 2, 3):
     StrategyRegistry.register(f"zero{stage}", ZeROStrategy, f"DeepSpeed's ZeRO, stage {stage}", stage=stage)
 

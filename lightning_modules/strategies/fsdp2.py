@@ -29,8 +29,8 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
     """Shards weights, gradients and optimizer state over all processes, by torch's `fully_shard`.
 
     Args:
-        replicas: groups of processes that have all shards each; weights are gathered within a group, and only sums of
-            gradients pass between groups. As many as nodes keeps the heavier traffic within each node.
+        replicas: groups of processes, each of which has all shards. Weights are gathered within a group, and only sums
+            of gradients pass between groups. As many as nodes keeps the heavier traffic within each node.
         process_group_backend: gloo for CPU processes; chosen by the device when null.
         timeout: time that a process waits for the others.
     """
@@ -48,7 +48,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         """Set up one group of data parallelism over all processes.
 
         Raises:
-            ValueError: when they are not as many as were started, or cannot be divided into so many groups.
+            ValueError: when processes are missing, or cannot be divided into `replicas` groups.
         """
         self._data_parallel_size = processes = self.num_nodes * self.num_processes
         check_replicas(self.replicas, processes)
@@ -64,7 +64,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
 
     @cached_property
     def mesh(self) -> DeviceMesh:
-        """Over which models are cut: with replicas [replicas, shards], the ranks of a replica in a row."""
+        """Device mesh of the shards: with replicas [replicas, shards], the ranks of a replica adjacent."""
         if self.replicas == 1:
             return self.device_mesh["data_parallel"]
         shape = (self.replicas, self.world_size // self.replicas)
@@ -128,16 +128,16 @@ def local_shard(value: Tensor) -> LocalShard:
 
 
 def shard(model: Any, mesh: DeviceMesh, device: torch.device) -> Any:
-    """Cut a model into shards, in place.
+    """Shard a model in place.
 
-    Every decoder layer is gathered for itself while it works; what is left (embeddings, norm, head) is one group, which
-    stays whole from a forward pass to the end of the backward pass, because the head also works outside of it.
+    Every decoder layer is gathered by itself while it computes. The rest (embeddings, norm, head) is one group, which
+    stays gathered from a forward pass to the end of the backward pass, because the head also runs outside of it.
 
-    Weights are the first process's; others may have them on the meta device, so that a node reads a model once.
+    Weights come from the first process; others may hold them on the meta device, so that a node reads a model once.
     """
     whole = {name: each.detach() for name, each in model.named_parameters()}
     names = layer_names(model)
-    # Sampling enters a model with adapters below them, so the root is the model that they are in.
+    # Sampling enters a model below its adapters, so the root is the model without them.
     root = model.get_base_model() if is_adapted(model) else model
     for module in list(root.modules()):
         # A value head is float32 whatever the backbone is, and a group has one type.
@@ -150,7 +150,7 @@ def shard(model: Any, mesh: DeviceMesh, device: torch.device) -> Any:
 
 @torch.no_grad()
 def _scatter_from_rank0(model: nn.Module, whole: Mapping[str, Tensor], device: torch.device) -> None:
-    """Give each process its shards of the first one's weights, one weight after the other, and its buffers."""
+    """Scatter the first process's weights one by one, and copy its buffers."""
     if any(each.is_meta for each in model.parameters()):
         model.to_empty(device=device)
     each: Any

@@ -13,17 +13,17 @@ from prl.distributed import global_max, world_size
 from prl.rl.sharding import Gather, Sharding
 
 SPARE = 0.8
-"""Share of the free memory that weights and caches may take: allocators, and the draw itself, need some."""
+"""Share of the free memory that weights and caches may take; allocators and sampling need the rest."""
 
 
 @contextmanager
 def sampling_from(sharding: Sharding, model: Any, gather: Gather, *, tokens: int) -> Iterator[bool]:
-    """Make a model in shards ready to sample; yields whether processes must take the same number of steps.
+    """Prepare a sharded model to sample; yield whether processes must take the same number of steps.
 
     Args:
-        sharding: how its weights lie.
+        sharding: sharding of its weights.
         model: the model that samples.
-        gather: put the weights together once: where they fit on all processes (auto), always, or never.
+        gather: gather the weights once: where they fit on all processes (auto), always, or never.
         tokens: rows times their longest length, prompts included.
     """
     if gather == "never" or (gather == "auto" and not _fits(sharding, model, tokens)):

@@ -24,7 +24,7 @@ def shards_of(strategy: Any) -> Shards:
         strategy: a name, or a mapping of `class_path` and `init_args`.
 
     Raises:
-        ValueError: for one that is unknown, or that prl refuses.
+        ValueError: for a strategy that is unknown, or that prl refuses.
     """
     name, arguments = _named(strategy)
     if name in ("fsdp2", FSDP2Strategy.__name__):
@@ -55,7 +55,7 @@ def check_precision(precision: Any) -> None:
 
 
 def check_setting(strategy: Any, accelerator: Any, precision: Any) -> None:
-    """Refuse a strategy or a precision before anything is made of the configuration.
+    """Refuse a strategy or a precision before the configuration is instantiated.
 
     Raises:
         ValueError: as `shards_of` and `check_precision`, and for DeepSpeed without GPUs.

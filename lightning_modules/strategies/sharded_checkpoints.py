@@ -22,7 +22,7 @@ def gather_full(shards: Mapping[str, LocalShard]) -> dict[str, Tensor]:
 
     Every process must call it.
     """
-    known: dict[int, Tensor] = {}  # tied weights are put together once, and stay one
+    known: dict[int, Tensor] = {}  # tied weights are gathered once, and stay tied
     for value in shards.values():
         if id(value) not in known:
             known[id(value)] = value.whole() if isinstance(value, Part) else value.detach().cpu()
@@ -36,7 +36,7 @@ class ShardedCheckpoints(ParallelStrategy):
     """
 
     sharded_checkpoints = False
-    """Whether each process writes its own parts, so that nothing has to be whole; `RunCheckpoint` sets it."""
+    """Whether each process writes its own shards, so that nothing is gathered; `RunCheckpoint` sets it."""
 
     @abstractmethod
     def _weights(self) -> dict[str, LocalShard]:
@@ -52,14 +52,14 @@ class ShardedCheckpoints(ParallelStrategy):
 
     @abstractmethod
     def _restart(self, state: Mapping[str, Any]) -> None:
-        """Take an optimizer's groups and numbers of steps, and make room for its moments."""
+        """Load an optimizer's groups and step counts, and allocate its moments."""
 
     def _filled(self) -> None:
-        """Update what depends on the weights, which have been replaced in place."""
+        """Update state that depends on the weights, after they were replaced in place."""
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """The optimizer's state comes with the checkpoint that Lightning reads."""
+        """Whether Lightning restores the optimizer: its state is in the checkpoint."""
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def sharding_of(trainer: Any) -> Sharding:
     """Return the sharding of a trainer's strategy; without a trainer, weights are not sharded.
 
     Raises:
-        ValueError: for strategies that would train, and wrongly: a step here is several backward passes long.
+        ValueError: for strategies whose gradients would silently be wrong in steps of several backward passes.
     """
     if trainer is None:
         return Sharding()
@@ -54,7 +54,7 @@ class FSDP2Sharding(Sharding):
     strategy: FSDP2Strategy
 
     def shard(self, model: Any) -> Any:
-        """Wrap each layer by `fully_shard`; the first process's weights are handed out."""
+        """Wrap each layer by `fully_shard`, and scatter the first process's weights."""
         check_same(model)
         return fsdp2.shard(model, self.strategy.mesh, self.device)
 
@@ -63,7 +63,7 @@ class FSDP2Sharding(Sharding):
         fsdp2.reshard(model)
 
     def reshard_frozen(self, model: nn.Module) -> None:
-        """Free them, and forget the passes, which torch would remember until a backward pass."""
+        """Free gathered layers, and the state that torch keeps until a backward pass."""
         fsdp2.reshard_frozen(model)
 
     @contextmanager
@@ -131,7 +131,7 @@ class ZeROSharding(Sharding):
         return sampling_from(self, model, gather, tokens=tokens) if self.cuts_weights else nullcontext(False)
 
     def full_bytes(self, model: nn.Module) -> int:
-        """Count partitioned weights whole: their own places are empty between uses."""
+        """Count partitioned weights in full: their tensors are empty between uses."""
         return sum(zero.shape_of(each).numel() * each.element_size() for each in model.parameters())
 
     def full_copy(self, parameter: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def use_sharded_checkpoints(strategy: Any) -> None:
     """Let each process write its own part of a checkpoint.
 
     Raises:
-        ValueError: when the strategy cuts nothing.
+        ValueError: when the strategy shards nothing.
     """
     if not isinstance(strategy, ShardedCheckpoints):
         raise ValueError(

@@ -16,9 +16,9 @@ from prl.distributed import give_from_first, rank
 class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
     """Shard optimizer state (`stage: 1`), gradients (2) and weights (3) over all processes, by DeepSpeed.
 
-    Differs from Lightning's strategy in four points. Checkpoints are like those of every other strategy. Models are
-    read before they are sharded, since transformers fills full weights. Frozen models that are not sharded stay outside
-    of DeepSpeed, in their own type. The optimizer is torch's, offloaded or not.
+    Four points differ from Lightning's strategy. Checkpoints are like those of every other strategy. Models are loaded
+    before they are sharded, because transformers fills full weights. Frozen models that are not sharded stay outside of
+    DeepSpeed, in their own type. The optimizer is torch's, offloaded or not.
     """
 
     _numbered: list[list[Any]] = []
@@ -39,7 +39,7 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             raise ValueError(
                 "weights or optimizer state on nvme are out of a checkpoint's reach; offload them to the cpu"
             )
-        self.config.setdefault("zero_force_ds_cpu_optimizer", False)  # its own would have to be compiled on the spot
+        self.config.setdefault("zero_force_ds_cpu_optimizer", False)  # it would be compiled first
         settings: Any = getattr(self.lightning_module, "ppo", None)
         if settings is not None:
             self.config["gradient_clipping"] = settings.max_grad_norm  # Lightning has none when steps are taken by hand
@@ -59,9 +59,9 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         self.config["gradient_accumulation_steps"] = 1  # `before_microbatch` says where a step ends
 
     def partition(self, model: Any) -> Any:
-        """Cut a model that was just read into shards, in place, one weight after the other.
+        """Shard a model that was just loaded in place, one weight after the other.
 
-        Weights are the first process's; others may have them on the meta device, so that a node reads a model once.
+        Weights come from the first process; others may hold them on the meta device, so that a node reads a model once.
         """
         import deepspeed
 
@@ -69,13 +69,13 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         init = deepspeed.zero.Init(config_dict_or_path=self.config, remote_device=self.remote_device)
         for module in model.modules():
             weights = list(module.parameters(recurse=False))
-            if self.config.get("bf16", {}).get("enabled"):  # later there would be nothing in its place to convert
+            if self.config.get("bf16", {}).get("enabled"):  # converted now, because its tensor is empty later
                 for weight in weights:
                     weight.data = weight.data.to(torch.bfloat16)
             if any(each.is_meta for each in (*weights, *module.buffers(recurse=False))):
                 with _same_parameters():
                     module.to_empty(device=self.root_device, recurse=False)
-            init._convert_to_zero_parameters(weights)  # sends each from the first process to all, who keep their part
+            init._convert_to_zero_parameters(weights)  # broadcasts each from the first process; all keep their shards
         for buffer in model.buffers():
             buffer.data = buffer.data.to(self.root_device)
             give_from_first(buffer)
@@ -104,11 +104,11 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         """Gather all weights for the duration of the block; each process may then make any number of forward passes."""
         import deepspeed
 
-        self.deepspeed_engine.empty_partition_cache()  # what is on its way already would be taken for gathered
+        self.deepspeed_engine.empty_partition_cache()  # weights in flight would count as gathered
         with deepspeed.zero.GatheredParameters(list(model.parameters())):
             hooks = [each for module in model.modules() for each in (module._forward_pre_hooks, module._forward_hooks)]
             before = [each.copy() for each in hooks]
-            for each in hooks:  # DeepSpeed's, which would cut each weight again after its first use
+            for each in hooks:  # DeepSpeed's hooks, which would shard each weight again after its first use
                 for number in [number for number, hook in each.items() if str(hook.__module__).startswith("deepspeed")]:
                     del each[number]
             try:
@@ -144,7 +144,8 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         """Compute the norm over all gradients before a step that clips it; nan when it is not finite.
 
         Args:
-            for_step_by_hand: keep the norms of the flat shards for it; a step of Lightning's begins with the passes.
+            for_step_by_hand: keep the norms of the flat shards for a manual step; a step of Lightning's begins with the
+                passes.
         """
         zero = self._zero
         if self.zero_stage_3:
@@ -268,7 +269,7 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             settings = optimizer.param_groups[group]
             step_at = flat.device if settings.get("fused") or settings.get("capturable") else "cpu"
             saved = [state["state"][each] for each in state["param_groups"][group]["params"] if each in state["state"]]
-            if saved:  # of a weight without any, such as one that is never used, the moments are zero
+            if saved:  # the moments of a weight without gradients are zero
                 steps = max(each["step"] for each in saved)
                 optimizer.state[flat] = {
                     name: steps.clone().to(step_at) if name == "step" else torch.zeros_like(flat, requires_grad=False)
@@ -320,7 +321,7 @@ def _same_parameters() -> Iterator[None]:
 def _hide(model: nn.Module, device: torch.device) -> None:
     """Keep frozen models that are whole from DeepSpeed, which would convert them, and gather them with the others.
 
-    They stay attributes of the module and are no longer children of it, so a buffer of theirs is in no checkpoint.
+    They stay attributes of the module and are no longer its children, so their buffers are in no checkpoint.
     """
     for name, child in list(model._modules.items()):
         if child is not None and not any(p.requires_grad or is_partitioned(p) for p in child.parameters()):

@@ -1,4 +1,7 @@
-"""Advantage estimators, one to a file; see `prl.advantages.base` for what one has to offer."""
+"""Advantage estimators, one per file; `base.py` has the socket.
+
+A new one is a file in this folder, found by itself; one in a file of the user's own works the same way.
+"""
 
 from typing import TYPE_CHECKING, Any
 

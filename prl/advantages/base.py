@@ -1,4 +1,4 @@
-"""How rewards become advantages: a choice that is one class in the configuration."""
+"""Socket of advantage estimators, which turn rewards into advantages."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ from prl.types import Rollout, Scores
 
 
 class Advantages(NamedTuple):
-    """What an estimator returns: constants, zero outside the mask."""
+    """Results of an estimator: constants, zero outside the mask."""
 
     advantages: Tensor
-    """[B, T] weight of each token's log-probability."""
+    """[B, T] advantage of each token."""
     returns: Tensor | None
-    """[B, T] targets of the critic; None from an estimator that needs none."""
+    """[B, T] targets of the critic; None from an estimator that needs no critic."""
 
 
 @dataclass(frozen=True)
 class TokenRewards:
-    """The rewards of B responses and the KL penalty that is taken off them, not yet summed up."""
+    """Rewards of B responses, and the KL penalty to subtract from them."""
 
     rewards: Tensor
-    """[B] float32 reward of each response, after shaping; 0 where there is none, whose mask is empty."""
+    """[B] float32 reward of each response, after shaping; 0 for a response without a reward, whose mask is empty."""
     token_rewards: Tensor | None
-    """[B, T] further rewards at single tokens; None without any."""
+    """[B, T] dense rewards of single tokens; None without any."""
     logprobs: Tensor
-    """[B, T] under the policy that sampled."""
+    """[B, T] log-probabilities under the policy that sampled."""
     ref_logprobs: Tensor
-    """[B, T] under the reference."""
+    """[B, T] log-probabilities under the reference."""
     mask: Tensor
     """[B, T] True on tokens that count."""
     kl_coef: float
@@ -61,24 +61,24 @@ class TokenRewards:
 
 
 class AdvantageEstimator(ABC):
-    """Estimates advantages. Its constructor's arguments are its settings.
+    """Estimates advantages. The arguments of the constructor are the settings.
 
-    An estimator with a state has `state_dict` and `load_state_dict`; the run finds and saves it.
+    An estimator with a state has `state_dict` and `load_state_dict`; the run finds and saves the state.
     """
 
     needs_critic: ClassVar[bool] = False
-    """Whether it reads a critic's values; without need, no critic is built."""
+    """Whether the estimator reads a critic's values; otherwise no critic is built."""
     min_per_prompt: ClassVar[int] = 1
-    """Responses to one prompt that it compares, at least."""
+    """Fewest responses per prompt that the estimator needs."""
 
     @abstractmethod
     def __call__(self, rewards: TokenRewards, scores: Scores, rollout: Rollout, values: Tensor | None) -> Advantages:
         """Estimate the advantage of each token.
 
         Args:
-            rewards: of B responses.
-            scores: what the reward source said, shaped, with its comparisons.
-            rollout: the responses; responses to one prompt have one number in `rollout.group`, and all of them are on
+            rewards: rewards and KL of B responses.
+            scores: scores after shaping, with their comparisons.
+            rollout: the responses. Responses to one prompt share a number in `rollout.group`, and all of them are on
                 this process. A response that does not count has an empty mask.
-            values: [B, T] the critic's value of the state before each token; None without need of it.
+            values: [B, T] the critic's value of the state before each token; None without a critic.
         """

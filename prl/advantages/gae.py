@@ -13,14 +13,14 @@ from prl.types import Rollout, Scores
 
 
 class ShapedAdvantages(NamedTuple):
-    """What `shaped_gae` returns."""
+    """Results of `shaped_gae`."""
 
     advantages: Tensor
     """[B, T] (or [N]) float32, zero outside the mask."""
     returns: Tensor
     """[B, T] (or [N]) float32, zero outside the mask."""
     moments: Tensor
-    """[3] float64: how many tokens count, the sum of their advantages and of the squares. Of this rank only."""
+    """[3] float64: number of tokens that count, sums of their advantages and of the squares, on this rank only."""
 
 
 class GAE(AdvantageEstimator):
@@ -89,11 +89,11 @@ def gae(
     critic_lambda: float | None = None,
     offsets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns over the tokens that count.
+    """Compute advantages and returns over the tokens that count.
 
     delta_t = r_t + gamma V_{t+1} - V_t, A_t = delta_t + gamma lambda A_{t+1}, return_t = V_t + A_t with the critic's
     lambda. t + 1 is the next token that counts: masked tokens inside a row are skipped, not treated as ends; after the
-    last one V and A are zero. Sources: Schulman et al. 2015 (1506.02438), eq. 16; decoupled lambda: VC-PPO
+    last token V and A are zero. Sources: Schulman et al. 2015 (1506.02438), eq. 16; decoupled lambda: VC-PPO
     (2503.01491).
 
     Args:
@@ -102,7 +102,7 @@ def gae(
         mask: [B, T] bool, True on tokens that count.
         gamma: discount in [0, 1].
         gae_lambda: trace decay of the advantages: one number, or [B] one per row (length-adaptive, VAPO 2504.05118).
-        critic_lambda: trace decay of the returns; the same as `gae_lambda` when None.
+        critic_lambda: trace decay of the returns; `gae_lambda` when None.
         offsets: [B + 1] int64. When given, the rows lie one after the other in tensors of shape [N] instead: row b is
             offsets[b] ... offsets[b + 1] - 1.
 
@@ -133,14 +133,14 @@ def shaped_gae(
     critic_lambda: float | None = None,
     offsets: Tensor | None = None,
 ) -> ShapedAdvantages:
-    """`gae` of r_t = -kl_coef * kl_t, plus the score on each row's last token that counts, without writing r_t down.
+    """Compute `gae` of r_t = -kl_coef * kl_t, plus the score on each row's last token that counts; r_t is never stored.
 
-    Beside the results come the sums that whitening over the global batch needs (`prl.masking.whiten`).
+    The results include the sums that whitening over the global batch needs (`prl.masking.whiten`).
 
     Args:
         logprobs: [B, T] log-probability of each token under the policy that sampled it.
-        ref_logprobs: [B, T] under the reference. Not read when kl_coef is 0.
-        scores: [B] float32 reward of each response. A row without tokens that count gets none.
+        ref_logprobs: [B, T] log-probabilities under the reference. Not read when kl_coef is 0.
+        scores: [B] float32 reward of each response. A row without tokens that count gets no reward.
         values: as for `gae`.
         mask: as for `gae`.
         kl_coef: weight of the KL penalty.
@@ -167,13 +167,13 @@ def shaped_gae(
 
 
 def length_adaptive_lambda(lengths: Tensor, alpha: float) -> Tensor:
-    """Trace decay 1 - 1 / (alpha l), not below 0, for responses of length l: [B] -> [B]. Source: VAPO (2504.05118)."""
+    """Compute 1 - 1 / (alpha l), at least 0, for responses of length l: [B] -> [B]. Source: VAPO (2504.05118)."""
     return (1 - 1 / (alpha * lengths.float())).clamp(min=0)
 
 
 def _check(tokens: dict[str, Tensor], mask: Tensor, rows: dict[str, Tensor | None], offsets: Tensor | None) -> None:
     ops.operators.check(tokens, mask, rows, offsets)
-    # Reading row starts would wait for a GPU and break a compiled graph.
+    # Reading the row starts would wait for a GPU and break a compiled graph.
     if offsets is not None and offsets.device.type == "cpu" and not torch.compiler.is_compiling():
         ops.operators.check_rising(offsets, mask.shape[0])
 

@@ -13,8 +13,8 @@ from prl.types import Rollout, Scores
 class GroupNormalized(AdvantageEstimator):
     """A_i = (r_i - mean of r) / (std of r + epsilon) over the responses of a prompt: GRPO (2402.03300, section 4.1.2).
 
-    Every token of a response has the advantage of its response. A response without a reward is in no mean, and a prompt
-    with a single rewarded response has advantage 0.
+    Every token of a response has the advantage of its response. A response without a reward is left out of the means,
+    and a prompt with a single rewarded response has advantage 0.
 
     Args:
         deviation: unbiased (divides by n - 1, as TRL and verl do), biased (by n), or none (Dr. GRPO, 2503.20783).

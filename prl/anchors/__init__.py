@@ -1,4 +1,4 @@
-"""Anchors: the responses that rollouts are compared with. `base.py` has the socket, other files one way each."""
+"""Anchors: the responses that rollouts are compared with. `base.py` has the socket, other files its classes."""
 
 from prl.anchors.bank import AnchorBank
 from prl.anchors.base import AnchorSource

@@ -1,4 +1,4 @@
-"""The anchor bank: anchors that are replaced once the policy beats them for sure."""
+"""Anchor bank: anchors that are replaced once the policy beats them with confidence."""
 
 from dataclasses import asdict, dataclass
 from math import sqrt
@@ -10,42 +10,42 @@ from prl.distributed import gathered
 from prl.types import Conversation, PromptBatch, Rollout, Scores
 
 _EARLIER = {"rival": "challenger", "rival_prob": "challenger_prob"}
-"""Names in checkpoints of before, and those of now."""
+"""Names in earlier checkpoints -> names now."""
 
 
 @dataclass
 class Anchor:
-    """The anchor of one prompt, and how the policy has fared against it."""
+    """Anchor of one prompt, with the policy's wins against it."""
 
     text: str
     version: int = 0
     wins: float = 0.0
-    """Rollouts that beat it, ties one half."""
+    """Rollouts that beat the anchor; a tie counts one half."""
     num_judged: int = 0
     challenger: str = ""
-    """The rollout that beat it most clearly."""
+    """The rollout with the highest win probability against the anchor."""
     challenger_prob: float = 0.0
 
 
 def lower_bound(wins: float, number: int, z: float = 1.645) -> float:
-    """One-sided 95 % lower confidence bound of a share (Wilson 1927); 0 without observations."""
+    """Compute the one-sided 95 % lower confidence bound of a share (Wilson 1927); 0 without observations."""
     if number == 0:
         return 0.0
-    share, spread = wins / number, z * z / number
-    centre = share + spread / 2
-    return (centre - z * sqrt(share * (1 - share) / number + spread / (4 * number))) / (1 + spread)
+    share, ratio = wins / number, z * z / number
+    centre = share + ratio / 2
+    return (centre - z * sqrt(share * (1 - share) / number + ratio / (4 * number))) / (1 + ratio)
 
 
 class AnchorBank(AnchorSource):
-    """One anchor per prompt, from the data where a row brings one and a sample of the reference where not.
+    """One anchor per prompt: the anchor of the data, or a sample of the reference where a row has none.
 
-    When the lower confidence bound of the win rate against an anchor passes `refresh_above`, the rollout that beat it
-    most clearly takes its place, if the held-out judge (the judge, in a run without one) prefers it too. So the reward
-    stays where the sigmoid is steep instead of saturating near 1.
+    When the lower confidence bound of the win rate against an anchor passes `refresh_above`, the rollout with the
+    highest win probability replaces the anchor, if the held-out judge (without one, the judge) prefers it too. So win
+    probabilities stay where the sigmoid is steep instead of saturating near 1.
 
     Args:
         refresh_above: win rate whose lower confidence bound must be passed.
-        min_judged: rollouts that must have been judged against an anchor first.
+        min_judged: rollouts that must be judged against an anchor before it can be replaced.
     """
 
     def __init__(self, refresh_above: float = 0.5, min_judged: int = 4) -> None:
@@ -59,13 +59,13 @@ class AnchorBank(AnchorSource):
         self._events: list[dict[str, Any]] = []
 
     def anchors_for(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
-        """The bank's anchor of each prompt; a prompt that is new gets its first one."""
-        # They enter the bank with the first verdicts: a run may be stopped in between, and begins the batch again.
+        """Look up the anchor of each prompt; a new prompt gets its first anchor."""
+        # First anchors enter the bank with their verdicts: a run that stops in between begins the batch again.
         self._first = {}
         keys = [prompt_key(prompt) for prompt in batch.prompts]
         starts = [anchors[0] if anchors else None for anchors in batch.anchors]
         bare = any(key not in self.bank and start is None for key, start in zip(keys, starts, strict=True))
-        if any(gathered(bare)):  # on all ranks or none, since they sample together
+        if any(gathered(bare)):  # on all ranks or none, because ranks sample together
             drawn = policies.reference_responses(batch)
             starts = [text if start is None else start for start, text in zip(starts, drawn, strict=True)]
         for found in gathered(dict(zip(keys, starts, strict=True))):
@@ -74,14 +74,14 @@ class AnchorBank(AnchorSource):
         return repeated([((self.bank.get(key) or self._first[key]).text,) for key in keys], len(responses))
 
     def update(self, rollout: Rollout, scores: Scores, policies: Policies) -> dict[str, float]:
-        """Count wins, and replace what is beaten. Every rank sees all verdicts, so all banks stay the same."""
+        """Count wins and replace beaten anchors. Every rank reads all verdicts, so that banks stay equal."""
         self._events = []
         self.bank |= {key: anchor for key, anchor in self._first.items() if key not in self.bank}
         own = []
         if scores.verdict is not None and scores.response_index is not None:
             probabilities = scores.verdict.win_prob.tolist()
             for row, probability in zip(scores.response_index.tolist(), probabilities, strict=True):
-                if probability == probability:  # not a failed one
+                if probability == probability:  # NaN where judging failed
                     own.append((rollout.batch.prompts[row], rollout.texts[row].strip(), probability))
         prompts: dict[str, Conversation] = {}
         for prompt, text, probability in (entry for entries in gathered(own) for entry in entries):
@@ -97,7 +97,7 @@ class AnchorBank(AnchorSource):
         return self._numbers()
 
     def events(self) -> list[dict[str, Any]]:
-        """One for each anchor that was up for replacement, with the win rates under both judges."""
+        """Return one event for each anchor that could be replaced, with the figures of both judges."""
         return self._events
 
     def _is_beaten(self, anchor: Anchor) -> bool:
@@ -107,13 +107,13 @@ class AnchorBank(AnchorSource):
         )
 
     def _replace(self, beaten: dict[str, Conversation], policies: Policies) -> None:
-        """Ask the confirming judge about each challenger, and put those that it prefers into the bank."""
+        """Ask for a second opinion on each challenger, and put the preferred ones into the bank."""
         anchors = [self.bank[key] for key in beaten]
         if not anchors:
             return
         challengers, old = [anchor.challenger for anchor in anchors], [anchor.text for anchor in anchors]
         own = policies.second_opinion(list(beaten.values()), challengers, old).win_prob.tolist()
-        confirmed = gathered(own)[0]  # one verdict for all ranks, even from a judge that is not the same twice
+        confirmed = gathered(own)[0]  # one verdict for all ranks, even from a judge that is not deterministic
         for (key, prompt), anchor, probability in zip(beaten.items(), anchors, confirmed, strict=True):
             accepted = probability > 0.5
             self._events.append(
@@ -128,7 +128,7 @@ class AnchorBank(AnchorSource):
                     "rival": anchor.challenger,
                 }
             )
-            # Refused challengers are forgotten too, or the same one would be asked about at every visit.
+            # Refused challengers are dropped too, or the same one would be judged again at every visit.
             text = anchor.challenger if accepted else anchor.text
             self.bank[key] = Anchor(text, anchor.version + accepted)
 
@@ -146,11 +146,11 @@ class AnchorBank(AnchorSource):
         return numbers
 
     def state_dict(self) -> dict[str, Any]:
-        """Every anchor with its account."""
+        """Return every anchor with its counts."""
         return {key: asdict(anchor) for key, anchor in self.bank.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with them."""
+        """Continue with saved anchors."""
         self.bank = {
             key: Anchor(**{_EARLIER.get(name, name): value for name, value in anchor.items()})
             for key, anchor in state.items()

@@ -1,6 +1,6 @@
-"""Which responses the policy is compared with: a choice that is one class in the configuration.
+"""Socket of anchor sources, which choose the responses that rollouts are compared with.
 
-An anchor source may change its mind while a run goes on; what it remembers is in the checkpoint.
+An anchor source may change its anchors during a run; its state is in the checkpoint.
 """
 
 from abc import ABC, abstractmethod
@@ -9,68 +9,69 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from prl.config import Sampling
-from prl.types import Conversation, PromptBatch, Rollout, Scores, Verdict
+from prl.types import Conversation, PromptBatch, Rollout, Scores
+from prl.verdict import Verdict
 
 Weights = dict[str, Tensor]
-"""What training changes in a policy, by parameter names."""
+"""Trained weights of a policy by parameter names."""
 
 
 class Policies(Protocol):
-    """What a run offers to anchor sources: other policies to sample from, and a judge to ask."""
+    """Other policies to sample from, and a judge to ask, as a run offers them to anchor sources."""
 
     def reference_responses(self, batch: PromptBatch) -> list[str]:
-        """One response of the reference to each prompt."""
+        """Sample one response of the reference to each prompt."""
 
     def weights(self) -> Weights:
-        """A copy of the policy's trained weights as they are now."""
+        """Copy the policy's current trained weights."""
 
     def sample_with_weights(self, weights: Weights, batch: PromptBatch) -> list[str]:
-        """One response to each prompt, of the policy as it was with these weights."""
+        """Sample one response to each prompt from the policy with the given weights."""
 
     def second_opinion(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
-        """Both orders under the held-out judge where the run has one, else under the judge."""
+        """Judge pairs in both orders under the held-out judge where the run has one, else under the judge."""
 
 
 class AnchorSource(ABC):
-    """Gives each rollout the responses that it is compared with."""
+    """Gives each rollout its anchors. The arguments of the constructor are the settings."""
 
     reads_column: ClassVar[bool] = False
     """Whether every row of the data must bring an anchor."""
 
     def check(self, sampling: Sampling) -> None:
-        """Raises ValueError when the sampling settings do not fit."""
+        """Refuse sampling settings that do not fit. Raises ValueError; does nothing by default."""
         return
 
     @abstractmethod
     def anchors_for(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
-        """The anchors of each rollout.
+        """Choose the anchors of each rollout.
 
         Args:
-            batch: P prompts, with the anchors that their rows brought.
+            batch: P prompts, with the anchors of the data.
             responses: P * n rollouts, those of one prompt in a row.
-            policies: where other responses come from.
+            policies: other policies to sample from.
 
         Returns:
-            One tuple for each rollout.
+            One tuple of anchors for each rollout.
         """
 
     def update(self, rollout: Rollout, scores: Scores, policies: Policies) -> dict[str, float]:
-        """Learn from an iteration's verdicts; `rollout` has the anchors of each response. Returns numbers to log."""
+        """Update the state from an iteration's verdicts; `rollout` has the anchors. Returns numbers to log."""
         return {}
 
     def events(self) -> list[dict[str, Any]]:
-        """What happened to anchors in the last iteration, the same on all ranks: lines for `RUN_DIR/anchors.jsonl`."""
+        """Return the events of the last iteration, equal on all ranks: lines for `RUN_DIR/anchors.jsonl`."""
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: tensors and plain values."""
+        """Return the state to save: tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a saved state."""
         return
 
 
 def repeated(values: list[Any], num_rollouts: int) -> list[Any]:
-    """One value per prompt to one per rollout."""
+    """Repeat one value per prompt to one per rollout."""
     return [value for value in values for _ in range(num_rollouts // len(values))]

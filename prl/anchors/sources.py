@@ -1,4 +1,4 @@
-"""Anchors that come from the data, the reference, earlier policies, or the rollouts themselves."""
+"""Anchors from the data, the reference, earlier policies, or the rollouts themselves."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from prl.types import PromptBatch, Rollout, Scores
 
 
 class DatasetAnchors(AnchorSource):
-    """The anchors of the data, one or several to a prompt: ground truths, chosen responses, or `prl anchors`'."""
+    """Anchors of the data, one or several per prompt: ground truths, chosen responses, or those of `prl anchors`."""
 
     reads_column = True
 
     def anchors_for(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
-        """The row's own."""
+        """Take the anchors of the rows."""
         return repeated(batch.anchors, len(responses))
 
 
 class ReferenceSamples(AnchorSource):
-    """Fresh samples of the reference; the rollouts of a prompt share them.
+    """Fresh samples of the reference, shared by the rollouts of a prompt.
 
     Args:
         count: anchors per prompt.
@@ -30,13 +30,13 @@ class ReferenceSamples(AnchorSource):
         self.count = count
 
     def anchors_for(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
-        """`count` samples to each prompt."""
+        """Sample `count` responses of the reference to each prompt."""
         drawn = [policies.reference_responses(batch) for _ in range(self.count)]
         return repeated(list(zip(*drawn, strict=True)), len(responses))
 
 
 class PreviousPolicy(AnchorSource):
-    """Samples of the policy as it was up to `every` iterations ago, so that it keeps running against itself.
+    """Samples of the policy as it was up to `every` iterations ago: self-play.
 
     Args:
         every: iterations until the anchors come from a newer policy.
@@ -50,7 +50,7 @@ class PreviousPolicy(AnchorSource):
         self._age = 0
 
     def anchors_for(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
-        """One sample of the older policy to each prompt."""
+        """Sample one response of the older policy to each prompt."""
         if self._weights is None or self._age >= self.every:
             self._weights, self._age = policies.weights(), 0
         drawn = policies.sample_with_weights(self._weights, batch)
@@ -62,22 +62,22 @@ class PreviousPolicy(AnchorSource):
         return {"anchors/age": float(self._age)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The older policy's trained weights, and how old they are."""
+        """Return the older policy's trained weights, and their age in iterations."""
         return {"weights": self._weights, "age": self._age}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with them."""
+        """Continue with saved weights."""
         self._weights, self._age = state["weights"], state["age"]
 
 
 class RoundRobin(AnchorSource):
-    """The other rollouts of the same prompt: a response's reward is how often it beats its siblings.
+    """The other rollouts of the same prompt: a response is rewarded by how often it beats the others.
 
-    Each pair is read once, in both orders, and serves both of its responses.
+    Each pair is judged once, in both orders, for both of its responses.
     """
 
     def check(self, sampling: Sampling) -> None:
-        """One rollout has no siblings."""
+        """Refuse a single rollout per prompt. Raises ValueError."""
         if sampling.per_prompt < 2:
             raise ValueError(
                 f"sampling.per_prompt is {sampling.per_prompt}, but RoundRobin compares the rollouts of a prompt with "
@@ -85,7 +85,7 @@ class RoundRobin(AnchorSource):
             )
 
     def anchors_for(self, batch: PromptBatch, responses: list[str], policies: Policies) -> list[tuple[str, ...]]:
-        """Every sibling."""
+        """Take the other rollouts of each prompt."""
         per_prompt = len(responses) // len(batch)
         anchors = []
         for start in range(0, len(responses), per_prompt):

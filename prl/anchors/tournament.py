@@ -1,4 +1,4 @@
-"""A knockout tournament under a judge: n - 1 comparisons find one response of n that nobody beat on its way."""
+"""Knockout tournament under a judge: n - 1 comparisons choose one of n responses."""
 
 from dataclasses import dataclass
 
@@ -14,23 +14,23 @@ class Champion:
 
     text: str
     win_prob: float
-    """In its final; 1 / 2 when there was nobody to beat."""
+    """Win probability in the final; 1/2 for an only candidate."""
     num_comparisons: int
 
 
 def knockout(
     prompts: list[Conversation], candidates: list[list[str]], compare: Compare, *, seed: int = 0
 ) -> list[Champion]:
-    """The champion of each prompt's candidates; all prompts play their rounds together.
+    """Find the champion of each prompt's candidates; all prompts play their rounds together.
 
-    Equal texts enter once. Who meets whom is drawn by the seed; with an odd number one has a bye. A comparison at
-    exactly 1 / 2 is won by the one that was drawn first, and a failed one too.
+    Equal texts enter once. The seed draws the pairings; with an odd number one candidate has a bye. A tie or a failed
+    comparison is won by the candidate that was drawn first.
 
     Args:
         prompts: P prompts.
-        candidates: the responses to each, at least one.
-        compare: the judge, both orders.
-        seed: of the draw.
+        candidates: the responses to each prompt, at least one.
+        compare: judges pairs in both orders.
+        seed: seed of the draw.
 
     Raises:
         ValueError: for a prompt without candidates.

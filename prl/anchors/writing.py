@@ -1,4 +1,4 @@
-"""Anchors that a policy made, into a file: the work of `prl anchors`."""
+"""Write best-of-n anchors of a policy to a file, for `prl anchors`."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
+from tqdm import tqdm
 
 from prl import __version__
 from prl.anchors.tournament import Champion, knockout
@@ -31,21 +31,22 @@ from prl.types import PromptBatch
 
 
 def write_anchors(options: Namespace, beside: Path) -> tuple[int, dict[str, Any]]:
-    """Sample, let the samples play, and write rows as they are done; the file gets its name when it is whole.
+    """Sample candidates, choose one by a tournament, and write rows; the file gets its name when it is complete.
 
     Args:
-        options: those of `prl anchors`.
-        beside: file for where the anchors come from.
+        options: options of `prl anchors`.
+        beside: file for the provenance of the anchors.
 
     Returns:
-        How many prompts have an anchor, and what that file says.
+        The number of prompts with an anchor, and the contents of the provenance file.
 
     Raises:
         DataError: for bad rows of the prompts.
         ValueError: when a model is missing, or a prompt is too long.
     """
     sampling = Sampling(options.max_new_tokens, options.temperature)
-    found = load_records(DataSource(options.prompts, options.split, limit=options.limit), AnchoredPrompt)
+    source = DataSource(options.prompts, options.split, options.name, options.columns, options.limit)
+    found = load_records(source, AnchoredPrompt)
     sampler = Sampler(options, sampling, found.records)  # checks the length of every prompt
     judge = Judge.from_pretrained(options.judge) if options.judge else None
     provenance = describe(options, sampling, found.report)
@@ -55,11 +56,11 @@ def write_anchors(options: Namespace, beside: Path) -> tuple[int, dict[str, Any]
     per_batch = max(1, options.batch_size // options.samples)
     starts = range(0, len(found.records), per_batch)
     with writing(options.output) as partial, partial.open("w", encoding="utf-8") as out:
-        for start in track(starts, description="anchors"):
+        for start in tqdm(starts, desc="anchors", unit="batch"):
             records = found.records[start : start + per_batch]
             candidates, num_open = sampler.candidates(start, len(records), options.keep_unfinished)
             unfinished += num_open
-            # Only empty responses: such a row is none that a run would read.
+            # All candidates are empty, and a run would refuse such a row.
             silent += [start + i for i, texts in enumerate(candidates, 1) if not texts]
             records = [record for record, texts in zip(records, candidates, strict=True) if texts]
             candidates = [texts for texts in candidates if texts]
@@ -76,14 +77,14 @@ def write_anchors(options: Namespace, beside: Path) -> tuple[int, dict[str, Any]
 def choose(
     judge: Judge | None, records: list[AnchoredPrompt], candidates: list[list[str]], seed: int
 ) -> list[Champion]:
-    """One response for each prompt."""
+    """Choose one response for each prompt."""
     if judge is None:
         return [Champion(texts[0], 0.5, 0) for texts in candidates]
     return knockout([record.prompt for record in records], candidates, judge.model.compare, seed=seed)
 
 
 def describe(options: Namespace, sampling: Sampling, report: DataReport) -> dict[str, Any]:
-    """What decides the anchors: the same description gives the same file on the same machine."""
+    """Describe all that decides the anchors; equal descriptions give equal files on one machine."""
     policy = Path(options.policy)
     return {
         "prl": __version__,
@@ -98,12 +99,13 @@ def describe(options: Namespace, sampling: Sampling, report: DataReport) -> dict
         "dtype": options.dtype,
         "policy": {"path": options.policy, "weights_sha256": weights_hash(policy) if policy.is_dir() else None},
         "judge": None if options.judge is None else describe_judge(judge_folder(options.judge)),
-        "prompts": {"source": report.source, "sha256": report.sha256, "num_kept": report.num_kept},
+        "prompts": {"source": report.source, "sha256": report.sha256, "num_kept": report.num_kept}
+        | ({"columns": options.columns} if options.columns else {}),
     }
 
 
 class Sampler:
-    """Responses of one policy to the prompts of a file.
+    """Sampler of one policy's responses to the prompts of a file.
 
     Raises:
         ValueError: naming the prompt that is too long.
@@ -135,10 +137,10 @@ class Sampler:
             yield row
 
     def candidates(self, start: int, number: int, keep_unfinished: bool) -> tuple[list[list[str]], int]:
-        """The samples of some prompts, and how many of them hit the length limit.
+        """Sample candidates for some prompts, and count those that hit the length limit.
 
-        Those that hit it stand aside where another one did not; a prompt whose samples all did keeps them. Empty ones
-        never enter.
+        Candidates that hit the limit are dropped unless all candidates of the prompt did. Empty ones are always
+        dropped.
         """
         samples = self.options.samples
         batch: PromptBatch = self.encoder.collate(self.rows[start : start + number]).to(self.device).repeat(samples)

@@ -12,8 +12,8 @@ from prl.system.outputs import write_text
 class EventLog:
     """A jsonl file whose lines carry the number of their training batch.
 
-    A killed process may leave half a line and lines of batches that no checkpoint holds; `truncate_after`
-    takes both out.
+    A killed process may leave half a line, and lines of batches that no checkpoint holds; `truncate_after`
+    deletes both.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -36,7 +36,7 @@ class EventLog:
         """Read all complete lines."""
         content = self.path.read_bytes() if self.path.exists() else b""
         found = []
-        for number, line in enumerate(content.split(b"\n")[:-1], start=1):  # what follows the last one is half a line
+        for number, line in enumerate(content.split(b"\n")[:-1], start=1):  # the last is half a line
             shown = line[:60].decode(errors="replace")
             try:
                 found.append(parse_object(line, with_nan=True))

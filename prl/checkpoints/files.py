@@ -1,8 +1,8 @@
 """Checkpoints on disk: written under another name, completed by a manifest, and validated when they are read.
 
 `RUN_DIR/checkpoints` holds `batch-000200.ckpt` (a file, or a folder of shards), `batch-000200.json` (its manifest:
-sizes, sha256, batches, processes, version) and the link `last.ckpt` to the newest. Without a manifest that fits, a
-checkpoint is torn.
+sizes, sha256, batches, processes, version) and the link `last.ckpt` to the newest. A checkpoint without a matching
+manifest is corrupt.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
 REST = "rest.pt"
-"""File of a folder of shards with all that is not in parts."""
+"""File in a folder of shards with everything that is not sharded."""
 _LINK = "last.link"
-"""A link to the newest before it takes the place of the one to the previous."""
+"""Name of a new link before it replaces `last.ckpt`."""
 _NAME = re.compile(r"batch-(\d+)\.(?:ckpt|partial)")
 
 
@@ -41,22 +41,22 @@ def partial_path(folder: Path, batches: int) -> Path:
 def publish(partial: Path, *, world_size: int) -> Path:
     """Move a written checkpoint into place: synced, then moved, then its manifest, then `last`.
 
-    Killed between any two of these, the folder still names the previous checkpoint as the newest whole one.
+    A process that is killed between two of these steps leaves the previous checkpoint as the newest complete one.
 
     Args:
         partial: file or folder at `partial_path(...)`.
-        world_size: processes that wrote it.
+        world_size: processes that wrote the checkpoint.
 
     Returns:
-        The checkpoint.
+        The path of the checkpoint.
     """
     folder, final = partial.parent, partial.with_suffix(".ckpt")
     manifest = manifest_of(final)
     files = {}
     for path in _files(partial):
-        sync(path)  # first, so that the hash is not what waits for the disk
+        sync(path)  # before hashing, which would otherwise wait for the disk
         files[_listed_as(path, partial, final.name)] = {"size": path.stat().st_size, "sha256": _sha256(path)}
-    _remove(manifest)  # of a checkpoint of the same batch that is about to be replaced
+    _remove(manifest)  # manifest of a checkpoint of the same batch, which is replaced
     _remove(final)
     partial.rename(final)
     text = {"batches": batches_of(final), "world_size": world_size, "prl": __version__, "files": files}
@@ -71,9 +71,9 @@ def publish(partial: Path, *, world_size: int) -> Path:
 
 
 def prune(folder: Path, newest: int, keep: int) -> None:
-    """Leave `newest` and the whole checkpoints before it, `keep` in all.
+    """Keep `newest` and the complete checkpoints before it, `keep` in all; delete the others.
 
-    Later ones go too: they are torn, or of a future that the run has turned back from.
+    Later checkpoints are deleted too: they are corrupt, or of batches that the run trains again.
     """
     kept = 0
     for path in _newest_first(folder):
@@ -94,7 +94,7 @@ def clear(folder: Path) -> None:
 
 
 def holds_checkpoints(folder: Path) -> bool:
-    """Return whether any checkpoint was ever complete here, in whatever state it is now.
+    """Return whether any checkpoint in the folder was ever complete; it may be corrupt now.
 
     A run that was killed before its first manifest has none, and can only start from the beginning.
     """
@@ -102,12 +102,12 @@ def holds_checkpoints(folder: Path) -> bool:
 
 
 def was_cut_off(folder: Path) -> bool:
-    """Return whether a run was killed while it wrote its first checkpoint, and nothing else is there."""
+    """Return whether the folder holds nothing but a first checkpoint whose writing was interrupted."""
     return not holds_checkpoints(folder) and len(_newest_first(folder)) == 1
 
 
 def finish_move(folder: Path, newest: Path) -> None:
-    """Point `last` at the newest whole checkpoint where a process was killed between its manifest and that."""
+    """Point `last` at the newest complete checkpoint, where a process was killed after writing the manifest."""
     link = folder / LAST
     if link.is_symlink() and link.resolve() != newest.resolve() or not os.path.lexists(link):
         _point_last_at(newest)
@@ -223,14 +223,14 @@ def manifest_of(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Take a checkpoint away: the manifest first, so that half of it is never taken for whole."""
+    """Delete a checkpoint: the manifest first, so that a partly deleted one never counts as complete."""
     if path.suffix == ".ckpt":
         _remove(manifest_of(path))
     _remove(path)
 
 
 def discard(partial: Path) -> None:
-    """Delete the rest of a checkpoint that could not be written, so that it takes no room on a full disk."""
+    """Delete an incomplete checkpoint, so that it takes no space on a full disk."""
     final = partial.with_suffix(".ckpt")
     _remove(partial)
     manifest_of(final).with_suffix(".manifest").unlink(missing_ok=True)

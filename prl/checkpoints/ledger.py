@@ -1,7 +1,7 @@
 """The run ledger: inputs and results of each training batch, in numbers that a repetition must reproduce.
 
-`RUN_DIR/ledger.jsonl` is only appended to. A line `{"session": …}` marks each start of the run; what earlier sessions
-wrote of batches after its `resumed` does not count any more, since these batches came again.
+`RUN_DIR/ledger.jsonl` is append-only. A line `{"session": …}` marks each start of the run. Lines of earlier sessions
+about batches after its `resumed` no longer count, because these batches were trained again.
 """
 
 import contextlib
@@ -30,17 +30,17 @@ DIAGNOSES = {
     "numbers": "another result from the same batch: dropout, weights, settings of the loss or kernels",
     "weights": "another update from the same loss: optimizer state or kernels",
 }
-"""Quantities of a line in the order in which one follows from the others, and what a difference in each says."""
+"""Quantities of a line, each after those that it depends on -> diagnosis of a difference."""
 
 _SMALLEST = 1e-3
-"""Scale below which differences of measured numbers are not relative: a loss may be zero but for rounding."""
+"""Scale below which differences of measured numbers are absolute: a loss may be zero up to rounding."""
 
 
 # ---- contents of a line
 
 
 def content_hash(value: Any) -> str:
-    """Hash of tensors, texts and numbers in lists, dicts and dataclasses."""
+    """Hash tensors, texts and numbers in lists, dicts and dataclasses."""
     digest = hashlib.blake2b(digest_size=8)
     for piece in _pieces(value):
         digest.update(len(piece).to_bytes(8, "little"))
@@ -81,7 +81,7 @@ def weights_fingerprint(parameters: list[Tensor], num_tensors: int = 32, num_val
 
 
 def _spaced(tensor: Tensor, count: int) -> Tensor:
-    local = getattr(tensor, "to_local", lambda: tensor)().reshape(-1)  # of a sharded tensor the part that is here
+    local = getattr(tensor, "to_local", lambda: tensor)().reshape(-1)  # the local shard of a sharded tensor
     return local[:: max(1, local.numel() // count)][:count].float()
 
 
@@ -100,7 +100,7 @@ class LedgerWriter:
 
     Args:
         path: the ledger.
-        resumed: batches that the run holds already; 0 begins a new file.
+        resumed: batches that the run has completed; 0 begins a new file.
         facts: further fields of the session line.
     """
 
@@ -108,7 +108,7 @@ class LedgerWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         cut = resumed > 0 and path.is_file() and not path.read_bytes().endswith(b"\n")
         self._file: TextIO = open(path, "a" if resumed else "w", encoding="utf-8")  # noqa: SIM115 - open for the run
-        if cut:  # killed in the middle of a line
+        if cut:  # half a line of a killed process
             self._file.write("\n")
         self.append({"session": {"resumed": resumed, **facts}})
 
@@ -120,7 +120,7 @@ class LedgerWriter:
                 self._file.flush()
         except OSError:
             with contextlib.suppress(OSError):
-                self._file.close()  # which would try to write the rest again, while the run is ended
+                self._file.close()  # a later close would write the rest again
             raise
 
     def close(self) -> None:
@@ -129,10 +129,10 @@ class LedgerWriter:
 
 
 def read_ledger(path: Path) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
-    """Read batch number -> line, as the run stands now, and the facts of the last session.
+    """Read the valid lines by batch number, and the facts of the last session.
 
     Raises:
-        ValueError: when the file is missing or a line is damaged; the last line before a session may be cut.
+        ValueError: when the file is missing or a line is damaged; the last line of a session may be incomplete.
     """
     if not path.is_file():
         raise ValueError(f"there is no ledger {path}; it is written by `prl fit`")
@@ -178,18 +178,18 @@ def _damaged(path: Path, number: int) -> ValueError:
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest difference of two ledgers, or the first that is beyond the tolerance."""
+    """Largest difference of two ledgers, or the first beyond the tolerance."""
 
     batch: int
     quantity: str
     size: float
-    """Relative; infinite for what must be equal."""
+    """Relative difference; infinite for quantities that must be equal."""
     before: Any
     now: Any
 
     @property
     def diagnosis(self) -> str:
-        """The likely cause of a difference in this quantity."""
+        """Likely cause of a difference in this quantity."""
         return DIAGNOSES[self.quantity.partition(".")[0]]
 
 
@@ -199,7 +199,7 @@ def compare(before: list[dict[str, Any]], now: list[dict[str, Any]], tolerance: 
     Args:
         before: lines of the run.
         now: lines of the replay, of the same batches.
-        tolerance: relative difference of measured numbers up to which kernels may round otherwise.
+        tolerance: relative difference of measured numbers that counts as rounding of kernels.
     """
     largest = None
     for one, other in zip(before, now, strict=True):
@@ -226,7 +226,7 @@ def _pairs(name: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _difference(quantity: str, a: Any, b: Any) -> float:
-    if a == b or a != a and b != b:  # not a number twice is no difference
+    if a == b or a != a and b != b:  # NaN in both is no difference
         return 0.0
     if _is_fingerprint(a) and _is_fingerprint(b):
         moved = max(abs(x - y) for x, y in zip(a["sums"], b["sums"], strict=True))

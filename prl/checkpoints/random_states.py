@@ -1,4 +1,4 @@
-"""All random states of a process as numbers and tensors, so that reading them from a checkpoint runs no code."""
+"""Random states of a process as numbers and tensors, which a checkpoint can hold as data."""
 
 import random
 from collections.abc import Iterator

@@ -13,7 +13,8 @@ def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> str | None:
     """Resolve the checkpoint argument to a valid checkpoint: for `last`, the newest valid one in `folder`.
 
     Raises:
-        RunError: when it is missing or torn. Lightning would warn about a missing `last` and start from the beginning.
+        RunError: when the checkpoint is missing or corrupt. Lightning would warn about a missing `last` and start from
+            the beginning.
     """
     if ckpt_path is None:
         return None

@@ -30,7 +30,7 @@ from prl.distributed import collective_device, rank, sum_on_first, world_size
 from prl.system.full_disk import is_disk_full, naming_when_full, save_tensors
 
 FOLDER = "sharded_files"
-"""Key of a checkpoint that was read without its parts: where they are."""
+"""Key of the folder of shards in a checkpoint that was read without them."""
 _PART = "part"
 
 
@@ -39,10 +39,10 @@ class Part:
     """This process's part of a tensor.
 
     Attributes:
-        local: [N], a view of the memory that is in use; empty where a process has nothing of the tensor.
-        start: where it begins in the flattened tensor.
-        shape: the whole tensor's.
-        is_copy: whether another process has the same range, and speaks for it where parts are put together.
+        local: [N], a view of the memory in use; empty where a process has no part of the tensor.
+        start: offset of the part in the flattened tensor.
+        shape: shape of the full tensor.
+        is_copy: whether another process has the same range, and provides it when parts are gathered.
     """
 
     local: Tensor
@@ -51,7 +51,7 @@ class Part:
     is_copy: bool = False
 
     def take(self, whole: Tensor) -> None:
-        """Fill in this process's range of a whole tensor."""
+        """Copy this process's range from a full tensor."""
         self.local.copy_(whole.flatten()[self.start : self.start + self.local.numel()])
 
     def whole(self) -> Tensor:
@@ -59,11 +59,11 @@ class Part:
 
         Every process must call it.
         """
-        # What is offloaded has to pass over the GPU where processes speak by NCCL.
+        # Offloaded parts pass over the GPU where the process group is NCCL.
         full = torch.zeros(self.shape.numel(), dtype=self.local.dtype, device=collective_device(self.local.device))
         if not self.is_copy:
             full[self.start : self.start + self.local.numel()] = self.local.to(full.device)
-        sum_on_first(full.view(torch.uint8))  # of bytes, since a sum of floats has no -0.0
+        sum_on_first(full.view(torch.uint8))  # sums of bytes, because a sum of floats loses -0.0
         return full.view(self.shape).cpu() if rank() == 0 else full.new_empty(0, device="cpu")
 
 
@@ -104,7 +104,7 @@ def write(checkpoint: Mapping[str, Any], folder: Path) -> None:
 
     Args:
         checkpoint: nested dicts and lists; one part may be in several places, as tied weights are.
-        folder: made.
+        folder: target; created.
 
     Raises:
         OSError: when the disk is full, naming the folder.
@@ -121,7 +121,7 @@ def write(checkpoint: Mapping[str, Any], folder: Path) -> None:
     rest = _mapped(checkpoint, note)
     try:
         dcp.save({key: _Flat(part) for key, part in parts.values()}, checkpoint_id=folder, no_dist=world_size() == 1)
-    except CheckpointException as error:  # which is no `Exception`, so nobody would tell of it
+    except CheckpointException as error:  # not an `Exception`, so it would go unreported
         reasons = sorted((each for each, _ in error.failures.values()), key=is_disk_full, reverse=True)
         if stops := [each for each in reasons if not isinstance(each, Exception)]:
             raise stops[0] from None  # a second Ctrl-C
@@ -133,12 +133,12 @@ def write(checkpoint: Mapping[str, Any], folder: Path) -> None:
 
 
 def read_rest(folder: Path) -> dict[str, Any]:
-    """Read a checkpoint without its shards; `read_parts` reads them from the files that this names."""
+    """Read a checkpoint without its shards; `read_parts` reads those from the folder under `FOLDER`."""
     return {**read_file(folder / REST), FOLDER: str(folder)}
 
 
 def is_elsewhere(value: Any) -> bool:
-    """Return whether a value of such a checkpoint stands for a shard."""
+    """Return whether a value from `read_rest` stands for a shard."""
     return isinstance(value, Mapping) and _PART in value
 
 
@@ -167,7 +167,7 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        told = re.search(r"(?:WeightsUnpickler error: |\n\n\n)(.{,200})", str(error))  # torch's advice is to run it
+        told = re.search(r"(?:WeightsUnpickler error: |\n\n\n)(.{,200})", str(error))  # torch advises to run it
         reason = told.group(1).strip() if told else "no pickle of data"
         raise ValueError(f"{path} is damaged, or holds more than data ({reason}); nothing of it was run") from None
     except Exception as error:  # a damaged file raises almost anything
@@ -199,7 +199,7 @@ def read(path: str | Path) -> dict[str, Any]:
     rest = read_file(path / REST)
     try:
         return _mapped(rest, place)
-    except (LookupError, TypeError, RuntimeError) as error:  # also of lists without an end
+    except (LookupError, TypeError, RuntimeError) as error:  # cycles of lists included
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise ValueError(f"{path / REST} does not fit the tensors beside it ({reason}); copy the folder anew") from None
 

@@ -38,8 +38,8 @@ _RECORDS = {
     "pathlib": {"PosixPath", "WindowsPath"},
     "pathlib._local": {"PosixPath", "WindowsPath"},
 }
-"""Names that torch writes into an index. BytesStorageMetadata is none of them: prl writes tensors alone, and torch
-reads the bytes behind it with plain `pickle.load`."""
+"""Names that torch writes into an index. BytesStorageMetadata is left out: prl writes tensors alone, and torch would
+read its bytes with plain `pickle.load`."""
 _MOST_BYTES = 1 << 30
 
 
@@ -51,7 +51,7 @@ class Reader(dcp.FileSystemReader):
         self._index = index
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        """Return the index that was read before."""
+        """Return the parsed index."""
         return self._index
 
 

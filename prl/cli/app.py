@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
+from jsonargparse import SUPPRESS, set_parsing_settings
 from lightning import LightningDataModule
 from lightning.fabric.utilities import seed
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
@@ -30,6 +31,7 @@ from lightning_modules.callbacks import (
     RunConfig,
     RunInputs,
     RunLedger,
+    ending,
 )
 from lightning_modules.export import load_training_module
 from lightning_modules.strategies import check_setting
@@ -37,12 +39,13 @@ from prl.checkpoints.files import CheckpointError, finish_move, holds_checkpoint
 from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.resolve import RunError, resolve_checkpoint
 from prl.cli.errors import is_utf8
+from prl.cli.usage import Parser
 from prl.models.model_card import write_card
+from prl.renamed.check import check_names
 from prl.rewards.folder import judge_kind
 from prl.run_folder import trust
 from prl.run_folder.contents import BEGUN_FILES, DATA_REPORT, MODEL, check_run_folder, foreign_files, is_kept
 from prl.run_folder.lock import is_first_process, run_lock
-from prl.run_folder.renamed import check_names
 from prl.run_folder.sealed_config import CONFIG
 from prl.system.full_disk import is_disk_full, path_behind
 from prl.system.outputs import writing_folder
@@ -56,6 +59,9 @@ class PrlCLI(LightningCLI):
     """LightningCLI with one run folder per run, exact resume, and the trained model written at the end."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        every, verb = LightningCLI.subcommands(), next(iter(kwargs["args"]), "")
+        # Making the parsers of the others takes a quarter of a second.
+        self.subcommands = lambda: {verb: every[verb]} if verb in every else every  # type: ignore[method-assign]
         with ExitStack() as self._until_end:
             super().__init__(*args, **kwargs)
 
@@ -73,6 +79,8 @@ class PrlCLI(LightningCLI):
             default=False,
             help="Resume although inputs have changed since the checkpoint: those of these names, or true for all.",
         )
+        for name in ("optimizer", "lr_scheduler"):  # null in the configs of runs that prl 0.1 wrote
+            parser.add_argument(f"--{name}", type=type(None), default=None, help=SUPPRESS)
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.link_arguments("run_dir", "trainer.default_root_dir")
         parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=lambda folder: f"{folder}/checkpoints")
@@ -83,7 +91,7 @@ class PrlCLI(LightningCLI):
         return
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a strategy or precision that cannot be, and find the checkpoint that is meant, before compute."""
+        """Refuse impossible strategies and precisions, and resolve the checkpoint, before compute is spent."""
         config = self.config[self.subcommand]
         trust.check(config.as_dict())
         if not is_utf8(config.run_dir):
@@ -125,7 +133,7 @@ class PrlCLI(LightningCLI):
         """Add TensorBoard in the run folder and the callbacks of every run, unless the config says otherwise."""
         config = self._get(self.config_init, "trainer", default={})
         if config.get("logger") in (None, True):
-            # Other verbs log into a folder of their own: the curves and config.yaml of the training are not theirs.
+            # Other subcommands log into a subfolder, and leave the curves and config.yaml of the training alone.
             folder = Path(config["default_root_dir"], "" if self.subcommand == "fit" else str(self.subcommand))
             kwargs["logger"] = TensorBoardLogger(folder, name="", version="")
         if self.subcommand != "fit":
@@ -180,6 +188,7 @@ class PrlCLI(LightningCLI):
             with writing_folder(folder, keep=is_kept) as partial:
                 self._whole_model().export(partial)
                 write_card(partial, judge_kind(partial), self.config[self.subcommand].as_dict())
+            sys.stderr.write(ending(trainer, getattr(self.model, "iterations", None), folder) + "\n")
             self.model.after_export(folder)
 
     def _whole_model(self) -> TrainingModule:
@@ -193,7 +202,7 @@ class PrlCLI(LightningCLI):
 def _died_young(run: Path, is_resumed: bool) -> bool:
     """Return whether a run has begun and left no checkpoint to continue from."""
     folder = run / "checkpoints"
-    if holds_checkpoints(folder) or (run / MODEL).exists():  # a run that wrote its model has ended, and has lost them
+    if holds_checkpoints(folder) or (run / MODEL).exists():  # a run with a model has ended
         return False
     cut_off = was_cut_off(folder)
     if cut_off or not is_resumed or any(folder.glob("batch-*")):
@@ -202,8 +211,14 @@ def _died_young(run: Path, is_resumed: bool) -> bool:
     return (run / CONFIG).is_file() or (run / DATA_REPORT).is_file() and not foreign_files(run, BEGUN_FILES)
 
 
-_NO_NEWS = ("Seed set to ", "GPU available: ", "TPU available: ", "💡 Tip: For seamless cloud logging")
-"""Beginnings of Lightning's messages that repeat the config, or advertise; PhaseProgressBar names the device."""
+_NO_NEWS = (
+    "Seed set to ",
+    "GPU available: ",
+    "TPU available: ",
+    "💡 Tip: For seamless cloud logging",
+    "Restored all states ",
+)
+"""Beginnings of Lightning's messages that repeat the config or advertise; PhaseProgressBar shows the device."""
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -215,25 +230,28 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # rows are encoded once, in set-up
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # between Lightning and torch, not the user's
-    warnings.filterwarnings("ignore", message="It is recommended to use .self.log")  # numbers are of all processes
+    warnings.filterwarnings("ignore", message="It is recommended to use .self.log")  # numbers are reduced already
     # prl changes arguments before Lightning sees them; further processes get the original command line.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-    warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # reference and judge are meant to be
+    warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # reference and judge
     for module in (rank_zero, seed):
         logging.getLogger(module.__name__).addFilter(_is_news)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlCLI:
-    """Run LightningCLI with these arguments. prl/run_folder/trust.py says what a run folder may ask for.
+    """Run LightningCLI with these arguments. The rights of a run folder are in prl/run_folder/trust.py.
 
     Raises:
-        RenamedError: for class paths of earlier versions.
-        UntrustedRunError: when it asks for more, and the arguments do not say that the folder is trusted.
+        RenamedError: for class paths and settings of earlier versions.
+        UntrustedRunError: when a run folder asks for more, and the arguments do not trust it.
     """
     _quiet_lightning()
     given, trusted = trust.take_flag(sys.argv[1:] if args is None else [str(each) for each in cast(Any, args)])
     check_names(given)
+    if any(each == "-h" or each.partition("=")[0].endswith("help") for each in given):
+        # The words of settings stand below them; reading them takes a second.
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
     with contextlib.nullcontext() if trusted else trust.guarding(given):
         return cli(
             TrainingModule,
@@ -243,7 +261,9 @@ def run_stage(args: list[str] | None = None, cli: type[PrlCLI] = PrlCLI) -> PrlC
             seed_everything_default=0,
             save_config_callback=RunConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
+            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10, "enable_model_summary": False},
+            parser_class=Parser,
+            auto_configure_optimizers=False,  # a stage builds its own, over its parameter groups
             parser_kwargs={"prog": "prl", "description": "`prl --help` lists everything, with the small commands."},
             args=given,
         )

@@ -12,6 +12,7 @@ from prl import __version__
 from prl.cli.commands import COMMANDS
 from prl.cli.errors import mistake_behind, told_by_thread
 from prl.cli.help import VERBS, screen
+from prl.cli.places import see_current_folder, with_shipped_configs
 from prl.system.terminal import CAUSED_BY
 
 
@@ -39,6 +40,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> None:
+    arguments = with_shipped_configs(arguments)
     first = arguments[0] if arguments else ""
     if arguments in (["--version"], ["-V"]):
         sys.stdout.write(f"prl {__version__}\n")
@@ -50,6 +52,7 @@ def _run(arguments: list[str]) -> None:
     elif first in COMMANDS:
         COMMANDS[first](arguments[1:])
     elif first in VERBS or first.startswith("-"):
+        see_current_folder()
         gc.disable()  # next to nothing that imports make is garbage
         from prl.cli.app import run_stage
 

@@ -1,4 +1,4 @@
-"""Errors that the user can mend, and their wording."""
+"""Errors that the user can fix, and their wording."""
 
 import linecache
 import sys
@@ -15,12 +15,12 @@ def is_utf8(text: str) -> bool:
 
 
 def mistake_behind(error: Exception, arguments: list[str]) -> Exception | None:
-    """Find the error to show the user in place of a traceback; None for an error that is no mistake of theirs."""
+    """Find the error to show in place of a traceback; None for an error that is no mistake of the user."""
     return _not_utf8(error, arguments) or _user_error(error) or (error if is_disk_full(error) else None)
 
 
 def told_by_thread(failure: threading.ExceptHookArgs) -> None:
-    """Show an error of a thread, unless its disk is full.
+    """Show an error of a thread, unless it reports a full disk.
 
     TensorBoard writes in a thread; on a full disk the run itself gets the error at its next metric, and reports it.
     """
@@ -29,7 +29,7 @@ def told_by_thread(failure: threading.ExceptHookArgs) -> None:
 
 
 def _not_utf8(error: BaseException | None, arguments: list[str]) -> Exception | None:
-    """Explain that a library cannot take a name that was given."""
+    """Explain that a library cannot read a name on the command line."""
     bad = [text for text in arguments if not is_utf8(text)]
     while error is not None and not isinstance(error, UnicodeEncodeError) and is_utf8(str(error)):
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""Text of `prl --help`. The settings of a run are in `prl fit --help`, which has to import everything first."""
+"""Text of `prl --help`. The settings of a run are in `prl fit --help`, which must import everything first."""
 
 import shutil
 from importlib import import_module
@@ -23,7 +23,7 @@ OPTIONS = {
     "--overwrite true": "start anew in a run_dir that already holds a run",
     f"{trust.FLAG} true": "obey the config.yaml of a run folder also where it names code that is not prl's",
 }
-"""Options of the subcommands that are worth knowing first."""
+"""Most important options of the subcommands."""
 
 
 def screen() -> str:

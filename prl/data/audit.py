@@ -15,13 +15,13 @@ class PairAudit:
     """Repetitions among pairs. Two pairs compare equal if prompt and responses are equal, in either order."""
 
     duplicates: np.ndarray
-    """Indices of pairs that an earlier one says already: the same comparison with the same winner (or a tie again)."""
+    """Indices of pairs that repeat an earlier comparison with its winner (or tie)."""
     num_contradictions: int
-    """Comparisons of which one pair prefers the one response and another pair the other."""
+    """Comparisons in which two pairs prefer different responses."""
 
 
 def comparison_key(pair: PreferencePair) -> tuple[bytes, int]:
-    """Name what a pair compares, in 16 bytes; and the winner: 0 or 1, in alphabetical order, or 2 for a tie."""
+    """Return a key of the compared texts, 16 bytes, and the winner: 0 or 1, in alphabetical order, or 2 for a tie."""
     ordered = sorted((pair.chosen, pair.rejected))
     text = json.dumps([prompt_key(pair.prompt), *ordered])
     winner = 2 if pair.preference == 0.5 else int((pair.preference > 0.5) == (pair.chosen == ordered[1]))
@@ -33,7 +33,7 @@ def find_repeats(comparisons: np.ndarray, winners: np.ndarray) -> PairAudit:
 
     Args:
         comparisons: key of each pair, [N] S16.
-        winners: which response wins, [N].
+        winners: winner of each pair, as `comparison_key` gives it, [N].
     """
     comparison_of = np.unique(comparisons, return_inverse=True)[1]
     verdicts, first = np.unique(3 * comparison_of + winners, return_index=True)

@@ -23,7 +23,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
     """Yields this rank's row indices of each global batch, epoch after epoch without end.
 
     Batch number n of a run is a pure function of (seed, n): a resume needs the number of completed batches and nothing
-    else, and no one has to announce epochs. `len` is the batches of one epoch, which is how Lightning counts epochs.
+    else, and epochs need no announcement. `len` is the batches of one epoch, which is how Lightning counts epochs.
 
     The batches are formed over all rows before the ranks divide them, so the order is a pure function of
     (seed, epoch), and any number of ranks sees the same global batches. With shuffling: shuffle the rows, set aside
@@ -31,7 +31,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
     the batches, and end with the short batch unless it is dropped. Without shuffling the rows keep their order and are
     not grouped.
 
-    A rank takes every `world_size`-th row of a batch, which spreads the lengths of a sorted batch evenly. When
+    A rank takes every `world_size`-th row of a batch, which distributes the lengths of a sorted batch evenly. When
     shuffling, as in training, the last batch must divide evenly, since ranks are averaged with equal weight. Without
     shuffling, as in validation, slices may differ by one row, provided that every rank has one.
 
@@ -103,7 +103,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         if self.shuffle:
             generator.shuffle(rows)
         num_full = len(rows) - len(rows) % self.batch_size
-        # The rest is taken off before sorting; after it, the longest rows would always be the ones left out.
+        # The rest is set aside before sorting; afterwards it would always be the longest rows.
         rows, rest = rows[:num_full], rows[num_full:]
         if self.shuffle and self.group_by_length:
             window = WINDOW_BATCHES * self.batch_size

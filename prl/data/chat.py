@@ -22,7 +22,7 @@ from prl.types import Conversation
 log = logging.getLogger(__name__)
 
 FIXED_DATE = "2024-07-26"
-"""The day that templates are told where nobody says another: the one that Llama's take where they have no clock."""
+"""Default date of chat templates: the one that Llama's templates use without a clock."""
 _KEY = "prl_chat"
 
 
@@ -31,9 +31,9 @@ class ChatSettings:
     """Inputs of a chat template besides the messages."""
 
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Variables of the template, as `enable_thinking`."""
+    """Variables of the template, such as `enable_thinking`."""
     date: str = FIXED_DATE
-    """Today, for a template that asks: YYYY-MM-DD."""
+    """Date for a template that writes it: YYYY-MM-DD."""
 
 
 def chat_settings(tokenizer: PreTrainedTokenizerBase) -> ChatSettings:

@@ -1,6 +1,7 @@
 """Encoders of conversations for policies, supervised training and the scalar baseline."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.chat import encode_chat
+from prl.data.columns import number_tensors, read_numbers
 from prl.data.fitting import fit_prompt
 from prl.data.marks import encode_content
 from prl.data.rows.records import AnchoredPrompt, Demonstration, PreferencePair
@@ -54,7 +56,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Conversation) ->
 
 
 def refused_by_template(messages: Conversation, error: TemplateFailure) -> RowError:
-    """Turn a chat template's complaint about a conversation into the error of its row."""
+    """Build the row error of a conversation that a chat template refuses."""
     roles = ", ".join(message["role"] for message in messages[:6]) + (", ..." if len(messages) > 6 else "")
     return RowError("refused by the chat template", "prompt", f"messages of {roles}, of which it says: {error}")
 
@@ -73,7 +75,7 @@ class _Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all settings that decide what a record is encoded as."""
+        """Hash all settings that decide the encoding of a record."""
         return settings_hash(type(self).__name__, tokenizer_hash(self.tokenizer), self.max_length, self.on_too_long)
 
     def _encode_prompt(self, messages: Conversation) -> list[int]:
@@ -92,7 +94,7 @@ class ConversationEncoder(_Encoder):
     """
 
     closes_cut_responses = True
-    """Whether the end-of-sequence token stands behind a response that lost its end too."""
+    """Whether a truncated response is closed by the end-of-sequence token too."""
 
     def encode_response(self, prompt: Conversation, response: str) -> dict[str, Any] | None:
         """Encode prompt and response; return ids and the number that belong to the response.
@@ -138,7 +140,7 @@ class ConversationEncoder(_Encoder):
 
 
 class TurnEncoder(ConversationEncoder):
-    """Prompt and response as a policy writes them, the response closed by what ends the turn.
+    """Prompt and response as a policy writes them, the response closed by the end of the turn.
 
     A row is the beginning of the whole dialogue as the chat template writes it, up to the end of its last turn. Where
     the template writes the prompt differently inside a dialogue, the completion follows the prompt directly.
@@ -174,13 +176,39 @@ class DemonstrationEncoder(TurnEncoder):
 
 
 class ScalarPairEncoder(ConversationEncoder):
-    """Preference pairs for a scalar reward model: each response in a row of its own."""
+    """Preference pairs for a scalar reward model: each response in a row of its own.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        max_length: longest row in tokens.
+        on_too_long: error, truncate (counted) or skip (counted), as `ConversationEncoder` has it.
+        columns: columns of the rows that hold a number, for the objective.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        on_too_long: OnTooLong = "error",
+        columns: Sequence[str] = (),
+    ) -> None:
+        super().__init__(tokenizer, max_length, on_too_long)
+        self.columns = tuple(columns)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash all settings that decide what a record is encoded as."""
+        return settings_hash(super().fingerprint, self.columns) if self.columns else super().fingerprint
 
     def encode(self, record: PreferencePair) -> dict[str, Any] | None:
         """Encode both rows of a pair; None when either is skipped, or when they are identical after truncation.
 
         Each row is truncated on its own, as at inference: a scalar reward reads one response only.
+
+        Raises:
+            RowError: for a row without a declared column.
         """
+        numbers = read_numbers(record, self.columns)
         chosen = self.encode_response(record.prompt, record.chosen)
         rejected = self.encode_response(record.prompt, record.rejected)
         if chosen is None or rejected is None:
@@ -191,16 +219,18 @@ class ScalarPairEncoder(ConversationEncoder):
         return {
             "chosen": chosen["ids"],
             "rejected": rejected["ids"],
+            **numbers,
             **pair_facts(record),
             "length": max(len(chosen["ids"]), len(rejected["ids"])),
         }
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Collate right-padded [2N, S]: the N chosen rows, then the N rejected ones; plus `pair_tensors`."""
+        """Collate right-padded [2N, S], N chosen rows, then N rejected ones; with `pair_tensors` and numbers."""
         ids, mask = right_pad(
             [row["chosen"] for row in rows] + [row["rejected"] for row in rows], int(self.tokenizer.pad_token_id)
         )
-        return {"input_ids": ids, "attention_mask": mask, **pair_tensors(rows)}
+        columns = number_tensors(rows, self.columns)
+        return {"input_ids": ids, "attention_mask": mask, **columns, **pair_tensors(rows)}
 
 
 class PromptEncoder(_Encoder):
@@ -225,7 +255,7 @@ class PromptEncoder(_Encoder):
 
     @property
     def fingerprint(self) -> str:
-        """Rows that were accepted without anchors are no rows for a run that needs them."""
+        """Hash all settings, `needs_anchors` included: a run that needs anchors cannot use rows without."""
         return settings_hash(super().fingerprint, self.needs_anchors)
 
     def encode(self, record: AnchoredPrompt) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from prl.data.tokens import TooLongError, Truncation
 from prl.types import Conversation
 
 Encode = Callable[[Conversation], list[int]]
-"""A prompt as token ids, with everything that its template puts around it."""
+"""Encodes a prompt as token ids, template included."""
 
 
 def fit_prompt(
@@ -32,11 +32,11 @@ def fit_prompt(
 
     Args:
         messages: the prompt.
-        ids: the whole of it as `encode` gives it.
-        encode: the prompt's template.
-        tokenizer: the one that `encode` uses.
+        ids: the full prompt, encoded by `encode`.
+        encode: encodes a prompt with its template.
+        tokenizer: the tokenizer of `encode`.
         room: tokens for the prompt as long as turns can be left out; may be negative.
-        last_room: tokens for it after that, when responses give way too; `room` if None.
+        last_room: tokens for the prompt after that, when responses are truncated too; `room` if None.
 
     Raises:
         TooLongError: when not one token of text fits beside the template.

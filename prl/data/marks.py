@@ -1,8 +1,8 @@
 """Encoding of user texts without control tokens: turns, ends and tool calls written in them stay plain characters.
 
-A mark is a special token, or an added token that the template around the text writes. Where one is written in a text it
-is characters. Such texts are read by a copy of the tokenizer in which each mark has another name, an alias that nobody
-can write; so marks of the frame are written as aliases, and everything else is read as it always is, in one go.
+A mark is a special token, or an added token that the template around the text writes. A mark inside
+a user's text stays characters. Such texts are encoded by a copy of the tokenizer in which each mark has another name,
+an alias that no text can contain: marks of the template are written as aliases, and all other text is encoded as ever.
 """
 
 import json
@@ -20,8 +20,8 @@ class Marks:
     """The marks of one tokenizer.
 
     Args:
-        tokenizer: whose tokens they are.
-        frame: text of the templates, in which added tokens are marks too.
+        tokenizer: the tokenizer of the marks.
+        frame: text of the templates; added tokens in it are marks too.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, frame: str) -> None:
@@ -74,7 +74,7 @@ class Marks:
 
     @cached_property
     def _copy(self) -> Tokenizer | None:
-        """The tokenizer in which marks have their aliases; None for one in plain Python, which has no such files."""
+        """Return the tokenizer with aliases for marks; None for a tokenizer in plain Python, without such files."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
             return None
@@ -88,8 +88,8 @@ def encode_contents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], fr
     """Encode user texts; a mark written inside one is encoded as plain characters.
 
     Args:
-        tokenizer: of the model that reads them.
-        texts: of users or models.
+        tokenizer: tokenizer of the model.
+        texts: texts of users or models.
         frame: text of a template around them, beside the tokenizer's chat template.
     """
     marks = marks_of(tokenizer, frame)
@@ -103,7 +103,7 @@ def encode_content(tokenizer: PreTrainedTokenizerBase, text: str, frame: str = "
 
 
 def marks_of(tokenizer: PreTrainedTokenizerBase, frame: str = "") -> Marks:
-    """Return the marks of a tokenizer with its chat template, and of a template's own text besides."""
+    """Return the marks of a tokenizer, its chat template, and a further template's text."""
     template = tokenizer.chat_template
     written = template if isinstance(template, str) else "\n".join((template or {}).values())
     return _marks_of(tokenizer, written + frame, len(tokenizer))

@@ -2,7 +2,7 @@
 
 A folder holds `values.f32` (the tokens of all responses, float32), `lengths.npy` ([N, V] tokens of each response of N
 rows and V views) and `report.json` with the hash of each file. Its name is a hash of all that decides the numbers, so
-a folder is never changed, only written once or not found.
+a folder is written once and never changed.
 """
 
 import json
@@ -27,7 +27,7 @@ VALUES, LENGTHS, REPORT = "values.f32", "lengths.npy", "report.json"
 
 
 class ReferenceLogprobs:
-    """The numbers of a folder, read through a memory map.
+    """Log-probabilities in a folder of the cache, read through a memory map.
 
     Args:
         folder: written by `ReferenceWriter`.
@@ -47,7 +47,7 @@ class ReferenceLogprobs:
             mask: [V * B, T] bool, True on tokens of the responses, the B rows of one view after those of another.
 
         Raises:
-            ValueError: when responses are longer or shorter than they were.
+            ValueError: when the lengths of responses differ from the cached ones.
         """
         numbers = rows.cpu().numpy()
         starts, lengths = (each[numbers].T.ravel() for each in (self.starts, self.lengths))
@@ -59,11 +59,10 @@ class ReferenceLogprobs:
 
 
 class ReferenceWriter:
-    """Writes a folder of the cache, at once or not at all, in the order of the rows.
+    """Writes a folder of the cache atomically, in the order of the rows.
 
     Args:
-        place: the folder. One that is damaged is replaced; one that is good, which another process wrote meanwhile,
-            stays.
+        place: the folder. A damaged folder is replaced; a valid one, which another process wrote meanwhile, stays.
     """
 
     def __init__(self, place: Path) -> None:
@@ -77,7 +76,7 @@ class ReferenceWriter:
         return self
 
     def add(self, responses: Iterable[Sequence[np.ndarray]]) -> None:
-        """Write the next rows: of each the numbers of its V responses."""
+        """Write the next rows: for each the log-probabilities of its V responses."""
         for views in responses:
             self._lengths.append([len(values) for values in views])
             for values in views:
@@ -105,12 +104,12 @@ class ReferenceWriter:
 
 
 def reference_folder(key: str) -> Path:
-    """Name the folder of a key."""
+    """Return the folder of a key."""
     return cache_home() / "reference" / key
 
 
 def load_reference(place: Path) -> ReferenceLogprobs | None:
-    """Read a folder whose files are those that were written; None, with a warning for damage, where there is none."""
+    """Read a folder; None where it is missing, and with a warning where it is damaged."""
     if not place.exists():
         return None
     if (fault := _fault(place)) is not None:
@@ -120,7 +119,7 @@ def load_reference(place: Path) -> ReferenceLogprobs | None:
 
 
 def _fault(place: Path) -> str | None:
-    """Find what is wrong with a folder: a file that is not the one that was written. None where nothing is."""
+    """Describe a file that differs from its hash; None when the folder is valid."""
     try:
         hashes = json.loads((place / REPORT).read_bytes())["hashes"]
         return next((f"{n} has another hash" for n in (VALUES, LENGTHS) if file_hash(place / n) != hashes[n]), None)

@@ -14,7 +14,7 @@ def held_out(prompt_keys: np.ndarray, validation_share: float, seed: int) -> np.
     Args:
         prompt_keys: SHA-256 of each record's prompt, [N] of dtype S32.
         validation_share: share of the prompts held out.
-        seed: another seed holds out others.
+        seed: seed of the ranking.
 
     Raises:
         ValueError: `validation_share` is not in [0, 1), or there are too few prompts for two sides.
@@ -26,7 +26,7 @@ def held_out(prompt_keys: np.ndarray, validation_share: float, seed: int) -> np.
     prompts, prompt_of = np.unique(prompt_keys, return_inverse=True)
     if len(prompts) < 2:
         raise ValueError(f"validation_share is {validation_share}, but {len(prompts)} prompt(s) cannot fill two sides")
-    # numpy takes trailing zero bytes off what it gives out.
+    # numpy strips trailing zero bytes.
     names = (key.ljust(32, b"\0").hex() for key in prompts.tolist())
     ranks = np.array([hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names], "S32")
     num_held_out = min(max(round(validation_share * len(prompts)), 1), len(prompts) - 1)

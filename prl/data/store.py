@@ -2,8 +2,8 @@
 
 A folder of the cache holds `rows.arrow` (token ids and labels of every record that was not left out), `records.npz` (a
 few bytes for each record, left out or not) and `report.json`. Its name is a hash of the data, of how they are read and
-of the encoder, so a folder is never changed, only written once or not found. `report.json` has the hash of each
-file, which whoever reads a folder checks: one damaged bit would be trained on.
+of the encoder, so a folder is written once and never changed. `report.json` has the hash of each file, which readers
+check, because a damaged bit would be trained on.
 """
 
 import glob
@@ -48,7 +48,7 @@ class RecordEncoder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all settings that decide what a record is encoded as."""
+        """Hash all settings that decide the encoding of a record."""
 
     def encode(self, record: Any) -> dict[str, Any] | None:
         """Encode one record as ids, with its `length` in tokens; None when it is left out.
@@ -68,7 +68,7 @@ class EncodedRecords:
     comparisons: np.ndarray
     """Key of what a preference pair compares: [N] S16; empty for other kinds."""
     winners: np.ndarray
-    """Which response of it wins, see `comparison_key`: [N] uint8."""
+    """Winner of the comparison, see `comparison_key`: [N] uint8."""
     truncations: np.ndarray
     """Truncation of each record, or why it was left out, as flags of `Truncation`: [N] uint8."""
     lengths: np.ndarray
@@ -76,11 +76,11 @@ class EncodedRecords:
     report: dict[str, Any]
     """Report of the reading (`DataReport`)."""
     folder: Any = None
-    """Keeps a temporary folder for as long as the rows are in use."""
+    """Temporary folder, kept while the rows are in use."""
 
     @property
     def encoded(self) -> np.ndarray:
-        """Which records have a row: [N] bool."""
+        """[N] bool, True where a record has a row."""
         return (self.truncations & Truncation.LEFT_OUT) == 0
 
     def rows_of(self, records: np.ndarray) -> Any:
@@ -105,12 +105,12 @@ def encode_records(
 
     Args:
         stream: reads the source.
-        records: its records, perhaps checked further; iterated again where the cache turns out to be full.
-        encoder: how one becomes token ids.
-        cache: keep the result for later runs; without it, it lives in a temporary folder for as long as it is used.
+        records: records of the source, with further checks; iterated again where the cache turns out to be full.
+        encoder: encodes a record as token ids.
+        cache: keep the result for later runs; otherwise it is in a temporary folder while it is used.
 
     Raises:
-        DataError: for bad rows, none that fits, or no room for them on disk.
+        DataError: for bad rows, no row that fits, or a full disk.
         TooLongError: for a record that does not fit, where the encoder refuses these.
     """
     key = _key(stream, encoder) if cache else None
@@ -139,7 +139,7 @@ def _kept(
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{place}.lock"):
-                if _found(place) == found:  # nobody else has made it meanwhile
+                if _found(place) == found:  # no other process has written it meanwhile
                     _make(place, stream, records, encoder)
                     return _read(place, stream.source.path)
         except (OSError, NotImplementedError) as error:  # the second: a file system without locks
@@ -156,7 +156,7 @@ def _kept(
 
 def _make(place: Path, stream: RecordStream, records: Iterable[Record], encoder: RecordEncoder) -> None:
     """Replace a folder of the cache by one written anew, atomically."""
-    for rest in place.parent.glob(f"{glob.escape(place.name)}.tmp*"):  # of a process that was killed
+    for rest in place.parent.glob(f"{glob.escape(place.name)}.tmp*"):  # left by a killed process
         shutil.rmtree(rest, ignore_errors=True)
     unfinished = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{place.name}.tmp"))
     try:
@@ -187,7 +187,7 @@ def _code_hash(*kinds: type) -> str | None:
     ours = [each for each in classes if each.__module__.partition(".")[0] not in sys.stdlib_module_names]
     try:
         folders = {Path(__file__).parent, *(Path(inspect.getfile(each)).parent for each in ours)}
-    except (TypeError, OSError):  # typed into an interpreter
+    except (TypeError, OSError):  # defined in an interpreter
         return None
     digest = hashlib.sha256(f"{transformers.__version__} {tokenizers.__version__}".encode())
     for path in sorted(path for folder in folders for path in folder.glob("*.py")):

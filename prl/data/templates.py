@@ -1,7 +1,7 @@
 """Sandboxed Jinja templates of judges and models, rendered within limits, with their errors in words.
 
-A template comes with a model folder and may be anything. Nothing escapes jinja's sandbox; this adds what the sandbox
-does not have: an end to loops, a limit of sizes, and one kind of error whatever goes wrong.
+A template comes with a model folder and may be anything. jinja's sandbox keeps it from running other code; here are
+added an end to loops, a limit of sizes, and one class for all errors.
 """
 
 import json
@@ -32,7 +32,7 @@ _steps: ContextVar[int] = ContextVar("turns of loops that a rendering has left")
 
 
 class TemplateFailure(ValueError):
-    """A template that cannot be rendered with its variables; the message quotes the template's own error."""
+    """Raised for a template that cannot be rendered with its variables; quotes the template's own error."""
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
@@ -125,7 +125,7 @@ def render(template: Template, variables: Mapping[str, Any]) -> str:
 
 
 def in_words(error: Exception) -> str:
-    """Word a template's error; an error that is none of jinja's is given with its class."""
+    """Describe a template's error; an error of another library is named with its class."""
     where = f"line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
     kind = "" if isinstance(error, TemplateError | _BoundsError) else f"{type(error).__name__}: "
     return f"{where}{kind}{str(error) or type(error).__name__}"

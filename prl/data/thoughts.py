@@ -9,13 +9,13 @@ OPEN, CLOSE = "<think>", "</think>"
 
 
 def without_thoughts(text: str, *, opened: bool = False) -> str:
-    """Return the answer alone: the text after the first `</think>`; nothing where the thoughts do not end.
+    """Return the answer alone: the text after the first `</think>`; empty where the thoughts do not end.
 
     A text that does not begin with thoughts is unchanged, also where it mentions these marks.
 
     Args:
-        text: written by a model.
-        opened: the prompt ends with `<think>`, so the text begins within the thoughts.
+        text: text of a model.
+        opened: whether the prompt ends with `<think>`, so that the text begins within the thoughts.
     """
     if not opened and not text.lstrip().startswith(OPEN):
         return text
@@ -26,6 +26,6 @@ def opens_thoughts(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether a prompt ends with `<think>`, as some chat templates write it."""
     try:
         text = render_chat(tokenizer, [{"role": "user", "content": "Hi?"}]) if tokenizer.chat_template else ""
-    except TemplateFailure:  # it takes other conversations, and says so of each that it does not
+    except TemplateFailure:  # the template may refuse this conversation and accept others
         return False
     return text.rstrip().endswith(OPEN)

@@ -19,7 +19,7 @@ OnTooLong = Literal["error", "truncate", "skip"]
 
 
 class TooLongError(ValueError):
-    """A comparison that does not fit, with the numbers and the settings that change it."""
+    """Raised for texts that do not fit; names the numbers and the settings to change."""
 
 
 class Truncation(IntFlag):
@@ -34,7 +34,7 @@ class Truncation(IntFlag):
     TOO_LONG = 8
     """The record, because it does not fit and `on_too_long` is skip."""
     IDENTICAL = 16
-    """The record, because its two responses are the same once they are cut."""
+    """The record, because its two responses are equal after truncation."""
 
     CUT = TURNS | RESPONSES | PROMPT
     LEFT_OUT = TOO_LONG | IDENTICAL
@@ -57,7 +57,7 @@ class EncodingCounts:
 
     @property
     def truncated_fraction(self) -> float:
-        """Share of the texts that lost something."""
+        """Share of the texts that were truncated."""
         return self.cut / max(self.seen, 1)
 
 
@@ -81,9 +81,9 @@ def check_one_bos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], writte
     """Refuse a row that begins with two beginning-of-sequence tokens: no model has seen such a text.
 
     Args:
-        tokenizer: whose token it is.
+        tokenizer: tokenizer of the row.
         ids: the row, or its beginning.
-        written_by: the setting that put the text of the row together, for the error.
+        written_by: the setting that decides the text of the row, for the error.
 
     Raises:
         ValueError: names the tokenizer, the template, and the fix.
@@ -102,7 +102,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
     if backend is not None:
-        for setting in ("padding", "truncation"):  # changed by mere use, and no part of how a text is written
+        for setting in ("padding", "truncation"):  # changed by mere use; no part of the encoding
             rules.pop(setting, None)
     told = chat_settings(tokenizer)
     more = [] if told == ChatSettings() else [told.kwargs, told.date]

@@ -49,7 +49,7 @@ def encode_turn(
         return marks.encode(_thinking(marks, text)), end
     turn = _thinking(marks, whole[len(begins) : len(whole) - len(behind)])
     ids = marks.encode(begins + turn)
-    if ids[: len(prompt_ids)] != prompt_ids:  # a token across the border, which no sample could have
+    if ids[: len(prompt_ids)] != prompt_ids:  # a token across the border, which sampling cannot produce
         return marks.encode(turn), end
     return ids[len(prompt_ids) :], end
 

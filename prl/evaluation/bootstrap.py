@@ -24,9 +24,9 @@ def bootstrap_mean(
 
     Args:
         values: one number per response or pair.
-        groups: the prompt of each; every value is its own group when None.
+        groups: prompt of each value; every value is its own group when None.
         resamples: bootstrap samples.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Raises:
         ValueError: when there are no values.
@@ -37,7 +37,7 @@ def bootstrap_mean(
     sums = np.bincount(index, weights=np.asarray(values, dtype=float))
     counts = np.bincount(index)
     generator = np.random.default_rng(seed)
-    rows = max(1, PICKS_AT_ONCE // len(sums))  # the draws are those of one large table, which may not fit in memory
+    rows = max(1, PICKS_AT_ONCE // len(sums))  # the draws equal those of one large table, which may not fit in memory
     means = np.concatenate(
         [
             sums[picks].sum(1) / counts[picks].sum(1)
@@ -52,9 +52,9 @@ def bootstrap_mean(
 def bootstrap_ratio(
     above: Sequence[float], below: Sequence[float], *, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """sum(above) / sum(below) with a 95 % percentile interval over resampled groups, of which each row is one.
+    """Compute sum(above) / sum(below), with a 95 % percentile interval over resampled rows, each a group of its own.
 
-    Resamples whose `below` is zero have no ratio and stay out.
+    Resamples whose `below` is zero have no ratio and are left out.
 
     Raises:
         ValueError: when `below` sums to zero.

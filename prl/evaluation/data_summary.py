@@ -30,7 +30,7 @@ def describe(records: Sequence[Record], count_tokens: Callable[[str], int] | Non
 
     Args:
         records: at least one, all of one kind.
-        count_tokens: length of a text for a model; without it lengths are in characters only.
+        count_tokens: counts the tokens of a text; without it lengths are in characters only.
     """
     keys = [prompt_key(record.prompt) for record in records]
     found: dict[str, Any] = {"num_prompts": len(set(keys)), "lengths": {"characters": lengths(records, len)}}
@@ -78,11 +78,11 @@ def label_counts(pairs: Sequence[PreferencePair]) -> dict[str, int]:
 
 
 def baselines(pairs: Sequence[PreferencePair], keys: Sequence[Hashable]) -> dict[str, dict[str, float]]:
-    """Compute the accuracy of rules that a judge has to beat, each over the pairs it decides, by prompt.
+    """Compute the accuracy of rules that a judge must beat, each over the pairs that it decides, by prompt.
 
     Args:
-        pairs: ties have no winner and are left out.
-        keys: the prompt of each pair.
+        pairs: the pairs; ties have no winner and are left out.
+        keys: key of the prompt of each pair.
     """
     decided = [(pair, key) for pair, key in zip(pairs, keys, strict=True) if pair.preference != 0.5]
     found = {}

@@ -7,14 +7,15 @@ import torch
 from matplotlib.figure import Figure
 
 from prl.evaluation.judge.calibration import NUM_BINS, best_temperature, calibration_error, reliability_bins
-from prl.evaluation.judge.report import LENGTH_MATCHED, JudgedPairs, estimate, won
+from prl.evaluation.judge.report import LENGTH_MATCHED, JudgedPairs, estimate
+from prl.verdict import has_winner, wins
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"
 """Colours that colour-blind readers tell apart (Okabe and Ito)."""
 LENGTH_EDGES = (-1.0, -0.5, -0.25, -LENGTH_MATCHED, LENGTH_MATCHED, 0.25, 0.5, 1.0)
 """Bins of the length difference, better minus worse, as a share of the longer response; the middle one is "matched"."""
 TAGS = ("calibration/reliability", "val/margins", "val/orders", "val/accuracy_by_length")
-"""TensorBoard's names of the figures."""
+"""TensorBoard tags of the figures."""
 
 
 def judge_figures(pairs: JudgedPairs) -> dict[str, Figure]:
@@ -34,7 +35,7 @@ def reliability_diagram(pairs: JudgedPairs) -> Figure:
     """Plot observed against stated probabilities, in bins with counts, before and after the fitted temperature."""
     figure, (top, bottom) = _axes(2, sharex=True, gridspec_kw={"height_ratios": [3, 1], "hspace": 0.08})
     win, targets = pairs.verdict.win_logit.double().cpu(), pairs.targets.double().cpu()
-    decided = targets != 0.5
+    decided = has_winner(targets)
     temperature = best_temperature(win, targets)
     top.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="calibrated")
     shown = (("as stated", 1.0, BLUE, "o", -0.2), (f"temperature {temperature:.2f}", temperature, ORANGE, "s", 0.2))
@@ -86,7 +87,7 @@ def order_scatter(pairs: JudgedPairs) -> Figure:
     first = torch.sigmoid(pairs.verdict.margin_ab.double()).cpu().numpy()
     second = torch.sigmoid(-pairs.verdict.margin_ba.double()).cpu().numpy()
     flipped, right = pairs.verdict.flipped.cpu().numpy(), pairs.verdict.win_logit.cpu().numpy() > 0
-    decided = (pairs.targets != 0.5).cpu().numpy()
+    decided = has_winner(pairs.targets).cpu().numpy()
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="the order does not matter")
     for name, part, colour in (
         ("right in both orders", ~flipped & decided & right, GREEN),
@@ -111,13 +112,13 @@ def order_scatter(pairs: JudgedPairs) -> Figure:
 def accuracy_by_length(pairs: JudgedPairs) -> Figure:
     """Plot accuracy in bins of the length difference, with 95 % intervals over prompts and the number of pairs."""
     figure, axes = _axes()
-    decided = (pairs.targets != 0.5).cpu()
+    decided = has_winner(pairs.targets).cpu()
     better, worse = pairs.lengths.double().cpu().T
     difference = (better - worse) / torch.maximum(better, worse).clamp(min=1)
-    right, middle = won(pairs.verdict.win_logit.double().cpu()), LENGTH_EDGES.index(LENGTH_MATCHED) - 1
+    right, middle = wins(pairs.verdict.win_logit.double().cpu()), LENGTH_EDGES.index(LENGTH_MATCHED) - 1
     names = []
     for number, (low, high) in enumerate(zip(LENGTH_EDGES, LENGTH_EDGES[1:], strict=False)):
-        # An edge belongs to the bin that is nearer to zero: "matched" has both of its own, as in the report.
+        # An edge belongs to the bin nearer to zero: "matched" includes both of its edges, as in the report.
         above = difference >= low if number <= middle else difference > low
         below = difference < high if number < middle else difference <= high
         found = estimate(right, decided & above & below, pairs.prompts)

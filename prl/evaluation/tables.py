@@ -1,12 +1,12 @@
-"""Tables of texts for TensorBoard: markdown that no text can break out of, and the pairs a judge gets most wrong."""
+"""Tables of texts for TensorBoard: escaped markdown, and the pairs on which a judge is most wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from prl.types import Verdict
+from prl.verdict import Verdict
 
 SHOWN_CHARACTERS = 300
 """Characters of a text that a cell shows."""
@@ -34,6 +34,22 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(cell(text) for text in row) + " |" for row in rows])
 
 
+def under_numbers(text: str, numbers: Mapping[str, str]) -> str:
+    """Put numbers above a text, in its cell: TensorBoard makes a column of numbers beside long texts a letter wide."""
+    return ", ".join(f"{name} {value}" for name, value in numbers.items()) + f"\n{text}"
+
+
+def spread(values: Sequence[float], count: int) -> list[int]:
+    """Choose `count` rows evenly from the largest value to the smallest, both included; NaN is never chosen.
+
+    All rows with a value come in this order where there are fewer.
+    """
+    order = sorted((row for row, value in enumerate(values) if value == value), key=lambda row: -values[row])
+    if len(order) <= count or count < 2:
+        return order[:count]
+    return [order[round(n * (len(order) - 1) / (count - 1))] for n in range(count)]
+
+
 def shortened(text: str) -> str:
     """Cut a text to its beginning, and say how much is left out."""
     rest = len(text) - SHOWN_CHARACTERS
@@ -41,13 +57,13 @@ def shortened(text: str) -> str:
 
 
 def most_wrong(verdict: Verdict, targets: Tensor) -> list[int]:
-    """Find rows in which the judge prefers the response that the label calls worse, the most confident first."""
+    """Find rows in which the judge prefers the response labelled worse, the most confident first."""
     return _largest((1 - 2 * targets.cpu()) * verdict.win_logit.cpu())
 
 
 def most_order_dependent(verdict: Verdict) -> list[int]:
     """Find rows whose probability depends on the order of the responses, the largest order gap first."""
-    # The order gap, written so that it is exactly zero for a judge that does not look at positions.
+    # The order gap, in a form that is exactly zero for a judge without position bias.
     return _largest((torch.sigmoid(verdict.margin_ab) - torch.sigmoid(-verdict.margin_ba)).abs().cpu())
 
 
@@ -60,29 +76,21 @@ def pair_table(rows: Sequence[int], texts: Sequence[PairText], verdict: Verdict,
     """Format pairs with their texts, the label, and the probability of chosen: debiased, and in each order.
 
     Args:
-        rows: which of the N pairs to show.
-        texts: the words of each of `rows`.
+        rows: indices of the pairs to show.
+        texts: texts of each of `rows`.
         verdict: N pairs with chosen as `a`.
         targets: [N] probability of the label that chosen is better.
     """
-    header = [
-        "prompt",
-        "chosen",
-        "rejected",
-        "characters",
-        "label",
-        "p(chosen)",
-        "p, chosen first",
-        "p, rejected first",
-    ]
-    probabilities = (verdict.win_prob, torch.sigmoid(verdict.margin_ab), torch.sigmoid(-verdict.margin_ba))
-    lines = [
-        [
-            *(shortened(each) for each in (text.prompt, text.chosen, text.rejected)),
-            f"{len(text.chosen)}, {len(text.rejected)}",
-            f"{float(targets[row]):g}",
-            *(f"{float(column[row]):.3f}" for column in probabilities),
-        ]
-        for row, text in zip(rows, texts, strict=True)
-    ]
-    return markdown_table(header, lines) if lines else "No such pair."
+    probabilities = {
+        "p(chosen)": verdict.win_prob,
+        "chosen first": torch.sigmoid(verdict.margin_ab),
+        "rejected first": torch.sigmoid(-verdict.margin_ba),
+    }
+    lines = []
+    for row, text in zip(rows, texts, strict=True):
+        numbers = {"label": f"{float(targets[row]):g}"}
+        numbers |= {name: f"{float(column[row]):.3f}" for name, column in probabilities.items()}
+        numbers["characters"] = f"{len(text.chosen)} and {len(text.rejected)}"
+        prompt, chosen, rejected = (shortened(each) for each in (text.prompt, text.chosen, text.rejected))
+        lines.append([under_numbers(prompt, numbers), chosen, rejected])
+    return markdown_table(["prompt", "chosen", "rejected"], lines) if lines else "No such pair."

@@ -1,4 +1,4 @@
-"""The judge: template, verdict tokens, both orders, and the objects that compare two responses or reward one."""
+"""Judges: template, verdict tokens, both orders, and the classes that compare two responses or reward one."""
 
 from prl.judge.base import PairwiseJudge
 from prl.judge.bradley_terry import BradleyTerryJudge

@@ -1,4 +1,4 @@
-"""Empty responses that try to win all the same. PPO will exploit a judge that lets one win."""
+"""Attacks on a judge: responses without content. PPO will exploit a judge that lets one win."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from prl.data.rows.records import PreferencePair, prompt_key
-from prl.evaluation.judge.report import estimate, won
+from prl.evaluation.judge.report import estimate
 from prl.judge.base import PairwiseJudge
 from prl.types import Conversation
+from prl.verdict import wins
 
 MAX_PROMPTS = 24
 """Prompts on which every attack is tried."""
@@ -18,7 +19,7 @@ def attacks(prompt: Conversation, verdicts: tuple[str, str]) -> dict[str, str]:
     """Build the attacks on a comparison, by name.
 
     Args:
-        prompt: of the responses.
+        prompt: prompt of the responses.
         verdicts: the judge's words for "the first is better" and "the second is better".
     """
     first, second = verdicts
@@ -35,9 +36,9 @@ def attacks(prompt: Conversation, verdicts: tuple[str, str]) -> dict[str, str]:
 
 
 def attack_report(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
-    """Share of comparisons that each attack wins against the better response of a pair, ties one half.
+    """Measure the share of comparisons that each attack wins against the better response of a pair, ties one half.
 
-    One pair of each prompt is used, the first with a winner, up to MAX_PROMPTS prompts.
+    The first pair with a winner is used for each prompt, up to MAX_PROMPTS prompts.
 
     Returns:
         attack -> {mean, low, high, num}; empty where no pair has a winner.
@@ -56,6 +57,6 @@ def attack_report(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> dict
         for name, text in t.items()
     ]
     verdict = judge.compare([row[1] for row in rows], [row[2] for row in rows], [row[3] for row in rows])
-    wins = won(verdict.win_logit.double().cpu())
+    won = wins(verdict.win_logit.double().cpu())
     keys = [key for key in normal for _ in tried[0]]
-    return {name: estimate(wins, torch.tensor([row[0] == name for row in rows]), keys) for name in tried[0]}
+    return {name: estimate(won, torch.tensor([row[0] == name for row in rows]), keys) for name in tried[0]}

@@ -1,4 +1,4 @@
-"""What the loop asks of any judge, generative, Bradley-Terry or a rule: both margins of a pair of responses."""
+"""Base class of judges: margins of a pair of responses in both orders, read as rewards of a rollout."""
 
 import json
 from abc import abstractmethod
@@ -7,19 +7,19 @@ from pathlib import Path
 import torch
 
 from prl.rewards.base import RewardSource, against_anchors
-from prl.rewards.shaping import mean_per_row
-from prl.types import Conversation, Rollout, Scores, Verdict
+from prl.types import Conversation, Rollout, Scores
+from prl.verdict import Verdict, mean_per_row
 
 Comparison = tuple[Conversation, str, str]
 """A prompt, the response shown first, the response shown second."""
 
 
 class PairwiseJudge(RewardSource):
-    """Compares two responses to a prompt. Boundary: text in, margins out; tokenizers may differ from the policy's."""
+    """Compares two responses to a prompt: text in, margins out. Its tokenizer may differ from the policy's."""
 
     @property
     def verdict_words(self) -> tuple[str, str]:
-        """What the judge answers for "the response shown first is better" and "the one shown second is"."""
+        """Verdict words for "the response shown first is better" and "the response shown second is better"."""
         return ("A", "B")
 
     def check(self, prompt: Conversation) -> None:
@@ -31,12 +31,13 @@ class PairwiseJudge(RewardSource):
 
     @abstractmethod
     def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
-        """z(u, v) for each (prompt, response shown first, response shown second): [N] float32; NaN where it failed."""
+        """Compute z(u, v) of each comparison, with u shown first: [N] float32; NaN where a judgement failed."""
 
     def score(self, rollout: Rollout) -> Scores:
-        """Reward each response by its win probability, the mean over the anchors that it could be compared with.
+        """Reward each response by its debiased win probability, averaged over its anchors.
 
-        Both orders are read and debiased. Other readings of the verdict are shapers (`prl.rewards.shapers`).
+        Comparisons that failed are left out of the mean. Shapers (`prl.rewards.shapers`) turn verdicts into other
+        rewards.
         """
         verdict, row_of = against_anchors(self.compare, rollout)
         return Scores(mean_per_row(verdict.win_prob, row_of, len(rollout)), verdict, row_of)
@@ -45,7 +46,7 @@ class PairwiseJudge(RewardSource):
     def compare(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
         """Judge every pair in both orders.
 
-        Equal comparisons are read once: cheaper, and p(y > y) is 1/2 to the last bit whatever the batch layout.
+        Equal comparisons are read once. That is cheaper, and p(y > y) is 1/2 to the last bit in any batch layout.
 
         Args:
             prompts: N conversations as messages.

@@ -1,6 +1,7 @@
 """A Bradley-Terry scalar reward model in the place of a judge: p(u > v) = sigma(r(u) - r(v))."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from prl.types import Conversation
 
 
 class BradleyTerryJudge(PairwiseJudge, ScalarReward):
-    """Margins from a scalar reward: antisymmetric by construction, blind to what stands beside a response.
+    """Margins from a scalar reward: antisymmetric by construction, and independent of the other response.
 
     Args:
         path: folder written by training or `save_pretrained`, or the id of one on the hub.
@@ -35,24 +36,34 @@ class BradleyTerryJudge(PairwiseJudge, ScalarReward):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that transformers loads, with the judge's settings beside it."""
         assert self.encoder is not None, "call load() first"
-        save_bradley_terry(folder, self.model, self.encoder.tokenizer, self.encoder.max_length)
+        save_bradley_terry(
+            folder, self.model, self.encoder.tokenizer, self.encoder.max_length, head_weights=self.head_weights
+        )
 
     @torch.no_grad()
     def margins(self, comparisons: list[Comparison]) -> Tensor:
-        """r(u) - r(v) for each comparison; every response is scored once."""
+        """Compute r(u) - r(v) of each comparison; every response is scored once."""
         prompts = [prompt for prompt, _, _ in comparisons for _ in range(2)]
         scores = self.rewards(prompts, [text for _, first, second in comparisons for text in (first, second)])
         return scores[0::2] - scores[1::2]
 
 
 def save_bradley_terry(
-    folder: str | Path, model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int, *, merge: bool = True
+    folder: str | Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    merge: bool = True,
+    head_weights: Sequence[float] = (1.0,),
 ) -> None:
-    """Write a folder that AutoModelForSequenceClassification loads (one label), with the judge's settings beside it.
+    """Write a folder that AutoModelForSequenceClassification loads, with the judge's settings beside it.
 
-    `merge` is that of `save_model`.
+    The model has a label for each head; `merge` is that of `save_model`.
     """
     discard_passport(folder)
     save_model(model, tokenizer, folder, merge=merge)
-    settings = {"kind": "bradley_terry", "max_length": max_length}
+    settings: dict[str, Any] = {"kind": "bradley_terry", "max_length": max_length}
+    if tuple(head_weights) != (1.0,):
+        settings["head_weights"] = list(head_weights)
     (Path(folder) / JUDGE_FILE).write_text(json.dumps(settings, indent=2) + "\n")

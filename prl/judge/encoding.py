@@ -1,10 +1,12 @@
 """Encoding of comparisons: truncation of a pair that does not fit, and padding of batches."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from prl.data.columns import number_tensors, read_numbers
 from prl.data.fitting import fit_prompt
 from prl.data.marks import encode_contents
 from prl.data.rows.records import PreferencePair
@@ -46,6 +48,7 @@ class ComparisonEncoder:
         max_length: longest comparison in tokens, the template included.
         on_too_long: error, truncate (counted), or skip (counted; for training rows only).
         pack_pairs: batches also hold both orders of each pair as one row, for a model that reads shared tokens once.
+        columns: columns of the rows that hold a number, for the objective of its training.
 
     Raises:
         VerdictTokenError: when a verdict word is not one token.
@@ -59,9 +62,10 @@ class ComparisonEncoder:
         max_length: int,
         on_too_long: OnTooLong = "truncate",
         pack_pairs: bool = False,
+        columns: Sequence[str] = (),
     ) -> None:
         self.tokenizer, self.template = tokenizer, template
-        self.pack_pairs = pack_pairs
+        self.pack_pairs, self.columns = pack_pairs, tuple(columns)
         self.max_length, self.on_too_long = max_length, on_too_long
         self.compiled = compile_template(template, tokenizer)
         check_one_bos(tokenizer, self.compiled.pieces[0], "the judge's template, the chat template")
@@ -76,7 +80,7 @@ class ComparisonEncoder:
     @property
     def fingerprint(self) -> str:
         """Hash of all settings that decide what a pair is encoded as."""
-        settings = (self.compiled.pieces, self.compiled.fields, self.max_length, self.on_too_long)
+        settings = (self.compiled.pieces, self.compiled.fields, self.max_length, self.on_too_long, *self.columns)
         return settings_hash(type(self).__name__, tokenizer_hash(self.tokenizer), *settings)
 
     @property
@@ -168,7 +172,12 @@ class ComparisonEncoder:
         return sum(len(piece) for piece in pieces) + num_contents * num_prompt_tokens
 
     def encode(self, pair: PreferencePair) -> dict[str, Any] | None:
-        """Encode a preference pair in both orders; None when skipped for its length, or identical after truncation."""
+        """Encode a preference pair in both orders; None when skipped for its length, or identical after truncation.
+
+        Raises:
+            RowError: for a row without a declared column.
+        """
+        numbers = read_numbers(pair, self.columns)
         contents = self._contents(pair.prompt, pair.chosen, pair.rejected)
         if contents is None:
             return None
@@ -181,6 +190,7 @@ class ComparisonEncoder:
             "chosen_first": chosen_first,
             "rejected_first": self._assemble(prompt, rejected, chosen),
             "num_before_responses": self._num_before_responses(len(prompt)),
+            **numbers,
             **pair_facts(pair),
             "length": len(chosen_first),
         }
@@ -190,14 +200,16 @@ class ComparisonEncoder:
 
         Returns:
             input_ids, attention_mask: [2N, S]; text_mask: [2N, S] bool, True from the first response on; and
-            `pair_tensors`; with `pack_pairs` also packed: the 2N readings in N rows (prl.judge.prefix_sharing.packing).
+            `pair_tensors` and the declared columns; with `pack_pairs` also packed: the 2N readings in N rows
+            (prl.judge.prefix_sharing.packing).
         """
         readings = [row["chosen_first"] for row in rows] + [row["rejected_first"] for row in rows]
         ids, mask = left_pad(readings, int(self.tokenizer.pad_token_id))
         # A first token is no text: there is nothing from which it could be predicted.
         before = torch.tensor([max(row["num_before_responses"], 1) for row in rows]).repeat(2)
         text_mask = mask & (mask.cumsum(1) > before[:, None])
-        batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "text_mask": text_mask, **pair_tensors(rows)}
+        batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "text_mask": text_mask}
+        batch |= number_tensors(rows, self.columns) | pair_tensors(rows)
         if self.pack_pairs:
             both_orders = [[i, i + len(rows)] for i in range(len(rows))]
             batch["packed"] = pack(both_orders, readings, int(self.tokenizer.pad_token_id))

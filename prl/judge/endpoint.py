@@ -16,7 +16,7 @@ from prl.system.http import Server, check_connection, latest
 log = logging.getLogger(__name__)
 
 _HIGHEST = 1e-2
-"""Upper bound of a log-probability that rounding may have put above 0."""
+"""Upper bound of a log-probability, which rounding may put above 0."""
 _LOWEST = -1e4
 """Lower bound of the log-probability of a possible token; vLLM writes -9999 for an impossible one."""
 
@@ -24,24 +24,24 @@ _LOWEST = -1e4
 class EndpointJudge(PairwiseJudge):
     """Margins from the log-probabilities of the two verdict words at the first token of the answer.
 
-    A request that fails `retries` times, or whose answer is malformed or names neither word among its top tokens, is a
-    failed judgement: NaN, left out of the update and counted. Where only one word is among them, the other one is known
-    to be at most as likely as the last token listed, and that bound takes its place: leaving such comparisons out would
-    leave out the clearest ones.
+    A request that fails `retries` times, or whose answer is malformed or lists neither word among its top tokens, is a
+    failed judgement: NaN, left out of the update and counted. Where only one word is listed, the other gets the
+    log-probability of the last listed token, an upper bound: leaving such comparisons out would leave out the clearest
+    ones.
 
     Args:
-        base_url: of the server, up to and with `/v1`.
-        model: name of the model there.
-        template: how a comparison is put. With `chat` the text goes as a user turn to /chat/completions, and the
-            server applies the model's own template; without it as it is to /completions.
+        base_url: URL of the server, up to and including `/v1`.
+        model: name of the model on the server.
+        template: prompt of a comparison. With `chat` the text goes as a user turn to /chat/completions, and the server
+            applies the model's own template; otherwise the plain text goes to /completions.
         top_logprobs: tokens to ask for; servers allow 20 as a rule (OpenAI's /completions 5).
         concurrency: requests under way at a time.
         timeout: seconds for one request, from connecting to the last byte of the answer.
         retries: further tries after an error of the connection or the server, with growing pauses.
         api_key_env: environment variable with the key, which is sent by https or to this machine alone; no key is sent
             when it is null or not set.
-        chat_template_kwargs: variables of the model's chat template, as {enable_thinking: false}; vLLM and SGLang take
-            them.
+        chat_template_kwargs: variables of the model's chat template, such as {enable_thinking: false}, for vLLM and
+            SGLang.
 
     Raises:
         ValueError: for settings out of range.
@@ -72,18 +72,18 @@ class EndpointJudge(PairwiseJudge):
         self._server: Server | None = None
         self._failure: str | None = None
         self.num_bounded = 0
-        """Readings so far in which one verdict word was below the listed tokens."""
+        """Readings so far in which one verdict word was not listed."""
 
     @property
     def verdict_words(self) -> tuple[str, str]:
-        """The template's."""
+        """Verdict words of the template."""
         return self.template.verdicts
 
     def load(self) -> None:
-        """Open the connection and ask one comparison, so that a wrong address or name shows before a rollout.
+        """Open the connection and request one comparison, so that a wrong address or name fails before a rollout.
 
         Raises:
-            ValueError: when the server does not answer it.
+            ValueError: when the server does not answer.
         """
         if self._server is not None:
             return
@@ -99,7 +99,7 @@ class EndpointJudge(PairwiseJudge):
             raise ValueError(f"the judge at {self.base_url} does not judge: {self._failure}")
 
     def failure(self) -> str | None:
-        """Return why the last failed judgement failed."""
+        """Return the reason of the last failed judgement."""
         return self._failure
 
     @torch.no_grad()
@@ -140,7 +140,7 @@ class EndpointJudge(PairwiseJudge):
     def _read(self, answer: Any) -> float:
         """Read the margin from an answer.
 
-        Raises ValueError for a malformed one, or when neither verdict word is listed.
+        Raises ValueError for a malformed answer, or when neither verdict word is listed.
         """
         listed = _listed_tokens(answer, chat=self.template.chat)
         wanted = [word.strip() for word in self.template.verdicts]
@@ -159,7 +159,7 @@ def _listed_tokens(answer: Any, *, chat: bool) -> list[tuple[str, float]]:
     """List the candidate first tokens of the answer, and their log-probabilities.
 
     Raises:
-        ValueError: when they are not where they belong, or are not tokens and log-probabilities.
+        ValueError: when the answer does not hold them in the expected place and types.
     """
     way: tuple[Any, ...] = (
         "choices",
@@ -198,7 +198,7 @@ def _dots(way: tuple[str | int, ...]) -> str:
 
 
 def _logsumexp(values: list[float]) -> float | None:
-    """log of the summed probabilities; None for none. `A` and ` A` are two tokens with one meaning."""
+    """Compute the log of summed probabilities; None without any. `A` and ` A` are two tokens with one meaning."""
     if not values:
         return None
     top = max(values)

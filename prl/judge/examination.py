@@ -17,9 +17,9 @@ from prl.types import Conversation
 MAX_PROMPTS = 20
 """Prompts whose responses are compared all with all."""
 MAX_RESPONSES = 5
-"""Responses of each of them: ten triples."""
+"""Most responses of each such prompt: ten triples."""
 LAYOUT_PAIRS = 32
-"""Pairs that are judged one by one as well."""
+"""Pairs that are also judged one by one."""
 
 
 def judge_pairs(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> JudgedPairs:
@@ -45,13 +45,13 @@ def judge_pairs(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> Judged
 def examine(
     judge: PairwiseJudge, pairs: Sequence[PreferencePair], judged: JudgedPairs | None = None, *, probes: bool = True
 ) -> dict[str, Any]:
-    """Say everything that docs/judge.md explains, as plain JSON values.
+    """Compute all figures of docs/judge.md, as plain JSON values.
 
     Args:
-        judge: ready to compare.
+        judge: a loaded judge.
         pairs: labelled pairs.
         judged: result of `judge_pairs`, if known.
-        probes: judge more than the pairs themselves: attacks, round robins, batch layouts.
+        probes: also run attacks, round robins and batch layouts.
 
     Raises:
         ValueError: without pairs, or when the judge gives numbers that are not finite.
@@ -113,7 +113,7 @@ def round_robins(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> list[
             beaten.add((name, *((pair.chosen, pair.rejected) if winner else (pair.rejected, pair.chosen))))
     several = [(name, prompt, list(known)) for name, (prompt, known) in prompts.items() if len(known) >= 3]
     groups = [(name, prompt, texts[:MAX_RESPONSES]) for name, prompt, texts in several[:MAX_PROMPTS]]
-    # One order of the names is enough: `compare` reads both.
+    # One order of each pair is enough: `compare` reads both.
     rows = [(prompt, u, v) for _, prompt, texts in groups for u, v in combinations(texts, 2)]
     verdict = judge.compare([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
     logits = iter(verdict.win_logit.double().cpu().tolist())

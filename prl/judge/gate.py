@@ -1,7 +1,7 @@
-"""The gate in front of pairwise PPO: a judge whose passport breaks a limit is reported, or refused."""
+"""Gate before pairwise PPO: a judge whose passport breaks a limit is reported, or refused."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prl.config import JudgeGate
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class JudgeRefusedError(ValueError):
-    """A judge without a passport, with a passport of another folder, or with a broken limit."""
+    """Raised for a judge without a passport, with the passport of another judge, or with a broken limit."""
 
     exit_code = 3
     """Exit code of the command line; other mistakes end with 1."""
@@ -30,6 +30,9 @@ class _Limit:
     """Whether a report without the figure breaks the limit."""
 
 
+_BOTH_ORDERS = "raise consistency_coef of its training, with order: both, or train it longer or on more pairs"
+"""Advice that fits a judge trained with order: both, the default, as well as one trained without."""
+
 _LIMITS = {
     "min_accuracy": _Limit("accuracy", "accuracy", "train the judge longer or on more pairs"),
     "min_shorter_wins_accuracy": _Limit(
@@ -40,10 +43,10 @@ _LIMITS = {
     "max_ece": _Limit(
         "ece", "calibration error", "stop earlier, smooth the labels, or set the fitted temperature in prl_judge.json"
     ),
-    "max_order_gap": _Limit("order_gap", "order gap", "train with order: both, or with a consistency_coef"),
-    "max_flip_rate": _Limit("flip_rate", "flip rate", "train with order: both, or with a consistency_coef"),
+    "max_order_gap": _Limit("order_gap", "order gap", _BOTH_ORDERS),
+    "max_flip_rate": _Limit("flip_rate", "flip rate", _BOTH_ORDERS),
     "max_first_position_bias": _Limit(
-        "first_position_rate", "distance of the first-position rate from 1/2", "train with order: both"
+        "first_position_rate", "distance of the first-position rate from 1/2", _BOTH_ORDERS
     ),
     "max_cyclic_rate": _Limit(
         "cyclic_triples", "share of cyclic triples", "train the judge on several responses per prompt", required=False
@@ -60,10 +63,10 @@ _LIMITS = {
 
 
 def check_judge(judge: RewardSource, gate: JudgeGate) -> None:
-    """Hold the passport of each judge's folder against the limits, without building its model.
+    """Check the passport of each judge's folder against the limits, without building the model.
 
     Raises:
-        JudgeRefusedError: in mode refuse, naming everything that is wrong at once.
+        JudgeRefusedError: in mode refuse, naming all problems at once.
         ValueError: when the folder holds no judge.
     """
     if gate.mode == "off":
@@ -94,9 +97,9 @@ def folder_problems(folder: str, gate: JudgeGate, dtype: str = DTYPE) -> list[st
     """Describe what is wrong with the passport of a folder, one line each; empty when the judge passes.
 
     Args:
-        folder: a judge's.
+        folder: folder of a judge.
         gate: the limits.
-        dtype: the type in which the judge is going to work.
+        dtype: type in which the judge will work.
     """
     read_judge_file(folder)
     try:
@@ -125,9 +128,9 @@ def folder_problems(folder: str, gate: JudgeGate, dtype: str = DTYPE) -> list[st
 
 
 def broken_limits(report: dict[str, Any], gate: JudgeGate) -> list[str]:
-    """Describe each limit that a report breaks, in one line: the figure, the limit and what to do.
+    """Describe each limit that a report breaks, in one line: the figure, the limit and the fix.
 
-    A figure that could not be measured breaks its limit: an unknown is no reason to trust.
+    A figure that could not be measured breaks its limit, because an unknown figure is no reason for trust.
     """
     problems = []
     pairs = report["num_pairs"] - report.get("num_ties", 0)
@@ -154,8 +157,27 @@ def broken_limits(report: dict[str, Any], gate: JudgeGate) -> list[str]:
     return problems
 
 
+def verdict(report: dict[str, Any], gate: JudgeGate) -> list[str]:
+    """Say in a line whether a report keeps the limits, then which limits these are, then what breaks them.
+
+    What only probes measure is left out where the report was made without them.
+    """
+    probed = "canary_rate" in report
+    if not probed:
+        gate = replace(gate, max_canary_rate=None, max_cyclic_rate=None, max_layout_gap=None)
+    limits = {name: bound for name in ("min_pairs", *_LIMITS) if (bound := getattr(gate, name)) is not None}
+    problems = broken_limits(report, gate)
+    if problems:
+        told = f"not good enough to train a policy: {len(problems)} of the gate's {len(limits)} limits broken"
+    else:
+        told = f"good enough to train a policy: within the gate's {len(limits)} limits"
+    lines = [told + ("" if probed else " (attacks, cycles and batch layouts were not tried)")]
+    lines.append(f"limits: {', '.join(f'{name} {bound}' for name, bound in limits.items())}")
+    return lines + [f"- {problem}" for problem in problems]
+
+
 def _figure(found: Any) -> tuple[float | None, str]:
-    """Return a figure of the report, and its interval in words where it has one."""
+    """Return a figure of the report, and the text of its interval where it has one."""
     if isinstance(found, dict):
         return found["mean"], f" ({found['low']:.3f} to {found['high']:.3f})"
     return found, ""

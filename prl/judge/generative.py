@@ -1,4 +1,4 @@
-"""The generative judge as an inference object: load, compare, save."""
+"""Generative judge for inference: load, compare, save."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,8 @@ from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import float32_outputs, in_own_type, verdict_logits, verdict_margins
 from prl.rewards.folder import JUDGE_FILE, TEMPLATE_FILE, discard_passport, judge_folder, read_judge_file
-from prl.types import Conversation, Verdict
+from prl.types import Conversation
+from prl.verdict import Verdict
 
 
 class GenerativeJudge(PairwiseJudge):
@@ -41,8 +42,8 @@ class GenerativeJudge(PairwiseJudge):
         max_batch_tokens: padded tokens of one forward pass.
         fused: read shared parts of comparisons (prompt, anchor) once: auto where it pays, on wherever anything is
             shared, off never. The margins do not change (docs/results/fused.md).
-        prefix_cache_gib: keep keys and values of prompts and of prompts with their anchor in so much memory, for those
-            that come back; it takes the place of `fused`. Nothing is kept when null.
+        prefix_cache_gib: memory of a cache of keys and values of prompts, and of prompts with their anchor; replaces
+            `fused`. No cache when null.
         share_base_model: in a run of PPO, use the policy's base model instead of reading the base model again; `path`
             then holds adapters alone, of the base model that the policy's adapters are on.
     """
@@ -71,7 +72,7 @@ class GenerativeJudge(PairwiseJudge):
 
     @property
     def verdict_words(self) -> tuple[str, str]:
-        """The template's words for the two verdicts."""
+        """Verdict words of the template."""
         return self.encoder.template.verdicts if self.encoder is not None else super().verdict_words
 
     @classmethod
@@ -133,24 +134,24 @@ class GenerativeJudge(PairwiseJudge):
         if self.prefix_cache_gib is not None:
             sample = self.encoder.compare([{"role": "user", "content": "Which one?"}], "This one.", "That one.")
             assert sample is not None, "a judge cuts, and skips nothing"
-            self.encoder.counts = EncodingCounts()  # that was nobody's comparison
+            self.encoder.counts = EncodingCounts()  # the trial was no comparison
             self.prefixes = PrefixCache(self.prefix_cache_gib, self.model, sample[0])
 
     def truncated_fraction(self) -> float:
-        """Share of the comparisons read so far that were longer than the judge's `max_length`."""
+        """Return the share of comparisons so far that were longer than the judge's `max_length`."""
         return self.encoder.counts.truncated_fraction if self.encoder is not None else 0.0
 
     def cached_token_fraction(self) -> float:
-        """Share of the tokens read so far that were not computed again, since they begin other readings too."""
+        """Return the share of tokens so far that were not computed, because other readings share them."""
         return self.tokens.cached_token_fraction
 
     @property
     def tokens(self) -> TokenCounts:
-        """Tokens computed so far, beside the tokens of all comparisons read in full."""
+        """Tokens computed so far, and tokens of all comparisons read in full."""
         return self.prefix_sharing.tokens
 
     def compare(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
-        """Judge both orders; where beginnings are cached, responses b are taken for the ones that come back."""
+        """Judge both orders; with a prefix cache, responses b count as the recurring ones."""
         self._anchors = {(json.dumps(prompt), text) for prompt, text in zip(prompts, b, strict=False)}
         return super().compare(prompts, a, b)
 
@@ -158,7 +159,7 @@ class GenerativeJudge(PairwiseJudge):
     def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
         """Compute z(u, v) for each comparison, in batches of like lengths; shared beginnings are computed once.
 
-        The judge computes in its own type, in which it was measured, and its verdicts are read in float32.
+        The model computes in its own type, in which it was measured; verdict logits are float32.
         """
         assert self.encoder is not None, "call load() first"
         device = device_of(self.model)
@@ -258,7 +259,7 @@ def save_judge(
     """
     discard_passport(folder)
     save_model(model, tokenizer, folder, merge=merge)
-    (Path(folder) / TEMPLATE_FILE).write_text(encoder.template.text, encoding="utf-8")  # for others to read
+    (Path(folder) / TEMPLATE_FILE).write_text(encoder.template.text, encoding="utf-8")  # a copy for other programs
     settings = {
         "kind": "generative",
         "template": asdict(encoder.template),

@@ -15,7 +15,8 @@ from prl.judge.generative import GenerativeJudge
 from prl.judge.passport import adopt_passport, read_passport
 from prl.models.model_card import copy_card
 from prl.rewards.folder import JUDGE_FILE, judge_folder, judge_kind, read_judge_file
-from prl.types import Conversation, Verdict
+from prl.types import Conversation
+from prl.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Judge:
     """A trained judge for use from Python: text or messages in, verdicts out.
 
     Args:
-        model: a judge that is ready to compare; `from_pretrained` reads one.
+        model: a loaded judge; `from_pretrained` loads one.
     """
 
     def __init__(self, model: PairwiseJudge) -> None:
@@ -70,11 +71,11 @@ class Judge:
         dtype: str | torch.dtype = "float32",
         **options: Any,
     ) -> Self:
-        """Read a judge, generative or Bradley-Terry as its folder says.
+        """Load a judge; its folder decides between generative and Bradley-Terry.
 
         Args:
             path: folder that training, `prl export` or `save_pretrained` wrote, or the id of one on the hub.
-            device: where it runs; the first GPU where there is one, else the CPU, when None.
+            device: device of the model; None is the first GPU, else the CPU.
             dtype: float32, bfloat16 or float16.
             options: `max_batch_tokens` of a generative judge, `batch_size` of a Bradley-Terry one.
 
@@ -87,7 +88,7 @@ class Judge:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the judge as a folder that transformers loads too, adapters merged, with a card.
 
-        The passport and the card of the folder it was read from go along where they still hold.
+        The passport and the card of its source folder are copied where they still hold.
 
         Raises:
             ValueError: for a judge that has no files, or a file in the place of the folder.

@@ -1,4 +1,4 @@
-"""The judge's passport: a file of measurements, and their inputs, beside its weights (docs/judge.md)."""
+"""Passport of a judge: measurements and their inputs, in a file beside the weights (docs/judge.md)."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from prl.system.json_files import read_object
 from prl.system.outputs import write_text
 
 DTYPE = "float32"
-"""The type in which a judge was measured whose passport does not say it."""
+"""Type of the measurement in a passport without the field."""
 
 
 def issue_passport(
@@ -52,7 +52,7 @@ def issue_passport(
 
 
 def write_passport(folder: str | Path, passport: dict[str, Any]) -> Path:
-    """Put the passport beside the judge's weights, and its figures into the model card."""
+    """Write the passport beside the judge's weights, and its figures into the model card."""
     path = Path(folder) / PASSPORT_FILE
     write_text(path, as_json(passport))
     renew_figures(folder, passport)
@@ -60,7 +60,7 @@ def write_passport(folder: str | Path, passport: dict[str, Any]) -> Path:
 
 
 def adopt_passport(folder: str | Path, passport: dict[str, Any] | None) -> None:
-    """Copy the passport of another folder where its judge equals the one of this folder; else do nothing."""
+    """Copy the passport of another folder if both folders hold equal judges; otherwise do nothing."""
     if passport is not None and described(passport) == describe_judge(folder, described(passport)["dtype"]):
         write_passport(folder, passport)
 
@@ -69,7 +69,7 @@ def read_passport(folder: str | Path) -> dict[str, Any] | None:
     """Read the passport of a judge's folder; None where there is none.
 
     Raises:
-        ValueError: when the file is not a passport that this version understands.
+        ValueError: when the file is no passport, or of an unknown version.
     """
     path = Path(folder) / PASSPORT_FILE
     if not path.is_file():
@@ -97,7 +97,7 @@ def as_json(value: dict[str, Any]) -> str:
 
 
 def describe_judge(folder: str | Path, dtype: str = DTYPE) -> dict[str, Any]:
-    """Describe everything in the folder that decides a margin, and the type in which it is computed."""
+    """Describe everything in the folder that decides a margin, and the type of the computation."""
     settings = read_judge_file(folder)
     template = saved_template(settings, folder).fingerprint if "template" in settings else None
     tokenizer = load_tokenizer(ModelSource(path=str(folder)))
@@ -113,10 +113,10 @@ def describe_judge(folder: str | Path, dtype: str = DTYPE) -> dict[str, Any]:
 
 
 def weights_hash(folder: str | Path) -> str:
-    """Hash of the contents of a folder's safetensors files, in the order of their names; streamed.
+    """Hash the contents of a folder's safetensors files, in the order of their names.
 
     Raises:
-        ValueError: when there is none.
+        ValueError: when there are no safetensors files.
     """
     digest = hashlib.sha256()
     files = sorted(Path(folder).glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""The judge's prompt T(x, u, v): instruction, prompt, response A, response B, question, and a slot for one token."""
+"""Prompt of a judge, T(x, u, v): instruction, prompt, response A, response B, question, and a slot for one token."""
 
 import hashlib
 import json
@@ -30,12 +30,12 @@ _FIELDS = ("prompt", "response_a", "response_b")
 
 
 class VerdictTokenError(ValueError):
-    """A verdict word that is not exactly one token of the tokenizer."""
+    """Raised for a verdict word that is not exactly one token of the tokenizer."""
 
 
 @dataclass(frozen=True)
 class JudgeTemplate:
-    """The prompt in which a comparison is put to the judge.
+    """Prompt of a comparison.
 
     Raises:
         ValueError: when the text is not Jinja, a field is missing from it or the two verdict words are the same.
@@ -44,7 +44,7 @@ class JudgeTemplate:
     text: str = DEFAULT_TEMPLATE
     """Jinja template with prompt, response_a and response_b, each exactly once."""
     verdicts: tuple[str, str] = ("A", "B")
-    """Words for "the response shown first is better" and "the one shown second is": one token each."""
+    """Words for "the response shown first is better" and "the response shown second is better": one token each."""
     chat: bool = True
     """Put the text into a user turn of the model's own chat template, where the tokenizer has one."""
     answer_prefix: str = ""
@@ -68,7 +68,7 @@ class JudgeTemplate:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that changes what the judge reads."""
+        """Hash everything that changes what the judge reads."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -92,20 +92,20 @@ class CompiledTemplate:
     pieces: tuple[tuple[int, ...], ...]
     """Four literal pieces; the contents stand between them in the order of `fields`."""
     fields: tuple[str, str, str]
-    """Which content stands where."""
+    """Order of the contents."""
     verdict_ids: tuple[int, int]
 
     @property
     def num_literal_tokens(self) -> int:
-        """Tokens that every comparison costs before its contents."""
+        """Number of tokens of the template alone."""
         return sum(len(piece) for piece in self.pieces)
 
 
 def compile_template(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase) -> CompiledTemplate:
     """Tokenise the literal parts once and check the verdict words.
 
-    Contents are tokenised apart and placed between the pieces: a response can neither forge a special token nor melt
-    into the frame around it, and cutting a response never touches the verdict slot.
+    Contents are tokenised apart and placed between the pieces: a response can neither forge a special token nor
+    merge with the template around it, and truncation never touches the verdict slot.
 
     Raises:
         VerdictTokenError: when a verdict word is not exactly one token after the answer prefix.
@@ -121,7 +121,7 @@ def compile_template(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase
         literals.append(literal)
     literals.append(text)
     pieces = [tokenizer.encode(literal, add_special_tokens=False) for literal in literals]
-    # A chat template already writes the BOS token; without one the model still expects it.
+    # A chat template writes the BOS token itself; without a template the model still expects it.
     bos = tokenizer.bos_token_id
     if bos is not None and not (template.chat and tokenizer.chat_template) and _adds_bos(tokenizer):
         pieces[0] = [bos, *pieces[0]]
@@ -147,7 +147,7 @@ def _framed(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase, content
 def _check_contents_stay(
     template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase, marks: dict[str, str], text: str
 ) -> None:
-    """Refuse a chat template that writes messages in another way, as in JSON: contents go around it."""
+    """Refuse a chat template that changes messages, as by JSON: contents are placed without it."""
     odd = {name: f'{mark[0]} "a\\\n\n <B> é\t{mark[1:]}' for name, mark in marks.items()}
     expected = text
     for name, mark in marks.items():

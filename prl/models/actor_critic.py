@@ -1,4 +1,4 @@
-"""Policy, critic and reference read a rollout: log-probabilities and values of every response token, [B, T] each."""
+"""Log-probabilities and values of every response token under policy, critic and reference, [B, T] each."""
 
 from typing import Any
 
@@ -17,29 +17,29 @@ def _inputs(rollout: Rollout) -> tuple[Tensor, Tensor, int]:
 def evaluate(
     policy: Any, critic: Any, rollout: Rollout, *, temperature: float, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Log-probabilities, values where there is a critic and, when asked for, entropy.
+    """Compute log-probabilities, values (with a critic) and entropy (`with_entropy`).
 
     Args:
         policy: causal language model.
         critic: a `Critic`, or a `ValueHead` on the policy's own backbone; None for none.
         rollout: B responses.
-        temperature: that of the sampling.
+        temperature: temperature of the sampling.
         with_entropy: compute the entropy as well.
     """
-    logprobs, spread, hidden = response_logprobs(
+    logprobs, entropy, hidden = response_logprobs(
         policy,
         *(rollout.input_ids, rollout.attention_mask, rollout.response_ids, rollout.response_mask),
         temperature=temperature,
         with_entropy=with_entropy,
     )
     if critic is None:
-        return logprobs, None, spread
+        return logprobs, None, entropy
     values = critic(hidden) if isinstance(critic, ValueHead) else critic(*_inputs(rollout))
-    return logprobs, values.masked_fill(~rollout.response_mask, 0), spread
+    return logprobs, values.masked_fill(~rollout.response_mask, 0), entropy
 
 
 def evaluate_critic(policy: Any, critic: Any, rollout: Rollout) -> Tensor:
-    """Values for a step in which the policy stays frozen: on a shared backbone only the head learns."""
+    """Compute values for a step that does not train the policy: on a shared backbone only the head learns."""
     if isinstance(critic, ValueHead):
         with torch.no_grad():
             hidden = response_hidden(policy, *_inputs(rollout))
@@ -51,7 +51,7 @@ def evaluate_critic(policy: Any, critic: Any, rollout: Rollout) -> Tensor:
 
 @torch.no_grad()
 def evaluate_frozen(model: Any, rollout: Rollout, *, temperature: float) -> Tensor:
-    """Log-probabilities of every response token under a model that does not learn."""
+    """Compute log-probabilities of every response token under a frozen model."""
     logprobs, _, _ = response_logprobs(
         model,
         *(rollout.input_ids, rollout.attention_mask, rollout.response_ids, rollout.response_mask),

@@ -18,7 +18,7 @@ def is_adapted(model: nn.Module) -> bool:
 
 
 def add_adapters(policy: Any, name: str) -> None:
-    """Add a second set of adapters to train, shaped like the policy's own; it changes nothing until it is trained."""
+    """Add a second trained set of adapters, shaped like the policy's own; it starts as the identity."""
     with _same_gradients(policy):
         policy.add_adapter(name, policy.peft_config[own_adapters(policy)])
     for _, parameter in adapter_parameters(policy, name):
@@ -48,8 +48,8 @@ def own_parameters(policy: Any) -> list[tuple[str, nn.Parameter]]:
 def merge_adapters(adapted: Any) -> Any:
     """Put adapters into the weights of their model, in place.
 
-    Where adapters are on one of the two ends of a model whose head is tied to its embeddings, the two are different
-    weights from here on.
+    Where adapters are on the embeddings or on a head that is tied to them, the two are different weights
+    afterwards.
     """
     base = adapted.get_base_model()
     ends = [end for end in (base.get_input_embeddings(), base.get_output_embeddings()) if end is not None]
@@ -63,7 +63,7 @@ def merge_adapters(adapted: Any) -> Any:
 
 @contextmanager
 def using_adapters(policy: Any, name: str) -> Iterator[None]:
-    """Switch the base model to another set of adapters, and back to the policy's own afterwards."""
+    """Activate another set of adapters inside the block, and the policy's own afterwards."""
     own = own_adapters(policy)
     with _same_gradients(policy):
         policy.set_adapter(name)
@@ -76,7 +76,7 @@ def using_adapters(policy: Any, name: str) -> Iterator[None]:
 
 @contextmanager
 def without_adapters(policy: Any) -> Iterator[None]:
-    """Switch all adapters off: the base model is the reference of a policy that trains adapters."""
+    """Disable all adapters inside the block: the base model is the reference of a policy that trains adapters."""
     with _same_gradients(policy), policy.disable_adapter():
         yield
 
@@ -93,14 +93,14 @@ def _same_gradients(policy: nn.Module) -> Iterator[None]:
 
 
 class AdapterOnBase(nn.Module):
-    """A frozen model made of adapters on the policy's base model, which takes no other memory.
+    """A frozen model made of adapters on the policy's base model, for the memory of the adapters.
 
-    The policy holds its weights, so this module has none.
+    The policy holds the weights, so this module has no parameters.
 
     Args:
         policy: a model with adapters of its own.
-        base: where the policy's base model was read from.
-        folder: adapters alone, as peft writes them.
+        base: source of the policy's base model.
+        folder: folder of adapters, as peft writes them.
 
     Raises:
         ValueError: when the folder holds something else, or adapters of another base model.
@@ -118,7 +118,7 @@ class AdapterOnBase(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The base model's."""
+        """Config of the base model."""
         return self._policy[0].config
 
     def get_input_embeddings(self) -> nn.Module:

@@ -9,11 +9,11 @@ from prl.distributed import global_max
 
 
 class CollectiveForward(nn.Module):
-    """A model whose forward passes are collective: a process that has finished joins the others' with empty input.
+    """A model with collective forward passes: a process that has finished joins the others' passes with dummy input.
 
     Args:
-        model: whose weights are in shards.
-        device: where the processes agree.
+        model: a model with sharded weights.
+        device: device of the messages between processes.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -22,26 +22,26 @@ class CollectiveForward(nn.Module):
         self._device = device
 
     def __getattr__(self, name: str) -> Any:
-        """Forward other attributes to the model: its config, its embeddings."""
+        """Forward other attributes to the model, such as config and embeddings."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("model"), name)
 
     def forward(self, *args: Any, announce: bool = True, **kwargs: Any) -> Any:
-        """Run a pass in which all processes take part; announce it, unless they announced it."""
+        """Run a pass in which all processes take part; announce it, unless another process did."""
         if announce:
             self._anyone_reads(True)
         return self.model(*args, **kwargs)
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Take part until no process reads; each calls it once it has read everything."""
+        """Join the passes of other processes until all have called `finish`."""
         nothing = torch.zeros(1, 1, dtype=torch.long, device=self._device)
         while self._anyone_reads(False):
             self(
                 input_ids=nothing, use_cache=False, announce=False
-            )  # by the same modules, whose order DeepSpeed compares
+            )  # through the same modules, whose order DeepSpeed compares
 
     def _anyone_reads(self, reads: bool) -> bool:
         return bool(global_max(torch.tensor(int(reads), device=self._device)))

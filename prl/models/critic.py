@@ -1,4 +1,4 @@
-"""The critic: a value for the state before each response token, on its own backbone or on the policy's."""
+"""Critics: the value of the state before each response token, on a backbone of their own or on the policy's."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from prl.models.policy import model_inputs
 
 
 def hidden_size(model: Any) -> int:
-    """Width of the last hidden state."""
+    """Return the width of the last hidden state."""
     return model.config.get_text_config().hidden_size
 
 
 class ValueHead(nn.Linear):
-    """One number per hidden state; starts at zero, so that an untrained critic predicts parity instead of noise."""
+    """One value per hidden state. Weights start at zero, so that an untrained critic predicts 0 instead of noise."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, 1)
@@ -27,13 +27,13 @@ class ValueHead(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., D] -> [...] float32."""
-        # Not a view: FSDP2 warns of one at every step, since it could be changed in place.
+        """Compute the value of each hidden state: [..., D] -> [...] float32."""
+        # Not a view: FSDP2 warns of a view at every step, because it could be changed in place.
         return torch.squeeze_copy(super().forward(hidden.to(self.weight.dtype)), -1).float()
 
 
 class Critic(nn.Module):
-    """Values from an own backbone. It reads the prompt and the response, never the anchor (DESIGN 1.2)."""
+    """Critic on a backbone of its own. It reads prompt and response, never the anchor (docs/ppo.md)."""
 
     def __init__(self, backbone: Any) -> None:
         super().__init__()
@@ -47,9 +47,9 @@ class Critic(nn.Module):
 
 
 class AdapterCritic(nn.Module):
-    """Values from the policy's frozen trunk under adapters of their own: a critic for the memory of adapters.
+    """Critic on the policy's frozen base model, with adapters of its own: it costs the memory of adapters.
 
-    The policy holds them and is no part of this module, so that no parameter has two names.
+    The policy holds the adapters and is no submodule here, so that no parameter has two names.
     """
 
     NAME = "critic"
@@ -59,21 +59,21 @@ class AdapterCritic(nn.Module):
         if self.NAME not in policy.peft_config:
             add_adapters(policy, self.NAME)
         self.head = ValueHead(hidden_size(policy))
-        self._trunk = (policy,)
+        self._policy = (policy,)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int) -> Tensor:
         """Value of the state before each of the last `num_response_tokens` positions: [B, S] -> [B, T]."""
-        (policy,) = self._trunk
+        (policy,) = self._policy
         with using_adapters(policy, self.NAME):
             return self.head(response_hidden(policy, input_ids, attention_mask, num_response_tokens))
 
     def trained(self) -> list[nn.Parameter]:
-        """Head and adapters."""
-        return [*self.parameters(), *(each for _, each in adapter_parameters(self._trunk[0], self.NAME))]
+        """List the parameters of head and adapters."""
+        return [*self.parameters(), *(each for _, each in adapter_parameters(self._policy[0], self.NAME))]
 
 
 def check_critic(settings: CriticSettings, policy: ModelSource) -> None:
-    """Raises ValueError for settings that contradict each other."""
+    """Refuse settings that contradict each other. Raises ValueError."""
     kind = settings.kind
     if kind != "own" and settings.model is not None:
         raise ValueError(f"critic.model is set, but critic.kind: {kind} grows on the policy; drop one of them")
@@ -90,9 +90,9 @@ def build_critic(settings: CriticSettings, policy: Any, source: ModelSource) -> 
     """Make a critic to train.
 
     Args:
-        settings: its kind.
-        policy: the policy, which a shared critic and one by adapters grow on.
-        source: where an own backbone comes from.
+        settings: kind of the critic.
+        policy: the policy, on which shared critics and critics by adapters are built.
+        source: where a backbone of its own is read from.
     """
     if settings.kind == "shared":
         return ValueHead(hidden_size(policy))
@@ -100,11 +100,11 @@ def build_critic(settings: CriticSettings, policy: Any, source: ModelSource) -> 
 
 
 def critic_parameters(critic: nn.Module) -> list[nn.Parameter]:
-    """Everything that a critic trains, wherever it is."""
+    """List every parameter that a critic trains, its adapters in the policy included."""
     return critic.trained() if isinstance(critic, AdapterCritic) else list(critic.parameters())
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - var(return - value) / var(return) over the tokens that count on all ranks: a scalar, 1 is perfect."""
-    spread = masked_var(returns, mask)
-    return torch.where(spread > 0, 1 - masked_var(returns - values, mask) / spread.clamp(min=1e-12), torch.zeros(()))
+    """Compute 1 - var(return - value) / var(return) over the tokens that count on all ranks: a scalar, at most 1."""
+    total = masked_var(returns, mask)
+    return torch.where(total > 0, 1 - masked_var(returns - values, mask) / total.clamp(min=1e-12), torch.zeros(()))

@@ -1,4 +1,4 @@
-"""Damaged files of a model folder: which file it is, and its reader's error."""
+"""Damaged files of a model folder: the name of the file, and its reader's error."""
 
 import json
 import pickle
@@ -11,7 +11,7 @@ import torch
 _OURS = (torch.OutOfMemoryError, MemoryError, ImportError)
 """Errors that have nothing to do with a file."""
 LONGEST = 240
-"""Characters of what a reader says that an error repeats."""
+"""Characters of a reader's message that an error quotes."""
 
 
 def damaged(file: Path, reason: object) -> ValueError:
@@ -25,7 +25,7 @@ def naming_damage(path: str, but: tuple[type[Exception], ...] = ()) -> Iterator[
     """Name the damaged file where a reader of a local model fails, in a ValueError.
 
     Readers of weights, configs and tokenizers raise many unrelated classes, most without a name. So each file is read
-    again by itself. An error that no file explains names the folder, unless it is of `but`.
+    again by itself. An error that no file explains names the folder, unless its class is in `but`.
     """
     try:
         yield
@@ -69,9 +69,9 @@ def _find_corruption(file: Path) -> Exception | str | None:
                 pass
         elif file.suffix == ".bin":
             torch.load(file, map_location="meta", weights_only=True)
-    except pickle.UnpicklingError:  # torch's own words are how to run it nevertheless
+    except pickle.UnpicklingError:  # torch's message advises to run it
         return "a pickle that is cut, or holds other things than tensors; nothing in it was run"
-    except Exception as error:  # whatever a reader says of a file is what is wrong with it
+    except Exception as error:  # any error of a reader describes the damage
         return error
     return None
 

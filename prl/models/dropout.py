@@ -10,7 +10,7 @@ from torch import nn
 def disable_dropout(model: nn.Module) -> None:
     """Switch every dropout off: the ratio of a policy and the verdict of a judge must be repeatable.
 
-    The model keeps the values of its configs, for the folder that is written of it.
+    The model keeps the original values for the config that is written with it.
     """
     own: list[tuple[Any, str, float]] = []
     for module in model.modules():

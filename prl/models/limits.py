@@ -1,4 +1,4 @@
-"""Limits of a model: the tokens and the positions that it knows, compared with its inputs."""
+"""Limits of a model, vocabulary and positions, compared with its inputs."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,15 +14,15 @@ def check_fits(
 ) -> None:
     """Refuse a model that lacks tokens or positions, before its weights are read.
 
-    Past its embeddings a model ends in an IndexError, on a GPU in an assertion that takes the process with it. Past the
-    positions of its training one with learned positions does so too, and one with rotary positions gives garbage.
+    Token ids beyond the embeddings raise an IndexError, on a GPU an assertion that ends the process. So do positions
+    beyond learned ones; rotary positions beyond those of the training give garbage.
 
     Args:
         source: the model.
-        tokenizer: whose ids it is given; another model's for a critic or a reference.
-        positions: longest row that it is given.
+        tokenizer: tokenizer of the input; another model's for a critic or a reference.
+        positions: tokens of the longest row.
         role: name of the model in the error.
-        setting: name of the setting that decides `positions`, for the error.
+        setting: setting that decides `positions`, for the error.
 
     Raises:
         ValueError: naming the model, its limit and the request.
@@ -48,7 +48,7 @@ def check_fits(
 
 
 def _too_many(tokenizer: PreTrainedTokenizerBase, known: int) -> Iterator[tuple[int, str]]:
-    """Find tokens that may occur in the input and that the model does not know, by id and text."""
+    """Find tokens that may occur in the input and are beyond the model's vocabulary, by id and text."""
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
     templates = str(tokenizer.chat_template or "")

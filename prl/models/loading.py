@@ -28,7 +28,17 @@ from prl.data.chat import set_chat_settings
 from prl.models.adapters import is_adapted, merge_adapters, own_adapters
 from prl.models.damage import check_file, naming_damage
 from prl.models.dropout import disable_dropout, own_dropout
-from prl.models.location import ADAPTERS, ModelNotFoundError, adapter_chain, is_hub_id, location, pin_base
+from prl.models.fresh import check_config_names, sizes_named
+from prl.models.location import (
+    ADAPTERS,
+    TOKENIZER_FILES,
+    ModelNotFoundError,
+    adapter_chain,
+    check_holds,
+    is_hub_id,
+    location,
+    pin_base,
+)
 from prl.models.quiet import quiet, without_bars
 from prl.models.unused import deepspeed_left_alone
 from prl.models.weights_check import (
@@ -60,10 +70,11 @@ def _reading(path: str, adapters: Sequence[str] = ()) -> Iterator[dict[str, Any]
         yield where
     except OSError as error:
         reason = str(error).partition("\n")[0]
-        whose = f", the base model of the adapters in {adapters[-1]}" if adapters else ""
-        raise ModelNotFoundError(
-            f"model {path}{whose}: {reason} Give a folder, or an id that the hub or its cache has"
-        ) from error
+        named, fix = f"model {path}", "Give a folder, or an id that the hub or its cache has"
+        if adapters:
+            named = f"the base model {path} of the adapters in {adapters[-1]}"
+            fix = f"If it was moved, correct base_model_name_or_path in {Path(adapters[-1]) / ADAPTERS}"
+        raise ModelNotFoundError(f"{named}: {reason} {fix}") from error
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -75,6 +86,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """
     path = source.tokenizer or source.path
     assert path is not None  # ModelSource checked it
+    check_holds(path, TOKENIZER_FILES, "copy it there from the base model, or set tokenizer to a folder that has one")
     with _reading(path) as where:
         tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=source.trust_remote_code)
     if tokenizer.eos_token_id is None:
@@ -117,12 +129,15 @@ def read_config(source: ModelSource, **extra: Any) -> Any:
     if source.path is None:
         return _config_of_fields(source, extra)
     *adapters, path = adapter_chain(source.path)
+    check_holds(path, ("config.json",), "copy it there, or give another model folder or hub id")
     with _reading(path, adapters) as where:
         return AutoConfig.from_pretrained(**where, trust_remote_code=source.trust_remote_code, **extra)
 
 
 def _random(auto_class: Any, source: ModelSource, extra: dict[str, Any]) -> PreTrainedModel:
-    return auto_class.from_config(_config_of_fields(source, extra), **_options(source))
+    config = _config_of_fields(source, extra)
+    with sizes_named(source):
+        return auto_class.from_config(config, **_options(source))
 
 
 def _config_of_fields(source: ModelSource, extra: dict[str, Any]) -> Any:
@@ -130,7 +145,10 @@ def _config_of_fields(source: ModelSource, extra: dict[str, Any]) -> Any:
     fields = {"vocab_size": len(tokenizer), **dict(source.config or {}), **extra}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         fields.setdefault(name, getattr(tokenizer, name))
-    return AutoConfig.for_model(**fields)
+    with sizes_named(source):
+        config = AutoConfig.for_model(**fields)
+        check_config_names(config, source)
+        return config
 
 
 def _prepared(model: Any, source: ModelSource, auto_class: Any) -> Any:
@@ -219,14 +237,15 @@ def load_backbone(source: ModelSource) -> PreTrainedModel:
     return _load(AutoModel, source)
 
 
-def load_scalar_classifier(source: ModelSource, *, new_head: bool = True) -> PreTrainedModel:
-    """Load a model with one scalar output on the last token: a Bradley-Terry reward model.
+def load_scalar_classifier(source: ModelSource, *, new_head: bool = True, heads: int = 1) -> PreTrainedModel:
+    """Load a model with scalar outputs on the last token: a Bradley-Terry reward model.
 
     Args:
         source: where it comes from.
         new_head: give a language model, which has no such output, a new one to train.
+        heads: scalars that it gives each response.
     """
-    model = _load(AutoModelForSequenceClassification, source, new_head=new_head, num_labels=1)
+    model = _load(AutoModelForSequenceClassification, source, new_head=new_head, num_labels=heads)
     model.config.pad_token_id = load_tokenizer(source).pad_token_id
     return model
 

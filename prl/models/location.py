@@ -17,15 +17,19 @@ MODEL_FILES = (
 """Names in a model folder that `save_pretrained` and prl write."""
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model", "tekken.json")
+"""Names of which a tokenizer has one at least."""
+
+
 class ModelNotFoundError(ValueError):
-    """A model folder or file that is not there, with what to do about it."""
+    """Raised for a missing model folder or file; the message has the fix."""
 
 
 def is_hub_id(path: str) -> bool:
     """Return whether a path means a model on the hub: a name or owner/name, and no folder of that name here.
 
-    Anything else with a slash, a dot in front or a root is meant as a folder, and so is owner/name where the owner is a
-    folder here: a typing mistake is more likely than an id.
+    Anything else with a slash, a leading dot or a root is a folder, and so is owner/name where the owner is a folder
+    here: a typing mistake is more likely than an id.
     """
     owner, slash, name = path.partition("/")
     meant_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".gguf")
@@ -34,7 +38,7 @@ def is_hub_id(path: str) -> bool:
 
 
 def location(path: str) -> dict[str, Any]:
-    """Build arguments for from_pretrained: a GGUF file is named inside its folder.
+    """Build arguments for from_pretrained; a GGUF file is named within its folder.
 
     Raises:
         ModelNotFoundError: when a folder or file is missing, or a folder holds no model.
@@ -56,8 +60,16 @@ def location(path: str) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": str(local) if local.is_dir() else path}
 
 
+def check_holds(path: str, names: tuple[str, ...], fix: str) -> None:
+    """Refuse a local folder that holds no file of these names (globs); say what mends it. Raises ModelNotFoundError."""
+    location(path)  # a folder with neither is no model folder at all
+    folder = Path(path).expanduser()
+    if folder.is_dir() and not any(any(folder.glob(name)) for name in names):
+        raise ModelNotFoundError(f"folder {path} holds no {names[0]}; {fix}")
+
+
 def _not_an_id(path: str) -> str:
-    """Suggest what else could have been meant by owner/name."""
+    """Suggest another reading of owner/name."""
     owner, slash, name = path.partition("/")
     if not slash or "/" in name or not owner.strip(".~"):
         return ""
@@ -67,10 +79,10 @@ def _not_an_id(path: str) -> str:
 def base_of(path: str) -> str | None:
     """Find the base model of a folder of adapters: a folder or hub id; None for a full model.
 
-    A relative folder is searched for from where the adapters are, in the folders above them, and then from here.
+    A relative folder is searched for in the folder of the adapters, in the folders above, and then in the current one.
 
     Raises:
-        ModelNotFoundError: when the base model is a folder that is in none of these places.
+        ModelNotFoundError: when the base model is a folder that is in none of them.
         ValueError: when the file of the adapters is damaged.
     """
     folder = Path(path).expanduser()
@@ -97,7 +109,7 @@ def base_of(path: str) -> str | None:
 
 
 def _from_above(folder: Path, wanted: Path) -> Path | None:
-    """Find a relative model folder from where adapters are or from a folder above them; None where there is none."""
+    """Find a relative model folder in the folder of adapters or a folder above; None where there is none."""
     if wanted.is_absolute():
         return None
     for above in (folder.absolute(), *folder.absolute().parents):
@@ -120,10 +132,10 @@ def pin_base(folder: Path) -> None:
 
 
 def adapter_chain(path: str) -> list[str]:
-    """List a folder of adapters, the one that they are on, and so on to the full model, which is last.
+    """List a folder of adapters, the folder of their base model, and so on; the full model is last.
 
     Raises:
-        ValueError: when adapters are on themselves.
+        ValueError: when the chain is a circle.
     """
     chain, seen = [path], {Path(path).expanduser().resolve()}
     while (base := base_of(chain[-1])) is not None:

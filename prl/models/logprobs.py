@@ -1,4 +1,4 @@
-"""The language head on response tokens, a slice at a time: logits of a whole rollout are never in memory together.
+"""Language head on response tokens in slices: the logits of a rollout are never all in memory.
 
 With B responses of T tokens and a vocabulary of V, the logits of a rollout are B * T * V numbers, often more than
 everything else in a step. Here the backbone runs once and leaves its hidden states, [B, T, D]; the head runs on slices
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 LOGITS_AT_ONCE = 2**25
 """Most logits that are in memory together: 128 MiB in float32."""
 LARGE = 300.0
-"""Root mean square of the state that a head is tried on: logits so large that a cap shows."""
+"""Root mean square of the hidden state in the trial of a head: large enough that a cap of logits shows."""
 CHANGES_LOGITS = re.compile(
     r"((final|output)_)?logits?_?(soft_?cap(ping)?|scal(e|ing)(_factor)?)|soft_?cap|(lm_head|output)_multiplier"
 )
@@ -71,8 +71,8 @@ def _large(state: Tensor) -> Tensor:
 def _ends_with_head(model: Any, hidden: Tensor, logits: Tensor) -> bool:
     """Return whether the model returns the head's output unchanged: some models cap or scale it.
 
-    The config tells for models that transformers knows. Others show it on large logits: a cap leaves small ones nearly
-    unchanged.
+    For models of transformers the config decides. Others are tried on large logits, because a cap hardly changes small
+    ones.
     """
     reason = logits_setting(model.config)
     if reason is None:
@@ -99,7 +99,7 @@ def response_logprobs(
     with_entropy: bool = False,
     head_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Log-probabilities of a response, the entropies behind them when asked for, and the hidden states.
+    """Compute log-probabilities of responses, entropies (`with_entropy`) and hidden states.
 
     Args:
         model: causal language model.
@@ -107,7 +107,7 @@ def response_logprobs(
         attention_mask: [B, S] bool.
         token_ids: [B, T] the response.
         mask: [B, T] bool, True on tokens that count.
-        temperature: of the sampling.
+        temperature: temperature of the sampling.
         with_entropy: compute the entropy as well.
         head_tokens: most tokens that the head reads at a time. It then always reads equally many, zeros where there
             are too few, so that the bits of a token do not depend on how many others count.
@@ -129,7 +129,7 @@ def response_logprobs(
         logprobs = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
         return logprobs, entropy(logits) if with_entropy else logprobs.new_zeros(0)
 
-    size = max(1, LOGITS_AT_ONCE // head.out_features)  # weights in shards have no shape
+    size = max(1, LOGITS_AT_ONCE // head.out_features)  # sharded weights have no shape
     if head_tokens is not None:
         size = min(size, head_tokens)
         missing = -len(ids) % size

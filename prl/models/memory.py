@@ -1,4 +1,4 @@
-"""Memory of a model before it is made: counted on fake tensors, which have shapes and no contents."""
+"""Memory of a model before it is built, counted on fake tensors, which have shapes and no contents."""
 
 import weakref
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 def on_fake_tensors(make: Callable[[], nn.Module], mode: FakeTensorMode) -> Any:
     """Build a model by `make` on fake tensors, with shapes and without contents; call it while the mode is active.
 
-    It is built on the meta device first: fake tensors cannot be moved, as adapters move theirs.
+    The model is built on the meta device first, because adapters move their weights and fake tensors cannot be moved.
     """
     with unset_fake_temporarily():
         with torch.device("meta"):
@@ -39,7 +39,7 @@ class PeakOfTensors(TorchDispatchMode):
     """Counts the bytes of all tensors that are made inside and still alive; `peak` is the maximum.
 
     Args:
-        known: tensors that were there before and do not count.
+        known: earlier tensors, which do not count.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
@@ -87,16 +87,16 @@ class Shards:
     gradients: bool = False
     optimizer: bool = False
     master: bool = False
-    """Whether steps are taken on float32 copies of the weights, and the optimizer's state is float32 (DeepSpeed)."""
+    """Whether the optimizer updates float32 copies of the weights, with its state in float32 (DeepSpeed)."""
     live: int | None = None
-    """Most numbers of sharded weights that stay whole between their uses; None for what FSDP2 leaves whole."""
+    """Most numbers of sharded weights that stay gathered between uses; None for FSDP2, which gathers by layer."""
     replicas: int = 1
-    """Groups of processes that have all shards each."""
+    """Groups of processes, each of which has all shards."""
 
 
 @dataclass(frozen=True)
 class ModelMemory:
-    """Bytes of one model that last through a run, summed over all processes."""
+    """Lasting memory of one model, in bytes, summed over all processes."""
 
     name: str
     num_parameters: int
@@ -106,11 +106,11 @@ class ModelMemory:
     optimizer: int
     """AdamW's two moments in the type of the weights; with DeepSpeed in float32, and float32 copies of the weights."""
     gathered: int
-    """Under FSDP2 the most that is whole on a process at one time: weights of what is outside of layers and of two
-    layers, and the gradients of what is outside and of one."""
+    """Most bytes that FSDP2 gathers on a process at one time: weights outside of layers and of two layers, gradients
+    outside of layers and of one layer."""
 
     def on_one_process(self, processes: int, shards: Shards) -> "ModelMemory":
-        """Compute the share of one process."""
+        """Compute the bytes of one process."""
         optimizer = 12 * self.num_trained if shards.master else self.optimizer
         whole = (
             self.gathered
@@ -124,12 +124,12 @@ class ModelMemory:
 
     @property
     def total(self) -> int:
-        """Everything."""
+        """Bytes of all parts."""
         return self.weights + self.gradients + self.optimizer + self.gathered
 
 
 def model_memory(name: str, model: nn.Module, *, trained: bool) -> ModelMemory:
-    """Count the bytes of a model that last through a run."""
+    """Count the lasting bytes of a model."""
     parameters = list(model.parameters())
     learning = [each for each in parameters if each.requires_grad] if trained else []
     return ModelMemory(

@@ -1,6 +1,6 @@
-"""The model card (README.md) of an exported folder: the model, how to load it, and its measurements.
+"""Model card (README.md) of an exported folder: the model, how to load it, and its measurements.
 
-A card is signed with a hash of its text. One that somebody has edited no longer fits its hash and is left alone.
+A card is signed with a hash of its text. An edited card no longer fits its hash and is left alone.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _MEASURED = "\n## Measured\n"
 
 @dataclass(frozen=True)
 class Kind:
-    """Kind of an exported folder, in the words of a card and of the hub."""
+    """Kind of an exported folder, as cards and the hub describe it."""
 
     title: str
     pipeline_tag: str
@@ -49,13 +49,14 @@ KINDS = {
     ),
     None: Kind("Language model", "text-generation", "AutoModelForCausalLM"),
 }
-"""Kind of a judge, None for a model that is none -> what its card says."""
+"""Kind of a judge, or None for other models -> contents of the card."""
 
 _BT_INPUT = """
 It reads one response at a time, in a row of three parts: the prompt as the chat template writes it up to where a
 response begins (without a chat template its texts, an empty line between them), the response by itself, no white space
 at its ends, and the end-of-sequence token. That is not the whole dialogue as a chat template writes it, which may end
-otherwise. The reward is the one logit. `prl_judge.json` holds the longest row, `max_length`.
+otherwise. The reward is the one logit, or the sum of several with the `head_weights` in `prl_judge.json`, which also
+holds the longest row, `max_length`.
 
 ```python
 ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
@@ -75,17 +76,17 @@ _FIGURES = {
     "flip_rate": "flip rate",
     "canary_rate": "wins of the best attack without content",
 }
-"""Names in a judge's report -> the words of the card; docs/judge.md explains them all."""
+"""Figures of a judge's report -> labels in the card; docs/judge.md explains all figures."""
 
 
 def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any], *, adapter: bool = False) -> None:
-    """Write the card of an exported folder, unless it has a card that somebody has edited.
+    """Write the card of an exported folder, unless the folder has an edited card.
 
     Args:
         folder: the exported folder.
         kind: a key of KINDS.
         settings: the run's configuration as plain values, with `model` and `data`.
-        adapter: the folder holds adapters alone.
+        adapter: whether the folder holds adapters alone.
     """
     words, model = KINDS[kind], settings["model"]
     sources = model.get("init_args") or {}
@@ -111,14 +112,14 @@ def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any]
 
 
 def copy_card(source: str | Path | None, folder: str | Path, kind: str | None) -> None:
-    """Give a judge that was saved anew, its adapters merged, the card of the folder that it was read from.
+    """Copy the card of a judge's source folder to the folder where the judge was saved, adapters merged.
 
-    The measured figures are left out; its passport brings them. Where there is no card, a new one describes the folder.
-    An edited card is copied unchanged, unless it would replace another edited one.
+    Measured figures are left out; the passport adds them. Without a card, a new card describes the folder. An edited
+    card is copied unchanged, unless it would replace another edited card.
 
     Args:
-        source: folder that the judge was read from; None for one that was made in memory.
-        folder: the folder that it was written to.
+        source: source folder of the judge; None for a judge made in memory.
+        folder: folder where the judge was saved.
         kind: a key of KINDS.
     """
     old, new = None if source is None else Path(source) / CARD, Path(folder) / CARD
@@ -166,7 +167,7 @@ def _path(source: Any) -> str | None:
 
 
 def _base_model(path: str | None) -> str | None:
-    """Find the hub id that a model comes from: its own, or the one that the card of a prl folder names."""
+    """Find the hub id of a model: its own, or the id in the card of a prl folder."""
     if path is None or is_hub_id(path):
         return path
     card = Path(path).expanduser() / CARD
@@ -174,7 +175,7 @@ def _base_model(path: str | None) -> str | None:
         return None
     try:
         metadata = ModelCard.load(card, ignore_metadata_errors=True).data
-    except (ValueError, YAMLError):  # somebody's own, in another shape
+    except (ValueError, YAMLError):  # a card of another program
         return None
     return metadata.base_model if "prl" in (metadata.tags or []) else None
 
@@ -204,7 +205,7 @@ Without prl it is an ordinary model{"" if is_scalar else ", whose input `prl_jud
 
 
 def _told(folder: str | Path) -> list[str]:
-    """Describe the inputs of the chat template besides the messages, where there are any."""
+    """Describe the inputs of the chat template besides the messages, if there are any."""
     path = Path(folder) / "tokenizer_config.json"
     told = json.loads(path.read_text(encoding="utf-8")).get("prl_chat") if path.is_file() else None
     if not told:

@@ -13,7 +13,7 @@ class Offload:
     """Moves models to the CPU between their phases.
 
     Args:
-        enabled: off, models stay where they are.
+        enabled: move models; otherwise they stay in place.
     """
 
     def __init__(self, enabled: bool) -> None:
@@ -21,14 +21,14 @@ class Offload:
         self._working: set[int] = set()
 
     def to_cpu(self, *models: Any) -> None:
-        """Take models off their device; None is no model, and one at home stays there."""
+        """Move models to the CPU; None and models on the CPU are passed over."""
         for model in models:
             if self.enabled and model is not None:
                 model.to(CPU)
 
     @contextmanager
     def on_device(self, model: Any, device: torch.device) -> Iterator[None]:
-        """Keep a model on the device for as long as the outermost such block of it runs."""
+        """Keep a model on the device until its outermost block ends."""
         if not self.enabled or model is None or id(model) in self._working:
             yield
             return

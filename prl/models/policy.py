@@ -24,7 +24,7 @@ def model_inputs(input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
 
 
 def in_own_type(device: torch.device) -> torch.autocast:
-    """Compute in the type of the weights, though training around the block is in mixed precision."""
+    """Compute in the type of the weights inside the block, also within mixed precision."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -35,16 +35,16 @@ def float32_outputs(head: Any, rows: Tensor | None = None) -> Iterator[None]:
     In bfloat16 a logit near 18 is a multiple of 0.125, and two of them are often equal.
 
     Args:
-        head: the last layer of a model; anything but a plain linear layer in half precision is left alone.
-        rows: [K] the outputs that matter; the others are rounded as ever. All of them when None.
+        head: last layer of a model; layers other than plain linear ones in half precision do not change.
+        rows: [K] outputs to compute in float32, the others rounded as before; None is all.
     """
-    # Not `head.weight`: DeepSpeed takes that for a use, and gathers the weight with all processes.
+    # Not `head.weight`: DeepSpeed counts that as a use, and gathers the weight with all processes.
     if type(head) is not nn.Linear or next(head.parameters()).dtype == torch.float32:
         yield
         return
     found: list[Tensor] = []
 
-    def compute(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # before it works, its weight is there in shards too
+    def compute(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # sharded weights are gathered by then
         weight, bias = (each if rows is None or each is None else each[rows] for each in (head.weight, head.bias))
         found.append(nn.functional.linear(inputs[0].float(), weight.float(), None if bias is None else bias.float()))
 
@@ -63,7 +63,7 @@ def float32_outputs(head: Any, rows: Tensor | None = None) -> Iterator[None]:
 def response_logits(model: Any, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int) -> Tensor:
     """Compute the logits that predict the last `num_response_tokens` positions: [B, S] -> [B, T, V].
 
-    The language head runs on these positions only; prompts cost no vocabulary-sized row.
+    The language head runs on these positions only, so prompts need no logits.
     """
     inputs = model_inputs(input_ids, attention_mask)
     logits = model(**inputs, logits_to_keep=num_response_tokens + 1).logits
@@ -71,14 +71,14 @@ def response_logits(model: Any, input_ids: Tensor, attention_mask: Tensor, num_r
 
 
 def token_logprobs(logits: Tensor, token_ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probability of each token: logits [B, T, V], ids [B, T] -> [B, T] float32, zero outside the mask."""
+    """Compute token log-probabilities: logits [B, T, V], ids [B, T] -> [B, T] float32, zero outside the mask."""
     logits = logits.float() / temperature
     chosen = logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
     return (chosen - logits.logsumexp(-1)).masked_fill(~mask, 0)
 
 
 def verdict_logits(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Compute the logits of the token after the last real one; padding on either side: [N, S] -> [N, V] float32."""
+    """Compute the logits after the last token that is no padding, on either side: [N, S] -> [N, V] float32."""
     inputs = model_inputs(input_ids, attention_mask)
     if bool(attention_mask[:, -1].all()):
         return model(**inputs, logits_to_keep=1).logits[:, -1].float()

@@ -1,4 +1,4 @@
-"""Silence for reading and writing weights: no expected messages of transformers, and no bars."""
+"""Silence while weights are read and written: no expected messages of transformers, no progress bars."""
 
 import warnings
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def without_bars() -> Iterator[None]:
         yield
         return
     logs.disable_progress_bar()
-    enable_progress_bars()  # the hub's, which transformers disables with its own
+    enable_progress_bars()  # bars of the hub, which transformers disables with its own
     try:
         yield
     finally:

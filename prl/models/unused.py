@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def deepspeed_left_alone() -> Iterator[None]:
-    """Keep accelerate, which looks whether a model is wrapped in an engine, from importing DeepSpeed only for that.
+    """Keep accelerate from importing DeepSpeed only to check whether a model is wrapped in its engine.
 
     The import takes a second or two and prints a warning. Nothing changes where DeepSpeed is in use.
     """

@@ -11,11 +11,11 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 from prl.models.damage import naming_damage
 
 SHOWN = 4
-"""Names of a kind that an error lists."""
+"""Most names of one kind that an error lists."""
 
 
 class WeightsError(ValueError):
-    """Files that do not hold all weights of their model; the missing ones would be random."""
+    """Raised for files without all weights of their model; the missing weights would be random."""
 
 
 def check_found(
@@ -23,19 +23,19 @@ def check_found(
 ) -> set[str]:
     """Compare a model with the weights that transformers found, and return the names of missing ones.
 
-    transformers has already left out what the model's class says is harmless. Heads of other classes are harmless too
-    where a backbone is read, or a new head replaces them.
+    transformers has already dropped names that the model's class calls harmless. Heads of other classes are harmless
+    too where a backbone is read, or a new head replaces them.
 
     Args:
         auto_class: class that read the model.
-        model: as it was read.
+        model: the loaded model.
         found: transformers' `output_loading_info`.
-        path: where it was read from.
+        path: source of the model.
         new_head: whether the model's own head is new.
         trust_remote_code: whether classes may come from the model's folder.
 
     Raises:
-        WeightsError: for weights that are not the model's, or of another shape.
+        WeightsError: for weights of another model, or of another shape.
     """
     unexpected = set(found["unexpected_keys"])
     if unexpected and (auto_class is AutoModel or new_head):
@@ -50,10 +50,10 @@ def check_found(
 
 
 def check_missing(model: Any, missing: Collection[str], path: str, *, new_head: bool) -> None:
-    """Refuse a model with weights that no file had, its head apart where that is new.
+    """Refuse a model with weights that no file holds, a new head excepted.
 
     Raises:
-        WeightsError: naming them.
+        WeightsError: naming the missing weights.
     """
     inside = f"{model.base_model_prefix}."
     if lacking := {name for name in missing if not new_head or name.startswith(inside)}:
@@ -61,7 +61,7 @@ def check_missing(model: Any, missing: Collection[str], path: str, *, new_head: 
 
 
 def makes_new_head(auto_class: Any, config: Any) -> bool:
-    """Return whether a class puts a new head on a model that was saved with another head, or with none."""
+    """Return whether a class puts a new head on a model that was saved with another head or without one."""
     written_as = config.architectures or []
     return auto_class is AutoModelForSequenceClassification and not any(
         name.endswith("ForSequenceClassification") for name in written_as
@@ -69,7 +69,7 @@ def makes_new_head(auto_class: Any, config: Any) -> bool:
 
 
 def class_of_adapters(path: str) -> Any:
-    """Find the class of models that a folder of adapters was trained in, head included."""
+    """Find the class of the model with which adapters were trained, head included."""
     from peft import PeftConfig
 
     with naming_damage(path):
@@ -83,7 +83,7 @@ def load_adapters(adapted: Any, path: str, name: str) -> set[str]:
     Args:
         adapted: peft's model.
         path: the folder.
-        name: of a set of adapters, new or one of such a shape.
+        name: name of the set of adapters, new or of equal shape.
 
     Returns:
         Names of the base model's own weights that the folder replaces, such as a trained head.
@@ -119,7 +119,7 @@ def _heads(config: Any, trust_remote_code: bool) -> set[str]:
     names: set[str] = set()
     with torch.device("meta"):
         for auto_class in (AutoModelForCausalLM, AutoModelForSequenceClassification):
-            with suppress(ValueError):  # there is no such class for this type of model
+            with suppress(ValueError):  # no such class for this type of model
                 other = auto_class.from_config(config, trust_remote_code=trust_remote_code)
                 names |= {name for name in other.state_dict() if not name.startswith(f"{other.base_model_prefix}.")}
     return names

@@ -1,1 +1,1 @@
-"""What training minimises: of a policy (`policy/`) and of a reward model or judge (`reward/`)."""
+"""What training minimises: of a policy (`policy/`, `preference/`) and of a judge or reward model (`reward/`)."""

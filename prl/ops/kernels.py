@@ -14,9 +14,9 @@ CHOICES = ("auto", "cuda", "cpp", "torch")
 FOLDER = Path(__file__).parent
 SOURCES = FOLDER.parent / "csrc"
 DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
-"""One of them exists where a GPU can be used (the second under WSL); looking does not touch CUDA."""
+"""One of these exists where a GPU can be used (the second under WSL); the check does not initialise CUDA."""
 OLDEST_TORCH = (2, 10)
-"""The stable ABI has everything the kernels call from this version on."""
+"""First version whose stable ABI has everything that the kernels call."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def status() -> dict[str, Kernel]:
 
 
 def active_for(device_type: str) -> str:
-    """Name of the implementation that runs on tensors of a device type."""
+    """Return the name of the implementation that runs on tensors of a device type."""
     name = {"cpu": "cpp", "cuda": "cuda"}.get(device_type, "torch")
     return name if _STATUS[name].active else "torch"
 
@@ -56,7 +56,7 @@ def load() -> None:
 
     Raises:
         ValueError: for an unknown value of PRL_KERNELS.
-        RuntimeError: when the kernel asked for by name cannot be used here, with the reason.
+        RuntimeError: when the named kernel cannot be used here, with the reason.
     """
     choice = os.environ.get("PRL_KERNELS", "auto")
     if choice not in CHOICES:
@@ -84,7 +84,7 @@ def load() -> None:
 
 
 def _build_record() -> dict[str, Any]:
-    """Read the record of the installation about each kernel (setup.py)."""
+    """Read the record that the installation (setup.py) wrote about each kernel."""
     path = FOLDER / "built.json"
     if not path.is_file():
         return {"sources": None, "built": {}, "not_built": {}}
@@ -110,7 +110,7 @@ def _open(name: str) -> str | None:
     try:
         torch.ops.load_library(str(_library(name)))
     except OSError as error:
-        return f"{_library(name).name} does not load: {error.__cause__ or error}"  # torch puts its own words in front
+        return f"{_library(name).name} does not load: {error.__cause__ or error}"  # torch puts its own message in front
     return None
 
 

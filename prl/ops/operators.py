@@ -1,7 +1,7 @@
 """The operators `prl::gae` and `prl::shaped_gae`: schema, checks, shapes without data, and the default implementation.
 
 A compiled implementation for a device takes precedence over the default one where it is loaded (prl/ops/kernels.py).
-The results are constants: there is no gradient, and none flows.
+The results are constants: no gradient flows.
 """
 
 from typing import cast, get_args
@@ -23,7 +23,7 @@ FLOATS = (torch.float32, torch.bfloat16)
 LIBRARY = torch.library.Library("prl", "DEF")
 for _name, _schema in SCHEMAS.items():
     LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
-    # Below autograd nothing records, so the outputs are constants whatever the inputs require.
+    # Registered below autograd, so the outputs are constants whatever the inputs require.
     LIBRARY.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 
 

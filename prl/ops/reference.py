@@ -12,7 +12,7 @@ from prl.masking import moments
 
 @dataclass(frozen=True)
 class Decays:
-    """Discount and trace decays of one problem. `row_lambda` [B] stands in for `gae_lambda` where it is given."""
+    """Discount and trace decays of one problem. `row_lambda` [B] replaces `gae_lambda` where given."""
 
     gamma: float
     gae_lambda: float
@@ -24,7 +24,7 @@ class Decays:
         return self.gamma * (self.gae_lambda if self.row_lambda is None else self.row_lambda.float())
 
     def critic(self) -> float | Tensor:
-        """Return gamma * lambda of the returns: the actor's where the critic has none of its own."""
+        """Return gamma * lambda of the returns: the actor's unless the critic has its own."""
         return self.actor() if self.critic_lambda is None else self.gamma * self.critic_lambda
 
 

@@ -24,7 +24,7 @@ class GoldReport:
 
     gold: Interval
     win_rate: Interval
-    """Against the anchor by gold quality, ties one half."""
+    """Win rate against the anchor by gold quality, ties one half."""
     kl: float
     """Mean over responses of log policy - log reference, nats; 0 without a reference."""
     responses: list[tuple[str, str, str]]
@@ -33,7 +33,7 @@ class GoldReport:
 
 @torch.no_grad()
 def evaluate(model: Path, prompts: Path, sampling: Sampling, *, reference: Path | None = None) -> GoldReport:
-    """Sample one response to every prompt of a file, with the same draws every time, and compare with the truth."""
+    """Sample one response to every prompt of a file with fixed draws, and compare with the truth."""
     source = ModelSource(path=str(model))
     tokenizer, policy = load_tokenizer(source), load_causal_lm(source).eval()
     encoder = PromptEncoder(tokenizer, max_length=64)

@@ -9,7 +9,7 @@ from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
-# All of printable ASCII rather than the world's few letters, so that a judge's instruction can be plain English.
+# All of printable ASCII, not only the world's letters, so that a judge's instruction can be plain English.
 ALPHABET = "\n " + string.digits + string.ascii_letters + string.punctuation
 
 # A user turn ends in a newline, which is therefore the generation prompt; an assistant turn ends in <eos>.

@@ -87,7 +87,7 @@ def _double(argument: str) -> str:
 
 
 def _agreement(first: str, second: str) -> float:
-    """Share of equal positions, over the longer of the two."""
+    """Compute the share of equal positions, over the longer of the two."""
     longer = max(len(first), len(second))
     return sum(a == b for a, b in zip(first, second, strict=False)) / longer if longer else 1.0
 
@@ -187,7 +187,7 @@ def _swap(rng: Random, text: str) -> str:
 
 def _drop(rng: Random, text: str) -> str:
     at = rng.randrange(len(text))
-    return text[:at] + text[at + 1 :] or text  # never empty: an empty response is no response
+    return text[:at] + text[at + 1 :] or text  # an empty response is no response
 
 
 def _repeat(rng: Random, text: str) -> str:

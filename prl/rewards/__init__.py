@@ -1,4 +1,4 @@
-"""Rewards of responses. `base.py` has the socket, other files one source each; judges are in `prl.judge`."""
+"""Rewards of responses. `base.py` has the socket, other files its classes; judges are in `prl.judge`."""
 
 from prl.rewards.base import RewardSource
 from prl.rewards.rule import RuleReward

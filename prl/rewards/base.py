@@ -1,4 +1,4 @@
-"""Where rewards come from: the one thing that the loop asks of judges, rules and mixtures of them."""
+"""Socket of reward sources: judges, rules, and weighted sums of sources."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -9,63 +9,64 @@ from torch import Tensor, nn
 
 from prl.config import ModelSource
 from prl.models.loading import freeze
-from prl.types import Conversation, Rollout, Scores, Verdict
+from prl.types import Conversation, Rollout, Scores
+from prl.verdict import Verdict
 
 Compare = Callable[[list[Conversation], list[str], list[str]], Verdict]
-"""Prompts, responses a and responses b, as many of each, to their verdicts."""
+"""(prompts, responses a, responses b), N of each -> N verdicts."""
 
 
 class RewardSource(nn.Module, ABC):
-    """Rewards responses. Boundary: text in, numbers out.
+    """Rewards responses: text in, numbers out.
 
-    Building one is cheap; `load` reads the weights, so a configuration can name one without paying for it.
+    Constructing a source is cheap; `load` reads the weights. The arguments of the constructor are the settings.
     """
 
     folder: str | None = None
-    """Where it was read from; None for one that has no files, such as a rule."""
+    """Folder of the model; None for a source without files, such as a rule."""
     dtype: str | None = None
-    """The type in which its model works; None for one that has none, such as a rule."""
+    """Type in which the model works; None for a source without a model, such as a rule."""
     needs_anchors = True
     """Whether a response without an anchor has no reward."""
 
     def load(self) -> None:
-        """Read what it needs; safe to call twice."""
+        """Load weights and tokenizer; safe to call twice."""
 
     def model_source(self) -> ModelSource | None:
-        """Where its model comes from, for an estimate of its memory; None for one without, or on the policy's trunk."""
+        """Return the source of the model, for memory estimates; None without a model or on the policy's base model."""
         return None
 
     def attach_policy(self, policy: Any, policy_path: str | None) -> None:
-        """See the policy before `load`, for a source that can use its weights; nothing by default."""
+        """Offer the policy before `load` to a source that can share its weights; does nothing by default."""
 
     def leaves(self) -> "Iterator[RewardSource]":
-        """Itself, or what it is mixed from."""
+        """Yield the source itself, or the sources of a weighted sum."""
         yield self
 
     @abstractmethod
     def score(self, rollout: Rollout) -> Scores:
-        """Reward each response; NaN, never a stand-in, where the reward could not be had.
+        """Reward each response; NaN, never a substitute, where the reward failed.
 
         Args:
-            rollout: B responses with their prompts and anchors; `texts` are without thoughts, unless the run says that
-                judges read those too.
+            rollout: B responses with their prompts and anchors; `texts` are without thoughts, unless the run has
+                `judge_thoughts` set.
         """
 
     def failure(self) -> str | None:
-        """Why the last reward that is missing is missing; None when none was."""
+        """Return the reason of the last failed reward; None when none failed."""
         return None
 
     def truncated_fraction(self) -> float:
-        """Share of the texts read so far that had to be cut to fit; 0 for one that reads everything."""
+        """Return the share of texts so far that were truncated to fit; 0 for a source that never truncates."""
         return 0.0
 
     def cached_token_fraction(self) -> float:
-        """Share of the tokens read so far that were not computed again; 0 for one that reads everything anew."""
+        """Return the share of tokens so far that came from a cache; 0 for a source without a cache."""
         return 0.0
 
 
 def load_frozen(source: RewardSource, policy: nn.Module, policy_path: str | None) -> None:
-    """Load a source for a run of PPO, and freeze it, whoever wrote it: it is the reward, not a part that learns."""
+    """Load a source for a run of PPO and freeze its weights, of classes of users too."""
     for each in source.leaves():
         each.attach_policy(policy, policy_path)
     source.load()
@@ -73,11 +74,11 @@ def load_frozen(source: RewardSource, policy: nn.Module, policy_path: str | None
 
 
 def scores_from_values(rollout: Rollout, values_of: Callable[[list[int], list[str]], Tensor]) -> Scores:
-    """Rewards from a number per text; where every row has anchors, their numbers tell who won.
+    """Make scores from a number per text; where every row has anchors, comparisons of numbers give verdicts.
 
     Args:
         rollout: B responses.
-        values_of: rows of the rollout and as many texts about them, to a number for each text.
+        values_of: (rows of the rollout, one text for each) -> one number for each text.
     """
     anchors_of = rollout.batch.anchors
     values = values_of(list(range(len(rollout))), [text.strip() for text in rollout.texts])
@@ -89,9 +90,9 @@ def scores_from_values(rollout: Rollout, values_of: Callable[[list[int], list[st
 
 
 def against_anchors(compare: Compare, rollout: Rollout) -> tuple[Verdict, Tensor]:
-    """Compare each response with each of its anchors: N verdicts, and [N] the response that each is about.
+    """Compare each response with each of its anchors: N verdicts, and [N] the row of the response of each.
 
-    Responses are stripped, as the data layer strips those that judges learn from.
+    Responses are stripped, as in the data that judges learn from.
     """
     prompts, texts = rollout.batch.prompts, rollout.texts
     row_of = [row for row, anchors in enumerate(rollout.batch.anchors) for _ in anchors]

@@ -1,5 +1,6 @@
-"""The folder of a reward model or judge: which files stand beside its weights, and reading them."""
+"""Files beside the weights in the folder of a reward model or judge."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ PASSPORT_FILE = "rm_passport.json"
 
 
 def judge_kind(folder: str | Path) -> str | None:
-    """Kind of the judge in a folder; None where there is none."""
+    """Return the kind of the judge in a folder; None where there is none."""
     return read_judge_file(folder)["kind"] if (Path(folder) / JUDGE_FILE).is_file() else None
 
 
 def judge_folder(path: str | Path) -> str:
-    """The local folder of a judge: `path` itself, or what the hub holds under this id.
+    """Find the local folder of a judge: `path` itself, or the snapshot of a hub id.
 
-    The hub is asked once per process and kept in Hugging Face's cache; HF_HUB_OFFLINE=1 reads the cache alone.
+    The hub is asked once per process, and files stay in Hugging Face's cache; HF_HUB_OFFLINE=1 reads the cache alone.
 
     Raises:
         ValueError: when the hub has no such judge, or cannot be reached and the cache has none.
@@ -44,7 +45,7 @@ def _download(hub_id: str) -> str:
 
 
 def read_judge_file(folder: str | Path) -> dict[str, Any]:
-    """The judge's own settings beside its weights.
+    """Read the judge's settings beside its weights.
 
     Raises:
         ValueError: when the folder or the file is missing, or the file is damaged.
@@ -73,8 +74,13 @@ def read_judge_file(folder: str | Path) -> dict[str, Any]:
     )
 
 
+def head_weights_of(settings: Mapping[str, Any]) -> tuple[float, ...]:
+    """Weight of each head of a scalar reward model in its reward; one head that is the reward unless its file says."""
+    return tuple(settings.get("head_weights", (1.0,)))
+
+
 def discard_passport(folder: str | Path) -> None:
-    """Take away the passport of the weights that are about to be replaced, and its figures from the card.
+    """Delete the passport of weights that are about to be replaced, and its figures in the model card.
 
     Raises:
         ValueError: when the folder is a file.

@@ -1,4 +1,4 @@
-"""What must be in the files beside a judge's weights for them to be used."""
+"""Checks of the files beside a judge's weights."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -8,13 +8,13 @@ FORMAT = 1
 """Version of the passport's layout."""
 _TEMPLATE = {"text": str, "verdicts": list, "chat": bool, "answer_prefix": str}
 _GROUPS = ("sources", "canaries")
-"""Fields of a report that hold figures of several things by their names."""
+"""Fields of a report that hold several figures by name."""
 _MOST = 1 << 40
-"""Of a count; anything larger is damage, and would not fit a float or a tensor."""
+"""Largest count; anything larger is damage, and would not fit a float or a tensor."""
 
 
 def judge_fault(settings: Mapping[str, Any]) -> str | None:
-    """What is wrong with the contents of a prl_judge.json; None for a whole one, or one of an unknown kind."""
+    """Describe what is wrong with the contents of a prl_judge.json; None when valid, or of an unknown kind."""
     kind = settings.get("kind")
     if kind is not None and not isinstance(kind, str):
         return f"kind is {_shown(kind)}; expected a name"
@@ -25,7 +25,14 @@ def judge_fault(settings: Mapping[str, Any]) -> str | None:
     temperature = settings.get("temperature", 1.0)
     if not is_number(temperature) or temperature <= 0:
         return f"temperature is {_shown(temperature)}; expected a number above 0"
-    return _generative_fault(settings) if kind == "generative" else None
+    return _generative_fault(settings) if kind == "generative" else _scalar_fault(settings)
+
+
+def _scalar_fault(settings: Mapping[str, Any]) -> str | None:
+    weights = settings.get("head_weights", [1.0])
+    if not isinstance(weights, list) or not weights or not all(map(is_number, weights)):
+        return f"head_weights is {_shown(weights)}; expected a number for each head"
+    return None
 
 
 def _generative_fault(settings: Mapping[str, Any]) -> str | None:
@@ -47,7 +54,7 @@ def _generative_fault(settings: Mapping[str, Any]) -> str | None:
 
 
 def passport_fault(passport: Mapping[str, Any]) -> str | None:
-    """What is wrong with the contents of an rm_passport.json; None for a whole one."""
+    """Describe what is wrong with the contents of an rm_passport.json; None when valid."""
     if type(passport.get("format")) is not int or passport["format"] != FORMAT:
         return f"format is {_shown(passport.get('format'))}"
     for name in ("judge", "data", "report"):
@@ -64,7 +71,7 @@ def passport_fault(passport: Mapping[str, Any]) -> str | None:
 
 
 def _odd_figures(report: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Everything in a report that is neither a finite number, null, a measured mean, nor a group of these."""
+    """List the entries of a report that are no finite number, null, measured mean, or group of these."""
     for name, found in report.items():
         here = f"{where}.{name}"
         if not isinstance(found, Mapping):
@@ -78,12 +85,12 @@ def _odd_figures(report: Mapping[str, Any], where: str) -> Iterator[str]:
 
 
 def is_count(found: Any) -> bool:
-    """Whether a value is a number of things."""
+    """Return whether a value is a count."""
     return type(found) is int and 0 <= found < _MOST
 
 
 def is_number(found: Any) -> bool:
-    """Whether a value is a number that can be compared with another one."""
+    """Return whether a value is a number that can be compared."""
     if type(found) is int:
         return abs(found) < _MOST
     return type(found) is float and math.isfinite(found)

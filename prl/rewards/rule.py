@@ -1,4 +1,4 @@
-"""Rewards by a rule: a function of the prompt, the response and the row it came from, such as a verifier."""
+"""Rewards by a rule: a function of prompt, response and the row's columns, such as a verifier."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,19 +9,19 @@ from prl.rewards.base import RewardSource, scores_from_values
 from prl.types import Conversation, Rollout, Scores
 
 Rule = Callable[[Conversation, str, dict[str, Any]], float | None]
-"""Prompt, response and the row's other columns to a number; None where the rule cannot tell."""
+"""(prompt, response, the row's other columns) -> a number; None where the rule cannot decide."""
 
 
 def exact_match(prompt: Conversation, response: str, row: dict[str, Any]) -> float | None:
-    """1 when the response is the text of the column `answer`, 0 when it is not; None for a row without one."""
+    """Return 1 when the response is the text of the column `answer`, else 0; None for a row without the column."""
     return None if row.get("answer") is None else float(response.strip() == str(row["answer"]).strip())
 
 
 class RuleReward(RewardSource):
-    """What a rule says of each response, whatever its anchors.
+    """Reward each response by a rule, whatever its anchors.
 
-    A response on which the rule returns None, NaN or raises has no reward: it is left out of the update and counted.
-    Where a row has anchors, the rule's numbers for them tell who won.
+    A response has no reward where the rule raises, or returns None or NaN: it is left out of the update and counted.
+    Where every row has anchors, the rule's numbers for them decide the comparisons.
 
     Args:
         rule: function, in YAML by its import path: `mypackage.checks.runs_tests`.
@@ -36,14 +36,14 @@ class RuleReward(RewardSource):
         self._failure: str | None = None
 
     def failure(self) -> str | None:
-        """What the rule raised last, or returned instead of a number."""
+        """Return the last error of the rule, or what it returned instead of a number."""
         return self._failure
 
     def _value(self, prompt: Conversation, response: str, row: dict[str, Any]) -> float:
         name = getattr(self.rule, "__name__", type(self.rule).__name__)
         try:
             value = self.rule(prompt, response, row)
-        except Exception as error:  # a rule is the user's code: one bad response must not end the run
+        except Exception as error:  # a rule is user code: one bad response must not end the run
             self._failure = f"{name} raised {type(error).__name__}: {error}"
             return float("nan")
         if value is None or value != value:
@@ -52,7 +52,7 @@ class RuleReward(RewardSource):
         return float(value) * self.scale
 
     def score(self, rollout: Rollout) -> Scores:
-        """The rule's number for each response."""
+        """Reward each response by the rule's number."""
         batch = rollout.batch
         extras = batch.extras or [{}] * len(batch)
 

@@ -1,6 +1,7 @@
-"""The scalar reward of a Bradley-Terry model as it is, without an anchor: the reward of scalar PPO, the baseline."""
+"""Scalar reward of a Bradley-Terry model, without an anchor: the reward of scalar PPO, the baseline."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,23 +14,28 @@ from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_scalar_classifier, load_tokenizer
 from prl.models.policy import float32_outputs, in_own_type, model_inputs
 from prl.rewards.base import RewardSource, scores_from_values
-from prl.rewards.folder import JUDGE_FILE, judge_folder, read_judge_file
+from prl.rewards.folder import JUDGE_FILE, head_weights_of, judge_folder, read_judge_file
 from prl.types import Conversation, Rollout, Scores
 
 
-def scalar_rewards(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """r(x, y) of each row: [N, S] -> [N] float32.
+def head_rewards(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Compute the numbers of H heads for each row: [N, S] -> [N, H] float32.
 
-    Read where transformers' own class reads it, at the last token that is not the padding id. Where padding and end of
-    sequence share an id, that is the token before the end.
+    The reward is read at the last token that is not the padding id, as by transformers' own class. Where padding and
+    end of sequence share an id, that is the token before the end.
     """
-    return model(**model_inputs(input_ids, attention_mask)).logits[:, 0].float()
+    return model(**model_inputs(input_ids, attention_mask)).logits.float()
+
+
+def weighted_reward(rewards: Tensor, head_weights: Sequence[float] = (1.0,)) -> Tensor:
+    """Add up what the heads say, each with its weight, as r(x, y): [N, H] -> [N]."""
+    return (rewards * rewards.new_tensor(head_weights)).sum(-1)
 
 
 class ScalarReward(RewardSource):
-    """r(x, y) of a Bradley-Terry model. Its verdict on the anchors, where there are any, only tells the win rate.
+    """Reward r(x, y) of a Bradley-Terry model. Anchors, where rows have any, serve the logged win rate only.
 
-    `BradleyTerryJudge` instead rewards what the model says of the response *and* its anchor.
+    `BradleyTerryJudge` instead rewards a response by its comparison with the anchor.
 
     Args:
         path: folder written by training or `save_pretrained`, or the id of one on the hub.
@@ -43,15 +49,16 @@ class ScalarReward(RewardSource):
         super().__init__()
         self.path, self.dtype, self.batch_size = path, dtype, batch_size
         self.folder = path
+        self.head_weights: tuple[float, ...] = (1.0,)
         self.model: Any = None
         self.encoder: ConversationEncoder | None = None
 
     def model_source(self) -> ModelSource | None:
-        """The model's folder."""
+        """Return the source of the model: its folder."""
         return ModelSource(path=judge_folder(self.path), dtype=self.dtype)  # type: ignore[arg-type]
 
     def load(self) -> None:
-        """Read weights and tokenizer; safe to call twice."""
+        """Load weights and tokenizer; safe to call twice."""
         if self.model is not None:
             return
         self.folder = judge_folder(self.path)
@@ -62,20 +69,21 @@ class ScalarReward(RewardSource):
         tokenizer = load_tokenizer(source)
         check_fits(source, tokenizer, settings["max_length"], role="judge", setting=f"max_length in its {JUDGE_FILE}")
         self.encoder = ConversationEncoder(tokenizer, settings["max_length"], "truncate")
-        self.model = freeze(load_scalar_classifier(source, new_head=False))
+        self.head_weights = head_weights_of(settings)
+        self.model = freeze(load_scalar_classifier(source, new_head=False, heads=len(self.head_weights)))
 
     def score(self, rollout: Rollout) -> Scores:
-        """The scalar reward of each response."""
+        """Reward each response by its scalar."""
         prompts = rollout.batch.prompts
         return scores_from_values(rollout, lambda rows, texts: self.rewards([prompts[row] for row in rows], texts))
 
     def truncated_fraction(self) -> float:
-        """Share of the responses read so far that were longer than the model's `max_length`."""
+        """Return the share of responses so far that were longer than the model's `max_length`."""
         return self.encoder.counts.truncated_fraction if self.encoder is not None else 0.0
 
     @torch.no_grad()
     def rewards(self, prompts: list[Conversation], responses: list[str]) -> Tensor:
-        """r(x, y) of each response; one that is there twice is read once: [N] float32."""
+        """Compute r(x, y) of each response, equal ones once: [N] float32."""
         assert self.encoder is not None, "call load() first"
         texts = [(json.dumps(prompt), text) for prompt, text in zip(prompts, responses, strict=True)]
         index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
@@ -88,7 +96,7 @@ class ScalarReward(RewardSource):
         device = next(self.model.parameters()).device
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         rewards = torch.empty(len(rows), device=device)
-        # In its own type, in which it was measured, with the reward itself in float32.
+        # In the type in which the model was measured, with the reward itself in float32.
         with in_own_type(device), float32_outputs(getattr(self.model, "score", None)):
             for start in range(0, len(order), self.batch_size):
                 batch = order[start : start + self.batch_size]
@@ -96,5 +104,6 @@ class ScalarReward(RewardSource):
                     each.to(device)
                     for each in right_pad([rows[i] for i in batch], int(self.encoder.tokenizer.pad_token_id))
                 )
-                rewards[torch.tensor(batch, device=device)] = scalar_rewards(self.model, ids, mask)
+                of_heads = head_rewards(self.model, ids, mask)
+                rewards[torch.tensor(batch, device=device)] = weighted_reward(of_heads, self.head_weights)
         return rewards

@@ -6,22 +6,22 @@ from typing import Any, cast
 from torch import nn
 
 from prl.rewards.base import RewardSource
-from prl.rewards.shaping import RewardShaper, shape
+from prl.rewards.shapers.base import RewardShaper, shape
 from prl.types import Rollout, Scores
 
 
 class WeightedReward(RewardSource):
-    """sum_k weight_k * reward_k; a response for which any source fails has no reward.
+    """Reward sum_k weight_k * reward_k; a response for which any source fails has no reward.
 
-    The verdict, by which win rates are told, is that of the first source that has one.
+    Win rates are computed from the verdict of the first source that has one.
 
     Args:
         sources: the sources by name; `rewards/<name>/mean` in the logs.
-        weights: the weight of each, by the same names.
-        shaping: shapers of single sources by their names, applied before the sum; those of the run are applied to it.
+        weights: the weight of each source, by name.
+        shaping: shapers of single sources by name, applied before the sum; the run's shapers are applied to the sum.
 
     Raises:
-        ValueError: when the names differ, or there is none.
+        ValueError: when the names differ, or there is no source.
     """
 
     def __init__(
@@ -48,22 +48,22 @@ class WeightedReward(RewardSource):
         yield from parts
 
     def load(self) -> None:
-        """Read what each source needs."""
+        """Load each source."""
         for _, source in self._named():
             source.load()
 
     def leaves(self) -> Iterator[RewardSource]:
-        """Every source, those of mixtures inside it too."""
+        """Yield every source, those of nested sums too."""
         for _, source in self._named():
             yield from source.leaves()
 
     def failure(self) -> str | None:
-        """What went wrong last, with the name of its source."""
+        """Return the last failure of each source, with the source's name."""
         told = [f"{name}: {source.failure()}" for name, source in self._named() if source.failure()]
         return "; ".join(told) or None
 
     def score(self, rollout: Rollout) -> Scores:
-        """The weighted sum, and each part of it."""
+        """Reward each response by the weighted sum, and keep each part of it."""
         scores = {
             name: shape(source.score(rollout), rollout, self.shaping.get(name, ())) for name, source in self._named()
         }
@@ -76,9 +76,9 @@ class WeightedReward(RewardSource):
         return Scores(cast(Any, total), verdict, index, {**parts, **nested})
 
     def truncated_fraction(self) -> float:
-        """The largest share that any source had to cut."""
+        """Return the largest truncated share of any source."""
         return max(source.truncated_fraction() for _, source in self._named())
 
     def cached_token_fraction(self) -> float:
-        """The largest share that any source did not compute again."""
+        """Return the largest cached share of any source."""
         return max(source.cached_token_fraction() for _, source in self._named())

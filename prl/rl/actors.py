@@ -1,4 +1,4 @@
-"""Policy, critic and reference at work: who samples, and what each says of a rollout."""
+"""Policy, critic and reference: sampling, log-probabilities and values of a rollout."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,23 +19,24 @@ from prl.rl.judging import Judging
 from prl.rl.sharding import Gather, Sharding
 from prl.rollouts.base import Sampler
 from prl.rollouts.generate import end_token_ids, generate
-from prl.types import Conversation, PromptBatch, Rollout, Verdict
+from prl.types import Conversation, PromptBatch, Rollout
+from prl.verdict import Verdict
 
 
 class Actors:
-    """The models of a run, and what they are asked. The networks belong to the LightningModule, which trains them.
+    """The models of a run behind one interface. The networks belong to the LightningModule, which trains them.
 
     Args:
-        policy: causal language model that learns.
+        policy: causal language model in training.
         critic: a `Critic`, an `AdapterCritic` or a `ValueHead` on the policy's hidden states; None for none.
         reference: frozen causal language model; None for the policy with its adapters off.
-        tokenizer: of all three.
+        tokenizer: tokenizer of all three.
         sampling: length limit and temperature.
         judging: gives second opinions on new anchors.
-        offload: keeps the reference off the device while it has nothing to do.
-        sharding: how weights lie over processes.
+        offload: keeps the reference off the device while it is idle.
+        sharding: how weights are sharded over processes.
         sampler: samples the policy's responses.
-        gather: when weights in shards are put together for a rollout.
+        gather: when sharded weights are gathered for a rollout.
         with_entropy: have `evaluate` compute the entropy as well.
     """
 
@@ -67,7 +68,7 @@ class Actors:
 
         Args:
             batch: B prompts.
-            version: changes with each update; a sampler with weights of its own gets those of each version once.
+            version: changes with each update; a sampler with a copy of the weights gets each version once.
         """
         self.version = version
         return self.sampler.sample(batch, self)
@@ -77,7 +78,7 @@ class Actors:
         return self._sample(self.policy, batch)
 
     def publish(self, receive: Callable[[Callable[[Path], None]], None]) -> None:
-        """Hand the whole policy to `receive` on the first process; the others wait until it is done."""
+        """Pass the full policy to `receive` on the first process; the others wait until it returns."""
         state = self.sharding.full_state_dict(self.policy)
         if rank() == 0:
             receive(lambda folder: save_model(self.policy, self.tokenizer, folder, state=state))
@@ -90,12 +91,12 @@ class Actors:
         return [text.strip() for text in rollout.texts]
 
     def weights(self) -> Weights:
-        """Copy what training has made of the policy so far."""
+        """Copy the policy's current trained weights."""
         self.sharding.reshard(self.policy)
         return {name: self.sharding.full_copy(parameter) for name, parameter in own_parameters(self.policy)}
 
     def sample_with_weights(self, weights: Weights, batch: PromptBatch) -> list[str]:
-        """Sample one response to each prompt, of the policy as it was with these weights."""
+        """Sample one response to each prompt from the policy with the given weights."""
         with self._replaced(weights):
             rollout = self._sample(self.policy, batch)
         return [text.strip() for text in rollout.texts]
@@ -127,14 +128,14 @@ class Actors:
     # ---- scoring
 
     def score(self, rollout: Rollout, groups: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Log-probabilities under policy and reference, and values, group by group: [B, T] each.
+        """Compute log-probabilities under policy and reference, and values, group by group: [B, T] each.
 
         Values are None without a critic.
         """
         shape, device = rollout.response_ids.shape, rollout.response_ids.device
         policy, reference, values = (torch.zeros(shape, device=device) for _ in range(3))
         parts = [(rows, rollout.select(rows)) for rows in groups]
-        if self.sharding.cuts_weights:  # every pass takes all processes; the last validation batch may be uneven
+        if self.sharding.cuts_weights:  # every pass needs all processes; the last validation batch may be uneven
             most = int(global_max(torch.tensor(len(parts), device=device)))
             parts += parts[-1:] * (most - len(parts))
         for rows, part in parts:
@@ -150,26 +151,26 @@ class Actors:
         return policy, reference, None if self.critic is None else values
 
     def evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Log-probabilities, values and (when asked for) entropy of every response token: [B, T] each.
+        """Compute log-probabilities, values and (`with_entropy`) the entropy of every response token: [B, T] each.
 
-        Scoring and updating call this with the same tensors, so unchanged weights give a ratio of exactly one.
+        Scoring and update call this with the same tensors, so unchanged weights give a ratio of exactly one.
         """
         return actor_critic.evaluate(
             self.policy, self.critic, rollout, temperature=self.sampling.temperature, with_entropy=self.with_entropy
         )
 
     def values(self, rollout: Rollout) -> Tensor:
-        """Compute [B, T] values for a step in which the policy stays as it is."""
+        """Compute [B, T] values for a step that does not train the policy."""
         return actor_critic.evaluate_critic(self.policy, self.critic, rollout)
 
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
-        """Compute [B, T] log-probabilities under the frozen start point."""
+        """Compute [B, T] log-probabilities under the frozen reference."""
         with self._reference() as model:
             return actor_critic.evaluate_frozen(model, rollout, temperature=self.sampling.temperature)
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:
-        """The reference, ready to work: a model of its own, or the policy with its adapters off."""
+        """Yield the reference on its device: a model of its own, or the policy with its adapters off."""
         if self.reference is None:
             with without_adapters(self.policy):
                 yield self.policy
@@ -183,13 +184,13 @@ def check_sampler(sampler: Sampler, policy: Any, sharding: Sharding, start: str 
 
     Args:
         sampler: the sampler.
-        policy: as it was read.
-        sharding: how its weights lie over processes.
+        policy: the loaded policy.
+        sharding: how its weights are sharded over processes.
         start: the policy's start folder, or a hub id.
-        read: paths of the other models that the run reads, some of them None.
+        read: paths of the other models of the run, or None.
 
     Raises:
-        ValueError: as `Sampler.check`, and for adapters on weights in shards that a sampler would take.
+        ValueError: as `Sampler.check`, and for adapters on sharded weights where the sampler takes weights.
     """
     if sampler.takes_weights and sharding.cuts_weights and is_adapted(policy):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Turns what models said about a rollout into the constants that an update learns from."""
+"""Build the constants that an update learns from, from a rollout, its rewards and log-probabilities."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 from prl.advantages.base import AdvantageEstimator, TokenRewards
 from prl.config import KLPenalty
-from prl.rollouts.base import RolloutFilter
+from prl.rollouts.filters.base import RolloutFilter
 from prl.types import Experience, Rollout, Scores
 
 
 def filter_weights(rollout: Rollout, scores: Scores, filters: Sequence[RolloutFilter]) -> Tensor:
-    """Multiply what filters say of B responses: [B]; 1 without filters.
+    """Multiply the weights that filters give B responses: [B]; 1 without filters.
 
     Raises:
-        ValueError: for weights of another shape, or that are negative or not finite.
+        ValueError: for weights of another shape, negative weights, or weights that are not finite.
     """
     weights = torch.ones(len(rollout), device=rollout.response_ids.device)
     for each in filters:
@@ -45,15 +45,15 @@ def build_experience(
 
     Args:
         rollout: B responses; one that does not count has an empty mask.
-        scores: their rewards, shaped.
-        weights: [B] how much each response counts.
-        old_logprobs: [B, T] under the policy that sampled.
-        ref_logprobs: [B, T] under the reference.
-        values: [B, T] of the critic; None without one.
+        scores: rewards of the responses, after shaping.
+        weights: [B] weight of each response.
+        old_logprobs: [B, T] log-probabilities under the policy that sampled.
+        ref_logprobs: [B, T] log-probabilities under the reference.
+        values: [B, T] values of the critic; None without a critic.
         microbatches: groups of rows that scoring used.
-        estimator: of the advantages.
+        estimator: the advantage estimator.
         kl: settings of the KL.
-        kl_coef: its weight now.
+        kl_coef: current weight of the KL.
     """
     rewards = scores.rewards.nan_to_num(0.0, torch.inf, -torch.inf).float()
     signal = TokenRewards(

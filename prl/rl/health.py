@@ -1,4 +1,4 @@
-"""What can go wrong in PPO, each finding one sentence with its cause and its cure, and a count of how often."""
+"""Findings of PPO runs that go wrong: one sentence each with cause and fix, and counts."""
 
 import math
 from collections import Counter
@@ -12,7 +12,7 @@ from prl.config import Health
 from prl.distributed import global_sum
 
 SATURATED = (0.1, 0.9)
-"""Win probabilities outside are nearly flat: the reward hardly says which response is better."""
+"""Outside these win probabilities the sigmoid is nearly flat: the reward hardly tells responses apart."""
 
 NOT_FINITE = {
     "margins": "the judge gave log-odds that are not finite. Its numbers overflow: load it in float32 or bfloat16 "
@@ -31,7 +31,7 @@ NOT_FINITE = {
     "within one iteration: lower optimization.learning_rate, update.epochs or update.max_grad_norm, or set "
     "update.stop_kl",
 }
-"""Kind -> cause and cure of a number that is not finite; the first kind in this order is the cause of the others."""
+"""Kind -> cause and fix of a number that is not finite; the first kind in this order causes the others."""
 
 
 TRAINING_NOT_FINITE = (
@@ -39,39 +39,39 @@ TRAINING_NOT_FINITE = (
     "trainer.gradient_clip_val. In the first batches it is weights or activations that overflow: use bf16-mixed or "
     "32-true precision"
 )
-"""Cause and cure for stages that learn from data."""
+"""Cause and fix for training modules that learn from data."""
 WEIGHTS_NOT_FINITE = "trained weights are not finite. The last steps were too large: lower optimization.learning_rate"
 
 
 class HealthError(ValueError):
-    """Numbers that are not finite, so that the run cannot go on."""
+    """Raised for numbers that are not finite, when the run cannot go on."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong but can be trained on."""
+    """A problem that does not stop training."""
 
     kind: str
-    """Its count is logged as health/<kind>."""
+    """Kind of the finding, counted as health/<kind>."""
     sentence: str
 
 
 def not_finite(tensors: dict[str, Tensor]) -> dict[str, int]:
-    """How many numbers of each tensor are NaN or infinite, over all ranks; tensors without any are left out."""
+    """Count the NaN and infinite numbers of each tensor over all ranks; tensors without any are left out."""
     counts = global_sum(torch.stack([(~tensor.isfinite()).sum() for tensor in tensors.values()]))
     return {name: int(count) for name, count in zip(tensors, counts.tolist(), strict=True) if count}
 
 
 KINDS = ("exploding_ratio", "equal_rewards", "empty_responses", "collapsed_entropy", "negative_kl", "saturated")
-"""Findings that are counted and told."""
+"""Findings that are counted and logged as warnings."""
 
 
 def findings(numbers: dict[str, float], limits: Health, first_entropy: float) -> list[Finding]:
-    """What the logged numbers of an iteration show to be wrong.
+    """Find problems in the logged numbers of an iteration.
 
     Args:
-        numbers: tag -> number, of one iteration (docs/metrics.md); what is not there is not looked at.
-        limits: where a finding begins.
+        numbers: tag -> number of one iteration (docs/metrics.md); missing tags are not checked.
+        limits: limits of the findings.
         first_entropy: entropy per token in the first iteration of the run, nats.
     """
     found = []
@@ -104,7 +104,7 @@ def findings(numbers: dict[str, float], limits: Health, first_entropy: float) ->
             )
         )
     kl, error = numbers.get("kl/k1", 0.0), numbers.get("kl/k1_stderr", math.inf)
-    if kl < -4 * error and kl < -1e-6:  # a KL is never negative; an estimate is by chance, but not by four errors
+    if kl < -4 * error and kl < -1e-6:  # a KL is never negative, and its estimate not by that much
         found.append(
             Finding(
                 "negative_kl",
@@ -130,7 +130,7 @@ EQUAL_REWARDS = (
 
 
 class HealthRecord:
-    """How often each finding came, and how many updates were left out, over the life of a run."""
+    """Counts of findings, and of skipped updates, over a run and its resumes."""
 
     def __init__(self, limits: Health) -> None:
         self.limits = limits
@@ -139,7 +139,7 @@ class HealthRecord:
         self.counts: Counter[str] = Counter()
 
     def watch(self, numbers: dict[str, float]) -> list[Finding]:
-        """Count what an iteration's numbers show, and return what is to be told now."""
+        """Count the findings of an iteration, and return those to log now."""
         if self.first_entropy is None:
             self.first_entropy = numbers.get("policy/entropy_sampled")
         told = []
@@ -150,17 +150,17 @@ class HealthRecord:
         return told
 
     def numbers(self) -> dict[str, float]:
-        """Counts under their tags."""
+        """Return the counts by tag."""
         return {
             "health/skipped_steps": float(self.skipped),
             **{f"health/{kind}": float(self.counts[kind]) for kind in KINDS},
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers to save."""
+        """Return the counts to save."""
         return {"skipped": self.skipped, "first_entropy": self.first_entropy, "counts": dict(self.counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from saved numbers."""
+        """Continue from saved counts."""
         self.skipped, self.first_entropy = state["skipped"], state["first_entropy"]
         self.counts = Counter(state["counts"])

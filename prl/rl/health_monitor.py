@@ -1,4 +1,4 @@
-"""Keeps numbers that are not finite out of the weights, saves their batch, and tells what else is wrong."""
+"""Keep numbers that are not finite out of the weights, save their batch, and warn of other findings."""
 
 import logging
 import math
@@ -19,26 +19,26 @@ log = logging.getLogger(__name__)
 
 
 class HealthMonitor:
-    """Looks at every iteration; what it decides, all ranks decide alike, since it only reads numbers agreed on.
+    """Checks every iteration. All ranks decide alike, because decisions depend on reduced numbers only.
 
     Args:
-        limits: when to warn, and when to stop.
+        limits: limits of warnings and of skipped updates.
     """
 
     def __init__(self, limits: Health) -> None:
         self.record = HealthRecord(limits)
         self.folder: Path | None = None
-        """Where batches are saved; None keeps none, as in a dry run."""
+        """Folder of saved batches; None saves none, as in a dry run."""
         self._current: dict[str, Any] = {}
         self._iteration = 0
 
     def is_sound(self, iteration: int, rollout: Rollout, scores: Scores, experience: Experience) -> bool:
-        """Whether an update may learn from this; if not, the batch is saved and counted.
+        """Return whether an update may learn from the experience; if not, save and count the batch.
 
-        A NaN of the judge is a judgement that failed, which is left out of the experience already.
+        A NaN of the judge is a failed judgement, which the experience leaves out already.
 
         Raises:
-            HealthError: when too many updates were left out.
+            HealthError: when too many updates were skipped.
         """
         estimated = [each for each in (experience.advantages, experience.returns) if each is not None]
         tensors = {
@@ -62,13 +62,13 @@ class HealthMonitor:
         return not found
 
     def allows_step(self, stats: dict[str, float]) -> bool:
-        """Whether the gradients may reach the weights; if not, the batch is saved and the step counted.
+        """Return whether the optimizer may take a step; if not, save the batch and count the step.
 
         Args:
-            stats: what all ranks agreed on about a minibatch: losses, ratios, the norm of the gradients.
+            stats: statistics of a minibatch, reduced over ranks: losses, ratios, the gradient norm.
 
         Raises:
-            HealthError: when too many updates were left out.
+            HealthError: when too many updates were skipped.
         """
         found = {name: value for name, value in stats.items() if not math.isfinite(value)}
         if found:
@@ -76,7 +76,7 @@ class HealthMonitor:
         return not found
 
     def _leave_out(self, kind: str, found: dict[str, Any]) -> None:
-        """Save, count and tell; stop the run at the limit."""
+        """Save the batch, count it and warn; end the run at the limit."""
         self.record.skipped += 1
         limit = self.record.limits.max_skipped
         values = ", ".join(f"{name} ({value})" for name, value in found.items())
@@ -92,7 +92,7 @@ class HealthMonitor:
             log.warning("%s. The update is left out; %d more, and the run stops", sentence, limit - self.record.skipped)
 
     def watch(self, numbers: dict[str, float]) -> dict[str, float]:
-        """Tell what the numbers of an iteration show, and return the counts to log beside them."""
+        """Warn of the findings of an iteration, and return the counts to log."""
         for finding in self.record.watch(numbers):
             if rank() == 0:
                 times = self.record.counts[finding.kind]
@@ -101,7 +101,7 @@ class HealthMonitor:
 
 
 def save_batch(folder: Path | None, number: int, content: Mapping[str, Any]) -> str:
-    """Keep what batch `number` (from 1) was made of, each rank its own rows; returns where, in words."""
+    """Save batch `number` (from 1), each rank its own rows; return the place as text."""
     if folder is None:
         return "not kept"
     suffix = f".rank{rank()}" if world_size() > 1 else ""
@@ -112,7 +112,7 @@ def save_batch(folder: Path | None, number: int, content: Mapping[str, Any]) -> 
 
 
 def _margins(scores: Scores) -> Tensor:
-    """Of the comparisons that did not fail: [2, N], or nothing."""
+    """Return the margins of comparisons that did not fail: [2, N], or an empty tensor."""
     if scores.verdict is None:
         return scores.rewards.new_zeros(0)
     known = scores.verdict.select(scores.verdict.judged)

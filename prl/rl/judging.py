@@ -1,4 +1,4 @@
-"""The judges of a run at work: on their device only while they read, and over answers without thoughts."""
+"""Judges of a run: on their device only while they judge, and over answers without thoughts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,19 +15,20 @@ from prl.models.offload import Offload
 from prl.models.policy import in_own_type
 from prl.rewards.base import RewardSource, against_anchors
 from prl.rl.sharding import Sharding
-from prl.types import Conversation, Rollout, Scores, Verdict
+from prl.types import Conversation, Rollout, Scores
+from prl.verdict import Verdict
 
 
 class Judging:
-    """What gives the reward, and a held-out judge that never does.
+    """The reward source, and a held-out judge that never gives rewards.
 
     Args:
         reward: the reward source of the run.
-        heldout: judges validations beside it; None for none.
+        heldout: held-out judge of validations; None for none.
         with_thoughts: have judges and rules read the thoughts in front of an answer too.
-        tokenizer: the policy's; its chat template tells whether a response begins within thoughts.
-        offload: keeps models off their device while they have nothing to do.
-        sharding: how weights lie over processes.
+        tokenizer: the policy's tokenizer; its chat template decides whether a response begins within thoughts.
+        offload: keeps models off their device while they are idle.
+        sharding: how weights are sharded over processes.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Judging:
 
     @contextmanager
     def at_work(self, judge: RewardSource) -> Iterator[None]:
-        """Have a judge on its device and in its own type, until it has finished on all processes."""
+        """Keep a judge on its device and in its own type until all processes have finished judging."""
         device = self._sharding.device
         with self._offload.on_device(judge, device), in_own_type(device):
             yield
@@ -55,7 +56,7 @@ class Judging:
         """Reward each response, against its anchors.
 
         Raises:
-            ValueError: when none could be rewarded, on any rank.
+            ValueError: when no response on any rank got a reward.
         """
         with self.at_work(self.reward):
             scores = self.reward.score(self.answers(rollout)).to(self._sharding.device)
@@ -67,13 +68,13 @@ class Judging:
         return scores
 
     def compare_heldout(self, rollout: Rollout) -> Verdict:
-        """Compare each response with each of its anchors under the held-out judge, which there must be."""
+        """Compare each response with each of its anchors under the held-out judge, which must be set."""
         assert self.heldout is not None
         with self.at_work(self.heldout):
             return against_anchors(self.heldout.compare, self.answers(rollout))[0]
 
     def second_opinion(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
-        """Compare in both orders, under the held-out judge where the run has one, else under the first judge.
+        """Compare in both orders under the held-out judge where the run has one, else under the reward's judge.
 
         Raises:
             ValueError: when the reward does not come from comparisons.
@@ -87,7 +88,7 @@ class Judging:
         raise ValueError("an AnchorBank asks a judge about each new anchor, and this run has rules only; add a judge")
 
     def answers(self, rollout: Rollout) -> Rollout:
-        """Take thoughts out of anchors and responses, unless judges read them (`judge_thoughts`)."""
+        """Remove thoughts from anchors and responses, unless judges read them (`judge_thoughts`)."""
         if self.with_thoughts:
             return rollout
         anchors = [tuple(map(self._anchor_answer, some)) for some in rollout.batch.anchors]
@@ -103,7 +104,7 @@ class Judging:
         return opens_thoughts(self._tokenizer)
 
     def _finish(self, judge: RewardSource) -> None:
-        """Take part until the judge has read everything on all processes; each calls it once it has."""
+        """Join the forward passes of other processes until all have finished judging."""
         for source in judge.leaves():
             model = getattr(source, "model", None)
             if isinstance(model, CollectiveForward):
@@ -112,16 +113,16 @@ class Judging:
 
 
 def shard_judge(judge: RewardSource, sharding: Sharding, precision: Any, *, cut: bool) -> None:
-    """Keep processes in step wherever a judge reads shards.
+    """Keep processes in step where a judge has sharded weights.
 
     Args:
-        judge: ready to judge.
-        sharding: where weights are whole, the judge is left alone.
+        judge: a loaded judge.
+        sharding: how weights are sharded; where none are, the judge does not change.
         precision: `trainer.precision`.
-        cut: put its own models in shards; those on the policy's trunk are.
+        cut: shard the judge's own models; those on the policy's base model are sharded already.
 
     Raises:
-        ValueError: when the strategy would convert a judge to another type than its own.
+        ValueError: when the strategy would convert a judge to another type.
     """
     _check_type(judge, sharding, str(precision), cut=cut and sharding.cuts_weights)
     if not sharding.cuts_weights:
@@ -137,13 +138,13 @@ def shard_judge(judge: RewardSource, sharding: Sharding, precision: Any, *, cut:
 
 
 def _check_type(judge: RewardSource, sharding: Sharding, precision: str, *, cut: bool) -> None:
-    """DeepSpeed converts all weights that it gets, those of a judge in shards and of a shared trunk among them."""
+    """Refuse judges whose weights DeepSpeed would convert: in shards, or on the policy's base. Raises ValueError."""
     if not (sharding.keeps_float32_copies and precision.startswith("bf16")):
         return
     for source in judge.leaves():
         on_base = isinstance(getattr(source, "model", None), AdapterOnBase)
         if (on_base or cut) and source.dtype not in (None, "bfloat16"):
-            where = "on the policy's trunk" if on_base else "in shards"
+            where = "on the policy's base model" if on_base else "in shards"
             way = "share_base_model" if on_base else "resources.shard_judges"
             raise ValueError(
                 f"the judge in {source.folder} is to work in {source.dtype} {where}, which DeepSpeed converts to "

@@ -1,4 +1,4 @@
-"""The coefficient that weighs the KL penalty: fixed, or steered towards a target."""
+"""Coefficient of the KL penalty: fixed, or adapted to a target."""
 
 from typing import Any, Protocol
 
@@ -6,7 +6,7 @@ from prl.config import KLPenalty
 
 
 class KLController(Protocol):
-    """The coefficient of the KL term, with a state that a checkpoint keeps."""
+    """Coefficient of the KL term, with a state for checkpoints."""
 
     coef: float
 
@@ -14,27 +14,27 @@ class KLController(Protocol):
         """Adapt to the measured KL per sequence (nats) of `num_sequences` rollouts."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers to save."""
+        """Return the state to save."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from saved numbers."""
+        """Continue from a saved state."""
 
 
 class FixedKL:
-    """A coefficient that stays what it is."""
+    """Constant coefficient."""
 
     def __init__(self, coef: float) -> None:
         self.coef = coef
 
     def update(self, kl: float, num_sequences: int) -> None:
-        """Nothing to adapt."""
+        """Do nothing."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The coefficient."""
+        """Return the coefficient."""
         return {"coef": self.coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """A fixed coefficient comes from the configuration, so nothing is read."""
+        """Do nothing: a constant coefficient comes from the configuration."""
 
 
 class AdaptiveKL:
@@ -47,19 +47,19 @@ class AdaptiveKL:
         self.coef, self.target, self.horizon = coef, target, horizon
 
     def update(self, kl: float, num_sequences: int) -> None:
-        """One proportional step."""
+        """Take one proportional step."""
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         self.coef *= max(1 + error * num_sequences / self.horizon, 0.1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The adapted coefficient."""
+        """Return the adapted coefficient."""
         return {"coef": self.coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with the adapted coefficient."""
+        """Continue from a saved coefficient."""
         self.coef = float(state["coef"])
 
 
 def kl_controller(kl: KLPenalty) -> KLController:
-    """Choose the controller: a fixed coefficient, or one that steers the KL per sequence to `kl.target` nats."""
+    """Choose the controller: a constant coefficient, or one that adapts to `kl.target` nats per sequence."""
     return FixedKL(kl.coef) if kl.target is None else AdaptiveKL(kl.coef, kl.target, kl.horizon)

@@ -1,4 +1,4 @@
-"""Every number that an iteration of PPO logs; names and formulas are in docs/metrics.md."""
+"""Numbers that an iteration of PPO logs; names and formulas are in docs/metrics.md."""
 
 import torch
 from torch import Tensor
@@ -10,37 +10,32 @@ from prl.masking import masked_mean
 from prl.rewards.base import RewardSource
 from prl.rl.health import SATURATED
 from prl.rl.phase_timer import PhaseTimer
-from prl.types import Experience, Rollout, Scores, Verdict
+from prl.types import Experience, Rollout, Scores
+from prl.verdict import wins
 
 _NAMES = {"value_loss": "value/loss", "value_clip_frac": "value/clip_frac", "policy_loss": "policy/loss"}
 
 
 def mean_over_ranks(values: Tensor) -> float:
-    """Mean of one number per row over the rows of all ranks."""
+    """Compute the mean of one number per row over the rows of all ranks."""
     total = global_sum(values.float().sum())
     count = global_sum(torch.tensor(float(values.numel()), device=values.device))
     return float(total / count.clamp(min=1))
 
 
 def std_over_ranks(values: Tensor) -> float:
-    """Standard deviation (population) of one number per row over the rows of all ranks."""
+    """Compute the standard deviation (population) of one number per row over the rows of all ranks."""
     mean = mean_over_ranks(values)
     return mean_over_ranks((values.float() - mean).square()) ** 0.5
 
 
-def win_score(verdict: Verdict) -> Tensor:
-    """1 where the response wins, 0 where the anchor does, 1/2 for a tie, NaN where judging failed: [N]."""
-    won = (verdict.win_logit.sign() + 1) / 2
-    return won.masked_fill(~verdict.judged, torch.nan)  # the sign of NaN is 0, which would be a tie
-
-
 def sequence_kl(experience: Experience) -> float:
-    """Mean over the responses that count of the summed k1 estimate of KL(policy || reference), nats."""
+    """Average the k1 estimate of KL(policy || reference) per response, in nats, over the responses that count."""
     return mean_over_ranks(_per_response(experience, "k1"))
 
 
 def _per_response(experience: Experience, estimator: KLEstimator) -> Tensor:
-    """An estimate of KL(policy || reference) summed over each response that counts."""
+    """Sum an estimate of KL(policy || reference) over each response that counts."""
     kl = token_kl(experience.old_logprobs, experience.ref_logprobs, estimator)
     return kl.masked_fill(~experience.rollout.response_mask, 0).sum(1)[experience.counted]
 
@@ -56,17 +51,17 @@ def iteration_metrics(
     meter: PhaseTimer,
     iteration: int,
 ) -> dict[str, float]:
-    """Reduce an iteration to numbers over all ranks, which must all call this.
+    """Reduce an iteration to numbers over all ranks; every rank must call it.
 
     Args:
-        scores: what the reward source said.
-        rollout: the responses as sampled, those without a reward included.
-        experience: what the update learnt from.
-        stats: of the update, by their names in the objective; those of anchor sources have a group in front already.
+        scores: scores of the reward source, before shaping.
+        rollout: the sampled responses, those without a reward included.
+        experience: experience of the update.
+        stats: statistics of the update, by their names in the objective; those of anchor sources, by whole tags.
         reward: the reward source.
         kl_coef: weight of the KL in this iteration.
-        meter: seconds and memory of its phases.
-        iteration: its number, from 1.
+        meter: seconds and memory of the phases.
+        iteration: number of the iteration, from 1.
     """
     mask = experience.rollout.response_mask
     lengths, num_rows = rollout.response_mask.sum(1).float(), len(mask) * world_size()
@@ -87,7 +82,7 @@ def iteration_metrics(
         "perf/judge_saved_tokens": reward.cached_token_fraction(),
         "progress/episodes": float(iteration * num_rows),
     }
-    if num_counted > 1:  # one response has no spread, which health must not take for equal ones
+    if num_counted > 1:  # one response has no standard deviation, and health must not report it as equal rewards
         numbers["reward/score_std"] = std_over_ranks(experience.rewards[rewarded])
         numbers["kl/k1_stderr"] = std_over_ranks(_per_response(experience, "k1")) / num_counted**0.5
     if experience.values is not None and experience.returns is not None:
@@ -98,19 +93,20 @@ def iteration_metrics(
 
 
 def _of_sources(scores: Scores) -> dict[str, float]:
-    """What comparisons showed, where there were any, and each part of a mix."""
+    """Compute the numbers of comparisons, if there are any, and of each source of a weighted sum."""
     numbers = {}
     if scores.verdict is not None:
         verdict = scores.verdict.select(scores.verdict.judged)
         numbers = {
             "reward/win_prob": mean_over_ranks(verdict.win_prob),
-            "reward/win_rate": mean_over_ranks(win_score(verdict)),
+            "reward/win_rate": mean_over_ranks(wins(verdict.win_logit)),
             "reward/tie_rate": mean_over_ranks(verdict.win_logit == 0),
             "reward/saturated_frac": mean_over_ranks((verdict.win_prob - 0.5).abs() > SATURATED[1] - 0.5),
             "reward/logodds_mean": mean_over_ranks(verdict.win_logit),
             "reward/logodds_std": std_over_ranks(verdict.win_logit),
             "reward/order_gap": mean_over_ranks(verdict.order_gap),
-            "reward/flip_rate": mean_over_ranks(verdict.flipped),
+            # A response equal to its anchor is a tie: each order then says its place, which is no change of the winner.
+            "reward/flip_rate": mean_over_ranks(verdict.flipped & (verdict.win_logit != 0)),
         }
     for name, values in scores.components.items():
         known = values[~values.isnan()]

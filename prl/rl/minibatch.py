@@ -1,4 +1,4 @@
-"""Seeded groups of rows for the update. Knows nothing of losses."""
+"""Seeded micro-batches and minibatches of the update."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from prl.masking import wide_float
 
 
 def split_microbatches(num_rows: int, microbatch_size: int) -> list[Tensor]:
-    """Random groups of at most `microbatch_size` rows; each row is in exactly one.
+    """Draw random groups of at most `microbatch_size` rows; each row is in exactly one group.
 
     The groups stay the same for a whole iteration, because a forward pass over the same tensors gives the same bits:
     the ratio of the first update is then exactly one.
@@ -19,7 +19,7 @@ def split_microbatches(num_rows: int, microbatch_size: int) -> list[Tensor]:
 
 
 def check_minibatches(num_microbatches: int, num_minibatches: int) -> None:
-    """Raises ValueError when there are fewer micro-batches than minibatches."""
+    """Refuse fewer micro-batches than minibatches. Raises ValueError."""
     if num_microbatches < num_minibatches:
         raise ValueError(
             f"update.minibatches is {num_minibatches}, but an iteration has only {num_microbatches} micro-batches per "
@@ -28,7 +28,7 @@ def check_minibatches(num_microbatches: int, num_minibatches: int) -> None:
 
 
 def schedule_minibatches(microbatches: list[Tensor], num_minibatches: int, epochs: int) -> Iterator[list[Tensor]]:
-    """Minibatches of whole micro-batches, dealt anew in every epoch: `num_minibatches` per epoch.
+    """Deal whole micro-batches into `num_minibatches` minibatches, at random in every epoch.
 
     Raises:
         ValueError: when there are fewer micro-batches than minibatches.
@@ -40,15 +40,15 @@ def schedule_minibatches(microbatches: list[Tensor], num_minibatches: int, epoch
 
 
 def count_global(mask: Tensor, weights: Tensor, groups: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Count the tokens of a minibatch, and the responses that have any, over all ranks, each with its weight.
+    """Sum the weights of a minibatch's tokens, and of its responses with tokens, over all ranks.
 
     Args:
         mask: [B, T] bool, True on tokens that count.
-        weights: [B] of the responses.
+        weights: [B] weights of the responses.
         groups: rows of each micro-batch.
     """
     rows = torch.cat(groups).to(mask.device)
-    # Whole numbers stay whole: in float32 they would not beyond 2^24.
+    # float64, because float32 does not hold whole numbers beyond 2^24.
     wide = weights[rows].to(wide_float(mask.device))
     counts = torch.stack([(mask[rows].sum(1) * wide).sum(), (mask[rows].any(1) * wide).sum()])
     tokens, responses = global_sum(counts).float()

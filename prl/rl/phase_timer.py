@@ -1,4 +1,4 @@
-"""What the phases of an iteration cost: seconds, and peak memory of the GPU or, without one, of the process."""
+"""Seconds and peak memory of the phases of an iteration, of the GPU or, without one, of the process."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _GIB = 2**30
 
 
 class PhaseTimer:
-    """Sums seconds and keeps the highest peak of each phase until it is cleared."""
+    """Sums the seconds and keeps the highest memory peak of each phase until `clear`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -25,7 +25,7 @@ class PhaseTimer:
 
     @contextmanager
     def measure(self, name: str, device: torch.device) -> Iterator[None]:
-        """Measure a phase; one phase does not contain another."""
+        """Measure a phase; phases do not nest."""
         known, start = _reset_peak(device), perf_counter()
         yield
         self.seconds[name] += perf_counter() - start
@@ -34,12 +34,12 @@ class PhaseTimer:
 
 
 def _reset_peak(device: torch.device) -> bool:
-    """Whether the peak from here on can be told."""
+    """Reset the memory peak; return whether the platform can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark of resident memory starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: reset the high-water mark of resident memory
     except OSError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Statistics of an update: gathered over micro-batches, agreed on by all ranks, then reduced over its steps.
+"""Statistics of an update: summed over micro-batches, reduced over ranks, then averaged over steps.
 
 Names that end in `_max` are maxima; all others are sums whose weights make them means over the minibatch.
 """
@@ -14,7 +14,7 @@ Totals = dict[str, Tensor]
 
 
 def accumulate(totals: Totals, stats: dict[str, Tensor]) -> None:
-    """Take the statistics of one more micro-batch into `totals`."""
+    """Add the statistics of a micro-batch to `totals`."""
     for name, value in stats.items():
         before = totals.get(name)
         if before is None:
@@ -24,12 +24,12 @@ def accumulate(totals: Totals, stats: dict[str, Tensor]) -> None:
 
 
 def reduce_over_ranks(totals: Totals) -> dict[str, float]:
-    """The same over all ranks, which must call it with the same names."""
+    """Reduce statistics over ranks; every rank must pass the same names."""
     return {name: float((global_max if name.endswith("_max") else global_sum)(v)) for name, v in totals.items()}
 
 
 def mean_over_steps(history: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean of each statistic over the steps of an update, of maxima the largest; nothing for an update without any."""
+    """Average each statistic over the steps of an update, or take the maximum; empty for an update without steps."""
     return {
         name: max(values) if name.endswith("_max") else sum(values) / len(values)
         for name in (history[0] if history else ())

@@ -1,4 +1,4 @@
-"""Validation of a policy: win rates under the training judge and a held-out one, KL, and the gap between judges."""
+"""Validation of a policy: win rates under the training judge and a held-out judge, their gap, and the KL."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -13,7 +13,8 @@ from prl.evaluation.bootstrap import Interval
 from prl.evaluation.policy.patience import Patience
 from prl.evaluation.policy.report import goodhart_gap, judge_difference, policy_report, with_interval
 from prl.evaluation.policy.validation_log import ComparisonRow
-from prl.types import Rollout, Verdict
+from prl.types import Rollout
+from prl.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +22,12 @@ log = logging.getLogger(__name__)
 class PolicyValidation:
     """Gathers the comparisons of a validation over all ranks, and reports them once.
 
-    Its state is the first validation's difference between the two judges, from which the gap is counted, and how long
-    the run has waited for a better validation.
+    The state is the difference between the two judges in the first validation, where the gap is zero, and the number
+    of validations since the best one.
 
     Args:
         settings: limits and patience.
-        position: tells how many training batches are done.
+        position: returns the number of completed training batches.
     """
 
     def __init__(self, settings: Validation, position: Callable[[], int]) -> None:
@@ -38,42 +39,42 @@ class PolicyValidation:
         self._batch, self._alarmed = 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Return the state to save."""
         known = {"first": self.first, "alarmed": self._alarmed, "patience": self.patience.state_dict()}
         return {"batch": self._position(), **known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
+        """Continue from a saved state."""
         self.first, self._batch, self._alarmed = state["first"], state["batch"], state["alarmed"]
         self.patience.load_state_dict(state["patience"])
 
     @property
     def batch(self) -> int:
-        """Training batches behind the policy that is validated; `prl validate` has them from the checkpoint."""
+        """Training batches of the validated policy; `prl validate` reads the number from the checkpoint."""
         return max(self._position(), self._batch)
 
     # ---- one validation
 
     def start(self) -> None:
-        """Forget the last validation."""
+        """Reset the collected comparisons."""
         self._rows, self._responses = [], 0
 
     def add(self, rollout: Rollout, verdicts: dict[str, Verdict], response_index: Tensor, kl: Tensor) -> None:
-        """Take in the comparisons of a batch.
+        """Add the comparisons of a batch.
 
         Args:
             rollout: B responses with their anchors.
-            verdicts: N comparisons under each judge; keys stand in front of their columns.
-            response_index: [N] the response that each comparison is about.
-            kl: [B] summed over each response, nats.
+            verdicts: N comparisons under each judge; keys are the prefixes of their columns.
+            response_index: [N] row of the response of each comparison.
+            kl: [B] KL summed over each response, nats.
         """
-        # Numbers of responses that no other rank gives: a response may have several rows, one for each anchor.
+        # Numbers that are unique over ranks: a response may have several rows, one for each anchor.
         numbers = [(self._responses + row) * world_size() + rank() for row in range(len(rollout))]
         self._responses += len(rollout)
         self._rows += _rows(numbers, rollout, verdicts, response_index, kl)
 
     def gather(self) -> list[ComparisonRow]:
-        """Return the rows of all ranks in one order, whichever process had them, and forget them."""
+        """Return the rows of all ranks, in an order that does not depend on ranks, and drop them."""
         rows = sorted((row for rows in gathered(self._rows) for row in rows), key=lambda row: row["row"])
         self._rows = []
         return rows
@@ -82,8 +83,8 @@ class PolicyValidation:
         """Compute the figures to log.
 
         Args:
-            rows: of all ranks.
-            has_heldout: whether there was a held-out judge.
+            rows: rows of all ranks.
+            has_heldout: whether a held-out judge judged them.
             in_training: count this validation in `patience`; `prl validate` repeats one and does not count.
         """
         numbers = policy_report(rows)

@@ -1,6 +1,7 @@
 """Sampling responses: by the policy in this process, or by an inference server."""
 
-from prl.rollouts.base import LocalSampler
+from prl.rollouts.base import PolicyHandle, Sampler
+from prl.rollouts.local import LocalSampler
 from prl.rollouts.server import RolloutServer
 
-__all__ = ["LocalSampler", "RolloutServer"]
+__all__ = ["LocalSampler", "PolicyHandle", "RolloutServer", "Sampler"]

@@ -1,18 +1,16 @@
-"""Who samples responses, and which of them count: choices that are classes in the configuration."""
+"""Socket of samplers: who samples the policy's responses. `generate.py` has how."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from torch import Tensor
-
 from prl.config import Sampling
-from prl.types import PromptBatch, Rollout, Scores
+from prl.types import PromptBatch, Rollout
 
 
 class PolicyHandle(Protocol):
-    """What a sampler may ask of the policy that learns."""
+    """Interface of the policy for samplers."""
 
     sampling: Sampling
     """Length limit and temperature."""
@@ -26,25 +24,25 @@ class PolicyHandle(Protocol):
         """Sample one response to each prompt in this process."""
 
     def publish(self, receive: Callable[[Callable[[Path], None]], None]) -> None:
-        """Hand the policy over as a folder; every process has to call this.
+        """Hand over the policy as a folder; every process must call it.
 
         Args:
-            receive: called on the first process, while the others wait, with a function that fills a folder.
+            receive: called on the first process with a function that fills a folder; the others wait.
         """
 
 
 class Sampler(ABC):
-    """Samples the policy's responses. Its constructor's arguments are its settings."""
+    """Samples the policy's responses. The arguments of the constructor are the settings."""
 
     takes_weights: ClassVar[bool] = False
-    """Whether it works on a copy of the policy's weights, which `publish` gives."""
+    """Whether the sampler works on a copy of the policy's weights, which `publish` gives."""
 
     def check(self, start: str | None, read: list[str]) -> None:
-        """Refuse settings that would harm a run, before models are read; nothing by default.
+        """Refuse settings that would harm a run, before models are loaded; does nothing by default.
 
         Args:
             start: the policy's start folder, or a hub id.
-            read: paths of other models that the run reads.
+            read: paths of the other models of the run.
 
         Raises:
             ValueError: naming the setting.
@@ -53,38 +51,11 @@ class Sampler(ABC):
 
     @abstractmethod
     def sample(self, batch: PromptBatch, policy: PolicyHandle) -> Rollout:
-        """Sample one response to each prompt, from softmax(logits / temperature) of the policy, nothing cut off.
+        """Sample one response to each prompt from softmax(logits / temperature) of the policy, without truncation.
 
-        Log-probabilities are computed over the sampled ids afterwards, by the policy itself.
-
-        Args:
-            batch: B prompts; a prompt with several responses is there several times.
-            policy: the policy that learns.
-        """
-
-
-class LocalSampler(Sampler):
-    """Let the policy sample in the process that trains it."""
-
-    def sample(self, batch: PromptBatch, policy: PolicyHandle) -> Rollout:
-        """Sample one response to each prompt."""
-        return policy.generate(batch)
-
-
-class RolloutFilter(ABC):
-    """Decides how much each response counts in the update. Its constructor's arguments are its settings.
-
-    A filter with a state has `state_dict` and `load_state_dict`; the run finds and saves it.
-    """
-
-    min_per_prompt: ClassVar[int] = 1
-    """Responses to one prompt that it compares, at least."""
-
-    @abstractmethod
-    def weights(self, rollout: Rollout, scores: Scores) -> Tensor:
-        """Weigh the responses: [B], not negative. 0 leaves a response out of losses, whitening and KL.
+        The policy computes log-probabilities of the sampled ids afterwards.
 
         Args:
-            rollout: B responses.
-            scores: their rewards, shaped; NaN where there is none, which is left out anyway.
+            batch: B prompts; a prompt with several responses is repeated.
+            policy: the policy in training.
         """

@@ -1,4 +1,4 @@
-"""Prompts in, sampled responses out. No judge, no rewards."""
+"""Sampling of responses in this process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ from prl.types import PromptBatch, Rollout
 
 @contextmanager
 def _plain_sampling(model: Any, generation: GenerationConfig) -> Iterator[None]:
-    """Hide the model folder's own sampling habits, and sample in eval mode.
+    """Hide the sampling settings of the model folder, and sample in eval mode.
 
     transformers fills every unset field from `model.generation_config`, so a folder with top_p or a repetition penalty
-    would change the distribution behind the recorded log-probabilities. In train mode gradient checkpointing takes the
-    cache away from layers that then see the newest token only.
+    would change the distribution behind the recorded log-probabilities. In train mode gradient checkpointing
+    disables the cache, and layers would see the newest token only.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     own, training = inner.generation_config, model.training
@@ -33,14 +33,14 @@ def _plain_sampling(model: Any, generation: GenerationConfig) -> Iterator[None]:
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every id that ends a response: the tokenizer's, the chat template's, and those that the model folder names."""
+    """List every id that ends a response: of the tokenizer, the chat template and the model folder."""
     named = getattr(model.generation_config, "eos_token_id", None)
     named = [] if named is None else [named] if isinstance(named, int) else list(named)
     return sorted({int(tokenizer.eos_token_id), end_of_turn(tokenizer)[-1], *named})
 
 
 def keep_end_tokens(model: Any, tokenizer: Any) -> None:
-    """Let the model's generation settings name every id that ends a response, for whoever samples from its folder."""
+    """Write every id that ends a response into the generation settings, for other programs that sample."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     ids = end_token_ids(inner, tokenizer)
     if getattr(inner, "generation_config", None) is not None and len(ids) > 1:
@@ -51,7 +51,7 @@ def keep_end_tokens(model: Any, tokenizer: Any) -> None:
 def generate(
     model: Any, tokenizer: Any, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], synced: bool = False
 ) -> Rollout:
-    """Sample one response to each prompt of the batch from softmax(logits / temperature), nothing cut off.
+    """Sample one response to each prompt of the batch from softmax(logits / temperature), without truncation.
 
     Args:
         model: causal language model.
@@ -59,7 +59,7 @@ def generate(
         batch: B prompts, left padded.
         sampling: length limit and temperature.
         end_ids: ids that end a response.
-        synced: go on until the last process is done, since each holds a part of the weights.
+        synced: continue until the last process is done, because each holds a shard of the weights.
 
     Returns:
         B responses of at most `max_new_tokens` tokens, the end token included in the mask.
@@ -73,7 +73,7 @@ def generate(
         max_new_tokens=sampling.max_new_tokens,
         eos_token_id=end_ids,
         pad_token_id=pad_id,
-        # Changes no finite logit. Others would end the process in the draw, on a GPU beyond repair; scoring finds them.
+        # Changes no finite logit. Others would crash the draw, and the CUDA context with it; scoring finds them.
         remove_invalid_values=True,
     )
     with _plain_sampling(model, generation):
@@ -90,23 +90,23 @@ def generate(
 
 
 def response_mask(response_ids: Tensor, end_ids: list[int]) -> tuple[Tensor, Tensor]:
-    """True up to and including the first end token: [B, T] -> mask [B, T] and finished [B], both bool."""
+    """Mask tokens up to and including the first end token: [B, T] -> mask [B, T] and finished [B], both bool."""
     ends = torch.isin(response_ids, torch.tensor(end_ids, device=response_ids.device))
     before = ends.long().cumsum(1) - ends.long()
     return before == 0, ends.any(1)
 
 
 def decode(tokenizer: Any, response_ids: Tensor, mask: Tensor, finished: Tensor) -> list[str]:
-    """Write the responses as text, character by character what was sampled; only the token that ended each is left out.
+    """Decode responses without any cleaning up; only the token that ended each is left out.
 
-    A special token within a response is shown: a judge reads it as characters, so a policy cannot write what its judge
-    does not see.
+    A special token within a response is shown: the judge reads it as characters, so a policy cannot write anything that
+    its judge does not see.
 
     Args:
         tokenizer: the policy's.
         response_ids: [B, T].
         mask: [B, T] True on sampled tokens.
-        finished: [B] True where the last of them ended the response.
+        finished: [B] True where the last sampled token is an end token.
     """
     rows = zip(response_ids.tolist(), mask.sum(1).tolist(), finished.tolist(), strict=True)
     ids = [row[: length - ended] for row, length, ended in rows]

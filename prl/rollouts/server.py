@@ -1,4 +1,4 @@
-"""Rollouts by a server that holds a copy of the policy: vLLM or SGLang, instead of transformers' own generation."""
+"""Sampling by an inference server with a copy of the policy: vLLM or SGLang."""
 
 import json
 import os
@@ -23,26 +23,25 @@ from prl.system.http import Server, ServerError, check_connection, latest
 from prl.types import PromptBatch, Rollout
 
 WRITTEN = "prl_rollout.json"
-"""File by which a folder is known that a run has put its policy into."""
+"""File that marks a folder into which a run has written its policy."""
 
 
 class RolloutServer(Sampler):
-    """Sends prompts as token ids, gets token ids back, and gives the server the policy's weights when they changed.
+    """Sends prompts as token ids, gets token ids back, and gives the server the policy's weights when they change.
 
-    Only sampling is done there. Log-probabilities are computed by the model that learns, over the very same ids, so an
-    engine that rounds in another way changes which responses are drawn and no ratio. A server's draws cannot be
-    repeated, so a resumed run is not the same to the last bit.
+    The server samples only. The policy computes log-probabilities over the same ids, so an engine that rounds
+    differently changes which responses are drawn and no ratio. A server's draws cannot be repeated, so a resumed run is
+    not bit-identical.
 
     Args:
-        base_url: of the server: of vLLM with `/v1` at the end, of SGLang without.
+        base_url: URL of the server: of vLLM with `/v1` at the end, of SGLang without.
         folder: the model folder on which the server was started, on a file system that both reach. The run writes the
             policy there.
-        engine: whose way to sample and to reload is spoken. vLLM has to be started with VLLM_SERVER_DEV_MODE=1.
-        model: name of the model there, for vLLM; the folder when null.
+        engine: protocol of the server. vLLM must be started with VLLM_SERVER_DEV_MODE=1.
+        model: name of the model on the server, for vLLM; the folder when null.
         concurrency: requests under way at a time, from each process.
         timeout: seconds for one response, from connecting to the last byte of the answer, or for reloading.
-        retries: further tries after an error of the connection or the server, or a malformed answer, with growing
-            pauses.
+        retries: further tries, with growing pauses, after an error of connection or server or a malformed answer.
         api_key_env: environment variable with the key, which is sent by https or to this machine alone; no key is sent
             when it is null or not set.
 
@@ -72,7 +71,7 @@ class RolloutServer(Sampler):
 
     @property
     def _server(self) -> Server:
-        """The connection; opened when it is first used, since an export has no need of the key."""
+        """Connection to the server, opened on first use, because an export does not need the key."""
         if self._opened is None:
             self._opened = Server(
                 self.base_url,
@@ -84,11 +83,11 @@ class RolloutServer(Sampler):
         return self._opened
 
     def check(self, start: str | None = None, read: Iterable[str] = ()) -> None:
-        """Refuse a folder that is not the server's own, and a server that does not answer.
+        """Refuse a folder that is not for the server alone, and a server that does not answer.
 
         Args:
             start: the policy's start folder, or a hub id.
-            read: other models that the run reads: its reference, its judges.
+            read: paths of the other models of the run: reference, judges.
 
         Raises:
             ValueError: naming the folder.
@@ -127,30 +126,30 @@ class RolloutServer(Sampler):
     # ---- weights
 
     def update(self, write: Callable[[Path], None]) -> None:
-        """Put a model into the folder, each file at once, and let the server read it.
+        """Write a model into the folder, each file atomically, and have the server load it.
 
         Args:
             write: fills an empty folder.
 
         Raises:
-            ValueError: when the server does not read it.
+            ValueError: when the server does not load the model.
         """
-        aside = self.folder.with_name(f".prl.{self.folder.name}.partial")  # nobody else's
-        rmtree(aside, ignore_errors=True)
+        partial = self.folder.with_name(f".prl.{self.folder.name}.partial")  # used by no other program
+        rmtree(partial, ignore_errors=True)
         with naming_when_full(self.folder):
-            write(aside)
-            (aside / WRITTEN).write_text(json.dumps({"prl": __version__}) + "\n")
-        new = {path.name for path in aside.iterdir()}
+            write(partial)
+            (partial / WRITTEN).write_text(json.dumps({"prl": __version__}) + "\n")
+        new = {path.name for path in partial.iterdir()}
         for path in list(self.folder.iterdir()):
-            # A server would go on reading the files that an old index names.
+            # A server would still read the files that an old index names.
             is_weights = path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
             if path.is_dir() and path.name in new:
                 rmtree(path)
             elif is_weights and path.name not in new:
                 path.unlink()
         for name in sorted(new):
-            os.replace(aside / name, self.folder / name)
-        aside.rmdir()
+            os.replace(partial / name, self.folder / name)
+        partial.rmdir()
         root = self.base_url.removesuffix("/v1")
         if self.engine == "sglang":
             found = self._server.ask(f"{root}/update_weights_from_disk", {"model_path": str(self.folder)}, _as_it_is)
@@ -158,7 +157,7 @@ class RolloutServer(Sampler):
                 raise ValueError(f"the server at {root} did not read {self.folder}: {str(found)[:200]}")
         else:
             self._server.ask(f"{root}/collective_rpc", {"method": "reload_weights"})
-            # Keys and values of the weights before.
+            # Keys and values of the earlier weights.
             self._server.ask(f"{root}/reset_prefix_cache", {})
 
     # ---- sampling
@@ -175,13 +174,13 @@ class RolloutServer(Sampler):
         return self.complete(batch, policy.sampling, end_ids=policy.end_ids, tokenizer=policy.tokenizer)
 
     def complete(self, batch: PromptBatch, sampling: Sampling, *, end_ids: list[int], tokenizer: Any) -> Rollout:
-        """One response to each prompt, from softmax(logits / temperature), nothing cut off.
+        """Sample one response to each prompt from softmax(logits / temperature), without truncation.
 
         Args:
             batch: B prompts.
             sampling: length limit and temperature.
             end_ids: ids that end a response.
-            tokenizer: the policy's, which turns the ids into text.
+            tokenizer: the policy's tokenizer.
 
         Raises:
             ValueError: when a prompt gets no answer, or one without token ids.
@@ -196,7 +195,7 @@ class RolloutServer(Sampler):
             try:
                 found = [each.result() for each in asked]
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)  # one without an answer ends the rollout
+                pool.shutdown(wait=False, cancel_futures=True)  # a prompt without an answer ends the rollout
         device, width = batch.prompt_ids.device, max(map(len, found))
         pad_id = int(tokenizer.pad_token_id)
         ids = torch.tensor([each + [pad_id] * (width - len(each)) for each in found], device=device)
@@ -206,7 +205,7 @@ class RolloutServer(Sampler):
         return Rollout(batch, ids, mask, finished, texts, sampling.max_new_tokens)
 
     def _vocab_size(self) -> int:
-        """Ids that the model in the folder knows. Raises ValueError when its config does not say."""
+        """Return the vocabulary size of the model in the folder. Raises ValueError when its config has none."""
         path = self.folder / "config.json"
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
@@ -220,7 +219,7 @@ class RolloutServer(Sampler):
     def _ask_vllm(self, prompt: list[int], seed: int, limits: "_Limits", end: float) -> list[int]:
         sampling = limits.sampling
         body = {"model": self.model, "prompt": prompt, "max_tokens": sampling.max_new_tokens, "seed": seed}
-        # All that a model folder's generation_config may have turned on.
+        # Override all that the generation_config of a model folder may set.
         body |= {"temperature": sampling.temperature, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
         body |= {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_tokens": 0}
         body |= {"stop_token_ids": limits.end_ids, "return_token_ids": True}
@@ -261,7 +260,7 @@ class RolloutServer(Sampler):
 
 @dataclass(frozen=True)
 class _Limits:
-    """What a response has to keep to."""
+    """Limits of a response."""
 
     sampling: Sampling
     end_ids: list[int]
@@ -273,7 +272,7 @@ def _as_it_is(answer: Any) -> Any:
 
 
 def _field(found: Any, name: str, kind: type) -> Any:
-    """A field of an answer; None for a missing one where it may be anything. Raises ValueError for another type."""
+    """Return a field of an answer; None for a missing one if `kind` is object. Raises ValueError for another type."""
     if not isinstance(found, dict):
         raise ValueError(f"it has {str(found)[:60]} where {name} is expected")
     value = found.get(name)
@@ -283,10 +282,10 @@ def _field(found: Any, name: str, kind: type) -> Any:
 
 
 def _checked(ids: list[Any], reason: str, matched: Any, limits: _Limits) -> list[int]:
-    """The response with the end token that was drawn, which servers may keep to themselves.
+    """Check a response and return it with the drawn end token, which servers may leave out.
 
     Raises:
-        ValueError: when it ended for another reason than an end token or its length, or cannot be what was asked for.
+        ValueError: when the response ended for another reason than an end token or its length, or breaks the limits.
     """
     end_ids, most = limits.end_ids, limits.sampling.max_new_tokens
     if wrong := [each for each in ids if type(each) is not int or not 0 <= each < limits.vocab_size]:

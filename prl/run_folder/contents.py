@@ -1,4 +1,4 @@
-"""Contents of a run folder, and which of them prl did not write: those are never overwritten or deleted."""
+"""Contents of a run folder; files that prl did not write are never overwritten or deleted."""
 
 import json
 import os
@@ -23,7 +23,7 @@ BEGUN_FILES = (
     ".lock.pid",
     ".prl*",
 )
-"""Paths in a run folder before there is a config.yaml."""
+"""Paths in a run folder before config.yaml exists."""
 RUN_FILES = (
     *(*BEGUN_FILES, "config.yaml", "ledger.jsonl", "validation.jsonl", "validation.partial", "seconds.json"),
     *("predictions*.jsonl", "anchors.jsonl", "anchors.partial", "checkpoints/batch-*", "checkpoints/last.*"),
@@ -38,11 +38,11 @@ RUN_FILES = (
 
 
 class RunFolderError(ValueError):
-    """A run folder with something in it that prl did not write."""
+    """Raised for a run folder with entries that prl did not write."""
 
 
 def check_run_folder(folder: Path) -> None:
-    """Refuse a run folder in which a name that a run writes is taken by something else.
+    """Refuse a run folder in which another entry has a name that a run writes.
 
     Raises:
         RunFolderError: naming the file.
@@ -54,7 +54,7 @@ def check_run_folder(folder: Path) -> None:
         "ledger.jsonl": lambda path: _has(_first_line(path), "session"),
         "validation.jsonl": lambda path: _has(_first_line(path), "batch"),
         DATA_REPORT: lambda path: _has(path.read_bytes(), "train"),
-        MODEL: lambda path: is_own_model(path) or (folder / "config.yaml").is_file(),  # which was looked at before
+        MODEL: lambda path: is_own_model(path) or (folder / "config.yaml").is_file(),  # checked before
     }
     for name, is_own in tests.items():
         path = folder / name
@@ -67,7 +67,7 @@ def check_run_folder(folder: Path) -> None:
 
 
 def holds_run(folder: Path) -> bool:
-    """Tell whether a folder holds a checkpoint or the model of a run."""
+    """Return whether a folder holds a checkpoint or the model of a run."""
     return holds_checkpoints(folder / "checkpoints") or (folder / MODEL).is_dir()
 
 
@@ -91,7 +91,7 @@ def is_kept(path: Path) -> bool:
 
 
 def clear_model(folder: Path) -> None:
-    """Delete the model of a run that starts from the beginning; files of others stay."""
+    """Delete the model of a run that starts from the beginning; foreign files stay."""
     model = folder / MODEL
     if not model.is_dir():
         return
@@ -116,7 +116,7 @@ def _first_line(path: Path) -> bytes:
 
 
 def _has(text: bytes, name: str) -> bool:
-    """Return whether a text is a JSON object with a field; a killed run leaves an empty or a cut one."""
+    """Return whether a text is a JSON object with a field; a killed run leaves an empty or incomplete text."""
     try:
         found = json.loads(text)
     except ValueError:

@@ -1,8 +1,8 @@
 """Hashes of a run's inputs that no checkpoint holds: frozen weights, tokenizers and templates in the folders of models.
 
-A run that goes on after one of these changed is another run, so their hashes are in the checkpoint. Contents are hashed
-whole: sizes and times are not contents, and a sample of blocks misses a flipped bit. Hashing takes about a second per
-GB and core, several files at once, of files that are read for the model in any case.
+A run that continues after one of these changed is another run, so checkpoints hold their hashes. Files are hashed in
+full: sizes and times are not contents, and a sample of blocks misses a flipped bit. Hashing takes about a second per GB
+and core, several files at once, and the model reads these files in any case.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ Inputs = dict[str, str | int | float | bool | None]
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _SETTINGS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 _ABOUT = ("rm_passport.json",)
-"""Descriptive files written after a model was made; they change no number."""
+"""Descriptive files, written after a model was trained; they change no number."""
 
 
 def model_inputs(name: str, source: ModelSource) -> Inputs:
@@ -75,13 +75,13 @@ def file_hash(path: Path) -> str:
 
 
 def with_current_names(before: Mapping[str, Any]) -> dict[str, Any]:
-    """Name inputs of a checkpoint as this version does: what is `model.reward` now was `model.judge` once."""
+    """Rename inputs of a checkpoint to the names of this version: `model.judge` is now `model.reward`."""
     old = re.compile(r"^model\.judge(?=[./])")
     return {old.sub("model.reward", name): value for name, value in before.items()}
 
 
 def changed_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """Name of each input that changed -> what it was and what it is."""
+    """Compare inputs: name of each changed input -> (value before, value now)."""
     names = [*before, *(name for name in now if name not in before)]
     return {
         name: f"{_shown(before, name)} at the checkpoint, {_shown(now, name)} now"
@@ -98,7 +98,7 @@ def _shown(inputs: Mapping[str, Any], name: str) -> str:
 
 
 def is_accepted(name: str, accept: bool | list[str]) -> bool:
-    """Return whether a change is accepted: true accepts all, a list accepts names and what belongs to them."""
+    """Return whether a change is accepted: true accepts all, a list accepts names and their groups."""
     if isinstance(accept, bool):
         return accept
     return any(name == each or name.startswith((f"{each}.", f"{each}/")) for each in accept)

@@ -1,4 +1,4 @@
-"""Lock of a run folder: one process at a time trains in it, and the system frees the lock however its holder ends."""
+"""Lock of a run folder: one run at a time trains in it. The system frees the lock however its holder ends."""
 
 import logging
 import os
@@ -13,17 +13,17 @@ log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 HOLDER = ".lock.pid"
-"""File that names the holder in words; the lock file itself belongs to the library."""
+"""File that names the holder; the lock file itself belongs to the library."""
 
 _RANKS = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"),
     *("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK"),
 )
-"""Variables in which launchers write a process's number, before torch.distributed knows it."""
+"""Environment variables in which launchers give a process's number, before torch.distributed is set up."""
 
 
 class RunInUseError(ValueError):
-    """A run folder that another process writes into."""
+    """Raised for a run folder in which another process trains."""
 
 
 def is_first_process() -> bool:
@@ -33,7 +33,7 @@ def is_first_process() -> bool:
 
 @contextmanager
 def run_lock(run: Path) -> Iterator[None]:
-    """Hold the lock of a run folder, which is made; nothing on all processes but the first of several.
+    """Hold the lock of a run folder, creating the folder; does nothing on any but the first process.
 
     Raises:
         RunInUseError: while another process holds it.

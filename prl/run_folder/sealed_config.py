@@ -1,6 +1,6 @@
-"""The run's `config.yaml`, between two lines that reveal a cut or an edit.
+"""The run's `config.yaml`, between two lines that reveal truncation and edits.
 
-A config that is cut is still a config: it would go on with defaults in place of what is missing.
+A truncated config is still a valid config: the run would continue with defaults in place of the missing settings.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
-"""Trust in run folders: a config.yaml is data, whoever wrote it, until the user says that the folder is trusted.
+"""Trust in run folders: the config.yaml of a run is data until the user trusts the folder.
 
-A config names classes and functions to import, and may ask for pickles and for code of a hub's repository. In the
-user's own config that is the user's wish. The config in a run folder may come from anyone, so it gets classes of prl,
-Lightning and torch alone, unless `--trust_run_folder true` is on the command line.
+A config names classes and functions to import, and may ask for pickles and for code of a hub repository. The user's own
+config may do so. The config in a run folder may come from anyone, so it may name classes of prl, Lightning and torch
+alone, unless `--trust_run_folder true` is on the command line.
 """
 
 import os
@@ -33,17 +33,17 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 _CLASS_PATH = re.compile(r"""class_path["']?\s*:\s*["']?([\w.]+)""")
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _guarded: ContextVar[tuple[Path, tuple[str, ...]] | None] = ContextVar("guarded", default=None)
-"""The config of a run folder that is in force, and what may be imported."""
+"""Config of the run folder in use, and names that may be imported."""
 
 
 class UntrustedRunError(ValueError):
-    """A run folder whose config asks for more than it may."""
+    """Raised for a run folder whose config asks for more than it may."""
 
 
 def take_flag(args: Iterable[str]) -> tuple[list[str], bool]:
     """Remove the flag from a command line; return the rest, and whether run folders are trusted.
 
-    The flag is no setting, so that no config can hold it.
+    The flag is no setting, so no config can contain it.
 
     Raises:
         ValueError: for a value that is neither true nor false.
@@ -64,10 +64,10 @@ def take_flag(args: Iterable[str]) -> tuple[list[str], bool]:
 
 @contextmanager
 def guarding(args: list[str]) -> Iterator[None]:
-    """Hold the configs of run folders on a command line to known code, while they are parsed and run.
+    """Restrict the configs of run folders on a command line to known code, inside the block.
 
     Raises:
-        UntrustedRunError: naming everything at once that needs the user's word.
+        UntrustedRunError: naming everything at once that needs the user's trust.
     """
     configs = configs_on(args)
     of_runs = [path for path in configs if _is_of_a_run(path, args)]
@@ -83,13 +83,13 @@ def guarding(args: list[str]) -> Iterator[None]:
 
 @contextmanager
 def guarding_config(path: Path, own: Iterable[str] = ()) -> Iterator[None]:
-    """Let parsers import known classes and functions alone, and the user's own.
+    """Let parsers import known classes and functions and those of the user's own command line, and no others.
 
     Raises:
-        UntrustedRunError: when a parser came upon another one.
+        UntrustedRunError: when a parser met another name.
     """
     from jsonargparse import set_parsing_settings
-    from jsonargparse._common import parsing_settings  # what was set has no other way back
+    from jsonargparse._common import parsing_settings  # this setting has no other reset
 
     before, allowed = dict(parsing_settings), (*KNOWN, *own)
     token = _guarded.set((path, allowed))
@@ -107,7 +107,7 @@ def guarding_config(path: Path, own: Iterable[str] = ()) -> Iterator[None]:
 
 
 def check(settings: Mapping[str, Any]) -> None:
-    """Refuse settings that need the user's word. Does nothing where no config of a run folder is in force.
+    """Refuse settings that need the user's trust. Does nothing where no config of a run folder is in use.
 
     Raises:
         UntrustedRunError: naming everything at once.
@@ -123,7 +123,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read a config.yaml.
 
     Raises:
-        ValueError: when it is no YAML, or no mapping.
+        ValueError: when the file is no YAML, or no mapping.
     """
     try:
         found = yaml.safe_load(_text(path))
@@ -162,7 +162,7 @@ def _asked(value: Any, allowed: tuple[str, ...], where: str = "") -> Iterator[st
 
 
 def _costs_a_secret(variable: Any, base_url: Any) -> bool:
-    from prl.system.http import is_loopback  # which imports torch, and most configs name no server
+    from prl.system.http import is_loopback  # imports torch, and most configs name no server
 
     is_set = isinstance(variable, str) and bool(os.environ.get(variable))
     return is_set and not is_loopback(str(base_url))
@@ -173,7 +173,7 @@ def _is_known(name: str, allowed: tuple[str, ...]) -> bool:
 
 
 def configs_on(args: list[str]) -> list[Path]:
-    """List the config files on a command line, in any way of writing the option."""
+    """List the config files on a command line, in any form of the option."""
     found = []
     for i, each in enumerate(args):
         name, equals, value = each.partition("=")
@@ -183,7 +183,7 @@ def configs_on(args: list[str]) -> list[Path]:
 
 
 def _is_of_a_run(path: Path, args: list[str]) -> bool:
-    """Return whether a run wrote a config. The user's own may be called config.yaml as well, where a run starts."""
+    """Return whether a run wrote a config; the user's own config may also be called config.yaml."""
     starts_anew = "fit" in args and not any(each.partition("=")[0] == "--ckpt_path" for each in args)
     beside = any((path.parent / name).exists() for name in _RUN_FILES)
     return path.name == "config.yaml" and (beside or not starts_anew)

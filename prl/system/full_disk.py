@@ -1,4 +1,4 @@
-"""Errors of a full disk, worded alike and with the path, whichever library raised them."""
+"""Errors of a full disk, in one wording and with the path, whichever library raised them."""
 
 import errno
 import os
@@ -9,11 +9,11 @@ from typing import IO, Any, BinaryIO, cast
 
 NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 WORDS = tuple(os.strerror(number) for number in NUMBERS)
-"""Libraries that have an error of their own (safetensors) put the system's words into it."""
+"""System messages of a full disk, which libraries with errors of their own (safetensors) quote."""
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Return whether an error, or one behind it, says that a disk or a quota is full."""
+    """Return whether an error, or one of its causes, reports a full disk or quota."""
     return any(
         (isinstance(each, OSError) and each.errno in NUMBERS) or any(words in str(each) for words in WORDS)
         for each in _behind(error)
@@ -27,7 +27,7 @@ def path_behind(error: BaseException | None) -> str | None:
 
 
 def _behind(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and its causes; one that a thread keeps and raises again may be its own cause."""
+    """Yield an error and its causes; an error that a thread raises again may be its own cause."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -51,14 +51,14 @@ def naming_when_full(path: Path | str) -> Iterator[None]:
 
 
 def save_tensors(content: Any, path: Path | str) -> None:
-    """Save by torch.save, with the system's error when a write fails: torch's own gives a position in the file.
+    """Save by torch.save, but raise the system's error when a write fails: torch's error has a file position only.
 
     Raises:
         OSError: naming the path.
     """
     import torch
 
-    noting = _Noting(open(path, "wb"))  # noqa: SIM115 - closed below, where it may fail as well
+    noting = _Noting(open(path, "wb"))  # noqa: SIM115 - closed below, where closing may fail too
     try:
         with noting.file:
             torch.save(content, cast(IO[bytes], noting))

@@ -1,7 +1,7 @@
 """Requests to OpenAI-compatible servers, which may be slow, broken or hostile.
 
-A request has one deadline, from connecting to the last byte read, one size, and no redirects. A key is sent where its
-variable is named, by https or to this machine, and stands in no message.
+A request has one deadline, from connecting to the last byte read, a size limit, and no redirects. A key is sent only if
+its variable is named, and only by https or to this machine; no message contains it.
 """
 
 import http.client
@@ -38,7 +38,7 @@ _SHARE = 0.8
 
 
 class ServerError(ValueError):
-    """A server that gives no answer, or none that can be used."""
+    """Raised when a server gives no usable answer."""
 
 
 class _Again(Exception):
@@ -57,7 +57,7 @@ class _Clock(threading.local):
 
 
 _clock = _Clock()
-"""Until when this thread's request may go on."""
+"""Deadline of this thread's request."""
 
 
 class _TimedIO(socket.SocketIO):
@@ -118,7 +118,7 @@ def check_connection(base_url: str, *, concurrency: int, timeout: float, retries
     """Check the settings of a connection, and return the address without a slash at its end.
 
     Raises:
-        ValueError: when it is none, or could hold a secret, or for a number out of range.
+        ValueError: for an invalid address, one that may hold a secret, or a number out of range.
     """
     for name, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0), ("timeout", timeout, 1e-3)):
         if not least <= value < 1e6:
@@ -152,10 +152,10 @@ def is_loopback(base_url: str) -> bool:
 
 
 def read_key(base_url: str, variable: str | None) -> str | None:
-    """Read the key from an environment variable; None where no variable is named or it is not set.
+    """Read the key from an environment variable; None where no variable is named or the variable is not set.
 
     Raises:
-        ValueError: for a key that would be readable on the way, or that no header can carry.
+        ValueError: for a key that would be sent unencrypted, or that no header can carry.
     """
     key = (os.environ.get(variable) or "").strip() if variable else ""
     if not key:
@@ -177,7 +177,7 @@ class Server:
     """A client that repeats requests, with growing pauses, after an error of the connection or the server.
 
     Args:
-        base_url: as `check_connection` gives it.
+        base_url: address from `check_connection`.
         timeout: seconds for one try, from connecting to the last byte.
         retries: further tries.
         concurrency: connections that are kept open.
@@ -205,15 +205,14 @@ class Server:
         end: float | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """Post a body, or get a page when there is none, and read the answer; try again after errors that may pass.
+        """Post a body, or get a page without one, and read the answer; repeat after errors that may be temporary.
 
         Args:
-            url: where.
+            url: address of the request.
             body: sent as JSON.
-            read: makes something of the answer's JSON; a ValueError is a reason to try again. When None, the answer may
-                be anything.
-            end: when all tries have to be over, by `time.monotonic()`; `latest()` when None.
-            timeout: another one than the server's.
+            read: reads the answer's JSON; a ValueError is a reason to try again. When None, the answer may be anything.
+            end: time at which all tries must be over, in `time.monotonic()`; `latest()` when None.
+            timeout: seconds, in place of the server's timeout.
 
         Raises:
             ServerError: when the last try has failed.
@@ -269,24 +268,24 @@ class Server:
         return text
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Send the key, and nothing from ~/.netrc in its place."""
+        """Add the key to a request, and nothing from ~/.netrc."""
         if self._key is not None:
             request.headers["Authorization"] = f"Bearer {self._key}"
         return request
 
     def _safe(self, text: str) -> str:
-        """Remove the key from a text, since servers may repeat it in their answers."""
+        """Remove the key from a text, because servers may repeat it in their answers."""
         return text.replace(self._key, "***") if self._key else text
 
 
 def latest() -> float:
-    """Return by when requests that begin now must end, in `time.monotonic()`: other processes wait for this one."""
+    """Return the deadline of requests that begin now, in `time.monotonic()`: other processes wait for this one."""
     waits = collective_timeout()
     return float("inf") if waits is None else time.monotonic() + _SHARE * waits
 
 
 def _body(answer: requests.Response) -> bytes:
-    """Read the bytes of an answer. Raises _Again for one that is too large, or compressed, which can hide its size."""
+    """Read the bytes of an answer. Raises _Again for one that is too large or compressed, which hides its size."""
     coding = answer.headers.get("Content-Encoding", "identity")
     if coding != "identity":
         raise _Again(f"answered in {coding[:40]!r}, which was not asked for")
@@ -313,7 +312,7 @@ def _read(value: Any, read: Callable[[Any], Any]) -> Any:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Parse the seconds that a server asks to wait, given as a number or a date; None when it does not say."""
+    """Parse the seconds of a Retry-After header, a number or a date; None for other values."""
     try:
         if value is None or value.strip().isdecimal():
             return None if value is None else float(value)

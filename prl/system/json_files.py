@@ -1,4 +1,4 @@
-"""JSON files whose contents may be damaged: an object, or the error in words."""
+"""JSON files whose contents may be damaged: an object, or an error that describes the damage."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,8 @@ def parse_object(text: str | bytes, *, with_nan: bool = False) -> dict[str, Any]
     """Parse an object.
 
     Args:
-        text: of the object.
-        with_nan: let NaN and Infinity pass, which Python writes and JSON does not know.
+        text: text of the object.
+        with_nan: accept NaN and Infinity, which Python writes and JSON does not have.
 
     Raises:
         ValueError: for anything else.
@@ -33,7 +33,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a file that holds an object.
 
     Raises:
-        ValueError: with the damage; the caller adds the file and the remedy.
+        ValueError: with the damage; the caller adds file and fix.
     """
     try:
         if (size := path.stat().st_size) > MOST_BYTES:

@@ -27,10 +27,10 @@ def check_file(
     """Refuse a file that is an input of the same command, or that exists and prl did not write for this purpose.
 
     Args:
-        path: where the command is about to write.
-        option: the command line option of the file, for the message.
-        is_own: whether an existing file is an earlier result of the same kind; no file is when None.
-        inputs: files and folders that the command reads; others (hub ids, None) are passed over.
+        path: file that the command will write.
+        option: command line option of the file, for the message.
+        is_own: returns whether an existing file is an earlier result of the same kind; None accepts no existing file.
+        inputs: files and folders that the command reads; other values (hub ids, None) are skipped.
 
     Raises:
         OutputError: naming the file.
@@ -99,7 +99,7 @@ def _json(path: Path) -> Any:
         return None
 
 
-# ---- written aside
+# ---- atomic writes
 
 
 def partial_path(path: Path) -> Path:
@@ -109,7 +109,7 @@ def partial_path(path: Path) -> Path:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Write a file beside `path`, and move it into place at the end; after an error nothing is left of it."""
+    """Write a file beside `path`, and move it into place at the end; after an error it is deleted."""
     partial = partial_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -129,26 +129,26 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_picture(figure: Any, path: Path) -> None:
-    """Write a PNG atomically, marked with who wrote it."""
+    """Write a PNG atomically, marked as written by prl."""
     with writing(path) as partial:
         figure.savefig(partial, format="png", metadata={"Software": "prl"})
 
 
 @contextmanager
 def writing_folder(folder: Path, keep: Callable[[Path], bool] | None = None) -> Iterator[Path]:
-    """Fill a folder beside `folder`, and move it into place at the end; after an error nothing is left of it.
+    """Fill a folder beside `folder`, and move it into place at the end; after an error it is deleted.
 
     Args:
-        folder: the target, which is replaced.
-        keep: which entries of a folder that is replaced move into the new one.
+        folder: target; an existing folder is replaced.
+        keep: returns whether an entry of the replaced folder moves into the new one.
     """
-    folder = folder.resolve()  # a link stays one, and what it leads to is replaced
+    folder = folder.resolve()  # a link stays, and its target is replaced
     if folder.is_mount():
         with _filling(folder, keep) as partial:
             yield partial
         return
     partial, old = partial_path(folder), partial_path(folder).with_suffix(".old")
-    _finish_replacing(folder, old, keep)  # what a killed process began
+    _finish_replacing(folder, old, keep)  # left by a killed process
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -188,7 +188,7 @@ def _filling(folder: Path, keep: Callable[[Path], bool] | None) -> Iterator[Path
 
 
 def _finish_replacing(folder: Path, old: Path, keep: Callable[[Path], bool] | None) -> None:
-    """Move what stays of the old folder into the new one and take the old one away; without a new one, put it back."""
+    """Move kept entries of the old folder into the new one and delete the old; without a new one, restore the old."""
     if not old.is_dir():
         return
     if not folder.exists():

@@ -11,7 +11,7 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT
 
 @contextmanager
 def stop_signals_wait() -> Iterator[None]:
-    """Hold signals to this thread back inside, and to processes that start here until they say otherwise."""
+    """Block signals to this thread inside the block; processes that start here inherit it until they change it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -25,8 +25,8 @@ def stop_signals_wait() -> Iterator[None]:
 def leave_signals_to_parent() -> None:
     """Leave signals to the process group to the trainer, in a loader worker; only the trainer ends the worker.
 
-    The trainer still can by SIGTERM, as torch and multiprocessing do when a program ends: the sender of the signal
-    counts.
+    A SIGTERM of the trainer still ends the worker, as torch and multiprocessing send it when a program ends: the sender
+    of the signal decides.
     """
     for number in STOP_SIGNALS:
         if number != signal.SIGTERM:
@@ -34,7 +34,7 @@ def leave_signals_to_parent() -> None:
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
-    elif hasattr(signal, "pthread_sigmask"):  # macOS does not say who sent a signal
+    elif hasattr(signal, "pthread_sigmask"):  # macOS does not report the sender of a signal
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 

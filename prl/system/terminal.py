@@ -11,31 +11,31 @@ from typing import Any, TextIO
 LOST = (errno.EPIPE, errno.EIO)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 EXIT_CODE = 128 + getattr(signal, "SIGPIPE", 13)
-"""As a shell reports a program that the lost pipe ends."""
+"""Exit code that a shell reports for a program ended by a closed pipe."""
 
 CAUSED_BY = "follows_from"
-"""Attribute of an exception that another process caused: what to say of it."""
+"""Attribute of an exception that another process caused: the explanation."""
 
 _listeners: list[Callable[[], None]] = []
 
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """End the program without a traceback when its output is closed, or leave that to a run that listens."""
+    """End the program without a traceback when its output is closed, unless a run listens for that."""
     given = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_Guarded(stream) for stream in given)
     try:
         yield
     finally:
         try:
-            sys.stdout.flush()  # what is held back for a pipe would meet a closed one in the interpreter's last moments
+            sys.stdout.flush()  # buffered output would meet the closed pipe when the interpreter exits
             sys.stderr.flush()
         finally:
             sys.stdout, sys.stderr = given
 
 
 def listen(listener: Callable[[], None]) -> None:
-    """Call `listener` when output is lost, instead of ending the program."""
+    """Call `listener` instead of ending the program when output is lost."""
     _listeners.append(listener)
 
 
@@ -46,7 +46,7 @@ def stop_listening(listener: Callable[[], None]) -> None:
 
 
 class _Guarded:
-    """A text stream. From the first write that fails, its file descriptor leads to /dev/null."""
+    """A text stream whose file descriptor leads to /dev/null from the first failed write on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

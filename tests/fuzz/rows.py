@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prl.cli.commands.data import as_text
+from prl.cli.commands.data import as_text, first_record
 from prl.data import AnchoredPrompt, DataError, DataSource, Demonstration, PreferencePair, load_records
 from prl.evaluation.data_summary import describe
 from tests.fuzz import mutated, mutated_value
@@ -94,7 +94,8 @@ def read(path: Path) -> None:
                 check_words(str(error))
                 refused.append(error)
             else:
-                found = {"report": loaded.report.as_dict(), **describe(loaded.records)}
+                first = first_record(loaded.records[0])
+                found = {"report": loaded.report.as_dict(), "first": first, **describe(loaded.records)}
                 check_words(as_text(found))
                 json.dumps(found)
     if refused:

@@ -1,4 +1,4 @@
-"""Pairwise PPO whose responses are a function of the prompts: runs then differ only in how rows are spread."""
+"""Pairwise PPO whose responses are a function of the prompts: runs then differ only in how rows are divided."""
 
 import zlib
 

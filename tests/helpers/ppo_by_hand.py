@@ -295,7 +295,7 @@ class PPOByHand:
             "reward/logodds_mean": fmean(logits),
             "reward/logodds_std": pstdev(logits),
             "reward/order_gap": fmean([abs(ab + ba - 1) for ab, ba in first]),
-            "reward/flip_rate": fmean([ab * ba > 0 for ab, ba in margins]),
+            "reward/flip_rate": fmean([ab * ba > 0 and ab != ba for ab, ba in margins]),
             "kl/k1": fmean(k1),
             "kl/k3": fmean(k3),
             "kl/k1_stderr": pstdev(k1) / math.sqrt(len(k1)),

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
+from prl.objectives.logistic import soft_logistic
 from prl.objectives.preference import PreferenceBatch, PreferenceObjective
-from prl.objectives.preference.logistic import soft_logistic
 
 
 class Logistic(PreferenceObjective):
@@ -24,7 +24,7 @@ class Logistic(PreferenceObjective):
 
 
 class WithoutReference(Logistic):
-    """The same on mean log-probabilities."""
+    """Logistic loss on mean log-probabilities."""
 
     needs_reference = False
 

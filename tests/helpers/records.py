@@ -1,9 +1,12 @@
 """Records with random or given contents, for tests of the pure parts."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from prl.objectives.preference import PreferenceBatch, PreferenceObjective, ScoredResponses
+from prl.objectives.reward import PairBatch, RewardObjective
 from prl.types import Experience, PromptBatch, Rollout
 
 
@@ -53,3 +56,25 @@ def preference_batch(objective: PreferenceObjective, seed: int, padding: int = 0
         views[name] = ScoredResponses(padded(policy), mask, padded(reference) if objective.needs_reference else None)
     target, columns = numbers(6), {name: numbers(6) for name in objective.columns}
     return PreferenceBatch(views, target, columns)
+
+
+def read_pairs(target: Tensor, wl: Tensor, lw: Tensor | None = None) -> PairBatch:
+    """Pairs with the margin of chosen shown first, and of rejected shown first where it is given."""
+    margin = wl[None] if lw is None else torch.stack([wl, lw])
+    chosen_first = torch.tensor([True, False])[: len(margin), None].expand(margin.shape)
+    return PairBatch(margin, chosen_first, target)
+
+
+def pair_batch(objective: RewardObjective, seed: int) -> PairBatch:
+    """Six pairs, read in both orders, with soft labels and all that an objective declares."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def numbers(*shape: int) -> Tensor:
+        return 2 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    logits, ids = numbers(2, 6, 5), torch.tensor([3, 1])
+    pairs = read_pairs(numbers(6).sigmoid(), *(logits[..., 3] - logits[..., 1]))
+    chosen, rejected = (numbers(6, len(objective.head_weights)) for _ in range(2))
+    more = {"logits": logits, "verdict_ids": ids} if objective.needs_logits else {}
+    more |= {"chosen_rewards": chosen, "rejected_rewards": rejected} if objective.head_weights else {}
+    return replace(pairs, columns={name: numbers(6) for name in objective.columns}, **more)

@@ -92,6 +92,16 @@ def test_bad_input_is_named_before_anything_is_written(change, message, home: Ho
     assert not list(tmp_path.iterdir())
 
 
+def test_columns_are_mapped_and_asked_for_as_options(home: Home, tmp_path: Path, capsys) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"question": "copy ab"}\n')
+    args = ["--prompts", str(tmp_path / "mine.jsonl"), "--keep_unfinished"]
+    with pytest.raises(SystemExit):
+        main([*command(home, tmp_path / "x.jsonl"), *args])
+    assert "map it: --columns prompt=question." in capsys.readouterr().err
+    main([*command(home, tmp_path / "x.jsonl"), *args, "--columns", "prompt=question"])
+    assert json.loads((tmp_path / "x.provenance.json").read_text())["prompts"]["columns"] == {"prompt": "question"}
+
+
 def test_an_existing_file_is_not_overwritten(home: Home, tmp_path: Path, capsys) -> None:
     (tmp_path / "x.jsonl").write_text("mine")
     with pytest.raises(SystemExit):

@@ -339,8 +339,34 @@ def test_misspelt_key_in_yaml(overlay: str, named: str, refused: Refused, run: P
         ("pairwise_ppo", ("shaping", "[prl.rewards.shapers.Elo]"), ("shaping", "Elo")),
         ("pairwise_ppo", ("update.minibatches", "9"), ("update.minibatches is 9", "3 micro-batches")),
         ("pairwise_ppo", ("iterations", "0"), ("init_args.iterations is 0; expected at least 1",)),
-        ("generative_reward", ("order", "random", "consistency_coef", "1"), ("consistency_coef", "order: both")),
-        ("supervised", ("model.path", "x"), ("either path or config",)),
+        (
+            "generative_reward",
+            ("order", "random", "text_coef", "0", "objective.init_args.consistency_coef", "1"),
+            ("objective: Pairwise reads both orders", "order is random; it needs order: both"),
+        ),
+        ("supervised", ("model.path", "x"), ("either path or config", "set one of them to null")),
+        ("supervised", ("max_length", "0"), ("model.init_args.max_length is 0; expected at least 1 token",)),
+        ("bradley_terry", ("max_length", "-3"), ("model.init_args.max_length is -3",)),
+        ("preference", ("max_length", "0"), ("model.init_args.max_length is 0",)),
+        ("pairwise_ppo", ("max_prompt_length", "-1"), ("model.init_args.max_prompt_length is -1",)),
+        (
+            "supervised",
+            ("model.config.num_attention_heads", "3"),
+            ("num_attention_heads: 3", "makes no model", "multiple"),
+        ),
+        (
+            "supervised",
+            ("model.config", '{"model_type": "lama"}'),
+            ("model_type: lama", "Unrecognized model identifier"),
+        ),
+        (
+            *("supervised", ("model.config", '{"model_type": "llama", "hidden_sizes": 8}')),
+            ("llama has no setting hidden_sizes; did you mean hidden_size?",),
+        ),
+        (
+            *("supervised", ("model.config", '{"model_type": "gpt2", "n_embd": 10, "n_head": 4}')),
+            ("n_head: 4", "divisible"),
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else value,
 )

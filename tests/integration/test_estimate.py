@@ -43,7 +43,7 @@ def test_shards_divide_what_is_trained(home: Home, tmp_path: Path, capsys: pytes
     assert min(whole["phases"].values()) > sum(each["total"] for each in whole["models"])
 
 
-def test_adapters_share_the_trunk(home: Home, tmp_path: Path) -> None:
+def test_adapters_share_the_base_model(home: Home, tmp_path: Path) -> None:
     lora = (f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic.kind", "adapter")
     found = models(estimated(home, "pairwise_ppo", tmp_path, *lora, "--processes", "1"))
     assert found.keys() == {"policy", "critic", "GenerativeJudge"}

@@ -1,9 +1,11 @@
 """The examples of docs/extending.md, in a file outside of the package, through the command line."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from prl.cli.app import run_stage
@@ -47,3 +49,20 @@ def test_a_preference_objective_of_ones_own_trains(home: Home, mine: Path, tmp_p
     cli = home.run("preference", tmp_path / "run", f"{MODEL}objective", "mine.Hinge")
     assert type(cli.model.objective).__name__ == "Hinge"
     assert 0 < float(cli.trainer.callback_metrics["train/loss"]) < 2
+
+
+@pytest.mark.parametrize("stage", ["generative_reward", "bradley_terry"])
+def test_a_reward_objective_of_ones_own_trains_a_judge_and_a_scalar_model(
+    stage: str, home: Home, mine: Path, tmp_path: Path
+) -> None:
+    paths = []
+    for side in ("train", "validation"):
+        rows = [json.loads(line) for line in home.data(f"pairs.{side}").read_text().splitlines()]
+        path = tmp_path / f"{side}.jsonl"
+        path.write_text("".join(json.dumps({**row, "stars": 1 + n % 3}) + "\n" for n, row in enumerate(rows)))
+        paths += [f"--data.init_args.{side}.path", str(path)]
+    objective = (f"{MODEL}objective", "mine.MarginBradleyTerry", f"{MODEL}objective.init_args.scale", "0.25")
+    cli = home.run(stage, tmp_path / "run", *paths, *objective)
+    assert (type(cli.model.objective).__name__, cli.model.objective.scale) == ("MarginBradleyTerry", 0.25)
+    assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
+    assert (tmp_path / "run" / "model" / "prl_judge.json").is_file()

@@ -10,8 +10,10 @@ import torch
 
 from prl.cli.commands.judge import read_lines
 from prl.cli.entry import main
+from prl.config import JudgeGate
 from prl.data import DataSource, PreferencePair, load_records
 from prl.judge import GenerativeJudge, Judge, load_judge
+from prl.judge.gate import broken_limits
 from prl.rewards.folder import PASSPORT_FILE
 from tests.integration.runs import Home
 
@@ -52,6 +54,10 @@ def test_measuring_a_judge(kind: str, home: Home, tmp_path: Path, capsys: pytest
     assert found["order_gap"]["mean"] == pytest.approx(float(verdict.order_gap.mean()), abs=1e-5)
     shown = capsys.readouterr().out
     assert f"accuracy, both orders averaged      {found['accuracy']['mean']:8.3f}" in shown
+    head, limits, *broken = shown.partition("\n\n")[0].splitlines()
+    assert broken == [f"- {problem}" for problem in broken_limits(found, JudgeGate())] != []
+    assert head == f"not good enough to train a policy: {len(broken)} of the gate's 10 limits broken"
+    assert limits.startswith("limits: min_pairs 50, min_accuracy 0.6, ")
     assert len(shown.splitlines()) < 50  # one screen
 
 

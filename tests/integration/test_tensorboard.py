@@ -13,12 +13,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from lightning_modules.ppo_dashboard import LAYOUT
+from lightning_modules.dashboards import JUDGE_LAYOUT, LAYOUT, Layout, ppo_layout
+from lightning_modules.policy_base import sample_table
 from prl.rl.health import KINDS
 from tests.integration.runs import CONFIGS, DATA, Home, Interrupt, InterruptedRun, callback
 
 MODEL = "--model.init_args."
-ORDERS = ("p, response first", "p, anchor first")
 LEARNING_RATES = {"policy", "policy_vectors", "critic", "critic_vectors"}
 PHASES = ("rollout", "anchors", "judge", "score", "update")
 PPO_TAGS = {
@@ -42,7 +42,9 @@ WIN_RATES = ("win_rate", "win_prob", "win_rate_lc", "win_rate_heldout", "win_pro
 ANCHOR_TAGS = {"anchors/mean_version", "anchors/replaced", "anchors/refused"}
 REPLACED_TAGS = {"anchors/beaten_win_rate", "anchors/confirmed_win_prob"}
 """Of iterations in which an anchor is replaced."""
+SUMMARY_TAGS = {"0_summary/win_rate", "0_summary/win_rate_heldout", "0_summary/kl"}
 PPO_VALIDATION_TAGS = {
+    *SUMMARY_TAGS,
     *(f"val/{name}{end}" for name in (*WIN_RATES, "goodhart_gap") for end in ("", "_lo", "_hi")),
     *(
         "val/order_gap",
@@ -161,12 +163,32 @@ def test_table_of_samples(home: Home, boards: Boards) -> None:
     prompts = home.data("prompts.validation").read_text()
     for _, markdown in tables:
         header, *rows = table(markdown)
-        assert header == ["prompt", "response", "anchor", "p(win)", *ORDERS, "p(win), held-out judge"]
+        assert header == ["prompt", "response", "anchor"]
         assert len(rows) == 8
-        for prompt, response, anchor, *probabilities in rows:
+        shown = []
+        for cell, response, anchor in rows:
+            numbers, _, prompt = cell.partition("<br>")
             assert f'"{prompt}", "anchor": "{anchor}"' in prompts
             assert response
-            assert all(0 <= float(number) <= 1 for number in probabilities)
+            found = dict(each.rsplit(" ", 1) for each in numbers.split(", "))
+            assert list(found) == ["p(win)", "response first", "anchor first", "held-out judge"]
+            assert all(0 <= float(number) <= 1 for number in found.values())
+            shown.append(float(found["p(win)"]))
+        assert shown == sorted(shown, reverse=True)
+
+
+def test_samples_are_spread_from_the_best_to_the_worst() -> None:
+    """Ties in the majority leave room for the ends; a comparison that could not be judged is none of them."""
+    probabilities = [0.5] * 20 + [0.9, math.nan, 0.2, 0.7]
+    rows = [
+        {"prompt": [{"role": "user", "content": str(n)}], "response": "x", "anchor": "y"}
+        | dict.fromkeys(("p_win", "p_response_first", "p_anchor_first"), p)
+        for n, p in enumerate(probabilities)
+    ]
+    for count, expected in {4: ["0.900", "0.500", "0.500", "0.200"], 1: ["0.900"], 0: []}.items():
+        cells = [row[0] for row in table(sample_table(rows, count))[1:]]
+        assert [re.search(r"p\(win\) ([\d.]+),", cell)[1] for cell in cells] == expected
+    assert len(table(sample_table(rows, 99))) == 1 + 23
 
 
 def test_generative_judge(boards: Boards) -> None:
@@ -199,11 +221,17 @@ def test_tables_of_pairs(tag: str, kind: str, home: Home, boards: Boards) -> Non
     assert len(tables) == 2
     for _, markdown in tables:
         header, *rows = table(markdown)
-        assert header[:5] == ["prompt", "chosen", "rejected", "characters", "label"]
-        found = [dict(zip(("prompt", "chosen", "rejected"), row, strict=False)) for row in rows]
+        assert header == ["prompt", "chosen", "rejected"]
+        numbers, prompts = zip(*(row[0].split("<br>") for row in rows), strict=True)
+        found = [
+            {"prompt": prompt, "chosen": row[1], "rejected": row[2]} for prompt, row in zip(prompts, rows, strict=True)
+        ]
         assert all(each in pairs for each in found)
         assert len({str(each) for each in found}) == len(rows) > 0
-        mean, first, second = zip(*([float(cell) for cell in row[5:]] for row in rows), strict=True)
+        named = [dict(each.rsplit(" ", 1) for each in cell.split(", ")[:4]) for cell in numbers]
+        mean, first, second = (
+            [float(each[name]) for each in named] for name in ("p(chosen)", "chosen first", "rejected first")
+        )
         if kind == "wrong":
             assert list(mean) == sorted(mean)
             assert max(mean) <= 0.5
@@ -244,7 +272,7 @@ def documented_tags() -> set[str]:
     """Every tag of docs/metrics.md, braces expanded."""
     found = set()
     for line in (CONFIGS.parent / "docs" / "metrics.md").read_text().splitlines():
-        for tag in re.findall(r"`([a-z]+/[^`]+)`", line.split("|")[1]) if line.startswith("| `") else ():
+        for tag in re.findall(r"`([a-z0-9_]+/[^`]+)`", line.split("|")[1]) if line.startswith("| `") else ():
             opening, _, rest = tag.partition("{")
             names, _, ending = rest.partition("}")
             found |= {f"{opening}{name}{ending}" for name in names.split(",")} if rest else {tag}
@@ -268,7 +296,26 @@ def test_documented_metrics_are_the_logged_ones(boards: Boards) -> None:
 
 def test_the_page_of_a_run_shows_tags_that_there_are(boards: Boards) -> None:
     """A tag that is misspelt would be an empty chart."""
-    logged = set(boards["pairwise_ppo"].Tags()["scalars"])
-    shown = {tag.strip("^$") for charts in LAYOUT.values() for _, tags in charts.values() for tag in tags}
-    assert shown <= logged
-    assert "custom_scalars__config__" in boards["pairwise_ppo"].Tags()["tensors"]
+    assert ppo_layout(has_heldout=True, has_critic=True) == LAYOUT
+    for stage, layout in {"pairwise_ppo": LAYOUT, "generative_reward": JUDGE_LAYOUT}.items():
+        assert tags_of(layout) <= set(boards[stage].Tags()["scalars"])
+        assert "custom_scalars__config__" in boards[stage].Tags()["tensors"]
+    assert "custom_scalars__config__" in boards["bradley_terry"].Tags()["tensors"]
+
+
+def test_a_part_that_a_run_does_not_have_gets_no_empty_chart() -> None:
+    left = tags_of(ppo_layout(has_heldout=False, has_critic=False))
+    ends = ("", "_lo", "_hi")
+    gone = {f"val/{name}{end}" for name in ("win_rate_heldout", "win_rate_heldout_lc", "goodhart_gap") for end in ends}
+    assert tags_of(LAYOUT) - left == gone | {"value/explained_var"}
+
+
+def test_the_page_of_scalars_opens_with_the_summary(boards: Boards) -> None:
+    points = scalars(boards["pairwise_ppo"])
+    assert set(sorted(points)[: len(SUMMARY_TAGS)]) == SUMMARY_TAGS
+    for tag in SUMMARY_TAGS:
+        assert points[tag] == points[tag.replace("0_summary", "val")]
+
+
+def tags_of(layout: Layout) -> set[str]:
+    return {tag.strip("^$") for charts in layout.values() for _, tags in charts.values() for tag in tags}

@@ -1,4 +1,4 @@
-"""Two processes on CPU: training must not depend on how a batch is spread over them."""
+"""Two processes on CPU: training must not depend on how a batch is divided over them."""
 
 import json
 import os

@@ -12,7 +12,8 @@ import torch
 from prl.checkpoints.random_states import forked
 from prl.evaluation.policy.report import policy_report
 from prl.evaluation.policy.validation_log import ValidationLog
-from prl.types import Conversation, Verdict
+from prl.types import Conversation
+from prl.verdict import Verdict
 from tests.helpers.tiny import ConstantJudge, LengthJudge, PlantedJudge
 from tests.integration.runs import (
     Home,

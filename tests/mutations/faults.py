@@ -6,7 +6,7 @@ Most are wiring: what is handed to what. A fault is added with its place in the 
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutations import faults_of_data, faults_of_methods, faults_of_preference, faults_of_runs
+from tests.mutations import faults_of_data, faults_of_methods, faults_of_preference, faults_of_reward, faults_of_runs
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ UNIT = {path.stem: path.as_posix() for path in Path("tests/unit").rglob("test_*.
 
 
 def _tests(names: str) -> tuple[str, ...]:
-    """Test files by name, `u.losses` for the unit test test_losses.py, `i.` integration, `p.` parity; or `::` one test."""
+    """Test files by name, `u.policy_losses` for the unit test test_losses.py, `i.` integration, `p.` parity; or `::` one test."""
     folders = {"i": "integration", "p": "parity", "n": "native"}
     found = []
     for name in names.split():
@@ -206,12 +206,12 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
             (
                 "win-rate-is-the-probability",
-                '"reward/win_rate": mean_over_ranks(win_score(verdict))',
+                '"reward/win_rate": mean_over_ranks(wins(verdict.win_logit))',
                 '"reward/win_rate": mean_over_ranks(verdict.win_prob)',
             ),
             (
                 "flips-are-gaps",
-                '"reward/flip_rate": mean_over_ranks(verdict.flipped)',
+                '"reward/flip_rate": mean_over_ranks(verdict.flipped & (verdict.win_logit != 0))',
                 '"reward/flip_rate": mean_over_ranks(verdict.order_gap)',
             ),
             ("episodes-are-iterations", "float(iteration * num_rows)", "float(iteration)"),
@@ -266,10 +266,10 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         (),
     ),
     "prl/objectives/policy/ppo.py": (
-        (*PPO_TESTS, *_tests("u.losses p.trl_losses p.design_numbers")),
+        (*PPO_TESTS, *_tests("u.policy_losses p.trl_losses p.design_numbers")),
         (),
     ),
-    "prl/rewards/shaping.py": (
+    "prl/rewards/shapers/base.py": (
         (*PPO_TESTS, *_tests("u.shaping u.overlong u.reward_sources")),
         (),
     ),
@@ -329,22 +329,6 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
         ),
     ),
-    "lightning_modules/generative_reward.py": (
-        JUDGE_TESTS,
-        (
-            (
-                "random-order-keeps-its-target",
-                "torch.where(swapped.to(targets.device), 1 - targets, targets)",
-                "targets",
-            ),
-            (
-                "smoothing-forgotten",
-                'smooth(batch["targets"].float(), self.label_smoothing)',
-                'batch["targets"].float()',
-            ),
-            ("logged-margin-is-doubled", "(margin_wl - margin_lw).detach() / 2", "(margin_wl - margin_lw).detach()"),
-        ),
-    ),
     "lightning_modules/supervised.py": (
         _tests("u.supervised u.accumulation u.training_module"),
         (
@@ -362,31 +346,27 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
         ),
     ),
-    "lightning_modules/bradley_terry.py": (
-        _tests("u.pair_weights u.judge_levers u.accumulation"),
-        (
-            (
-                "bradley-terry-forgets-smoothing",
-                'smooth(batch["targets"].float(), self.label_smoothing)',
-                'batch["targets"].float()',
-            ),
-        ),
-    ),
     "lightning_modules/judge_validation.py": (
-        (*REPORT_TESTS, *_tests("u.pair_weights u.accumulation u.judge_levers")),
+        (*REPORT_TESTS, *_tests("u.pair_weights u.accumulation u.judge_levers u.reward_objectives")),
         (
             (
                 "pair-weights-forgotten",
                 'weighted_mean(losses, weights, totals["weights"], batches)',
                 "losses.mean()",
             ),
-            ("ties-count-in-accuracy", "decided = targets != 0.5", "decided = targets >= 0"),
+            ("ties-count-in-accuracy", "has_winner(targets)", "targets >= 0"),
             (
                 "rows-in-the-order-of-ranks",
                 "readings, rows = readings[order], self._encoded_rows(numbers)",
                 "rows = self._encoded_rows(numbers)",
             ),
             ("margin-of-rejected", "((2 * targets - 1) * win_logit).mean()", "win_logit.mean()"),
+            ("a-mean-passes-for-losses-of-a-judge", "if tuple(losses.shape) != (len(pairs),):", "if False:"),
+            (
+                "state-of-a-judges-objective-forgotten",
+                "        self.run_state.register_methods(objective=objective)\n",
+                "",
+            ),
         ),
     ),
     "lightning_modules/base.py": (
@@ -474,8 +454,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         (
             (
                 "values-outside-the-mask",
-                "return logprobs, values.masked_fill(~rollout.response_mask, 0), spread",
-                "return logprobs, values, spread",
+                "return logprobs, values.masked_fill(~rollout.response_mask, 0), entropy",
+                "return logprobs, values, entropy",
             ),
         ),
     ),
@@ -517,8 +497,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("sampling-in-training-mode", "    model.eval()\n    try:", "    try:"),
         ),
     ),
-    "prl/types.py": (
-        (*_tests("u.types u.judges"), *PPO_TESTS),
+    "prl/verdict.py": (
+        (*_tests("u.verdict u.judges"), *PPO_TESTS),
         (
             (
                 "ties-flip",
@@ -530,6 +510,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
                 "~(self.margin_ab.isnan() | self.margin_ba.isnan())",
                 "~(self.margin_ab.isnan() & self.margin_ba.isnan())",
             ),
+            ("no-opinion-is-a-loss", "(logit.sign() + 1) / 2", "(logit > 0).float()"),
+            ("labels-of-ties-name-a-winner", "return target != 0.5", "return target >= 0"),
         ),
     ),
     "prl/rl/kl_controller.py": (
@@ -548,7 +530,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "prl/rl/step_statistics.py": (
-        (*_tests("u.losses u.distributed"), *PPO_TESTS),
+        (*_tests("u.policy_losses u.distributed"), *PPO_TESTS),
         (("largest-ratio-is-a-mean", 'max(values) if name.endswith("_max") else', ""),),
     ),
     "prl/masking.py": (
@@ -574,7 +556,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
     ),
 }
 
-_OTHER_FILES = (faults_of_data.BY_FILE, faults_of_methods.BY_FILE, faults_of_preference.BY_FILE, faults_of_runs.BY_FILE)
+_OTHER_MODULES = (faults_of_data, faults_of_methods, faults_of_preference, faults_of_reward, faults_of_runs)
+_OTHER_FILES = tuple(module.BY_FILE for module in _OTHER_MODULES)
 _ELSEWHERE = [(file, _tests(names), faults) for by_file in _OTHER_FILES for file, (names, faults) in by_file.items()]
 FAULTS = [
     Fault(name, file, old, new, tests)

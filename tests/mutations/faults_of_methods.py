@@ -38,7 +38,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (("server-keeps-the-first-policy", "self._served = policy.version\n", "self._served = 10**9\n"),),
     ),
     "prl/rl/minibatch.py": (
-        f"u.minibatch u.losses u.distributed {_PPO}",
+        f"u.minibatch u.policy_losses u.distributed {_PPO}",
         (
             ("token-counts-of-one-micro-batch", "torch.cat(groups).to", "groups[0].to"),
             ("row-counts-with-empty-rows", "(mask[rows].any(1) * wide).sum()", "wide.sum()"),
@@ -53,8 +53,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("dense-rewards-forgotten", "        scores.token_rewards,\n", "        None,\n"),
         ),
     ),
-    "prl/rl/update.py": (
-        f"u.losses p.design_numbers p.trl_losses {_PPO}",
+    "prl/rl/minibatch_loss.py": (
+        f"u.policy_losses p.design_numbers p.trl_losses {_PPO}",
         (
             ("value-coef-one", "critic.value_coef * value_loss", "value_loss"),
             ("kl-loss-without-its-coefficient", "kl_coef * (per_token * weights).sum()", "(per_token * weights).sum()"),
@@ -81,7 +81,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "prl/objectives/policy/ppo.py": (
-        f"u.losses p.trl_losses {_PPO}",
+        f"u.policy_losses p.trl_losses {_PPO}",
         (
             ("entropy-is-punished", "policy_loss - self.entropy_coef", "policy_loss + self.entropy_coef"),
             (
@@ -109,7 +109,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         f"u.shapers {_PPO}",
         (("overlong-is-a-bonus", "scores.rewards - self.penalty", "scores.rewards + self.penalty"),),
     ),
-    "prl/rewards/shaping.py": (
+    "prl/rewards/shapers/base.py": (
         "u.shaping",
         (("only-the-first-shaper-counts", "        scores = shaped\n", "        return shaped\n"),),
     ),

@@ -15,11 +15,11 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("cached-under-another-precision", "as model, trainer.precision_plugin.forward_context():", "as model:"),
             ("rejected-is-scores_from_values-as-chosen", "rows = slice(number * num_pairs, (number + 1) * num_pairs)", "rows = slice(0, num_pairs)"),
             ("preference-pairs-count-alike", "weighted_mean(losses, weights,", "weighted_mean(losses, torch.ones_like(weights),"),
-            ("preference-labels-are-sure", 'batch["targets"], columns)', 'torch.ones_like(batch["targets"]), columns)'),
+            ("preference-labels-are-sure", 'batch["targets"], numbers_of(', 'torch.ones_like(batch["targets"]), numbers_of('),
             ("drift-forgotten-on-resume", '        self.run_state.register("drift", self.drift)\n', ""),
             ("state-of-the-objective-forgotten", "        self.run_state.register_methods(objective=objective)\n", ""),
             ("preference-validation-without-weights", "(columns[0] * weights).sum() / weights.sum()", "columns[0].mean()"),
-            ("ties-count-as-right-or-wrong", "counted = target != 0.5", "counted = target >= 0"),
+            ("ties-count-as-right-or-wrong", "agreement(margin, target) * counted, counted", "agreement(margin, target), counted >= 0"),
             ("validation-margin-away-from-the-label", "((2 * target - 1) * margin).mean()", "margin.mean()"),
             ("training-margin-away-from-the-label", '((2 * pairs.target - 1) * found["margin"]).mean()', 'found["margin"].mean()'),
             ("a-mean-passes-for-losses", "if tuple(losses.shape) != (len(pairs),):", "if False:"),
@@ -78,8 +78,11 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("identical-responses-are-a-pair", 'if responses["chosen"] == responses["rejected"]:', "if False:"),
             ("rows-for-any-objective", "settings_hash(super().fingerprint, self.views, self.columns)", "super().fingerprint"),
             ("loss-on-the-prompt", "mask & (torch.arange(ids.shape[1]) >= starts[:, None])", "mask"),
-            ("columns-without-a-number", "if not math.isfinite(number):", "if False:"),
         ),
+    ),
+    "prl/data/columns.py": (
+        "u.preference_encoding",
+        (("columns-without-a-number", "if not math.isfinite(number):", "if False:"),),
     ),
     "prl/data/reference_cache.py": (
         "u.reference_cache i.preference",
@@ -103,15 +106,18 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("mean-over-the-longest-response", "self.logprob() / self.lengths.clamp(min=1)", "self.logprob() / self.mask.shape[1]"),
         ),
     ),
-    "prl/objectives/preference/logistic.py": (
+    "prl/objectives/logistic.py": (
         _OBJECTIVES,
-        (("flips-add-up", "(1 - rate) * target + rate * (1 - target)", "(1 - rate) * target + rate * target"),),
+        (
+            ("flips-add-up", "target * (1 - 2 * rate) + rate", "target * (1 - rate) + rate"),
+            ("labels-are-never-right", "if not 0 <= rate < 0.5:", "if not 0 <= rate <= 0.5:"),
+        ),
     ),
     "prl/objectives/preference/dpo.py": (
         _OBJECTIVES,
         (
             ("dpo-without-beta", "margin = self.beta * (", "margin = 1.0 * ("),
-            ("dpo-labels-are-never-wrong", "flip_some(batch.target, self.label_smoothing)", "batch.target"),
+            ("dpo-labels-are-never-wrong", "smooth(batch.target, self.label_smoothing)", "batch.target"),
             ("dpo-the-wrong-way-round", "batch.chosen.log_ratio() - batch.rejected.log_ratio()", "batch.rejected.log_ratio() - batch.chosen.log_ratio()"),
         ),
     ),

@@ -1,5 +1,5 @@
-# The numbers of DESIGN 1.3. They are rounded to six decimals there, hence the tolerance of half a unit in the sixth,
-# and a hair more where the page rounds a rounded number (R = 0.7537745) once again.
+# Worked examples of verdicts, advantages and losses, computed by hand. They are rounded to six decimals, hence the
+# tolerance of half a unit in the sixth, and slightly more where an example rounds a rounded number (R = 0.7537745).
 import pytest
 import torch
 from torch.nn.functional import logsigmoid
@@ -8,16 +8,16 @@ from prl.advantages.gae import GAE, ShapedAdvantages, shaped_gae
 from prl.config import CriticSettings, KLPenalty
 from prl.models.policy import verdict_margins
 from prl.objectives.policy.base import PolicyOutputs
-from prl.objectives.policy.losses import clipped_policy_loss, clipped_value_loss
+from prl.objectives.policy.clipped import clipped_policy_loss, clipped_value_loss
 from prl.objectives.policy.ppo import PPO
-from prl.objectives.reward.bradley_terry import bradley_terry_loss
-from prl.objectives.reward.pairwise import consistency_loss, pairwise_loss
+from prl.objectives.reward import BradleyTerry, Pairwise
+from prl.rewards.shapers.base import RewardShaper
 from prl.rewards.shapers.verdicts import CenteredProbability, LogOdds, MeanProbability
-from prl.rewards.shaping import RewardShaper
 from prl.rl.experience import build_experience
-from prl.rl.update import minibatch_loss, token_weights
-from prl.types import Scores, Verdict
-from tests.helpers.records import make_experience, make_rollout, ragged_mask
+from prl.rl.minibatch_loss import minibatch_loss, token_weights
+from prl.types import Scores
+from prl.verdict import Verdict
+from tests.helpers.records import make_experience, make_rollout, ragged_mask, read_pairs
 from tests.helpers.tiny import ConstantJudge, PositionJudge
 
 SIX_DECIMALS = 5.01e-7
@@ -48,9 +48,11 @@ def test_block_1_probabilities(verdict) -> None:
 
 
 def test_block_1_losses(verdict) -> None:
-    close(pairwise_loss(verdict.margin_ab, verdict.margin_ba, f64(1.0)), 0.286257)
-    close(consistency_loss(verdict.margin_ab, verdict.margin_ba), 0.016282)
-    close(consistency_loss(verdict.margin_ab, verdict.margin_ba, "log_odds"), 0.49)  # 1.5 and -0.8
+    pairs = read_pairs(f64(1.0), verdict.margin_ab, verdict.margin_ba)
+    plain = Pairwise().loss(pairs)
+    close(plain, 0.286257)
+    close(Pairwise(consistency_coef=1.0).loss(pairs) - plain, 0.016282)
+    close(Pairwise(logit_consistency_coef=1.0).loss(pairs) - plain, 0.49)  # 1.5 and -0.8
 
 
 def block_2(values: list[float], **settings: float) -> ShapedAdvantages:
@@ -118,8 +120,9 @@ def test_block_3_bradley_terry_limit() -> None:
     r_y, r_a = torch.randn(20, dtype=torch.float64), torch.randn(20, dtype=torch.float64)
     verdict = Verdict(r_y - r_a, r_a - r_y)
     assert torch.equal(shaped(LogOdds(clip=100.0), verdict), r_y - r_a)
-    half = pairwise_loss(verdict.margin_ab, verdict.margin_ba, torch.ones(20, dtype=torch.float64))
-    assert torch.allclose(half, bradley_terry_loss(r_y, r_a, torch.ones(20, dtype=torch.float64)), atol=1e-15)
+    sure = torch.ones(20, dtype=torch.float64)
+    half = Pairwise().loss(read_pairs(sure, verdict.margin_ab, verdict.margin_ba))
+    assert torch.allclose(half, BradleyTerry().loss(read_pairs(sure, r_y - r_a)), atol=1e-15)
     assert torch.allclose(half, -logsigmoid(r_y - r_a), atol=1e-15)
 
 

@@ -7,7 +7,7 @@ from prl.config import CriticSettings, KLPenalty
 from prl.masking import masked_mean, masked_var, whiten
 from prl.objectives.policy.base import PolicyOutputs
 from prl.objectives.policy.ppo import PPO
-from prl.rl.update import minibatch_loss, token_weights
+from prl.rl.minibatch_loss import minibatch_loss, token_weights
 from tests.helpers.records import make_experience, ragged_mask
 
 MASK = ragged_mask([9, 1, 4, 6, 9])
@@ -106,7 +106,7 @@ def test_clip_fractions_equal_counts_of_clipped_tokens() -> None:
 def test_whiten_equals_trl() -> None:
     values = torch.randn(MASK.shape) * 3 + 5
     expected = trl_masked_whiten(values.double(), MASK) * MASK
-    # float32: 29 numbers near 5 with spread 3, errors of a few 1e-7 after division by the spread
+    # float32: 29 numbers near 5 with std 3, errors of a few 1e-7 after division by the std
     torch.testing.assert_close(whiten(values, MASK).double(), expected, atol=2e-6, rtol=0)
     assert masked_mean(values, MASK).item() == pytest.approx(trl_masked_mean(values, MASK).item(), rel=1e-6)
     assert masked_var(values, MASK).item() == pytest.approx(values[MASK].var().item(), rel=1e-5)

@@ -17,16 +17,19 @@ from torch import Tensor
 import prl.advantages
 import prl.objectives.policy
 import prl.objectives.preference
+import prl.objectives.reward
 import prl.rewards.shapers
 import prl.rollouts.filters
 from prl.advantages.base import AdvantageEstimator, TokenRewards
 from prl.objectives.policy.base import PolicyObjective, PolicyOutputs
 from prl.objectives.preference import PreferenceObjective
+from prl.objectives.reward import RewardObjective
 from prl.plugins import methods_in
-from prl.rewards.shaping import RewardShaper
-from prl.rollouts.base import RolloutFilter
-from prl.types import PromptBatch, Rollout, Scores, Verdict
-from tests.helpers.records import make_experience, preference_batch, ragged_mask
+from prl.rewards.shapers.base import RewardShaper
+from prl.rollouts.filters.base import RolloutFilter
+from prl.types import PromptBatch, Rollout, Scores
+from prl.verdict import Verdict
+from tests.helpers.records import make_experience, pair_batch, preference_batch, ragged_mask
 
 PROMPTS, PER_PROMPT, WIDTH = 6, 4, 12
 
@@ -83,11 +86,16 @@ def paired(method: PreferenceObjective, case: Case) -> list[Tensor | None]:
     return [method.loss(preference_batch(method, case.seed))]
 
 
+def judged(method: RewardObjective, case: Case) -> list[Tensor | None]:
+    return [method.loss(pair_batch(method, case.seed))]
+
+
 SOCKETS: list[tuple[Any, type, Callable[[Any, Case], list[Tensor | None]]]] = [
     (prl.rewards.shapers, RewardShaper, shaped),
     (prl.advantages, AdvantageEstimator, estimated),
     (prl.objectives.policy, PolicyObjective, learnt),
     (prl.objectives.preference, PreferenceObjective, paired),
+    (prl.objectives.reward, RewardObjective, judged),
     (prl.rollouts.filters, RolloutFilter, weighed),
 ]
 METHODS = [
@@ -155,6 +163,14 @@ def test_a_loss_belongs_to_each_pair_and_padding_to_none(method: type, seed: int
     assert torch.isfinite(losses).all()
     torch.testing.assert_close(objective.loss(preference_batch(objective, seed, padding=3)), losses)
     assert objective.reward(preference_batch(objective, seed).chosen).shape == (6,)
+
+
+@pytest.mark.parametrize("method", prl.objectives.reward.METHODS.values())
+def test_a_loss_of_a_judge_belongs_to_each_pair(method: type) -> None:
+    objective: Any = method(**{each.name: default(each) for each in signature(method).parameters.values()})
+    losses = objective.loss(pair_batch(objective, 0))
+    assert losses.shape == (6,)
+    assert torch.isfinite(losses).all()
 
 
 @pytest.mark.parametrize(("kind", "output"), METHODS)

@@ -1,7 +1,7 @@
 """The small commands beside LightningCLI's verbs: one file each.
 
-The top of such a file imports nothing slow: `--help` and mistakes are answered at once. What takes its time is imported
-where it is used.
+The top of such a file imports nothing slow, so that `--help` and mistakes are answered at once. Slow imports stand
+where they are used.
 """
 
 from collections.abc import Callable
@@ -14,4 +14,4 @@ def _command(name: str) -> Callable[[list[str]], None]:
 
 NAMES = ("quickstart", "data", "judge", "anchors", "resume", "frontier", "export", "estimate", "convert", "env")
 COMMANDS = {name: _command(name) for name in NAMES}
-"""Name on the command line -> what runs; imported when called."""
+"""Name on the command line -> function to run, imported when called."""

@@ -1,20 +1,20 @@
-"""`prl anchors`: write a file of prompts with anchors that a policy made: the best of n samples, or plain samples.
+"""`prl anchors`: write a file of prompts with anchors of a policy: the best of n samples, or plain samples.
 
-The file goes into `data.init_args.train` of pairwise PPO. Best of n is a knockout tournament under a judge. Where each
-anchor comes from stands in OUTPUT.provenance.json, and in the column `anchor_id` of each row.
+The file is for `data.init_args.train` of pairwise PPO. A knockout tournament under a judge chooses the best of n. The
+provenance of the anchors is in OUTPUT.provenance.json, and in the column `anchor_id` of each row.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from prl.cli.commands.sources import number_of_rows, positive
+from prl.cli.commands.sources import add_source_options, errors_in_options, number_of_rows, positive
 from prl.config import DTYPES
 from prl.system.outputs import check_file, json_with
 
 
 def main(args: list[str]) -> None:
-    """Write the file."""
+    """Write the file of prompts with anchors."""
     parser = argparse.ArgumentParser("prl anchors", description=__doc__)
     parser.add_argument(
         "--policy", required=True, help="folder or hub id of the model that answers, usually the SFT one"
@@ -31,7 +31,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("--batch_size", type=positive, default=16, help="responses sampled together (default 16)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--limit", type=number_of_rows, help="read only the first so many prompts")
-    parser.add_argument("--split", help="split of a hub data set")
+    add_source_options(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep_unfinished", action="store_true", help="let responses that hit the length limit enter")
     parser.add_argument(
@@ -49,12 +49,13 @@ def main(args: list[str]) -> None:
         parser.error(f"--output {options.output} exists; choose another name")
     if options.output.suffix != ".jsonl":
         parser.error(f"--output {options.output}: expected a name that ends in .jsonl")
-    own = json_with("prl", "method", "anchor_id")  # of a command that was ended before the anchors were in place
+    own = json_with("prl", "method", "anchor_id")  # left by a command that was interrupted
     provenance = options.output.with_suffix(".provenance.json")
     check_file(provenance, "the description beside --output,", own)
     from prl.anchors.writing import write_anchors
 
-    number, told = write_anchors(options, provenance)
+    with errors_in_options(can_skip=False):
+        number, told = write_anchors(options, provenance)
     print(
         f"wrote {number} prompts with anchors to {options.output}: {options.samples} samples each, "
         f"{told['num_comparisons']} comparisons; {told['num_unfinished_samples']} samples hit the length limit"

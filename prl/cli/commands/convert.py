@@ -1,13 +1,13 @@
 """`prl convert SOURCE FOLDER`: read a model once (a GGUF file, a hub id) and keep it as a safetensors folder.
 
-`prl convert RUN_DIR` writes what classes and settings are called now into the config.yaml of an earlier version's run.
+`prl convert RUN_DIR` writes the current names of classes and settings into the config.yaml of an earlier version's run.
 """
 
 import argparse
 from pathlib import Path
 
 from prl.config import DTYPES, ModelSource
-from prl.run_folder.renamed import rename_in_run
+from prl.renamed.check import rename_in_run
 from prl.run_folder.sealed_config import CONFIG
 from prl.system.outputs import check_folder, writing_folder
 

@@ -1,18 +1,18 @@
-"""`prl data FILE|HUB_ID`: what is in a data set, before anything is trained on it."""
+"""`prl data FILE|HUB_ID`: describe a data set before training on it."""
 
 import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from prl.cli.commands.sources import add_source_options, number_of_rows, positive
+from prl.cli.commands.sources import add_source_options, errors_in_options, number_of_rows, positive
 from prl.config import ModelSource
 
 if TYPE_CHECKING:
-    from prl.data import Record
+    from prl.data import DataSource, Record
 
 KINDS = ("pairs", "prompts", "demonstrations")
-ROWS_SHOWN = 8
-"""Numbers of skipped rows in the text; the JSON has all."""
+CHARACTERS_SHOWN = 200
+"""Beginning of a text of the first record; the JSON has all."""
 
 
 def main(args: list[str]) -> None:
@@ -37,14 +37,20 @@ def main(args: list[str]) -> None:
 
 def described(options: argparse.Namespace) -> dict[str, Any]:
     """Describe the data as a JSON object."""
-    from prl.data import AnchoredPrompt, DataSource, Demonstration, PreferencePair, Record, load_records
+    from prl.data import DataError, DataSource, load_records
     from prl.evaluation.data_summary import describe
 
-    kinds: dict[str, type[Record]]
-    kinds = {"pairs": PreferencePair, "prompts": AnchoredPrompt, "demonstrations": Demonstration}
     source = DataSource(options.source, options.split, options.name, options.columns, options.limit)
-    loaded = load_records(source, kinds[options.kind], options.on_invalid)
-    found: dict[str, Any] = {"report": loaded.report.as_dict()}
+    try:
+        with errors_in_options():
+            loaded = load_records(source, kinds()[options.kind], options.on_invalid)
+    except DataError as error:
+        if (better := better_kind(source, options.kind)) is None:
+            raise
+        raise DataError(f"{error}\nThe first row reads as one of {better}: add --kind {better}.") from error.__cause__
+    found: dict[str, Any] = {"report": loaded.report.as_dict(), "first": first_record(loaded.records[0])}
+    if loaded.report.unknown_columns and (better := better_kind(source, options.kind)):
+        found["better_kind"] = better
     if not options.tokenizer:
         return found | describe(loaded.records)
     from prl.data.marks import encode_content
@@ -55,6 +61,46 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
     if shown := [tokens_of(tokenizer, record) for record in loaded.records[: options.show_tokens]]:
         found["tokens"] = shown
     return found
+
+
+def kinds() -> "dict[str, type[Record]]":
+    """Map names on the command line to kinds of record."""
+    from prl.data import AnchoredPrompt, Demonstration, PreferencePair
+
+    return dict(zip(KINDS, (PreferencePair, AnchoredPrompt, Demonstration), strict=True))
+
+
+def better_kind(source: "DataSource", kind: str) -> str | None:
+    """Find a kind that reads more columns of the first row; None where `kind` reads most, or the row is bad itself."""
+    from prl.data import DataError, RowError
+    from prl.data.rows.reading import renamed
+    from prl.data.rows.sources import is_written, load_dataset, raw_rows
+
+    unread: dict[str, int] = {}
+    try:
+        _, raw = next(raw_rows(source, lambda: load_dataset(source)))
+    except (DataError, StopIteration):
+        return None
+    if isinstance(raw, RowError):
+        return None
+    for name, record in kinds().items():
+        try:
+            row = record.row(renamed(raw, source.columns or {}), is_written(source))
+            record.from_row(row)
+            unread[name] = len(row.extra())
+        except RowError as error:
+            if name == kind and error.reason != "missing column":
+                return None
+    best = min(unread, key=unread.__getitem__, default=kind)
+    return best if unread and (kind not in unread or unread[best] < unread[kind]) else None
+
+
+def first_record(record: "Record") -> dict[str, str]:
+    """Show a record as it was read: part -> text."""
+    parts = {"prompt": "\n".join(f"{message['role']}: {message['content']}" for message in record.prompt)}
+    names = ("chosen", "rejected", "completion")
+    parts |= {name: getattr(record, name) for name in names if hasattr(record, name)}
+    return parts | {f"anchor {number}": text for number, text in enumerate(getattr(record, "anchors", ()))}
 
 
 def tokens_of(tokenizer: Any, record: "Record") -> dict[str, list[str]]:
@@ -74,6 +120,7 @@ def tokens_of(tokenizer: Any, record: "Record") -> dict[str, list[str]]:
 
 def as_text(found: dict[str, Any]) -> str:
     """Format the summary for one screen. Control characters in the data cannot steer the terminal: see `printable`."""
+    from prl.data.rows.reading import ROWS_SHOWN
     from prl.data.rows.row_errors import printable
     from prl.evaluation.data_summary import QUANTILES
 
@@ -89,6 +136,8 @@ def as_text(found: dict[str, Any]) -> str:
     rows += [("label", f"{name}: {count}") for name, count in report["labels"].items()]
     if report["unknown_columns"]:
         rows.append(("not read", ", ".join(report["unknown_columns"])))
+    if "better_kind" in found:
+        rows.append(("hint", f"--kind {found['better_kind']} reads more columns of these rows"))
     rows.append(("unique prompts", str(found["num_prompts"])))
     rows.append(("stripped", f"{report['num_stripped']} responses had white space at their ends"))
     if "num_without_anchor" in found:
@@ -108,6 +157,10 @@ def as_text(found: dict[str, Any]) -> str:
         for rule, n in found["baselines"].items():
             interval = f"{100 * n['low']:.1f} to {100 * n['high']:.1f} %"
             text.append(f"  {rule:<34}{100 * n['accuracy']:>5.1f} %  {interval:<16}{n['num_pairs']:>13}")
+    text += ["", "first record"]
+    for name, words in found["first"].items():
+        rest = len(words) - CHARACTERS_SHOWN
+        text.append(f"  {name:<14}{words[:CHARACTERS_SHOWN]}" + (f" ... (+{rest} characters)" if rest > 0 else ""))
     for number, parts in enumerate(found.get("tokens", []), start=1):
         text += ["", f"record {number}"]
         text += [f"  {part} ({len(tokens)}): " + " ".join(map(repr, tokens)) for part, tokens in parts.items()]

@@ -1,4 +1,4 @@
-"""`prl env`: what a bug report needs, as text or as one JSON object: versions, hardware, compilers, kernels and why."""
+"""`prl env`: versions, hardware, compilers and kernels for a bug report, as text or as one JSON object."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from prl import __version__
 
 PACKAGES = ("lightning", "transformers", "torchmetrics", "jsonargparse", "datasets", "peft", "deepspeed")
-"""Packages beside torch whose version matters; asked for without importing them, which would take seconds."""
+"""Packages beside torch whose version matters; read from metadata, because imports take seconds."""
 
 
 def main(args: list[str]) -> None:
@@ -93,9 +93,9 @@ def kernels() -> dict[str, Any]:
     report: dict[str, Any] = {"PRL_KERNELS": os.environ.get("PRL_KERNELS")}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about slow advantages, which points here
+            warnings.simplefilter("ignore")  # hide the warning of slow advantages, which points here
             from prl import ops
-    except (ValueError, RuntimeError) as error:  # PRL_KERNELS is unknown, or asks for what cannot be had
+    except (ValueError, RuntimeError) as error:  # PRL_KERNELS is unknown, or names a kernel that is not available
         return {**report, "error": str(error), "implementations": {}, "runs_on": {}}
     states = {name: {"active": kernel.active, "reason": kernel.reason} for name, kernel in ops.status().items()}
     runs_on = {device: ops.active_for(device) for device in ("cpu", "cuda")}

@@ -1,4 +1,4 @@
-"""`prl estimate`: what a configuration needs on each process, by model and by phase, before anything is allocated."""
+"""`prl estimate`: memory of a configuration per process, by model and by phase, before anything is allocated."""
 
 import argparse
 import json
@@ -45,7 +45,7 @@ def resolved(args: list[str]) -> dict[str, Any]:
     from prl.cli.app import PrlCLI, run_stage
 
     class Parsed(PrlCLI):
-        """Reads and checks settings, and makes nothing of them."""
+        """Reads and checks settings without instantiating anything."""
 
         def before_instantiate_classes(self) -> None:
             pass
@@ -112,7 +112,7 @@ def show(report: dict[str, Any]) -> None:
     """Print two tables, in GiB, or in MiB where everything is small."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)  # of a pipe nobody knows the width, and names would be cut
+        console = Console(width=120)  # a pipe has no width, and names would be truncated
     unit, size_of = ("GiB", 2**30) if report["peak"] >= 2**30 else ("MiB", 2**20)
     title = f"one of {report['processes']} processes, {unit}"
     models = Table(

@@ -1,8 +1,8 @@
-"""`prl export --checkpoint FILE --output DIR`: the model of any checkpoint as a folder that transformers loads.
+"""`prl export --checkpoint FILE --output DIR`: write the model of a checkpoint as a folder that transformers loads.
 
 The folder has the contents of the `model/` that a finished run leaves: safetensors, tokenizer, chat template, model
-card, and a judge's template. Adapters are merged. No GPU and no data are needed, so no judge is measured: it gets the
-passport of the run's `model/` if that has equal weights, else `prl judge --write-passport` writes one.
+card, and a judge's template. Adapters are merged. No GPU and no data are needed, so no judge is measured. A judge gets
+the passport of the run's `model/` if its weights are equal; otherwise `prl judge --write-passport` writes one.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from prl.system.outputs import OutputError, check_folder
 
 
 def main(args: list[str]) -> None:
-    """Write the folder."""
+    """Write the model folder."""
     parser = argparse.ArgumentParser("prl export", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must be new or empty")
@@ -42,10 +42,10 @@ def export(
         output: folder that does not exist yet, or is empty.
         config: the run's config.yaml; `run/config.yaml` of `run/checkpoints/x.ckpt` when None.
         merge: put adapters into the weights, instead of writing them alone.
-        trusted: obey the config also where it names code that is not prl's.
+        trusted: accept a config that names code outside of prl.
 
     Raises:
-        RunError: when a file is missing or torn, or the folder holds something.
+        RunError: when a file is missing or corrupt, or the folder is not empty.
         RunInUseError: for a folder inside that of a running run.
         UntrustedRunError: when the model's settings ask for such code.
         ValueError: for a checkpoint of another stage, or for merge: false without adapters.

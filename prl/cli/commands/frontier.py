@@ -1,4 +1,4 @@
-"""`prl frontier`: what each run pays in KL for its win rate, and the checkpoint to ship."""
+"""`prl frontier`: win rate against KL of each run, and the checkpoint to ship."""
 
 import argparse
 import json
@@ -10,7 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from prl.checkpoints.files import batches_of, valid_checkpoints
-from prl.evaluation.policy.frontier import MEASURES, Point, best_checkpoint, common_measure, knee, run_points
+from prl.evaluation.policy.frontier import (
+    EXTRAPOLATED,
+    MEASURES,
+    Point,
+    best_checkpoint,
+    beyond_equal_lengths,
+    common_measure,
+    knee,
+    run_points,
+)
 from prl.evaluation.policy.validation_log import VALIDATIONS, ValidationLog
 from prl.system.outputs import check_file, is_own_picture, json_with, save_picture, write_text
 
@@ -43,12 +52,13 @@ def main(args: list[str]) -> None:
 
 
 def validations(run: Path) -> list[dict[str, Any]]:
-    """Read the validations of a run.
+    """Read the validations of a run, each with whether its rates at equal lengths are extrapolations.
 
     Raises:
         ValueError: when it has none.
     """
-    lines = ValidationLog(run).read()
+    log = ValidationLog(run)
+    lines = [{**line, EXTRAPOLATED: beyond_equal_lengths(log.rows(line["batch"]))} for line in log.read()]
     if not lines:
         raise ValueError(
             f"{run / VALIDATIONS} is missing or empty; a run of PairwisePPOModule writes it at each validation: give "
@@ -64,6 +74,9 @@ def frontier(lines: dict[str, list[dict[str, Any]]], measure: str | None = None)
         lines: run folder -> its validations.
         measure: the win rate to go by; the most trustworthy one that all validations have when None.
 
+    Returns:
+        measure, runs, and what to ship: null where every rate is an extrapolation.
+
     Raises:
         ValueError: when the runs share no win rate, or validations lack the one that was asked for.
     """
@@ -73,7 +86,6 @@ def frontier(lines: dict[str, list[dict[str, Any]]], measure: str | None = None)
     for run, points in runs.items():
         if not points:
             raise ValueError(f"{run} has no {name}; choose another --measure" + _heldout_hint(name))
-    run, best = best_checkpoint(runs)
     found = {
         run: {
             "points": [asdict(point) for point in points],
@@ -82,7 +94,10 @@ def frontier(lines: dict[str, list[dict[str, Any]]], measure: str | None = None)
         }
         for run, points in runs.items()
     }
-    ship = {"run": run, **asdict(best), **checkpoint_for(Path(run), best)}
+    ship = None
+    if any(not point.extrapolated for points in runs.values() for point in points):
+        run, best = best_checkpoint(runs)
+        ship = {"run": run, **asdict(best), **checkpoint_for(Path(run), best)}
     return {"measure": name, "runs": found, "ship": ship}
 
 
@@ -125,29 +140,49 @@ def _batches_in(path: Path) -> int | None:
         checkpoint = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
         return int(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"])
     except (RuntimeError, OSError, KeyError, TypeError):
-        return None  # torn, or no checkpoint of a run: nothing that could be shipped
+        return None  # corrupt, or no checkpoint of a run
 
 
 def show(report: dict[str, Any]) -> None:
     """Print the validations as a table, and the checkpoint to ship in words."""
-    table = Table(title=f"win rate: {MEASURES[report['measure']]}", title_justify="left")
-    for column in ("run", "batch", "sqrt KL", "win rate", "95 % over prompts", ""):
+    controlled = report["measure"].endswith("_lc")
+    rates = ("at equal lengths", "95 %", "as counted") if controlled else ("win rate", "95 %")
+    table = Table(title=f"win rate against the anchors: {MEASURES[report['measure']]}", title_justify="left")
+    for column in ("run", "batch", "sqrt KL", *rates, ""):
         table.add_column(column, justify="left" if column in ("run", "") else "right")
     ship = report["ship"]
     for run, found in report["runs"].items():
         for point in found["points"]:
-            chosen = run == ship["run"] and point["batch"] == ship["batch"]
+            chosen = ship is not None and run == ship["run"] and point["batch"] == ship["batch"]
             marks = ["to ship"] * chosen + ["knee"] * (point["batch"] == found["knee"])
-            marks += ["after the alarm"] * point["alarmed"]
-            interval = f"{point['low']:.3f} to {point['high']:.3f}"
-            numbers = (f"{point['batch']}", f"{point['kl_sqrt']:.2f}", f"{point['rate']:.3f}", interval)
+            marks += ["after the alarm"] * point["alarmed"] + ["extrapolated"] * point["extrapolated"]
+            numbers = [f"{point['batch']}", f"{point['kl_sqrt']:.2f}", f"{point['rate']:.3f}"]
+            numbers += [f"{point['low']:.3f} to {point['high']:.3f}"]
+            if controlled:
+                numbers += ["" if point["plain"] is None else f"{point['plain']:.3f}"]
             table.add_row(run, *numbers, ", ".join(marks), style="bold" if chosen else "")
     console = Console()
     console.print(table)
     for run, found in report["runs"].items():
         if found["without_numbers"]:
             console.print(f"{run}: no {report['measure']} at batches {found['without_numbers']}, left out")
+    console.print(shipping(report), soft_wrap=True, highlight=False)
+
+
+def shipping(report: dict[str, Any]) -> str:
+    """Say which checkpoint to ship and by which rate, or why none."""
+    every = [point for found in report["runs"].values() for point in found["points"]]
+    extrapolated = sum(point["extrapolated"] for point in every)
+    why = (
+        f"at {extrapolated} of {len(every)} validations every response is shorter than its anchors, or every one is "
+        "longer; the rate at equal lengths is then an extrapolation and ships nothing"
+    )
+    if (ship := report["ship"]) is None:
+        plain = "" if "heldout" in report["measure"] else " To go by the rate as counted: --measure win_rate"
+        return f"ship: nothing, since {why}.{plain}"
     where = ship["checkpoint"] or "no checkpoint"
-    console.print(f"ship: {ship['run']}, batch {ship['batch']}: {where}", soft_wrap=True, highlight=False)
-    if ship["advice"]:
-        console.print(ship["advice"], soft_wrap=True, highlight=False)
+    rate = f"{'rate at equal lengths' if report['measure'].endswith('_lc') else 'win rate'} {ship['rate']:.3f}"
+    rate += "" if ship["plain"] is None else f", win rate as counted {ship['plain']:.3f}"
+    lines = [f"ship: {ship['run']}, batch {ship['batch']} ({rate}): {where}"]
+    lines += [f"left out: {why}"] * bool(extrapolated)
+    return "\n".join(lines + ([ship["advice"]] if ship["advice"] else []))

@@ -1,4 +1,4 @@
-"""`prl judge`: measure a judge on labelled pairs, or let it compare responses with anchors line by line."""
+"""`prl judge`: measure a judge on labelled pairs, or compare responses with anchors line by line."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prl.cli.commands.sources import add_source_options, number_of_rows
+from prl.cli.commands.sources import add_source_options, errors_in_options, number_of_rows
 from prl.config import DTYPES
 from prl.system.outputs import check_file, is_own_picture, json_with, lines_with, save_picture, write_text
 
@@ -40,9 +40,9 @@ FIGURES = (
     ("layout_gap", "change of a margin in batches"),
     ("cut_share", "comparisons cut to fit"),
 )
-"""Names in the report, in the order of the screen, with their words."""
+"""Figures of the report with their labels, in the order of the screen."""
 COLUMNS = ("win_prob", "margin", "order_gap")
-"""Columns that are written of each comparison."""
+"""Columns written for each comparison."""
 
 
 def main(args: list[str]) -> None:
@@ -114,7 +114,7 @@ def picture_of(folder: Path, tag: str) -> Path:
 
 
 def prepare(file: Path | None, folder: Path | None) -> None:
-    """Make the folders that results are written to, before they are paid for.
+    """Create the folders of results, before compute is spent.
 
     Raises:
         ValueError: when one of the two cannot be written.
@@ -131,14 +131,15 @@ def prepare(file: Path | None, folder: Path | None) -> None:
 
 
 def measure(judge: "Judge", options: argparse.Namespace) -> None:
-    """Examine the judge, print one screen, and leave the passport where it was asked for."""
+    """Examine the judge, print one screen, and write the passport where options ask for it."""
     from prl.data import DataSource, PreferencePair, load_records
     from prl.judge.examination import judge_pairs
     from prl.judge.passport import as_json, issue_passport, write_passport
     from prl.rewards.folder import judge_folder
 
     source = DataSource(options.pairs, options.split, options.name, options.columns, options.max_pairs)
-    pairs = load_records(source, PreferencePair, options.on_invalid, lambda pair: judge.model.check(pair.prompt))
+    with errors_in_options():
+        pairs = load_records(source, PreferencePair, options.on_invalid, lambda pair: judge.model.check(pair.prompt))
     for reason, numbers in pairs.report.skipped.items():
         print(f"left out for '{reason}': row {', '.join(map(str, numbers))}")
     judged = judge_pairs(judge.model, pairs.records)
@@ -161,10 +162,14 @@ def measure(judge: "Judge", options: argparse.Namespace) -> None:
 
 
 def screen(passport: dict[str, Any]) -> str:
-    """Format the report in columns: figure, 95 % interval over prompts, and number of pairs."""
+    """Format the verdict by the gate's limits, then the report: figure, 95 % interval over prompts, number of pairs."""
+    from prl.config import JudgeGate
+    from prl.judge.gate import verdict
+
     report = passport["report"]
     counts = f"{report['num_pairs']} pairs, {report['num_prompts']} prompts, {report['num_ties']} ties"
-    lines = [f"{passport['judge']['kind']} judge on {passport['data']['file']}: {counts}", ""]
+    lines = [*verdict(report, JudgeGate()), ""]
+    lines += [f"{passport['judge']['kind']} judge on {passport['data']['file']}: {counts}", ""]
     rows = [(words, report[name]) for name, words in FIGURES if name in report]
     rows += [(f"accuracy on {name}", found) for name, found in report["sources"].items()]
     rows += [(f"attack {name} wins", found) for name, found in report.get("canaries", {}).items()]

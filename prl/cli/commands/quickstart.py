@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from prl.cli.places import find_config
 from prl.system.outputs import OutputError, check_file, check_folder, json_with, write_text
 
 STAGES = ("world", "supervised", "judge", "ppo", "report")
@@ -33,8 +34,11 @@ def main(args: list[str]) -> None:
     parser.add_argument("--configs", type=Path, default=Path("configs/quickstart"), help="folder of the three configs")
     parser.add_argument("--only", choices=STAGES, help="run one stage of an existing folder")
     options = parser.parse_args(args)
+    options.configs = find_config(options.configs)
     if not options.configs.is_dir():
-        raise SystemExit(f"prl quickstart: no folder {options.configs}; run it in a clone of prl, or give --configs")
+        raise SystemExit(
+            f"prl quickstart: no folder {options.configs}; leave --configs out for those that come with prl"
+        )
     _quiet()
     stages = (options.only,) if options.only else STAGES
     if options.only is None:
@@ -93,7 +97,7 @@ def write_world_and_tokenizer(out: Path, seed: int) -> None:
 
 
 def fit(stage: str, out: Path, configs: Path, seed: int) -> None:
-    """Run one training stage through the command line that a user would type; paths follow `out`."""
+    """Run one training stage through the command line that a user would type, with paths below `out`."""
     from prl.cli.app import run_stage
 
     data = {"supervised": "demonstrations", "judge": "pairs", "ppo": "prompts"}[stage]
@@ -163,13 +167,14 @@ def measure_judge(out: Path) -> dict[str, float]:
     from prl.evaluation.bootstrap import bootstrap_mean
     from prl.evaluation.judge.report import judge_metrics
     from prl.judge import GenerativeJudge
+    from prl.verdict import wins
 
     judge = GenerativeJudge.from_pretrained(str(out / "judge" / "model"))
     source = DataSource(str(out / "world" / "pairs.validation.jsonl"))
     pairs: list[Any] = load_records(source, PreferencePair).records
     verdict = judge.compare([p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs])
     metrics = judge_metrics(verdict, torch.tensor([p.preference for p in pairs]))
-    right = ((verdict.win_logit.sign() + 1) / 2).tolist()
+    right = wins(verdict.win_logit).tolist()
     interval = bootstrap_mean(right, [p.prompt[-1]["content"] for p in pairs])
     return {**metrics, "accuracy_lo": interval.low, "accuracy_hi": interval.high}
 

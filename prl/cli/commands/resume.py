@@ -20,6 +20,8 @@ from prl.run_folder.trust import FLAG, take_flag
 
 log = logging.getLogger(__name__)
 
+ACCEPT = "--accept_changes"
+
 
 def main(args: list[str]) -> None:
     """Continue, or verify."""
@@ -33,9 +35,15 @@ def main(args: list[str]) -> None:
     parser.add_argument(
         FLAG, metavar="true", help="obey the run's config.yaml also where it names code that is not prl's"
     )
+    parser.add_argument(
+        ACCEPT,
+        metavar="NAMES",
+        help="go on although these inputs changed, as in '[data.train]', or true for all; a refusal names them",
+    )
     rest, trusted = take_flag(args)
     options, settings = parser.parse_known_args(rest)
     settings += [FLAG, "true"] if trusted else []
+    settings += [ACCEPT, options.accept_changes] if options.accept_changes is not None else []
     _check_config(options.run_dir, settings)
     if options.verify is None:
         from prl.cli.app import run_stage
@@ -110,7 +118,7 @@ def _check_config(run: Path, settings: list[str]) -> None:
     if not path.is_file():
         raise RunError(f"there is no {path}; give the folder of a run")
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    parser.add_argument("--accept_changes", type=yaml.safe_load, default=False)
+    parser.add_argument(ACCEPT, type=yaml.safe_load, default=False)
     accept = parser.parse_known_args(settings)[0].accept_changes
     if (wrong := config_fault(run)) is None:
         return

@@ -1,7 +1,14 @@
-"""Options that name a source of rows, shared by every command that reads data."""
+"""Options that name a source of rows, shared by every command that reads data, and errors that speak of them."""
 
 import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+_COLUMNS = re.compile(r"columns: \{(.*?)\}")
+_SKIP = ", or set `on_invalid: skip` to leave them out and list them in the report"
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +22,36 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         action=_Columns,
         metavar="NAME=COLUMN",
         help="prl's name=the file's; NAME= leaves one unread",
+    )
+
+
+@contextmanager
+def errors_in_options(can_skip: bool = True) -> Iterator[None]:
+    """Word the settings in an error of the data as options of the command line.
+
+    Args:
+        can_skip: whether the command has --on_invalid.
+
+    Raises:
+        DataError: the one raised inside, in other words.
+    """
+    from prl.data.rows.row_errors import DataError
+
+    try:
+        yield
+    except DataError as error:
+        text = _COLUMNS.sub(lambda found: f"--columns {_as_options(found[1])}", str(error))
+        text = text.replace(_SKIP, ", or leave them out by --on_invalid skip" if can_skip else "")
+        text = text.replace("`on_invalid: skip`", "leaving rows out").replace("with `split`", "with --split")
+        raise DataError(text) from error.__cause__
+
+
+def _as_options(columns: str) -> str:
+    """Turn `prompt: question, label: null` into `prompt=question label=`."""
+    named = [each.partition(": ")[::2] for each in columns.split(", ")]
+    theirs = {"null": "", "<column in the file>": "COLUMN"}
+    return " ".join(
+        f"{ours}={shlex.quote(name) if (name := theirs.get(given, given)) else ''}" for ours, given in named
     )
 
 

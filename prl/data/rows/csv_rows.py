@@ -25,7 +25,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
     with path.open("rb") as start:
         if start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise DataError(f"{path} is text in UTF-16; write the file again as UTF-8")
-    # Line ends as they are: they may be part of a cell.
+    # Keep line ends: they may be part of a cell.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         yield from _rows(path, file)
 

@@ -16,7 +16,7 @@ _LONGEST_LITERAL = 12
 
 
 class _Decoder:
-    """Python's decoder, which also notices a key that an object has twice; JSON does not say which one counts."""
+    """Python's decoder, which also notices duplicate keys of an object; JSON does not define which one counts."""
 
     def __init__(self) -> None:
         self.twice: list[str] = []
@@ -30,7 +30,7 @@ class _Decoder:
         return made
 
     def whole(self, text: str) -> Any:
-        """Decode the value of a whole text."""
+        """Decode a text that is one value."""
         self.twice = []
         return self._decoder.decode(text)
 
@@ -70,7 +70,7 @@ def _line_row(decoder: _Decoder, line: bytes) -> RawRow:
 
 
 class _Text:
-    """A file that is read on demand; `text[at:]` is read and not used yet."""
+    """A file that is read on demand; `text[at:]` is the unused part."""
 
     def __init__(self, file: TextIO) -> None:
         self._file, self.text, self.at = file, "", 0
@@ -94,8 +94,8 @@ def json_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
     """Yield each object of an array with its number, from 1; in a file without an array, those of its lines.
 
     Raises:
-        DataError: where the text of an array is no JSON. What is behind that place cannot be told apart, so that no row
-            there can be skipped.
+        DataError: where the text of an array is no JSON. The rows after that place cannot be told apart, and so not be
+            skipped.
     """
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         text = _Text(file)

@@ -9,10 +9,10 @@ from prl.data.rows.row_reader import RowReader
 from prl.types import Conversation
 
 NO_LABEL = "none, chosen is better"
-"""Name in a report of a row whose columns alone give the label."""
+"""Name, in reports, of rows whose columns alone give the label."""
 
 MARGIN = "margin, as log-odds"
-"""Name in a report of a row with a margin, which other trainers read otherwise."""
+"""Name, in reports, of rows with a margin, which other trainers read differently."""
 
 MAX_COMPLETIONS = 128
 """Longest ranked list: it gives 8,128 pairs, and each holds two texts."""
@@ -25,9 +25,9 @@ def read_preference(row: RowReader, default: float | None, usual: str) -> float:
 
     Args:
         row: the row.
-        default: what it is without a label; None where a row must have one. Where there is one, the columns alone say
-            which response is better, and a margin may not say otherwise.
-        usual: the label that an error asks for.
+        default: the probability without a label; None where a row must have a label. With a default, the columns alone
+            decide which response is better, and a margin may not contradict them.
+        usual: the label that an error suggests.
     """
     given = [name for name in LABELS if name in row]
     if len(given) > 1:
@@ -35,7 +35,7 @@ def read_preference(row: RowReader, default: float | None, usual: str) -> float:
     if not given:
         if default is None:
             raise row.missing(usual)
-        # Beside `chosen`, `winner` says nothing in any row, so an empty one is of the file's other rows.
+        # Beside `chosen`, `winner` carries no information, so an empty cell belongs to the file's other rows.
         if empty := next((name for name in LABELS if name != "winner" and row.is_null(name)), None):
             raise row.missing(empty)
         row.label = NO_LABEL
@@ -72,14 +72,14 @@ def read_weight(row: RowReader, num_pairs: int = 1) -> float:
 
 
 def read_ranking(row: RowReader, order: str, prompt: Conversation) -> list[tuple[tuple[str, str], tuple[int, int]]]:
-    """List all pairs (better, worse) of a ranked list, each with the white space that was stripped from the two.
+    """List all pairs (better, worse) of a ranked list, each with the characters stripped from both responses.
 
     Pairs of equal rank are left out and counted. Raises RowError.
 
     Args:
         row: the row, with `completions`.
         order: the column that ranks them: `rank` (1 is the best) or `scores` (the higher the better).
-        prompt: of the responses.
+        prompt: prompt of the responses.
     """
     if label := next((name for name in LABELS if name in row), None):
         raise both_given((order,), (label,), "label")

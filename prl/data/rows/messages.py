@@ -7,10 +7,11 @@
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from prl.data.rows.row_errors import RowError, shown
-from prl.types import ROLES, Message
+from prl.types import ROLES, Conversation, Message
 
 # (key of the role, key of the text, the role's name -> ours)
 _FORMS: tuple[tuple[str, str, dict[str, str]], ...] = (
@@ -97,6 +98,24 @@ def cell_text(value: Any, where: str, expected: str = "text") -> str:
     if isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1] == "]" and _WRITTEN.search(value):
         raise RowError("messages as text", where, shown(value))
     return checked_text(value, where, expected)
+
+
+def odd_order(messages: Conversation) -> str | None:
+    """Describe what is unusual in the order of roles; None for turns of user and assistant behind at most one system.
+
+    Templates of the ChatML family write any order, those of Llama 2, Mistral and Gemma refuse all but this one, and
+    models have seen hardly another in training.
+    """
+    roles = [message["role"] for message in messages]
+    if "system" in roles[1:]:
+        return "a system message behind the first message"
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if turns[:1] == ["assistant"]:
+        return "an assistant message begins the conversation"
+    for one, other in pairwise(turns):
+        if one == other:
+            return f"two {one} messages in a row"
+    return None
 
 
 def open_prompt(messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:

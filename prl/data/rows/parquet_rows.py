@@ -44,7 +44,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
 def _rows(batch: "pa.RecordBatch") -> Iterator[RawRow]:
     try:
         rows = batch.to_pylist()
-    except Exception:  # a value that Python has no object for; which one it is only the cells can tell
+    except Exception:  # a value without a Python object; the cells show which
         yield from (_row(batch, number) for number in range(batch.num_rows))
     else:
         yield from rows

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Generic, Literal, TypeVar
 
+from prl.data.rows.messages import odd_order
 from prl.data.rows.records import Record
 from prl.data.rows.row_errors import RowError
 from prl.data.rows.row_reader import RowReader
@@ -28,7 +30,11 @@ from prl.data.rows.sources import (
 )
 
 MAX_ERRORS_SHOWN = 20
+ROWS_SHOWN = 8
+"""Numbers of rows in a text; a report has all."""
 _NOTHING_LEFT = "No row is valid, so `on_invalid: skip` would leave nothing."
+
+_POSITION = re.compile(r"\[\d+\]")
 
 R = TypeVar("R", bound=Record)
 
@@ -48,19 +54,21 @@ class DataReport:
     num_kept: int
     """Rows that are valid."""
     num_records: int
-    """Records that they gave; a ranked list gives several."""
+    """Records made of the kept rows; a ranked list gives several."""
     num_ties: int
     """Pairs of ranked lists left out because their ranks are equal."""
     num_stripped: int
     """Responses that lost leading or trailing white space."""
     shapes: dict[str, int]
-    """Columns that records were made of -> the number of kept rows."""
+    """Columns that records were made of -> number of kept rows."""
     labels: dict[str, int]
-    """Column that said which response is better -> the number of kept rows; empty for kinds without such a column."""
+    """Column of the label -> number of kept rows; empty for kinds without labels."""
     skipped: dict[str, list[int]]
-    """Reason -> the numbers of the rows left out for it."""
+    """Reason -> numbers of the rows skipped for it."""
     unknown_columns: list[str]
     """Columns that were not read, kept in each record's `extra`."""
+    odd_orders: dict[str, list[int]]
+    """Unusual order of roles in a prompt, which chat templates may refuse -> the numbers of the kept rows."""
     dropped_message_keys: list[str]
     """Keys beside role and content that were seen in messages and not kept."""
 
@@ -124,7 +132,7 @@ class RecordStream(Generic[R]):
 
     def __iter__(self) -> Iterator[R]:
         tally = self._tally = _Tally()
-        complaints: list[str] = []
+        complaints: dict[tuple[str, str], tuple[str, list[int]]] = {}
         found: set[str] = set()
         written, before = is_written(self.source), self._stamp
         is_readable = True
@@ -134,23 +142,28 @@ class RecordStream(Generic[R]):
                 if isinstance(raw, RowError):
                     raise raw
                 found |= raw.keys()
-                row = self.kind.row(_renamed(raw, self.source.columns or {}), written)
+                row = self.kind.row(renamed(raw, self.source.columns or {}), written)
                 records = self.kind.from_row(row)
                 if is_readable or self.on_invalid == "skip":
                     yield from self._unless_refused(records)
             except RowError as error:
                 is_readable = is_readable and error is self._refusal
                 tally.skipped.setdefault(error.reason, []).append(number)
-                if len(complaints) < MAX_ERRORS_SHOWN:
-                    complaints.append(f"row {number}{':' if error.field is None else ','} {error}")
+                cause = (error.reason, _POSITION.sub("", error.field or ""))
+                if cause in complaints:
+                    complaints[cause][1].append(number)
+                elif len(complaints) < MAX_ERRORS_SHOWN:
+                    complaints[cause] = (f"row {number}{':' if error.field is None else ','} {error}", [number])
                 continue
             tally.add(row, len(records))
+            if records and (order := odd_order(records[0].prompt)) is not None:
+                tally.odd_orders.setdefault(order, []).append(number)
         if _stamp(self.source.path) != before:
             raise DataError(f"{self.source.path} was changed while it was read; start again once it stays as it is")
         if missing := _missing_column(self.source, found):
             raise DataError(missing)
         if not tally.num_records or (tally.skipped and self.on_invalid == "error"):
-            raise DataError(_explain(self, complaints, tally))
+            raise DataError(_explain(self, list(complaints.values()), tally))
 
     def _unless_refused(self, records: Iterable[R]) -> Iterator[R]:
         """Read the records of one row. Raises RowError when one of them is refused."""
@@ -161,9 +174,9 @@ class RecordStream(Generic[R]):
                 raise self._refusal
 
     def content_hash(self) -> str | None:
-        """Name of the data by its content; None where there is none, as for a folder of files.
+        """Hash the content of the source; None where that is not possible, as for a folder of files.
 
-        Of a hub data set it is the fingerprint that `datasets` gives it, or its commit if it is streamed.
+        For a hub data set it is the fingerprint of `datasets`, or the commit if it is streamed.
         """
         path = Path(self.source.path)
         if path.is_file():
@@ -175,7 +188,7 @@ class RecordStream(Generic[R]):
 
     @property
     def report(self) -> DataReport:
-        """The account, once all rows were read."""
+        """Report of the reading, complete once all rows are read."""
         tally = self._tally
         return DataReport(
             source=self.source.path,
@@ -190,6 +203,7 @@ class RecordStream(Generic[R]):
             labels=dict(tally.labels),
             skipped=tally.skipped,
             unknown_columns=sorted(tally.unknown_columns),
+            odd_orders=tally.odd_orders,
             dropped_message_keys=sorted(tally.dropped_message_keys),
         )
 
@@ -199,7 +213,7 @@ class RecordStream(Generic[R]):
 
     @cached_property
     def _sha256(self) -> str | None:
-        path, _ = Path(self.source.path), self._stamp  # the hash is of the rows only if no one writes in between
+        path, _ = Path(self.source.path), self._stamp  # to notice a file that changes in between
         return file_hash(path) if path.is_file() else None
 
     @cached_property
@@ -242,6 +256,7 @@ class _Tally:
     unknown_columns: set[str] = field(default_factory=set)
     dropped_message_keys: set[str] = field(default_factory=set)
     skipped: dict[str, list[int]] = field(default_factory=dict)
+    odd_orders: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def num_invalid(self) -> int:
@@ -281,7 +296,8 @@ def _missing_column(source: DataSource, found: set[str]) -> str | None:
     return None
 
 
-def _explain(stream: RecordStream[Any], complaints: list[str], tally: _Tally) -> str:
+def _explain(stream: RecordStream[Any], complaints: list[tuple[str, list[int]]], tally: _Tally) -> str:
+    """Say how many rows are bad, with a line for each cause: its first row in words, the others by number."""
     source, num_valid, num_invalid = stream.source, tally.num_rows, tally.num_invalid
     if not num_invalid and num_valid:
         return f"all {tally.num_ties} pairs of {source.path} are ties; expected a ranked list with different ranks"
@@ -289,9 +305,9 @@ def _explain(stream: RecordStream[Any], complaints: list[str], tally: _Tally) ->
         return f"{source.path} holds no rows; expected at least one"
     name = Path(source.path).name if Path(source.path).is_file() else source.path
     lines = [f"{num_invalid} of {num_valid + num_invalid} rows in {source.path} are invalid:"]
-    lines += [f"{name}, {complaint}" for complaint in complaints]
-    if num_invalid > len(complaints):
-        lines.append(f"... and {num_invalid - len(complaints)} more.")
+    lines += [f"{name}, {complaint}{_others(rows[1:])}" for complaint, rows in complaints]
+    if rest := num_invalid - sum(len(rows) for _, rows in complaints):
+        lines.append(f"... and {rest} more.")
     if num_valid and stream.on_invalid == "skip":
         lines.append(f"The others are ranked lists of {tally.num_ties} ties, which leave no pair.")
     elif num_valid:
@@ -301,10 +317,18 @@ def _explain(stream: RecordStream[Any], complaints: list[str], tally: _Tally) ->
     return "\n".join(lines)
 
 
-def _renamed(raw: Mapping[str, Any], columns: Mapping[str, str | None]) -> dict[str, Any]:
+def _others(rows: list[int]) -> str:
+    """Name the further rows with an error by their number and the first of them."""
+    if not rows:
+        return ""
+    listed = ", ".join(map(str, rows[:ROWS_SHOWN])) + (", ..." if len(rows) > ROWS_SHOWN else "")
+    return f" {len(rows)} more like it: row{'s' * (len(rows) > 1)} {listed}"
+
+
+def renamed(raw: Mapping[str, Any], columns: Mapping[str, str | None]) -> dict[str, Any]:
     """Rename a row's columns to prl's names.
 
-    A column whose name a mapped one takes over is dropped, so that nobody reads it.
+    A column whose name a mapped column takes is dropped, so that it is never read.
     """
     kept = {name: value for name, value in raw.items() if name not in columns and name not in columns.values()}
     mapped = {ours: theirs for ours, theirs in columns.items() if theirs is not None and theirs in raw}

@@ -40,15 +40,15 @@ class Record(ABC):
     columns: ClassVar[tuple[str, ...]]
     """Column names that the kind reads."""
     shapes: ClassVar[dict[tuple[str, ...], str]]
-    """Accepted sets of columns, each with its words for an error message."""
+    """Accepted sets of columns, each with its description for error messages."""
 
     prompt: Conversation
-    """The turns up to the one that a response answers; a tuple if it was read from a row."""
+    """Turns up to the one that a response answers; a tuple if read from a row."""
 
     @classmethod
     @abstractmethod
     def from_row(cls, row: RowReader) -> list[Self]:
-        """Build the records of a row that is being checked, and tell the row its shape. Raises RowError."""
+        """Build the records of a row that is being checked, and set the row's shape. Raises RowError."""
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> list[Self]:
@@ -97,7 +97,7 @@ class PreferencePair(Record):
     """Weight of the pair in training, relative to the others of its batch."""
     extra: dict[str, Any] = field(default_factory=dict)
     stripped: tuple[int, int] = field(default=(0, 0), compare=False)
-    """Characters of white space that `chosen` and `rejected` had at their ends in the file."""
+    """Characters of white space stripped from the ends of `chosen` and `rejected`."""
 
     @classmethod
     def from_row(cls, row: RowReader) -> list[Self]:
@@ -128,7 +128,7 @@ class PreferencePair(Record):
 
 @dataclass(frozen=True)
 class AnchoredPrompt(Record):
-    """A prompt for reinforcement learning, with the responses that an answer to it may be compared with."""
+    """A prompt for reinforcement learning, with the anchors of its responses."""
 
     columns: ClassVar = ("prompt", "messages", "anchor", "anchors")
     shapes: ClassVar = {
@@ -165,7 +165,7 @@ class Demonstration(Record):
 
     @classmethod
     def from_row(cls, row: RowReader) -> list[Self]:
-        """Build it from a row that is being checked; `completion` wins over `messages`. Raises RowError."""
+        """Build the record from a row that is being checked; `completion` wins over `messages`. Raises RowError."""
         if "messages" in row and "completion" not in row:
             row.shape = "messages"
             return [cls(*row.dialogue("messages"), row.extra())]
@@ -175,6 +175,6 @@ class Demonstration(Record):
 
 
 def prompt_key(prompt: Conversation) -> str:
-    """Name a prompt by its content, so that rows of one prompt can be found and kept together."""
+    """Hash a prompt by its content, so that rows of one prompt can be found and kept together."""
     canonical = json.dumps([[message["role"], message["content"]] for message in prompt])
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -7,7 +7,15 @@ from difflib import get_close_matches
 from typing import Any
 
 LABELS = ("preference", "label", "margin", "winner")
-"""Columns that say how likely the first response is the better one; a row has at most one of them."""
+"""Columns with the probability that the first response is better; a row has at most one of them."""
+
+_OTHER_NAMES = {
+    "prompt": ("question", "instruction", "query", "input", "problem", "context"),
+    "chosen": ("good", "better", "preferred", "winner", "positive", "best", "win"),
+    "rejected": ("bad", "worse", "dispreferred", "loser", "negative", "worst", "lose"),
+    "completion": ("answer", "output", "response", "solution", "target", "chosen"),
+}
+"""Names that other data sets give to a column, for a guess."""
 
 _BAD_BYTE = re.compile("[\udc80-\udcff]")
 
@@ -139,17 +147,25 @@ def shown(value: object) -> str:
 def missing_column(
     name: str, found: Sequence[str], columns: Sequence[str], shapes: Mapping[tuple[str, ...], str]
 ) -> RowError:
-    """Build the error of a missing column: the columns there are, the closest shape, and a guess at the name."""
-    texts = {shape: [column for column in shape if column not in LABELS] for shape in shapes}  # any shape has labels
+    """Build the error of a missing column: the columns there are, the closest shape, a guess at each missing name."""
+    texts = {shape: [column for column in shape if column not in LABELS] for shape in shapes}  # labels fit any shape
     closest = max(shapes, key=lambda shape: sum(column in found for column in texts[shape]) / len(texts[shape]))
-    guess = get_close_matches(name, sorted(set(found) - set(columns)), n=1) or ["<column in the file>"]
-    fix = f"Add the column or map it: columns: {{{name}: {guess[0]}}}."
+    lacking = [column for column in texts[closest] if column not in found]
+    lacking = lacking if name in lacking else [name]
+    free, guesses = sorted(set(found) - set(columns)), []
+    for each in lacking:
+        usual = [column for column in free if column.lower() in _OTHER_NAMES.get(each, ())]
+        [guess] = (get_close_matches(each, free, n=1) or usual or ["<column in the file>"])[:1]
+        free = [column for column in free if column != guess]
+        guesses.append(f"{each}: {guess}")
+    what = "Add the column or map it" if len(lacking) == 1 else "Add the columns or map them"
     listed = "columns " + (", ".join(map(repr, found)) or "none")
+    fix = f"{what}: columns: {{{', '.join(guesses)}}}."
     return RowError("missing column", name, listed, expected=shapes[closest], fix=fix)
 
 
 def both_given(first: Sequence[str], second: Sequence[str], what: str) -> RowError:
-    """Build the error of a row that can be read in two ways, where choosing one would be a guess."""
+    """Build the error of a row that can be read in two ways."""
     found = " and ".join(", ".join(map(repr, names)) for names in (first, second))
     [unread] = [name for name in second if name not in first][-1:]
     fix = f"Remove one, or leave one unread: columns: {{{unread}: null}}."

@@ -27,13 +27,13 @@ class RowReader:
 
     Args:
         raw: the cells by column.
-        columns: names that the kind of record reads.
-        shapes: accepted sets of columns, each with its words for an error message.
-        written: cells hold text alone, as in a .csv file, and a number is one that is written.
+        columns: columns that the kind of record reads.
+        shapes: accepted sets of columns, each with its description for error messages.
+        written: whether cells hold text alone, as in a .csv file, so that numbers are parsed from text.
 
     Attributes:
         shape: the columns that the record was made of; the kind of record sets it.
-        label: the column that said which response is better; empty where the kind has no labels.
+        label: the column of the label; empty where the kind has no labels.
         stripped: for each response, by its place in the row, how many characters of leading and trailing white space
             it lost.
         num_ties: pairs of a ranked list left out because their ranks are equal.
@@ -96,12 +96,12 @@ class RowReader:
             return self._shared_prompt(first, second), "messages"
         texts = [value for value in values if isinstance(value, str)]
         if "prompt" not in self and len(texts) == 2 and any(map(is_transcript, texts)):
-            # From here on the row holds messages, so that responses are cut off in one way.
+            # From here on the row holds messages, so that responses are split off in one way.
             for name, text in zip((first, second), texts, strict=True):
                 self._cells[name] = read_transcript(text, name)
             return self._shared_prompt(first, second), "transcripts"
         if "prompt" not in self and len(texts) == 2:
-            cell_text(texts[0], first)  # what is wrong is then not the missing prompt
+            cell_text(texts[0], first)  # then the error is not the missing prompt
         return self.prompt(), "explicit"
 
     def _shared_prompt(self, first: str, second: str) -> tuple[Message, ...]:
@@ -175,7 +175,7 @@ class RowReader:
             text = answer[0]["content"]
         else:
             text = cell_text(value, where, "text or a list with one assistant message")
-        # White space at the ends differs by generator: a judge would learn who wrote the response.
+        # White space at the ends differs by generator: a judge would learn the generator.
         stripped = text.strip()
         self.stripped[where] = len(text) - len(stripped)
         return stripped
@@ -191,9 +191,9 @@ def _number(value: Any, where: str, reason: str, valid: Callable[[float], bool])
         raise RowError(reason, where, shown(value))
     try:
         number = float(value)
-    except OverflowError:  # an integer of hundreds of digits
+    except OverflowError:  # an integer with hundreds of digits
         number = math.inf
-    except ValueError:  # a decimal that signals NaN
+    except ValueError:  # a signalling NaN of decimal
         number = math.nan
     # NaN is never valid: every comparison with it is false.
     if not valid(number):

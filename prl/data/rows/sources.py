@@ -38,17 +38,17 @@ class DataSource:
     """Local .jsonl, .jsonl.gz, .json, .parquet or .csv file, a folder of .parquet files, or the id of a data set on the
     Hugging Face hub."""
     split: str | None = None
-    """Split of a hub data set, in the notation of `datasets` (`train`, `test[:10%]`); needed if it has several."""
+    """Split of a hub data set, as `datasets` writes it (`train`, `test[:10%]`); needed if there are several."""
     name: str | None = None
     """Subset (configuration) of a hub data set."""
     columns: dict[str, str | None] | None = None
-    """Other names of columns: prl's name for a field -> the column in the file, `{prompt: question}`; null
-    leaves a column of prl's name unread."""
+    """Mapping of columns: prl's name -> the column in the file, such as `{prompt: question}`; null leaves a column of
+    prl's name unread."""
     limit: int | None = None
-    """Read only so many rows, from the first."""
+    """Read at most so many rows, from the first."""
     streaming: bool = False
-    """Read a hub data set over the network while it is checked, without the copy on disk that `datasets` makes first.
-    Rows, checks and report are the same. Files are always read from their place."""
+    """Read a hub data set over the network, without the copy on disk that `datasets` makes first. Rows, checks and
+    report do not change. Local files are always read in place."""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -60,7 +60,7 @@ def raw_rows(source: DataSource, dataset: Callable[[], Any]) -> Iterator[tuple[i
 
     Args:
         source: file or hub data set.
-        dataset: gives what `load_dataset` returns for the source; called for anything but files.
+        dataset: returns `load_dataset` of the source; called for anything but files.
 
     Raises:
         DataError: when the source cannot be read.
@@ -133,7 +133,7 @@ def load_dataset(source: DataSource) -> Any:
     if Path(source.path).is_dir():
         _check_folder(source)
         if not source.streaming:
-            settings["download_mode"] = "force_redownload"  # its copy goes by time stamps, not by what is in the files
+            settings["download_mode"] = "force_redownload"  # its copy depends on time stamps, not on contents
     try:
         loaded = datasets.load_dataset(source.path, name=source.name, split=source.split, **settings)
     except Exception as error:  # the readers and the hub client raise many unrelated classes
@@ -188,7 +188,7 @@ def _without_decoding(feature: Any) -> Any:
 def _dataset_rows(source: DataSource, dataset: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         yield from enumerate(dataset, start=1)
-    except Exception as error:  # what is streamed is read only now
+    except Exception as error:  # streamed rows are read only now
         raise _unreadable(source, error) from error
 
 
@@ -203,10 +203,10 @@ def _unreadable(source: DataSource, error: Exception) -> DataError:
 
 
 def hub_commit(name: str) -> str | None:
-    """Look up the current commit of a hub id; None where the hub does not tell."""
+    """Look up the current commit of a hub id; None where the hub does not answer."""
     from huggingface_hub import HfApi
 
     try:
         return HfApi().dataset_info(name).sha
-    except Exception:  # the hub client raises many unrelated classes; reading the rows will tell what is wrong
+    except Exception:  # the hub client raises many unrelated classes; reading the rows reports the error
         return None

@@ -10,7 +10,7 @@ from torch import Tensor
 from prl.evaluation.bootstrap import Interval, resampled_groups
 
 TEMPERATURES = (0.01, 100.0)
-"""Range that is searched. An end of it means that none fits: all pairs right, or a judge worse than a coin."""
+"""Search range. A result at either end means that no temperature fits: all pairs right, or worse than a coin."""
 NUM_BINS = 15
 """Bins of equal width for stated probabilities."""
 _RESAMPLES_AT_ONCE = 50
@@ -19,17 +19,17 @@ _RESAMPLES_AT_ONCE = 50
 def calibration_error(prob: Tensor, targets: Tensor) -> float:
     """Compute the expected calibration error of "the response shown as `a` is better", in bins of equal width.
 
-    Every pair counts twice, as (a, b) and as (b, a). In a preference file the better response always stands in the same
-    place, so every label is 1, and a judge that always says 1 would look calibrated.
+    Every pair counts twice, as (a, b) and as (b, a). In a preference file the better response is always in the same
+    place, so every label is 1, and a judge that always answers 1 would look calibrated.
 
     Args:
         prob: [N] stated probability that a is better.
-        targets: [N] probability of the label that a is better. The hit rate of a bin is its mean, so that a judge that
-            says 0.7 where the labels say 0.7 has no error.
+        targets: [N] probability of the label that a is better. The hit rate of a bin is its mean, so that a judge
+            with 0.7 where the labels have 0.7 has no error.
 
     Returns:
         mean over the readings of the difference between a bin's mean stated probability and its hit rate; NaN without
-        any.
+        readings.
     """
     counts, stated, happened = reliability_bins(prob, targets)
     some = counts > 0
@@ -37,7 +37,7 @@ def calibration_error(prob: Tensor, targets: Tensor) -> float:
 
 
 def reliability_bins(prob: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute the bins that `calibration_error` sums up; the arguments are equal.
+    """Compute the bins of `calibration_error`, from the same arguments.
 
     Returns:
         number of readings, their mean stated probability, and their mean target: [NUM_BINS] each; an empty bin has NaN
@@ -64,9 +64,9 @@ def fit_temperature(
     Args:
         logits: [N] log-odds that a is better.
         targets: [N] probability of the label that a is better.
-        groups: the prompt of each pair; every pair is its own group when None.
+        groups: prompt of each pair; every pair is its own group when None.
         resamples: bootstrap samples.
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
     z, t = logits.double().cpu().numpy(), targets.double().cpu().numpy()
     best = best_temperature(logits, targets)
@@ -94,7 +94,7 @@ def _best_temperatures(z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> np.
     The likelihood is convex in 1 / T, so bisection by the sign of its slope finds the one minimum.
     """
     low, high = (np.full(len(weights), np.log(1 / bound)) for bound in reversed(TEMPERATURES))
-    for _ in range(24):  # nine nats halved so often are less than a millionth
+    for _ in range(24):  # nine nats, halved so often, are below a millionth
         middle = (low + high) / 2
         prob = 0.5 * (1 + np.tanh(0.5 * np.exp(middle)[:, None] * z))
         too_sure = (weights * (z * (prob - t))).sum(1) > 0

@@ -11,12 +11,12 @@ from torch.nn.functional import logsigmoid
 
 from prl.evaluation.bootstrap import bootstrap_mean
 from prl.evaluation.judge.calibration import calibration_error, fit_temperature
-from prl.types import Verdict
+from prl.verdict import Verdict, has_winner, wins
 
 LENGTH_MATCHED = 0.1
 """Two responses count as equally long when their lengths differ by at most this share of the longer one."""
 MAX_SOURCES = 20
-"""Sources with a number of their own at every validation; the report has them all."""
+"""Most sources with a number of their own at every validation; the report has all."""
 
 
 def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
@@ -28,7 +28,7 @@ def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
 
     Returns:
         accuracy (both orders averaged; a tie of probabilities counts one half), accuracy_chosen_first and
-        accuracy_rejected_first (each order alone; "chosen" is what the label calls better), nll (nats, debiased
+        accuracy_rejected_first (each order alone; "chosen" is the better response by its label), nll (nats, debiased
         probability), brier, ece (15 bins), flip_rate, order_gap, first_position_rate, margin.
         Pairs whose target is 1/2 have no winner and stay out of the accuracies and ece.
     """
@@ -36,10 +36,10 @@ def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
     prob, targets = verdict.win_prob.double().cpu(), targets.double().cpu()
     first, second = verdict.margin_ab.double().cpu(), verdict.margin_ba.double().cpu()
     win = verdict.win_logit.double().cpu()
-    decided = targets != 0.5
+    decided = has_winner(targets)
 
     def accuracy(logit: Tensor) -> float:
-        return float(won(logit[decided]).mean()) if decided.any() else float("nan")
+        return float(wins(logit[decided]).mean()) if decided.any() else float("nan")
 
     return {
         "accuracy": accuracy(win),
@@ -50,7 +50,7 @@ def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
         "ece": calibration_error(prob[decided], targets[decided]),
         "flip_rate": float(verdict.flipped.float().mean()),
         "order_gap": float(verdict.order_gap.float().mean()),
-        "first_position_rate": float(won(torch.cat([first, second])).mean()),
+        "first_position_rate": float(wins(torch.cat([first, second])).mean()),
         "margin": float(((2 * targets - 1) * win).mean()),
     }
 
@@ -58,15 +58,10 @@ def judge_metrics(verdict: Verdict, targets: Tensor) -> dict[str, float]:
 def better_first(verdict: Verdict, targets: Tensor) -> tuple[Verdict, Tensor]:
     """Order verdicts and labels so that `a` is the response that the label calls better.
 
-    A file may put it on either side. After this no reported figure depends on the side.
+    A file may put the better response on either side; no reported figure depends on the side.
     """
     turn, ab, ba = targets < 0.5, verdict.margin_ab, verdict.margin_ba
     return Verdict(torch.where(turn, ba, ab), torch.where(turn, ab, ba)), torch.where(turn, 1 - targets, targets)
-
-
-def won(logit: Tensor) -> Tensor:
-    """Score 1 for a win, 0 for a loss, 1/2 for a tie."""
-    return (logit.sign() + 1) / 2
 
 
 def negative_log_likelihood(logit: Tensor, targets: Tensor) -> Tensor:
@@ -76,17 +71,17 @@ def negative_log_likelihood(logit: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class JudgedPairs:
-    """N labelled pairs (a, b) with their verdicts: the input of a report. Raises ValueError for unusable ones."""
+    """N labelled pairs (a, b) with their verdicts: the input of a report. Raises ValueError for unusable pairs."""
 
     verdict: Verdict
     targets: Tensor
     """[N] probability that a is better; 1/2 is a tie."""
     prompts: Sequence[Hashable]
-    """N names of prompts: pairs of one prompt are not independent."""
+    """N keys of prompts: pairs of one prompt are not independent."""
     lengths: Tensor
     """[N, 2] lengths of a and b, in any unit."""
     sources: Sequence[str | None] = ()
-    """N names of where the pairs come from, or none at all."""
+    """N names of sources; empty without sources."""
 
     def __post_init__(self) -> None:
         number = len(self.verdict)
@@ -116,8 +111,8 @@ def judge_report(pairs: JudgedPairs, *, resamples: int = 2000, seed: int = 0) ->
     pairs = pairs.better_first()
     sampling: dict[str, Any] = {"resamples": resamples, "seed": seed}
     win, targets = pairs.verdict.win_logit.double().cpu(), pairs.targets.double().cpu()
-    decided = targets != 0.5
-    # One parameter fitted on the pairs it is then measured on: with a hundred pairs or more that flatters little.
+    decided = has_winner(targets)
+    # One parameter, fitted on the pairs on which it is measured: with a hundred pairs the optimism is small.
     temperature = fit_temperature(win, targets, list(pairs.prompts), seed=seed)
     report: dict[str, Any] = {
         "num_pairs": len(win),
@@ -130,7 +125,7 @@ def judge_report(pairs: JudgedPairs, *, resamples: int = 2000, seed: int = 0) ->
     for name, logit in (("ece", win), ("ece_after_temperature", win / temperature.mean)):
         chosen = (logit.sigmoid()[decided], targets[decided])
         report[name] = calibration_error(*chosen) if decided.any() else None
-    right = won(win)
+    right = wins(win)
     report["sources"] = {
         source: estimate(
             right, decided & torch.tensor([each == source for each in pairs.sources]), pairs.prompts, **sampling
@@ -158,28 +153,28 @@ def slice_metrics(pairs: JudgedPairs) -> dict[str, float]:
 
 
 def _columns(pairs: JudgedPairs, temperature: float) -> dict[str, tuple[Tensor, Tensor]]:
-    """Name -> one number per pair [N], and where it counts [N] bool. The better response stands first in every pair."""
+    """Compute name -> (one number per pair [N], where it counts [N] bool). The better response is `a` in every pair."""
     verdict = pairs.verdict
     win, first, second = (z.double().cpu() for z in (verdict.win_logit, verdict.margin_ab, verdict.margin_ba))
     targets, (better, worse) = pairs.targets.double().cpu(), pairs.lengths.double().cpu().T
-    everywhere, decided = torch.ones_like(targets, dtype=torch.bool), targets != 0.5
+    everywhere, decided = torch.ones_like(targets, dtype=torch.bool), has_winner(targets)
     matched = (better - worse).abs() <= LENGTH_MATCHED * torch.maximum(better, worse)
     cooled = win / temperature
     return {
-        "accuracy": (won(win), decided),
-        "accuracy_better_first": (won(first), decided),
-        "accuracy_better_second": (won(-second), decided),
-        "accuracy_length_matched": (won(win), decided & matched),
-        "accuracy_shorter_wins": (won(win), decided & (better < worse)),
-        "baseline_longer": (won(better - worse), decided),
-        "longer_rate": (won(win * (better - worse)), better != worse),
+        "accuracy": (wins(win), decided),
+        "accuracy_better_first": (wins(first), decided),
+        "accuracy_better_second": (wins(-second), decided),
+        "accuracy_length_matched": (wins(win), decided & matched),
+        "accuracy_shorter_wins": (wins(win), decided & (better < worse)),
+        "baseline_longer": (wins(better - worse), decided),
+        "longer_rate": (wins(win * (better - worse)), better != worse),
         "nll": (negative_log_likelihood(win, targets), everywhere),
         "nll_after_temperature": (negative_log_likelihood(cooled, targets), everywhere),
         "brier": ((win.sigmoid() - targets).square(), everywhere),
         "brier_after_temperature": ((cooled.sigmoid() - targets).square(), everywhere),
         "order_gap": (verdict.order_gap.double().cpu(), everywhere),
         "flip_rate": (verdict.flipped.double().cpu(), everywhere),
-        "first_position_rate": ((won(first) + won(second)) / 2, everywhere),
+        "first_position_rate": ((wins(first) + wins(second)) / 2, everywhere),
         "margin": ((2 * targets - 1) * win, everywhere),
     }
 
@@ -187,7 +182,7 @@ def _columns(pairs: JudgedPairs, temperature: float) -> dict[str, tuple[Tensor, 
 def estimate(
     values: Tensor, where: Tensor, prompts: Sequence[Hashable], *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Any] | None:
-    """Average the values that count, with the interval over prompts and their number; None when none counts."""
+    """Average the values that count, with the interval over prompts and their number; None without any."""
     rows = where.nonzero()[:, 0].tolist()
     if not rows:
         return None

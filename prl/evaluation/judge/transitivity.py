@@ -15,24 +15,24 @@ from prl.evaluation.bootstrap import bootstrap_mean, bootstrap_ratio
 
 
 class RoundRobin(NamedTuple):
-    """The verdicts on all pairs of k responses to one prompt."""
+    """Verdicts on all pairs of k responses to one prompt."""
 
     win_logit: Tensor
     """[k, k] debiased log-odds that the row's response beats the column's; antisymmetric, float64."""
     best: int | None
-    """The response that the labels call better than each of the others; None where they name none."""
+    """Response that is labelled better than each of the others; None without one."""
 
 
 def cyclic_triples(win_logit: Tensor) -> tuple[int, int]:
     """Count the cyclic triples of k responses (a beats b beats c beats a), and all triples.
 
-    A draw is no win, so a triple with a draw is not cyclic.
+    A tie is no win, so a triple with a tie is not cyclic.
 
     Args:
         win_logit: [k, k] debiased log-odds that the row's response beats the column's.
     """
     beats = (win_logit > 0).long()
-    cycles = int(torch.linalg.matrix_power(beats.double(), 3).trace()) // 3  # each cycle is found from its three ends
+    cycles = int(torch.linalg.matrix_power(beats.double(), 3).trace()) // 3  # each cycle is found three times
     return cycles, len(list(combinations(range(len(beats)), 3)))
 
 
@@ -53,7 +53,7 @@ def scale_deviance(win_logit: Tensor) -> tuple[float, float]:
         loss = binary_cross_entropy_with_logits(logit, prob, reduction="none")
         return (loss - binary_cross_entropy_with_logits(stated, prob, reduction="none")).clamp(min=0).sum()
 
-    scale = win_logit.double().mean(1)  # where verdicts add up these are their scale, to the last digits
+    scale = win_logit.double().mean(1)  # for consistent verdicts these start values are the scale, up to rounding
     scale.requires_grad_()
     optimizer = torch.optim.LBFGS([scale], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -71,8 +71,8 @@ def scale_deviance(win_logit: Tensor) -> tuple[float, float]:
 def anchor_agreement(win_logit: Tensor) -> float | None:
     """Compute the mean Kendall's tau-b between the orders that two anchors give to the other responses.
 
-    None with fewer than four responses, since two anchors then leave no two others, or where an anchor sees no
-    difference.
+    None with fewer than four responses, where two anchors leave fewer than two others, or where all margins to an
+    anchor are equal.
 
     Args:
         win_logit: [k, k] debiased log-odds that the row's response beats the column's.
@@ -88,7 +88,7 @@ def anchor_agreement(win_logit: Tensor) -> float | None:
 
 
 def best_chosen(robin: RoundRobin) -> float | None:
-    """Score 1 where the judge's favourite, by mean win probability, is the best labelled; ties share it."""
+    """Score 1 where the response of highest mean win probability is the one labelled best; ties share the score."""
     if robin.best is None:
         return None
     others = ~torch.eye(len(robin.win_logit), dtype=torch.bool)

@@ -10,6 +10,8 @@ MEASURES = {
     "win_rate": "training judge",
 }
 """Win rates that a frontier may show, the most trustworthy first."""
+EXTRAPOLATED = "extrapolated"
+"""Key of a validation, set where it is read: whether its responses are all shorter, or all longer, than the anchors."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,18 @@ class Point:
     low: float
     high: float
     alarmed: bool = False
-    """Whether the gap between the judges had raised its alarm by this validation."""
+    """Whether the alarm of the gap between the judges was raised by this validation."""
+    plain: float | None = None
+    """Of a length-controlled rate: the win rate as it was counted, under the same judge."""
+    extrapolated: bool = False
+    """Whether the rate is one at equal lengths although every response was shorter, or every one longer."""
 
 
 def common_measure(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Choose the most trustworthy win rate that all of these validations have.
+    """Choose the most trustworthy win rate that all validations have.
 
     Raises:
-        ValueError: when they share none.
+        ValueError: when the validations share no win rate.
     """
     for name in MEASURES:
         if all(name in line for line in lines):
@@ -38,28 +44,44 @@ def common_measure(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def run_points(lines: Sequence[Mapping[str, Any]], measure: str | None = None) -> list[Point]:
-    """Build the points of a run in the order of training, by a measure; by their best common one when None."""
+    """Build the points of a run in the order of training, by a measure; by the best common measure when None."""
     name = measure or common_measure(lines)
+    controlled = name.endswith("_lc")
     keys = ("batch", "kl_sqrt", name, f"{name}_lo", f"{name}_hi")
     first = min((line["batch"] for line in lines if line.get("goodhart_alarm")), default=None)
     return [
-        replace(Point(*(line[key] for key in keys)), alarmed=first is not None and line["batch"] >= first)
+        replace(
+            Point(*(line[key] for key in keys)),
+            alarmed=first is not None and line["batch"] >= first,
+            plain=line.get(name.removesuffix("_lc")) if controlled else None,
+            extrapolated=controlled and bool(line.get(EXTRAPOLATED)),
+        )
         for line in lines
         if None not in [line.get(key) for key in keys]
     ]
 
 
-def best_checkpoint(runs: Mapping[str, Sequence[Point]]) -> tuple[str, Point]:
-    """Choose the run and validation with the highest lower bound of the win rate; of equal ones the smaller KL.
+def beyond_equal_lengths(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether all responses of some comparisons are shorter than their anchors, or all are longer.
 
-    The lower bound and not the rate: among many validations the highest rate is the luckiest. From the first alarm of
-    the gap between its judges on, a run has nothing to ship, however high its rate: a rise after it may be a flaw that
-    only the judges like. When every validation comes after an alarm, all of them count.
+    A length-controlled rate is then an extrapolation: it is fitted at lengths of which there is no comparison.
+    """
+    differences = [len(row["response"].strip()) - len(row["anchor"].strip()) for row in rows]
+    return bool(differences) and (max(differences) < 0 or min(differences) > 0)
+
+
+def best_checkpoint(runs: Mapping[str, Sequence[Point]]) -> tuple[str, Point]:
+    """Choose the run and validation with the highest lower bound of the win rate; among equal ones, the smallest KL.
+
+    The lower bound is used because among many validations the highest rate is the luckiest. Validations from a run's
+    first alarm of the gap between the judges on are left out: a later rise may exploit the judges. When every
+    validation comes after an alarm, all of them count. An extrapolated rate
+    never counts.
 
     Raises:
-        ValueError: when there is no validation.
+        ValueError: when there is no validation whose rate is more than an extrapolation.
     """
-    every = [(name, point) for name, points in runs.items() for point in points]
+    every = [(name, point) for name, points in runs.items() for point in points if not point.extrapolated]
     if not every:
         raise ValueError("no validation to choose from")
     sound = [found for found in every if not found[1].alarmed]

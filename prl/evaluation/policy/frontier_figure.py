@@ -33,7 +33,7 @@ def draw_frontier(runs: Mapping[str, Sequence[Point]], measure: str | None = Non
         if bend is not None:
             axes.plot(bend.kl_sqrt, bend.rate, marker="D", markersize=9, markerfacecolor="none", color=colour)
             axes.plot([], [], "D", color=colour, markerfacecolor="none", label=f"knee, batch {bend.batch}")
-    if any(runs.values()):
+    if any(not point.extrapolated for points in runs.values() for point in points):
         name, best = best_checkpoint(runs)
         label = f"to ship: {name}, batch {best.batch}" if len(runs) > 1 else f"to ship: batch {best.batch}"
         axes.plot(

@@ -9,7 +9,7 @@ from torch import Tensor
 from prl.evaluation.bootstrap import Interval, resampled_groups
 
 RIDGE = 1e-6
-"""Pull of gamma towards zero, in pairs: only there to settle data that a length rule separates without an error."""
+"""Penalty on gamma, in pairs: it matters only for data that a length rule separates without an error."""
 _STEPS = 40
 _RESAMPLES_AT_ONCE = 100
 
@@ -31,10 +31,10 @@ def length_controlled_rate(
     Args:
         prob: [N] probability that the response beats its anchor.
         difference: [N] length of the response minus that of the anchor, characters.
-        groups: the prompt of each pair.
-        weights: of each pair; one when None.
+        groups: prompt of each pair.
+        weights: weight of each pair; one when None.
         resamples: bootstrap samples of whole groups.
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
     target = torch.tensor(prob, dtype=torch.float64)
     x = scaled_difference(torch.tensor(difference, dtype=torch.float64))
@@ -57,15 +57,15 @@ def scaled_difference(difference: Tensor) -> Tensor:
 
 
 def fit_length_effect(target: Tensor, x: Tensor, weights: Tensor, start: Tensor | None = None) -> Tensor:
-    """Fit (theta, gamma) of greatest likelihood under each row of weights, by Newton's method: [R, 2] float64.
+    """Fit (theta, gamma) of maximum likelihood under each row of weights, by Newton's method: [R, 2] float64.
 
-    The likelihood is concave, and steps are bounded, so data that are won without exception end in a large theta.
+    The likelihood is concave and steps are bounded, so data with wins only end in a large theta.
 
     Args:
-        target: [N] probability to be explained; may be soft.
+        target: [N] probability to fit; may be soft.
         x: [N] scaled length difference.
         weights: [R, N].
-        start: [1, 2] where to begin; zeros when None.
+        start: [1, 2] start values; zeros when None.
     """
     found = torch.zeros(len(weights), 2, dtype=torch.float64) if start is None else start.repeat(len(weights), 1)
     for _ in range(_STEPS):

@@ -1,4 +1,4 @@
-"""Early end of a run: the lower bound of its win rate stands still while the judges grow apart."""
+"""Early stopping: the lower bound of the win rate stagnates while the gap between the judges grows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from prl.evaluation.policy.frontier import MEASURES, common_measure
 class Patience:
     """Counts validations since the lower bound of the win rate was highest.
 
-    It reads the most trustworthy win rate of a validation, by which `prl frontier` chooses the checkpoint to ship.
+    The win rate is the one by which `prl frontier` chooses the checkpoint to ship.
 
     Args:
         limit: validations without a higher lower bound after which the run ends; never when None.
@@ -24,8 +24,8 @@ class Patience:
         """Count one more validation; a resumed run may repeat its last one, which counts once.
 
         Args:
-            batch: training batches behind it.
-            numbers: its figures.
+            batch: training batches before the validation.
+            numbers: figures of the validation.
         """
         seen, measure = self._seen, common_measure([numbers])
         if batch <= seen["batch"]:
@@ -41,8 +41,8 @@ class Patience:
     def stop_reason(self) -> str | None:
         """Explain why the run should end now; None when it should continue.
 
-        With a held-out judge the gap must also be larger than at the best validation: a win rate that only pauses is no
-        reason, one that pauses while the training judge sees progress is.
+        With a held-out judge the gap must also be larger than at the best validation: a pause of the win rate alone is
+        no reason, a pause while the training judge reports progress is.
         """
         if self.limit is None or self.waited < self.limit:
             return None

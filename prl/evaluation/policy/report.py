@@ -15,7 +15,7 @@ def win_score(margin: float) -> float:
 
 
 def judged(rows: Iterable[ComparisonRow], prefix: str = "") -> list[ComparisonRow]:
-    """Keep the comparisons whose judgement did not fail: a failed margin is NaN in memory, null in files."""
+    """Drop comparisons whose judgement failed: a failed margin is NaN in memory, null in files."""
     return [
         row for row in rows if row[f"{prefix}margin"] is not None and row[f"{prefix}margin"] == row[f"{prefix}margin"]
     ]
@@ -24,11 +24,11 @@ def judged(rows: Iterable[ComparisonRow], prefix: str = "") -> list[ComparisonRo
 def policy_report(rows: Sequence[ComparisonRow]) -> dict[str, float]:
     """Compute every figure of one validation, intervals as `_lo` and `_hi`; held-out ones where rows have them.
 
-    A response counts once, however many anchors it was compared with. Intervals are over prompts. Comparisons that
-    could not be judged are counted and left out of the win rates.
+    A response counts once, however many anchors it was compared with. Intervals are over prompts. Comparisons whose
+    judgement failed are counted and left out of the win rates.
 
     Raises:
-        ValueError: when there are no rows, or a judge could judge none.
+        ValueError: when there are no rows, or all judgements of a judge failed.
     """
     if not rows:
         raise ValueError("no comparisons to report on")
@@ -104,7 +104,7 @@ def goodhart_gap(first: dict[str, float], now: dict[str, float]) -> Interval | N
 
     Args:
         first: `judge_difference` of the first validation.
-        now: of this one.
+        now: `judge_difference` of this validation.
 
     Returns:
         The gap with its interval over prompts; None when the two validations share no prompt.

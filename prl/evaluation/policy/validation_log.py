@@ -18,9 +18,9 @@ ComparisonRow = dict[str, Any]
 
 
 class ValidationLog:
-    """Files of one run folder, moved into place when complete, so that a killed process leaves no torn one.
+    """Files of one run folder, moved into place when complete, so that a killed process leaves no incomplete file.
 
-    A resumed run repeats batches; a validation replaces the one that the lost batches had.
+    A resumed run repeats batches, and their validations replace the earlier ones.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -33,7 +33,7 @@ class ValidationLog:
         _write(self.folder / VALIDATIONS, [*kept, {"batch": batch, **numbers}])
 
     def forget_after(self, batch: int) -> None:
-        """Drop validations of batches that a run starting at this one has not trained yet."""
+        """Drop validations of batches that a run resumed at this batch has not trained yet."""
         lines = self.read()
         kept = [line for line in lines if line["batch"] <= batch]
         if len(kept) < len(lines):
@@ -44,7 +44,7 @@ class ValidationLog:
                 path.unlink()
 
     def read(self) -> list[dict[str, Any]]:
-        """Read the figures, in order of validation; none for a run without any."""
+        """Read the figures, in order of validation; empty for a run without validations."""
         path = self.folder / VALIDATIONS
         return read_validations(path) if path.exists() else []
 
@@ -53,15 +53,15 @@ class ValidationLog:
         return self.folder / SAMPLES / f"batch={batch:06d}.jsonl"
 
     def rows(self, batch: int) -> list[ComparisonRow]:
-        """Read the comparisons of a validation; none when there is no such file."""
+        """Read the comparisons of a validation; empty when there is no such file."""
         path = self.samples(batch)
-        # Not splitlines: a response may hold characters that it takes for the end of a line.
+        # Not splitlines: it splits at characters that a response may hold.
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
         return [json.loads(line) for line in lines]
 
 
 def read_validations(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a validation.jsonl in the order of their batches; of repeated batches the last.
+    """Read the lines of a validation.jsonl in the order of their batches; the last line of a repeated batch counts.
 
     Raises:
         ValueError: for a line that is not an object with a batch number.

@@ -1,7 +1,7 @@
 """Cache of keys and values for the beginnings of comparisons: prompts, and prompts with their anchor.
 
 An anchor stays while responses change, so its part of a reading is computed once. A margin does not depend on the
-contents of the cache: a beginning is always computed alone, by the same calls, whether now or long ago.
+contents of the cache: a beginning is always computed alone and by the same calls, cached or not.
 """
 
 from collections import OrderedDict
@@ -23,7 +23,7 @@ from prl.judge.prefix_sharing.tree_attention import (
 )
 
 LEAST_FILLED = 0.75
-"""Shortest new part of a batch, as a share of the longest: what is missing is padding."""
+"""Shortest new part of a batch, as a share of the longest: the difference is padding."""
 Layers = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer: [1, heads, length, size]."""
 
@@ -33,7 +33,7 @@ class Reading(NamedTuple):
 
     ids: list[int]
     ends: tuple[int, ...]
-    """Lengths of the beginnings that are kept, rising, the last below the number of ids: prompt, prompt with anchor."""
+    """Lengths of the cached beginnings, rising, below the number of ids: prompt, prompt with anchor."""
 
 
 class PrefixCache:
@@ -45,7 +45,7 @@ class PrefixCache:
         sample: ids to try it on.
 
     Raises:
-        ValueError: when there is no memory to keep anything, or the model cannot continue from keys and values.
+        ValueError: when the memory is too small, or the model cannot continue from keys and values.
     """
 
     def __init__(self, gib: float, model: Any, sample: list[int]) -> None:
@@ -55,7 +55,7 @@ class PrefixCache:
         self._kept: OrderedDict[tuple[int, ...], Layers] = OrderedDict()
         self._bytes = 0
         self._kept_as: tuple[torch.device, torch.dtype] | None = None
-        is_elsewhere = device_of(model).type == "meta"  # the process that has the weights tries
+        is_elsewhere = device_of(model).type == "meta"  # the process with the weights tries
         if not is_elsewhere and (reason := self._why_unable(sample)) is not None:
             raise ValueError(f"prefix_cache_gib is set, but {reason}; set it to null")
         self.clear()
@@ -66,7 +66,7 @@ class PrefixCache:
         return device_of(self.model)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all entries."""
         self._kept.clear()
         self._bytes = 0
 
@@ -79,7 +79,7 @@ class PrefixCache:
         Args:
             readings: comparisons to judge.
             pad_id: id of the padding.
-            max_tokens: padded tokens of one forward pass, kept ones included.
+            max_tokens: padded tokens of one forward pass, cached ones included.
             tokens: counters of computed tokens.
         """
         if self._kept_as != (form := (self.device, dtype_of(self.model))):

@@ -25,11 +25,11 @@ class Packed(NamedTuple):
     preorder: Tensor
     """[R, L]: number of the token in depth-first order; -1 in the padding."""
     subtree_end: Tensor
-    """[R, L]: the first number that is no longer below the token; 0 in the padding."""
+    """[R, L]: first preorder number behind the token's subtree; 0 in the padding."""
     row: Tensor
-    """[N]: the row of each reading."""
+    """[N]: row of each reading."""
     column: Tensor
-    """[N]: index of its last token among the last `num_columns` of the row."""
+    """[N]: index of each reading's last token among the last `num_columns` of the row."""
     num_columns: int
     """Readings of the fullest row."""
     num_tokens: int
@@ -58,7 +58,7 @@ class Packed(NamedTuple):
         """Count the readings that hold each token and count it: [R, L].
 
         Args:
-            counted_from: [N] tokens at the beginning of each reading that it does not count.
+            counted_from: [N] tokens at the beginning of each reading that do not count.
         """
         counted = self.visible()[self.row, self.last()] & (self.depth[self.row] >= counted_from[:, None])
         return torch.zeros_like(self.input_ids).index_add(0, self.row, counted.long())
@@ -70,7 +70,7 @@ class Packed(NamedTuple):
 
 
 def shared_length(a: list[int], b: list[int]) -> int:
-    """Count the tokens from the beginning that two readings can share: both keep a last token of their own."""
+    """Count the tokens that two readings can share from the beginning: each keeps its last token."""
     limit = min(len(a), len(b)) - 1
     return next((i for i in range(limit) if a[i] != b[i]), limit)
 
@@ -108,7 +108,7 @@ def _tree(readings: list[list[int]]) -> Tensor:
     shared = [0, *map(shared_length, readings, readings[1:])]
     sizes = [len(reading) - kept for reading, kept in zip(readings, shared, strict=True)]
     starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
-    below = torch.full((max(map(len, readings)),), starts.pop())  # at each depth: where the next branch sets in
+    below = torch.full((max(map(len, readings)),), starts.pop())  # for each depth: where the next branch begins
     bodies, leaves = [], []
     for reading, kept, start in reversed(list(zip(readings, shared, starts, strict=True))):
         depth = torch.arange(kept, len(reading))
@@ -124,7 +124,7 @@ def _tree(readings: list[list[int]]) -> Tensor:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Cost of a row, in tokens of a very short row. The default counts tokens and nothing else."""
+    """Cost of a row, in tokens of a very short row. The default counts tokens alone."""
 
     attention_length: float = math.inf
     """Length at which attention, which grows with the square, costs as much as the rest of the network."""
@@ -144,7 +144,7 @@ def plan_rows(readings: list[list[int]], max_tokens: int, cost: CostModel) -> li
     """Choose which readings share a row, so that the total cost is least; rows are lists of reading numbers.
 
     Sorted, readings that begin alike are neighbours, and dynamic programming finds the best way to cut this sequence
-    into rows. Larger trees save tokens and pay for it in attention, which is quadratic in the row.
+    into rows. Larger trees save tokens, but the cost of attention is quadratic in the row.
 
     Args:
         readings: token ids.

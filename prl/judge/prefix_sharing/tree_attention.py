@@ -21,18 +21,18 @@ ATTENTION_LENGTH = 2.6
 OVERHEAD = 0.05
 """Extra cost of an explicit mask, as a share of the cost of a row. Both are measured: docs/results/fused.md."""
 NOISE = 1e-4
-"""Root mean square difference of logits that is always taken for rounding."""
+"""Root mean square difference of logits that always counts as rounding."""
 ROUNDINGS = 4
-"""The tolerance in roundings of a typical logit: in half precision a column of padding may change none."""
+"""Tolerance in roundings of a typical logit: in half precision a column of padding may change no logit."""
 
 
 class FusedJudgingError(ValueError):
-    """`fused: on` with a model that cannot do it."""
+    """Raised for `fused: on` with a model that cannot read trees."""
 
 
 @dataclass
 class TokenCounts:
-    """Tokens that a judge has computed so far, beside the tokens of all comparisons read in full."""
+    """Tokens that a judge has computed so far, and tokens of all comparisons read in full."""
 
     plain: int = 0
     """Tokens of all readings, each read whole."""
@@ -43,7 +43,7 @@ class TokenCounts:
 
     @property
     def cached_token_fraction(self) -> float:
-        """Share of the tokens that were not computed again."""
+        """Share of the tokens that were shared instead of computed."""
         return (self.plain - self.computed) / max(self.plain, 1)
 
     def add(self, plain: int, computed: int, positions: int) -> None:
@@ -62,7 +62,7 @@ def packed_logits(model: Any, packed: Packed) -> Tensor:
 def packed_text_logits(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
     """Compute `packed_logits` [N, V], and the log-probability of each token given its ancestors: [R, L] float32.
 
-    A first token has no ancestor, and its entry means nothing.
+    A first token has no ancestor, and its entry is undefined.
     """
     logits = model(**packed_inputs(model, packed)).logits.float()
     rows, parents = torch.arange(len(logits), device=logits.device)[:, None], packed.parents()
@@ -100,7 +100,7 @@ def dtype_of(model: Any) -> torch.dtype:
 
 
 def _embedding(model: Any) -> Tensor:
-    # Not by its name: DeepSpeed takes that for a use, and gathers the weight with all processes.
+    # Not by attribute: DeepSpeed counts that as a use, and gathers the weight with all processes.
     return next(model.get_input_embeddings().parameters())
 
 
@@ -162,7 +162,7 @@ class PrefixSharing:
     def should_pack(self, model: Any, packed: Packed, input_ids: Tensor, mask: Tensor) -> bool:
         """Return whether to read a training batch packed, or as plain rows ids and mask [N, S]; count its tokens.
 
-        The model is tried on the first batch, whatever is in it: with sharded weights all processes have to take part.
+        The model is tried on the first batch in any case: with sharded weights all processes must take part.
 
         Raises:
             FusedJudgingError: when the model cannot read branches, and `fused` is on.
@@ -199,7 +199,7 @@ class PrefixSharing:
 def _why_unable(model: Any, reading: list[int]) -> str | None:
     """Explain why a model cannot read trees; None when it can.
 
-    It is tried on `probe_pair(reading)`, beside a plain forward pass.
+    The trial compares logits of `probe_pair(reading)` with those of a plain forward pass.
     """
     if _attention(model) not in ("sdpa", "eager"):
         return f"attn_implementation {_attention(model)} takes no mask of our own (sdpa and eager do)"
@@ -243,7 +243,7 @@ def logits_mismatch(model: Any, reading: list[int], compute: Callable[[], Tensor
             found = compute()
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a model does to arguments that it does not expect
+        except Exception as error:  # a model may raise anything for unexpected arguments
             return f"{type(model).__name__} {symptom} ({type(error).__name__}: {error})"
     difference = _distance(plain, found)
     size = float(plain.pow(2).mean().sqrt())

@@ -1,4 +1,8 @@
-"""Objectives of a policy that learns from its own rollouts, one to a file; see `base` for what one has to offer."""
+"""Objectives of a policy that learns from its own rollouts, one per file; `base.py` has the socket.
+
+A new one is a file in this folder, found by itself; one in a file of the user's own works the same way.
+`clipped.py` has the clipped losses as functions.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""What the policy learns from its experience: a choice that is one class in the configuration."""
+"""Socket of policy objectives: losses of a policy on its experience."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from prl.types import Experience
 
 
 class PolicyOutputs(NamedTuple):
-    """What the policy being trained says of the responses of a micro-batch."""
+    """Outputs of the policy in training on the responses of a micro-batch."""
 
     logprobs: Tensor
     """[B, T] log-probability of each token, with gradient; zero outside the mask."""
@@ -18,30 +18,30 @@ class PolicyOutputs(NamedTuple):
 
 
 class LossOutput(NamedTuple):
-    """A loss and what to report about it."""
+    """A loss and its statistics."""
 
     loss: Tensor
     """Scalar, with gradient."""
     stats: dict[str, Tensor]
-    """Scalars without gradient, logged as `policy/<name>`: maxima where the name ends in `_max`, otherwise sums over
-    tokens with the weights that were given, which add up to means over the minibatch."""
+    """Scalars without gradient, logged as `policy/<name>`: maxima where the name ends in `_max`, otherwise weighted
+    sums over tokens, which add up to means over the minibatch."""
 
 
 class PolicyObjective(ABC):
-    """A loss of the policy. Its constructor's arguments are its settings; the KL penalty stays outside.
+    """A loss of the policy, without the KL penalty. The arguments of the constructor are the settings.
 
-    An objective with a state has `state_dict` and `load_state_dict`; the run finds and saves it.
+    An objective with a state has `state_dict` and `load_state_dict`; the run finds and saves the state.
     """
 
     needs_entropy: bool = False
-    """Whether it reads the entropy of the policy's distributions, which costs a pass over the vocabulary."""
+    """Whether the loss reads the entropy of the policy's distributions, which costs a pass over the vocabulary."""
 
     @abstractmethod
     def __call__(self, new: PolicyOutputs, experience: Experience, weights: Tensor) -> LossOutput:
         """Compute the loss of a micro-batch.
 
         Args:
-            new: of the policy as it is now.
+            new: outputs of the current policy.
             experience: B responses with their constants: old and reference log-probabilities, advantages.
             weights: [B, T] weight of each token. They sum to one over the minibatch of all processes, and are zero
                 outside the mask, so that a weighted sum is the mean.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from prl.objectives.policy.base import LossOutput, PolicyObjective, PolicyOutputs
-from prl.objectives.policy.losses import clipped_policy_loss
+from prl.objectives.policy.clipped import clipped_policy_loss
 from prl.types import Experience
 
 
@@ -57,7 +57,7 @@ class PPO(PolicyObjective):
 
     @torch.no_grad()
     def _ratio_stats(self, logprobs: Tensor, experience: Experience, weights: Tensor) -> dict[str, Tensor]:
-        """How far the policy has moved from the one that sampled, and how often it was clipped."""
+        """Measure how far the policy has moved from the sampling policy, and how often the ratio was clipped."""
         difference, advantages = logprobs - experience.old_logprobs, experience.advantages
         ratio = difference.exp()
         high = self.clip_range if self.clip_range_high is None else self.clip_range_high

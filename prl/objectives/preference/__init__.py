@@ -1,7 +1,7 @@
 """Objectives of a policy that learns from preference pairs. `base.py` has the socket, other files one method each.
 
-Every method here can be named in a config: `class_path: prl.objectives.preference.DPO`. A new one is a file in this
-folder, found by itself; one in a file of the user's own works the same way.
+Every method here can be named in a config: `class_path: prl.objectives.preference.DPO`. A new method is a file
+in this folder, found by itself; a method in a user's own file works alike.
 """
 
 from typing import TYPE_CHECKING, Any

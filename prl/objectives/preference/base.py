@@ -1,4 +1,4 @@
-"""The socket of preference objectives: per-token log-probabilities of the responses in, one loss for each pair out.
+"""Socket of preference objectives: per-token log-probabilities of the responses in, one loss for each pair out.
 
 Shape letters: B pairs of a batch, N responses of a view, T tokens of the longest response.
 """
@@ -11,10 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-
-def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+from prl.shapes import check_shape
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,11 @@ class ScoredResponses:
         if self.mask.dtype != torch.bool or self.mask.dim() != 2:
             raise ValueError(f"mask is {self.mask.dtype} of {self.mask.dim()} dimensions, expected torch.bool of 2")
         shape = tuple(self.mask.shape)
-        _check_shape("logprobs", self.logprobs, shape)
+        check_shape("logprobs", self.logprobs, shape)
         if self.ref_logprobs is not None:
-            _check_shape("ref_logprobs", self.ref_logprobs, shape)
+            check_shape("ref_logprobs", self.ref_logprobs, shape)
         for name, guide in self.guides.items():
-            _check_shape(f"guides[{name!r}]", guide, shape)
+            check_shape(f"guides[{name!r}]", guide, shape)
 
     def __len__(self) -> int:
         return self.mask.shape[0]
@@ -109,7 +106,7 @@ class PreferenceBatch:
             if len(self) and len(view) % len(self):
                 raise ValueError(f"view {name!r} has {len(view)} responses, which cannot be dealt to {len(self)} pairs")
         for name, column in self.columns.items():
-            _check_shape(f"columns[{name!r}]", column, (len(self),))
+            check_shape(f"columns[{name!r}]", column, (len(self),))
 
     def __len__(self) -> int:
         return self.target.shape[0]
@@ -134,9 +131,9 @@ class PreferenceObjective(ABC):
     """
 
     needs_reference: ClassVar[bool] = True
-    """Whether the loss reads log-probabilities of a frozen reference. Without need, none is loaded."""
+    """Whether the loss reads log-probabilities of a frozen reference; otherwise none is loaded."""
     views: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
-    """Responses of a row that are read. Names behind these two are text columns of the data."""
+    """Responses of a row that the loss reads. Names after these two are text columns of the data."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the data that hold a number for each row, such as margins, win rates or scores."""
 

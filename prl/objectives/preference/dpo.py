@@ -4,8 +4,8 @@ import math
 
 from torch import Tensor
 
+from prl.objectives.logistic import check_smoothing, smooth, soft_logistic
 from prl.objectives.preference.base import PreferenceBatch, PreferenceObjective
-from prl.objectives.preference.logistic import flip_some, soft_logistic
 
 
 class DPO(PreferenceObjective):
@@ -23,13 +23,10 @@ class DPO(PreferenceObjective):
     def __init__(self, beta: float = 0.1, label_smoothing: float = 0.0) -> None:
         if not 0 < beta < math.inf:
             raise ValueError(f"DPO.beta is {beta}; expected a finite number above 0")
-        if not 0 <= label_smoothing < 0.5:
-            raise ValueError(
-                f"DPO.label_smoothing is {label_smoothing}; expected at least 0 and below 0.5, a coin toss"
-            )
+        check_smoothing("DPO", label_smoothing)
         self.beta, self.label_smoothing = beta, label_smoothing
 
     def loss(self, batch: PreferenceBatch) -> Tensor:
         """Compute the loss of each pair: [B]."""
         margin = self.beta * (batch.chosen.log_ratio() - batch.rejected.log_ratio())
-        return soft_logistic(margin, flip_some(batch.target, self.label_smoothing))
+        return soft_logistic(margin, smooth(batch.target, self.label_smoothing))

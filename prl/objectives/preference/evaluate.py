@@ -13,7 +13,7 @@ from prl.objectives.preference.base import PreferenceBatch, PreferenceObjective,
 LogProbs = Sequence[Sequence[float] | Tensor]
 """Per-token log-probabilities of several responses, which need not have one length."""
 ROUNDING = 1e-5
-"""How far above 0 a log-probability may be rounded."""
+"""Largest log-probability above 0 that counts as rounding."""
 
 
 def evaluate(
@@ -66,7 +66,7 @@ def evaluate(
 
 
 def _check_names(objective: PreferenceObjective, given: Mapping[str, Any], name_of: str) -> None:
-    """Raise ValueError unless what is given is what the objective declares; a reference may be given without need."""
+    """Raise ValueError unless the arguments are those that the objective declares; a reference is always accepted."""
     references = [f"ref_{view}" for view in objective.views]
     needed = [*objective.views, *objective.columns, *(references if objective.needs_reference else [])]
     if missing := [name for name in needed if given.get(name) is None]:
@@ -86,7 +86,7 @@ def _dtype(given: Any) -> torch.dtype:
 
 
 def _padded(name: str, rows: LogProbs, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Right-padded rows and where they hold tokens: [N, T] each."""
+    """Pad rows on the right, and mask their tokens: [N, T] each."""
     tensors = [torch.as_tensor(row, dtype=dtype) for row in rows]
     if not tensors:
         raise ValueError(f"{name} holds no rows; expected at least one")

@@ -1,15 +1,37 @@
-"""The loss of the scalar baseline: Bradley-Terry on the difference of two rewards."""
+"""Bradley-Terry: the probability that one response beats another is the sigmoid of a margin."""
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
+from prl.objectives.logistic import check_smoothing, smooth, soft_logistic
+from prl.objectives.reward.base import PairBatch, RewardObjective
 
-def bradley_terry_loss(chosen_rewards: Tensor, rejected_rewards: Tensor, target: Tensor) -> Tensor:
-    """BCE(sigma(r(x, y_w) - r(x, y_l)), t) per pair: [N] -> [N]. Source: Ouyang et al. 2022 (2203.02155), eq. 1.
+
+def bradley_terry_loss(batch: PairBatch, target: Tensor) -> Tensor:
+    """Average -t log sigma(z) - (1 - t) log sigma(-z) over the readings of each pair: [B].
 
     Args:
-        chosen_rewards: [N] scalar rewards of the chosen responses.
-        rejected_rewards: [N] of the rejected ones.
-        target: [N] probability that chosen is better; 1 gives -log sigma of the difference.
+        batch: pairs with their margins z.
+        target: [B] probability t that chosen is better.
     """
-    return F.binary_cross_entropy_with_logits(chosen_rewards - rejected_rewards, target, reduction="none")
+    readings = zip(batch.margin, batch.of_first(target), strict=True)
+    return torch.stack([soft_logistic(margin, first) for margin, first in readings]).mean(0)
+
+
+class BradleyTerry(RewardObjective):
+    """-log sigma(r(x, y_w) - r(x, y_l)), the logistic loss on the margin (Ouyang et al. 2022, 2203.02155, equation 1).
+
+    Args:
+        label_smoothing: share e of the labels that are taken to be wrong: a target t becomes (1 - e) t + e (1 - t).
+
+    Raises:
+        ValueError: for a share outside of 0 to 1/2.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        check_smoothing("BradleyTerry", label_smoothing)
+        self.label_smoothing = label_smoothing
+
+    def loss(self, batch: PairBatch) -> Tensor:
+        """Compute the loss of each pair: [B]."""
+        return bradley_terry_loss(batch, smooth(batch.target, self.label_smoothing))

@@ -1,9 +1,12 @@
-"""Shapers of rewards, one to a file; see `prl.rewards.shaping` for what a shaper has to offer."""
+"""Shapers of rewards, one per file; `base.py` has the socket.
+
+A new one is a file in this folder, found by itself; one in a file of the user's own works the same way.
+"""
 
 from typing import TYPE_CHECKING, Any
 
 from prl.plugins import methods_in
-from prl.rewards.shaping import RewardShaper
+from prl.rewards.shapers.base import RewardShaper
 
 globals().update(methods_in(__name__, __path__, RewardShaper))
 

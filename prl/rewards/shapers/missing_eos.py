@@ -1,8 +1,8 @@
-"""The reward of a response that did not end."""
+"""Reward of a response without an end token."""
 
 import math
 
-from prl.rewards.shaping import RewardShaper
+from prl.rewards.shapers.base import RewardShaper
 from prl.types import Rollout, Scores
 
 
@@ -10,8 +10,8 @@ class MissingEOS(RewardShaper):
     """Lower the reward of a response that hit the length limit, or replace it.
 
     Args:
-        value: what is taken off, or with `replace` the reward itself.
-        replace: give the response `value` as its reward, whatever it had.
+        value: penalty to subtract, or with `replace` the reward itself.
+        replace: replace the reward by `value`.
 
     Raises:
         ValueError: for a value that is not finite.

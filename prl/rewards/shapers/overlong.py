@@ -2,19 +2,19 @@
 
 import math
 
-from prl.rewards.shaping import RewardShaper
+from prl.rewards.shapers.base import RewardShaper
 from prl.types import Rollout, Scores
 
 
 class Overlong(RewardShaper):
     """Lower the reward of a response near the length limit.
 
-    Nothing is taken off up to `sampling.max_new_tokens - buffer`; from there it rises to `penalty` at the limit (DAPO,
+    The penalty is 0 up to `sampling.max_new_tokens - buffer` tokens and rises linearly to `penalty` at the limit (DAPO,
     2503.14476, eq. 13).
 
     Args:
-        penalty: what is taken off at the limit.
-        buffer: tokens before the limit over which it rises.
+        penalty: reward to subtract at the limit.
+        buffer: tokens before the limit over which the penalty rises.
 
     Raises:
         ValueError: for a penalty or a buffer that is not positive.
@@ -28,6 +28,6 @@ class Overlong(RewardShaper):
         self.penalty, self.buffer = penalty, buffer
 
     def __call__(self, scores: Scores, rollout: Rollout) -> Scores:
-        """Take the penalty of its length off each reward."""
+        """Subtract the penalty of its length from each reward."""
         beyond = rollout.response_mask.sum(1) - (rollout.max_new_tokens - self.buffer)
         return scores.with_rewards(scores.rewards - self.penalty * (beyond / self.buffer).clamp(0, 1))

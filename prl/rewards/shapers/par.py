@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from prl.rewards.shaping import VerdictReading
-from prl.types import Verdict
+from prl.rewards.shapers.base import VerdictReading
+from prl.verdict import Verdict
 
 
 class PAR(VerdictReading):

@@ -1,15 +1,15 @@
-"""Other readings of a judge's verdict than the debiased win probability, which a judge gives by itself."""
+"""Rewards from a judge's verdict other than the debiased win probability, which is the default."""
 
 import math
 
 from torch import Tensor
 
-from prl.rewards.shaping import VerdictReading
-from prl.types import Verdict
+from prl.rewards.shapers.base import VerdictReading
+from prl.verdict import Verdict
 
 
 class MeanProbability(VerdictReading):
-    """Average the probabilities of both orders, instead of their log-odds: (p(a, b) + 1 - p(b, a)) / 2."""
+    """Reward the mean of the probabilities of both orders, not of their log-odds: (p(a, b) + 1 - p(b, a)) / 2."""
 
     def read(self, verdict: Verdict) -> Tensor:
         """Average the probabilities of both orders: [N]."""
@@ -17,7 +17,7 @@ class MeanProbability(VerdictReading):
 
 
 class CenteredProbability(VerdictReading):
-    """Take 1/2 off the win probability: zero at parity with the anchor."""
+    """Reward the win probability minus 1/2: zero at parity with the anchor."""
 
     def read(self, verdict: Verdict) -> Tensor:
         """Centre the win probability: [N]."""

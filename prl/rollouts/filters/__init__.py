@@ -1,9 +1,12 @@
-"""Filters of rollouts, one to a file; see `prl.rollouts.base` for what a filter has to offer."""
+"""Filters of rollouts, one per file; `base.py` has the socket.
+
+A new one is a file in this folder, found by itself; one in a file of the user's own works the same way.
+"""
 
 from typing import TYPE_CHECKING, Any
 
 from prl.plugins import methods_in
-from prl.rollouts.base import RolloutFilter
+from prl.rollouts.filters.base import RolloutFilter
 
 globals().update(methods_in(__name__, __path__, RolloutFilter))
 

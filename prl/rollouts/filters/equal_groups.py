@@ -1,14 +1,14 @@
-"""Leave out prompts whose responses are all worth the same."""
+"""Leave out prompts whose responses all have one reward."""
 
 import torch
 from torch import Tensor
 
-from prl.rollouts.base import RolloutFilter
+from prl.rollouts.filters.base import RolloutFilter
 from prl.types import Rollout, Scores
 
 
 class DropEqualGroups(RolloutFilter):
-    """Leave out the responses of a prompt whose rewards are all equal: they say nothing of what is better.
+    """Leave out the responses of a prompt whose rewards are all equal: they carry no signal.
 
     The filter of dynamic sampling (DAPO 2503.14476, eq. 11), without sampling further prompts in their place.
 

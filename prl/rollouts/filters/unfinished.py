@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from prl.rollouts.base import RolloutFilter
+from prl.rollouts.filters.base import RolloutFilter
 from prl.types import Rollout, Scores
 
 

@@ -6,7 +6,8 @@ import torch
 from prl.anchors.bank import AnchorBank, lower_bound
 from prl.anchors.sources import DatasetAnchors, PreviousPolicy, ReferenceSamples, RoundRobin
 from prl.config import Sampling
-from prl.types import PromptBatch, Scores, Verdict
+from prl.types import PromptBatch, Scores
+from prl.verdict import Verdict
 from tests.helpers.records import answered
 
 

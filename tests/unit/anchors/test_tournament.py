@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prl.anchors.tournament import knockout
-from prl.types import Verdict
+from prl.verdict import Verdict
 from tests.helpers.tiny import LengthJudge
 
 TURN = ({"role": "user", "content": "x"},)

@@ -95,6 +95,10 @@ def test_the_help_of_a_command_needs_nothing_heavy(name: str, answers) -> None:
     assert summary(name), f"the first line of prl/cli/commands/{name}.py is not `prl {name} ...`: what it does"
 
 
+def test_the_help_of_resume_lists_what_a_refusal_asks_for(answers) -> None:
+    assert {"--accept_changes", "--trust_run_folder"} <= set(answers["resume --help"]["told"].split())
+
+
 @pytest.mark.parametrize("line", WRONG)
 def test_what_is_refused_needs_nothing_heavy(line: str, answers) -> None:
     told = answers[line]["told"].splitlines()

@@ -232,6 +232,44 @@ def test_data_reads_the_other_kinds(tmp_path, capsys) -> None:
     assert "  completion            3" in text
 
 
+@pytest.mark.parametrize(
+    ("rows", "args", "message"),
+    [
+        (
+            [{"question": "a", "good": "b", "rejected one": "c"}],
+            (),
+            "Add the columns or map them: --columns prompt=question chosen=good rejected='rejected one'.\n"
+            "No row is valid, so nothing is left.",
+        ),
+        ([{"x": "a"}], ("--kind", "prompts"), "Add the column or map it: --columns prompt=COLUMN."),
+        (
+            [{"prompt": "a", "chosen": "b", "rejected": "c", "label": "x"}],
+            (),
+            "another kind of label unread: --columns label=.",
+        ),
+        ([{"prompt": "a", "anchor": "b"}], (), "The first row reads as one of prompts: add --kind prompts."),
+        ([{"prompt": "a", "completion": "b"}], (), "The first row reads as one of demonstrations: add --kind demonst"),
+    ],
+)
+def test_errors_of_data_speak_of_options(rows, args, message, tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError) as caught:
+        COMMANDS["data"]([str(path), *args])
+    assert message in str(caught.value)
+    assert ("--kind" in str(caught.value)) == ("--kind" in message)
+
+
+def test_the_first_record_and_a_better_kind_are_shown(tmp_path, capsys) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "Hi\n?", "completion": "x" * 203}))
+    text = told(capsys, path, "--kind", "demonstrations")
+    assert f"first record\n  prompt        user: Hi\\n?\n  completion    {'x' * 200} ... (+3 characters)\n" in text
+    assert "hint" not in text
+    assert "hint            --kind demonstrations reads more" in told(capsys, path, "--kind", "prompts")
+    assert json.loads(told(capsys, path, "--kind", "demonstrations", "--json"))["first"]["completion"] == "x" * 203
+
+
 def test_data_with_bad_rows_can_be_an_error(pairs_file) -> None:
     with pytest.raises(DataError, match=r"1 of 5 rows in .* are invalid:\npairs\.jsonl, row 4, field 'chosen'"):
         COMMANDS["data"]([str(pairs_file), "--columns", "chosen=better", "--on_invalid", "error"])

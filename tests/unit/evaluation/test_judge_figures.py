@@ -12,7 +12,7 @@ from prl.evaluation.figures import accuracy_by_length, judge_figures, margin_his
 from prl.evaluation.judge.calibration import calibration_error, reliability_bins
 from prl.evaluation.judge.report import JudgedPairs, slice_metrics
 from prl.evaluation.tables import PairText, most_order_dependent, most_wrong, pair_table, shortened
-from prl.types import Verdict
+from prl.verdict import Verdict
 
 
 def judged(rows: list[tuple], sources: tuple = ()) -> JudgedPairs:
@@ -111,10 +111,10 @@ def test_a_table_of_pairs() -> None:
     texts = [PairText("a|b\n<c>", "`x`", ""), PairText("p", "y" * 400, "z")]
     table = pair_table([1, 4], texts, pairs.verdict, pairs.targets).splitlines()
     assert len(table) == 4
-    assert table[2] == (
-        "| a&#124;b<br>&lt;c> | &#96;x&#96; | (empty) | 3, 0 | 1 | 0.269 | 0.731 | 0.047 |"  # sigmoid of -1, 1, -3
-    )
-    assert f"| {'y' * 300} … (+100 characters) | z | 400, 1 | 0.5 |" in table[3]
+    numbers = "label 1, p(chosen) 0.269, chosen first 0.731, rejected first 0.047, characters 3 and 0"  # of -1, 1, -3
+    assert table[2] == f"| {numbers}<br>a&#124;b<br>&lt;c> | &#96;x&#96; | (empty) |"
+    assert table[3].startswith("| label 0.5, ")
+    assert f"characters 400 and 1<br>p | {'y' * 300} … (+100 characters) | z |" in table[3]
     assert pair_table([], [], pairs.verdict, pairs.targets) == "No such pair."
 
 

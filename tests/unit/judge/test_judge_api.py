@@ -222,13 +222,13 @@ def test_a_hub_id_is_read_from_the_cache_without_a_network(
         Judge.from_pretrained("someone/else")
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/judge.md"])
+@pytest.mark.parametrize("document", ["docs/python.md", "docs/judge.md"])
 def test_the_example_of_a_document_runs(
     document: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (ROOT / document).read_text()
     monkeypatch.chdir(tmp_path)
-    (example,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "prl.judge" in code)
+    (example,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "judge.compare" in code)
     names: dict = {}
     exec(example.replace("runs/quickstart/judge/model", str(folder)), names)
     assert names["verdict"].win_prob.shape == (1,)

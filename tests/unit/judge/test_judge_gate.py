@@ -16,7 +16,7 @@ from prl.data.rows.records import PreferencePair
 from prl.judge import GenerativeJudge, PairwiseJudge
 from prl.judge.attacks import MAX_PROMPTS, attack_report, attacks
 from prl.judge.examination import examine
-from prl.judge.gate import _LIMITS, JudgeRefusedError, broken_limits, check_judge, folder_problems
+from prl.judge.gate import _LIMITS, JudgeRefusedError, broken_limits, check_judge, folder_problems, verdict
 from prl.judge.passport import describe_judge, write_passport
 from prl.rewards.folder import JUDGE_FILE, PASSPORT_FILE
 from tests.helpers.pairs import (
@@ -148,6 +148,23 @@ def test_each_limit_is_looked_at_and_null_is_not(name: str, good: dict[str, Any]
     assert f"{name} is {TIGHT[name]}; " in line
     gate = replace(GATE, **dict.fromkeys(TIGHT))
     assert broken_limits({**report, "accuracy": None, "canary_rate": 1.0}, gate) == []
+
+
+def test_the_verdict_is_one_line_with_its_limits(good: dict[str, Any]) -> None:
+    head, limits = verdict(good, GATE)
+    assert head == "good enough to train a policy: within the gate's 10 limits"
+    assert limits.startswith("limits: min_pairs 50, min_accuracy 0.6, ")
+    quick = {name: figure for name, figure in good.items() if name not in ("canary_rate", "canaries", "layout_gap")}
+    head, limits, broken = verdict({**quick, "order_gap": 0.3}, replace(GATE, max_ece=None))
+    assert head.startswith("not good enough to train a policy: 1 of the gate's 6 limits broken (attacks, cycles and")
+    assert "max_ece" not in limits
+    assert broken.startswith("- order gap is 0.300, max_order_gap is 0.2; ")
+
+
+@pytest.mark.parametrize("name", ["max_order_gap", "max_flip_rate", "max_first_position_bias"])
+def test_advice_also_fits_a_judge_that_was_trained_on_both_orders(name: str, good: dict[str, Any]) -> None:
+    [line] = broken_limits(slightly_bad(good), replace(GATE, **{name: TIGHT[name]}))
+    assert "raise consistency_coef" in line
 
 
 def test_the_line_tells_figure_limit_and_interval(good: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from prl.judge.bradley_terry import save_bradley_terry
 from prl.judge.generative import batched_margins, save_judge
 from prl.models.policy import verdict_logits, verdict_margins
 from prl.rewards.folder import JUDGE_FILE
-from prl.rewards.scalar import scalar_rewards
+from prl.rewards.scalar import head_rewards, weighted_reward
 from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.tiny import ConstantJudge, LengthJudge, PositionJudge, tiny_model, tiny_tokenizer
 
@@ -184,7 +184,8 @@ def test_scalar_rewards_do_not_depend_on_the_padding_side(side) -> None:
     alone = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits[:, 0] for text in texts])
     tokenizer.padding_side = side
     padded = tokenizer(texts, return_tensors="pt", padding=True)
-    assert_same_numbers(scalar_rewards(model, padded["input_ids"], padded["attention_mask"].bool()), alone)
+    rewards = head_rewards(model, padded["input_ids"], padded["attention_mask"].bool())
+    assert_same_numbers(weighted_reward(rewards), alone)
 
 
 def test_generative_judge_round_trip(generative_folder, tmp_path) -> None:

@@ -12,6 +12,7 @@ from prl.data import PreferencePair
 from prl.judge.prefix_sharing.packing import CostModel
 from prl.judge.prefix_sharing.tree_attention import packed_logits
 from prl.judge.template import JudgeTemplate
+from prl.objectives.reward import Pairwise
 from tests.helpers.numbers import assert_same_numbers
 
 TEMPLATES = {
@@ -54,7 +55,7 @@ def step(module: Any, pairs: list[PreferencePair] = PAIRS) -> tuple[float, dict[
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"consistency_coef": 0.5, "language_coef": 0.5}, {"text_coef": 0.7}, {"order": "random"}],
+    [{}, {"objective": Pairwise(consistency_coef=0.5, language_coef=0.5)}, {"text_coef": 0.7}, {"order": "random"}],
     ids=["verdict", "all verdict terms", "text", "random order"],
 )
 def test_a_step_is_the_same_fused_and_plain(tiny_folder, template, settings) -> None:

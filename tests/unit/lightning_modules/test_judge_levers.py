@@ -11,6 +11,7 @@ from lightning_modules import BradleyTerryRewardModule, GenerativeRewardModule
 from prl.config import ModelSource
 from prl.data import PreferencePair
 from prl.judge.template import JudgeTemplate
+from prl.objectives.reward import BradleyTerry, Pairwise
 
 TEMPLATE = JudgeTemplate(text="p {{ prompt }} 1 {{ response_a }} 2 {{ response_b }} best", chat=False)
 PROMPT = ({"role": "user", "content": "reverse dcab"},)
@@ -28,6 +29,12 @@ def make(tiny_folder: Any, **settings: Any) -> GenerativeRewardModule:
     module.logged = {}
     module.log = lambda name, value, **_: module.logged.update({name: float(value)})  # there is no trainer
     return module
+
+
+TERMS: dict[str, dict[str, float]] = {
+    "two tokens": {},
+    "full vocabulary": {"verdict_coef": 0.0, "language_coef": 1.0},
+}
 
 
 def batch_of(module: Any) -> dict[str, Tensor]:
@@ -57,20 +64,21 @@ def cross_entropy(logprobs: Tensor, first_is_better: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("verdict_loss", ["two_tokens", "full_vocabulary"])
-def test_both_orders_of_certain_soft_and_tied_pairs(verdict_loss, smoothing, tiny_folder, logprobs) -> None:
-    targets = TARGETS * (1 - smoothing) + smoothing / 2
-    if verdict_loss == "two_tokens":
+@pytest.mark.parametrize("terms", TERMS)
+def test_both_orders_of_certain_soft_and_tied_pairs(terms, smoothing, tiny_folder, logprobs) -> None:
+    targets = (1 - smoothing) * TARGETS + smoothing * (1 - TARGETS)
+    if terms == "two tokens":
         logprobs = logprobs.log_softmax(-1)
     expected = cross_entropy(logprobs, torch.cat([targets, 1 - targets])).mean().item()
-    assert loss(tiny_folder, verdict_loss=verdict_loss, label_smoothing=smoothing) == pytest.approx(expected, abs=1e-5)
+    objective = Pairwise(label_smoothing=smoothing, **TERMS[terms])
+    assert loss(tiny_folder, objective=objective) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("verdict_loss", ["two_tokens", "full_vocabulary"])
-def test_random_order_reads_each_pair_one_way(verdict_loss, smoothing, tiny_folder, logprobs) -> None:
-    targets = TARGETS * (1 - smoothing) + smoothing / 2
-    if verdict_loss == "two_tokens":
+@pytest.mark.parametrize("terms", TERMS)
+def test_random_order_reads_each_pair_one_way(terms, smoothing, tiny_folder, logprobs) -> None:
+    targets = (1 - smoothing) * TARGETS + smoothing * (1 - TARGETS)
+    if terms == "two tokens":
         logprobs = logprobs.log_softmax(-1)
     each = cross_entropy(logprobs, torch.cat([targets, 1 - targets])).view(2, 3)
     torch.manual_seed(1)
@@ -78,17 +86,17 @@ def test_random_order_reads_each_pair_one_way(verdict_loss, smoothing, tiny_fold
     assert swapped.any()
     assert not swapped.all()
     expected = torch.where(swapped, each[1], each[0]).mean().item()
-    settings = {"order": "random", "verdict_loss": verdict_loss, "label_smoothing": smoothing}
-    assert loss(tiny_folder, **settings) == pytest.approx(expected, abs=1e-5)
+    objective = Pairwise(label_smoothing=smoothing, **TERMS[terms])
+    assert loss(tiny_folder, order="random", objective=objective) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("form", ["probability", "log_odds"])
-@pytest.mark.parametrize("verdict_loss", ["two_tokens", "full_vocabulary"])
-def test_consistency_is_added_in_either_form(form, verdict_loss, tiny_folder, logprobs) -> None:
+@pytest.mark.parametrize("name", ["consistency_coef", "logit_consistency_coef"])
+@pytest.mark.parametrize("terms", TERMS)
+def test_consistency_is_added_in_either_form(name, terms, tiny_folder, logprobs) -> None:
     first, second = (logprobs[:, 0] - logprobs[:, 1]).chunk(2)
-    gap = first + second if form == "log_odds" else first.sigmoid() + second.sigmoid() - 1
-    plain = loss(tiny_folder, verdict_loss=verdict_loss)
-    found = loss(tiny_folder, verdict_loss=verdict_loss, consistency_coef=0.5, consistency=form)
+    gap = first + second if name == "logit_consistency_coef" else first.sigmoid() + second.sigmoid() - 1
+    plain = loss(tiny_folder, objective=Pairwise(**TERMS[terms]))
+    found = loss(tiny_folder, objective=Pairwise(**TERMS[terms], **{name: 0.5}))
     assert found - plain == pytest.approx(0.5 * gap.square().mean().item(), abs=1e-5)
     assert found > plain + 1e-4
 
@@ -96,12 +104,13 @@ def test_consistency_is_added_in_either_form(form, verdict_loss, tiny_folder, lo
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_bradley_terry_of_certain_soft_and_tied_pairs(smoothing: float, tiny_folder: Any) -> None:
     torch.manual_seed(0)  # the scalar head is new
-    module: Any = BradleyTerryRewardModule(ModelSource(path=str(tiny_folder)), label_smoothing=smoothing, max_length=64)
+    source = ModelSource(path=str(tiny_folder))
+    module: Any = BradleyTerryRewardModule(source, objective=BradleyTerry(smoothing), max_length=64)
     module.configure_model()
     module.log = lambda *_, **__: None
     batch = batch_of(module)
     margin = module.verdict(batch).win_logit.detach()
-    targets = TARGETS * (1 - smoothing) + smoothing / 2
+    targets = (1 - smoothing) * TARGETS + smoothing * (1 - TARGETS)
     expected = cross_entropy(torch.stack([margin, 0 * margin], dim=1).log_softmax(1), targets).mean().item()
     assert margin.abs().min() > 1e-3
     assert module.training_step(batch, 0).item() == pytest.approx(expected, abs=1e-5)
@@ -144,22 +153,13 @@ def test_the_language_head_runs_on_one_position_of_each_reading(order, rows, row
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"consistency_coef": 1.0, "order": "random"}, "it needs order: both"),
-        ({"language_coef": 0.5, "verdict_loss": "full_vocabulary"}, "set language_coef to 0"),
-        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; expected at least 0 and below 1"),
-        ({"label_smoothing": -0.1}, "label_smoothing is -0.1"),
-        ({"consistency_coef": -1.0}, "consistency_coef is -1.0; expected a finite number of at least 0"),
-        ({"language_coef": -1.0}, "language_coef is -1.0"),
-        ({"text_coef": float("nan")}, "text_coef is nan"),
+        ({"text_coef": float("nan")}, "text_coef is nan; expected a finite number of at least 0"),
+        ({"text_coef": 1.0, "order": "random"}, "text_coef is 1.0 with order: random; it needs order: both"),
     ],
 )
 def test_settings_that_contradict_each_other_or_mean_nothing(settings, words, tiny_folder) -> None:
-    source = ModelSource(path=str(tiny_folder))
     with pytest.raises(ValueError, match=words):
-        GenerativeRewardModule(source, TEMPLATE, **settings)
-    if "label_smoothing" in settings:
-        with pytest.raises(ValueError, match=words):
-            BradleyTerryRewardModule(source, **settings)
+        GenerativeRewardModule(ModelSource(path=str(tiny_folder)), TEMPLATE, **settings)
 
 
 @pytest.mark.parametrize("stage", [GenerativeRewardModule, BradleyTerryRewardModule])

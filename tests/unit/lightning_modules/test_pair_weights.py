@@ -9,6 +9,7 @@ from lightning_modules import BradleyTerryRewardModule, GenerativeRewardModule
 from prl.config import ModelSource
 from prl.data import PreferencePair
 from prl.judge.template import JudgeTemplate
+from prl.objectives.reward import Pairwise
 
 TEMPLATE = JudgeTemplate(text="p {{ prompt }} 1 {{ response_a }} 2 {{ response_b }} best", chat=False)
 PROMPT = ({"role": "user", "content": "reverse dcab"},)
@@ -21,16 +22,14 @@ def make(kind: str, tiny_folder: Any) -> Any:
         module: Any = BradleyTerryRewardModule(source, max_length=64)
     else:
         order, _, term = kind.partition(", ")
-        module = GenerativeRewardModule(
-            source,
-            TEMPLATE,
-            order="both" if order == "both" else "random",
-            verdict_loss="full_vocabulary" if term == "full" else "two_tokens",
-            consistency_coef=0.5 if term == "log_odds" else 0.0,
-            consistency="log_odds" if term == "log_odds" else "probability",
-            language_coef=0.5 if term == "language" else 0.0,
-            max_length=64,
-        )
+        settings = {
+            "full": {"verdict_coef": 0.0, "language_coef": 1.0},
+            "log_odds": {"logit_consistency_coef": 0.5},
+            "language": {"language_coef": 0.5},
+        }
+        objective = Pairwise(**settings.get(term, {}))
+        order = "both" if order == "both" else "random"
+        module = GenerativeRewardModule(source, TEMPLATE, objective=objective, order=order, max_length=64)
     module.configure_model()
     module.log = lambda *_, **__: None  # there is no trainer
     return module

@@ -9,7 +9,7 @@ from prl.advantages.gae import GAE, shaped_gae
 from prl.config import KLPenalty
 from prl.masking import whiten
 from prl.rl.experience import build_experience, filter_weights
-from prl.rollouts.base import RolloutFilter
+from prl.rollouts.filters.base import RolloutFilter
 from prl.rollouts.filters.unfinished import DropUnfinished
 from prl.types import Experience, Rollout, Scores
 from tests.helpers.records import make_rollout, ragged_mask

@@ -94,7 +94,8 @@ def test_bad_rows_have_the_same_words_in_every_kind(written):
         said = complaints(written(kind, rows))
         assert said == (expected.replace("found nan", "found 'nan'") if kind == "csv" else expected)
         said = complaints(written(kind, strings))
-        assert said.count("(invalid label); expected a number from 0 to 1") == 5
+        assert "FILE, row 1, field 'label': found 'high' (invalid label); expected a number from 0 to 1" in said
+        assert "4 more like it: rows 2, 3, 4, 5\n" in said
         assert complaints(written(kind, [{"a": 1} | PAIR, {"a": 1} | PAIR | {"prompt": None}])).splitlines()[1] == (
             "FILE, row 2, field 'prompt': found null (no value); expected a value. Fill the cell or remove the row."
         )

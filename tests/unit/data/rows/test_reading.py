@@ -10,6 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from prl.data import DataError, DataSource, Demonstration, PreferencePair, load_records
+from prl.data.rows import reading
+from prl.data.rows.messages import odd_order
 
 PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Go away."}
 [RECORD] = PreferencePair.parse(PAIR)
@@ -53,6 +55,7 @@ def test_jsonl_is_read_with_a_report(jsonl, tmp_path, name):
         "labels": {"none, chosen is better": 2},
         "skipped": {},
         "unknown_columns": ["source"],
+        "odd_orders": {},
         "dropped_message_keys": ["name"],
     }
 
@@ -154,17 +157,20 @@ def test_a_bad_line_is_named(jsonl, row, message):
         load_records(jsonl(PAIR, b"", row, PAIR), PreferencePair)
 
 
-def test_all_bad_rows_are_raised_at_once(jsonl):
-    source = jsonl(PAIR, *[PAIR | {"chosen": ""}] * 23)
+def test_all_bad_rows_are_raised_at_once_by_cause(jsonl, monkeypatch):
+    causes = [PAIR | change for change in ({"chosen": ""}, {"weight": 0}, {"label": 2}, {"chosen": ""})]
+    source = jsonl(PAIR, *causes * 6)
+    monkeypatch.setattr(reading, "MAX_ERRORS_SHOWN", 2)
     with pytest.raises(DataError) as caught:
         load_records(source, PreferencePair)
-    lines = str(caught.value).splitlines()
-    assert lines[0] == f"23 of 24 rows in {source.path} are invalid:"
-    assert [re.match(r"pairs\.jsonl, row (\d+), field", line)[1] for line in lines[1:21]] == [
-        str(number) for number in range(2, 22)
-    ]
-    assert lines[21] == "... and 3 more."
-    assert "on_invalid: skip" in lines[22]
+    head, empty, weight, more, advice = str(caught.value).splitlines()
+    assert head == f"24 of 25 rows in {source.path} are invalid:"
+    assert empty.startswith("pairs.jsonl, row 2, field 'chosen': found '' (empty text); expected non-empty text. Give")
+    assert empty.endswith(" 11 more like it: rows 5, 6, 9, 10, 13, 14, 17, 18, ...")
+    assert weight.startswith("pairs.jsonl, row 3, field 'weight': found 0 (invalid weight);")
+    assert weight.endswith(" 5 more like it: rows 7, 11, 15, 19, 23")
+    assert more == "... and 6 more."
+    assert "on_invalid: skip" in advice
 
 
 def test_skip_leaves_out_and_counts(jsonl):
@@ -278,3 +284,21 @@ def test_hub_failure_is_explained(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(DataError, match=r"owner/pairs is not a local file.*split=test\): ConnectionError: no route"):
         load_records(DataSource("owner/pairs", split="test"), PreferencePair)
+
+
+@pytest.mark.parametrize(
+    ("roles", "told"),
+    [
+        ("user", None),
+        ("system user assistant user", None),
+        ("system", None),
+        ("assistant user", "an assistant message begins"),
+        ("system assistant user", "an assistant message begins"),
+        ("user user", "two user messages in a row"),
+        ("user assistant assistant user", "two assistant messages in a row"),
+        ("user system user", "a system message behind"),
+    ],
+)
+def test_an_order_of_roles_that_few_chat_templates_accept(roles: str, told: str | None) -> None:
+    found = odd_order([{"role": role, "content": "x"} for role in roles.split()])
+    assert found is None if told is None else told in found

@@ -188,6 +188,11 @@ def test_a_bad_implicit_prompt_is_explained(chosen, rejected, message):
         ),
         (
             PreferencePair,
+            {"question": "a", "good": "b", "Bad": "c"},
+            "Add the columns or map them: columns: {prompt: question, chosen: good, rejected: Bad}.",
+        ),
+        (
+            PreferencePair,
             {"chosen": "b", "rejected": "c"},
             "field 'prompt': found columns 'chosen', 'rejected' (missing column); expected chosen and rejected as "
             "message lists or transcripts that begin with the same prompt. Add the column or map it: columns: {prompt: "

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prl.evaluation.judge.report import judge_metrics
-from prl.types import Verdict
+from prl.verdict import Verdict
 
 
 def report(ab, ba, targets=None) -> dict[str, float]:

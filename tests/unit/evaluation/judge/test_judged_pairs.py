@@ -13,7 +13,7 @@ from lightning_modules import judge_validation
 from prl.data.rows.records import PreferencePair
 from prl.evaluation.judge.report import JudgedPairs, judge_report
 from prl.judge.examination import examine
-from prl.types import Verdict
+from prl.verdict import Verdict
 from tests.helpers.pairs import QualityJudge, labelled_pairs
 from tests.helpers.tiny import ConstantJudge, LengthJudge, PlantedJudge, PositionJudge
 

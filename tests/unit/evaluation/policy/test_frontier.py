@@ -116,6 +116,26 @@ def test_the_command_prints_and_writes_its_choice(runs, tmp_path: Path, capsys: 
     assert "10 batches away" in printed
 
 
+def test_a_rate_at_equal_lengths_that_is_an_extrapolation_ships_nothing(tmp_path: Path, capsys) -> None:
+    """A run that won 0.10 of its comparisons read 0.95 to ship: every response was shorter than its anchor."""
+    log = ValidationLog(tmp_path / "run")
+    for batch, response, rate in ((1, "abc", 0.4), (2, "ab", 0.95)):
+        rows = [{"response": text, "anchor": anchor} for text, anchor in ((response, "abc"), ("a ", "abcd"))]
+        log.add(batch, {**line(batch, rate, "win_rate_lc"), "win_rate": 0.1}, rows)
+    args = [str(log.folder), "--output", str(tmp_path / "both")]
+    main(args)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "batch 1 (rate at equal lengths 0.400, win rate as counted 0.100)" in printed
+    assert "left out: at 1 of 2 validations every response is shorter" in printed
+    log.add(1, log.read()[0], log.rows(2))
+    log.add(2, {**line(2, 0.95, "win_rate_lc", "win_rate"), "win_rate": 0.1}, log.rows(1))
+    main(args)
+    assert json.loads((tmp_path / "both.json").read_text())["ship"] is None
+    assert "ship: nothing, since at 2 of 2 validations" in " ".join(capsys.readouterr().out.split())
+    main([*args, "--measure", "win_rate"])
+    assert json.loads((tmp_path / "both.json").read_text())["ship"]["rate"] == 0.1
+
+
 def test_the_checkpoint_of_the_validation_is_named_when_it_is_kept(runs) -> None:
     folder = runs[1] / "checkpoints"
     write_checkpoint(folder / "last.ckpt", 20)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from prl.objectives.logistic import smooth, soft_logistic
 from prl.objectives.preference import METHODS, PreferenceBatch, ScoredResponses
-from prl.objectives.preference.logistic import flip_some, soft_logistic
 from tests.helpers.records import ragged_mask
 
 MASK = ragged_mask([3, 1, 0])
@@ -97,7 +97,7 @@ def test_the_logistic_loss_with_a_soft_label_is_the_mean_of_both_sides() -> None
     first, second = (-torch.nn.functional.logsigmoid(sign * margin) for sign in (1, -1))
     target = torch.tensor([1.0, 0.25, 0.5])
     torch.testing.assert_close(soft_logistic(margin, target), target * first + (1 - target) * second)
-    assert flip_some(torch.tensor([1.0, 0.0, 0.5]), 0.1).tolist() == pytest.approx([0.9, 0.1, 0.5])
+    assert smooth(torch.tensor([1.0, 0.0, 0.5]), 0.1).tolist() == pytest.approx([0.9, 0.1, 0.5])
 
 
 def test_methods_are_found_and_exported() -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from prl.rewards.shapers.par import PAR
-from prl.types import Scores, Verdict
+from prl.types import Scores
+from prl.verdict import Verdict
 from tests.helpers.records import make_rollout, ragged_mask
 
 

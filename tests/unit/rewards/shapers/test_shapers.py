@@ -1,11 +1,12 @@
 import pytest
 import torch
 
+from prl.rewards.shapers.base import RewardShaper
 from prl.rewards.shapers.missing_eos import MissingEOS
 from prl.rewards.shapers.overlong import Overlong
 from prl.rewards.shapers.verdicts import CenteredProbability, LogOdds, MeanProbability
-from prl.rewards.shaping import RewardShaper
-from prl.types import Rollout, Scores, Verdict
+from prl.types import Rollout, Scores
+from prl.verdict import Verdict
 from tests.helpers.records import make_rollout, ragged_mask
 
 # margins 2 and -1: z = 1.5; margins 30 and -30: z = 30; margins 1 and 1: z = 0

@@ -1,11 +1,11 @@
-"""Settings of pairwise PPO in earlier versions, and where each is now; the same table is in CHANGELOG.md."""
+"""Settings of training stages in earlier versions, and where each is now; the same table is in CHANGELOG.md."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
-MODULE = "PairwisePPOModule"
-"""The class whose settings these are; a path below is one under its `init_args`."""
 _GAE, _PPO, _SHAPERS = "prl.advantages.GAE", "prl.objectives.policy.PPO", "prl.rewards.shapers"
+_PAIRWISE, _BRADLEY_TERRY = "prl.objectives.reward.Pairwise", "prl.objectives.reward.BradleyTerry"
 _CRITIC = {"critic": "kind", "critic_model": "model", "critic_learning_rate": "learning_rate"}
 _OF_KL = ("coef", "estimator", "placement", "target", "horizon")
 _OF_UPDATE = ("epochs", "minibatches", "microbatch_size", "aggregation", "stop_kl", "max_grad_norm")
@@ -43,12 +43,20 @@ RENAMED_SETTINGS = {
         for name in ("top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size")
     },
     **{f"sampling.{name}": _GONE for name in ("min_new_tokens", "num_beams")},
+    "label_smoothing": f"label_smoothing of {_PAIRWISE} in objective (of BradleyTerry for a scalar model), at half of "
+    "its value: the share of labels that are taken to be wrong",
+    "verdict_loss": f"verdict_coef and language_coef of {_PAIRWISE} in objective: 1 and 0 for two_tokens, 0 and 1 for "
+    "full_vocabulary",
+    "consistency_coef": f"consistency_coef of {_PAIRWISE} in objective, or logit_consistency_coef for log_odds",
+    "consistency": f"a choice of terms of {_PAIRWISE} in objective: consistency_coef for probability, "
+    "logit_consistency_coef for log_odds",
+    "language_coef": f"language_coef of {_PAIRWISE} in objective",
 }
-"""Setting -> where it is now, in words that end a sentence."""
+"""Setting under `init_args` -> where it is now, in words that end a sentence. No stage has one of these today."""
 
 
 def old_settings(init_args: Mapping[str, Any]) -> Iterator[str]:
-    """Find settings of earlier versions among the `init_args` of the module."""
+    """Find settings of earlier versions among the `init_args` of a stage."""
     for name, value in init_args.items():
         if name in RENAMED_SETTINGS and (name != "critic" or isinstance(value, str)):
             yield name
@@ -56,12 +64,7 @@ def old_settings(init_args: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"{name}.{each}" for each in value if f"{name}.{each}" in RENAMED_SETTINGS)
 
 
-def convert_settings(old: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the settings of an earlier version, all of them, as those of this one.
-
-    Args:
-        old: resolved `init_args`, as a run writes them into its config.
-    """
+def _convert_pairwise_ppo(old: Mapping[str, Any]) -> dict[str, Any]:
     gone = {each.partition(".")[0] for each in old_settings(old)}
     new = {name: value for name, value in old.items() if name not in gone}
     ppo, reward, server = old.get("ppo") or {}, old.get("reward") or {}, old.get("rollout_server")
@@ -103,3 +106,35 @@ def _shaping(reward: Mapping[str, Any]) -> list[dict[str, Any]]:
     if reward.get("overlong_penalty"):
         add("Overlong", penalty=reward["overlong_penalty"], buffer=reward.get("overlong_buffer", 16))
     return shapers
+
+
+def _convert_reward(objective: str, old: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather the settings of a judge's or reward model's loss into its objective."""
+    new = {name: value for name, value in old.items() if name not in RENAMED_SETTINGS}
+    settings: dict[str, Any] = {"label_smoothing": old.get("label_smoothing", 0.0) / 2}
+    if objective == _PAIRWISE:
+        two_tokens = old.get("verdict_loss", "two_tokens") == "two_tokens"
+        settings["verdict_coef"] = 1.0 if two_tokens else 0.0
+        settings["language_coef"] = old.get("language_coef", 0.0) if two_tokens else 1.0
+        of_logits = old.get("consistency") == "log_odds"
+        settings["logit_consistency_coef" if of_logits else "consistency_coef"] = old.get("consistency_coef", 0.0)
+    return {**new, "objective": {"class_path": objective, "init_args": settings}}
+
+
+_CONVERTERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "PairwisePPOModule": _convert_pairwise_ppo,
+    "GenerativeRewardModule": partial(_convert_reward, _PAIRWISE),
+    "BradleyTerryRewardModule": partial(_convert_reward, _BRADLEY_TERRY),
+}
+STAGES = tuple(_CONVERTERS)
+"""The classes whose settings the table has."""
+
+
+def convert_settings(stage: str, old: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the settings of an earlier version, all of them, as those of this one.
+
+    Args:
+        stage: one of `STAGES`.
+        old: resolved `init_args`, as a run writes them into its config.
+    """
+    return _CONVERTERS[stage](old)

@@ -1,4 +1,4 @@
-"""Losses of PPO as pure functions of tensors (DESIGN 1.2). All return one number per token; the caller averages."""
+"""Losses of PPO (1707.06347) as pure functions of tensors, one number per token; the caller averages."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ def clipped_policy_loss(
     clip_range_high: float | None = None,
     dual_clip: float | None = None,
 ) -> Tensor:
-    """-min(rho A, clip(rho, 1 - low, 1 + high) A) per token: [B, T] -> [B, T].
+    """Compute -min(rho A, clip(rho, 1 - low, 1 + high) A) per token: [B, T] -> [B, T].
 
     Sources: PPO (1707.06347), eq. 7; a wider upper clip: DAPO (2503.14476); dual clip, which bounds the loss of a
     negative advantage at -dual_clip * A: 1912.09729.
@@ -29,9 +29,9 @@ def clipped_policy_loss(
 def clipped_value_loss(
     new_values: Tensor, old_values: Tensor, returns: Tensor, *, value_clip_range: float | None = 0.2
 ) -> Tensor:
-    """Half the larger of the unclipped and the clipped squared error per token: [B, T] -> [B, T].
+    """Compute half the larger of the unclipped and the clipped squared error per token: [B, T] -> [B, T].
 
-    The clip keeps a new value within `value_clip_range` of the old one; None switches it off.
+    The clip keeps a new value within `value_clip_range` of the old value; None disables it.
     """
     squared = (new_values - returns).square()
     if value_clip_range is None:

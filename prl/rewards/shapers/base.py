@@ -1,31 +1,31 @@
-"""What happens to rewards before advantages are estimated: a list of shapers in the configuration, applied in order."""
+"""Socket of reward shapers: a list in the configuration, applied in order before advantages are estimated."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from prl.types import Rollout, Scores, Verdict
+from prl.types import Rollout, Scores
+from prl.verdict import Verdict, mean_per_row
 
 
 class RewardShaper(ABC):
-    """Changes rewards. Its constructor's arguments are its settings.
+    """Changes rewards. The arguments of the constructor are the settings.
 
-    A shaper with a state has `state_dict` and `load_state_dict`; the run finds and saves it.
+    A shaper with a state has `state_dict` and `load_state_dict`; the run finds and saves the state.
     """
 
     needs_anchors: ClassVar[bool] = False
-    """Whether it reads comparisons with anchors, so that each row of the data must lead to some."""
+    """Whether the shaper reads comparisons with anchors, so that every response must have one."""
 
     @abstractmethod
     def __call__(self, scores: Scores, rollout: Rollout) -> Scores:
-        """Return other rewards.
+        """Change the rewards.
 
         Args:
-            scores: rewards of B responses; NaN where there is none, which has to stay NaN.
-            rollout: the responses, anchors and extra columns of their prompts included.
+            scores: rewards of B responses; NaN where a response has none, which must stay NaN.
+            rollout: the responses, with anchors and extra columns.
         """
 
 
@@ -47,10 +47,10 @@ def shape(scores: Scores, rollout: Rollout, shapers: Sequence[RewardShaper]) -> 
 
 
 def comparisons(scores: Scores, shaper: RewardShaper) -> tuple[Verdict, Tensor]:
-    """Return the N comparisons behind rewards, and [N] the response that each is about.
+    """Return the N comparisons behind rewards, and [N] the row of the response of each.
 
     Raises:
-        ValueError: when the reward source made none.
+        ValueError: when the reward source made no comparisons.
     """
     if scores.verdict is None or scores.response_index is None:
         raise ValueError(
@@ -61,29 +61,15 @@ def comparisons(scores: Scores, shaper: RewardShaper) -> tuple[Verdict, Tensor]:
 
 
 class VerdictReading(RewardShaper):
-    """Reward each response by a reading of its comparisons with anchors, averaged over them."""
+    """Reward each response by a function of its verdicts, averaged over its anchors."""
 
     needs_anchors = True
 
     @abstractmethod
     def read(self, verdict: Verdict) -> Tensor:
-        """Turn N comparisons into numbers: [N]."""
+        """Compute one number per comparison: [N]."""
 
     def __call__(self, scores: Scores, rollout: Rollout) -> Scores:
-        """Put the mean over anchors in place of each reward."""
+        """Replace each reward by the mean over anchors."""
         verdict, rows = comparisons(scores, self)
         return scores.with_rewards(mean_per_row(self.read(verdict), rows, len(rollout)))
-
-
-def mean_per_row(values: Tensor, row_of: Tensor, num_rows: int) -> Tensor:
-    """Average the values about each row, those that are NaN left out: [N] -> [B]; NaN where none is left.
-
-    Args:
-        values: [N].
-        row_of: [N] which row each value is about.
-        num_rows: B.
-    """
-    known = ~values.isnan()
-    totals = values.new_zeros(num_rows).index_add(0, row_of[known], values[known])
-    counts = row_of[known].bincount(minlength=num_rows)
-    return torch.where(counts > 0, totals / counts.clamp(min=1), torch.nan)

@@ -1,6 +1,7 @@
 """Names of earlier versions: each is told with its new name, and a run of then goes on after `prl convert`."""
 
 import importlib
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import pytest
 import yaml
 
 from prl.cli.commands import convert
-from prl.run_folder.renamed import RENAMED, RENAMED_KEYS, RenamedError, check_names
-from prl.run_folder.renamed_settings import RENAMED_SETTINGS, convert_settings, old_settings
+from prl.renamed.check import RENAMED, RENAMED_KEYS, RenamedError, check_names
+from prl.renamed.settings import RENAMED_SETTINGS, STAGES, convert_settings, old_settings
 from prl.run_folder.sealed_config import CONFIG, config_fault, write_config
 
 CHANGELOG = Path(__file__).parents[3] / "CHANGELOG.md"
@@ -146,20 +147,69 @@ NEW: dict[str, Any] = {
 }
 
 
+# The settings of a judge's loss as its run wrote them, and what is made of them.
+OLD_LOSS: dict[str, Any] = {
+    **{"label_smoothing": 0.1, "verdict_loss": "two_tokens", "consistency_coef": 0.5, "consistency": "probability"},
+    "language_coef": 0.25,
+}
+LOSSES: list[tuple[str, dict[str, Any], str, dict[str, float]]] = [
+    (
+        "GenerativeRewardModule",
+        OLD_LOSS,
+        "Pairwise",
+        {"label_smoothing": 0.05, "verdict_coef": 1.0, "language_coef": 0.25, "consistency_coef": 0.5},
+    ),
+    (
+        "GenerativeRewardModule",
+        {**OLD_LOSS, "verdict_loss": "full_vocabulary", "language_coef": 0.0, "consistency": "log_odds"},
+        "Pairwise",
+        {"label_smoothing": 0.05, "verdict_coef": 0.0, "language_coef": 1.0, "logit_consistency_coef": 0.5},
+    ),
+    ("BradleyTerryRewardModule", {"label_smoothing": 0.1}, "BradleyTerry", {"label_smoothing": 0.05}),
+]
+
+
+@pytest.mark.parametrize(("stage", "old", "objective", "settings"), LOSSES)
+def test_the_loss_of_an_old_judge_becomes_an_objective(
+    stage: str, old: dict[str, Any], objective: str, settings: dict[str, float], tmp_path: Path
+) -> None:
+    config = {"model": {"class_path": f"lightning_modules.{stage}", "init_args": {"max_length": 9, **old}}}
+    write_config(tmp_path, yaml.safe_dump(config, sort_keys=False))
+    with pytest.raises(RenamedError, match=r"init_args.label_smoothing is now label_smoothing of .* half of its value"):
+        check_names(["fit", "--config", str(tmp_path / CONFIG)])
+    convert.main([str(tmp_path)])
+    check_names(["fit", "--config", str(tmp_path / CONFIG)])
+    made = {"class_path": f"prl.objectives.reward.{objective}", "init_args": settings}
+    config["model"]["init_args"] = {"max_length": 9, "objective": made}
+    assert yaml.safe_load((tmp_path / CONFIG).read_text()) == config
+    getattr(importlib.import_module("prl.objectives.reward"), objective)(**settings)
+
+
+def test_no_stage_has_a_setting_of_an_old_name() -> None:
+    import lightning_modules
+
+    for stage in STAGES:
+        taken = set(signature(getattr(lightning_modules, stage)).parameters) & set(RENAMED_SETTINGS)
+        assert taken <= {"critic"}  # a class of settings now, a word before
+
+
 def test_the_settings_of_an_old_run_are_converted_and_nothing_is_lost() -> None:
-    assert convert_settings(OLD) == NEW
+    assert convert_settings("PairwisePPOModule", OLD) == NEW
     assert list(old_settings(NEW)) == []
-    # All of the table but what the example has not: sampling habits at their defaults.
+    # All of the table but what the example has not: sampling habits at their defaults, and settings of judges.
     unused = {f"sampling.{each}" for each in ("top_p", "min_p", "typical_p", "repetition_penalty", "min_new_tokens")}
-    assert set(RENAMED_SETTINGS) - set(old_settings(OLD)) == unused | {"sampling.no_repeat_ngram_size"}
+    unused |= {"sampling.no_repeat_ngram_size", *OLD_LOSS}
+    assert set(RENAMED_SETTINGS) - set(old_settings(OLD)) == unused
 
 
 def test_a_reward_that_was_a_probability_needs_no_shaper_but_that_of_the_end() -> None:
-    plain = convert_settings({"judge": {}, "reward": {"mapping": "probability", "missing_eos": "penalise"}})
+    old = {"judge": {}, "reward": {"mapping": "probability", "missing_eos": "penalise"}}
+    plain = convert_settings("PairwisePPOModule", old)
     assert plain["shaping"] == [
         {"class_path": "prl.rewards.shapers.MissingEOS", "init_args": {"value": 1.0, "replace": False}}
     ]
-    assert convert_settings({"judge": {}, "reward": {"missing_eos": "keep"}})["shaping"] == []
+    old = {"judge": {}, "reward": {"missing_eos": "keep"}}
+    assert convert_settings("PairwisePPOModule", old)["shaping"] == []
 
 
 def test_an_old_setting_is_told_with_where_it_is_now(tmp_path: Path) -> None:
@@ -172,6 +222,11 @@ def test_an_old_setting_is_told_with_where_it_is_now(tmp_path: Path) -> None:
         check_names(["fit", "--config", str(config)])
     config.write_text("model: {class_path: my.Module, init_args: {judge: mine, ppo: {gamma: 1}}}\n")
     check_names(["fit", "--config", str(config)])  # another module has settings of its own
+    part = tmp_path / "part.yaml"
+    part.write_text("model: {init_args: {label_smoothing: 0.1}}\n")
+    check_names(["fit", "--config", str(config), "--config", str(part)])
+    with pytest.raises(RenamedError, match="label_smoothing is now label_smoothing of prl.objectives.reward.Pairwise"):
+        check_names(["fit", "--config", str(part)])
 
 
 @pytest.mark.parametrize(
@@ -181,6 +236,7 @@ def test_an_old_setting_is_told_with_where_it_is_now(tmp_path: Path) -> None:
         (["--model.reward.kl_coef=0.1"], "reward.kl_coef is now kl.coef"),
         (["--model.init_args.judge.init_args.path", "x"], "judge is now reward"),
         (["--model.init_args.critic", "own"], "critic is now critic.kind"),
+        (["--model.init_args.consistency_coef=1"], "consistency_coef is now consistency_coef of prl.objectives.reward"),
         (["--model.init_args.sampling.top_p", "0.9"], "sampling.top_p is now no setting: it changes the distribution"),
     ],
 )

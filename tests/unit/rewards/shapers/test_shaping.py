@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from prl.rewards.shapers.base import RewardShaper, shape
 from prl.rewards.shapers.missing_eos import MissingEOS
-from prl.rewards.shaping import RewardShaper, mean_per_row, shape
 from prl.types import Rollout, Scores
+from prl.verdict import mean_per_row
 from tests.helpers.records import make_rollout, ragged_mask
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from prl.run_folder.renamed_settings import MODULE, RENAMED_SETTINGS, convert_settings, old_settings
+from prl.renamed.settings import RENAMED_SETTINGS, STAGES, convert_settings, old_settings
 from prl.run_folder.sealed_config import CONFIG, HEAD, SEAL, config_fault, write_config
 from prl.run_folder.trust import configs_on
 
@@ -45,17 +45,19 @@ def check_names(args: list[str]) -> None:
         RenamedError: naming where it stands, and the new name.
     """
     texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in configs_on(args)}
+    configs = {path: _loaded(text) for path, text in texts.items()}
+    is_ours = all(_stage(config) in (None, *STAGES) for config in configs.values())  # others have settings of their own
     for path, text in texts.items():
         hint = f"; `prl convert {path.parent}` writes the new names" if path.name == CONFIG else ""
         for number, line in enumerate(text.splitlines(), start=1):
             if found := _OLD.search(line) or _OLD_KEY.search(line.partition(" #")[0]):
                 raise RenamedError(f"{path}, line {number}: {_told(found.group())}{hint}")
-        for setting in old_settings(_init_args(_loaded(text)) or {}):
+        for setting in old_settings(_init_args(configs[path])) if is_ours else ():
             raise RenamedError(f"{path}: {_setting_told(setting)}{hint}")
     for each in args:
         if found := _OLD.search(each) or _OLD_KEY.search(f"{each}=" if each.startswith("--") else each):
             raise RenamedError(_told(found.group()))
-    if any(MODULE in each for each in (*texts.values(), *args)):
+    if any(stage in each for each in (*texts.values(), *args) for stage in STAGES):
         _check_options(args)
 
 
@@ -90,13 +92,18 @@ def _loaded(text: str) -> Any:
         return None  # whoever reads the config tells what is wrong with it
 
 
-def _init_args(config: Any) -> dict[str, Any] | None:
-    """Find the settings of pairwise PPO in a config, or in a part of one that names no class; None without any."""
+def _stage(config: Any) -> str | None:
+    """Find the class of the stage that a config, or a part of one, names; None where it names none."""
     model = config.get("model") if isinstance(config, Mapping) else None
-    if not isinstance(model, Mapping) or str(model.get("class_path", MODULE)).rpartition(".")[2] != MODULE:
-        return None
-    found = model.get("init_args")
-    return dict(found) if isinstance(found, Mapping) else None
+    found = model.get("class_path") if isinstance(model, Mapping) else None
+    return str(found).rpartition(".")[2] if found else None
+
+
+def _init_args(config: Any) -> dict[str, Any]:
+    """Find the settings of the stage in a config, or in a part of one that names no class."""
+    model = config.get("model") if isinstance(config, Mapping) else None
+    found = model.get("init_args") if isinstance(model, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def rename_in_run(run: Path) -> dict[str, str]:
@@ -113,10 +120,10 @@ def rename_in_run(run: Path) -> dict[str, str]:
     found |= {old: RENAMED_KEYS[old] for old in dict.fromkeys(_OLD_KEY.findall(lines))}
     lines = _OLD_KEY.sub(lambda old: RENAMED_KEYS[old.group()], _OLD.sub(lambda old: RENAMED[old.group()], lines))
     config = _loaded(lines)
-    init_args = _init_args(config)
-    if init_args is not None and (settings := dict.fromkeys(old_settings(init_args))):
+    stage, init_args = _stage(config), _init_args(config)
+    if stage in STAGES and (settings := dict.fromkeys(old_settings(init_args))):
         found |= {f"model.init_args.{each}": RENAMED_SETTINGS[each] for each in settings}
-        config["model"]["init_args"] = convert_settings(init_args)
+        config["model"]["init_args"] = convert_settings(stage, init_args)
         lines = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     if found:
         write_config(run, lines)

@@ -7,10 +7,9 @@ from prl.config import CriticSettings, KLPenalty
 from prl.kl import token_kl
 from prl.models.logprobs import entropy
 from prl.objectives.policy.base import PolicyOutputs
-from prl.objectives.policy.losses import clipped_policy_loss, clipped_value_loss
+from prl.objectives.policy.clipped import clipped_policy_loss, clipped_value_loss
 from prl.objectives.policy.ppo import PPO
-from prl.objectives.reward.pairwise import consistency_loss, pairwise_loss, smooth, verdict_language_loss, verdict_loss
-from prl.rl.update import minibatch_loss, token_weights
+from prl.rl.minibatch_loss import minibatch_loss, token_weights
 from tests.helpers.records import make_experience, ragged_mask
 
 AS_LOSS = KLPenalty(placement="loss", estimator="k2")
@@ -181,70 +180,6 @@ def test_a_response_that_counts_twice_is_there_twice(aggregation: str) -> None:
     repeated = token_weights(mask[twice], aggregation, mask[twice].sum(), torch.tensor(4), torch.ones(4))
     expected = (per_token[twice] * repeated).sum()
     torch.testing.assert_close((per_token * weighted).sum(), expected, atol=1e-6, rtol=1e-6)
-
-
-def test_pairwise_loss_is_the_mean_over_both_orders() -> None:
-    # t = 0.75: BCE(sigma(z), t) = softplus(z) - t z
-    def bce(margin, target):
-        return math.log1p(math.exp(margin)) - target * margin
-
-    found = pairwise_loss(f64(1.5, 0.0), f64(-0.8, 0.0), f64(0.75, 0.5))
-    assert found.tolist() == pytest.approx([(bce(1.5, 0.75) + bce(-0.8, 0.25)) / 2, math.log(2)], abs=1e-12)
-    assert verdict_loss(f64(1.5), f64(0.75)).item() == pytest.approx(bce(1.5, 0.75), abs=1e-12)
-
-
-def test_pairwise_loss_does_not_mind_which_response_is_called_chosen() -> None:
-    wl, lw, target = torch.randn(9), torch.randn(9), torch.rand(9)
-    torch.testing.assert_close(pairwise_loss(wl, lw, target), pairwise_loss(lw, wl, 1 - target), atol=1e-6, rtol=0)
-
-
-def test_consistency_is_zero_where_the_order_does_not_matter() -> None:
-    margins = torch.randn(9, dtype=torch.float64)
-    assert consistency_loss(margins, -margins).abs().max().item() < 1e-30
-    assert consistency_loss(margins, -margins, "log_odds").abs().max().item() == 0
-    assert consistency_loss(f64(0.0), f64(1e9)).item() == pytest.approx(0.25, abs=1e-12)
-    assert consistency_loss(f64(3.0, 8.0), f64(-1.0, 8.0), "log_odds").tolist() == [4.0, 256.0]
-
-
-@pytest.mark.parametrize(("form", "pull"), [("probability", 6.699e-4), ("log_odds", 32.0)])
-def test_consistency_of_sure_readings_pulls_in_log_odds_only(form, pull) -> None:
-    """Both places win at p = 0.999665: the gradient is 2 (2 p - 1) p (1 - p), and 2 (8 + 8)."""
-    margins = f64(8.0, 8.0).requires_grad_()
-    consistency_loss(margins[:1], margins[1:], form).sum().backward()
-    assert margins.grad.tolist() == pytest.approx([pull] * 2, rel=1e-3)
-
-
-def test_label_smoothing_pulls_towards_one_half() -> None:
-    assert smooth(f64(1.0, 0.0, 0.5, 0.8), 0.1).tolist() == pytest.approx([0.95, 0.05, 0.5, 0.77], abs=1e-12)
-    assert torch.equal(smooth(f64(0.3), 0.0), f64(0.3))
-
-
-def test_language_loss_counts_the_whole_vocabulary() -> None:
-    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [2.0, 0.0, 0.0, 1.0]])
-    ids, target = torch.tensor([3, 1]), torch.tensor([1.0, 0.25])
-    normaliser = math.log(math.exp(2) + math.e + 2)
-    expected = [math.log(4), 0.25 * (normaliser - 1) + 0.75 * normaliser]
-    assert verdict_language_loss(logits, ids, target).tolist() == pytest.approx(expected, abs=1e-6)
-
-
-def test_language_loss_is_the_verdict_loss_and_the_mass_on_the_verdicts() -> None:
-    logits, ids = torch.randn(6, 5), torch.tensor([3, 1])
-    target = torch.tensor([1.0, 0.0, 0.5, 0.25, 0.95, 0.05])
-    mass = logits.softmax(-1)[:, ids].sum(-1)
-    margin = logits[:, 3] - logits[:, 1]
-    torch.testing.assert_close(
-        verdict_language_loss(logits, ids, target), verdict_loss(margin, target) - mass.log(), atol=1e-6, rtol=1e-6
-    )
-
-
-@pytest.mark.parametrize("target", [0.5, 0.8])
-def test_language_loss_is_least_where_the_verdicts_hold_the_label(target) -> None:
-    best = torch.tensor([[math.log(target), -30.0, math.log(1 - target), -30.0]], dtype=torch.float64)
-    best.requires_grad_()
-    loss = verdict_language_loss(best, torch.tensor([0, 2]), f64(target))
-    assert loss.item() == pytest.approx(-target * math.log(target) - (1 - target) * math.log(1 - target), abs=1e-6)
-    loss.sum().backward()
-    assert best.grad.abs().max().item() < 1e-6
 
 
 def test_gradient_of_the_kl_as_a_loss_is_that_of_the_kl_for_k2() -> None:

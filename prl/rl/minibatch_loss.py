@@ -1,27 +1,27 @@
-"""The loss of a micro-batch: the policy's objective, the KL where it is a loss, and the critic's regression."""
+"""Loss of a micro-batch: the policy's objective, the KL where it is a loss, and the critic's regression."""
 
 from torch import Tensor
 
 from prl.config import CriticSettings, KLPenalty
 from prl.kl import token_kl
 from prl.objectives.policy.base import PolicyObjective, PolicyOutputs
-from prl.objectives.policy.losses import clipped_value_loss
+from prl.objectives.policy.clipped import clipped_value_loss
 from prl.types import Experience
 
 
 def token_weights(
     mask: Tensor, aggregation: str, total_tokens: Tensor, total_rows: Tensor, row_weights: Tensor
 ) -> Tensor:
-    """Weight of each token in the loss; they sum to one over the minibatch of all ranks: [B, T].
+    """Compute the weight of each token in the loss, which sum to one over the minibatch of all ranks: [B, T].
 
     token_mean: w / sum of w over tokens. sequence_mean: w / (length of the row * sum of w over rows).
 
     Args:
         mask: [B, T] bool.
         aggregation: token_mean or sequence_mean.
-        total_tokens: weighted tokens of the minibatch on all ranks.
-        total_rows: weighted responses of the minibatch on all ranks.
-        row_weights: [B] w, of the responses.
+        total_tokens: sum of w over the minibatch's tokens on all ranks.
+        total_rows: sum of w over the minibatch's responses on all ranks.
+        row_weights: [B] w, the weights of the responses.
     """
     weighted = mask * row_weights[:, None]
     if aggregation == "token_mean":
@@ -44,13 +44,13 @@ def minibatch_loss(
 
     Args:
         experience: rows of this micro-batch.
-        policy: what the policy says of them; None while only the critic learns.
-        values: [B, T] of the critic, with gradient; None without one.
-        weights: [B, T] of `token_weights`.
-        objective: of the policy.
+        policy: outputs of the policy on these rows; None while only the critic learns.
+        values: [B, T] values of the critic, with gradient; None without a critic.
+        weights: [B, T] from `token_weights`.
+        objective: objective of the policy.
         kl: settings of the KL.
-        kl_coef: its weight now, used when `kl.placement` is loss.
-        critic: settings of the critic; None without one.
+        kl_coef: current weight of the KL, used when `kl.placement` is loss.
+        critic: settings of the critic; None without a critic.
     """
     loss, stats = weights.new_zeros(()), dict[str, Tensor]()
     if values is not None and critic is not None:

@@ -1,0 +1,44 @@
+"""Where the command line finds what a clone has beside it: the shipped configs, and modules of the current folder."""
+
+import os
+import sys
+from pathlib import Path
+
+CONFIGS = Path("configs")
+
+
+def shipped_configs() -> Path:
+    """Return the folder of the configs that come with prl: in the installed package, or beside it in a clone."""
+    package = Path(__file__).parents[1]
+    inside = package / CONFIGS
+    return inside if inside.is_dir() else package.parent / CONFIGS
+
+
+def find_config(path: Path) -> Path:
+    """Return a path as it is, or the shipped file or folder of this name when there is none here."""
+    if not path.exists() and path.parts[:1] == CONFIGS.parts:
+        shipped = shipped_configs().joinpath(*path.parts[1:])
+        return shipped if shipped.exists() else path
+    return path
+
+
+def with_shipped_configs(arguments: list[str]) -> list[str]:
+    """Let `--config configs/...` name a config that comes with prl where the current folder has no such file."""
+    found = []
+    for before, given in zip(["", *arguments], arguments, strict=False):
+        option, equals, value = given.partition("=")
+        if equals and option == "--config":
+            found.append(f"{option}={find_config(Path(value))}")
+        else:
+            found.append(str(find_config(Path(given))) if before in ("--config", "-c") else given)
+    return found
+
+
+def see_current_folder() -> None:
+    """Let class paths name modules of the current folder, as under `python -m prl`; installed ones come first."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it was deleted; what needs it will say so
+        return
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
