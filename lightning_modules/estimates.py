@@ -16,6 +16,7 @@ from lightning_modules.generative_reward import GenerativeRewardModule
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.preference import PreferenceModule
+from lightning_modules.reference_passes import TOKENS
 from prl.config import ModelSource
 from prl.models.adapters import add_adapters, is_adapted
 from prl.models.critic import AdapterCritic, Critic, ValueHead, hidden_size
@@ -110,7 +111,7 @@ def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
 
 
 def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
-    """Plan a preference run: the policy reads all responses of a batch at once, the reference those of one pair."""
+    """Plan a preference run: the policy reads a whole batch at once, the reference a pair, or several short ones."""
     policy, views = make(lambda: init_model(AutoModelForCausalLM, module.source).train()), len(module.objective.views)
     cut, length = [model_memory("policy", policy, trained=True)], module.max_length
     train = working_memory(policy, partial(_train, policy, rows * views, length))
@@ -119,8 +120,9 @@ def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
         source = module.reference_source or module.source
         reference: Any = make(lambda: freeze(init_model(AutoModelForCausalLM, source)))
         kept = model_memory("reference", reference, trained=False)
-        read = working_memory(reference, partial(_read, reference, views, length))
-        working["reference"] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(reference, views * length)
+        at_once = max(views, -(-TOKENS // length))
+        read = working_memory(reference, partial(_read, reference, at_once, length))
+        working["reference"] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(reference, at_once * length)
         if module.reference_logprobs == "cached":  # the reference is freed before training
             working["reference"] += kept.weights
         else:

@@ -1,7 +1,7 @@
 """Log-probabilities of preference pairs under a frozen reference, computed in each step or once and cached.
 
-Both give equal bits. In floating point a number depends on the rest of its batch, so the responses of a pair are always
-read together and without other pairs. Cached numbers come from the very calls that a step would make.
+Both give equal bits. Cached numbers come from the very calls that a step would make, and in these what a pair gets does
+not depend on its batch (`reference_passes.py`).
 """
 
 import hashlib
@@ -15,6 +15,8 @@ import transformers
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from lightning_modules import reference_passes
+from lightning_modules.reference_passes import Pair, pairs_of, read_pairs
 from prl.config import ModelSource
 from prl.data.preference_encoding import PreferenceEncoder
 from prl.data.reference_cache import ReferenceLogprobs, ReferenceWriter, load_reference, reference_folder
@@ -22,41 +24,12 @@ from prl.data.rows.sources import file_hash
 from prl.data.tokens import settings_hash
 from prl.distributed import gathered, global_max, rank, world_size
 from prl.models import logprobs, policy
-from prl.models.logprobs import completion_logprobs, completion_mask
+from prl.models.logprobs import completion_mask
 from prl.rl.sharding import Sharding
 from prl.run_folder.inputs import model_inputs
 
-Pair = tuple[Tensor, Tensor, Tensor]
-"""input_ids, attention_mask and loss_mask of the V responses of a pair: [V, S] each, S tokens of the longest."""
-BLOCK = 64
+BLOCK = 256
 """Pairs that each process reads before results are gathered."""
-
-
-def pairs_of(batch: dict[str, Tensor]) -> list[Pair]:
-    """Split a batch of B pairs, and cut the padding of each pair."""
-    num_pairs = len(batch["targets"])
-    views = torch.arange(len(batch["input_ids"]) // num_pairs, device=batch["input_ids"].device) * num_pairs
-    widths = batch["attention_mask"].sum(1).view(-1, num_pairs).amax(0).tolist()
-    names = ("input_ids", "attention_mask", "loss_mask")
-    found = [[batch[name][views + n, :width] for name in names] for n, width in enumerate(widths)]
-    return [(ids, attention, mask) for ids, attention, mask in found]
-
-
-@torch.no_grad()
-def read_pairs(model: Any, pairs: list[Pair], sharding: Sharding) -> list[Tensor]:
-    """Compute the log-probabilities of the responses of each pair: [V, T] each, pair by pair.
-
-    Args:
-        model: the reference.
-        pairs: at least one.
-        sharding: how weights are sharded; where they are, all processes make equally many passes.
-    """
-    passes = len(pairs)
-    if sharding.cuts_weights:
-        passes = int(global_max(torch.tensor(passes, device=sharding.device)))
-    padded = pairs + pairs[-1:] * (passes - len(pairs))
-    found = [completion_logprobs(model, *pair)[0] for pair in padded]
-    return found[: len(pairs)]
 
 
 def reference_logprobs(model: Any, batch: dict[str, Tensor], sharding: Sharding) -> Tensor:
@@ -156,7 +129,8 @@ def _key(source: ModelSource, rows: Any, encoder: PreferenceEncoder, sharding: S
     device = sharding.device
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {torch.get_num_threads()}"
     computed = [source.dtype, source.attn_implementation, precision, sharding.keeps_float32_copies, where]
-    code = [file_hash(Path(str(module.__file__))) for module in (logprobs, policy)] + [file_hash(Path(__file__))]
+    modules = (logprobs, policy, reference_passes)
+    code = [file_hash(Path(__file__)), *(file_hash(Path(str(module.__file__))) for module in modules)]
     versions = [torch.__version__, transformers.__version__]
     return settings_hash(files, computed, code, versions, _hash_of_ids(rows, encoder))
 

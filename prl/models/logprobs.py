@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from prl.models.policy import model_inputs, response_logits, token_logprobs
@@ -96,6 +97,7 @@ def response_logprobs(
     *,
     temperature: float = 1.0,
     with_entropy: bool = False,
+    head_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Compute log-probabilities of responses, entropies (`with_entropy`) and hidden states.
 
@@ -107,6 +109,8 @@ def response_logprobs(
         mask: [B, T] bool, True on tokens that count.
         temperature: temperature of the sampling.
         with_entropy: compute the entropy as well.
+        head_tokens: most tokens that the head reads at a time. It then always reads equally many, zeros where there
+            are too few, so that the bits of a token do not depend on how many others count.
 
     Returns:
         [B, T] float32, [B, T] float32 or None, both zero outside the mask; [B, T, D].
@@ -126,6 +130,10 @@ def response_logprobs(
         return logprobs, entropy(logits) if with_entropy else logprobs.new_zeros(0)
 
     size = max(1, LOGITS_AT_ONCE // head.out_features)  # sharded weights have no shape
+    if head_tokens is not None:
+        size = min(size, head_tokens)
+        missing = -len(ids) % size
+        states, ids = pad(states, (0, 0, 0, missing)), pad(ids, (0, missing))
     slices = list(zip(states.split(size), ids.split(size), strict=True))
     again = len(slices) > 1 and torch.is_grad_enabled()
     found = [checkpoint(read, *one, use_reentrant=False) if again else read(*one) for one in slices]
@@ -135,7 +143,7 @@ def response_logprobs(
 
 
 def completion_logprobs(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor
+    model: Any, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor, *, head_tokens: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Compute log-probabilities of the tokens that a loss is on, moved to the beginning of their rows.
 
@@ -144,12 +152,14 @@ def completion_logprobs(
         input_ids: [N, S] right padded, prompts first.
         attention_mask: [N, S] bool.
         loss_mask: [N, S] bool, True on the tokens of the completions.
+        head_tokens: as in `response_logprobs`.
 
     Returns:
         [N, T] float32 with T tokens of the longest completion, zero behind shorter ones; [N, T] bool, where they are.
     """
     counted = loss_mask[:, 1:]
-    logprobs, _, _ = response_logprobs(model, input_ids, attention_mask, input_ids[:, 1:], counted)
+    inputs = (input_ids, attention_mask, input_ids[:, 1:], counted)
+    logprobs, _, _ = response_logprobs(model, *inputs, head_tokens=head_tokens)
     mask = completion_mask(loss_mask)
     return _placed(logprobs[counted], mask), mask
 

@@ -239,6 +239,9 @@ def test_shipped_config_parses_and_prints_itself(path: Path, capsys: pytest.Capt
 def test_shipped_overlay_goes_on_top_of_a_config(path: Path, capsys: pytest.CaptureFixture) -> None:
     base, *more = (Path(each) for each in re.findall(r"--config (\S+)", path.read_text()))  # the command in its head
     base = CONFIGS.parent / base
+    if path.stem.startswith("deepspeed"):
+        pytest.importorskip("deepspeed")
+        capsys.readouterr()  # it prints when it is first imported
     assert path in [CONFIGS.parent / each for each in more]
     printed = printed_config(capsys, "--config", str(base), "--config", str(path))
     assert contains(printed, yaml.safe_load(path.read_text()))

@@ -144,7 +144,11 @@ def test_an_objective_reads_columns_and_responses_of_a_row(home: Home, tmp_path:
         paths[name].write_text("".join(json.dumps(row) + "\n" for row in chosen))
     splits = ("--data.init_args.train.path", str(paths["good"]), "--data.init_args.validation.path")
     settings = (f"{MODEL}objective", f"{HELPERS}WithGold", *LEARNING, *splits)
-    cli = home.run("preference", tmp_path / "run", *settings, str(paths["good"]), callback(Numbers))
+    mapped = ("--data.init_args.validation.columns", "{gold: best, offset: shift}")
+    paths["mapped"] = tmp_path / "mapped.jsonl"
+    renamed = paths["good"].read_text().replace('"gold"', '"best"').replace('"offset"', '"shift"')
+    paths["mapped"].write_text(renamed)
+    cli = home.run("preference", tmp_path / "run", *settings, str(paths["mapped"]), *mapped, callback(Numbers))
     assert all(torch.isfinite(torch.tensor(list(each.values()))).all() for each in numbers(cli))
     batch = next(iter(cli.datamodule.val_dataloader()))
     assert batch["column.offset"].tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
@@ -155,6 +159,12 @@ def test_an_objective_reads_columns_and_responses_of_a_row(home: Home, tmp_path:
     )
     with pytest.raises(DataError, match=message):
         home.run("preference", tmp_path / "refused", *settings, str(paths["bad"]))
+    with pytest.raises(DataError, match="columns maps gold to 'best', which no row of .*good.jsonl has"):
+        home.run("preference", tmp_path / "refused", *settings, str(paths["good"]), *mapped)
+    with pytest.raises(
+        ValueError, match=r"columns maps \['golden'\]; a PreferencePair has the fields .*'gold', 'offset'\]"
+    ):
+        home.run("preference", tmp_path / "refused", *settings, str(paths["good"]), mapped[0], "{golden: best}")
 
 
 def test_rows_are_refused_before_a_model_is_read(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,10 +37,22 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "lightning_modules/reference.py": (
         _STAGE,
         (
-            ("reference-reads-padding-of-other-pairs", "[batch[name][views + n, :width] for", "[batch[name][views + n] for"),
             ("cache-for-any-weights", "settings_hash(files, computed,", "settings_hash(computed,"),
             ("cache-for-any-precision", "source.attn_implementation, precision,", "source.attn_implementation,"),
             ("cache-for-any-rows", "versions, _hash_of_ids(rows, encoder))", "versions)"),
+        ),
+    ),
+    "lightning_modules/reference_passes.py": (
+        "u.reference_passes u.preference_module i.preference",
+        (
+            ("reference-reads-padding-of-other-pairs", "[batch[name][views + n, :width] for", "[batch[name][views + n] for"),
+            ("reference-pass-of-any-number-of-pairs", "* (size - len(pairs))", "* 0"),
+            ("reference-head-reads-what-there-is", "loss, head_tokens=HEAD_TOKENS)", "loss)"),
+            ("reference-relies-on-every-shape", "tried[shape] = _is_steady(model, shape, device)", "tried[shape] = True"),
+            ("reference-pass-without-padding", "width = length + _step(length) - length % _step(length)", "width = length + -length % _step(length)"),
+            ("reference-pass-past-the-last-position", "size < 2 or (positions is not None and width > positions)", "size < 2"),
+            ("cut-reference-with-passes-of-its-own", "    if sharding.cuts_weights:\n        passes =", "    if False:\n        passes ="),
+            ("cut-reference-tries-alone", "needed = set().union(*gathered(needed))", "pass"),
         ),
     ),
     "lightning_modules/drift.py": (

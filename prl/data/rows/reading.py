@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -100,6 +100,7 @@ class RecordStream(Generic[R]):
         source: file or hub data set.
         kind: record class that the rows must form.
         on_invalid: "error" looks at every row and then raises once; "skip" leaves bad rows out and reports them.
+        further: names of further columns that the caller reads, which `source.columns` may map as well.
 
     Attributes:
         row: number of the row that the last record came from.
@@ -108,11 +109,18 @@ class RecordStream(Generic[R]):
         ValueError: `on_invalid` or a name in `source.columns` is not one of the accepted ones.
     """
 
-    def __init__(self, source: DataSource, kind: type[R], on_invalid: Literal["error", "skip"] = "error") -> None:
+    def __init__(
+        self,
+        source: DataSource,
+        kind: type[R],
+        on_invalid: Literal["error", "skip"] = "error",
+        further: Sequence[str] = (),
+    ) -> None:
         if on_invalid not in ("error", "skip"):
             raise ValueError(f"on_invalid is {on_invalid!r}; expected 'error' or 'skip'")
-        if unknown := sorted(set(source.columns or {}) - set(kind.columns)):
-            raise ValueError(f"columns maps {unknown}; a {kind.__name__} has the fields {list(kind.columns)}")
+        fields = [*kind.columns, *further]
+        if unknown := sorted(set(source.columns or {}) - set(fields)):
+            raise ValueError(f"columns maps {unknown}; a {kind.__name__} has the fields {fields}")
         self.source, self.kind, self.on_invalid = source, kind, on_invalid
         self.row = 0
         self._tally = _Tally()
