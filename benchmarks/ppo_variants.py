@@ -8,15 +8,19 @@ that is in the results file already is not repeated.
 
 import argparse
 import json
-import statistics
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Two-sided 95 % quantile of Student's t for the mean of so many runs."""
+from runs import missing_runs, table
+
 MODEL = "--model.init_args."
+COLUMNS = {
+    "gold": ("gold quality", 3),
+    "win_rate": ("win rate", 3),
+    "kl": ("KL, nats", 2),
+    "cpu_seconds": ("CPU seconds", 0),
+}
 SIBLINGS = ("--data.init_args.batch_size", "32", f"{MODEL}sampling.per_prompt", "4")
 """As many rollouts an iteration as the others have, four to a prompt."""
 FEW = ("--data.init_args.train.limit", "400")
@@ -71,34 +75,9 @@ def train(name: str, overrides: list[str], seed: int, quickstart: Path, out: Pat
     sampling = Sampling(max_new_tokens=12)
     found = evaluate(run / "model", prompts, sampling, reference=quickstart / "supervised" / "model")
     return {
-        **{"variant": name, "seed": seed, "gold": found.gold.mean, "win_rate": found.win_rate.mean, "kl": found.kl},
+        **{"gold": found.gold.mean, "win_rate": found.win_rate.mean, "kl": found.kl},
         **{"seconds": seconds, "cpu_seconds": cpu_seconds},
     }
-
-
-def interval(values: list[float], digits: int = 3) -> str:
-    """Mean and half width of its 95 % interval over runs."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.{digits}f}"
-    half = T_95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Variants down, figures across, as Markdown."""
-    by_name = defaultdict(list)
-    for row in rows:
-        by_name[row["variant"]].append(row)
-    lines = [
-        "| reward, anchors | runs | gold quality | win rate | KL, nats | CPU seconds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, runs in by_name.items():
-        cells = [interval([run[key] for run in runs]) for key in ("gold", "win_rate")]
-        cells += [interval([run["kl"] for run in runs], 2), interval([run["cpu_seconds"] for run in runs], 0)]
-        lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -109,7 +88,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", help="variants whose name contains this")
     options = parser.parse_args()
-    results = options.out / "results.jsonl"
     options.out.mkdir(parents=True, exist_ok=True)
     best = options.out / "best_of_8.jsonl"
     if not best.exists():
@@ -119,17 +97,13 @@ def main() -> None:
         prompts = f"{options.quickstart}/world/prompts.train.jsonl"
         arguments = ["--policy", stages[0], "--judge", stages[1], "--prompts", prompts, "--output", str(best)]
         write_anchors([*arguments, "--samples", "8", "--max_new_tokens", "12", "--batch_size", "512"])
-    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    done = {(row["variant"], row["seed"]) for row in rows}
-    for seed in range(options.seeds):
-        for name, overrides in variants(options.quickstart, options.out).items():
-            if (name, seed) in done or (options.only and options.only not in name):
-                continue
-            rows.append(train(name, overrides, seed, options.quickstart, options.out))
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-            print(rows[-1], flush=True)
-    print(table(rows))
+    kinds = {name: v for name, v in variants(options.quickstart, options.out).items() if (options.only or "") in name}
+    rows = missing_runs(
+        options.out / "results.jsonl",
+        ((name, seed) for seed in range(options.seeds) for name in kinds),
+        lambda name, seed: train(name, kinds[name], seed, options.quickstart, options.out),
+    )
+    print(table(rows, "reward, anchors", COLUMNS))
 
 
 if __name__ == "__main__":

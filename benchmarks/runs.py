@@ -1,0 +1,61 @@
+"""Results of several runs: kept line by line, so that a stopped benchmark goes on; intervals are over seeds."""
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Two-sided 95 % quantile of Student's t for the mean of so many runs."""
+
+
+def missing_runs(
+    results: Path, wanted: Iterable[tuple[str, int]], train: Callable[[str, int], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Make the runs that a results file does not have yet, and return the lines of all.
+
+    Args:
+        results: one JSON object a line, with `variant` and `seed`; written after each run.
+        wanted: name and seed of each run.
+        train: makes one.
+    """
+    results.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    done = {(row["variant"], row["seed"]) for row in rows}
+    for name, seed in wanted:
+        if (name, seed) not in done:
+            rows.append({"variant": name, "seed": seed, **train(name, seed)})
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            print(rows[-1], flush=True)
+    return rows
+
+
+def interval(values: list[float], digits: int = 3) -> str:
+    """Mean and half width of its 95 % interval over runs."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.{digits}f}"
+    half = T_95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def table(rows: list[dict[str, Any]], title: str, columns: dict[str, tuple[str, int]]) -> str:
+    """Variants down, figures across, as Markdown.
+
+    Args:
+        rows: lines of results.
+        title: of the first column.
+        columns: key of a line -> its title and its digits. A variant without the key has an empty cell.
+    """
+    by_name = defaultdict(list)
+    for row in rows:
+        by_name[row["variant"]].append(row)
+    titles = [title, "runs", *(name for name, _ in columns.values())]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for name, runs in by_name.items():
+        cells = [interval([run[key] for run in runs], n) if key in runs[0] else "" for key, (_, n) in columns.items()]
+        lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
