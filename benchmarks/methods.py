@@ -17,6 +17,7 @@ from runs import missing_runs, table
 MODEL, RATE = "--model.init_args.", "optimization.learning_rate"
 COLUMNS = {
     **{"gold": ("gold quality", 3), "win_rate": ("win rate", 3), "kl": ("KL, nats", 2), "length": ("tokens", 2)},
+    "accuracy": ("implicit accuracy", 3),
 }
 
 
