@@ -121,7 +121,8 @@ class GenerativeJudge(PairwiseJudge):
         tokenizer = load_tokenizer(source)
         check_fits(source, tokenizer, settings["max_length"], role="judge", setting=f"max_length in its {JUDGE_FILE}")
         self.encoder = ComparisonEncoder(tokenizer, template, settings["max_length"])
-        found, saved = list(self.encoder.verdict_ids), settings["verdict_ids"]
+        found = list(self.encoder.verdict_ids)
+        saved = settings.get("verdict_ids", found)
         if found != saved:
             raise ValueError(
                 f"{self.path}: the tokenizer now writes the verdict words {template.verdicts} as tokens {found}, in "
@@ -197,7 +198,13 @@ class GenerativeJudge(PairwiseJudge):
 
 
 def saved_template(settings: dict[str, Any], folder: str | Path) -> JudgeTemplate:
-    """Read the template of a judge's settings file. Raises ValueError, naming the file, when it is none."""
+    """Read the template of a judge's settings file; the default one where a model was not trained as a judge.
+
+    Raises:
+        ValueError: naming the file, when it is none.
+    """
+    if "template" not in settings:
+        return JudgeTemplate()
     try:
         return JudgeTemplate(**{**settings["template"], "verdicts": tuple(settings["template"]["verdicts"])})
     except (ValueError, TypeError, KeyError, RecursionError) as error:

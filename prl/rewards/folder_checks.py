@@ -37,7 +37,10 @@ def _scalar_fault(settings: Mapping[str, Any]) -> str | None:
 
 def _generative_fault(settings: Mapping[str, Any]) -> str | None:
     ids = settings.get("verdict_ids")
-    if not isinstance(ids, list) or len(ids) != 2 or not all(map(is_count, ids)):
+    by_hand = "verdict_ids" not in settings  # for a model that was not trained as a judge
+    if by_hand and "template" not in settings:
+        return None
+    if not by_hand and (not isinstance(ids, list) or len(ids) != 2 or not all(map(is_count, ids))):
         return f"verdict_ids is {_shown(ids)}; expected two token ids"
     template = settings.get("template")
     if not isinstance(template, Mapping):
