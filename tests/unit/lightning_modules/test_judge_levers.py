@@ -101,6 +101,23 @@ def test_consistency_is_added_in_either_form(name, terms, tiny_folder, logprobs)
     assert found > plain + 1e-4
 
 
+def test_the_text_term_is_the_mean_over_tokens_from_the_first_response_on(tiny_folder: Any) -> None:
+    module = make(tiny_folder)
+    batch, nlls = batch_of(module), []
+    rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    for number, (ids, mask) in enumerate(rows):
+        ids = ids[mask]
+        text = module.build_encoder().tokenizer.decode(ids)
+        shown = PAIRS[number % 3].chosen if number < 3 else PAIRS[number % 3].rejected
+        start = text.index(f"1 {shown} 2") + len("1 ")  # a character is a token here
+        assert len(text) == len(ids)
+        with torch.no_grad():
+            logprobs = module.model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
+        nlls.append(-logprobs.gather(1, ids[1:, None])[start - 1 :, 0])
+    learnt = loss(tiny_folder, text_coef=0.7) - loss(tiny_folder)
+    assert learnt == pytest.approx(0.7 * torch.cat(nlls).mean().item(), abs=1e-5)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_bradley_terry_of_certain_soft_and_tied_pairs(smoothing: float, tiny_folder: Any) -> None:
     torch.manual_seed(0)  # the scalar head is new
