@@ -91,6 +91,7 @@ def _check_folder(folder: str, gate: JudgeGate, dtype: str) -> None:
     if rank() == 0:
         for problem in problems:
             log.warning("judge_gate: %s: %s", folder, problem)
+        log.warning("judge_gate: training goes on all the same; model.init_args.judge_gate.mode: refuse would end it")
 
 
 def folder_problems(folder: str, gate: JudgeGate, dtype: str = DTYPE) -> list[str]:

@@ -109,7 +109,10 @@ class GenerativeJudge(PairwiseJudge):
         self.folder = judge_folder(self.path)
         settings = read_judge_file(self.folder)
         if settings["kind"] != "generative":
-            raise ValueError(f"{self.path} holds a {settings['kind']} judge, not a generative one")
+            raise ValueError(
+                f"{self.path} holds a {settings['kind']} judge, not a generative one; name the class "
+                "BradleyTerryJudge or ScalarReward, or give a causal language model"
+            )
         source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
         template = saved_template(settings, self.folder)
         copied = Path(self.folder) / TEMPLATE_FILE
@@ -121,7 +124,8 @@ class GenerativeJudge(PairwiseJudge):
         tokenizer = load_tokenizer(source)
         check_fits(source, tokenizer, settings["max_length"], role="judge", setting=f"max_length in its {JUDGE_FILE}")
         self.encoder = ComparisonEncoder(tokenizer, template, settings["max_length"])
-        found, saved = list(self.encoder.verdict_ids), settings["verdict_ids"]
+        found = list(self.encoder.verdict_ids)
+        saved = settings.get("verdict_ids", found)
         if found != saved:
             raise ValueError(
                 f"{self.path}: the tokenizer now writes the verdict words {template.verdicts} as tokens {found}, in "
@@ -197,7 +201,13 @@ class GenerativeJudge(PairwiseJudge):
 
 
 def saved_template(settings: dict[str, Any], folder: str | Path) -> JudgeTemplate:
-    """Read the template of a judge's settings file. Raises ValueError, naming the file, when it is none."""
+    """Read the template of a judge's settings file; the default one where a model was not trained as a judge.
+
+    Raises:
+        ValueError: naming the file, when it is none.
+    """
+    if "template" not in settings:
+        return JudgeTemplate()
     try:
         return JudgeTemplate(**{**settings["template"], "verdicts": tuple(settings["template"]["verdicts"])})
     except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -99,7 +99,7 @@ def as_json(value: dict[str, Any]) -> str:
 def describe_judge(folder: str | Path, dtype: str = DTYPE) -> dict[str, Any]:
     """Describe everything in the folder that decides a margin, and the type of the computation."""
     settings = read_judge_file(folder)
-    template = saved_template(settings, folder).fingerprint if "template" in settings else None
+    template = saved_template(settings, folder).fingerprint if settings["kind"] == "generative" else None
     tokenizer = load_tokenizer(ModelSource(path=str(folder)))
     return {
         "kind": settings["kind"],

@@ -8,6 +8,7 @@ from typing import Any
 from prl.models.loading import is_hub_id
 from prl.models.model_card import renew_figures
 from prl.rewards.folder_checks import judge_fault
+from prl.rewards.plain_model import plain_settings
 from prl.system.json_files import read_object
 
 JUDGE_FILE = "prl_judge.json"
@@ -45,10 +46,10 @@ def _download(hub_id: str) -> str:
 
 
 def read_judge_file(folder: str | Path) -> dict[str, Any]:
-    """Read the judge's settings beside its weights.
+    """Read the judge's settings beside its weights, or choose those of a model that prl did not make.
 
     Raises:
-        ValueError: when the folder or the file is missing, or the file is damaged.
+        ValueError: when the folder is missing or holds no such model, or the file is damaged.
     """
     path = Path(folder) / JUDGE_FILE
     if path.is_file():
@@ -60,6 +61,13 @@ def read_judge_file(folder: str | Path) -> dict[str, Any]:
         if wrong is not None:
             raise ValueError(f"{path} is damaged ({wrong}); export the judge again, or copy the file anew")
         return settings
+    if (path.parent / TEMPLATE_FILE).is_file():  # which only a judge of prl's has: its default settings would be wrong
+        raise ValueError(
+            f"{path} does not exist, but {TEMPLATE_FILE} beside it says that prl trained this judge; copy the file "
+            "anew, or export the judge again"
+        )
+    if (plain := plain_settings(path.parent)) is not None:
+        return plain
     if (path.parent / "model" / JUDGE_FILE).is_file():
         raise ValueError(f"{folder} is the folder of a run; its judge is in {path.parent / 'model'}")
     if path.parent.suffix == ".ckpt":
@@ -69,8 +77,9 @@ def read_judge_file(folder: str | Path) -> dict[str, Any]:
     if not path.parent.exists():
         raise ValueError(f"judge folder {folder} does not exist; give the folder that training or `prl export` wrote")
     raise ValueError(
-        f"{path} does not exist: {folder} is not a judge. Train one with "
-        "`prl fit --config configs/quickstart/generative_reward.yaml`, or give the folder it wrote"
+        f"{path} does not exist: {folder} is not a judge, nor a causal language model or classifier with a "
+        "config.json. Train a judge with `prl fit --config configs/quickstart/generative_reward.yaml`, or give the "
+        "folder it wrote"
     )
 
 

@@ -37,6 +37,8 @@ def _scalar_fault(settings: Mapping[str, Any]) -> str | None:
 
 def _generative_fault(settings: Mapping[str, Any]) -> str | None:
     ids = settings.get("verdict_ids")
+    if not settings.keys() & {"verdict_ids", "template", "template_fingerprint"}:
+        return None  # written by hand for a model that was not trained as a judge
     if not isinstance(ids, list) or len(ids) != 2 or not all(map(is_count, ids)):
         return f"verdict_ids is {_shown(ids)}; expected two token ids"
     template = settings.get("template")

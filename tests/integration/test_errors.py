@@ -152,9 +152,9 @@ def test_template_without_a_response(refused: Refused, run: Path) -> None:
 
 
 def test_judge_folder_that_is_no_judge(refused: Refused, run: Path) -> None:
-    policy = str(refused.home.policy)
-    args = refused.home.arguments("pairwise_ppo", run, f"{MODEL}reward.init_args.path", policy)
-    refused(args, re.escape(policy), "is not a judge")
+    world = str(refused.home.data("pairs.train").parent)
+    args = refused.home.arguments("pairwise_ppo", run, f"{MODEL}reward.init_args.path", world)
+    refused(args, re.escape(world), "is not a judge")
 
 
 def test_judge_of_the_other_kind(refused: Refused, run: Path) -> None:

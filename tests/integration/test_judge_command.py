@@ -261,7 +261,8 @@ def test_a_line_ends_where_an_editor_says(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_judge(home: Home, capsys: pytest.CaptureFixture) -> None:
-    code, told = refusal(["judge", "--judge", str(home.policy), "--pairs", str(home.data("pairs.train"))], capsys)
+    pairs = home.data("pairs.train")
+    code, told = refusal(["judge", "--judge", str(pairs.parent), "--pairs", str(pairs)], capsys)
     assert code == 1
     assert "is not a judge" in told
 

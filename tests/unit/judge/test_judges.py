@@ -235,11 +235,6 @@ def test_judges_are_frozen_and_load_once(judge) -> None:
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_folder_without_judge_settings_is_refused(tiny_folder) -> None:
-    with pytest.raises(ValueError, match=r"prl_judge.json does not exist: .* is not a judge"):
-        GenerativeJudge.from_pretrained(str(tiny_folder))
-
-
 def test_the_kind_of_judge_is_checked(generative_folder, scalar_folder) -> None:
     with pytest.raises(ValueError, match="holds a bradley_terry judge, not a generative one"):
         GenerativeJudge.from_pretrained(str(scalar_folder))
