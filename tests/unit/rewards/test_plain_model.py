@@ -69,12 +69,17 @@ def test_a_language_model_judges_as_one_with_the_default_template_does(tmp_path)
     assert told["template_fingerprint"] == known["template_fingerprint"]
 
 
-def test_a_file_of_two_settings_sets_the_length(tmp_path) -> None:
+@pytest.mark.parametrize(
+    "template", [None, {"text": "{{ prompt }}1{{ response_a }}2{{ response_b }}", "verdicts": ["x", "y"]}]
+)
+def test_a_file_written_by_hand_sets_length_and_template(tmp_path, template) -> None:
     folder = written(tmp_path / "lm", tiny_model(1, **SIZES))
-    (folder / JUDGE_FILE).write_text(json.dumps({"kind": "generative", "max_length": 700}))
+    more = {} if template is None else {"template": template}
+    (folder / JUDGE_FILE).write_text(json.dumps({"kind": "generative", "max_length": 700, **more}))
     judge = GenerativeJudge.from_pretrained(str(folder))
     assert judge.encoder is not None
     assert judge.encoder.max_length == 700
+    assert judge.encoder.template.verdicts == (("A", "B") if template is None else ("x", "y"))
 
 
 def test_a_model_for_long_texts_is_not_given_all_of_its_length(tmp_path) -> None:
@@ -86,10 +91,11 @@ def test_a_judge_of_prl_that_lost_its_settings_is_not_taken_for_another_model(tm
     tokenizer, own = tiny_tokenizer(), JudgeTemplate(verdicts=("C", "D"))
     save_judge(tmp_path, tiny_model(1, **SIZES), tokenizer, ComparisonEncoder(tokenizer, own, 2048))
     settings = json.loads((tmp_path / JUDGE_FILE).read_text())
-    lost = {name: settings[name] for name in settings if name not in ("template", "verdict_ids")}
-    (tmp_path / JUDGE_FILE).write_text(json.dumps(lost))
-    with pytest.raises(ValueError, match="is damaged"):
-        GenerativeJudge.from_pretrained(str(tmp_path))
+    for names in (("verdict_ids",), ("template", "verdict_ids")):
+        lost = {name: settings[name] for name in settings if name not in names}
+        (tmp_path / JUDGE_FILE).write_text(json.dumps(lost))
+        with pytest.raises(ValueError, match="is damaged"):
+            GenerativeJudge.from_pretrained(str(tmp_path))
     (tmp_path / JUDGE_FILE).unlink()
     with pytest.raises(ValueError, match=r"prl_judge.json does not exist, but judge_template.jinja .* copy the file"):
         GenerativeJudge.from_pretrained(str(tmp_path))
