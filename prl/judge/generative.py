@@ -109,7 +109,10 @@ class GenerativeJudge(PairwiseJudge):
         self.folder = judge_folder(self.path)
         settings = read_judge_file(self.folder)
         if settings["kind"] != "generative":
-            raise ValueError(f"{self.path} holds a {settings['kind']} judge, not a generative one")
+            raise ValueError(
+                f"{self.path} holds a {settings['kind']} judge, not a generative one; name the class "
+                "BradleyTerryJudge or ScalarReward, or give a causal language model"
+            )
         source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
         template = saved_template(settings, self.folder)
         copied = Path(self.folder) / TEMPLATE_FILE

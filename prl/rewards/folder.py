@@ -61,8 +61,13 @@ def read_judge_file(folder: str | Path) -> dict[str, Any]:
         if wrong is not None:
             raise ValueError(f"{path} is damaged ({wrong}); export the judge again, or copy the file anew")
         return settings
+    if (path.parent / TEMPLATE_FILE).is_file():  # which only a judge of prl's has: its default settings would be wrong
+        raise ValueError(
+            f"{path} does not exist, but {TEMPLATE_FILE} beside it says that prl trained this judge; copy the file "
+            "anew, or export the judge again"
+        )
     if (plain := plain_settings(path.parent)) is not None:
-        return dict(plain)
+        return plain
     if (path.parent / "model" / JUDGE_FILE).is_file():
         raise ValueError(f"{folder} is the folder of a run; its judge is in {path.parent / 'model'}")
     if path.parent.suffix == ".ckpt":
@@ -72,8 +77,9 @@ def read_judge_file(folder: str | Path) -> dict[str, Any]:
     if not path.parent.exists():
         raise ValueError(f"judge folder {folder} does not exist; give the folder that training or `prl export` wrote")
     raise ValueError(
-        f"{path} does not exist: {folder} is not a judge, and no language model or classifier with a config.json. "
-        "Train a judge with `prl fit --config configs/quickstart/generative_reward.yaml`, or give the folder it wrote"
+        f"{path} does not exist: {folder} is not a judge, nor a causal language model or classifier with a "
+        "config.json. Train a judge with `prl fit --config configs/quickstart/generative_reward.yaml`, or give the "
+        "folder it wrote"
     )
 
 

@@ -37,7 +37,8 @@ def _scalar_fault(settings: Mapping[str, Any]) -> str | None:
 
 def _generative_fault(settings: Mapping[str, Any]) -> str | None:
     ids = settings.get("verdict_ids")
-    by_hand = "verdict_ids" not in settings  # for a model that was not trained as a judge
+    # By hand, for a model that was not trained as a judge; a file that prl wrote has both.
+    by_hand = not settings.keys() & {"verdict_ids", "template_fingerprint"}
     if by_hand and "template" not in settings:
         return None
     if not by_hand and (not isinstance(ids, list) or len(ids) != 2 or not all(map(is_count, ids))):

@@ -17,7 +17,6 @@ LONGEST = 4096
 _KINDS = {"ForSequenceClassification": "bradley_terry", "ForCausalLM": "generative"}
 
 
-@cache
 def plain_settings(folder: Path) -> dict[str, Any] | None:
     """Return the settings of a judge for a model without prl_judge.json; None for a folder of anything else.
 
@@ -41,11 +40,18 @@ def plain_settings(folder: Path) -> dict[str, Any] | None:
             f"{folder} is a classifier with {config.num_labels} labels, and a reward is one number. To weigh its "
             f'labels, write {file[:-1]}, "head_weights": [a number for each label]}} into {folder}/prl_judge.json'
         )
+    _tell_once(folder, architecture, kind, length, file)
+    return {"kind": kind, "max_length": length}
+
+
+@cache
+def _tell_once(folder: Path, architecture: str, kind: str, length: int, file: str) -> None:
+    """Log which settings are used; the folder is read several times in a run."""
     if rank() == 0:
         used = "the reward model" if kind == "bradley_terry" else "a judge, with the default template and no training,"
         log.warning(
-            "%s was not made by prl: %s works as %s on texts of up to %d tokens. "
-            "A file prl_judge.json beside its weights sets another length; so far it would be %s",
+            "%s has no prl_judge.json, so it is taken for a model that prl did not train: %s works as %s on texts "
+            "of up to %d tokens. If prl trained it, copy that file anew. To set another length, write it: now it would "
+            "be %s",
             *(folder, architecture, used, length, file),
         )
-    return {"kind": kind, "max_length": length}

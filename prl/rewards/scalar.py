@@ -64,7 +64,10 @@ class ScalarReward(RewardSource):
         self.folder = judge_folder(self.path)
         settings = read_judge_file(self.folder)
         if settings["kind"] != "bradley_terry":
-            raise ValueError(f"{self.path} holds a {settings['kind']} judge, not a Bradley-Terry one")
+            raise ValueError(
+                f"{self.path} holds a {settings['kind']} judge, not a Bradley-Terry one; name the class "
+                "GenerativeJudge, or give a classifier with one label"
+            )
         source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
         tokenizer = load_tokenizer(source)
         check_fits(source, tokenizer, settings["max_length"], role="judge", setting=f"max_length in its {JUDGE_FILE}")

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from prl.checkpoints.event_log import EventLog
+from prl.cli.entry import main
 from prl.types import Experience
 from tests.helpers.judge_server import TEMPLATE, serving
-from tests.helpers.tiny import LengthJudge
+from tests.helpers.tiny import LengthJudge, tiny_model, tiny_tokenizer
 from tests.integration.runs import (
     Home,
     Interrupt,
@@ -111,6 +113,29 @@ def test_every_source_of_reward_trains(name: str, home: Home, tmp_path: Path) ->
             parts = each["rewards/judge/mean"] + 0.5 * each["rewards/rule/mean"]
             unfinished = each["completions/clipped_ratio"]  # each costs 1
             assert each["reward/score"] == pytest.approx(parts - unfinished, abs=1e-5)
+
+
+@pytest.mark.parametrize("source", ["GenerativeJudge", "ScalarReward"])
+def test_a_model_that_prl_did_not_train_is_measured_and_trains(
+    source: str, home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, scalar = tmp_path / "shelf", source == "ScalarReward"
+    kind = {"auto_class": AutoModelForSequenceClassification, "num_labels": 1} if scalar else {}
+    tiny_model(3, max_position_embeddings=1024, **kind).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    pairs = str(home.data("pairs.validation"))
+    main(["judge", "--judge", str(folder), "--pairs", pairs, "--max_pairs", "2", "--write-passport"])
+    caplog.clear()
+    cli = home.run(
+        *("pairwise_ppo", tmp_path / "run", callback(Numbers), *configured("reward", source, {"path": str(folder)})),
+        *(f"{MODEL}iterations", "2"),
+    )
+    numbers = find_callback(cli.trainer, Numbers)
+    assert [each["reward/failed_frac"] for each in numbers.training] == [0] * 2
+    told = [record.getMessage() for record in caplog.records if "judge_gate" in record.getMessage()]
+    assert any("only 2 labelled pairs" in each for each in told)
+    assert not any("rm_passport.json" in each or "passport was written with" in each for each in told)
+    assert "training goes on" in told[-1]
 
 
 def test_a_judge_behind_a_server_trains(home: Home, tmp_path: Path) -> None:

@@ -79,7 +79,10 @@ def main(args: list[str]) -> None:
     if options.no_probes and (options.pairs is None or options.write_passport):
         parser.error("--no-probes goes with --pairs and without --write-passport: a passport holds the probes too")
     if options.write_passport and not Path(options.judge).is_dir():
-        parser.error(f"--write-passport writes into the judge's folder, but {options.judge} is none")
+        parser.error(
+            f"--write-passport writes into the judge's folder, but {options.judge} is none; of a judge on the hub "
+            "make one with `hf download ID --local-dir DIR`"
+        )
     check_outputs(options)
     prepare(options.json, options.figures)
     from prl.judge import Judge

@@ -228,7 +228,7 @@ WRONG: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "chat": ("template.chat is 'yes'", lambda found: found["template"].update(chat="yes")),
     "verdicts": ("template.verdicts is ['A']", lambda found: found["template"].update(verdicts=["A"])),
     "number": ("template.verdicts is ['A', 1]", lambda found: found["template"].update(verdicts=["A", 1])),
-    "ids": ("verdict_ids is missing", lambda found: found.update(verdict_ids=None)),
+    "ids": ("verdict_ids is missing", lambda found: found.pop("verdict_ids")),
     "other ids": ("verdict_ids is [-1, 2]", lambda found: found.update(verdict_ids=[-1, 2])),
     "kind": ("kind is ['x']", lambda found: found.update(kind=["x"])),
 }

@@ -43,9 +43,9 @@ def test_a_classifier_rewards_as_by_plain_transformers(tmp_path, caplog) -> None
     reward = ScalarReward(str(folder))
     with caplog.at_level(logging.WARNING):
         reward.load()
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert "was not made by prl" in told
-    assert "up to 2048 tokens" in told
+    assert [
+        "has no prl_judge.json" in r.getMessage() and "up to 2048 tokens" in r.getMessage() for r in caplog.records
+    ] == [True]
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     texts = [tokenizer.apply_chat_template(turns(*each), tokenize=False) for each in zip(PROMPTS, FIRST, strict=True)]
     by_hand = [model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits.item() for text in texts]
@@ -85,6 +85,20 @@ def test_a_file_written_by_hand_sets_length_and_template(tmp_path, template) -> 
 def test_a_model_for_long_texts_is_not_given_all_of_its_length(tmp_path) -> None:
     long = written(tmp_path / "lm", tiny_model(1, AutoModelForCausalLM, max_position_embeddings=1 << 20))
     assert read_judge_file(long) == {"kind": "generative", "max_length": LONGEST}
+
+
+def test_a_judge_of_prl_that_lost_its_settings_is_not_taken_for_another_model(tmp_path) -> None:
+    tokenizer, own = tiny_tokenizer(), JudgeTemplate(verdicts=("C", "D"))
+    save_judge(tmp_path, tiny_model(1, **SIZES), tokenizer, ComparisonEncoder(tokenizer, own, 2048))
+    settings = json.loads((tmp_path / JUDGE_FILE).read_text())
+    for names in (("verdict_ids",), ("template", "verdict_ids")):
+        lost = {name: settings[name] for name in settings if name not in names}
+        (tmp_path / JUDGE_FILE).write_text(json.dumps(lost))
+        with pytest.raises(ValueError, match="is damaged"):
+            GenerativeJudge.from_pretrained(str(tmp_path))
+    (tmp_path / JUDGE_FILE).unlink()
+    with pytest.raises(ValueError, match=r"prl_judge.json does not exist, but judge_template.jinja .* copy the file"):
+        GenerativeJudge.from_pretrained(str(tmp_path))
 
 
 def test_what_is_no_reward_is_refused_by_name(tmp_path) -> None:
