@@ -52,7 +52,8 @@ def ending(trainer: Any, iterations: int | None, model: Path) -> str:
         lines.append(f"nothing to do: {done} of {total} {what} are done; raise {setting} to train on")
     lines.append(f"model: {model}")
     for callback in trainer.checkpoint_callbacks:
-        if best := getattr(callback, "best_model_path", None):
+        # Without a figure to monitor, Lightning's best checkpoint is the last one.
+        if (best := getattr(callback, "best_model_path", None)) and callback.best_model_score is not None:
             lines.append(f"best checkpoint: {best} ({callback.monitor} {float(callback.best_model_score):.4g})")
     return "\n".join(lines)
 

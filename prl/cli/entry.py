@@ -12,7 +12,7 @@ from prl import __version__
 from prl.cli.commands import COMMANDS
 from prl.cli.errors import mistake_behind, told_by_thread
 from prl.cli.help import VERBS, screen
-from prl.cli.places import see_current_folder, with_shipped_configs
+from prl.cli.places import with_shipped_configs
 from prl.system.terminal import CAUSED_BY
 
 
@@ -52,7 +52,6 @@ def _run(arguments: list[str]) -> None:
     elif first in COMMANDS:
         COMMANDS[first](arguments[1:])
     elif first in VERBS or first.startswith("-"):
-        see_current_folder()
         gc.disable()  # next to nothing that imports make is garbage
         from prl.cli.app import run_stage
 

@@ -1,7 +1,5 @@
-"""Where the command line finds what a clone has beside it: the shipped configs, and modules of the current folder."""
+"""Where the command line finds the configs that come with prl, with a clone around it or without."""
 
-import os
-import sys
 from pathlib import Path
 
 CONFIGS = Path("configs")
@@ -32,13 +30,3 @@ def with_shipped_configs(arguments: list[str]) -> list[str]:
         else:
             found.append(str(find_config(Path(given))) if before in ("--config", "-c") else given)
     return found
-
-
-def see_current_folder() -> None:
-    """Let class paths name modules of the current folder, as under `python -m prl`; installed ones come first."""
-    try:
-        here = os.getcwd()
-    except FileNotFoundError:  # it was deleted; what needs it will say so
-        return
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)

@@ -15,9 +15,9 @@ ELSEWHERE = {
     "per_device_train_batch_size": "data.init_args.batch_size, of all processes together",
     "train_batch_size": "data.init_args.batch_size, of all processes together",
     "per_device_eval_batch_size": "data.init_args.validation_batch_size",
-    "gradient_accumulation_steps": "trainer.accumulate_grad_batches (pairwise PPO: model.init_args.update.minibatches)",
+    "gradient_accumulation_steps": "trainer.accumulate_grad_batches (PPO: model.init_args.update.microbatch_size)",
     "num_train_epochs": "trainer.max_steps, or trainer.max_epochs",
-    "total_episodes": "model.init_args.iterations times data.init_args.batch_size",
+    "total_episodes": "model.init_args.iterations, each of data.init_args.batch_size times sampling.per_prompt",
     "num_ppo_epochs": "model.init_args.update.epochs",
     "num_iterations": "model.init_args.update.epochs",
     "num_mini_batches": "model.init_args.update.minibatches",
@@ -77,7 +77,7 @@ class Parser(LightningArgumentParser):
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
         """Parse; a nested setting comes with its value as Python writes it."""
         if getattr(self, "_inner_parser", False) and args is not None:
-            args = [f"{each[:-4]}null" if each.endswith("=None") else each for each in args]
+            args = [f"{each[:-4]}null" if each.partition("=")[2] == "None" else each for each in args]
         return super().parse_args(args, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -24,7 +24,8 @@ def check_config_names(config: Any, source: ModelSource) -> None:
     """Refuse settings that this kind of model does not have: transformers keeps and ignores them. Raises ValueError."""
     known = type(config)()
     for name in source.config or {}:
-        if not hasattr(known, name):
+        # Settings of rotary positions are taken and kept in rope_parameters; a misspelt name is kept as it is.
+        if hasattr(config, name) and not hasattr(known, name):
             near = get_close_matches(name, list(known.to_dict()), 1, 0.6)
             meant = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"{config.model_type} has no setting {name}{meant}")

@@ -5,6 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
 from prl.config import ModelSource
 from prl.distributed import rank
 from prl.models.limits import most_positions
@@ -14,7 +16,8 @@ log = logging.getLogger(__name__)
 
 LONGEST = 4096
 """Most tokens of a text where the settings name no length: models for long texts would take the memory for them."""
-_KINDS = {"ForSequenceClassification": "bradley_terry", "ForCausalLM": "generative"}
+_LANGUAGE_MODELS = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+"""Classes of transformers; most are called ...ForCausalLM, GPT-2's is GPT2LMHeadModel."""
 
 
 def plain_settings(folder: Path) -> dict[str, Any] | None:
@@ -30,8 +33,11 @@ def plain_settings(folder: Path) -> dict[str, Any] | None:
         return None
     config = read_config(ModelSource(path=str(folder)))
     architecture = (config.architectures or [""])[0]
-    kind = next((kind for ending, kind in _KINDS.items() if architecture.endswith(ending)), None)
-    if kind is None:
+    if architecture.endswith("ForSequenceClassification"):
+        kind = "bradley_terry"
+    elif architecture.endswith("ForCausalLM") or architecture in _LANGUAGE_MODELS:
+        kind = "generative"
+    else:
         return None
     length = min(most_positions(config) or LONGEST, LONGEST)
     file = f'{{"kind": "{kind}", "max_length": {length}}}'

@@ -226,12 +226,13 @@ def load_records(
     kind: type[R],
     on_invalid: Literal["error", "skip"] = "error",
     check: Callable[[R], object] | None = None,
+    further: Sequence[str] = (),
 ) -> LoadedRecords[R]:
     """Read and check all rows of a source into memory; see `RecordStream` for arguments and errors.
 
     `check` may raise RowError for a record that the caller cannot use.
     """
-    stream = RecordStream(source, kind, on_invalid)
+    stream = RecordStream(source, kind, on_invalid, further)
     records = []
     for record in stream:
         try:

@@ -1,11 +1,10 @@
-"""What is found without a clone around it: the configs that come with prl, and modules of the current folder."""
+"""The configs that come with prl are found without a clone around it."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from prl.cli.places import find_config, see_current_folder, shipped_configs, with_shipped_configs
+from prl.cli.places import find_config, shipped_configs, with_shipped_configs
 
 NAME = "configs/quickstart/supervised.yaml"
 
@@ -36,14 +35,3 @@ def test_a_file_of_ones_own_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / NAME).parent.mkdir(parents=True)
     (tmp_path / NAME).write_text("run_dir: mine")
     assert with_shipped_configs(["fit", "--config", NAME]) == ["fit", "--config", NAME]
-
-
-def test_modules_of_the_current_folder_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", ["/installed"])
-    see_current_folder()
-    see_current_folder()
-    assert sys.path == ["/installed", str(tmp_path)]
-    monkeypatch.setattr(sys, "path", ["", "/installed"])  # as under `python -m prl`
-    see_current_folder()
-    assert sys.path == ["", "/installed"]

@@ -1,6 +1,7 @@
 """What a run says when it begins, and what of Lightning's words is left out."""
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,8 @@ from lightning.pytorch.utilities import rank_zero
 
 from lightning_modules.callbacks import progress
 from prl.cli.app import _quiet_lightning
+
+SCORES = (("a", None, None), ("b", 0.25, "val/loss"))
 
 
 def trainer(**changes: Any) -> Any:
@@ -34,6 +37,15 @@ def test_a_run_begins_with_what_runs_on_what_data_and_where_to_look(monkeypatch:
     monkeypatch.setattr(progress, "batches_done", lambda _: 7)
     told = progress.beginning(trainer(world_size=2, datamodule=None, fast_dev_run=True), "PairwisePPO", None)
     assert told == "PairwisePPO: from batch 8, on 2 processes, each on cpu, precision bf16-mixed"
+
+
+def test_a_callback_that_monitors_nothing_has_no_best_checkpoint() -> None:
+    kept = [SimpleNamespace(best_model_path=f"{n}.ckpt", best_model_score=s, monitor=m) for n, s, m in SCORES]
+    run = trainer(checkpoint_callbacks=kept, global_step=4, max_steps=4)
+    assert progress.ending(run, None, Path("m")).splitlines()[1:] == [
+        "model: m",
+        "best checkpoint: b.ckpt (val/loss 0.25)",
+    ]
 
 
 def test_without_a_terminal_a_line_says_how_far_and_how_long(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -82,6 +82,12 @@ def test_a_file_written_by_hand_sets_length_and_template(tmp_path, template) -> 
     assert judge.encoder.template.verdicts == (("A", "B") if template is None else ("x", "y"))
 
 
+def test_a_language_model_of_another_name_is_one(tmp_path) -> None:
+    sizes = {"model_type": "gpt2", "n_embd": 16, "n_head": 2, "n_layer": 1, "max_position_embeddings": 1024}
+    folder = written(tmp_path / "gpt2", tiny_model(1, **sizes))
+    assert read_judge_file(folder) == {"kind": "generative", "max_length": 1024}
+
+
 def test_a_model_for_long_texts_is_not_given_all_of_its_length(tmp_path) -> None:
     long = written(tmp_path / "lm", tiny_model(1, AutoModelForCausalLM, max_position_embeddings=1 << 20))
     assert read_judge_file(long) == {"kind": "generative", "max_length": LONGEST}

@@ -292,6 +292,7 @@ def test_hub_failure_is_explained(monkeypatch):
         ("user", None),
         ("system user assistant user", None),
         ("system", None),
+        ("user assistant tool tool assistant", None),
         ("assistant user", "an assistant message begins"),
         ("system assistant user", "an assistant message begins"),
         ("user user", "two user messages in a row"),
