@@ -173,10 +173,10 @@ class RecordDataModule(LightningDataModule):
             if value := getattr(source, setting):
                 self._contents[f"data.{name}.{setting}"] = json.dumps(value, sort_keys=True)
         reports[name] = records.report
-        for order, rows in records.report.get("odd_orders", {}).items() if rank() == 0 else ():
+        for order, seen in records.report.get("odd_orders", {}).items() if rank() == 0 else ():
             log.warning(
                 *("%s: %s in %d rows, first in row %d; few models have seen this order in training", source.path),
-                *(order, len(rows), rows[0]),
+                *(order, seen["rows"], seen["first"]),
             )
         return records, np.arange(len(records.truncations))
 

@@ -16,7 +16,7 @@ from prl.checkpoints.position import is_dry_run
 from prl.checkpoints.random_states import forked
 from prl.config import Validation
 from prl.distributed import gathered, rank, world_size
-from prl.evaluation.policy.frontier import run_points
+from prl.evaluation.policy.frontier import EXTRAPOLATED, beyond_equal_lengths, run_points
 from prl.evaluation.policy.report import judged
 from prl.evaluation.policy.validation_log import ComparisonRow, ValidationLog
 from prl.evaluation.tables import markdown_table, spread, under_numbers
@@ -148,7 +148,7 @@ class PolicyTrainingModule(TrainingModule):
         if not trainer.sanity_checking:
             self.log_dict({f"val/{name}": value for name, value in numbers.items()}, rank_zero_only=True)
         if trainer.is_global_zero and not is_dry_run(trainer):
-            self.log_files.add(self.validation.batch, numbers, rows)
+            self.log_files.add(self.validation.batch, {**numbers, EXTRAPOLATED: beyond_equal_lengths(rows)}, rows)
             if self.tensorboard is not None and not trainer.sanity_checking:
                 draw_summary(self.tensorboard, numbers, self.logged_step())
                 self._draw(self.tensorboard, rows)

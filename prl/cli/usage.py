@@ -7,6 +7,7 @@ import sys
 import typing
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -25,7 +26,7 @@ ELSEWHERE = {
     "max_completion_length": "model.init_args.sampling.max_new_tokens",
     "response_length": "model.init_args.sampling.max_new_tokens",
     "temperature": "model.init_args.sampling.temperature",
-    "beta": "beta of model.init_args.objective (preference), model.init_args.kl.coef (pairwise PPO)",
+    "beta": "model.init_args.kl.coef (pairwise PPO), beta of model.init_args.objective",
     "kl_coef": "model.init_args.kl.coef",
     "init_kl_coef": "model.init_args.kl.coef",
     "cliprange": "clip_range of model.init_args.objective",
@@ -130,12 +131,16 @@ class _Place:
         where = f"{self.setting}.init_args.{name}" if self.classes else name
         of = f" of {self.classes[-1].rpartition('.')[2]}" if self.classes else ""
         text = f"unrecognized setting {where}{of}"
-        if last in ELSEWHERE:
-            return f"{text}; in prl it is {ELSEWHERE[last]}"
         owner = self.classes[-1] if self.classes else _OWNERS.get(name.partition(".")[0])
         beside = _settings_at(owner, name if self.classes else last) if owner else [*_OWNERS, *_TOP]
         stem = where.rpartition(".")[0]
         near = get_close_matches(last, beside, 1, 0.6)
+        # A slip beside the right name is one; a name of another library is told its place, unless that is this place.
+        meant = ", ".join(
+            each for each in ELSEWHERE.get(last, "").split(", ") if each.split(" of ")[-1] != self.setting
+        )
+        if meant and not get_close_matches(last, near, 1, 0.85):
+            return f"{text}; in prl it is {meant}"
         return f"{text}; did you mean {stem}{'.' if stem else ''}{near[0]}?" if near else text
 
     def no_class(self, name: str, reason: str) -> str:
@@ -146,6 +151,9 @@ class _Place:
         near = get_close_matches(short, known, 1, 0.6)
         meant = f"; did you mean {package}{'.' if package else ''}{near[0]}?" if near else ""
         about = f" ({reason}; write its whole path, package.module.Class)" if reason and not near else ""
+        root = package.partition(".")[0]
+        if root and root in reason and (Path(f"{root}.py").is_file() or Path(root).is_dir()):
+            about = f" ({reason}; it lies in this folder, where Python does not look: PYTHONPATH=. prl ...)"
         return f"{self.setting}{': ' if self.setting else ''}there is no class {name}{meant}{about}"
 
 

@@ -161,12 +161,16 @@ def broken_limits(report: dict[str, Any], gate: JudgeGate) -> list[str]:
 def verdict(report: dict[str, Any], gate: JudgeGate) -> list[str]:
     """Say in a line whether a report keeps the limits, then which limits these are, then what breaks them.
 
-    What only probes measure is left out where the report was made without them.
+    What only probes measure is left out where the report was made without them, and so is a limit on a figure that
+    these pairs cannot give.
     """
     probed = "canary_rate" in report
     if not probed:
         gate = replace(gate, max_canary_rate=None, max_cyclic_rate=None, max_layout_gap=None)
     limits = {name: bound for name in ("min_pairs", *_LIMITS) if (bound := getattr(gate, name)) is not None}
+    for name, limit in _LIMITS.items():
+        if not limit.required and report.get(limit.figure) is None:
+            limits.pop(name, None)
     problems = broken_limits(report, gate)
     if problems:
         told = f"not good enough to train a policy: {len(problems)} of the gate's {len(limits)} limits broken"

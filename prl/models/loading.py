@@ -173,8 +173,7 @@ def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) ->
     options = {**_options(source), "trust_remote_code": source.trust_remote_code, **extra}
     *adapters, path = adapter_chain(source.path)
     if adapters and auto_class is AutoModel:  # adapters name their weights as the class that they were trained in
-        auto_class = class_of_adapters(adapters[0])
-        head = {"num_labels": 1} if auto_class is AutoModelForSequenceClassification else {}
+        auto_class, head = class_of_adapters(adapters[0])
         return _read(auto_class, source, new_head, **head, **extra).base_model
     # A scalar head missing in the base model is among the adapters, or made below.
     with quiet() if adapters or new_head else nullcontext(), without_bars(), _reading(path, adapters) as where:

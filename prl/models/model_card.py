@@ -55,13 +55,12 @@ _BT_INPUT = """
 It reads one response at a time, in a row of three parts: the prompt as the chat template writes it up to where a
 response begins (without a chat template its texts, an empty line between them), the response by itself, no white space
 at its ends, and the end-of-sequence token. That is not the whole dialogue as a chat template writes it, which may end
-otherwise. The reward is the one logit, or the sum of several with the `head_weights` in `prl_judge.json`, which also
-holds the longest row, `max_length`.
+otherwise. `prl_judge.json` holds the longest row, `max_length`.
 
 ```python
 ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
 ids += tokenizer(response.strip(), add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-reward = model(input_ids=torch.tensor([ids])).logits[0, 0]
+reward = model(input_ids=torch.tensor([ids])).logits[0] @ torch.tensor(WEIGHTS)
 ```
 """
 
@@ -107,7 +106,7 @@ def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any]
         f"{path if is_data_set(path) else ' '.join(Path(path).name.split())} ({split})" for split, path in paths.items()
     ]
     lines[-1] += f" on {', '.join(names)}.\n" if names else ".\n"
-    lines += ["## Load\n", _loading(words), *_told(folder)]
+    lines += ["## Load\n", _loading(words, folder), *_told(folder)]
     _put(Path(folder) / CARD, "\n".join(lines))
 
 
@@ -127,7 +126,7 @@ def copy_card(source: str | Path | None, folder: str | Path, kind: str | None) -
         words = KINDS[kind]
         metadata = ModelCardData(library_name="transformers", tags=[*words.tags], pipeline_tag=words.pipeline_tag)
         text = f"---\n{metadata.to_yaml()}\n---\n\n# {words.title}\n\nSaved by [prl]({_PAPER}) {__version__}.\n\n"
-        _put(new, f"{text}## Load\n\n{_loading(words)}")
+        _put(new, f"{text}## Load\n\n{_loading(words, folder)}")
     elif (signed := _unsigned(old)) is not None:
         card = ModelCard(signed.partition(_MEASURED)[0])
         data: Any = card.data
@@ -180,7 +179,7 @@ def _base_model(path: str | None) -> str | None:
     return metadata.base_model if "prl" in (metadata.tags or []) else None
 
 
-def _loading(words: Kind) -> str:
+def _loading(words: Kind, folder: str | Path) -> str:
     plain = f"""```python
 from transformers import {words.auto_class}, AutoTokenizer
 
@@ -201,7 +200,13 @@ verdict.win_prob  # probability that the first response is better, both orders r
 
 Without prl it is an ordinary model{"" if is_scalar else ", whose input `prl_judge.json` describes"}:
 
-{plain}{_BT_INPUT if is_scalar else ""}"""
+{plain}{_BT_INPUT.replace("WEIGHTS", str(_head_weights(folder))) if is_scalar else ""}"""
+
+
+def _head_weights(folder: str | Path) -> list[float]:
+    """Read what each head of a scalar judge counts in its reward."""
+    path = Path(folder) / "prl_judge.json"
+    return json.loads(path.read_text(encoding="utf-8")).get("head_weights", [1.0]) if path.is_file() else [1.0]
 
 
 def _told(folder: str | Path) -> list[str]:

@@ -68,13 +68,19 @@ def makes_new_head(auto_class: Any, config: Any) -> bool:
     )
 
 
-def class_of_adapters(path: str) -> Any:
-    """Find the class of the model with which adapters were trained, head included."""
+def class_of_adapters(path: str) -> tuple[Any, dict[str, int]]:
+    """Find the class of the model with which adapters were trained, head included, and what its config was told."""
     from peft import PeftConfig
+    from peft.utils import load_peft_weights
 
     with naming_damage(path):
-        task = PeftConfig.from_pretrained(str(Path(path).expanduser())).task_type
-    return AutoModelForSequenceClassification if task == "SEQ_CLS" else AutoModelForCausalLM
+        folder = str(Path(path).expanduser())
+        if PeftConfig.from_pretrained(folder).task_type != "SEQ_CLS":
+            return AutoModelForCausalLM, {}
+        weights = load_peft_weights(folder, device="cpu")
+    # The trained head stands beside the adapters, under the name that its architecture gives it.
+    heads = [len(weight) for name, weight in weights.items() if name.endswith((".score.weight", ".classifier.weight"))]
+    return AutoModelForSequenceClassification, {"num_labels": max(heads, default=1)}
 
 
 def load_adapters(adapted: Any, path: str, name: str) -> set[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from prl.config import Validation
 from prl.distributed import gathered, rank, world_size
 from prl.evaluation.bootstrap import Interval
+from prl.evaluation.policy.frontier import EXTRAPOLATED, beyond_equal_lengths
 from prl.evaluation.policy.patience import Patience
 from prl.evaluation.policy.report import goodhart_gap, judge_difference, policy_report, with_interval
 from prl.evaluation.policy.validation_log import ComparisonRow
@@ -91,7 +92,7 @@ class PolicyValidation:
         if has_heldout:
             numbers |= self._gap(rows)
         if in_training:
-            self.patience.observe(self.batch, numbers)
+            self.patience.observe(self.batch, {**numbers, EXTRAPOLATED: beyond_equal_lengths(rows)})
         return numbers | {"since_best": float(self.patience.waited)}
 
     def _gap(self, rows: list[ComparisonRow]) -> dict[str, float]:

@@ -58,7 +58,8 @@ def validations(run: Path) -> list[dict[str, Any]]:
         ValueError: when it has none.
     """
     log = ValidationLog(run)
-    lines = [{**line, EXTRAPOLATED: beyond_equal_lengths(log.rows(line["batch"]))} for line in log.read()]
+    # Runs of earlier releases did not write it.
+    lines = [{EXTRAPOLATED: beyond_equal_lengths(log.rows(line["batch"])), **line} for line in log.read()]
     if not lines:
         raise ValueError(
             f"{run / VALIDATIONS} is missing or empty; a run of PairwisePPOModule writes it at each validation: give "

@@ -67,8 +67,8 @@ class DataReport:
     """Reason -> numbers of the rows skipped for it."""
     unknown_columns: list[str]
     """Columns that were not read, kept in each record's `extra`."""
-    odd_orders: dict[str, list[int]]
-    """Unusual order of roles in a prompt, which chat templates may refuse -> the numbers of the kept rows."""
+    odd_orders: dict[str, dict[str, int]]
+    """Unusual order of roles in a prompt, which chat templates may refuse -> `rows` kept with it, and the `first`."""
     dropped_message_keys: list[str]
     """Keys beside role and content that were seen in messages and not kept."""
 
@@ -157,7 +157,7 @@ class RecordStream(Generic[R]):
                 continue
             tally.add(row, len(records))
             if records and (order := odd_order(records[0].prompt)) is not None:
-                tally.odd_orders.setdefault(order, []).append(number)
+                tally.odd_orders.setdefault(order, {"rows": 0, "first": number})["rows"] += 1
         if _stamp(self.source.path) != before:
             raise DataError(f"{self.source.path} was changed while it was read; start again once it stays as it is")
         if missing := _missing_column(self.source, found):
@@ -257,7 +257,7 @@ class _Tally:
     unknown_columns: set[str] = field(default_factory=set)
     dropped_message_keys: set[str] = field(default_factory=set)
     skipped: dict[str, list[int]] = field(default_factory=dict)
-    odd_orders: dict[str, list[int]] = field(default_factory=dict)
+    odd_orders: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def num_invalid(self) -> int:

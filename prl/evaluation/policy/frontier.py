@@ -11,7 +11,7 @@ MEASURES = {
 }
 """Win rates that a frontier may show, the most trustworthy first."""
 EXTRAPOLATED = "extrapolated"
-"""Key of a validation, set where it is read: whether its responses are all shorter, or all longer, than the anchors."""
+"""Key of a validation: whether its responses are all shorter, or all longer, than the anchors."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,16 @@ def run_points(lines: Sequence[Mapping[str, Any]], measure: str | None = None) -
             Point(*(line[key] for key in keys)),
             alarmed=first is not None and line["batch"] >= first,
             plain=line.get(name.removesuffix("_lc")) if controlled else None,
-            extrapolated=controlled and bool(line.get(EXTRAPOLATED)),
+            extrapolated=is_extrapolated(name, line),
         )
         for line in lines
         if None not in [line.get(key) for key in keys]
     ]
+
+
+def is_extrapolated(measure: str, line: Mapping[str, Any]) -> bool:
+    """Return whether the win rate of a validation is one at equal lengths, and these were not among its comparisons."""
+    return measure.endswith("_lc") and bool(line.get(EXTRAPOLATED))
 
 
 def beyond_equal_lengths(rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -75,8 +80,7 @@ def best_checkpoint(runs: Mapping[str, Sequence[Point]]) -> tuple[str, Point]:
 
     The lower bound is used because among many validations the highest rate is the luckiest. Validations from a run's
     first alarm of the gap between the judges on are left out: a later rise may exploit the judges. When every
-    validation comes after an alarm, all of them count. An extrapolated rate
-    never counts.
+    validation comes after an alarm, all of them count. An extrapolated rate never counts.
 
     Raises:
         ValueError: when there is no validation whose rate is more than an extrapolation.
@@ -91,9 +95,10 @@ def best_checkpoint(runs: Mapping[str, Sequence[Point]]) -> tuple[str, Point]:
 def knee(points: Sequence[Point]) -> Point | None:
     """Find where more KL starts to buy less: the point highest above the line from the smallest KL to the highest rate.
 
-    None where nothing bends: fewer than three points up to the highest rate, or none above the line.
+    None where nothing bends: fewer than three points up to the highest rate, or none above the line. Extrapolated
+    rates do not count.
     """
-    ordered = sorted(points, key=lambda point: point.kl_sqrt)
+    ordered = sorted((point for point in points if not point.extrapolated), key=lambda point: point.kl_sqrt)
     if not ordered:
         return None
     first, best = ordered[0], max(ordered, key=lambda point: point.rate)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from prl.evaluation.policy.frontier import MEASURES, common_measure
+from prl.evaluation.policy.frontier import MEASURES, common_measure, is_extrapolated
 
 
 class Patience:
@@ -23,12 +23,17 @@ class Patience:
     def observe(self, batch: int, numbers: Mapping[str, float]) -> None:
         """Count one more validation; a resumed run may repeat its last one, which counts once.
 
+        One whose rate is an extrapolation is left out: it could not be shipped, so it is no best one to wait from.
+
         Args:
             batch: training batches before the validation.
-            numbers: figures of the validation.
+            numbers: figures of the validation, with `EXTRAPOLATED` where its responses are beyond equal lengths.
         """
         seen, measure = self._seen, common_measure([numbers])
         if batch <= seen["batch"]:
+            return
+        if is_extrapolated(measure, numbers):
+            seen["batch"] = batch
             return
         low, gap = numbers[f"{measure}_lo"], numbers.get("goodhart_gap")
         seen |= {"batch": batch, "gap": gap}

@@ -18,17 +18,27 @@ WRONG = {
     "no such class": (PPO, f"{MODEL}.reward.class_path", "prl.judge.GenerativeJuge", "did you mean prl.judge.Generat"),
     "no such stage": (PPO, "model", "SupervisedModul", "no class SupervisedModul; did you mean SupervisedModule"),
     "no such package": (PPO, "model", "nowhere.Mine", "no class nowhere.Mine .*No module named 'nowhere'"),
+    "a module in this folder": (
+        PPO,
+        "model",
+        "mine.Mine",
+        "no class mine.Mine .*; it lies in this folder.* PYTHONPATH=.",
+    ),
     "no number": (PPO, f"{MODEL}.update.minibatches", "x", f"{MODEL}.update.minibatches is 'x'; expected int"),
     "no choice": (SUPERVISED, f"{MODEL}.optimization.schedule", "round", "expected one of constant, linear, cosine"),
+    "of TRL, there": (PPO, f"{MODEL}.objective.beta", "1", "objective.*; in prl it is model.init_args.kl.coef [^,]*$"),
+    "a slip of a name of TRL": (SUPERVISED, f"{MODEL}.optimization.warmup_steps", "1", "in prl it is .*warmup"),
     "another optimizer": (SUPERVISED, "optimizer", "SGD", "in prl it is model.init_args.optimization"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_setting_is_one_line(case: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_setting_is_one_line(case: str, capsys, monkeypatch, tmp_path) -> None:
     from prl.cli.entry import main
 
     monkeypatch.setattr("sys.argv", ["prl"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").touch()
     config, setting, value, pattern = WRONG[case]
     with pytest.raises(SystemExit) as ending:
         main(["fit", "--config", config, f"--{setting}", value])

@@ -154,6 +154,9 @@ def test_the_verdict_is_one_line_with_its_limits(good: dict[str, Any]) -> None:
     head, limits = verdict(good, GATE)
     assert head == "good enough to train a policy: within the gate's 10 limits"
     assert limits.startswith("limits: min_pairs 50, min_accuracy 0.6, ")
+    head, limits = verdict({**good, "cyclic_triples": None}, GATE)  # no prompt had three responses
+    assert head.endswith("within the gate's 9 limits")
+    assert "max_cyclic_rate" not in limits
     quick = {name: figure for name, figure in good.items() if name not in ("canary_rate", "canaries", "layout_gap")}
     head, limits, broken = verdict({**quick, "order_gap": 0.3}, replace(GATE, max_ece=None))
     assert head.startswith("not good enough to train a policy: 1 of the gate's 6 limits broken (attacks, cycles and")

@@ -43,9 +43,9 @@ def write_generative(folder: Path, template: JudgeTemplate = TEMPLATE) -> Path:
     return folder
 
 
-def write_scalar(folder: Path) -> Path:
-    scalar = tiny_model(2, AutoModelForSequenceClassification, num_labels=1)
-    save_bradley_terry(folder, scalar, tiny_tokenizer(), 160)
+def write_scalar(folder: Path, head_weights: tuple[float, ...] = (1.0,)) -> Path:
+    scalar = tiny_model(2, AutoModelForSequenceClassification, num_labels=len(head_weights))
+    save_bradley_terry(folder, scalar, tiny_tokenizer(), 160, head_weights=head_weights)
     return folder
 
 

@@ -62,9 +62,12 @@ def test_metadata_for_the_hub(kind: Any, pipeline: str, auto_class: str, judge: 
     assert ("Judge.from_pretrained" in text) is judge
 
 
-def test_the_input_that_the_card_of_a_scalar_reward_describes_gives_its_rewards(tmp_path: Path) -> None:
+@pytest.mark.parametrize("head_weights", [(1.0,), (0.5, -2.0)])
+def test_the_input_that_the_card_of_a_scalar_reward_describes_gives_its_rewards(
+    head_weights: tuple[float, ...], tmp_path: Path
+) -> None:
     """The lines of the card, run as they stand, against the judge itself."""
-    folder = write_scalar(tmp_path / "judge")
+    folder = write_scalar(tmp_path / "judge", head_weights)
     write_card(folder, "bradley_terry", settings())
     _, plain, line_by_line = re.findall(r"```python\n(.*?)```", (folder / CARD).read_text(), re.DOTALL)
     told = {

@@ -137,6 +137,16 @@ def test_adapters_are_checked_too(fault, load, adapters, tmp_path) -> None:
         load(ModelSource(path=str(folder)))
 
 
+def test_a_critic_grows_on_adapters_of_several_heads(tiny_folder, tmp_path) -> None:
+    source = ModelSource(path=str(tiny_folder), lora=LoRA(rank=2, target_modules=["q_proj"]))
+    save_bradley_terry(
+        *(tmp_path / "two", load_scalar_classifier(source, heads=2), tiny_tokenizer(), 64),
+        merge=False,
+        head_weights=(0.5, 0.5),
+    )
+    load_backbone(ModelSource(path=str(tmp_path / "two")))
+
+
 def test_adapters_that_are_whole_are_read(adapters, tiny_folder, tmp_path) -> None:
     judge = BradleyTerryJudge(str(adapters))
     judge.load()

@@ -301,5 +301,14 @@ def test_hub_failure_is_explained(monkeypatch):
     ],
 )
 def test_an_order_of_roles_that_few_chat_templates_accept(roles: str, told: str | None) -> None:
-    found = odd_order([{"role": role, "content": "x"} for role in roles.split()])
+    prompt = [{"role": role, "content": "x"} for role in roles.split()]
+    found = odd_order(prompt)
     assert found is None if told is None else told in found
+
+
+def test_odd_orders_are_counted_with_their_first_row(jsonl):
+    odd = PAIR | {"prompt": [{"role": "user", "content": "x"}] * 2}
+    report = load_records(jsonl(PAIR, odd, PAIR, odd), PreferencePair).report
+    [(order, seen)] = report.odd_orders.items()
+    assert "in a row" in order
+    assert seen == {"rows": 2, "first": 2}

@@ -1,6 +1,7 @@
 """KL against win rate: which point is chosen, where the knee is, and what the command writes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_nothing_is_shipped_from_the_first_alarm_on() -> None:
 def test_the_knee_is_where_the_line_bends() -> None:
     assert knee(BENT).batch == 5
     assert knee(list(reversed(BENT))).batch == 5
+    assert knee([*BENT, replace(BENT[1], kl_sqrt=BENT[1].kl_sqrt / 2, rate=0.99, extrapolated=True)]) == knee(BENT)
 
 
 @pytest.mark.parametrize(

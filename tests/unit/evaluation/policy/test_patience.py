@@ -3,6 +3,7 @@
 import pytest
 
 from prl.config import Validation
+from prl.evaluation.policy.frontier import EXTRAPOLATED
 from prl.evaluation.policy.patience import Patience
 
 
@@ -49,6 +50,13 @@ def test_a_resumed_run_goes_on_waiting() -> None:
     second.observe(1, numbers(0.3))  # repeated: the sanity check of a resumed run
     assert second.waited == 1
     assert objections(second, [numbers(0.4), numbers(0.45)]) == [False, True]
+
+
+def test_a_rate_beyond_equal_lengths_is_neither_the_best_nor_waited_for() -> None:
+    beyond = [{**numbers(low, 0.0), EXTRAPOLATED: True} for low in (0.9, 0.1, 0.1)]
+    patience = Patience(1)
+    assert objections(patience, [beyond[0], numbers(0.5, 0.0), *beyond[1:], numbers(0.6, 0.0)]) == [False] * 5
+    assert patience.waited == 0
 
 
 def test_another_measure_begins_anew() -> None:
