@@ -111,9 +111,10 @@ def test_anchors_are_sampled_within_the_positions(tiny_folder, padded) -> None:
     prompts = AnchoredPrompt.parse({"prompt": "a b c"})
     options = Namespace(policy=str(tiny_folder), dtype="float32", max_prompt_length=1024, max_new_tokens=64)
     options.chat_template_kwargs = None
+    options.samples, options.prompts, options.seed, options.keep_thoughts = 1, "prompts.jsonl", 0, False
     AnchorSampler(options, Sampling(), prompts)  # the longest prompt allowed is longer than the model; none is
     with pytest.raises(ValueError, match="the policy .* has 512 positions, but the longest prompt plus"):
-        AnchorSampler(Namespace(**{**vars(options), "max_new_tokens": 512}), Sampling(), prompts)
+        AnchorSampler(options, Sampling(max_new_tokens=512), prompts)
     with pytest.raises(ValueError, match="the policy .* has embeddings for"):
         AnchorSampler(Namespace(**{**vars(options), "policy": padded}), Sampling(), prompts)
 
