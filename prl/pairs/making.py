@@ -19,7 +19,7 @@ from prl.pairs.parts import Parts
 from prl.pairs.rules.best_worst import BestWorst
 from prl.rewards.base import RewardSource, load_frozen
 from prl.rollouts.prompts import PromptSampler
-from prl.run_folder.inputs import model_inputs
+from prl.run_folder.inputs import Inputs, model_inputs
 from prl.system.outputs import write_text
 from prl.types import Rollout
 
@@ -74,7 +74,7 @@ class PairMaker:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1")
 
-    def write(self, output: Path, settings: dict[str, Any]) -> dict[str, int]:
+    def write(self, output: Path, settings: dict[str, Any], part: tuple[int, int] = (0, 1)) -> dict[str, int]:
         """Write the pairs to a .jsonl file, and return the counts.
 
         Finished parts wait in OUTPUT.parts: a command that was killed goes on from there, to the same file.
@@ -82,31 +82,34 @@ class PairMaker:
         Args:
             output: gets its name when it is complete; OUTPUT.provenance.json beside it says where it comes from.
             settings: everything that decides the rows, as JSON values.
+            part: (k, n) takes each n-th prompt from number k on, counted from 0.
 
         Raises:
             DataError: for bad rows of the prompts.
             ValueError: when a model is missing, a prompt is too long, or the parts were made with other settings.
         """
         found = load_records(self.prompts, AnchoredPrompt)
-        about = {**settings, "prompts_sha256": found.report.sha256, **self._inputs()}
+        records = found.records[part[0] :: part[1]]
+        about = {**settings, "part": list(part), "prompts_sha256": found.report.sha256, "inputs": self._inputs()}
         parts = Parts(output.with_suffix(".parts"), about)
         per_batch = max(1, self.batch_size // self.sampling.per_prompt)
-        starts = [start for start in range(0, len(found.records), per_batch) if not parts.has(start)]
+        starts = [start for start in range(0, len(records), per_batch) if not parts.has(start)]
         if starts:
-            make = self._maker(found.records)
+            make = self._maker(records)
             for start in tqdm(starts, desc="pairs", unit="batch"):
-                parts.add(start, *make(start, found.records[start : start + per_batch]))
-        counts = parts.join(output)
+                parts.add(start, *make(start, records[start : start + per_batch]))
+        counts = parts.counts()
         write_text(output.with_suffix(".provenance.json"), json.dumps({**about, "counts": counts}, indent=2) + "\n")
+        parts.join(output)
         parts.remove()
         return counts
 
-    def _inputs(self) -> dict[str, Any]:
+    def _inputs(self) -> Inputs:
         found = model_inputs("policy", self.policy)
         for number, source in enumerate(self.reward.leaves()):
             if (model := source.model_source()) is not None:
                 found |= model_inputs(f"reward{number}", model)
-        return {"inputs": found}
+        return found
 
     def _maker(self, records: list[AnchoredPrompt]) -> Callable[[int, list[AnchoredPrompt]], tuple[list[Row], Counter]]:
         """Load the models, and return what makes the rows of some prompts."""

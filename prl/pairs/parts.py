@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,19 @@ class Parts:
             write_text(self._file, self._settings)
         write_text(self._path(start), json.dumps({"rows": rows, "counts": counts}))
 
-    def join(self, output: Path) -> dict[str, int]:
-        """Write the rows of all parts to one file, and add up their counts."""
-        counts: Counter[str] = Counter()
+    def _read(self) -> Iterator[dict[str, Any]]:
+        for path in sorted(self.folder.glob("[0-9]*.json")):
+            yield json.loads(path.read_text(encoding="utf-8"))
+
+    def counts(self) -> dict[str, int]:
+        """Add up the counts of all parts."""
+        return dict(sum((Counter(part["counts"]) for part in self._read()), Counter[str]()))
+
+    def join(self, output: Path) -> None:
+        """Write the rows of all parts to one file."""
         with writing(output) as partial, partial.open("w", encoding="utf-8") as out:
-            for path in sorted(self.folder.glob("[0-9]*.json")):
-                part = json.loads(path.read_text(encoding="utf-8"))
+            for part in self._read():
                 out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part["rows"])
-                counts.update(part["counts"])
-        return dict(counts)
 
     def remove(self) -> None:
         """Delete the parts."""

@@ -18,6 +18,7 @@ NAMES = (
     "judge",
     "anchors",
     "pairs",
+    "rounds",
     "resume",
     "frontier",
     "export",
