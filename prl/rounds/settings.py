@@ -32,11 +32,13 @@ class Rounds:
     """Reference of a round's training: the policy that sampled the round's pairs, or that of the first round."""
     extrapolation: float = 0.0
     """How far to go beyond each round's policy, along its way from the one before (2410.06293); 0 for not at all."""
-    share_prompts: bool = True
-    """Deal the prompts out, each round its own; otherwise every round has all of them."""
+    prompt_shares: int = 1
+    """Deal the prompts out into so many shares, of which each round takes the next; with 1 every round has all."""
 
     def __post_init__(self) -> None:
         if self.number < 1:
             raise ValueError(f"rounds.number is {self.number}; expected at least 1")
+        if self.prompt_shares < 1:
+            raise ValueError(f"rounds.prompt_shares is {self.prompt_shares}; expected at least 1")
         if self.extrapolation < 0:
             raise ValueError(f"rounds.extrapolation is {self.extrapolation}; expected 0 or more")

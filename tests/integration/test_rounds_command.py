@@ -31,7 +31,7 @@ def config(home: Home, tmp_path: Path) -> Path:
         "data.init_args.validation.path": str(home.data("pairs.validation")),
     }
     settings = {
-        "rounds": {"number": 2, "extrapolation": 0.5},
+        "rounds": {"number": 2, "prompt_shares": 2, "extrapolation": 0.5},
         "pairs": {
             "policy": {"path": str(home.policy)},
             "prompts": {"path": str(home.data("prompts.train")), "limit": 24},

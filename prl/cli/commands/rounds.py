@@ -68,8 +68,7 @@ def _round(config: Any, out: Path, number: int) -> dict[str, Any]:
     pairs, run = folder / "pairs.jsonl", folder / "fit"
     print(f"round {number} of {config.rounds.number}: {folder}", flush=True)
     if not pairs.exists():
-        rounds = config.rounds
-        part = (number - 1, rounds.number) if rounds.share_prompts else (0, 1)
+        part = ((number - 1) % config.rounds.prompt_shares, config.rounds.prompt_shares)
         config.maker(policy, number).write(pairs, {"round": number, "policy": policy}, part)
     counts = read_object(pairs.with_suffix(".provenance.json"))["counts"]
     if not counts.get("pairs"):
