@@ -1,14 +1,18 @@
 """`prl pairs`: ordinary preference rows of a policy's own responses, the same after a kill."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from prl.cli.entry import main
 from prl.data import DataSource, PreferencePair, load_records
 from prl.judge import Judge
 from prl.pairs.parts import Parts
+from prl.rollouts.prompts import PromptSampler
+from prl.types import Rollout
 from tests.integration.runs import Home
 
 
@@ -37,7 +41,7 @@ def test_rows_are_what_the_judge_says_and_train_a_policy(home: Home, tmp_path: P
     assert verdict.win_prob.tolist() == pytest.approx([row["win_prob"] for row in made], abs=1e-5)
     for row in made:
         assert row["preference"] == row["win_prob"] > 0.5
-        assert row["chosen_win_rate"] >= row["rejected_win_rate"]
+        assert row["chosen_win_rate"] > row["rejected_win_rate"]
     assert len(load_records(DataSource(str(output)), PreferencePair).records) == len(made)
     about = json.loads(output.with_suffix(".provenance.json").read_text())
     assert about["counts"]["responses"] == 40
@@ -66,6 +70,35 @@ def test_a_killed_command_goes_on_to_the_same_file(home: Home, tmp_path: Path, m
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     for row in rows(tmp_path / "whole.jsonl"):
         assert vowels(None, row["chosen"], None) > vowels(None, row["rejected"], None)
+
+
+def test_what_is_no_candidate_is_left_out_and_counted(home: Home, tmp_path: Path, monkeypatch, capsys) -> None:
+    sample = PromptSampler.sample
+
+    def spoilt(self: PromptSampler, start: int, number: int) -> Rollout:
+        """Of the four responses to each prompt the second repeats the first, and the third is empty."""
+        rollout = sample(self, start, number)
+        texts = [rollout.texts[row - 1] if row % 4 == 1 else text for row, text in enumerate(rollout.texts)]
+        texts = [" " if row % 4 == 2 else text or "x" for row, text in enumerate(texts)]
+        last = [text if row % 4 < 3 else f"{text} last" for row, text in enumerate(texts)]
+        return replace(rollout, texts=last, finished=torch.tensor([row % 8 != 7 for row in range(len(texts))]))
+
+    monkeypatch.setattr(PromptSampler, "sample", spoilt)
+    args = command(home, tmp_path / "pairs.jsonl", "--judge", str(home.judge))
+    main([each for each in args if each != "--keep_unfinished"])
+    told = {
+        words: int(count)
+        for count, words in (line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    }
+    # Ten prompts: in every other one the last response hit the length limit, which leaves one candidate.
+    assert told == {
+        "responses": 40,
+        "responses equal to another": 10,
+        "responses that are empty": 10,
+        "responses that hit the length limit": 5,
+        "prompts with too few candidates": 5,
+    }
+    assert len(rows(tmp_path / "pairs.jsonl")) == 5
 
 
 def vowels(prompt: object, response: str, row: object) -> float:
