@@ -93,6 +93,7 @@ WRONG = {
     ),
     "of what a data module inherits": (PPO, "data.batchsize", "4", r"did you mean data.init_args.batch_size\?$"),
     "a beginning": (PPO, "trainer.max_step", "4", r"did you mean trainer.max_steps\?$"),
+    "a beginning of an option": (PPO, "conf", "x.yaml", r"unrecognized setting conf; did you mean config\?$"),
     "a beginning within": (PPO, f"{MODEL}.update.epoch", "4", rf"did you mean {MODEL}.update.epochs\?$"),
     "of TRL, a beginning": (PPO, "seed", "7", "in prl it is seed_everything$"),
     "of TRL, inside": (PREFERENCE, "model.ref_model", "x", f"in prl it is {MODEL}.reference$"),
