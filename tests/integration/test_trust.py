@@ -95,7 +95,7 @@ def test_a_run_folder_names_known_code_alone(
     assert not evil()
 
 
-@pytest.mark.parametrize("option", ["-c", "--conf", "--config="])
+@pytest.mark.parametrize("option", ["-c", "--config", "--config="])
 def test_a_config_that_came_without_its_run_is_data_unless_a_run_starts_with_it(
     option: str, shipped: str, evil: Callable[[], bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,11 +4,43 @@ import re
 
 import pytest
 
-from prl.cli.usage import ELSEWHERE
+from prl.cli.other_names import ELSEWHERE
+from prl.cli.usage import explained
+from prl.objectives.preference import PreferenceObjective
+from prl.objectives.reward import RewardObjective
+from prl.rewards import RewardSource
 from tests.integration.runs import CONFIGS
 
-SUPERVISED, PPO = (str(CONFIGS / "quickstart" / f"{name}.yaml") for name in ("supervised", "pairwise_ppo"))
+SUPERVISED, PPO, PREFERENCE, BRADLEY_TERRY = (
+    str(CONFIGS / "quickstart" / f"{name}.yaml")
+    for name in ("supervised", "pairwise_ppo", "preference", "bradley_terry")
+)
 MODEL = "model.init_args"
+
+
+class NoLoss(PreferenceObjective):
+    """Lacks the loss."""
+
+
+class Typed(PreferenceObjective):
+    """Needs a beta, and has a default that is not DPO's."""
+
+    def __init__(self, beta: float, label_smoothing: float = 0.25) -> None: ...
+
+    def loss(self, batch):
+        raise NotImplementedError
+
+
+class Focal(RewardObjective):
+    """Is of another kind."""
+
+    loss = Typed.loss
+
+
+class NoScore(RewardSource):
+    """Lacks the score, where no null is allowed beside the class."""
+
+
 WRONG = {
     "misspelt": (SUPERVISED, f"{MODEL}.model.lorra", "1", f"{MODEL}.model.lorra of .*did you mean {MODEL}.model.lora"),
     "of the trainer": (PPO, "trainer.max_stepps", "3", "trainer.max_stepps; did you mean trainer.max_steps"),
@@ -26,8 +58,45 @@ WRONG = {
     ),
     "no number": (PPO, f"{MODEL}.update.minibatches", "x", f"{MODEL}.update.minibatches is 'x'; expected int"),
     "no choice": (SUPERVISED, f"{MODEL}.optimization.schedule", "round", "expected one of constant, linear, cosine"),
-    "of TRL, there": (PPO, f"{MODEL}.objective.beta", "1", "objective.*; in prl it is model.init_args.kl.coef [^,]*$"),
+    "of TRL, there": (PPO, f"{MODEL}.objective.beta", "1", "objective.*; in prl it is model.init_args.kl.coef$"),
     "a slip of a name of TRL": (SUPERVISED, f"{MODEL}.optimization.warmup_steps", "1", "in prl it is .*warmup"),
+    "of a class that is not named": (
+        PPO,
+        f"{MODEL}.anchors.count",
+        "2",
+        f"^{MODEL}.anchors: name the class first, such as --{MODEL}.anchors ReferenceSamples$",
+    ),
+    "an unfinished class": (
+        PREFERENCE,
+        f"{MODEL}.objective",
+        f"{__name__}.NoLoss",
+        r"objective: \S+NoLoss lacks loss$",
+    ),
+    "an unfinished reward": (PPO, f"{MODEL}.reward", f"{__name__}.NoScore", r"reward: \S+NoScore lacks score$"),
+    "another kind": (
+        PREFERENCE,
+        f"{MODEL}.objective",
+        f"{__name__}.Focal",
+        rf"^{MODEL}.objective: \S+.Focal is no PreferenceObjective$",
+    ),
+    "a class without what it needs": (
+        PREFERENCE,
+        f"{MODEL}.objective",
+        f"{__name__}.Typed",
+        f"^{MODEL}.objective: Typed needs beta: --{MODEL}.objective.beta VALUE$",
+    ),
+    "another module": (
+        PREFERENCE,
+        "model",
+        "PairwisePPOModule",
+        "^model: PairwisePPOModule needs reward: --model.reward",
+    ),
+    "of what a data module inherits": (PPO, "data.batchsize", "4", r"did you mean data.init_args.batch_size\?$"),
+    "a beginning": (PPO, "trainer.max_step", "4", r"did you mean trainer.max_steps\?$"),
+    "a beginning of an option": (PPO, "conf", "x.yaml", r"unrecognized setting conf; did you mean config\?$"),
+    "a beginning within": (PPO, f"{MODEL}.update.epoch", "4", rf"did you mean {MODEL}.update.epochs\?$"),
+    "of TRL, a beginning": (PPO, "seed", "7", "in prl it is seed_everything$"),
+    "of TRL, inside": (PREFERENCE, "model.ref_model", "x", f"in prl it is {MODEL}.reference$"),
     "another optimizer": (SUPERVISED, "optimizer", "SGD", "in prl it is model.init_args.optimization"),
 }
 
@@ -66,13 +135,88 @@ def test_a_nested_setting_takes_null_and_every_setting_that_is_named_exists(
 
     monkeypatch.setattr("sys.argv", ["prl"])
     lora = [f"--{MODEL}.policy.lora.rank", "4", f"--{MODEL}.policy.lora", "null"]
-    for config, options in ((PPO, lora), (SUPERVISED, [])):
+    printed = ""
+    adapted, other = [f"--{MODEL}.model.lora.rank", "3"], [f"--{MODEL}.objective", f"{__name__}.Typed"]
+    for config, options in (
+        (PPO, lora),
+        (SUPERVISED, adapted),
+        (PREFERENCE, ["--model.objective.beta", "0.3"]),
+        (PREFERENCE, [*other, f"--{MODEL}.objective.beta", "0.7"]),
+    ):
         with pytest.raises(SystemExit):
             main(["fit", "--config", config, *options, "--print_config"])
-    printed = capsys.readouterr().out
+        printed += capsys.readouterr().out
     assert "lora: null" in printed
     assert "rank: 4" not in printed
+    assert {"beta: 0.3", "beta: 0.7", "label_smoothing: 0.0", "label_smoothing: 0.25"} <= set(
+        map(str.strip, printed.splitlines())
+    )
     for told in ELSEWHERE.values():
         for name in re.findall(r"(?:model|data)\.init_args\.[\w.]+|trainer\.\w+|checkpoint\.\w+", told):
-            if name != f"{MODEL}.objective":  # whose settings are those of its class
-                assert f" {name.rpartition('.')[2]}:" in printed, told
+            assert f" {name.rpartition('.')[2]}:" in printed, told
+
+
+def _told(name: str, *given: str) -> str:
+    return explained(f"unrecognized arguments: --{name} 1", list(given))
+
+
+def test_every_name_of_the_page_for_users_of_trl_is_answered() -> None:
+    import lightning_modules  # noqa: F401 - what the modules have is asked
+
+    page = (CONFIGS.parent / "docs" / "coming_from_trl.md").read_text().partition("## Arguments of every trainer")[2]
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| ")]
+    names = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert {"r", "loss_type", "center_rewards_coefficient"} <= names
+    for name in sorted(names):
+        assert re.search("; (in prl it is |prl has none)", told := _told(name)), told
+        assert "()" not in told, f"no module has it: {told}"
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "meant"),
+    [
+        ("num_train_epochs", PPO, f"in prl it is {MODEL}.iterations"),
+        ("num_train_epochs", PREFERENCE, "in prl it is trainer.max_steps, or trainer.max_epochs"),
+        ("gradient_accumulation_steps", PPO, f"in prl it is {MODEL}.update.microbatch_size"),
+        ("gradient_accumulation_steps", SUPERVISED, "in prl it is trainer.accumulate_grad_batches"),
+        ("ref_model", PREFERENCE, f"in prl it is {MODEL}.reference"),
+        ("beta", PREFERENCE, f"in prl it is beta of {MODEL}.objective"),
+        (
+            "beta",
+            BRADLEY_TERRY,
+            f"PairwisePPOModule has it ({MODEL}.kl.coef), PreferenceModule has it (beta of {MODEL}.objective), "
+            "BradleyTerryRewardModule has not",
+        ),
+        *(
+            (name, config, f"PairwisePPOModule has it ({place}), {module} has not")
+            for name, place in (
+                ("num_generations", f"{MODEL}.sampling.per_prompt"),
+                ("max_completion_length", f"{MODEL}.sampling.max_new_tokens"),
+                ("temperature", f"{MODEL}.sampling.temperature"),
+                ("num_iterations", f"{MODEL}.update.epochs"),
+                ("kl_coef", f"{MODEL}.kl.coef"),
+                ("epsilon", f"clip_range of {MODEL}.objective"),
+            )
+            for config, module in (
+                (PREFERENCE, "PreferenceModule"),
+                (BRADLEY_TERRY, "BradleyTerryRewardModule"),
+                (SUPERVISED, "SupervisedModule"),
+            )
+        ),
+    ],
+)
+def test_a_name_of_trl_is_answered_for_the_module_that_is_chosen(name: str, config: str, meant: str) -> None:
+    import lightning_modules  # noqa: F401
+
+    assert _told(name, "--config", config) == f"unrecognized setting {name}; {meant}"
+    if config == PREFERENCE and name == "num_train_epochs":  # the last word counts
+        assert "iterations" in _told(name, "--config", config, "--model=PairwisePPOModule")
+
+
+def test_help_of_a_class_names_the_program(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prl.cli.entry import main
+
+    monkeypatch.setattr("sys.argv", ["/somewhere/__main__.py"])
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", PPO, "--model.reward.help", "GenerativeJudge"])
+    assert capsys.readouterr().out.startswith("usage: prl ")
