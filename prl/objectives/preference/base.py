@@ -6,7 +6,6 @@ Shape letters: B pairs of a batch, N responses of a view, T tokens of the longes
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -125,16 +124,16 @@ class PreferenceBatch:
 class PreferenceObjective(ABC):
     """One loss for each preference pair; weights of pairs, the mean over a batch and logging stay outside.
 
-    The constructor has the settings of a method and checks them. What a method needs it declares on its class, and a
-    run checks that before a model is read. A method whose `state_dict` and `load_state_dict` exist is saved with the
-    run.
+    The constructor has the settings of a method and checks them. What a method needs it declares on its class, or in
+    its constructor where a setting decides it, and a run checks that before a model is read. A method whose
+    `state_dict` and `load_state_dict` exist is saved with the run.
     """
 
-    needs_reference: ClassVar[bool] = True
+    needs_reference: bool = True
     """Whether the loss reads log-probabilities of a frozen reference; otherwise none is loaded."""
-    views: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    views: tuple[str, ...] = ("chosen", "rejected")
     """Responses of a row that the loss reads. Names after these two are text columns of the data."""
-    columns: ClassVar[tuple[str, ...]] = ()
+    columns: tuple[str, ...] = ()
     """Columns of the data that hold a number for each row, such as margins, win rates or scores."""
 
     @abstractmethod
