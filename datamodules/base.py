@@ -229,7 +229,8 @@ class RecordDataModule(LightningDataModule):
             return
         text = json.dumps(reports, indent=2, default=str) + "\n"
         # The report in the run folder belongs to the training, which may be running.
-        path = Path(self.trainer.default_root_dir, "" if stage == "fit" else stage) / DATA_REPORT
+        folder = "" if stage == "fit" else str(getattr(stage, "value", stage))  # Lightning's enumeration, or its word
+        path = Path(self.trainer.default_root_dir, folder) / DATA_REPORT
         if stage == "fit" and path.exists():
             self._report = text  # a resume may still be refused, and then the earlier report stays
         else:

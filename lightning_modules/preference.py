@@ -202,6 +202,11 @@ class PreferenceModule(TrainingModule):
             raise ValueError(
                 f"{name}.loss gave shape {tuple(losses.shape)}; expected a loss for each of {len(pairs)} pairs, [B]"
             )
+        if torch.is_grad_enabled() and not losses.requires_grad:
+            raise ValueError(
+                f"{type(self.objective).__name__}.loss gave losses without a gradient, so nothing can be learnt; "
+                "compute them from logprobs without detach, item or numpy"
+            )
         return losses
 
     # ---- training

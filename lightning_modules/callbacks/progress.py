@@ -30,7 +30,7 @@ def beginning(trainer: Any, title: str, total: int | None) -> str:
         lines.append(f"weights: {counts[True]:,} to train, {counts[False]:,} frozen")
     if not is_dry_run(trainer):
         run = trainer.default_root_dir
-        lines.append(f"run folder: {run}; curves: tensorboard --logdir {run}")
+        lines.append(f"run folder: {run}" + (f"; curves: tensorboard --logdir {run}" if trainer.loggers else ""))
     return "\n".join(lines)
 
 
@@ -49,6 +49,8 @@ def ending(trainer: Any, iterations: int | None, model: Path) -> str:
             done, total, what, setting = batches_done(trainer), iterations, "iterations", "model.init_args.iterations"
         elif total < 0:
             done, total, what, setting = trainer.current_epoch, trainer.max_epochs, "epochs", "trainer.max_epochs"
+        if iterations is not None and done < iterations:
+            setting = _other_limit(trainer)
         lines.append(f"nothing to do: {done} of {total} {what} are done; raise {setting} to train on")
     lines.append(f"model: {model}")
     for callback in trainer.checkpoint_callbacks:
@@ -56,6 +58,13 @@ def ending(trainer: Any, iterations: int | None, model: Path) -> str:
         if (best := getattr(callback, "best_model_path", None)) and callback.best_model_score is not None:
             lines.append(f"best checkpoint: {best} ({callback.monitor} {float(callback.best_model_score):.4g})")
     return "\n".join(lines)
+
+
+def _other_limit(trainer: Trainer) -> str:
+    """Name the limit of the trainer that ends a run before its iterations."""
+    if 0 < trainer.max_steps <= trainer.global_step:
+        return f"trainer.max_steps, which is {trainer.max_steps} and counts optimizer steps here,"
+    return "trainer.max_epochs or trainer.max_time"
 
 
 class PhaseProgressBar(ProgressBar):
@@ -90,6 +99,11 @@ class PhaseProgressBar(ProgressBar):
         self._title = type(pl_module).__name__.removesuffix("Module")
         if self._enabled:
             sys.stderr.write(beginning(trainer, self._title, total) + "\n")
+            if getattr(pl_module, "iterations", None) is not None and trainer.max_steps > 0:
+                sys.stderr.write(
+                    f"trainer.max_steps {trainer.max_steps} counts optimizer steps, several of each iteration: it may "
+                    f"end the run before its {total} iterations; leave it at -1\n"
+                )
         terminal = self._enabled and sys.stderr.isatty()
         done = batches_done(trainer)
         self._bar = tqdm(total=total, initial=done, desc=self._title, disable=not terminal, dynamic_ncols=True)

@@ -228,6 +228,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 def _quiet_lightning() -> None:
     # The order of our batches is a function of the seed and the batch number, so there is no loader state to save.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")  # prl logs by its own lines
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # rows are encoded once, in set-up
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # between Lightning and torch, not the user's
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log")  # numbers are reduced already

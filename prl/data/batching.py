@@ -127,7 +127,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         if len(self) == 0:
             raise ValueError(
                 f"{len(self.lengths)} rows give no batch of batch_size {self.batch_size} "
-                f"(drop_last={self.drop_last}); use more data or a smaller batch_size"
+                f"(drop_last={self.drop_last}); use more data or a smaller data.init_args.batch_size"
             )
         rest = len(self.lengths) % self.batch_size
         if self.drop_last or rest == 0:

@@ -178,6 +178,7 @@ def test_predictions_are_margins_of_the_validation_pairs_in_file_order(home: Hom
     home.run("preference", tmp_path, *LEARNING)
     cli = home.run("preference", tmp_path, "--ckpt_path", "last", verb="predict")
     (path,) = tmp_path.rglob("predictions.jsonl")
+    assert {each.parent for each in tmp_path.rglob("data_report.json")} == {tmp_path, tmp_path / "predict"}
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 9
     assert {"margin", "reward_chosen", "reward_rejected", "logprob_chosen", "logprob_rejected"} <= rows[0].keys()

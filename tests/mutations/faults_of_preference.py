@@ -1,7 +1,7 @@
 """Faults of policies that learn from preference pairs: the stage, its reference and cache, and its objectives."""
 
 _STAGE = "u.preference_module i.preference"
-_OBJECTIVES = "u.dpo u.evaluate u.preference_socket u.every_method"
+_OBJECTIVES = "u.dpo u.evaluate u.preference_socket u.every_method u.every_objective"
 _GUIDED = "u.tgdpo u.modpo u.evaluate u.preference_socket"
 
 BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
@@ -172,6 +172,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("flips-add-up", "target * (1 - 2 * rate) + rate", "target * (1 - rate) + rate"),
             ("labels-are-never-right", "if not 0 <= rate < 0.5:", "if not 0 <= rate <= 0.5:"),
+            ("a-beta-of-nothing", "if not 0 < beta < math.inf:", "if not 0 <= beta < math.inf:"),
+            ("a-doubtful-pair-is-sure", "share * right + (1 - share) * wrong", "right"),
         ),
     ),
     "prl/objectives/preference/dpo.py": (
@@ -187,6 +189,65 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("lengths-of-the-reference-unchecked", "if len(row) != len(other):", "if False:"),
             ("probabilities-pass-for-log-probabilities", "if not -math.inf < value <= ROUNDING]", "if value != value]"),
+        ),
+    ),
+    "prl/objectives/preference/simpo.py": (
+        "u.simpo u.every_objective",
+        (
+            ("simpo-of-sums", "batch.chosen.mean_logprob() - batch.rejected.mean_logprob()", "batch.chosen.logprob() - batch.rejected.logprob()"),
+            ("simpo-tie-with-a-winner", "softplus(self.gamma - lead), softplus(self.gamma + lead)", "softplus(self.gamma - lead), softplus(lead - self.gamma)"),
+        ),
+    ),
+    "prl/objectives/preference/f_dpo.py": (
+        "u.f_dpo u.every_objective",
+        (
+            ("f-dpo-the-wrong-way-round", "exponent = -self.power * rho", "exponent = self.power * rho"),
+            ("f-dpo-without-a-limit", "exponent.clamp(max=EXPONENT_LIMIT)", "exponent"),
+            ("f-dpo-flat-beyond-the-limit", "math.exp(EXPONENT_LIMIT) * beyond", "0 * beyond"),
+            ("f-dpo-js-the-wrong-way-round", "F.logsigmoid(rho) + math.log(2)", "F.logsigmoid(-rho) + math.log(2)"),
+            ("f-dpo-alpha-for-nothing", 'if alpha is not None and divergence != "alpha":', "if False:"),
+        ),
+    ),
+    "prl/objectives/preference/rpo.py": (
+        "u.rpo u.every_objective",
+        (
+            ("rpo-cumulative-without-beta", "(self.beta * side.logprob() for", "(side.logprob() for"),
+            ("rpo-unlearns-chosen", "- self.eta * learnt", "+ self.eta * learnt"),
+            ("rpo-learns-chosen-whatever-the-label", "expected(batch.target, chosen, rejected)", "chosen"),
+        ),
+    ),
+    "prl/objectives/preference/ld_dpo.py": (
+        "u.ld_dpo u.every_objective",
+        (
+            ("ld-dpo-of-the-longer-response", "torch.minimum(", "torch.maximum("),
+            ("ld-dpo-one-token-more-is-shared", "places >= shared[:, None]", "places > shared[:, None]"),
+        ),
+    ),
+    "prl/objectives/preference/flex_dpo.py": (
+        "u.flex_dpo u.every_objective",
+        (
+            ("flex-dpo-with-betas-exchanged", "self.beta_minus * rejected - self.beta_plus * chosen", "self.beta_plus * rejected - self.beta_minus * chosen"),
+            ("flex-dpo-swapped-by-sign-alone", "self.beta_minus * chosen - self.beta_plus * rejected", "self.beta_plus * chosen - self.beta_minus * rejected"),
+        ),
+    ),
+    "prl/objectives/preference/sft_dpo.py": (
+        "u.sft_dpo u.every_objective",
+        (("sft-dpo-unlearns-chosen", "- self.sft_weight * learnt", "+ self.sft_weight * learnt"),),
+    ),
+    "prl/objectives/preference/slic.py": (
+        "u.slic u.every_objective",
+        (
+            ("slic-always-with-a-reference", "self.beta, self.needs_reference = beta, with_reference", "self.beta = beta"),
+            ("slic-of-means", "responses.logprob())", "responses.mean_logprob())"),
+            ("slic-deaf-to-labels", "relu(1 + margin))", "relu(1 - margin))"),
+        ),
+    ),
+    "prl/objectives/preference/vpo.py": (
+        "u.vpo u.every_objective",
+        (
+            ("vpo-pessimism-for-optimism", "raised = -batch", "raised = batch"),
+            ("vpo-value-without-beta", "self.alpha * self.beta * raised", "self.alpha * raised"),
+            ("vpo-samples-undeclared", 'self.views = (*self.views, "calibration")', "pass"),
         ),
     ),
 }  # fmt: skip

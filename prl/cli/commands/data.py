@@ -45,7 +45,9 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
         with errors_in_options():
             loaded = load_records(source, kinds()[options.kind], options.on_invalid)
     except DataError as error:
-        if (better := better_kind(source, options.kind)) is None:
+        # Where the columns that are meant are found, other kinds are no better guess.
+        is_guessed = "--columns" in str(error) and "=COLUMN" not in str(error)
+        if is_guessed or (better := better_kind(source, options.kind)) is None:
             raise
         raise DataError(f"{error}\nThe first row reads as one of {better}: add --kind {better}.") from error.__cause__
     found: dict[str, Any] = {"report": loaded.report.as_dict(), "first": first_record(loaded.records[0])}
@@ -152,7 +154,7 @@ def as_text(found: dict[str, Any]) -> str:
     for unit, parts in found["lengths"].items():
         text += ["", f"{unit:<16}" + "".join(f"{name:>9}" for name in QUANTILES)]
         text += [f"  {part:<14}" + "".join(f"{parts[part][name]:>9}" for name in QUANTILES) for part in parts]
-    if "baselines" in found:
+    if found.get("baselines"):
         text += ["", f"{'rule that reads nothing':<36}{'right':>7}  95 % by prompt  pairs decided"]
         for rule, n in found["baselines"].items():
             interval = f"{100 * n['low']:.1f} to {100 * n['high']:.1f} %"

@@ -147,8 +147,9 @@ def _batches_in(path: Path) -> int | None:
 def show(report: dict[str, Any]) -> None:
     """Print the validations as a table, and the checkpoint to ship in words."""
     controlled = report["measure"].endswith("_lc")
-    rates = ("at equal lengths", "95 %", "as counted") if controlled else ("win rate", "95 %")
-    table = Table(title=f"win rate against the anchors: {MEASURES[report['measure']]}", title_justify="left")
+    rates = ("equal lengths", "95 %", "own lengths") if controlled else ("win rate", "95 %")
+    what = "win probability" if controlled else "win rate"
+    table = Table(title=f"{what} against the anchors: {MEASURES[report['measure']]}", title_justify="left")
     for column in ("run", "batch", "sqrt KL", *rates, ""):
         table.add_column(column, justify="left" if column in ("run", "") else "right")
     ship = report["ship"]
@@ -179,11 +180,12 @@ def shipping(report: dict[str, Any]) -> str:
         "longer; the rate at equal lengths is then an extrapolation and ships nothing"
     )
     if (ship := report["ship"]) is None:
-        plain = "" if "heldout" in report["measure"] else " To go by the rate as counted: --measure win_rate"
+        plain = "" if "heldout" in report["measure"] else " To go by the win rate as counted: --measure win_rate"
         return f"ship: nothing, since {why}.{plain}"
     where = ship["checkpoint"] or "no checkpoint"
-    rate = f"{'rate at equal lengths' if report['measure'].endswith('_lc') else 'win rate'} {ship['rate']:.3f}"
-    rate += "" if ship["plain"] is None else f", win rate as counted {ship['plain']:.3f}"
+    controlled = report["measure"].endswith("_lc")
+    rate = f"{'win probability at equal lengths' if controlled else 'win rate'} {ship['rate']:.3f}"
+    rate += "" if ship["plain"] is None else f", at their own lengths {ship['plain']:.3f}"
     lines = [f"ship: {ship['run']}, batch {ship['batch']} ({rate}): {where}"]
     lines += [f"left out: {why}"] * bool(extrapolated)
     return "\n".join(lines + ([ship["advice"]] if ship["advice"] else []))

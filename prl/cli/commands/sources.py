@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 _COLUMNS = re.compile(r"columns: \{(.*?)\}")
-_SKIP = ", or set `on_invalid: skip` to leave them out and list them in the report"
+_SETTING = "`data.init_args.on_invalid: skip`"
+_SKIP = f", or set {_SETTING} to leave them out and list them in the report"
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def errors_in_options(can_skip: bool = True) -> Iterator[None]:
     except DataError as error:
         text = _COLUMNS.sub(lambda found: f"--columns {_as_options(found[1])}", str(error))
         text = text.replace(_SKIP, ", or leave them out by --on_invalid skip" if can_skip else "")
-        text = text.replace("`on_invalid: skip`", "leaving rows out").replace("with `split`", "with --split")
+        text = text.replace(_SETTING, "leaving rows out").replace("with `split`", "with --split")
         raise DataError(text) from error.__cause__
 
 

@@ -32,7 +32,8 @@ from prl.data.rows.sources import (
 MAX_ERRORS_SHOWN = 20
 ROWS_SHOWN = 8
 """Numbers of rows in a text; a report has all."""
-_NOTHING_LEFT = "No row is valid, so `on_invalid: skip` would leave nothing."
+_SKIP = "`data.init_args.on_invalid: skip`"
+_NOTHING_LEFT = f"No row is valid, so {_SKIP} would leave nothing."
 
 _POSITION = re.compile(r"\[\d+\]")
 
@@ -312,7 +313,7 @@ def _explain(stream: RecordStream[Any], complaints: list[tuple[str, list[int]]],
     if num_valid and stream.on_invalid == "skip":
         lines.append(f"The others are ranked lists of {tally.num_ties} ties, which leave no pair.")
     elif num_valid:
-        lines.append("Repair the rows, or set `on_invalid: skip` to leave them out and list them in the report.")
+        lines.append(f"Repair the rows, or set {_SKIP} to leave them out and list them in the report.")
     else:
         lines.append("No row is valid, so nothing is left." if stream.on_invalid == "skip" else _NOTHING_LEFT)
     return "\n".join(lines)

@@ -26,7 +26,7 @@ class Point:
     alarmed: bool = False
     """Whether the alarm of the gap between the judges was raised by this validation."""
     plain: float | None = None
-    """Of a length-controlled rate: the win rate as it was counted, under the same judge."""
+    """Of a length-controlled rate, which is a win probability: the one at the responses' own lengths, same judge."""
     extrapolated: bool = False
     """Whether the rate is one at equal lengths although every response was shorter, or every one longer."""
 
@@ -53,7 +53,7 @@ def run_points(lines: Sequence[Mapping[str, Any]], measure: str | None = None) -
         replace(
             Point(*(line[key] for key in keys)),
             alarmed=first is not None and line["batch"] >= first,
-            plain=line.get(name.removesuffix("_lc")) if controlled else None,
+            plain=line.get(name.removesuffix("_lc").replace("win_rate", "win_prob")) if controlled else None,
             extrapolated=is_extrapolated(name, line),
         )
         for line in lines

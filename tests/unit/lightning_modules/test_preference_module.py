@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lightning_modules import PreferenceModule
 from lightning_modules.reference import pairs_of, reference_logprobs
@@ -12,7 +13,7 @@ from prl.config import LoRA, ModelSource
 from prl.data.rows.records import PreferencePair
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import model_inputs
-from prl.objectives.preference import PreferenceObjective, evaluate
+from prl.objectives.preference import PreferenceBatch, PreferenceObjective, evaluate
 from prl.rl.sharding import Sharding
 from tests.helpers.preference import (
     Guided,
@@ -343,3 +344,15 @@ def test_a_mean_in_place_of_losses_is_refused(tiny_folder: Any) -> None:
     module = made(tiny_folder, OneNumber())
     with pytest.raises(ValueError, match=r"OneNumber.loss gave shape \(\); expected a loss for each of 3 pairs, \[B\]"):
         module.training_step(batch_of(module), 0)
+
+
+def test_losses_without_a_gradient_are_refused_in_training_alone(tiny_folder: Any) -> None:
+    class Detached(Logistic):
+        def loss(self, batch: PreferenceBatch) -> Tensor:
+            return super().loss(batch).detach()
+
+    module = made(tiny_folder, Detached())
+    with pytest.raises(ValueError, match=r"Detached.loss gave losses without a gradient, so nothing can be learnt"):
+        module.training_step(batch_of(module), 0)
+    with torch.no_grad():
+        module.validation_step(batch_of(module), 0)

@@ -23,6 +23,7 @@ def trainer(**changes: Any) -> Any:
         "datamodule": SimpleNamespace(rows={"train": range(40), "validation": range(8)}),
         "default_root_dir": "runs/mine",
         "fast_dev_run": False,
+        "loggers": [object()],
     }
     return SimpleNamespace(**{**there, **changes})
 
@@ -37,6 +38,13 @@ def test_a_run_begins_with_what_runs_on_what_data_and_where_to_look(monkeypatch:
     monkeypatch.setattr(progress, "batches_done", lambda _: 7)
     told = progress.beginning(trainer(world_size=2, datamodule=None, fast_dev_run=True), "PairwisePPO", None)
     assert told == "PairwisePPO: from batch 8, on 2 processes, each on cpu, precision bf16-mixed"
+
+
+def test_iterations_that_another_limit_cut_off_are_told_by_that_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "batches_done", lambda _: 2)
+    run = trainer(checkpoint_callbacks=[], global_step=8, max_steps=8)
+    told = progress.ending(run, 45, Path("m")).splitlines()[0]
+    assert told.startswith("nothing to do: 2 of 45 iterations are done; raise trainer.max_steps, which is 8 and counts")
 
 
 def test_a_callback_that_monitors_nothing_has_no_best_checkpoint() -> None:
@@ -54,7 +62,7 @@ def test_without_a_terminal_a_line_says_how_far_and_how_long(monkeypatch: pytest
     monkeypatch.setattr(progress, "perf_counter", lambda: next(clock))
     bar = progress.PhaseProgressBar(lines=4)
     monkeypatch.setattr(bar, "get_metrics", lambda *_: {"train/loss": 0.5})
-    run = trainer(max_steps=4, accumulate_grad_batches=2)
+    run = trainer(max_steps=4, accumulate_grad_batches=2, loggers=[])
     bar.on_train_start(run, SimpleNamespace())  # type: ignore[arg-type]
     for _ in range(4):
         bar.on_train_batch_end(run, SimpleNamespace(), None, None, 0)  # type: ignore[arg-type]

@@ -123,11 +123,11 @@ def test_a_rate_at_equal_lengths_that_is_an_extrapolation_ships_nothing(tmp_path
     log = ValidationLog(tmp_path / "run")
     for batch, response, rate in ((1, "abc", 0.4), (2, "ab", 0.95)):
         rows = [{"response": text, "anchor": anchor} for text, anchor in ((response, "abc"), ("a ", "abcd"))]
-        log.add(batch, {**line(batch, rate, "win_rate_lc"), "win_rate": 0.1}, rows)
+        log.add(batch, {**line(batch, rate, "win_rate_lc"), "win_rate": 0.1, "win_prob": 0.2}, rows)
     args = [str(log.folder), "--output", str(tmp_path / "both")]
     main(args)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "batch 1 (rate at equal lengths 0.400, win rate as counted 0.100)" in printed
+    assert "batch 1 (win probability at equal lengths 0.400, at their own lengths 0.200)" in printed
     assert "left out: at 1 of 2 validations every response is shorter" in printed
     log.add(1, log.read()[0], log.rows(2))
     log.add(2, {**line(2, 0.95, "win_rate_lc", "win_rate"), "win_rate": 0.1}, log.rows(1))
