@@ -16,7 +16,7 @@ from lightning_modules.generative_reward import GenerativeRewardModule
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.preference import PreferenceModule
-from lightning_modules.reference import REFERENCE, role_of
+from lightning_modules.reference import REFERENCE
 from lightning_modules.reference_passes import TOKENS
 from prl.config import ModelSource
 from prl.models.adapters import add_adapters, is_adapted
@@ -122,10 +122,10 @@ def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
         if name == REFERENCE and module.reference_source is None and is_adapted(policy):
             continue  # the policy with its adapters off
         frozen: Any = make(lambda source=source: freeze(init_model(AutoModelForCausalLM, source)))  # type: ignore[misc]
-        role = role_of(name)
-        kept.append(model_memory(role, frozen, trained=False))
+        label = name if name == REFERENCE else f"guides.{name}"
+        kept.append(model_memory(label, frozen, trained=False))
         read = working_memory(frozen, partial(_read, frozen, at_once, length))
-        working[role] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(frozen, at_once * length)
+        working[label] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(frozen, at_once * length)
     if module.reference_logprobs == "cached":  # frozen models are freed before training
         for each in kept:
             working[each.name] += sum(one.weights for one in kept)

@@ -85,7 +85,7 @@ def check_guides(objective: PreferenceObjective, guides: Mapping[str, ModelSourc
     if missing := [each for each in declared if each not in guides]:
         raise ValueError(
             f"guides.{missing[0]} is not set, but {name} reads the log-probabilities of this frozen model; set "
-            f"model.init_args.guides to {{{missing[0]}: {{path: FOLDER}}}}"
+            f"model.init_args.guides.{missing[0]} to {{path: FOLDER}}"
         )
     if unknown := [each for each in guides if each not in declared]:
         raise ValueError(

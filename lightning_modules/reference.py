@@ -37,8 +37,8 @@ BLOCK = 256
 
 
 def role_of(name: str) -> str:
-    """Return what a frozen model is called in messages: by its setting."""
-    return name if name == REFERENCE else f"guides.{name}"
+    """Return what a frozen model is called in messages: a guide by its setting."""
+    return name if name == REFERENCE else f"model guides.{name}"
 
 
 def reference_logprobs(model: Any, batch: dict[str, Tensor], sharding: Sharding) -> Tensor:
