@@ -44,12 +44,12 @@ class PreferenceModule(TrainingModule):
         reference: source of the reference; the policy's source when null. With adapters on the
             policy, the reference is the policy with adapters off and costs no memory. Not for objectives that need
             none.
-        guides: source of each further frozen model that the objective reads, by its name there.
         reference_logprobs: live reads the reference, and guides, in each step. cached has them read all pairs once
             before training, keeps the log-probabilities in prl's cache folder, and frees them. Both give equal bits.
         optimization: learning rate and schedule.
         max_length: longest prompt and response, tokens.
         on_too_long: error, truncate or skip, with counts, for longer pairs.
+        guides: source of each further frozen model that the objective reads, by its name there.
 
     Raises:
         ValueError: for an objective that needs what pairs cannot have, or a reference or guide that is not needed, or
@@ -63,11 +63,11 @@ class PreferenceModule(TrainingModule):
         model: ModelSource,
         objective: PreferenceObjective | None = None,
         reference: ModelSource | None = None,
-        guides: dict[str, ModelSource] | None = None,
         reference_logprobs: Literal["live", "cached"] = "live",
         optimization: Optimization = Optimization(learning_rate=1e-6),  # noqa: B008 - frozen
         max_length: int = 1024,
         on_too_long: OnTooLong = "error",
+        guides: dict[str, ModelSource] | None = None,
     ) -> None:
         super().__init__()
         objective = objective or DPO()

@@ -282,7 +282,11 @@ REFUSED: dict[str, tuple[PreferenceObjective, dict[str, Any], str]] = {
         {"guides": {"teacher": SOURCE}},
         "guides.critic is not set, but Guided reads the log-probabilities of this frozen model; set model.init_args",
     ),
-    "no guides": (GuidedWithoutReference(), {}, r"guides.teacher is not set, .*; set model.init_args.guides.teacher to {path: FOLDER}$"),
+    "no guides": (
+        GuidedWithoutReference(),
+        {},
+        "guides.teacher is not set, .*; set model.init_args.guides.teacher to {path: FOL",
+    ),
     "a guide without need": (
         Logistic(),
         {"guides": {"teacher": SOURCE}},
