@@ -12,7 +12,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prl.objectives.preference import DPO, FDPO, LDDPO, RPO, SFTDPO, PreferenceObjective, SimPO, SLiC, evaluate
+from prl.objectives.preference import (
+    DNO,
+    DPO,
+    FDPO,
+    LDDPO,
+    RPO,
+    SFTDPO,
+    SPPO,
+    PreferenceObjective,
+    SimPO,
+    SLiC,
+    TriplePO,
+    evaluate,
+)
 from tests.helpers.preference_figures import PAIRS, POLICY
 
 pytestmark = pytest.mark.slow
@@ -102,6 +115,7 @@ SAME = {
         for alpha in (0.3, 0.5, 0.7)
     },
     **{f"LD-DPO {alpha}": (LDDPO(0.1, alpha), {"beta": 0.1, "ld_alpha": alpha}) for alpha in (0.0, 0.5, 1.0)},
+    "DNO-Prct": (DNO(0.1, win_rates="label"), {"beta": 0.1}),
     "hinge": (SLiC(0.05), {"beta": 0.05, "loss_types": ["hinge"]}),
 }
 
@@ -142,3 +156,59 @@ def test_simpo_is_that_of_trl(beta: float, gamma: float) -> None:
     for one, other in zip(*(torch.autograd.grad(each.sum(), rows) for each in (found, expected)), strict=True):
         assert one.abs().sum() > 0
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5])
+def test_sppo_with_sure_labels_is_half_of_that_of_trl(beta: float) -> None:
+    (found, gradient), (expected, of_trl) = (
+        by_prl(SPPO(beta, win_rates="label")),
+        by_trl(beta=beta, loss_types=["sppo_hard"]),
+    )
+    assert 2 * found == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(2 * gradient, of_trl, atol=1e-6, rtol=1e-5)
+
+
+class Logits(nn.Module):
+    """A model of two tokens, 0 and 1, that gives 1 the log-probabilities of the figures, and 0 the rest."""
+
+    def __init__(self, rows: list[list[float]]) -> None:
+        super().__init__()
+        self.log_probs = nn.Parameter(padded(rows))
+        self.training = True
+
+    def forward(self, **_: Any) -> SimpleNamespace:
+        given = self.log_probs.masked_fill(self.log_probs == 0, -1)
+        logits = torch.stack([torch.log1p(-given.exp()), given], dim=-1)
+        return SimpleNamespace(logits=torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1))
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings"),
+    [
+        (TriplePO(), {"beta": 0.01, "tpo_alpha": 1.0, "loss_type": "sigmoid"}),
+        (TriplePO(2.0, 0.3, "TPO-L", 0.5), {"beta": 2.0, "tpo_alpha": 0.3, "loss_type": "tpo-l"}),
+        (TriplePO(1.0, 0.0), {"beta": 1.0, "tpo_alpha": 0.0, "loss_type": "sigmoid"}),
+    ],
+)
+def test_triple_po_is_that_of_trl_pair_by_pair(objective: PreferenceObjective, settings: dict[str, Any]) -> None:
+    """TRL averages gold over the tokens of a batch, prl over those of each response."""
+    from trl.experimental.tpo.tpo_trainer import TPOTrainer
+
+    gold = [-0.4, -0.6, -0.8]
+    rows = [POLICY["chosen"][0], POLICY["rejected"][0], *([gold] if objective.views[2:] else [])]
+    model, lengths = Logits(rows), torch.tensor([len(row) for row in rows])
+    mask = (torch.arange(WIDTH + 1) <= lengths[:, None]) & (torch.arange(WIDTH + 1) > 0)
+    trainer = SimpleNamespace(
+        **{"model": model, "label_smoothing": 0.0, "tpo_l_gamma": 0.5, "_total_train_tokens": 0, "_tp_size": 1},
+        accelerator=SimpleNamespace(gather=lambda x: x, gather_for_metrics=lambda x: x),
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        **settings,
+    )
+    inputs = {"input_ids": mask.long(), "attention_mask": torch.ones_like(mask), "completion_mask": mask.long()}
+    expected = TPOTrainer._compute_loss(trainer, model, inputs, return_outputs=False)
+    (of_trl,) = torch.autograd.grad(expected, [model.log_probs])
+    leaves = {name: [torch.tensor(row, requires_grad=True)] for name, row in zip(objective.views, rows, strict=True)}
+    loss = evaluate(objective, **leaves)
+    torch.testing.assert_close(loss, expected[None].detach(), atol=1e-6, rtol=1e-6)
+    for number, gradient in enumerate(torch.autograd.grad(loss.sum(), [each[0] for each in leaves.values()])):
+        torch.testing.assert_close(gradient, of_trl[number, : len(rows[number])], atol=1e-6, rtol=1e-5)

@@ -16,13 +16,17 @@ from prl.objectives.preference import METHODS, PreferenceBatch, PreferenceObject
 from tests.helpers.records import ragged_mask
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "DNO": [{}, {"win_rates": "label"}],
     "FDPO": [{"divergence": name} for name in ("reverse_kl", "forward_kl", "js", "alpha")],
+    "MODPO": [{}, {"margin": "guide"}],
     "RPO": [{}, {"sft_term": "average"}],
     "SLiC": [{}, {"with_reference": False}],
+    "SPPO": [{}, {"win_rates": "label"}],
+    "TriplePO": [{}, {"form": "TPO-L"}, {"alpha": 0}],
     "VPO": [{}, {"optimistic": True}],
 }
 """Settings to try beside the defaults."""
-COLUMNS: dict[str, tuple[float, float]] = {}
+COLUMNS: dict[str, tuple[float, float]] = {"chosen_win_rate": (0.5, 1.0), "rejected_win_rate": (0.0, 0.5)}
 """Range of the numbers of a column; 0 to 1 for others."""
 PER_PAIR: dict[str, int] = {}
 """Responses of a pair in a further view; 1 for others."""
@@ -30,7 +34,7 @@ PUSHES_OTHERWISE: dict[str, str] = {}
 """Methods whose first step may lower chosen or raise rejected, and why."""
 READS_THE_BATCH: dict[str, str] = {}
 """Methods whose loss of a pair depends on the other pairs, and why."""
-LABELS_DIFFER: dict[str, str] = {}
+LABELS_DIFFER: dict[str, str] = {"SPPO": "a label moves the targets of squares; its gradient is that of the share"}
 """Methods for which a soft label is not the share of the pair each way round, and why."""
 
 CASES = [
@@ -79,7 +83,8 @@ def batch_of(
             reference = reference - (each.abs() if ratio.get(name, 0.0) else 0)
             policy = reference + each
         leaf = policy.to(dtype).requires_grad_()
-        views[name] = ScoredResponses(leaf, mask, reference.to(dtype) if objective.needs_reference else None)
+        guides = {guide: (reference - numbers(*mask.shape)).to(dtype) for guide in objective.guides}
+        views[name] = ScoredResponses(leaf, mask, reference.to(dtype) if objective.needs_reference else None, guides)
     pairs = len(lengths["chosen"])
     columns = {}
     for name in objective.columns:
@@ -127,7 +132,8 @@ def test_padding_and_other_pairs_of_the_batch_change_nothing(objective: Preferen
             policy, reference = (padded(each, rows, float("nan")) for each in (view.logprobs, view.ref_logprobs))
             mask = torch.nn.functional.pad(view.mask[rows], (0, 3))
             assert policy is not None
-            views[name] = ScoredResponses(policy.requires_grad_(), mask, reference)
+            guides = {guide: padded(each, rows, float("nan")) for guide, each in view.guides.items()}
+            views[name] = ScoredResponses(policy.requires_grad_(), mask, reference, guides)  # type: ignore[arg-type]
         alone = PreferenceBatch(views, batch.target[pair], {k: v[pair] for k, v in batch.columns.items()})
         loss, found = gradients(objective, alone)
         torch.testing.assert_close(loss, together[pair], atol=1e-12, rtol=1e-12)
@@ -146,6 +152,9 @@ def test_a_soft_label_is_the_share_of_the_pair_each_way_round(objective: Prefere
         return objective.loss(replace(of, target=torch.full_like(of.target, label))).detach()
 
     sure, wrong = losses(1.0), losses(0.0)
+    if objective.probabilities:  # win rates of the responses leave nothing to a label
+        assert torch.equal(sure, wrong)
+        return
     assert ((sure - wrong).abs() > 1e-9).all()
     rule(LABELS_DIFFER, objective)
     torch.testing.assert_close(losses(0.3), 0.3 * sure + 0.7 * wrong)
