@@ -56,7 +56,8 @@ def test_measuring_a_judge(kind: str, home: Home, tmp_path: Path, capsys: pytest
     assert f"accuracy, both orders averaged      {found['accuracy']['mean']:8.3f}" in shown
     head, limits, *broken = shown.partition("\n\n")[0].splitlines()
     assert broken == [f"- {problem}" for problem in broken_limits(found, JudgeGate())] != []
-    assert head == f"not good enough to train a policy: {len(broken)} of the gate's 10 limits broken"
+    # No prompt has three responses here, so there is no cycle to limit.
+    assert head == f"not good enough to train a policy: {len(broken)} of the gate's 9 limits broken"
     assert limits.startswith("limits: min_pairs 50, min_accuracy 0.6, ")
     assert len(shown.splitlines()) < 50  # one screen
 
