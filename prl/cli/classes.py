@@ -28,4 +28,4 @@ def built(name: str, kind: type, value: Any) -> Any:
         instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in 4.49
         return instantiate(parser.parse_object({name: value}))[name]
     except Exception as error:  # jsonargparse's own class differs between its releases
-        raise ValueError(f"--{name} {value}: {explained(str(error))}") from None
+        raise ValueError(f"--{name} {value}: {explained(str(error), [])}") from None
