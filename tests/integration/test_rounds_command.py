@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from prl.cli.commands import rounds as command
 from prl.cli.entry import main
+from prl.cli.rounds_config import RoundsConfig
 from prl.pairs.parts import Parts
 from tests.integration.runs import CONFIGS, Home
 
@@ -130,6 +131,16 @@ def test_other_settings_and_strange_folders_are_refused(config: Path, tmp_path: 
     with pytest.raises(SystemExit):
         main(["rounds", "--config", str(config), "--out", str(out)])
     assert "has rounds of other settings (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("overlay", sorted((CONFIGS / "rounds").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_configs_that_come_with_prl_are_read(overlay: Path, tmp_path: Path) -> None:
+    config = RoundsConfig([f"--config={CONFIGS / 'rounds' / 'dpo.yaml'}", f"--config={overlay}"])
+    arguments = config.fit_arguments("policy", 1, tmp_path / "pairs.jsonl", tmp_path / "run")
+    files = [each.partition("=")[2] for each in arguments if each.startswith("--config=")]
+    assert files
+    assert all((CONFIGS.parent / file).is_file() for file in files)
+    assert "trainer.max_steps" in config.fit.options
 
 
 @pytest.mark.parametrize(
