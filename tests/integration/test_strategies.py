@@ -72,7 +72,7 @@ def test_two_processes_learn_what_one_does(case: str, home: Home, tmp_path: Path
         several = (f"{MODEL}update.microbatch_size", "2") if stage == "pairwise_ppo" else ()
         assert_close(run(home, stage, tmp_path / name, 2, *settings, *strategy, *several), alone)
         found = last_checkpoint(tmp_path / name)
-        assert found["state_registry"].keys() == expected["state_registry"].keys(), name
+        assert found["run_state"].keys() == expected["run_state"].keys(), name
         assert_same_optimizer(found["optimizer_states"][0], expected["optimizer_states"][0])
 
 
