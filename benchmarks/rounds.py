@@ -1,7 +1,7 @@
 """Loops of sampling, judging and training on the quickstart's world: true quality by round, several seeds of each.
 
-Takes a finished quickstart at runs/quickstart. Each loop is `prl rounds` with a config of configs/rounds, three rounds on
-a third of the prompts each; a seed decides draws and batches. A run that is in the results file already is not
+Takes a finished quickstart at runs/quickstart. Each loop is `prl rounds` with a config of configs/rounds, three rounds
+on a third of the prompts each; a seed decides draws and batches. A run that is in the results file already is not
 repeated, and one that was stopped goes on.
 """
 
