@@ -17,16 +17,17 @@ def _with_interval(tag: str) -> Chart:
 
 
 Layout = dict[str, dict[str, Chart]]
-"""Category -> chart -> tags. Numbers lead the names, since TensorBoard sorts charts by name."""
+"""Category -> chart -> tags. TensorBoard shows the charts of a category in their order, and behind them those with an
+interval, the last one first; numbers lead the names, so that the order can be seen."""
 
 LAYOUT: Layout = {
     "1. Does it get better? (validation)": {
-        "1 win rate, training judge": _with_interval("val/win_rate"),
-        "2 win rate, held-out judge": _with_interval("val/win_rate_heldout"),
-        "3 KL to the reference, nats": _lines("val/kl"),
+        "1 KL to the reference, nats": _lines("val/kl"),
+        "6 win probability at equal lengths, held-out judge": _with_interval("val/win_rate_heldout_lc"),
+        "5 win probability at equal lengths, training judge": _with_interval("val/win_rate_lc"),
         "4 gap between the judges: near 0": _with_interval("val/goodhart_gap"),
-        "5 win rate at equal lengths, held-out judge": _with_interval("val/win_rate_heldout_lc"),
-        "6 win rate at equal lengths, training judge": _with_interval("val/win_rate_lc"),
+        "3 win rate, held-out judge": _with_interval("val/win_rate_heldout"),
+        "2 win rate, training judge": _with_interval("val/win_rate"),
     },
     "2. Does it learn? (every iteration)": {
         "1 reward and win probability": _lines("reward/win_prob", "reward/win_rate", "reward/score"),

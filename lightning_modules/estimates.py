@@ -16,6 +16,7 @@ from lightning_modules.generative_reward import GenerativeRewardModule
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.preference import PreferenceModule
+from lightning_modules.reference import REFERENCE
 from lightning_modules.reference_passes import TOKENS
 from prl.config import ModelSource
 from prl.models.adapters import add_adapters, is_adapted
@@ -111,22 +112,25 @@ def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
 
 
 def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
-    """Plan a preference run: the policy reads a whole batch at once, the reference a pair, or several short ones."""
+    """Plan a preference run: the policy reads a whole batch at once, a frozen model a pair, or several short ones."""
     policy, views = make(lambda: init_model(AutoModelForCausalLM, module.source).train()), len(module.objective.views)
     cut, length = [model_memory("policy", policy, trained=True)], module.max_length
     train = working_memory(policy, partial(_train, policy, rows * views, length))
     working = {"train": train + COPIES_OF_LOGITS[True] * _slice_of_logits(policy, rows * views * length)}
-    if module.objective.needs_reference and (module.reference_source is not None or not is_adapted(policy)):
-        source = module.reference_source or module.source
-        reference: Any = make(lambda: freeze(init_model(AutoModelForCausalLM, source)))
-        kept = model_memory("reference", reference, trained=False)
-        at_once = max(views, -(-TOKENS // length))
-        read = working_memory(reference, partial(_read, reference, at_once, length))
-        working["reference"] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(reference, at_once * length)
-        if module.reference_logprobs == "cached":  # the reference is freed before training
-            working["reference"] += kept.weights
-        else:
-            cut.append(kept)
+    at_once, kept = max(views, -(-TOKENS // length)), []
+    for name, source in module.frozen_sources().items():
+        if name == REFERENCE and module.reference_source is None and is_adapted(policy):
+            continue  # the policy with its adapters off
+        frozen: Any = make(lambda source=source: freeze(init_model(AutoModelForCausalLM, source)))  # type: ignore[misc]
+        label = name if name == REFERENCE else f"guides.{name}"
+        kept.append(model_memory(label, frozen, trained=False))
+        read = working_memory(frozen, partial(_read, frozen, at_once, length))
+        working[label] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(frozen, at_once * length)
+    if module.reference_logprobs == "cached":  # frozen models are freed before training
+        for each in kept:
+            working[each.name] += sum(one.weights for one in kept)
+    else:
+        cut += kept
     return MemoryPlan(cut, [], working)
 
 

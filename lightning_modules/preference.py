@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.drift import DriftMonitor
-from lightning_modules.preference_checks import check_needs, check_reference
-from lightning_modules.reference import cached_reference, reference_logprobs
+from lightning_modules.preference_checks import check_guides, check_needs, check_reference
+from lightning_modules.reference import REFERENCE, cached_reference, reference_logprobs, role_of
 from prl.checkpoints.position import is_dry_run
 from prl.config import ModelSource, Optimization, check_length
 from prl.data.columns import numbers_of
@@ -23,11 +23,12 @@ from prl.data.tokens import OnTooLong
 from prl.distributed import gathered, global_sum
 from prl.masking import weighted_mean
 from prl.models.adapters import is_adapted, without_adapters
-from prl.models.limits import check_fits
+from prl.models.limits import check_fits, check_same_ids
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.logprobs import completion_logprobs, completion_mask
 from prl.objectives.preference import DPO, PreferenceBatch, PreferenceObjective, ScoredResponses
 from prl.rollouts.generate import keep_end_tokens
+from prl.run_folder.inputs import Inputs, model_inputs
 from prl.verdict import agreement, has_winner
 
 log = logging.getLogger(__name__)
@@ -43,14 +44,16 @@ class PreferenceModule(TrainingModule):
         reference: source of the reference; the policy's source when null. With adapters on the
             policy, the reference is the policy with adapters off and costs no memory. Not for objectives that need
             none.
-        reference_logprobs: live reads the reference in each step. cached has it read all pairs once before training,
-            keeps the log-probabilities in prl's cache folder, and frees the reference. Both give equal bits.
+        reference_logprobs: live reads the reference, and guides, in each step. cached has them read all pairs once
+            before training, keeps the log-probabilities in prl's cache folder, and frees them. Both give equal bits.
         optimization: learning rate and schedule.
         max_length: longest prompt and response, tokens.
         on_too_long: error, truncate or skip, with counts, for longer pairs.
+        guides: source of each further frozen model that the objective reads, by its name there.
 
     Raises:
-        ValueError: for an objective that needs what pairs cannot have, or a reference that is not needed, or not there.
+        ValueError: for an objective that needs what pairs cannot have, or a reference or guide that is not needed, or
+            not there.
     """
 
     record_type = PreferencePair
@@ -64,21 +67,25 @@ class PreferenceModule(TrainingModule):
         optimization: Optimization = Optimization(learning_rate=1e-6),  # noqa: B008 - frozen
         max_length: int = 1024,
         on_too_long: OnTooLong = "error",
+        guides: dict[str, ModelSource] | None = None,
     ) -> None:
         super().__init__()
         objective = objective or DPO()
         check_needs(objective)
         check_reference(objective, model, reference, reference_logprobs)
+        check_guides(objective, guides or {})
         self.source, self.reference_source, self.objective = model, reference, objective
         self.reference_logprobs, self.optimization = reference_logprobs, optimization
         check_length("max_length", max_length)
         self.max_length, self.on_too_long = max_length, on_too_long
         self.model: Any = None
         self.reference: Any = None
+        self.guide_sources: dict[str, ModelSource] = dict(guides or {})
+        self.guides: Any = nn.ModuleDict()
         self.drift = DriftMonitor(from_reference=objective.needs_reference and reference is None)
         self.run_state.register("drift", self.drift)
         self.run_state.register_methods(objective=objective)
-        self._cached: dict[str, ReferenceLogprobs] = {}
+        self._cached: dict[tuple[str, str], ReferenceLogprobs] = {}
         self._validated: list[tuple[Tensor, Tensor]] = []
 
     # ---- set-up
@@ -86,14 +93,18 @@ class PreferenceModule(TrainingModule):
     def build_encoder(self) -> PreferenceEncoder:
         """Build the encoder of pairs; the data module calls this."""
         tokenizer = load_tokenizer(self.source)
-        for role, source in (("model", self.source), ("reference", self.reference_source)):
+        guides = {role_of(name): source for name, source in self.guide_sources.items()}
+        for role, source in {"model": self.source, REFERENCE: self.reference_source, **guides}.items():
             if source is not None:
                 check_fits(source, tokenizer, self.max_length, role=role, setting="max_length")
+        for name, source in self.guide_sources.items():
+            check_same_ids(source, tokenizer, setting=f"guides.{name}")
         objective = self.objective
-        return PreferenceEncoder(tokenizer, self.max_length, self.on_too_long, objective.views, objective.columns)
+        reads = (objective.views, objective.columns, objective.probabilities)
+        return PreferenceEncoder(tokenizer, self.max_length, self.on_too_long, *reads)
 
     def configure_model(self) -> None:
-        """Read or make the policy, and the reference where the objective needs one; safe to call twice."""
+        """Read or make the policy, and the frozen models that the objective needs; safe to call twice."""
         if self.model is not None:
             return
         with self.loading_models():
@@ -103,13 +114,17 @@ class PreferenceModule(TrainingModule):
             with self.loading_models():
                 reference = freeze(load_causal_lm(self.reference_source or self.source))
             self.reference = self.shard(reference)
+        for name, source in self.guide_sources.items():
+            with self.loading_models():
+                guide = freeze(load_causal_lm(source))
+            self.guides[name] = self.shard(guide)
 
     def configure_export(self) -> None:
         """Read the policy alone."""
         self.model = load_causal_lm(self.source).train()
 
     def on_fit_start(self) -> None:
-        """Have the reference read all pairs, where it is to do so once, and let go of it."""
+        """Have the frozen models read all pairs, where they are to do so once, and let go of them."""
         if self.reference_logprobs != "cached" or is_dry_run(self.trainer):
             return
         trainer: Any = self.trainer
@@ -120,46 +135,62 @@ class PreferenceModule(TrainingModule):
                 "leaves alone; use live, or data.cache: true"
             )
         sides = ["train"] + ["validation"] * bool(trainer.limit_val_batches)
-        with self._frozen() as model, trainer.precision_plugin.forward_context():
-            for side in sides:
-                self._cached[side] = cached_reference(
-                    *(model, self.reference_source or self.source, data.rows[side], data.encoder),
-                    sharding=self.sharding,
-                    precision=trainer.precision,
-                    is_writer=trainer.local_rank == 0,
-                )
+        for name, source in self.frozen_sources().items():
+            with self._frozen(name) as model, trainer.precision_plugin.forward_context():
+                for side in sides:
+                    self._cached[name, side] = cached_reference(
+                        *(model, source, data.rows[side], data.encoder),
+                        role=role_of(name),
+                        sharding=self.sharding,
+                        precision=trainer.precision,
+                        is_writer=trainer.local_rank == 0,
+                    )
         self.reference = None
+        self.guides.clear()
+
+    def frozen_sources(self) -> dict[str, ModelSource]:
+        """Return the sources of the frozen models that the objective reads: the reference, then guides by name."""
+        reference = {REFERENCE: self.reference_source or self.source} if self.objective.needs_reference else {}
+        return {**reference, **self.guide_sources}
+
+    def inputs(self) -> Inputs:
+        """Hash the folders of the models that were read, guides included."""
+        found = super().inputs()
+        for name, source in self.guide_sources.items():
+            found |= model_inputs(f"model.guides.{name}", source)
+        return found
 
     # ---- what models say of a batch
 
     def score(self, batch: dict[str, Tensor]) -> PreferenceBatch:
-        """Score all responses of B pairs in one pass of the policy, and look up or compute those of the reference."""
-        reference = self._reference_logprobs(batch) if self.objective.needs_reference else None
+        """Score all responses of B pairs in one pass of the policy, and look up or compute those of frozen models."""
+        frozen = {name: self._frozen_logprobs(name, batch) for name in self.frozen_sources()}
         names = ("input_ids", "attention_mask", "loss_mask")
         logprobs, mask = completion_logprobs(self.model, *(batch[name] for name in names))
         num_pairs, views = len(batch["targets"]), {}
         for number, name in enumerate(self.objective.views):
             rows = slice(number * num_pairs, (number + 1) * num_pairs)
-            ref = None if reference is None else reference[rows]
-            views[name] = ScoredResponses(logprobs[rows], mask[rows], ref)
+            others = {model: found[rows] for model, found in frozen.items()}
+            views[name] = ScoredResponses(logprobs[rows], mask[rows], others.pop(REFERENCE, None), others)
         return PreferenceBatch(views, batch["targets"], numbers_of(batch, self.objective.columns))
 
-    def _reference_logprobs(self, batch: dict[str, Tensor]) -> Tensor:
+    def _frozen_logprobs(self, name: str, batch: dict[str, Tensor]) -> Tensor:
         side = "train" if self._trainer is not None and self.trainer.training else "validation"
-        if side in self._cached and "index" in batch:
-            return self._cached[side].of(batch["index"], completion_mask(batch["loss_mask"]))
-        with self._frozen() as model:
+        if (name, side) in self._cached and "index" in batch:
+            return self._cached[name, side].of(batch["index"], completion_mask(batch["loss_mask"]))
+        with self._frozen(name) as model:
             return reference_logprobs(model, batch, self.sharding)
 
     @contextmanager
-    def _frozen(self) -> Iterator[Any]:
-        """Yield the reference, ready to read: a model of its own, or the policy with its adapters off."""
-        if self.reference is not None:
-            yield self.reference
-            self.sharding.reshard_frozen(self.reference)  # no backward pass brings its shards back
+    def _frozen(self, name: str) -> Iterator[Any]:
+        """Yield a frozen model, ready to read: one of its own, or as reference the policy with its adapters off."""
+        frozen = self.reference if name == REFERENCE else dict(self.guides).get(name)
+        if frozen is not None:
+            yield frozen
+            self.sharding.reshard_frozen(frozen)  # no backward pass brings its shards back
             return
-        if not is_adapted(self.model):
-            raise ValueError("the reference has been let go of, and these rows are in no cache; start with live")
+        if name != REFERENCE or not is_adapted(self.model):
+            raise ValueError(f"the {role_of(name)} has been let go of, and these rows are in no cache; start with live")
         with without_adapters(self.model):
             yield self.model
         self.sharding.reshard(self.model)

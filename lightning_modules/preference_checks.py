@@ -1,6 +1,8 @@
 """Checks of a preference run before anything is read: the needs of an objective, and the settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from torch.nn import ModuleDict
 
 from prl.config import ModelSource
 from prl.data.rows.records import PreferencePair
@@ -11,10 +13,10 @@ _OF_ROWS = ("source", "target", "length", "index")
 
 
 def check_needs(objective: PreferenceObjective) -> None:
-    """Refuse an objective whose declared views or columns no row could have.
+    """Refuse an objective whose declared views or columns no row could have, or whose guides have no usable name.
 
     Raises:
-        ValueError: naming the objective and the view or column.
+        ValueError: naming the objective and the view, column or guide.
     """
     name = type(objective).__name__
     if tuple(objective.views[:2]) != ("chosen", "rejected"):
@@ -22,6 +24,11 @@ def check_needs(objective: PreferenceObjective) -> None:
             f"{name} declares the views {list(objective.views)}; expected chosen and rejected, then others"
         )
     check_columns(name, [*objective.views[2:], *objective.columns])
+    if unknown := [each for each in objective.probabilities if each not in objective.columns]:
+        raise ValueError(f"{name} declares the probability {unknown[0]!r}, which is not among its columns")
+    for guide in objective.guides:
+        if not guide.isidentifier() or guide in ("ref", "reference") or hasattr(ModuleDict, guide):
+            raise ValueError(f"{name} declares the guide {guide!r}; expected a plain name, not ref or reference")
 
 
 def check_columns(objective: str, declared: Sequence[str]) -> None:
@@ -55,7 +62,8 @@ def check_reference(
     if how not in ("live", "cached"):
         raise ValueError(f"reference_logprobs is {how!r}; expected 'live' or 'cached'")
     if not objective.needs_reference:
-        given = {"reference": reference is not None, "reference_logprobs: cached": how == "cached"}
+        cached = how == "cached" and not objective.guides
+        given = {"reference": reference is not None, "reference_logprobs: cached": cached}
         for setting in [setting for setting, is_given in given.items() if is_given]:
             raise ValueError(f"{setting} is set, but {name} needs no reference; leave it out")
     elif reference is None and model.path is None:
@@ -63,7 +71,33 @@ def check_reference(
             f"{name} needs a reference, and the model has random weights (config), so there is no start to read; use "
             "path, or set reference"
         )
-    if reference is not None and reference.lora is not None:
-        raise ValueError("reference.lora is set, but a reference does not learn; leave it out")
-    if reference is not None and reference.path is None:
-        raise ValueError("reference has random weights (config), which measure nothing; use path")
+    if reference is not None:
+        _check_frozen(reference, "reference", "reference")
+
+
+def check_guides(objective: PreferenceObjective, guides: Mapping[str, ModelSource]) -> None:
+    """Refuse a guide that the objective does not read, and a missing one that it does.
+
+    Raises:
+        ValueError: naming the setting and the fix.
+    """
+    name, declared = type(objective).__name__, objective.guides
+    if missing := [each for each in declared if each not in guides]:
+        raise ValueError(
+            f"guides.{missing[0]} is not set, but {name} reads the log-probabilities of this frozen model; set "
+            f"model.init_args.guides.{missing[0]} to {{path: FOLDER}}"
+        )
+    if unknown := [each for each in guides if each not in declared]:
+        raise ValueError(
+            f"guides.{unknown[0]} is set, but {name} reads no guide of this name (it reads "
+            f"{', '.join(declared) or 'none'}); leave it out"
+        )
+    for each, source in guides.items():
+        _check_frozen(source, f"guides.{each}", "guide")
+
+
+def _check_frozen(source: ModelSource, setting: str, role: str) -> None:
+    if source.lora is not None:
+        raise ValueError(f"{setting}.lora is set, but a {role} does not learn; leave it out")
+    if source.path is None:
+        raise ValueError(f"{setting} has random weights (config), which measure nothing; use path")

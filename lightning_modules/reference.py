@@ -1,4 +1,6 @@
-"""Log-probabilities of preference pairs under a frozen reference, computed in each step or once and cached.
+"""Log-probabilities of preference pairs under a frozen model, computed in each step or once and cached.
+
+The model is the reference, or a guide of the objective.
 
 Both give equal bits. Cached numbers come from the very calls that a step would make, and in these what a pair gets does
 not depend on its batch (`reference_passes.py`).
@@ -28,8 +30,15 @@ from prl.models.logprobs import completion_mask
 from prl.rl.sharding import Sharding
 from prl.run_folder.inputs import model_inputs
 
+REFERENCE = "reference"
+"""Name of the reference among the frozen models of a run; the others are guides."""
 BLOCK = 256
 """Pairs that each process reads before results are gathered."""
+
+
+def role_of(name: str) -> str:
+    """Return what a frozen model is called in messages: a guide by its setting."""
+    return name if name == REFERENCE else f"model guides.{name}"
 
 
 def reference_logprobs(model: Any, batch: dict[str, Tensor], sharding: Sharding) -> Tensor:
@@ -47,37 +56,39 @@ def cached_reference(
     rows: Any,
     encoder: PreferenceEncoder,
     *,
+    role: str,
     sharding: Sharding,
     precision: str,
     is_writer: bool,
 ) -> ReferenceLogprobs:
-    """Look up the log-probabilities of all rows under the reference, or compute them now and write them to the cache.
+    """Look up the log-probabilities of all rows under a frozen model, or compute them now and write them to the cache.
 
     All processes call it together and share the work.
 
     Args:
-        model: the reference, on its device.
-        source: source of the reference; part of the key.
+        model: the frozen model, on its device.
+        source: source of the model; part of the key.
         rows: `datasets.Dataset` of encoded rows.
         encoder: collates the rows.
+        role: what the model is called in messages.
         sharding: how weights are sharded over processes.
-        precision: `trainer.precision`, under which the reference computes.
+        precision: `trainer.precision`, under which the model computes.
         is_writer: whether this process writes for those of its machine.
 
     Raises:
         ValueError: when the files of the model are not on this machine, so that there is no key, or the cache cannot be
             written.
     """
-    key = _key(source, rows, encoder, sharding, precision) if rank() == 0 else None
+    key = _key(source, rows, encoder, sharding, precision, role) if rank() == 0 else None
     place = reference_folder(str(gathered(key)[0]))
     found = load_reference(place)
     if not global_max(torch.tensor(int(found is None), device=sharding.device)):
         assert found is not None
         return found
-    rank_zero_info("the reference reads %d pairs once; what it says is kept in %s", len(rows), place)
+    rank_zero_info("the %s reads %d pairs once; what it says is kept in %s", role, len(rows), place)
     blocks = _blocks(model, rows, encoder, sharding)
     if is_writer:
-        _write(place, blocks)
+        _write(place, blocks, role)
     else:
         for _ in blocks:
             pass
@@ -88,14 +99,14 @@ def cached_reference(
     return found
 
 
-def _write(place: Path, blocks: Iterable[list[list[np.ndarray]]]) -> None:
+def _write(place: Path, blocks: Iterable[list[list[np.ndarray]]], role: str) -> None:
     try:
         with ReferenceWriter(place) as writer:
             for block in blocks:
                 writer.add(block)
     except OSError as error:
         raise ValueError(
-            f"the reference's log-probabilities cannot be written to {place} ({error}); set PRL_HOME to a folder with "
+            f"log-probabilities of the {role} cannot be written to {place} ({error}); set PRL_HOME to a folder with "
             "room for them, or reference_logprobs to live"
         ) from error
 
@@ -119,12 +130,14 @@ def _each(found: Tensor, pair: Pair) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(found, completion_mask(pair[2]), strict=True)
 
 
-def _key(source: ModelSource, rows: Any, encoder: PreferenceEncoder, sharding: Sharding, precision: str) -> str:
+def _key(
+    source: ModelSource, rows: Any, encoder: PreferenceEncoder, sharding: Sharding, precision: str, role: str
+) -> str:
     """Hash all that decides a bit: weights and their computation, token ids, code, and hardware."""
     files = model_inputs("reference", source)
     if not any("reference/" in name for name in files):
         raise ValueError(
-            f"the files of the reference {source.path} are not here to be hashed; use reference_logprobs: live"
+            f"the files of the {role} {source.path} are not here to be hashed; use reference_logprobs: live"
         )
     device = sharding.device
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {torch.get_num_threads()}"

@@ -3,31 +3,22 @@
 import hashlib
 import json
 from argparse import Namespace
-from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from prl import __version__
 from prl.anchors.tournament import Champion, knockout
-from prl.checkpoints.random_states import forked
 from prl.config import ModelSource, Sampling
-from prl.data import AnchoredPrompt, DataSource, RowError, load_records
-from prl.data.encoding import PromptEncoder
+from prl.data import AnchoredPrompt, DataSource, load_records
 from prl.data.rows.reading import DataReport
-from prl.data.thoughts import opens_thoughts, without_thoughts
-from prl.data.tokens import TooLongError
 from prl.judge.loading import Judge
 from prl.judge.passport import as_json, describe_judge, weights_hash
-from prl.models.limits import check_fits
-from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.rewards.folder import judge_folder
-from prl.rollouts.generate import end_token_ids, generate
+from prl.rollouts.prompts import PromptSampler
 from prl.system.outputs import write_text, writing
-from prl.types import PromptBatch
 
 
 def write_anchors(options: Namespace, beside: Path) -> tuple[int, dict[str, Any]]:
@@ -104,37 +95,23 @@ def describe(options: Namespace, sampling: Sampling, report: DataReport) -> dict
     }
 
 
-class Sampler:
-    """Sampler of one policy's responses to the prompts of a file.
+class Sampler(PromptSampler):
+    """Sampler of candidates by the options of `prl anchors`.
 
     Raises:
         ValueError: naming the prompt that is too long.
     """
 
     def __init__(self, options: Namespace, sampling: Sampling, records: list[AnchoredPrompt]) -> None:
-        source = ModelSource(
-            path=options.policy, dtype=options.dtype, chat_template_kwargs=options.chat_template_kwargs
+        super().__init__(
+            ModelSource(path=options.policy, dtype=options.dtype, chat_template_kwargs=options.chat_template_kwargs),
+            replace(sampling, per_prompt=options.samples),
+            records,
+            name=options.prompts,
+            max_prompt_length=options.max_prompt_length,
+            seed=options.seed,
+            keep_thoughts=options.keep_thoughts,
         )
-        self.options, self.sampling = options, sampling
-        self.tokenizer = load_tokenizer(source)
-        self.encoder = PromptEncoder(self.tokenizer, options.max_prompt_length, needs_anchors=False)
-        self.rows = list(self._encoded(records))
-        positions = max((row["length"] for row in self.rows), default=0) + options.max_new_tokens
-        check_fits(source, self.tokenizer, positions, role="policy", setting="the longest prompt plus --max_new_tokens")
-        self.opens_thoughts = opens_thoughts(self.tokenizer)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.policy = load_causal_lm(source).eval().to(device)
-        self.device = torch.device(device)
-        self.end_ids = end_token_ids(self.policy, self.tokenizer)
-
-    def _encoded(self, records: list[AnchoredPrompt]) -> Iterator[dict[str, Any]]:
-        for number, record in enumerate(records, 1):
-            try:
-                row = self.encoder.encode(record)
-            except (TooLongError, RowError) as error:
-                raise ValueError(f"prompt {number} of {self.options.prompts}: {error}") from None
-            assert row is not None
-            yield row
 
     def candidates(self, start: int, number: int, keep_unfinished: bool) -> tuple[list[list[str]], int]:
         """Sample candidates for some prompts, and count those that hit the length limit.
@@ -142,14 +119,8 @@ class Sampler:
         Candidates that hit the limit are dropped unless all candidates of the prompt did. Empty ones are always
         dropped.
         """
-        samples = self.options.samples
-        batch: PromptBatch = self.encoder.collate(self.rows[start : start + number]).to(self.device).repeat(samples)
-        with forked(seed=self.options.seed + start):
-            rollout = generate(self.policy, self.tokenizer, batch, self.sampling, end_ids=self.end_ids)
-        texts = [text.strip() for text in rollout.texts]
-        if not self.options.keep_thoughts:
-            texts = [without_thoughts(text, opened=self.opens_thoughts) for text in texts]
-        finished = rollout.finished.tolist()
+        rollout, samples = self.sample(start, number), self.sampling.per_prompt
+        texts, finished = rollout.texts, rollout.finished.tolist()
         found = []
         for first in range(0, len(texts), samples):
             own = list(zip(texts[first : first + samples], finished[first : first + samples], strict=True))

@@ -109,6 +109,10 @@ ELSEWHERE = {
     # Preference pairs.
     "loss_type": f"{_MODEL}.update.aggregation; {_MODEL}.objective, a class for each loss",
     "label_smoothing": f"label_smoothing of {_MODEL}.objective",
+    "f_divergence_type": f"divergence of {_MODEL}.objective, of FDPO",
+    "f_alpha_divergence_coef": f"alpha of {_MODEL}.objective, of FDPO: 1 less this coefficient",
+    "ld_alpha": f"alpha of {_MODEL}.objective, of LDDPO",
+    "simpo_gamma": f"gamma of {_MODEL}.objective, of SimPO",
     "precompute_ref_log_probs": f"{_MODEL}.reference_logprobs: cached",
     "margin": "data.init_args.train.columns",
     "center_rewards_coefficient": "none",

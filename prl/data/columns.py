@@ -15,13 +15,18 @@ COLUMN = "column."
 _READ = ", which the objective reads"
 
 
-def read_numbers(record: PreferencePair, names: Sequence[str]) -> dict[str, float]:
+def read_numbers(record: PreferencePair, names: Sequence[str], probabilities: Sequence[str] = ()) -> dict[str, float]:
     """Read the numbers of a row that an objective declares, for its encoded row.
 
+    Args:
+        record: the row.
+        names: columns that hold a number.
+        probabilities: those of them that hold one from 0 to 1.
+
     Raises:
-        RowError: for a column that is missing, or holds no finite number.
+        RowError: for a column that is missing, or holds no finite number, or no probability.
     """
-    return {COLUMN + name: _number(record, name) for name in names}
+    return {COLUMN + name: _number(record, name, name in probabilities) for name in names}
 
 
 def number_tensors(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Tensor]:
@@ -34,9 +39,9 @@ def numbers_of(batch: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, T
     return {name: batch[COLUMN + name] for name in names}
 
 
-def _number(record: PreferencePair, name: str) -> float:
+def _number(record: PreferencePair, name: str, is_probability: bool) -> float:
     value = record.extra.get(name)
-    expected = "a finite number in every row"
+    expected = "a probability from 0 to 1 in every row" if is_probability else "a finite number in every row"
     if value is None:
         raise missing_column(record, name, expected)
     try:  # cells of .csv files hold text alone
@@ -45,6 +50,9 @@ def _number(record: PreferencePair, name: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise RowError("no number", name, shown(value), expected=expected + _READ, fix="Correct it or remove the row.")
+    if is_probability and not 0 <= number <= 1:
+        fix = "Write shares, not percent, or correct the row."
+        raise RowError("no probability", name, shown(value), expected=expected + _READ, fix=fix)
     return number
 
 

@@ -24,6 +24,7 @@ class PreferenceEncoder(TurnEncoder):
         on_too_long: error, truncate (counted) or skip (counted), as `ConversationEncoder` has it.
         views: responses that are read: chosen, rejected, and text columns of the rows.
         columns: columns of the rows that hold a number.
+        probabilities: those of the columns that hold one from 0 to 1.
     """
 
     def __init__(
@@ -33,24 +34,26 @@ class PreferenceEncoder(TurnEncoder):
         on_too_long: OnTooLong = "error",
         views: Sequence[str] = ("chosen", "rejected"),
         columns: Sequence[str] = (),
+        probabilities: Sequence[str] = (),
     ) -> None:
         super().__init__(tokenizer, max_length, on_too_long)
-        self.views, self.columns = tuple(views), tuple(columns)
+        self.views, self.columns, self.probabilities = tuple(views), tuple(columns), tuple(probabilities)
 
     @property
     def fingerprint(self) -> str:
         """Hash all settings that decide the encoding of a record."""
-        return settings_hash(super().fingerprint, self.views, self.columns)
+        settings = [self.views, self.columns, *([self.probabilities] if self.probabilities else [])]
+        return settings_hash(super().fingerprint, *settings)
 
     def encode(self, record: PreferencePair) -> dict[str, Any] | None:
         """Encode one pair; None where a response is skipped, or chosen and rejected are equal after truncation.
 
         Raises:
-            RowError: for a row without a declared view or column.
+            RowError: for a row without a declared view or column, or with a number that is none.
             TooLongError: when a response does not fit and `on_too_long` is error.
         """
         texts = {name: self._text(record, name) for name in self.views}
-        numbers = read_numbers(record, self.columns)
+        numbers = read_numbers(record, self.columns, self.probabilities)
         rows = {name: self.encode_response(record.prompt, text) for name, text in texts.items()}
         prompts, responses = [], {}
         for name, row in rows.items():

@@ -29,8 +29,8 @@ Text = str | Sequence[dict[str, str]]
 """A text, or a list of messages with role and content."""
 
 
-def load_judge(folder: str | Path, dtype: str = "float32", **options: Any) -> PairwiseJudge:
-    """Load the judge in a folder or under a hub id, ready to compare.
+def judge_in(folder: str | Path, dtype: str = "float32", **options: Any) -> PairwiseJudge:
+    """Make the judge in a folder or under a hub id, of the kind that its settings name; its weights are not read yet.
 
     Args:
         folder: written by training, `prl export` or `save_pretrained`.
@@ -46,7 +46,12 @@ def load_judge(folder: str | Path, dtype: str = "float32", **options: Any) -> Pa
     kind = read_judge_file(local)["kind"]
     if kind not in _KINDS:
         raise ValueError(f"{Path(local) / JUDGE_FILE} names the kind {kind!r}; expected one of {', '.join(_KINDS)}")
-    judge = _KINDS[kind](local, dtype=dtype, **options)
+    return _KINDS[kind](local, dtype=dtype, **options)
+
+
+def load_judge(folder: str | Path, dtype: str = "float32", **options: Any) -> PairwiseJudge:
+    """Load the judge in a folder or under a hub id, ready to compare; arguments and errors as of `judge_in`."""
+    judge = judge_in(folder, dtype, **options)
     judge.load()
     return judge
 

@@ -1,4 +1,4 @@
-"""Limits of a model, vocabulary and positions, compared with its inputs."""
+"""Limits of a model, vocabulary and positions, compared with its inputs; and whether token ids mean the same to it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from prl.config import ModelSource
-from prl.models.loading import read_config
+from prl.models.loading import load_tokenizer, read_config
+
+PROBE = "It's 3.14 o'clock:\n\tdef f(x): return x**2  # naïve café, Привет, 東京, 🙂"
+"""Text of many kinds, which tokenizers of one vocabulary but other rules split otherwise."""
 
 
 def check_fits(
@@ -45,6 +48,35 @@ def check_fits(
             f"{name} has {limit} positions, but {setting} asks for {positions}. Lower it, take a model for longer "
             "texts, or, if it has rotary positions, set their scaling (rope_parameters) in its config.json"
         )
+
+
+def check_same_ids(source: ModelSource, tokenizer: PreTrainedTokenizerBase, *, setting: str) -> None:
+    """Refuse a model whose own tokenizer gives other token ids than the tokenizer of its input.
+
+    Its scores of these ids would be those of another text, without any error.
+
+    Args:
+        source: the model.
+        tokenizer: tokenizer of the input.
+        setting: setting that names the model, for the error.
+
+    Raises:
+        ValueError: naming the setting, and a token whose id differs.
+    """
+    own = load_tokenizer(source)
+    known, padding = own.get_vocab(), tokenizer.pad_token  # which is masked
+    differing = [(token, n) for token, n in tokenizer.get_vocab().items() if known.get(token) != n and token != padding]
+    if differing:
+        token, number = min(differing, key=lambda each: each[1])
+        found = f"{token!r} is {number} in the policy's and {known.get(token, 'unknown')} there"
+    elif own.encode(PROBE, add_special_tokens=False) != tokenizer.encode(PROBE, add_special_tokens=False):
+        found = "it splits text otherwise"
+    else:
+        return
+    raise ValueError(
+        f"{setting}: the tokenizer in {source.tokenizer or source.path} gives other token ids than the policy's "
+        f"({found}), so this model would read another text; take one that was trained with the policy's tokenizer"
+    )
 
 
 def _too_many(tokenizer: PreTrainedTokenizerBase, known: int) -> Iterator[tuple[int, str]]:

@@ -1,5 +1,7 @@
 """The logistic loss on a margin, which most objectives on pairs end in, and what doubt in labels does to it."""
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,3 +37,29 @@ def check_smoothing(owner: str, rate: float) -> None:
     """
     if not 0 <= rate < 0.5:
         raise ValueError(f"{owner}.label_smoothing is {rate}; expected at least 0 and below 0.5, a coin toss")
+
+
+def expected(target: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
+    """t right + (1 - t) wrong per pair, which is two pairs of the weights t and 1 - t: [B] -> [B].
+
+    Args:
+        target: [B] probability that the label is right.
+        right: [B] what the pair gives as it is labelled.
+        wrong: [B] what it gives with its responses swapped.
+    """
+    share = target.to(right.dtype)
+    return share * right + (1 - share) * wrong
+
+
+def check_beta(owner: str, beta: float) -> None:
+    """Refuse a scale of margins at which a loss has no direction or no value.
+
+    Args:
+        owner: whose setting it is, for the error.
+        beta: `beta`.
+
+    Raises:
+        ValueError: naming the setting and its range.
+    """
+    if not 0 < beta < math.inf:
+        raise ValueError(f"{owner}.beta is {beta}; expected a finite number above 0")

@@ -40,6 +40,26 @@ class WithGold(Logistic):
         return soft_logistic(margin, batch.target) - 0.1 * batch.views["gold"].mean_logprob()
 
 
+class Guided(Logistic):
+    """A margin against the log-ratio of two frozen models."""
+
+    guides = ("teacher", "critic")
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        margin = self.reward(batch.chosen) - self.reward(batch.rejected)
+        told = batch.chosen.guide_ratios("teacher").sum(1) - batch.rejected.guide_ratios("critic").sum(1)
+        return soft_logistic(margin - 0.1 * told, batch.target)
+
+
+class GuidedWithoutReference(WithoutReference):
+    """Log-probabilities of a frozen model that is no reference."""
+
+    guides = ("teacher",)
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        return super().loss(batch) - 0.01 * batch.chosen.guides["teacher"].sum(1)
+
+
 class Counting(Logistic):
     """A beta that grows with each batch: an objective with a state."""
 

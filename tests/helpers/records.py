@@ -53,7 +53,9 @@ def preference_batch(objective: PreferenceObjective, seed: int, padding: int = 0
         lengths = torch.randint(1, 9, (6,), generator=generator).tolist()
         policy, reference = (-2 * numbers(6, max(lengths)) for _ in range(2))
         mask = ragged_mask(lengths, max(lengths) + padding)
-        views[name] = ScoredResponses(padded(policy), mask, padded(reference) if objective.needs_reference else None)
+        guides = {guide: padded(-2 * numbers(6, max(lengths))) for guide in objective.guides}
+        read = padded(reference) if objective.needs_reference else None
+        views[name] = ScoredResponses(padded(policy), mask, read, guides)
     target, columns = numbers(6), {name: numbers(6) for name in objective.columns}
     return PreferenceBatch(views, target, columns)
 

@@ -100,6 +100,21 @@ def test_a_reference_is_there_where_it_is_needed_and_as_long(home: Home, tmp_pat
     assert three / two == pytest.approx(1.5, rel=0.05)  # responses of a pair
 
 
+def test_guides_are_counted_beside_the_reference(home: Home, tmp_path: Path) -> None:
+    guided = (f"{MODEL}objective", "TGDPO", f"{MODEL}guides", f"{{guide: {{path: {home.judge}}}}}")
+    cached, one = (f"{MODEL}reference_logprobs", "cached"), ("--processes", "1")
+    live, kept = (estimated(home, "preference", tmp_path, *guided, *each, *one) for each in ((), cached))
+    plain, plain_kept = (estimated(home, "preference", tmp_path, *each, *one) for each in ((), cached))
+    assert models(live).keys() == {"policy", "reference", "guides.guide"}
+    assert live["phases"].keys() == {"train", "reference", "guides.guide"}
+    guide = models(live)["guides.guide"]
+    assert guide["total"] == guide["weights"] > models(live)["reference"]["total"]  # its head is not tied
+    assert live["phases"]["train"] == plain["phases"]["train"] + guide["total"]
+    assert kept["phases"]["train"] == plain_kept["phases"]["train"]  # frozen models are gone by then
+    assert kept["phases"]["reference"] == plain_kept["phases"]["reference"] + guide["total"]
+    assert kept["phases"]["guides.guide"] == live["phases"]["guides.guide"]
+
+
 @pytest.mark.parametrize("overlay", sorted(path.name for path in (CONFIGS / "strategies").iterdir()))
 def test_every_overlay_is_estimated(overlay: str, home: Home, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")

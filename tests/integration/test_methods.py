@@ -3,10 +3,14 @@
 A new method is found by its overlay; nothing is added here.
 """
 
+import json
 import re
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.integration.runs import CONFIGS, Home, differences, last_checkpoint
 
@@ -19,6 +23,29 @@ def stage_of(overlay: Path) -> str:
     command = " ".join(re.findall(r"^# +(prl fit .*)$", overlay.read_text(), re.MULTILINE))
     assert f"--config configs/methods/{overlay.name}" in command
     return re.findall(r"--config configs/quickstart/(\w+)\.yaml", command)[0]
+
+
+def objective_of(overlay: Path) -> Any:
+    """Make the preference objective that an overlay names."""
+    settings = yaml.safe_load(overlay.read_text())["model"]["init_args"]["objective"]
+    module, _, name = settings["class_path"].rpartition(".")
+    return getattr(import_module(module), name)(**settings.get("init_args", {}))
+
+
+def what_it_reads(overlay: Path, home: Home, folder: Path) -> list[str]:
+    """Give a preference objective the columns, further responses and guides that it declares."""
+    objective, given = objective_of(overlay), []
+    if guides := {name: {"path": str(home.judge)} for name in objective.guides}:
+        given += [f"{MODEL}guides", json.dumps(guides)]
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "validation") if objective.views[2:] or objective.columns else ():
+        rows = [json.loads(line) for line in home.data(f"pairs.{split}").read_text().splitlines()]
+        for number, row in enumerate(rows):
+            row |= dict.fromkeys(objective.views[2:], row["chosen"][::-1])
+            row |= {name: (number + place) % 7 / 7 for place, name in enumerate(objective.columns)}
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        given += [f"--data.init_args.{split}.path", str(folder / f"{split}.jsonl")]
+    return given
 
 
 def settings_of(overlay: Path, home: Home) -> list[str]:
@@ -39,6 +66,8 @@ def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
     if stage_of(overlay) == "pairwise_ppo":
         place = arguments.index(f"{MODEL}reward.init_args.path")
         del arguments[place : place + 2]
+    if stage_of(overlay) == "preference":
+        arguments += what_it_reads(overlay, home, run.parent / "rows")
     from prl.cli.app import run_stage
 
     run_stage([*arguments[:3], *settings_of(overlay, home), *arguments[3:], *more])
@@ -59,4 +88,4 @@ def test_a_method_trains_and_is_resumed_exactly(overlay: Path, home: Home, tmp_p
 
 
 def test_there_are_methods() -> None:
-    assert {"grpo", "par", "dpo"} <= {path.stem for path in OVERLAYS}
+    assert {"grpo", "par", "dpo", "tgdpo"} <= {path.stem for path in OVERLAYS}

@@ -11,6 +11,7 @@ import torch
 
 import lightning_modules.reference as reading
 from lightning_modules import PreferenceModule
+from prl.cli.entry import main
 from prl.data import DataError
 from prl.data.reference_cache import VALUES
 from tests.integration.runs import (
@@ -205,6 +206,41 @@ def test_a_changed_reference_is_noticed_on_resume(home: Home, tmp_path: Path) ->
         home.run("preference", tmp_path, *more)
 
 
+def guide(path: Path, more: str = "") -> tuple[str, ...]:
+    return (f"{MODEL}objective", "TGDPO", f"{MODEL}guides", f"{{guide: {{path: {path}{more}}}}}")
+
+
+def test_a_cached_guide_gives_the_bits_of_a_live_one_and_another_is_noticed_on_resume(
+    home: Home, tmp_path: Path, caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(monkeypatch)
+    settings = (*LEARNING, *guide(home.judge), "--trainer.max_steps", "6", callback(Numbers))
+    live = home.run("preference", tmp_path / "live", *settings)
+    assert counted.pairs == 2 * (6 * 8 + 2 * 9)  # by two models
+    cached = home.run("preference", tmp_path / "cached", *settings, *CACHED)
+    assert counted.pairs == 2 * (6 * 8 + 2 * 9 + 32 + 9)
+    assert len(list(caches.glob("*/report.json"))) == 4  # training and validation rows of each
+    assert differences(weights(tmp_path / "live"), weights(tmp_path / "cached")) == []
+    assert numbers(live) == numbers(cached)
+    assert (len(live.model.guides), len(cached.model.guides)) == (1, 0)
+    assert not [name for name in weights(tmp_path / "live") if name.startswith(("guides", "reference"))]
+    plain = home.run("preference", tmp_path / "plain", *LEARNING, "--trainer.max_steps", "6", callback(Numbers))
+    assert numbers(plain)[0]["train/loss"] == pytest.approx(numbers(live)[0]["train/loss"], abs=1e-5)  # both ln 2
+    assert numbers(plain)[-1]["val/loss"] != numbers(live)[-1]["val/loss"]
+    home.run("preference", tmp_path / "other", *settings, *guide(home.policy), *CACHED)  # the reference's numbers
+    assert counted.pairs == 2 * (6 * 8 + 2 * 9 + 32 + 9) + 6 * 8 + 2 * 9
+    more = (*guide(home.policy), "--trainer.max_steps", "8", "--ckpt_path", "last")
+    with pytest.raises(ValueError, match="the inputs of checkpoint .* have changed:\n- model.guides.guide/"):
+        home.run("preference", tmp_path / "live", *LEARNING, *more)
+
+
+def test_a_missing_guide_is_one_line(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(home.arguments("preference", tmp_path, f"{MODEL}objective", "TGDPO"))
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "guides.guide" in each]
+    assert "guides.guide is not set, but TGDPO reads the log-probabilities of this frozen model; set model.init" in line
+
+
 def test_the_start_of_dpo_is_ln_2_and_its_reference_stays(home: Home, tmp_path: Path) -> None:
     cli = home.run("preference", tmp_path, *LEARNING, callback(Numbers))
     first = numbers(cli)[0]
@@ -216,11 +252,10 @@ def test_the_start_of_dpo_is_ln_2_and_its_reference_stays(home: Home, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("more", [(), LORA], ids=["whole", "adapters"])
-def test_two_processes_cache_what_they_would_compute(
-    strategy: str, more: tuple[str, ...], home: Home, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("kind", ["whole", "adapters", "guided"])
+def test_two_processes_cache_what_they_would_compute(strategy: str, kind: str, home: Home, tmp_path: Path) -> None:
     """Nine validation pairs in batches of six: three and three, then two and one."""
+    more = {"whole": (), "adapters": LORA, "guided": guide(home.judge)}[kind]
     settings = (*LEARNING, *more, *STRATEGIES[strategy], "--trainer.limit_val_batches", "1.0")
     settings += ("--data.init_args.validation_batch_size", "6")
     live, cached = (

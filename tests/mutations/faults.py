@@ -6,7 +6,14 @@ Most are wiring: what is handed to what. A fault is added with its place in the 
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutations import faults_of_data, faults_of_methods, faults_of_preference, faults_of_reward, faults_of_runs
+from tests.mutations import (
+    faults_of_data,
+    faults_of_methods,
+    faults_of_pairs,
+    faults_of_preference,
+    faults_of_reward,
+    faults_of_runs,
+)
 
 
 @dataclass(frozen=True)
@@ -556,7 +563,9 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
     ),
 }
 
-_OTHER_MODULES = (faults_of_data, faults_of_methods, faults_of_preference, faults_of_reward, faults_of_runs)
+_OTHER_MODULES = (
+    *(faults_of_data, faults_of_methods, faults_of_pairs, faults_of_preference, faults_of_reward, faults_of_runs),
+)
 _OTHER_FILES = tuple(module.BY_FILE for module in _OTHER_MODULES)
 _ELSEWHERE = [(file, _tests(names), faults) for by_file in _OTHER_FILES for file, (names, faults) in by_file.items()]
 FAULTS = [

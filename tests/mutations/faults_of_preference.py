@@ -1,7 +1,8 @@
 """Faults of policies that learn from preference pairs: the stage, its reference and cache, and its objectives."""
 
 _STAGE = "u.preference_module i.preference"
-_OBJECTIVES = "u.dpo u.evaluate u.preference_socket u.every_method"
+_OBJECTIVES = "u.dpo u.evaluate u.preference_socket u.every_method u.every_objective"
+_GUIDED = "u.tgdpo u.modpo u.evaluate u.preference_socket"
 
 BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "lightning_modules/preference.py": (
@@ -10,8 +11,13 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("reference-read-without-need", "if self.objective.needs_reference and (self.reference", "if (self.reference"),
             ("start-in-place-of-the-given-reference", "load_causal_lm(self.reference_source or self.source)", "load_causal_lm(self.source)"),
             ("validation-reads-the-cache-of-training", 'else "validation"\n', 'else "train"\n'),
-            ("cache-is-never-read", 'if side in self._cached and "index" in batch:', "if False:"),
-            ("cached-reference-stays-in-memory", "        self.reference = None\n\n    # ---- what", "\n    # ---- what"),
+            ("cache-is-never-read", 'if (name, side) in self._cached and "index" in batch:', "if False:"),
+            ("cached-reference-stays-in-memory", "        self.reference = None\n        self.guides", "        self.guides"),
+            ("cached-guides-stay-in-memory", "        self.guides.clear()\n", ""),
+            ("guides-are-the-reference", "dict(self.guides).get(name)", "self.reference"),
+            ("guides-are-no-inputs", 'found |= model_inputs(f"model.guides.{name}", source)', "pass"),
+            ("guides-with-ids-of-their-own", '            check_same_ids(source, tokenizer, setting=f"guides.{name}")\n', "            pass\n"),
+            ("guides-learn", "guide = freeze(load_causal_lm(source))", "guide = load_causal_lm(source)"),
             ("cached-under-another-precision", "as model, trainer.precision_plugin.forward_context():", "as model:"),
             ("rejected-is-scores_from_values-as-chosen", "rows = slice(number * num_pairs, (number + 1) * num_pairs)", "rows = slice(0, num_pairs)"),
             ("preference-pairs-count-alike", "weighted_mean(losses, weights,", "weighted_mean(losses, torch.ones_like(weights),"),
@@ -32,6 +38,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("objective-takes-a-label", "(*PreferencePair.columns, *_OF_ROWS)", "_OF_ROWS"),
             ("reference-of-no-use-is-taken", "for setting in [setting for setting, is_given in given.items() if is_given]:", "for setting in []:"),
+            ("a-missing-guide-passes", "if missing := [each for each in declared if each not in guides]:", "if missing := []:"),
+            ("a-guide-of-no-use-is-taken", "if unknown := [each for each in guides if each not in declared]:", "if unknown := []:"),
         ),
     ),
     "lightning_modules/reference.py": (
@@ -68,6 +76,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "i.estimate",
         (
             ("cached-reference-lasts", 'if module.reference_logprobs == "cached":', "if False:"),
+            ("guides-of-a-cache-are-read-alone", "sum(one.weights for one in kept)", "each.weights"),
             ("policy-reads-one-response-of-a-pair", "partial(_train, policy, rows * views, length)", "partial(_train, policy, rows, length)"),
         ),
     ),
@@ -76,13 +85,16 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("each-response-keeps-its-own-prompt", "prompt = min(prompts, key=len)", "prompt = prompts[0]"),
             ("identical-responses-are-a-pair", 'if responses["chosen"] == responses["rejected"]:', "if False:"),
-            ("rows-for-any-objective", "settings_hash(super().fingerprint, self.views, self.columns)", "super().fingerprint"),
+            ("rows-for-any-objective", "settings_hash(super().fingerprint, *settings)", "super().fingerprint"),
             ("loss-on-the-prompt", "mask & (torch.arange(ids.shape[1]) >= starts[:, None])", "mask"),
         ),
     ),
     "prl/data/columns.py": (
         "u.preference_encoding",
-        (("columns-without-a-number", "if not math.isfinite(number):", "if False:"),),
+        (
+            ("columns-without-a-number", "if not math.isfinite(number):", "if False:"),
+            ("win-rates-in-percent", "if is_probability and not 0 <= number <= 1:", "if False:"),
+        ),
     ),
     "prl/data/reference_cache.py": (
         "u.reference_cache i.preference",
@@ -100,10 +112,59 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/objectives/preference/base.py": (
         _OBJECTIVES,
         (
+            ("guides-get-gradients", "- self.ref_logprobs).detach()", "- self.ref_logprobs)"),
             ("implicit-reward-without-beta", 'return getattr(self, "beta", 1.0) * of_response', "return of_response"),
             ("padding-is-summed", "values.masked_fill(~self.mask, 0).sum(1)", "values.sum(1)"),
             ("weights-of-tokens-forgotten", "ratios if weights is None else ratios * weights", "ratios"),
             ("mean-over-the-longest-response", "self.logprob() / self.lengths.clamp(min=1)", "self.logprob() / self.mask.shape[1]"),
+        ),
+    ),
+    "prl/models/limits.py": (
+        "u.limits u.preference_module",
+        (
+            ("ids-of-another-vocabulary", "    if differing:\n", "    if False:\n"),
+            ("ids-split-otherwise", "elif own.encode(PROBE, add_special_tokens=False) != ", "elif None != own.encode('') != "),
+        ),
+    ),
+    "prl/objectives/preference/sppo.py": (
+        "u.sppo u.every_method",
+        (
+            ("sppo-without-its-half", "(chosen.square() + rejected.square()) / 2", "(chosen.square() + rejected.square())"),
+            ("sppo-targets-from-zero", "(rate.to(side.logprobs.dtype) - 0.5)", "rate.to(side.logprobs.dtype)"),
+            ("sppo-rejected-wins-as-chosen", "[batch.target, 1 - batch.target]", "[batch.target, batch.target]"),
+        ),
+    ),
+    "prl/objectives/preference/dno.py": (
+        "u.dno u.every_method",
+        (
+            ("dno-win-rate-of-chosen-alone", "(chosen - rejected).sigmoid()", "chosen"),
+            ("dno-without-beta", "margin = self.beta * (", "margin = 1.0 * ("),
+        ),
+    ),
+    "prl/objectives/preference/triple_po.py": (
+        "u.triple_po u.every_method",
+        (
+            ("gold-is-unlearnt", "loss - self.alpha * batch", "loss + self.alpha * batch"),
+            ("gold-is-summed", 'batch.views["gold"].mean_logprob()', 'batch.views["gold"].logprob()'),
+            ("tpo-is-always-summed", 'responses.logprob() if self.form == "TPO" else', 'responses.logprob() if True else'),
+            ("gold-is-read-without-weight", "        if alpha == 0:\n", "        if False:\n"),
+        ),
+    ),
+    "prl/objectives/preference/tgdpo.py": (
+        f"{_GUIDED} u.every_method",
+        (
+            ("rejected-learns-more-of-good-tokens", "-scale * worse.guide_ratios", "scale * worse.guide_ratios"),
+            ("tgdpo-reward-without-beta", "scale = self.alpha * self.beta", "scale = self.alpha"),
+            ("tgdpo-warns-at-every-step", "            self._has_warned = True\n", ""),
+            ("tgdpo-warns-of-an-order-that-does-not-count", "batch.target < 1", "batch.target <= 1"),
+        ),
+    ),
+    "prl/objectives/preference/modpo.py": (
+        f"{_GUIDED} u.every_method",
+        (
+            ("modpo-margin-forgets-its-weight", "(1 - self.weight) * (chosen - rejected)", "(chosen - rejected)"),
+            ("modpo-without-its-divisor", ") / self.weight\n", ")\n"),
+            ("modpo-guide-without-beta", 'self.beta * each.guide_ratios("guide")', 'each.guide_ratios("guide")'),
         ),
     ),
     "prl/objectives/logistic.py": (
@@ -111,6 +172,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("flips-add-up", "target * (1 - 2 * rate) + rate", "target * (1 - rate) + rate"),
             ("labels-are-never-right", "if not 0 <= rate < 0.5:", "if not 0 <= rate <= 0.5:"),
+            ("a-beta-of-nothing", "if not 0 < beta < math.inf:", "if not 0 <= beta < math.inf:"),
+            ("a-doubtful-pair-is-sure", "share * right + (1 - share) * wrong", "right"),
         ),
     ),
     "prl/objectives/preference/dpo.py": (
@@ -126,6 +189,65 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("lengths-of-the-reference-unchecked", "if len(row) != len(other):", "if False:"),
             ("probabilities-pass-for-log-probabilities", "if not -math.inf < value <= ROUNDING]", "if value != value]"),
+        ),
+    ),
+    "prl/objectives/preference/simpo.py": (
+        "u.simpo u.every_objective",
+        (
+            ("simpo-of-sums", "batch.chosen.mean_logprob() - batch.rejected.mean_logprob()", "batch.chosen.logprob() - batch.rejected.logprob()"),
+            ("simpo-tie-with-a-winner", "softplus(self.gamma - lead), softplus(self.gamma + lead)", "softplus(self.gamma - lead), softplus(lead - self.gamma)"),
+        ),
+    ),
+    "prl/objectives/preference/f_dpo.py": (
+        "u.f_dpo u.every_objective",
+        (
+            ("f-dpo-the-wrong-way-round", "exponent = -self.power * rho", "exponent = self.power * rho"),
+            ("f-dpo-without-a-limit", "exponent.clamp(max=EXPONENT_LIMIT)", "exponent"),
+            ("f-dpo-flat-beyond-the-limit", "math.exp(EXPONENT_LIMIT) * beyond", "0 * beyond"),
+            ("f-dpo-js-the-wrong-way-round", "F.logsigmoid(rho) + math.log(2)", "F.logsigmoid(-rho) + math.log(2)"),
+            ("f-dpo-alpha-for-nothing", 'if alpha is not None and divergence != "alpha":', "if False:"),
+        ),
+    ),
+    "prl/objectives/preference/rpo.py": (
+        "u.rpo u.every_objective",
+        (
+            ("rpo-cumulative-without-beta", "(self.beta * side.logprob() for", "(side.logprob() for"),
+            ("rpo-unlearns-chosen", "- self.eta * learnt", "+ self.eta * learnt"),
+            ("rpo-learns-chosen-whatever-the-label", "expected(batch.target, chosen, rejected)", "chosen"),
+        ),
+    ),
+    "prl/objectives/preference/ld_dpo.py": (
+        "u.ld_dpo u.every_objective",
+        (
+            ("ld-dpo-of-the-longer-response", "torch.minimum(", "torch.maximum("),
+            ("ld-dpo-one-token-more-is-shared", "places >= shared[:, None]", "places > shared[:, None]"),
+        ),
+    ),
+    "prl/objectives/preference/flex_dpo.py": (
+        "u.flex_dpo u.every_objective",
+        (
+            ("flex-dpo-with-betas-exchanged", "self.beta_minus * rejected - self.beta_plus * chosen", "self.beta_plus * rejected - self.beta_minus * chosen"),
+            ("flex-dpo-swapped-by-sign-alone", "self.beta_minus * chosen - self.beta_plus * rejected", "self.beta_plus * chosen - self.beta_minus * rejected"),
+        ),
+    ),
+    "prl/objectives/preference/sft_dpo.py": (
+        "u.sft_dpo u.every_objective",
+        (("sft-dpo-unlearns-chosen", "- self.sft_weight * learnt", "+ self.sft_weight * learnt"),),
+    ),
+    "prl/objectives/preference/slic.py": (
+        "u.slic u.every_objective",
+        (
+            ("slic-always-with-a-reference", "self.beta, self.needs_reference = beta, with_reference", "self.beta = beta"),
+            ("slic-of-means", "responses.logprob())", "responses.mean_logprob())"),
+            ("slic-deaf-to-labels", "relu(1 + margin))", "relu(1 - margin))"),
+        ),
+    ),
+    "prl/objectives/preference/vpo.py": (
+        "u.vpo u.every_objective",
+        (
+            ("vpo-pessimism-for-optimism", "raised = -batch", "raised = batch"),
+            ("vpo-value-without-beta", "self.alpha * self.beta * raised", "self.alpha * raised"),
+            ("vpo-samples-undeclared", 'self.views = (*self.views, "calibration")', "pass"),
         ),
     ),
 }  # fmt: skip

@@ -12,6 +12,19 @@ def _command(name: str) -> Callable[[list[str]], None]:
     return lambda args: import_module(f"prl.cli.commands.{name}").main(args)
 
 
-NAMES = ("quickstart", "data", "judge", "anchors", "resume", "frontier", "export", "estimate", "convert", "env")
+NAMES = (
+    "quickstart",
+    "data",
+    "judge",
+    "anchors",
+    "pairs",
+    "rounds",
+    "resume",
+    "frontier",
+    "export",
+    "estimate",
+    "convert",
+    "env",
+)
 COMMANDS = {name: _command(name) for name in NAMES}
 """Name on the command line -> function to run, imported when called."""

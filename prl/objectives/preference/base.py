@@ -6,7 +6,6 @@ Shape letters: B pairs of a batch, N responses of a view, T tokens of the longes
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ class ScoredResponses:
     ref_logprobs: Tensor | None = None
     """[N, T] log-probabilities under the reference, without gradient; None for objectives that need no reference."""
     guides: Mapping[str, Tensor] = field(default_factory=dict)
-    """[N, T] log-probabilities under further frozen models, by name."""
+    """[N, T] log-probabilities under further frozen models, without gradient, by name."""
 
     def __post_init__(self) -> None:
         if self.mask.dtype != torch.bool or self.mask.dim() != 2:
@@ -65,6 +64,22 @@ class ScoredResponses:
             )
         ratios = self.logprobs - self.ref_logprobs
         return self._summed(ratios if weights is None else ratios * weights)
+
+    def guide_ratios(self, name: str) -> Tensor:
+        """Compute log pi_guide - log pi_ref of each token, a constant, and 0 outside of the mask: [N, T], nats.
+
+        Args:
+            name: name of the guide.
+
+        Raises:
+            ValueError: when there is no such guide, or no reference.
+        """
+        if name not in self.guides or self.ref_logprobs is None:
+            raise ValueError(
+                f"there are no log-probabilities of a guide {name!r} and a reference; an objective that reads them "
+                "declares them with guides and needs_reference = True"
+            )
+        return (self.guides[name] - self.ref_logprobs).detach().masked_fill(~self.mask, 0)
 
     def logprob(self) -> Tensor:
         """Sum log pi over the tokens of each response: [N], nats."""
@@ -125,17 +140,22 @@ class PreferenceBatch:
 class PreferenceObjective(ABC):
     """One loss for each preference pair; weights of pairs, the mean over a batch and logging stay outside.
 
-    The constructor has the settings of a method and checks them. What a method needs it declares on its class, and a
-    run checks that before a model is read. A method whose `state_dict` and `load_state_dict` exist is saved with the
-    run.
+    The constructor has the settings of a method and checks them. What a method needs it declares on its class, or in
+    its constructor where a setting decides it, and a run checks that before a model is read. A method whose
+    `state_dict` and `load_state_dict` exist is saved with the run.
     """
 
-    needs_reference: ClassVar[bool] = True
+    needs_reference: bool = True
     """Whether the loss reads log-probabilities of a frozen reference; otherwise none is loaded."""
-    views: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    views: tuple[str, ...] = ("chosen", "rejected")
     """Responses of a row that the loss reads. Names after these two are text columns of the data."""
-    columns: ClassVar[tuple[str, ...]] = ()
+    columns: tuple[str, ...] = ()
     """Columns of the data that hold a number for each row, such as margins, win rates or scores."""
+    probabilities: tuple[str, ...] = ()
+    """Those of `columns` that are probabilities, such as win rates; a row with one outside of 0 to 1 is refused."""
+    guides: tuple[str, ...] = ()
+    """Further frozen models, by name, whose log-probabilities of all views the loss reads; a run gives a source of
+    each."""
 
     @abstractmethod
     def loss(self, batch: PreferenceBatch) -> Tensor:

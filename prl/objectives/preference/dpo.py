@@ -1,10 +1,8 @@
 """Direct preference optimisation: the optimum of a KL-regularised reward, fitted to pairs without a reward model."""
 
-import math
-
 from torch import Tensor
 
-from prl.objectives.logistic import check_smoothing, smooth, soft_logistic
+from prl.objectives.logistic import check_beta, check_smoothing, smooth, soft_logistic
 from prl.objectives.preference.base import PreferenceBatch, PreferenceObjective
 
 
@@ -21,8 +19,7 @@ class DPO(PreferenceObjective):
     """
 
     def __init__(self, beta: float = 0.1, label_smoothing: float = 0.0) -> None:
-        if not 0 < beta < math.inf:
-            raise ValueError(f"DPO.beta is {beta}; expected a finite number above 0")
+        check_beta("DPO", beta)
         check_smoothing("DPO", label_smoothing)
         self.beta, self.label_smoothing = beta, label_smoothing
 

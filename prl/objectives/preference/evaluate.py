@@ -37,8 +37,8 @@ def evaluate(
         ref_chosen: chosen responses under the reference.
         ref_rejected: rejected responses under the reference.
         target: [B] probability that chosen is better; 1 throughout when None.
-        **columns: B numbers for each column that the objective declares; B rows for each further view `name`, and for
-            its `ref_name`.
+        **columns: B numbers for each column that the objective declares; B rows for each further view `name`, for its
+            `ref_name`, and for each view under each guide: `teacher_chosen` where a guide is called `teacher`.
 
     Raises:
         ValueError: when something that the objective declares is missing or something else is given, rows do not fit
@@ -52,28 +52,32 @@ def evaluate(
     views = {}
     for view in objective.views:
         logprobs, mask = _padded(view, given[view], dtype)
-        reference = given.get(f"ref_{view}")
-        if reference is not None:
-            _check_lengths(view, given[view], reference)
-            reference, _ = _padded(f"ref_{view}", reference, dtype)
-        views[view] = ScoredResponses(logprobs, mask, reference)
+        others = {}
+        for model in ("ref", *objective.guides):
+            if (rows := given.get(name := f"{model}_{view}")) is not None:
+                _check_lengths(view, given[view], name, rows)
+                others[model], _ = _padded(name, rows, dtype)
+        views[view] = ScoredResponses(logprobs, mask, others.pop("ref", None), others)
     pairs = len(views["chosen"])
     numbers = {name: _numbers(name, given[name], pairs, dtype) for name in objective.columns}
     labels = torch.ones(pairs, dtype=dtype) if target is None else _numbers("target", target, pairs, dtype)
-    if not bool(((labels >= 0) & (labels <= 1)).all()):
-        raise ValueError(f"target holds {labels.tolist()}; expected probabilities from 0 to 1")
+    for name, values in {"target": labels, **{name: numbers[name] for name in objective.probabilities}}.items():
+        if not bool(((values >= 0) & (values <= 1)).all()):
+            raise ValueError(f"{name} holds {values.tolist()}; expected probabilities from 0 to 1")
     return objective.loss(PreferenceBatch(views, labels, numbers))
 
 
 def _check_names(objective: PreferenceObjective, given: Mapping[str, Any], name_of: str) -> None:
     """Raise ValueError unless the arguments are those that the objective declares; a reference is always accepted."""
     references = [f"ref_{view}" for view in objective.views]
-    needed = [*objective.views, *objective.columns, *(references if objective.needs_reference else [])]
+    guides = [f"{guide}_{view}" for guide in objective.guides for view in objective.views]
+    needed = [*objective.views, *objective.columns, *(references if objective.needs_reference else []), *guides]
     if missing := [name for name in needed if given.get(name) is None]:
-        why = "its reference" if missing[0] in references else "a column or view that it declares"
+        kinds = {**dict.fromkeys(references, "its reference"), **dict.fromkeys(guides, "a guide that it declares")}
+        why = kinds.get(missing[0], "a column or view that it declares")
         raise ValueError(f"{name_of} needs {missing[0]} ({why}), which is not given")
     if unknown := [name for name in given if name not in {*needed, *references} and given[name] is not None]:
-        declared = ", ".join([*objective.views[2:], *objective.columns]) or "none"
+        declared = ", ".join([*objective.views[2:], *objective.columns, *guides]) or "none"
         raise ValueError(f"{name_of} reads no {unknown[0]!r}; further views and columns that it declares: {declared}")
 
 
@@ -103,13 +107,13 @@ def _padded(name: str, rows: LogProbs, dtype: torch.dtype) -> tuple[Tensor, Tens
     return pad_sequence(tensors, batch_first=True), mask
 
 
-def _check_lengths(view: str, rows: LogProbs, reference: LogProbs) -> None:
-    if len(rows) != len(reference):
-        raise ValueError(f"{view} has {len(rows)} rows and ref_{view} {len(reference)}; expected as many")
-    for number, (row, other) in enumerate(zip(rows, reference, strict=True)):
+def _check_lengths(view: str, rows: LogProbs, name: str, others: LogProbs) -> None:
+    if len(rows) != len(others):
+        raise ValueError(f"{view} has {len(rows)} rows and {name} {len(others)}; expected as many")
+    for number, (row, other) in enumerate(zip(rows, others, strict=True)):
         if len(row) != len(other):
             raise ValueError(
-                f"{view}[{number}] has {len(row)} tokens and ref_{view}[{number}] {len(other)}; both read one response"
+                f"{view}[{number}] has {len(row)} tokens and {name}[{number}] {len(other)}; both read one response"
             )
 
 

@@ -102,6 +102,18 @@ def test_a_row_without_what_is_declared_is_refused(extra: dict, field: str, mess
     assert refused.value.field == field
 
 
+@pytest.mark.parametrize("value", [-0.01, 1.5, "80"])
+def test_a_column_of_probabilities_holds_probabilities(value: Any, tokenizer: Any) -> None:
+    encoder = PreferenceEncoder(tokenizer, 64, columns=("rate",), probabilities=("rate",))
+    for good in (0, 0.25, "1"):
+        assert encoder.encode(pair(extra={"rate": good})) is not None
+    with pytest.raises(
+        RowError, match="no probability.; expected a probability from 0 to 1 in every row.* not percent"
+    ):
+        encoder.encode(pair(extra={"rate": value}))
+
+
 def test_rows_of_other_needs_are_other_rows(tokenizer: Any) -> None:
-    needs = [{}, {"views": ("chosen", "rejected", "gold")}, {"columns": ("gold",)}, {"columns": ("offset",)}]
+    needs: list[dict[str, Any]] = [{}, {"views": ("chosen", "rejected", "gold")}, {"columns": ("gold",)}]
+    needs += [{"columns": ("offset",)}, {"columns": ("offset",), "probabilities": ("offset",)}]
     assert len({PreferenceEncoder(tokenizer, 64, **each).fingerprint for each in needs}) == len(needs)

@@ -1,5 +1,6 @@
 """The preference stage on pairs of different lengths, beside plain forward passes of each response alone."""
 
+import json
 from typing import Any
 
 import pytest
@@ -14,7 +15,16 @@ from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import model_inputs
 from prl.objectives.preference import PreferenceBatch, PreferenceObjective, evaluate
 from prl.rl.sharding import Sharding
-from tests.helpers.preference import Logistic, OneNumber, OnlyChosen, TakesMargin, WithGold, WithoutReference
+from tests.helpers.preference import (
+    Guided,
+    GuidedWithoutReference,
+    Logistic,
+    OneNumber,
+    OnlyChosen,
+    TakesMargin,
+    WithGold,
+    WithoutReference,
+)
 from tests.helpers.tiny import write_tiny_model
 
 PROMPTS = [({"role": "user", "content": text},) for text in ("reverse dcab", "copy a", "x")]
@@ -77,6 +87,62 @@ def test_objectives_see_what_plain_forward_passes_say(tiny_folder: Any, start: M
     assert not scores_from_values.views["gold"].ref_logprobs.requires_grad
     assert scores_from_values.target.tolist() == [1.0, 0.25, 0.5]
     assert scores_from_values.columns["offset"].tolist() == [0.5, -1.0, 2.0]
+
+
+def test_guides_are_read_like_the_reference_and_do_not_learn(
+    tiny_folder: Any, start: ModelSource, tmp_path: Any
+) -> None:
+    sources = {"teacher": start, "critic": ModelSource(path=str(write_tiny_model(tmp_path, seed=6)))}
+    module = made(tiny_folder, Guided(0.3), guides=sources)
+    pairs = module.score(batch_of(module))
+    given: dict[str, Any] = {}
+    for view in ("chosen", "rejected"):
+        given |= {view: logprobs_of(module.source, view), f"ref_{view}": logprobs_of(module.source, view)}
+        assert pairs.views[view].guides.keys() == {"teacher", "critic"}
+        for name, source in sources.items():
+            given[f"{name}_{view}"] = expected = logprobs_of(source, view)
+            found = pairs.views[view].guides[name]
+            assert not found.requires_grad
+            for row, each in enumerate(expected):
+                assert found[row, : len(each)].tolist() == pytest.approx(each, rel=1e-4, abs=1e-5)
+                assert not found[row, len(each) :].any()
+    losses = evaluate(Guided(0.3), **given, target=[1.0, 0.25, 0.5])
+    loss = module.training_step(batch_of(module), 0)
+    assert loss.item() == pytest.approx(float(losses @ torch.tensor([1.0, 1, 3]).double()) / 5, rel=1e-4)
+    loss.backward()
+    frozen = {name for name, _ in module.named_parameters() if not name.startswith("model.")}
+    assert {name.split(".")[1] for name in frozen if name.startswith("guides.")} == sources.keys()
+    assert frozen <= module.frozen_names()
+    assert all(each.grad is None for name, each in module.named_parameters() if name in frozen)
+    assert {name.partition("/")[0] for name in module.inputs()} == {
+        "model.source",
+        "model.guides.teacher",
+        "model.guides.critic",
+    }
+
+
+def test_a_guide_needs_no_reference(tiny_folder: Any, start: ModelSource) -> None:
+    module = made(tiny_folder, GuidedWithoutReference(), guides={"teacher": start}, reference_logprobs="cached")
+    assert module.reference is None
+    pairs = module.score(batch_of(module))
+    assert pairs.chosen.ref_logprobs is None
+    assert torch.isfinite(module.training_step(batch_of(module), 0))
+
+
+def test_a_guide_with_other_token_ids_is_refused_before_weights_are_read(tiny_folder: Any, tmp_path: Any) -> None:
+    folder = write_tiny_model(tmp_path)
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())
+    words = vocabulary["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    (folder / "tokenizer.json").write_text(json.dumps(vocabulary))
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    policy, guides = ModelSource(path=str(tiny_folder)), {"teacher": ModelSource(path=str(folder))}
+    module = PreferenceModule(policy, GuidedWithoutReference(), guides=guides, max_length=64)
+    with pytest.raises(
+        ValueError, match=f"guides.teacher: the tokenizer in {folder} gives other token ids .*'[ab]' is"
+    ):
+        module.build_encoder()
 
 
 def test_the_loss_is_the_weighted_mean_over_pairs(tiny_folder: Any, start: ModelSource) -> None:
@@ -211,6 +277,36 @@ REFUSED: dict[str, tuple[PreferenceObjective, dict[str, Any], str]] = {
         {"reference": ModelSource(path="folder", lora=LoRA())},
         "reference.lora is set, but a reference does not learn",
     ),
+    "no guide": (
+        Guided(),
+        {"guides": {"teacher": SOURCE}},
+        "guides.critic is not set, but Guided reads the log-probabilities of this frozen model; set model.init_args",
+    ),
+    "no guides": (
+        GuidedWithoutReference(),
+        {},
+        "guides.teacher is not set, .*; set model.init_args.guides.teacher to {path: FOL",
+    ),
+    "a guide without need": (
+        Logistic(),
+        {"guides": {"teacher": SOURCE}},
+        "guides.teacher is set, but Logistic reads no guide of this name .it reads none.; leave it out",
+    ),
+    "another guide": (
+        GuidedWithoutReference(),
+        {"guides": {"teacher": SOURCE, "critic": SOURCE}},
+        "guides.critic is set, but GuidedWithoutReference reads no guide of this name .it reads teacher.",
+    ),
+    "learning guide": (
+        GuidedWithoutReference(),
+        {"guides": {"teacher": ModelSource(path="folder", lora=LoRA())}},
+        "guides.teacher.lora is set, but a guide does not learn; leave it out",
+    ),
+    "random guide": (
+        GuidedWithoutReference(),
+        {"guides": {"teacher": RANDOM}},
+        "guides.teacher has random weights .config., which measure nothing; use path",
+    ),
     "another way": (Logistic(), {"reference_logprobs": "never"}, "reference_logprobs is 'never'; expected 'live' or"),
 }
 
@@ -228,6 +324,24 @@ def test_a_name_that_is_a_view_and_a_column_is_refused() -> None:
 
     with pytest.raises(ValueError, match="Twice declares 'gold' twice, among its views and columns"):
         PreferenceModule(SOURCE, Twice())
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"guides": ("ref",)}, "Odd declares the guide 'ref'; expected a plain name, not ref or reference"),
+        ({"guides": ("a b",)}, "Odd declares the guide 'a b'"),
+        ({"guides": ("values",)}, "Odd declares the guide 'values'"),
+        (
+            {"columns": ("a",), "probabilities": ("b",)},
+            "Odd declares the probability 'b', which is not among its colum",
+        ),
+    ],
+)
+def test_declarations_that_cannot_be_served_are_refused(declared: dict[str, Any], message: str) -> None:
+    odd = type("Odd", (Logistic,), declared)
+    with pytest.raises(ValueError, match=message):
+        PreferenceModule(SOURCE, odd())
 
 
 def test_a_mean_in_place_of_losses_is_refused(tiny_folder: Any) -> None:

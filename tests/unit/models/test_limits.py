@@ -4,6 +4,7 @@ from argparse import Namespace
 from typing import Any
 
 import pytest
+from tokenizers.normalizers import Lowercase
 from transformers import AutoConfig
 
 from lightning_modules.bradley_terry import BradleyTerryRewardModule
@@ -18,10 +19,11 @@ from prl.judge import JudgeTemplate
 from prl.judge.bradley_terry import BradleyTerryJudge, save_bradley_terry
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.generative import GenerativeJudge, save_judge
-from prl.models.limits import check_fits, most_positions
+from prl.models.limits import check_fits, check_same_ids, most_positions
 from prl.models.loading import load_causal_lm, load_scalar_classifier, save_model
 from prl.rewards import RuleReward
 from tests.helpers.tiny import tiny_tokenizer, write_tiny_model
+from tests.helpers.tokenizers import byte_pair_tokenizer
 
 TEMPLATE = JudgeTemplate("{{ prompt }}\n1:{{ response_a }}\n2:{{ response_b }}\n?", chat=False)
 POSITIONS = 512
@@ -111,9 +113,10 @@ def test_anchors_are_sampled_within_the_positions(tiny_folder, padded) -> None:
     prompts = AnchoredPrompt.parse({"prompt": "a b c"})
     options = Namespace(policy=str(tiny_folder), dtype="float32", max_prompt_length=1024, max_new_tokens=64)
     options.chat_template_kwargs = None
+    options.samples, options.prompts, options.seed, options.keep_thoughts = 1, "prompts.jsonl", 0, False
     AnchorSampler(options, Sampling(), prompts)  # the longest prompt allowed is longer than the model; none is
     with pytest.raises(ValueError, match="the policy .* has 512 positions, but the longest prompt plus"):
-        AnchorSampler(Namespace(**{**vars(options), "max_new_tokens": 512}), Sampling(), prompts)
+        AnchorSampler(options, Sampling(max_new_tokens=512), prompts)
     with pytest.raises(ValueError, match="the policy .* has embeddings for"):
         AnchorSampler(Namespace(**{**vars(options), "policy": padded}), Sampling(), prompts)
 
@@ -177,3 +180,25 @@ def test_a_special_token_that_nothing_writes_is_none_too_many(tmp_path) -> None:
     tokenizer.chat_template = "<image>" + tokenizer.chat_template
     with pytest.raises(ValueError, match="too many: <image>"):
         check_fits(source, tokenizer, 1, role="model", setting="x")
+
+
+def test_token_ids_have_to_mean_the_same_to_a_model_that_reads_them(tiny_folder, tmp_path) -> None:
+    source, own = ModelSource(path=str(tiny_folder)), tiny_tokenizer()
+    check_same_ids(source, own, setting="guides.guide")
+    own.add_special_tokens({"pad_token": "[PAD]"})  # which is never read
+    check_same_ids(source, own, setting="guides.guide")
+    own.add_tokens(["word"])
+    found = f"other token ids than the policy's .'word' is {len(own) - 1} in the policy's and unknown there., so this"
+    with pytest.raises(ValueError, match=f"guides.guide: the tokenizer in {tiny_folder} gives {found}"):
+        check_same_ids(source, own, setting="guides.guide")
+    own.save_pretrained(tmp_path / "tokenizer")
+    check_same_ids(ModelSource(path=str(tiny_folder), tokenizer=str(tmp_path / "tokenizer")), own, setting="x")
+
+
+def test_tokenizers_of_one_vocabulary_may_split_text_otherwise(tmp_path) -> None:
+    lower = byte_pair_tokenizer()
+    lower.backend_tokenizer.normalizer = Lowercase()
+    lower.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="guides.guide: .* .it splits text otherwise."):
+        check_same_ids(ModelSource(path=str(tmp_path)), byte_pair_tokenizer(), setting="guides.guide")
+    check_same_ids(ModelSource(path=str(tmp_path)), lower, setting="guides.guide")

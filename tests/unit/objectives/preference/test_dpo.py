@@ -1,7 +1,6 @@
 """DPO against figures, formulas and identities that did not come from this repository."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -10,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prl.objectives.preference import DPO, PreferenceBatch, ScoredResponses, evaluate
+from tests.helpers.preference_figures import PAIRS
 from tests.helpers.records import ragged_mask
-
-# Sums -3.0, -3.5, -6.0, -5.5 and -1.6, -1.7, -1.2, -2.0: the differences of the log-ratios are 1 and -0.7.
-PAIRS: dict[str, Any] = {
-    "chosen": [[-0.2, -0.9, -1.4, -0.5], [-1.0, -0.6]],
-    "rejected": [[-0.7, -1.2, -0.4, -2.0, -0.6, -1.1], [-0.5, -0.4, -0.3]],
-    "ref_chosen": [[-0.5, -1.0, -1.1, -0.9], [-0.8, -0.9]],
-    "ref_rejected": [[-0.6, -1.0, -0.9, -1.5, -0.5, -1.0], [-0.9, -0.6, -0.5]],
-}
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,18 @@ def test_a_ratio_without_a_reference_is_refused() -> None:
         scores_from_values().log_ratio()
 
 
+def test_ratios_of_a_guide_are_constants_of_each_token_and_zero_outside_the_mask() -> None:
+    guide = (REFERENCE / 2).masked_fill(~MASK, math.nan).requires_grad_()
+    responses = ScoredResponses(POLICY, MASK, REFERENCE, {"teacher": guide})
+    found = responses.guide_ratios("teacher")
+    assert found.tolist() == [[0.25, 0.5, 1.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    assert not found.requires_grad
+    with pytest.raises(ValueError, match="no log-probabilities of a guide 'other' and a reference"):
+        responses.guide_ratios("other")
+    with pytest.raises(ValueError, match="declares them with guides and needs_reference = True"):
+        ScoredResponses(POLICY, MASK, None, {"teacher": guide}).guide_ratios("teacher")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,0 +1,111 @@
+"""Every preference objective on the quickstart's world: several seeds of each, measured against the truth.
+
+Takes a finished quickstart (`prl quickstart --out runs/quickstart`). All runs start from its supervised policy and
+learn from its labelled pairs, in as many steps of as many pairs. Columns that some objectives read are added to the
+pairs: the right answer as `gold` (TriplePO), and a reward for short responses as the other objective of MODPO. The
+guide of TGDPO is the DPO run of the same seed. Beside them stands supervised learning of the chosen responses. Betas of
+objectives whose usual values are made for long responses are set here, as the table of METHODS says. A run that is in
+the results file already is not repeated.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from methods import COLUMNS, MODEL, Method, measure, train
+from runs import missing_runs, table
+
+OBJECTIVE = f"{MODEL}objective.init_args."
+METHODS = {
+    "supervised, chosen": Method("supervised"),
+    "DPO": Method("preference", "dpo"),
+    "SimPO": Method("preference", "simpo"),
+    "f-DPO, forward KL": Method(
+        "preference", "f_dpo", (f"{OBJECTIVE}divergence", "forward_kl", f"{OBJECTIVE}alpha", "null")
+    ),
+    "f-DPO, JS": Method("preference", "f_dpo", (f"{OBJECTIVE}divergence", "js", f"{OBJECTIVE}alpha", "null")),
+    "f-DPO, alpha 0.5": Method("preference", "f_dpo"),
+    "RPO, average": Method(
+        "preference", "rpo", (f"{OBJECTIVE}beta", "0.5", f"{OBJECTIVE}eta", "0.2", f"{OBJECTIVE}sft_term", "average")
+    ),
+    "LD-DPO": Method("preference", "ld_dpo"),
+    "Flex-DPO": Method("preference", "flex_dpo"),
+    "SFT-DPO": Method("preference", "sft_dpo"),
+    "SLiC": Method("preference", "slic"),
+    "SPPO, labels": Method("preference", "sppo", (f"{OBJECTIVE}beta", "0.1", f"{OBJECTIVE}win_rates", "label")),
+    "DNO, labels": Method("preference", "dno", (f"{OBJECTIVE}win_rates", "label")),
+    "VPO": Method("preference", "vpo"),
+    "Triple PO": Method("preference", "triple_po"),
+    "MODPO, short": Method("preference", "modpo"),
+    "TGDPO": Method("preference", "tgdpo"),
+}
+"""Objective -> overlay, and settings where the overlay's are made for responses of hundreds of tokens."""
+
+
+def prepare(quickstart: Path, folder: Path) -> None:
+    """Write the pairs with the columns that some objectives read, and the chosen responses as demonstrations."""
+    from prl.quickstart.world import right_answer
+
+    for split in ("train", "validation"):
+        pairs = [json.loads(line) for line in (quickstart / "world" / f"pairs.{split}.jsonl").open(encoding="utf-8")]
+        chosen = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
+        for row in pairs:
+            row["gold"] = right_answer(row["prompt"])
+            for side in ("chosen", "rejected"):
+                row[f"{side}_margin_reward"] = -0.1 * len(row[side])
+        for name, rows in (("pairs", pairs), ("demonstrations", chosen)):
+            path = folder / f"{name}.{split}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def settings(name: str, seed: int, quickstart: Path, data: Path, out: Path) -> list[str]:
+    """Return the settings of a run that its overlay does not have: where data and models are."""
+    method = METHODS[name]
+    rows = "demonstrations" if method.config == "supervised" else "pairs"
+    found = [
+        each
+        for side in ("train", "validation")
+        for each in (f"--data.init_args.{side}.path", f"{data}/{rows}.{side}.jsonl")
+    ]
+    if method.config == "supervised":
+        found += [f"{MODEL}model.config", "null", f"{MODEL}model.tokenizer", "null"]  # it starts from the folder
+        found += [f"{MODEL}optimization.learning_rate", "2.0e-5", "--data.init_args.batch_size", "32"]
+    if method.overlay == "tgdpo":
+        found += [f"{MODEL}guides", json.dumps({"guide": {"path": str(folder_of("DPO", seed, out) / "model")}})]
+    return found
+
+
+def folder_of(name: str, seed: int, out: Path) -> Path:
+    """Name the run folder of an objective and a seed."""
+    return out / f"{name.replace(', ', '_').replace(' ', '_')}.{seed}"
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quickstart", type=Path, default=Path("runs/quickstart"))
+    parser.add_argument("--out", type=Path, default=Path("runs/offline"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--only", choices=METHODS, action="append", help="one objective; may be given several times")
+    parser.add_argument("overrides", nargs=argparse.REMAINDER, help="after --: settings of every run")
+    options = parser.parse_args()
+    overrides = [each for each in options.overrides if each != "--"]
+    data = options.out / "data"
+    prepare(options.quickstart, data)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+
+    def one(name: str, seed: int) -> dict[str, Any]:
+        own = settings(name, seed, options.quickstart, data, options.out)
+        return train(METHODS[name], folder_of(name, seed, options.out), seed, options.quickstart, [*own, *overrides])
+
+    wanted = [(name, seed) for seed in seeds for name in options.only or METHODS]
+    rows = missing_runs(options.out / "results.jsonl", wanted, one)
+    start = measure(options.quickstart / "supervised" / "model", options.quickstart)
+    print(table([{"variant": "the start", "seed": 0, **start}, *rows], "objective", COLUMNS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""`prl pairs`: write preference pairs of a policy's own responses, judged against each other in both orders.
+
+The file is for `data.init_args.train` of preference training. Where it comes from, and how many pairs were left out for
+what reason, is in OUTPUT.provenance.json. A command that was killed goes on from OUTPUT.parts when it is given again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from prl.cli.commands.sources import add_source_options, errors_in_options, number_of_rows, positive
+from prl.config import DTYPES
+from prl.system.outputs import check_file, json_with
+
+
+def main(args: list[str]) -> None:
+    """Write the pairs, and print what was counted."""
+    parser = _parser()
+    options = parser.parse_args(args)
+    if (options.judge is None) == (options.reward is None):
+        parser.error("give either --judge, a folder, or --reward, a class with its settings")
+    if options.output.exists():
+        parser.error(f"--output {options.output} exists; choose another name")
+    if options.output.suffix != ".jsonl":
+        parser.error(f"--output {options.output}: expected a name that ends in .jsonl")
+    if options.samples < 2:
+        parser.error("--samples 1 makes no pair; expected at least 2")
+    check_file(
+        *(options.output.with_suffix(".provenance.json"), "the description beside --output,"),
+        json_with("policy", "inputs", "counts"),
+    )
+    maker = _maker(options)
+    settings = {name: value for name, value in vars(options).items() if name != "output"}
+    with errors_in_options(can_skip=False):
+        counts = maker.write(options.output, settings)
+    print(f"wrote {counts.pop('pairs', 0)} pairs of {counts.pop('prompts', 0)} prompts to {options.output}")
+    for words, count in counts.items():
+        print(f"{count:>8} {words}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("prl pairs", description=__doc__)
+    parser.add_argument("--policy", required=True, help="folder or hub id of the model that answers")
+    parser.add_argument("--prompts", required=True, help="file or hub id of prompts, in any shape of docs/data.md")
+    parser.add_argument("--output", type=Path, required=True, help=".jsonl file to write; must not exist")
+    parser.add_argument("--judge", help="folder or hub id of a judge, generative or Bradley-Terry")
+    parser.add_argument(
+        "--reward", type=_class, help="in its place a reward source: a class path, or class_path and init_args as JSON"
+    )
+    parser.add_argument(
+        "--rule",
+        type=_class,
+        default="BestWorst",
+        help="which responses become a pair: BestWorst, AllPairs, RejectionSampled, or a class of your own, with its "
+        "settings as JSON (BestWorst)",
+    )
+    parser.add_argument("--samples", type=positive, default=5, help="responses to each prompt (5)")
+    parser.add_argument("--max_new_tokens", type=positive, default=256, help="length limit of a response (256)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the sampling (1)")
+    parser.add_argument(
+        "--min_win_prob",
+        type=float,
+        default=0.5,
+        help="leave out pairs whose chosen response wins with less than this probability (0.5)",
+    )
+    parser.add_argument(
+        "--any_order", action="store_true", help="keep pairs of which the other order names another winner"
+    )
+    parser.add_argument("--keep_unfinished", action="store_true", help="take responses that hit the length limit")
+    parser.add_argument("--soft_labels", action="store_true", help="write the judge's probability as `preference`")
+    parser.add_argument("--max_prompt_length", type=positive, default=1024, help="longest prompt in tokens (1024)")
+    parser.add_argument("--batch_size", type=positive, default=16, help="responses sampled together (16)")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="type in which policy and judge work")
+    parser.add_argument("--limit", type=number_of_rows, help="read only the first so many prompts")
+    add_source_options(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--chat_template_kwargs", type=json.loads, help="variables of the policy's chat template, as JSON"
+    )
+    parser.add_argument("--keep_thoughts", action="store_true", help="judge and write what stands before </think> too")
+    return parser
+
+
+def _class(text: str) -> Any:
+    return json.loads(text) if text.lstrip().startswith("{") else text
+
+
+def _maker(options: argparse.Namespace) -> Any:
+    from prl.cli.classes import built
+    from prl.config import ModelSource, Sampling
+    from prl.data import DataSource
+    from prl.judge.loading import judge_in
+    from prl.pairs.base import PairRule
+    from prl.pairs.checks import PairChecks
+    from prl.pairs.making import PairMaker
+    from prl.rewards.base import RewardSource
+
+    reward = built("reward", RewardSource, options.reward) if options.reward is not None else None
+    return PairMaker(
+        ModelSource(path=options.policy, dtype=options.dtype, chat_template_kwargs=options.chat_template_kwargs),
+        DataSource(options.prompts, options.split, options.name, options.columns, options.limit),
+        judge_in(options.judge, options.dtype) if reward is None else reward,
+        built("rule", PairRule, options.rule),
+        Sampling(options.max_new_tokens, options.temperature, options.samples),
+        PairChecks(options.min_win_prob, not options.any_order, options.keep_unfinished),
+        "soft" if options.soft_labels else "hard",
+        max_prompt_length=options.max_prompt_length,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        keep_thoughts=options.keep_thoughts,
+    )

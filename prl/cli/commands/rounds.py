@@ -1,0 +1,122 @@
+"""`prl rounds`: improve a policy in rounds; in each it is sampled, judged, paired and trained on the pairs.
+
+Give a config of configs/rounds. OUT/round=N holds the pairs, the run and the model of a round, OUT/rounds.json a table.
+A command that was killed goes on where it was when it is given again, also with more rounds (--rounds.number). All
+settings: `prl rounds --config FILE --out DIR --print_config`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from prl.system.json_files import read_object
+from prl.system.outputs import OutputError, write_text
+
+SETTINGS = "settings.json"
+TABLE = "rounds.json"
+
+
+def main(args: list[str]) -> None:
+    """Make the rounds that are not there yet, and print the table."""
+    parser = argparse.ArgumentParser("prl rounds", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--config", action="append", required=True, metavar="FILE", help="settings; the last word counts"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the rounds")
+    options, further = parser.parse_known_args(args)
+    from prl.cli.rounds_config import RoundsConfig
+
+    config = RoundsConfig([*(f"--config={file}" for file in options.config), *further])
+    from prl.run_folder.lock import run_lock
+
+    with run_lock(options.out):
+        _check_settings(options.out, config.plain())
+        reports = [_round(config, options.out, number) for number in range(1, config.rounds.number + 1)]
+        write_text(options.out / TABLE, json.dumps(reports, indent=2) + "\n")
+    _show(reports)
+
+
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Keep the settings of the first start, and refuse others later, but for more rounds.
+
+    Raises:
+        OutputError: for a folder of other settings, or of something else.
+    """
+    file = out / SETTINGS
+    if not file.exists():
+        if found := next((path for path in out.iterdir() if not path.name.startswith(".")), None):
+            raise OutputError(f"--out {out} holds {found.name} and no rounds; choose another folder")
+        write_text(file, json.dumps(settings, indent=2) + "\n")
+        return
+    before = read_object(file)
+    before["rounds"]["number"] = settings["rounds"]["number"]
+    if changed := [name for name in settings if settings[name] != before.get(name)]:
+        raise OutputError(f"--out {out} has rounds of other settings ({', '.join(changed)}); choose another folder")
+
+
+def _round(config: Any, out: Path, number: int) -> dict[str, Any]:
+    """Make what is not there yet of a round, and return its report."""
+    from prl.models.extrapolation import extrapolate
+
+    folder = out / f"round={number}"
+    report = folder / "report.json"
+    if report.exists():
+        return read_object(report)
+    start = config.policy
+    policy = start if number == 1 else str(_model(config, out, number - 1))
+    pairs, run = folder / "pairs.jsonl", folder / "fit"
+    print(f"round {number} of {config.rounds.number}: {folder}", flush=True)
+    if not pairs.exists():
+        part = ((number - 1) % config.rounds.prompt_shares, config.rounds.prompt_shares)
+        config.maker(policy, number).write(pairs, {"round": number, "policy": policy}, part)
+    counts = read_object(pairs.with_suffix(".provenance.json"))["counts"]
+    if not counts.get("pairs"):
+        raise ValueError(f"round {number} made no pairs of its prompts ({counts}); see {pairs}")
+    if not (run / "model").exists():
+        from prl.cli.app import run_stage
+
+        run_stage(config.fit_arguments(policy, number, pairs, run))
+    if config.rounds.extrapolation and not (folder / "model").exists():
+        before = start if number == 1 else out / f"round={number - 1}" / "fit" / "model"
+        extrapolate(run / "model", before, config.rounds.extrapolation, folder / "model")
+    found = {"round": number, "policy": policy, "model": str(_model(config, out, number)), "pairs": counts}
+    if config.validation is not None:
+        found |= _measured(config, out, number, found["model"])
+    write_text(report, json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def _model(config: Any, out: Path, number: int) -> Path:
+    folder = out / f"round={number}"
+    return folder / "model" if config.rounds.extrapolation else folder / "fit" / "model"
+
+
+def _measured(config: Any, out: Path, number: int, model: str) -> dict[str, Any]:
+    from prl.rounds.measuring import measure, sampled_texts
+
+    first = out / "start.json"
+    if not first.exists():
+        texts = sampled_texts(config.maker(config.policy, 0), config.source(config.policy), config.validation)
+        write_text(first, json.dumps(texts))
+    samples = out / f"round={number}" / "samples.jsonl"
+    before = json.loads(first.read_text(encoding="utf-8"))
+    return measure(config.maker(model, 0), config.source(model), config.validation, before, samples)
+
+
+def _show(reports: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="rounds; win rate of sampled responses against the start's, under the reward that trains")
+    for column in ("round", "prompts", "pairs", "win rate", "95 %", "characters"):
+        table.add_column(column, justify="right")
+    for each in reports:
+        measured = ("", "", "")
+        if "win_rate" in each:
+            interval = f"{each['low']:.3f} to {each['high']:.3f}"
+            measured = (f"{each['win_rate']:.3f}", interval, f"{each['characters']:.1f}")
+        table.add_row(str(each["round"]), str(each["pairs"]["prompts"]), str(each["pairs"]["pairs"]), *measured)
+    console = Console()
+    console.print(table)
+    console.print(f"the last policy: {reports[-1]['model']}", soft_wrap=True, highlight=False)

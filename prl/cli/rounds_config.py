@@ -1,0 +1,73 @@
+"""Settings of `prl rounds`, read by the same rules as those of `prl fit`."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from jsonargparse import Namespace
+
+import prl.judge
+import prl.pairs.rules
+import prl.rewards  # noqa: F401 - with the two above: makes short class names known
+from prl.cli.usage import Parser
+from prl.config import ModelSource
+from prl.data import DataSource
+from prl.pairs.making import PairMaker
+from prl.rounds.settings import Fit, Rounds
+
+SEEDS = 1_000_003
+"""Distance of the seeds of two rounds, more than a file has prompts."""
+
+
+class RoundsConfig:
+    """Settings of all rounds, and what follows from them for each."""
+
+    def __init__(self, args: list[str]) -> None:
+        parser = Parser(prog="prl rounds [options]")
+        parser.add_argument("--config", action="config")
+        parser.add_class_arguments(PairMaker, "pairs")
+        parser.add_class_arguments(Rounds, "rounds")
+        parser.add_class_arguments(Fit, "fit")
+        parser.add_argument(
+            "--validation", type=DataSource | None, default=None, help="Unseen prompts on which rounds are measured."
+        )
+        self._parser, self._config = parser, parser.parse_args(args)
+        made = self._instantiate(self._config)  # a mistake in a setting is told before anything runs
+        self.rounds: Rounds = made.rounds
+        self.fit: Fit = made.fit
+        self.validation: DataSource | None = made.validation
+        self.policy: str = made.pairs.policy.path
+
+    def _instantiate(self, config: Namespace) -> Any:
+        instantiate = getattr(self._parser, "instantiate", None) or self._parser.instantiate_classes
+        return instantiate(config)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        settings = json.loads(self._parser.dump(self._config, format="json", skip_none=False))
+        settings.pop("config", None)
+        return cast(dict[str, Any], settings)
+
+    def source(self, policy: str) -> ModelSource:
+        """Return the source of a policy, with the other settings of the first."""
+        return self.maker(policy, 0).policy
+
+    def maker(self, policy: str, number: int) -> PairMaker:
+        """Make what makes the pairs of a round."""
+        config = self._config.clone()
+        config.pairs.policy.path = policy
+        config.pairs.seed += SEEDS * number
+        return cast(PairMaker, self._instantiate(config).pairs)
+
+    def fit_arguments(self, policy: str, number: int, pairs: Path, run: Path) -> list[str]:
+        """Return the arguments of a round's `prl fit`; it goes on where an earlier start was stopped."""
+        from prl.checkpoints.files import holds_checkpoints
+
+        args = ["fit", *(f"--config={each}" for each in self.fit.configs), "--run_dir", str(run)]
+        args += ["--seed_everything", str(self._config.pairs.seed + number)]
+        args += ["--data.init_args.train.path", str(pairs), "--model.init_args.model.path", policy]
+        if self.rounds.reference == "start" and number > 1:
+            args += ["--model.init_args.reference.path", self.policy]
+        for name, value in self.fit.options.items():
+            args += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+        return [*args, *(["--ckpt_path", "last"] if holds_checkpoints(run / "checkpoints") else [])]

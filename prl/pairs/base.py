@@ -1,0 +1,41 @@
+"""Socket of pair rules: which of a prompt's candidates become a preference pair."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+from prl.pairs.candidates import Candidates
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Two candidates of which the first is to be the chosen one, by their numbers."""
+
+    chosen: int
+    rejected: int
+
+
+class PairRule(ABC):
+    """Chooses pairs among the candidates of one prompt; the constructor has the settings and checks them.
+
+    A rule names pairs and no labels: a pair is kept only where the comparison of its two responses names the same
+    winner, and by what margin is a matter of `PairChecks`.
+    """
+
+    min_candidates: int = 2
+    """Fewest different candidates that the rule can choose among."""
+
+    @abstractmethod
+    def choose(self, candidates: Candidates, generator: torch.Generator) -> list[Choice]:
+        """Choose pairs.
+
+        Args:
+            candidates: K responses with their comparisons.
+            generator: for draws; seeded by the prompt's number, so that a repeated run draws the same.
+        """
+
+
+def ranked(values: torch.Tensor, texts: tuple[str, ...]) -> list[int]:
+    """Order candidates from the highest value to the lowest; equal ones by their text, never by their place."""
+    return sorted(range(len(texts)), key=lambda n: (-float(values[n]), texts[n]))

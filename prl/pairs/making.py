@@ -1,0 +1,190 @@
+"""From prompts to preference rows: sample, compare, choose, check, write."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from prl.config import ModelSource, Sampling
+from prl.data import AnchoredPrompt, DataSource, PreferencePair, load_records
+from prl.pairs.base import Choice, PairRule
+from prl.pairs.candidates import Candidates, compare_candidates
+from prl.pairs.checks import PairChecks
+from prl.pairs.parts import Parts
+from prl.pairs.rules.best_worst import BestWorst
+from prl.rewards.base import RewardSource, load_frozen
+from prl.rollouts.prompts import PromptSampler
+from prl.run_folder.inputs import Inputs, model_inputs
+from prl.system.outputs import write_text
+from prl.types import Rollout
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+class PairMaker:
+    """Makes preference pairs from a policy's own responses to a file of prompts.
+
+    Args:
+        policy: the model that answers.
+        prompts: file or hub id of prompts, in any shape of docs/data.md.
+        reward: judge or other reward source that compares the responses, in both orders.
+        rule: which candidates of a prompt become a pair; the best against the worst when null.
+        sampling: length limit, temperature, and candidates of each prompt (`per_prompt`).
+        checks: limits on the comparison of a pair's responses.
+        labels: hard leaves the pair as chosen and rejected; soft writes the judge's probability too, as `preference`.
+        max_prompt_length: longest prompt, tokens.
+        batch_size: responses sampled together.
+        seed: of all draws.
+        keep_thoughts: judge and write what stands before `</think>` too, not answers alone.
+
+    Raises:
+        ValueError: for fewer candidates of a prompt than the rule needs.
+    """
+
+    def __init__(
+        self,
+        policy: ModelSource,
+        prompts: DataSource,
+        reward: RewardSource,
+        rule: PairRule | None = None,
+        sampling: Sampling = Sampling(max_new_tokens=256, per_prompt=5),  # noqa: B008 - frozen
+        checks: PairChecks = PairChecks(),  # noqa: B008 - frozen
+        labels: Literal["hard", "soft"] = "hard",
+        max_prompt_length: int = 1024,
+        batch_size: int = 16,
+        seed: int = 0,
+        keep_thoughts: bool = False,
+    ) -> None:
+        self.policy, self.prompts, self.reward, self.rule = policy, prompts, reward, rule or BestWorst()
+        self.sampling, self.checks, self.labels = sampling, checks, labels
+        self.max_prompt_length, self.batch_size, self.seed = max_prompt_length, batch_size, seed
+        self.keep_thoughts = keep_thoughts
+        if sampling.per_prompt < self.rule.min_candidates:
+            raise ValueError(
+                f"sampling.per_prompt is {sampling.per_prompt}; {type(self.rule).__name__} chooses among at least "
+                f"{self.rule.min_candidates} candidates"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+
+    def write(self, output: Path, settings: dict[str, Any], part: tuple[int, int] = (0, 1)) -> dict[str, int]:
+        """Write the pairs to a .jsonl file, and return the counts.
+
+        Finished parts wait in OUTPUT.parts: a command that was killed goes on from there, to the same file.
+
+        Args:
+            output: gets its name when it is complete; OUTPUT.provenance.json beside it says where it comes from.
+            settings: everything that decides the rows, as JSON values.
+            part: (k, n) takes each n-th prompt from number k on, counted from 0.
+
+        Raises:
+            DataError: for bad rows of the prompts.
+            ValueError: when a model is missing, a prompt is too long, or the parts were made with other settings.
+        """
+        found = load_records(self.prompts, AnchoredPrompt)
+        records = found.records[part[0] :: part[1]]
+        about = {**settings, "part": list(part), "prompts_sha256": found.report.sha256, "inputs": self._inputs()}
+        parts = Parts(output.with_suffix(".parts"), about)
+        per_batch = max(1, self.batch_size // self.sampling.per_prompt)
+        starts = [start for start in range(0, len(records), per_batch) if not parts.has(start)]
+        if starts:
+            make = self._maker(records)
+            for start in tqdm(starts, desc="pairs", unit="batch"):
+                parts.add(start, *make(start, records[start : start + per_batch]))
+        counts = parts.counts()
+        write_text(output.with_suffix(".provenance.json"), json.dumps({**about, "counts": counts}, indent=2) + "\n")
+        parts.join(output)
+        parts.remove()
+        return counts
+
+    def _inputs(self) -> Inputs:
+        found = model_inputs("policy", self.policy)
+        for number, source in enumerate(self.reward.leaves()):
+            if (model := source.model_source()) is not None:
+                found |= model_inputs(f"reward{number}", model)
+        return found
+
+    def _maker(self, records: list[AnchoredPrompt]) -> Callable[[int, list[AnchoredPrompt]], tuple[list[Row], Counter]]:
+        """Load the models, and return what makes the rows of some prompts."""
+        sampler = PromptSampler(
+            *(self.policy, self.sampling, records),
+            name=self.prompts.path,
+            max_prompt_length=self.max_prompt_length,
+            seed=self.seed,
+            keep_thoughts=self.keep_thoughts,
+        )
+        load_frozen(self.reward, sampler.policy, self.policy.path)
+        self.reward.to(sampler.device)
+
+        def make(start: int, part: list[AnchoredPrompt]) -> tuple[list[Row], Counter]:
+            counts: Counter[str] = Counter()
+            rollout, kept = self._distinct(sampler.sample(start, len(part)), counts)
+            with torch.no_grad():
+                compared = dict(zip(kept, compare_candidates(self.reward, rollout), strict=True)) if kept else {}
+            rows = []
+            for place, record in enumerate(part):
+                own = self._pairs_of(compared.get(place), start + place, counts)
+                rows += [self._row(record, compared[place], pair) for pair in own]
+            return rows, counts + Counter(prompts=len(part), pairs=len(rows))
+
+        return make
+
+    def _distinct(self, rollout: Rollout, counts: Counter[str]) -> tuple[Rollout, list[int]]:
+        """Leave out empty, unfinished and repeated responses; return the rest, and the prompts that still have some."""
+        seen: set[tuple[int, str]] = set()
+        rows = []
+        groups, finished = rollout.group.tolist(), rollout.finished.tolist()
+        for row, text in enumerate(text.strip() for text in rollout.texts):
+            counts["responses"] += 1
+            if not text:
+                counts["responses that are empty"] += 1
+            elif not finished[row] and not self.checks.keep_unfinished:
+                counts["responses that hit the length limit"] += 1
+            elif (groups[row], text) in seen:
+                counts["responses equal to another"] += 1
+            else:
+                seen.add((groups[row], text))
+                rows.append(row)
+        kept = rollout.select(torch.tensor(rows, dtype=torch.long)) if rows else rollout
+        return kept, list(dict.fromkeys(groups[row] for row in rows))
+
+    def _pairs_of(self, candidates: Candidates | None, number: int, counts: Counter[str]) -> Iterator[Choice]:
+        """Choose the pairs of a prompt that nothing speaks against."""
+        if candidates is None or len(candidates) < self.rule.min_candidates:
+            counts["prompts with too few candidates"] += 1
+            return
+        if not candidates.judged:
+            counts["prompts with a comparison that failed"] += 1
+            log.warning("prompt %d has a comparison that failed: %s", number + 1, self.reward.failure())
+            return
+        generator = torch.Generator().manual_seed(self.seed + number)
+        for pair in self.rule.choose(candidates, generator):
+            objection = self.checks.objection(candidates, pair)
+            if objection is None:
+                yield pair
+            else:
+                counts[f"pairs {objection}"] += 1
+
+    def _row(self, record: AnchoredPrompt, candidates: Candidates, pair: Choice) -> Row:
+        """Write a pair as an ordinary preference row, with the win rates that SPPO and DNO read."""
+        rates = candidates.win_rate
+        win_prob = float(candidates.win_prob[pair.chosen, pair.rejected])
+        # A column of the prompts that preference data reads as a label would label this pair.
+        kept = {name: value for name, value in record.extra.items() if name not in PreferencePair.columns}
+        return {
+            **kept,
+            "prompt": list(record.prompt),
+            "chosen": candidates.texts[pair.chosen],
+            "rejected": candidates.texts[pair.rejected],
+            **({"preference": win_prob} if self.labels == "soft" else {}),
+            "chosen_win_rate": float(rates[pair.chosen]),
+            "rejected_win_rate": float(rates[pair.rejected]),
+            "win_prob": win_prob,
+        }

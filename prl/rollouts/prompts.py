@@ -1,0 +1,78 @@
+"""Sampling of several responses to each prompt of a file, outside of training: for anchors, pairs and rounds."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from prl.checkpoints.random_states import forked
+from prl.config import ModelSource, Sampling
+from prl.data.encoding import PromptEncoder
+from prl.data.rows.records import AnchoredPrompt, RowError
+from prl.data.thoughts import opens_thoughts, without_thoughts
+from prl.data.tokens import TooLongError
+from prl.models.limits import check_fits
+from prl.models.loading import load_causal_lm, load_tokenizer
+from prl.rollouts.generate import end_token_ids, generate
+from prl.types import Rollout
+
+
+class PromptSampler:
+    """Samples one policy's responses to the prompts of a file, the same ones whenever it is asked.
+
+    Args:
+        source: the policy.
+        sampling: length limit, temperature, and responses to each prompt.
+        records: all prompts.
+        name: of their file, for errors.
+        max_prompt_length: longest prompt, tokens.
+        seed: of every draw, beside the number of the first prompt of a batch.
+        keep_thoughts: keep what stands before `</think>` in the texts.
+
+    Raises:
+        ValueError: naming the prompt that is too long, or a length that the model cannot read.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        sampling: Sampling,
+        records: Sequence[AnchoredPrompt],
+        *,
+        name: str,
+        max_prompt_length: int,
+        seed: int,
+        keep_thoughts: bool = False,
+    ) -> None:
+        self.sampling, self.seed, self.keep_thoughts = sampling, seed, keep_thoughts
+        self.tokenizer = load_tokenizer(source)
+        self.encoder = PromptEncoder(self.tokenizer, max_prompt_length, needs_anchors=False)
+        self.rows = list(self._encoded(records, name))
+        positions = max((row["length"] for row in self.rows), default=0) + sampling.max_new_tokens
+        check_fits(source, self.tokenizer, positions, role="policy", setting="the longest prompt plus max_new_tokens")
+        self.opens_thoughts = opens_thoughts(self.tokenizer)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.policy: Any = load_causal_lm(source).eval().to(self.device)
+        self.end_ids = end_token_ids(self.policy, self.tokenizer)
+
+    def _encoded(self, records: Sequence[AnchoredPrompt], name: str) -> Iterator[dict[str, Any]]:
+        for number, record in enumerate(records, 1):
+            try:
+                row = self.encoder.encode(record)
+            except (TooLongError, RowError) as error:
+                raise ValueError(f"prompt {number} of {name}: {error}") from None
+            assert row is not None
+            yield row
+
+    def sample(self, start: int, number: int) -> Rollout:
+        """Sample the responses to some prompts, those to one prompt in adjacent rows; texts are stripped."""
+        batch = self.encoder.collate(self.rows[start : start + number]).to(self.device)
+        with forked(seed=self.seed + start):
+            rollout = generate(
+                self.policy, self.tokenizer, batch.repeat(self.sampling.per_prompt), self.sampling, end_ids=self.end_ids
+            )
+        texts = [text.strip() for text in rollout.texts]
+        if not self.keep_thoughts:
+            texts = [without_thoughts(text, opened=self.opens_thoughts) for text in texts]
+        return replace(rollout, texts=texts)

@@ -1,0 +1,121 @@
+"""`prl pairs`: ordinary preference rows of a policy's own responses, the same after a kill."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from prl.cli.entry import main
+from prl.data import DataSource, PreferencePair, load_records
+from prl.judge import Judge
+from prl.pairs.parts import Parts
+from prl.rollouts.prompts import PromptSampler
+from prl.types import Rollout
+from tests.integration.runs import Home
+
+
+def command(home: Home, output: Path, *more: str) -> list[str]:
+    return [
+        *("pairs", "--policy", str(home.policy), "--prompts", str(home.data("prompts.train"))),
+        *("--output", str(output), "--samples", "4", "--max_new_tokens", "5", "--limit", "10", "--batch_size", "8"),
+        *("--keep_unfinished", "--any_order", *more),
+    ]
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_rows_are_what_the_judge_says_and_train_a_policy(home: Home, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "new" / "pairs.jsonl"
+    main(command(home, output, "--judge", str(home.judge), "--soft_labels"))
+    told = capsys.readouterr().out
+    made = rows(output)
+    assert f"wrote {len(made)} pairs of 10 prompts" in told
+    assert len(made) >= 5
+    judge = Judge.from_pretrained(home.judge)
+    columns = ([row[name] for row in made] for name in ("prompt", "chosen", "rejected"))
+    verdict = judge.compare(*columns)
+    assert verdict.win_prob.tolist() == pytest.approx([row["win_prob"] for row in made], abs=1e-5)
+    for row in made:
+        assert row["preference"] == row["win_prob"] > 0.5
+        assert row["chosen_win_rate"] > row["rejected_win_rate"]
+    assert len(load_records(DataSource(str(output)), PreferencePair).records) == len(made)
+    about = json.loads(output.with_suffix(".provenance.json").read_text())
+    assert about["counts"]["responses"] == 40
+    assert {name.partition("/")[0] for name in about["inputs"]} == {"policy", "reward0"}
+    assert sorted(path.name for path in output.parent.iterdir()) == ["pairs.jsonl", "pairs.provenance.json"]
+    home.run("preference", tmp_path / "run", "--data.init_args.train.path", str(output))
+
+
+def test_a_killed_command_goes_on_to_the_same_file(home: Home, tmp_path: Path, monkeypatch, capsys) -> None:
+    rule = ["--reward", json.dumps({"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.vowels"}})]
+    rule += ["--rule", json.dumps({"class_path": "RejectionSampled", "init_args": {"keep": 4}})]
+    main(command(home, tmp_path / "whole.jsonl", *rule))
+    add = Parts.add
+    monkeypatch.setattr(Parts, "add", lambda self, start, *rest: add(self, start, *rest) if start < 4 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(command(home, tmp_path / "killed.jsonl", *rule))
+    assert not (tmp_path / "killed.jsonl").exists()
+    monkeypatch.undo()
+    sampled = []
+    monkeypatch.setattr(Parts, "add", lambda self, start, *rest: (sampled.append(start), add(self, start, *rest)))
+    with pytest.raises(SystemExit):
+        main(command(home, tmp_path / "killed.jsonl", *rule, "--seed", "1"))
+    assert "killed.parts holds parts made with other settings (seed)" in capsys.readouterr().err
+    main(command(home, tmp_path / "killed.jsonl", *rule))
+    assert sampled == [4, 6, 8]
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    for row in rows(tmp_path / "whole.jsonl"):
+        assert vowels(None, row["chosen"], None) > vowels(None, row["rejected"], None)
+
+
+def test_what_is_no_candidate_is_left_out_and_counted(home: Home, tmp_path: Path, monkeypatch, capsys) -> None:
+    sample = PromptSampler.sample
+
+    def spoilt(self: PromptSampler, start: int, number: int) -> Rollout:
+        """Of the four responses to each prompt the second repeats the first, and the third is empty."""
+        rollout = sample(self, start, number)
+        texts = [rollout.texts[row - 1] if row % 4 == 1 else text for row, text in enumerate(rollout.texts)]
+        texts = [" " if row % 4 == 2 else text or "x" for row, text in enumerate(texts)]
+        last = [text if row % 4 < 3 else f"{text} last" for row, text in enumerate(texts)]
+        return replace(rollout, texts=last, finished=torch.tensor([row % 8 != 7 for row in range(len(texts))]))
+
+    monkeypatch.setattr(PromptSampler, "sample", spoilt)
+    args = command(home, tmp_path / "pairs.jsonl", "--judge", str(home.judge))
+    main([each for each in args if each != "--keep_unfinished"])
+    told = {
+        words: int(count)
+        for count, words in (line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    }
+    # Ten prompts: in every other one the last response hit the length limit, which leaves one candidate.
+    assert told == {
+        "responses": 40,
+        "responses equal to another": 10,
+        "responses that are empty": 10,
+        "responses that hit the length limit": 5,
+        "prompts with too few candidates": 5,
+    }
+    assert len(rows(tmp_path / "pairs.jsonl")) == 5
+
+
+def vowels(prompt: object, response: str, row: object) -> float:
+    return float(sum(letter in "aeiou" for letter in response))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--reward", "NoSuch"], "--reward NoSuch"),
+        (["--reward", "RuleReward", "--rule", '{"class_path": "RejectionSampled", "init_args": {"keep": 1}}'], "keep"),
+        (["--reward", "RuleReward", "--policy", "./nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_sampled(more, message, home: Home, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(command(home, tmp_path / "x.jsonl", *more))
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not list(tmp_path.glob("x.*"))

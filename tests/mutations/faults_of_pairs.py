@@ -1,0 +1,55 @@
+"""Faults of pairs that are made of a policy's own responses, and of rounds of them."""
+
+BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
+    "prl/pairs/candidates.py": (
+        "u.pairs",
+        (
+            ("winner-and-loser-change-places", "= margin, -margin", "= -margin, margin"),
+            ("every-order-agrees", "= not flipped", "= True"),
+            ("win-rate-of-columns", "return self.win_prob.mean(1)", "return self.win_prob.mean(0)"),
+            ("differences-turned", "each[:, None] - each[None, :]", "each[None, :] - each[:, None]"),
+        ),
+    ),
+    "prl/pairs/checks.py": (
+        "u.pairs",
+        (
+            ("ties-are-pairs", "if margin == 0:", "if False:"),
+            ("contradictions-are-pairs", "if margin < 0:", "if False:"),
+            ("orders-need-not-agree", "if self.orders_agree and not bool", "if False and not bool"),
+            ("limit-is-not-kept", "< self.min_win_prob:", "< 0.5:"),
+        ),
+    ),
+    "prl/pairs/rules/rejection_sampled.py": (
+        "u.pairs",
+        (
+            ("rewards-are-not-tilted", "/ beta):", "* beta):"),
+            ("keeps-one-more", "if len(accepted) == keep:", "if len(accepted) > keep:"),
+        ),
+    ),
+    "prl/pairs/making.py": (
+        "i.pairs_command",
+        (
+            ("repeated-responses-stay", "elif (groups[row], text) in seen:", "elif False:"),
+            (
+                "rates-of-the-other",
+                'float(rates[pair.chosen]),\n            "rejected',
+                'float(rates[pair.rejected]),\n            "rejected',
+            ),
+        ),
+    ),
+    "prl/pairs/parts.py": (
+        "i.pairs_command",
+        (("parts-of-other-settings", "if self._file.exists():\n            before", "if False:\n            before"),),
+    ),
+    "prl/models/extrapolation.py": (
+        "i.rounds_command",
+        (("towards-the-older", "alpha * (weight - old[name])", "alpha * (old[name] - weight)"),),
+    ),
+    "prl/cli/commands/rounds.py": (
+        "i.rounds_command",
+        (
+            ("rounds-of-other-settings", "if settings[name] != before.get(name)", "if False"),
+            ("extrapolates-from-itself", 'out / f"round={number - 1}" / "fit" / "model"', 'run / "model"'),
+        ),
+    ),
+}

@@ -1,0 +1,210 @@
+"""What holds for every preference objective, whatever its formula.
+
+A new method is found by its file, and its batches are made of what it declares. It stands in a table below only where
+its settings, columns or views are special, or where a rule does not hold for it; each exception says why.
+"""
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from prl.objectives.preference import METHODS, PreferenceBatch, PreferenceObjective, ScoredResponses
+from tests.helpers.records import ragged_mask
+
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "DNO": [{}, {"win_rates": "label"}],
+    "FDPO": [{"divergence": name} for name in ("reverse_kl", "forward_kl", "js", "alpha")],
+    "MODPO": [{}, {"margin": "guide"}],
+    "RPO": [{}, {"sft_term": "average"}],
+    "SLiC": [{}, {"with_reference": False}],
+    "SPPO": [{}, {"win_rates": "label"}],
+    "TriplePO": [{}, {"form": "TPO-L"}, {"alpha": 0}],
+    "VPO": [{}, {"optimistic": True}],
+}
+"""Settings to try beside the defaults."""
+COLUMNS: dict[str, tuple[float, float]] = {"chosen_win_rate": (0.5, 1.0), "rejected_win_rate": (0.0, 0.5)}
+"""Range of the numbers of a column; 0 to 1 for others."""
+PER_PAIR: dict[str, int] = {}
+"""Responses of a pair in a further view; 1 for others."""
+PUSHES_OTHERWISE: dict[str, str] = {}
+"""Methods whose first step may lower chosen or raise rejected, and why."""
+READS_THE_BATCH: dict[str, str] = {}
+"""Methods whose loss of a pair depends on the other pairs, and why."""
+LABELS_DIFFER: dict[str, str] = {"SPPO": "a label moves the targets of squares; its gradient is that of the share"}
+"""Methods for which a soft label is not the share of the pair each way round, and why."""
+
+CASES = [
+    pytest.param(method(**settings), id=f"{name}{'-' if settings else ''}{'-'.join(map(str, settings.values()))}")
+    for name, method in METHODS.items()
+    for settings in SETTINGS.get(name, [{}])
+]
+every = pytest.mark.parametrize("objective", CASES)
+Lengths = dict[str, list[int]]
+
+
+def rule(exceptions: dict[str, str], objective: PreferenceObjective) -> None:
+    if why := exceptions.get(type(objective).__name__):
+        pytest.skip(why)
+
+
+def lengths_of(objective: PreferenceObjective, pairs: int, **given: list[int]) -> Lengths:
+    """Different lengths in every view, from 1 to 5 tokens."""
+    counts = {name: pairs * PER_PAIR.get(name, 1) for name in objective.views}
+    return {
+        name: given.get(name, [1 + (2 * row + 3 * number) % 5 for row in range(counts[name])])
+        for number, name in enumerate(objective.views)
+    }
+
+
+def batch_of(
+    objective: PreferenceObjective,
+    lengths: Lengths,
+    dtype: torch.dtype = torch.float64,
+    ratio: dict[str, float] | None = None,
+    label: float = 1.0,
+) -> PreferenceBatch:
+    """Make a batch of random log-probabilities, or of given log-ratios of whole responses, whose leaves learn."""
+    generator = torch.Generator().manual_seed(5)
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    views = {}
+    for name, counts in lengths.items():
+        mask = ragged_mask(counts)
+        reference = -2 * numbers(*mask.shape)
+        policy = -2 * numbers(*mask.shape)
+        if ratio is not None:
+            each = torch.tensor(ratio.get(name, 0.0)).double() / torch.tensor(counts).clamp(min=1)[:, None]
+            reference = reference - (each.abs() if ratio.get(name, 0.0) else 0)
+            policy = reference + each
+        leaf = policy.to(dtype).requires_grad_()
+        guides = {guide: (reference - numbers(*mask.shape)).to(dtype) for guide in objective.guides}
+        views[name] = ScoredResponses(leaf, mask, reference.to(dtype) if objective.needs_reference else None, guides)
+    pairs = len(lengths["chosen"])
+    columns = {}
+    for name in objective.columns:
+        low, high = COLUMNS.get(name, (0.0, 1.0))
+        columns[name] = (low + (high - low) * numbers(pairs)).to(dtype)
+    return PreferenceBatch(views, torch.full((pairs,), label, dtype=dtype), columns)
+
+
+def gradients(objective: PreferenceObjective, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    loss = objective.loss(batch)
+    found = torch.autograd.grad(loss.sum(), [view.logprobs for view in batch.views.values()], allow_unused=True)
+    filled = {
+        name: torch.zeros_like(view.logprobs) if each is None else each
+        for (name, view), each in zip(batch.views.items(), found, strict=True)
+    }
+    return loss.detach(), filled
+
+
+@every
+def test_the_first_step_raises_chosen_and_does_not_raise_rejected(objective: PreferenceObjective) -> None:
+    """At the reference; a loss whose gradient is zero or turned round trains nothing, or the opposite."""
+    rule(PUSHES_OTHERWISE, objective)
+    batch = batch_of(objective, lengths_of(objective, 4), ratio={})
+    _, found = gradients(objective, batch)
+    chosen, rejected = (found[name].masked_fill(~batch.views[name].mask, 0).sum(1) for name in ("chosen", "rejected"))
+    assert (chosen < 0).all()
+    assert (rejected >= 0).all()
+
+
+@every
+def test_padding_and_other_pairs_of_the_batch_change_nothing(objective: PreferenceObjective) -> None:
+    lengths = lengths_of(objective, 4)
+    batch = batch_of(objective, lengths, label=0.7)
+    together, of_all = gradients(objective, batch)
+
+    def padded(values: Tensor | None, rows: slice, fill: float) -> Tensor | None:
+        return None if values is None else torch.nn.functional.pad(values.detach()[rows], (0, 3), value=fill)
+
+    groups = [slice(0, 4)] if type(objective).__name__ in READS_THE_BATCH else [slice(n, n + 1) for n in range(4)]
+    for pair in groups:
+        views = {}
+        for name, view in batch.views.items():
+            per = PER_PAIR.get(name, 1)
+            rows = slice(pair.start * per, pair.stop * per)
+            policy, reference = (padded(each, rows, float("nan")) for each in (view.logprobs, view.ref_logprobs))
+            mask = torch.nn.functional.pad(view.mask[rows], (0, 3))
+            assert policy is not None
+            guides = {guide: padded(each, rows, float("nan")) for guide, each in view.guides.items()}
+            views[name] = ScoredResponses(policy.requires_grad_(), mask, reference, guides)  # type: ignore[arg-type]
+        alone = PreferenceBatch(views, batch.target[pair], {k: v[pair] for k, v in batch.columns.items()})
+        loss, found = gradients(objective, alone)
+        torch.testing.assert_close(loss, together[pair], atol=1e-12, rtol=1e-12)
+        for name, view in views.items():
+            per = PER_PAIR.get(name, 1)
+            expected = of_all[name][pair.start * per : pair.stop * per]
+            torch.testing.assert_close(found[name][:, :-3], expected, atol=1e-12, rtol=1e-12)
+            assert (found[name][~view.mask] == 0).all()
+
+
+@every
+def test_a_soft_label_is_the_share_of_the_pair_each_way_round(objective: PreferenceObjective) -> None:
+    batch = batch_of(objective, lengths_of(objective, 4))
+
+    def losses(label: float, of: PreferenceBatch = batch) -> Tensor:
+        return objective.loss(replace(of, target=torch.full_like(of.target, label))).detach()
+
+    sure, wrong = losses(1.0), losses(0.0)
+    if objective.probabilities:  # win rates of the responses leave nothing to a label
+        assert torch.equal(sure, wrong)
+        return
+    assert ((sure - wrong).abs() > 1e-9).all()
+    rule(LABELS_DIFFER, objective)
+    torch.testing.assert_close(losses(0.3), 0.3 * sure + 0.7 * wrong)
+    if not objective.columns:
+        turned = replace(batch, views={**batch.views, "chosen": batch.rejected, "rejected": batch.chosen})
+        torch.testing.assert_close(losses(0.7, turned), losses(0.3))
+
+
+@every
+def test_gradients_are_those_of_finite_differences(objective: PreferenceObjective) -> None:
+    batch = batch_of(objective, lengths_of(objective, 3), label=0.7)
+    leaves = [view.logprobs for view in batch.views.values()]
+
+    def loss(*values: Tensor) -> Tensor:
+        views = {
+            name: replace(view, logprobs=value) for (name, view), value in zip(batch.views.items(), values, strict=True)
+        }
+        return objective.loss(replace(batch, views=views))
+
+    assert torch.autograd.gradcheck(loss, leaves, fast_mode=True)
+
+
+@every
+@pytest.mark.parametrize(
+    ("chosen", "rejected"), [([1, 1], [1, 1]), ([1, 4], [5, 1]), ([0, 0], [2, 2]), ([3, 3], [0, 0]), ([0, 2], [0, 0])]
+)
+def test_responses_of_one_token_and_of_none_have_a_loss(
+    objective: PreferenceObjective, chosen: list[int], rejected: list[int]
+) -> None:
+    """An empty response is one whose row was skipped."""
+    loss, found = gradients(objective, batch_of(objective, lengths_of(objective, 2, chosen=chosen, rejected=rejected)))
+    assert loss.isfinite().all()
+    assert all(each.isfinite().all() for each in found.values())
+
+
+@every
+@pytest.mark.parametrize("size", [80.0, 800.0])
+def test_log_ratios_far_from_the_reference_have_a_loss_in_float32(objective: PreferenceObjective, size: float) -> None:
+    others = [name for name in objective.views if name not in ("chosen", "rejected")]
+    sizes = (size, 0.0, -size)
+    for chosen, rejected, other in itertools.product(sizes, sizes, sizes if others else (0.0,)):
+        ratio = {"chosen": chosen, "rejected": rejected, **dict.fromkeys(others, other)}
+        for label in (1.0, 0.3):
+            batch = batch_of(objective, lengths_of(objective, 2), torch.float32, ratio, label)
+            loss, found = gradients(objective, batch)
+            assert loss.dtype == torch.float32
+            assert loss.isfinite().all(), ratio
+            assert all(each.isfinite().all() for each in found.values()), ratio
+
+
+def test_exceptions_are_of_methods_that_exist() -> None:
+    for table in (SETTINGS, PUSHES_OTHERWISE, READS_THE_BATCH, LABELS_DIFFER):
+        assert table.keys() <= METHODS.keys()
