@@ -55,6 +55,11 @@ class TrainingModule(LightningModule, ABC):
     def build_encoder(self) -> Encoder:
         """Build the encoder that turns records into ids; the data module calls this."""
 
+    @property
+    def max_grad_norm(self) -> float | None:
+        """Limit of the gradient norm in a module that steps by itself; None where the trainer clips."""
+        return None
+
     def configure_export(self) -> None:
         """Read the parts that `export` writes; a module may leave out the others."""
         self.configure_model()

@@ -29,6 +29,11 @@ class PolicyUpdate(PolicyTrainingModule):
     warmup: CriticWarmup
     health: HealthMonitor
 
+    @property
+    def max_grad_norm(self) -> float | None:
+        """Limit of the gradient norm over policy and critic together."""
+        return self.update_settings.max_grad_norm
+
     def update(self, experience: Experience) -> dict[str, float]:
         """Learn from epochs of minibatches; end early when the policy has moved past `stop_kl`."""
         settings, history, extra = self.update_settings, [], {}

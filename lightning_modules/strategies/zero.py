@@ -40,9 +40,9 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
                 "weights or optimizer state on nvme are out of a checkpoint's reach; offload them to the cpu"
             )
         self.config.setdefault("zero_force_ds_cpu_optimizer", False)  # it would be compiled first
-        settings: Any = getattr(self.lightning_module, "ppo", None)
-        if settings is not None:
-            self.config["gradient_clipping"] = settings.max_grad_norm  # Lightning has none when steps are taken by hand
+        module: Any = self.lightning_module
+        if module is not None and module.max_grad_norm is not None:
+            self.config["gradient_clipping"] = module.max_grad_norm  # Lightning has none when steps are taken by hand
 
     @property
     def handles_gradient_accumulation(self) -> bool:

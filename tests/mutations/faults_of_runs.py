@@ -428,4 +428,14 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ),
         ),
     ),
+    "lightning_modules/strategies/zero.py": (
+        "u.strategies",
+        (
+            (
+                "deepspeed-clips-nothing-by-hand",
+                'self.config["gradient_clipping"] = module.max_grad_norm',
+                'self.config["gradient_clipping"] = 0.0',
+            ),
+        ),
+    ),
 }

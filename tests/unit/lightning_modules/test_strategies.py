@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from lightning_modules import PairwisePPOModule, SupervisedModule
 from lightning_modules.ppo_checks import check_warmup
 from lightning_modules.strategies import (
     FSDP2Strategy,
@@ -21,10 +22,11 @@ from lightning_modules.strategies import (
     use_sharded_checkpoints,
 )
 from lightning_modules.strategies.sampling import cache_bytes, free_bytes
-from prl.config import LoRA, ModelSource
+from prl.config import LoRA, ModelSource, Update
 from prl.models.collective import CollectiveForward
 from prl.models.loading import load_causal_lm, on_meta_device
 from prl.models.memory import Shards
+from prl.rewards import RuleReward
 from tests.helpers.tiny import tiny_model, write_tiny_model
 
 
@@ -221,3 +223,16 @@ def test_a_model_unlike_its_config_is_not_handed_out(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sharding, "gathered", both)
     with pytest.raises(ValueError, match=f"differs from what its config describes, at first in {name}"):
         sharding_of(SimpleNamespace(strategy=FSDP2Strategy())).shard(model)
+
+
+def test_zero_clips_what_a_module_steps_by_hand(tiny_folder: Any) -> None:
+    """DeepSpeed clips in its own step, so PPO's limit has to reach its config."""
+    pytest.importorskip("deepspeed")
+    module = PairwisePPOModule(ModelSource(path=str(tiny_folder)), RuleReward(), update=Update(max_grad_norm=0.25))
+    strategy = ZeROStrategy(stage=3)
+    for each, expected in ((module, 0.25), (SupervisedModule(ModelSource(path=str(tiny_folder))), 0.5)):
+        each._trainer = SimpleNamespace(gradient_clip_val=0.5, accumulate_grad_batches=1)
+        strategy: Any = ZeROStrategy(stage=3, logging_batch_size_per_gpu=1)
+        strategy._lightning_module = each
+        strategy._init_config_if_needed()
+        assert strategy.config.get("gradient_clipping") == expected
