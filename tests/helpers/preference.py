@@ -40,6 +40,17 @@ class WithGold(Logistic):
         return soft_logistic(margin, batch.target) - 0.1 * batch.views["gold"].mean_logprob()
 
 
+class WithLists(Logistic):
+    """The likelihood of the responses of a list, by the number of each."""
+
+    lists = {"answers": ("worth",)}
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        present = batch.present("answers")
+        ratios = batch.views["answers"].log_ratio().view(present.shape)
+        return super().loss(batch) - 0.1 * (ratios * batch.columns["worth"]).sum(1)
+
+
 class Guided(Logistic):
     """A margin against the log-ratio of two frozen models."""
 
