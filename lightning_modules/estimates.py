@@ -117,7 +117,8 @@ def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
 def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
     """Plan a preference run: the policy reads a whole batch at once, a frozen model a pair, or several short ones."""
     policy = make(lambda: init_model(AutoModelForCausalLM, module.source).train())
-    views = len(module.objective.views) + RESPONSES_OF_A_LIST * len(module.objective.lists)
+    reads = module.objective
+    views = len(reads.views) + len(reads.revisions) + RESPONSES_OF_A_LIST * len(reads.lists)
     cut, length = [model_memory("policy", policy, trained=True)], module.max_length
     train = working_memory(policy, partial(_train, policy, rows * views, length))
     working = {"train": train + COPIES_OF_LOGITS[True] * _slice_of_logits(policy, rows * views * length)}

@@ -101,7 +101,8 @@ class PreferenceModule(TrainingModule):
             check_same_ids(source, tokenizer, setting=f"guides.{name}")
         objective = self.objective
         reads = (objective.views, objective.columns, objective.probabilities, objective.lists)
-        return PreferenceEncoder(tokenizer, self.max_length, self.on_too_long, *reads)
+        revised = (objective.revisions, objective.revision_prompt)
+        return PreferenceEncoder(tokenizer, self.max_length, self.on_too_long, *reads, *revised)
 
     def configure_model(self) -> None:
         """Read or make the policy, and the frozen models that the objective needs; safe to call twice."""
@@ -168,7 +169,7 @@ class PreferenceModule(TrainingModule):
         names = ("input_ids", "attention_mask", "loss_mask")
         logprobs, mask = completion_logprobs(self.model, *(batch[name] for name in names))
         lists = self.objective.lists
-        sizes = dict.fromkeys(self.objective.views, len(batch["targets"]))
+        sizes = dict.fromkeys([*self.objective.views, *self.objective.revisions], len(batch["targets"]))
         sizes |= {name: int(batch[COUNT + name].sum()) for name in lists}
         start, views = 0, {}
         for name, size in sizes.items():

@@ -23,8 +23,15 @@ def check_needs(objective: PreferenceObjective) -> None:
         raise ValueError(
             f"{name} declares the views {list(objective.views)}; expected chosen and rejected, then others"
         )
+    for view, quoted in objective.revisions.items():
+        if unknown := [each for each in quoted if each not in objective.views]:
+            raise ValueError(f"{name}.revisions has {unknown[0]!r} at {view!r}, which is not among its views")
+    if objective.revisions and not all(each in objective.revision_prompt for each in ("{prompt}", "{response}")):
+        raise ValueError(
+            f"{name}.revision_prompt is {objective.revision_prompt!r}; expected a text with {{prompt}} and {{response}}"
+        )
     of_lists = [each for view, columns in objective.lists.items() for each in (view, *columns)]
-    check_columns(name, [*objective.views[2:], *objective.columns, *of_lists])
+    check_columns(name, [*objective.views[2:], *objective.revisions, *objective.columns, *of_lists])
     if unknown := [each for each in objective.probabilities if each not in objective.columns]:
         raise ValueError(f"{name} declares the probability {unknown[0]!r}, which is not among its columns")
     for guide in objective.guides:

@@ -37,6 +37,8 @@ def what_it_reads(overlay: Path, home: Home, folder: Path) -> list[str]:
     objective, given = objective_of(overlay), []
     if guides := {name: {"path": str(home.judge)} for name in objective.guides}:
         given += [f"{MODEL}guides", json.dumps(guides)]
+    if objective.revisions:  # their prompts quote a response
+        given += [f"{MODEL}max_length", "128"]
     folder.mkdir(exist_ok=True)
     for split in ("train", "validation") if objective.views[2:] or objective.columns or objective.lists else ():
         rows = [json.loads(line) for line in home.data(f"pairs.{split}").read_text().splitlines()]

@@ -168,8 +168,10 @@ def test_an_objective_reads_columns_and_responses_of_a_row(home: Home, tmp_path:
         home.run("preference", tmp_path / "refused", *settings, str(paths["good"]), mapped[0], "{golden: best}")
 
 
-def test_lists_are_read_alike_live_and_cached(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows have lists of different lengths; the file cache and the reference's cache give them back."""
+def test_lists_and_revisions_are_read_alike_live_and_cached(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows have lists of different lengths, and prompts that quote; both caches give them back."""
     rows = [json.loads(line) for line in home.data("pairs.train").read_text().splitlines()]
     for number, row in enumerate(rows):
         row["answers"] = [f"{row['chosen']} {n}"[: 1 + (number + 5 * n) % 9].strip() for n in range(1 + number % 4)]
@@ -180,7 +182,7 @@ def test_lists_are_read_alike_live_and_cached(home: Home, tmp_path: Path, monkey
             rows[3]["worth"].append(1.0)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     splits = ("--data.init_args.train.path", str(paths["good"]), "--data.init_args.validation.path")
-    settings = (f"{MODEL}objective", f"{HELPERS}WithLists", *LEARNING, *splits)
+    settings = (f"{MODEL}objective", f"{HELPERS}ListsAndRevisions", *LEARNING, *splits)
     steps = (str(paths["good"]), "--trainer.max_steps", "6", callback(Numbers))
     counted = Counted(monkeypatch)
     live = home.run("preference", tmp_path / "live", *settings, *steps)

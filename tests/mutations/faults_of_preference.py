@@ -39,6 +39,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("objective-takes-a-label", "(*PreferencePair.columns, *_OF_ROWS)", "_OF_ROWS"),
             ("reference-of-no-use-is-taken", "for setting in [setting for setting, is_given in given.items() if is_given]:", "for setting in []:"),
+            ("revisions-that-quote-nothing", "if objective.revisions and not all(", "if False and not all("),
             ("a-missing-guide-passes", "if missing := [each for each in declared if each not in guides]:", "if missing := []:"),
             ("a-guide-of-no-use-is-taken", "if unknown := [each for each in guides if each not in declared]:", "if unknown := []:"),
         ),
@@ -88,7 +89,11 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("identical-responses-are-a-pair", 'if responses["chosen"] == responses["rejected"]:', "if False:"),
             ("rows-for-any-objective", "settings_hash(super().fingerprint, self.views, self.columns, *further)", "super().fingerprint"),
             ("lists-are-cut-without-their-pair", "                return None\n            prompts += [ids", "                continue\n            prompts += [ids"),
-            ("lists-of-any-objective", "for each in (self.probabilities, self.lists) if each", "for each in (self.probabilities,) if each"),
+            ("lists-of-any-objective", "for each in (self.probabilities, self.lists, revised) if each", "for each in (self.probabilities, revised) if each"),
+            ("revisions-quote-themselves", "self._quoting(prompt, texts[quoted][0])", "self._quoting(prompt, texts[response][0])"),
+            ("quotes-are-filled-in-again", 'asked = re.sub(r"\\{(prompt|response)\\}", lambda place: about[place[1]], self.revision_prompt)', "asked = self.revision_prompt.replace('{prompt}', about['prompt']).replace('{response}', about['response'])"),
+            ("revisions-of-any-template", "revised = [self.revisions, self.revision_prompt]", "revised = [self.revisions]"),
+            ("revisions-behind-the-plain-prompt", "quoting = {name: PROMPT + quoted for", 'quoting = {name: "prompt" for'),
             ("loss-on-the-prompt", "mask & (torch.arange(ids.shape[1]) >= starts[:, None])", "mask"),
         ),
     ),
@@ -165,6 +170,15 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("tree-po-the-wrong-way-round", "softplus(scores[:, None, :] - scores[:, :, None])", "softplus(scores[:, :, None] - scores[:, None, :])"),
             ("tree-po-ties-by-place", "by_reward = rewards.argsort(", "by_reward = torch.zeros_like(rewards).argsort("),
             ("tree-po-without-scale", 'batch.columns["rewards"] / self.scale', 'batch.columns["rewards"]'),
+        ),
+    ),
+    "prl/objectives/preference/srpo.py": (
+        "u.srpo u.every_objective",
+        (
+            ("srpo-alpha-on-the-other-side", "(1 - self.alpha) * both**2 + self.alpha *", "self.alpha * both**2 + (1 - self.alpha) *"),
+            ("srpo-forgets-the-plain-answers", "w_given_l + chosen - l_given_w - rejected", "w_given_l - l_given_w"),
+            ("srpo-revises-for-a-sure-label", "(lead - (batch.target - 0.5) for", "(lead - 0.5 for"),
+            ("srpo-without-beta", "self.beta * batch.views[name].log_ratio()", "batch.views[name].log_ratio()"),
         ),
     ),
     "prl/objectives/preference/triple_po.py": (

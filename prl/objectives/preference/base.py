@@ -13,6 +13,9 @@ from torch import Tensor
 
 from prl.shapes import check_shape
 
+REVISION_PROMPT = "{prompt}\n\nHere is a response:\n\n{response}\n\nWrite a better response."
+"""Last turn of a prompt that asks for a better response than the one it quotes."""
+
 
 @dataclass(frozen=True)
 class ScoredResponses:
@@ -182,6 +185,11 @@ class PreferenceObjective(ABC):
     lists: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Further views of several responses, whose columns hold a list of texts; by view, the columns that hold a number
     for each text. Rows may have lists of different lengths."""
+    revisions: Mapping[str, tuple[str, str]] = MappingProxyType({})
+    """Further views of a response behind another prompt, which quotes a response and asks for a better one; by view,
+    the response and the quoted one, both of `views`."""
+    revision_prompt: str = REVISION_PROMPT
+    """Last turn of that prompt, with {prompt} for the last turn of the row's prompt, and {response} for the quote."""
     guides: tuple[str, ...] = ()
     """Further frozen models, by name, whose log-probabilities of all views the loss reads; a run gives a source of
     each."""

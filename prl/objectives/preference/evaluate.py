@@ -50,7 +50,8 @@ def evaluate(
     name_of = type(objective).__name__
     _check_names(objective, given, name_of)
     dtype = _dtype(given.values())
-    views = {view: _scored(view, given, objective.guides, dtype) for view in objective.views}
+    of_pairs = (*objective.views, *objective.revisions)
+    views = {view: _scored(view, given, objective.guides, dtype) for view in of_pairs}
     pairs = len(views["chosen"])
     numbers = {name: _numbers(name, given[name], pairs, dtype) for name in objective.columns}
     for name, of_list in objective.lists.items():
@@ -97,7 +98,7 @@ def _number_lists(name: str, values: Any, view: str, counts: list[int], dtype: t
 def _check_names(objective: PreferenceObjective, given: Mapping[str, Any], name_of: str) -> None:
     """Raise ValueError unless the arguments are those that the objective declares; a reference is always accepted."""
     further = [*objective.columns, *(name for some in objective.lists.values() for name in some)]
-    views = [*objective.views, *objective.lists]
+    views = [*objective.views, *objective.revisions, *objective.lists]
     references = [f"ref_{view}" for view in views]
     guides = [f"{guide}_{view}" for guide in objective.guides for view in views]
     needed = [*views, *further, *(references if objective.needs_reference else []), *guides]

@@ -82,6 +82,55 @@ def test_declared_views_and_columns_come_with_the_rows(tokenizer: Any) -> None:
     assert batch["column.rate"].dtype == torch.float32
 
 
+REVISED: dict[str, Any] = {
+    "revisions": {"better": ("chosen", "rejected"), "same": ("rejected", "rejected"), "worse": ("rejected", "chosen")},
+    "revision_prompt": "{prompt} {response} x",
+}
+
+
+def test_a_revision_stands_behind_a_prompt_that_quotes_a_response(tokenizer: Any) -> None:
+    """Its ids are those of such a prompt; the earlier turns stay, and what is put in is not looked at again."""
+    encoder = PreferenceEncoder(tokenizer, 99, **REVISED)
+    whole = pair(rejected="b{prompt}b", prompt=(*TURNS[:2], {"role": "user", "content": "copy {response}"}))
+    row = encoder.encode(whole)
+    assert row is not None
+    batch = encoder.collate([row, row])
+    assert batch["pairs"].tolist() == [0, 1] * 5
+    demonstrations = DemonstrationEncoder(tokenizer, 99)
+    asked = {"chosen": "copy {response} a x", "rejected": "copy {response} b{prompt}b x"}
+    for number, (response, quoted) in enumerate(REVISED["revisions"].values(), 2):
+        turns = (*TURNS[:2], {"role": "user", "content": asked[quoted]})
+        shown = demonstrations.encode(Demonstration(turns, getattr(whole, response)))
+        assert shown is not None
+        ids, attention, loss = (batch[key][2 * number] for key in ("input_ids", "attention_mask", "loss_mask"))
+        assert ids[attention].tolist() == shown["ids"]
+        assert int(loss.sum()) == shown["num_response"]
+        assert len(shown["ids"]) <= row["length"] == batch["input_ids"].shape[1]
+    assert encoder.id_columns == [
+        "prompt",
+        "prompt.rejected",
+        "prompt.chosen",
+        "chosen",
+        "rejected",
+        *REVISED["revisions"],
+    ]
+
+
+def test_a_prompt_that_quotes_is_cut_for_all_responses_behind_it_and_no_others(tokenizer: Any) -> None:
+    whole = PreferenceEncoder(tokenizer, 99, **REVISED).encode(pair())
+    assert whole is not None
+    longest = len(whole["prompt.rejected"]) + len(whole["rejected"])
+    assert longest == whole["length"]
+    row = PreferenceEncoder(tokenizer, longest - 1, "truncate", **REVISED).encode(pair())
+    assert row is not None
+    assert len(row["prompt.rejected"]) < len(whole["prompt.rejected"])
+    for name in ("prompt", "chosen", "rejected", "better", "same", "worse"):
+        assert row[name] == whole[name]
+    assert PreferenceEncoder(tokenizer, longest - 1, "skip", **REVISED).encode(pair()) is None
+    with pytest.raises(TooLongError):
+        PreferenceEncoder(tokenizer, longest - 1, **REVISED).encode(pair())
+
+
 LISTS = {"answers": ("worth", "age"), "drafts": ()}
 LISTED = [
     {"answers": [" a ", "dcab", "x"], "worth": [1, "-0.5", 2.5], "age": [3, 2, 1], "drafts": ["bb"]},
@@ -194,6 +243,11 @@ def test_a_column_of_probabilities_holds_probabilities(value: Any, tokenizer: An
 
 def test_rows_of_other_needs_are_other_rows(tokenizer: Any) -> None:
     needs: list[dict[str, Any]] = [{}, {"views": ("chosen", "rejected", "gold")}, {"columns": ("gold",)}]
-    needs += [{"lists": {"gold": ()}}, {"lists": {"gold": ("offset",)}}]
+    needs += [
+        REVISED,
+        {**REVISED, "revision_prompt": "{response}"},
+        {"lists": {"gold": ()}},
+        {"lists": {"gold": ("offset",)}},
+    ]
     needs += [{"columns": ("offset",)}, {"columns": ("offset",), "probabilities": ("offset",)}]
     assert len({PreferenceEncoder(tokenizer, 64, **each).fingerprint for each in needs}) == len(needs)

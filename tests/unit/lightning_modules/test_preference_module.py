@@ -22,6 +22,9 @@ from tests.helpers.preference import (
     Logistic,
     OneNumber,
     OnlyChosen,
+    Revising,
+    RevisingNothing,
+    RevisingWithoutPlace,
     TakesMargin,
     WithGold,
     WithLists,
@@ -118,6 +121,24 @@ def test_lists_are_read_in_the_same_pass_and_live_or_cached_alike(tiny_folder: A
     loss = module.training_step(batch, 0)
     loss.backward()
     assert all(each.grad is not None and each.grad.isfinite().all() for each in module.model.parameters())
+
+
+def test_revisions_are_what_the_models_say_behind_the_prompt_that_quotes(tiny_folder: Any, start: ModelSource) -> None:
+    module, usual = (made(tiny_folder, each, reference=start) for each in (Revising(), Logistic()))
+    pairs = module.score(batch_of(module))
+    for name, (response, quoted) in Revising.revisions.items():
+        texts = [pair.extra["gold"] if response == "gold" else getattr(pair, response) for pair in PAIRS]
+        quotes = [pair.extra["gold"] if quoted == "gold" else getattr(pair, quoted) for pair in PAIRS]
+        for row, (pair, text, quote) in enumerate(zip(PAIRS, texts, quotes, strict=True)):
+            asked = pair.prompt[0]["content"]
+            prompt = ({"role": "user", "content": f"{asked} {quote} {asked} x"},)
+            as_chosen = usual.score(batch_of(usual, [PreferencePair(prompt, text, f"{text}x")])).chosen
+            found = pairs.views[name]
+            torch.testing.assert_close(found.logprob()[row], as_chosen.logprob()[0])
+            torch.testing.assert_close(found.log_ratio()[row], as_chosen.log_ratio()[0])
+    loss = module.training_step(batch_of(module), 0)
+    loss.backward()
+    assert all(each.grad is not None for each in module.model.parameters())
 
 
 def test_guides_are_read_like_the_reference_and_do_not_learn(
@@ -291,6 +312,16 @@ RANDOM = ModelSource(config={"model_type": "llama"}, tokenizer="folder")
 REFUSED: dict[str, tuple[PreferenceObjective, dict[str, Any], str]] = {
     "no rejected": (OnlyChosen(), {}, r"OnlyChosen declares the views \['chosen'\]; expected chosen and rejected"),
     "a label": (TakesMargin(), {}, "TakesMargin declares 'margin', which a preference pair has for something else"),
+    "a revision of nothing": (
+        RevisingNothing(),
+        {},
+        "RevisingNothing.revisions has 'gold' at 'best', which is not among",
+    ),
+    "a revision that quotes nothing": (
+        RevisingWithoutPlace(),
+        {},
+        "RevisingWithoutPlace.revision_prompt is '{prompt} x'; expected a text with {prompt} and {response}",
+    ),
     "reference without need": (
         WithoutReference(),
         {"reference": SOURCE},

@@ -35,7 +35,9 @@ PUSHES_OTHERWISE: dict[str, str] = {}
 """Methods whose first step may lower chosen or raise rejected, and why."""
 READS_THE_BATCH: dict[str, str] = {}
 """Methods whose loss of a pair depends on the other pairs, and why."""
-LABELS_DIFFER: dict[str, str] = {"SPPO": "a label moves the targets of squares; its gradient is that of the share"}
+LABELS_DIFFER = dict.fromkeys(
+    ("SPPO", "SRPO"), "a label moves the targets of squares; its gradient is that of the share"
+)
 """Methods for which a soft label is not the share of the pair each way round, and why."""
 
 CASES = [
@@ -54,7 +56,9 @@ def rule(exceptions: dict[str, str], objective: PreferenceObjective) -> None:
 
 def lengths_of(objective: PreferenceObjective, pairs: int, **given: list[int]) -> Lengths:
     """Different lengths in every view, from 1 to 5 tokens, and an empty place in a list."""
-    counts = dict.fromkeys(objective.views, pairs) | dict.fromkeys(objective.lists, pairs * LISTED)
+    counts = dict.fromkeys((*objective.views, *objective.revisions), pairs) | dict.fromkeys(
+        objective.lists, pairs * LISTED
+    )
     found = {
         name: given.get(name, [1 + (2 * row + 3 * number) % 5 for row in range(count)])
         for number, (name, count) in enumerate(counts.items())
@@ -210,7 +214,7 @@ def test_responses_of_one_token_and_of_none_have_a_loss(
 @every
 @pytest.mark.parametrize("size", [80.0, 800.0])
 def test_log_ratios_far_from_the_reference_have_a_loss_in_float32(objective: PreferenceObjective, size: float) -> None:
-    others = [*objective.views[2:], *objective.lists]
+    others = [*objective.views[2:], *objective.revisions, *objective.lists]
     sizes = (size, 0.0, -size)
     for chosen, rejected, other in itertools.product(sizes, sizes, sizes if others else (0.0,)):
         ratio = {"chosen": chosen, "rejected": rejected, **dict.fromkeys(others, other)}
