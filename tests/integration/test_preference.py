@@ -168,14 +168,20 @@ def test_an_objective_reads_columns_and_responses_of_a_row(home: Home, tmp_path:
         home.run("preference", tmp_path / "refused", *settings, str(paths["good"]), mapped[0], "{golden: best}")
 
 
+def listed(home: Home, name: str) -> list[dict[str, Any]]:
+    """Give one to four answers to each pair."""
+    rows = [json.loads(line) for line in home.data(name).read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["answers"] = [f"{row['chosen']} {n}"[: 1 + (number + 5 * n) % 9].strip() for n in range(1 + number % 4)]
+        row["worth"] = [number / 10 - n for n in range(len(row["answers"]))]
+    return rows
+
+
 def test_lists_and_revisions_are_read_alike_live_and_cached(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows have lists of different lengths, and prompts that quote; both caches give them back."""
-    rows = [json.loads(line) for line in home.data("pairs.train").read_text().splitlines()]
-    for number, row in enumerate(rows):
-        row["answers"] = [f"{row['chosen']} {n}"[: 1 + (number + 5 * n) % 9].strip() for n in range(1 + number % 4)]
-        row["worth"] = [number / 10 - n for n in range(len(row["answers"]))]
+    rows = listed(home, "pairs.train")
     paths = {"good": tmp_path / "good.jsonl", "bad": tmp_path / "bad.jsonl"}
     for name, path in paths.items():
         if name == "bad":
@@ -282,10 +288,15 @@ def test_the_start_of_dpo_is_ln_2_and_its_reference_stays(home: Home, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("kind", ["whole", "adapters", "guided"])
+@pytest.mark.parametrize("kind", ["whole", "adapters", "guided", "lists"])
 def test_two_processes_cache_what_they_would_compute(strategy: str, kind: str, home: Home, tmp_path: Path) -> None:
     """Nine validation pairs in batches of six: three and three, then two and one."""
-    more = {"whole": (), "adapters": LORA, "guided": guide(home.judge)}[kind]
+    lists: tuple[str, ...] = (f"{MODEL}objective", f"{HELPERS}ListsAndRevisions")
+    for split in ("train", "validation"):
+        path = tmp_path / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in listed(home, f"pairs.{split}")))
+        lists += (f"--data.init_args.{split}.path", str(path))
+    more = {"whole": (), "adapters": LORA, "guided": guide(home.judge), "lists": lists}[kind]
     settings = (*LEARNING, *more, *STRATEGIES[strategy], "--trainer.limit_val_batches", "1.0")
     settings += ("--data.init_args.validation_batch_size", "6")
     live, cached = (

@@ -53,6 +53,13 @@ def test_lists_of_two_are_a_multiple_of_dpo() -> None:
     torch.testing.assert_close(halved, found)
 
 
+def test_the_length_of_the_longest_list_of_a_batch_changes_nothing() -> None:
+    alone = [lists(SCORES, REWARDS), lists([-0.4, 0.2], [0.9, -0.3])]  # below the 0 of empty places too
+    both = {name: [*alone[0][name], *alone[1][name]] for name in alone[0]}
+    found = evaluate(TreePO(1.0), **PAIRS, **both)
+    torch.testing.assert_close(found, torch.cat([evaluate(TreePO(1.0), **PAIR, **each) for each in alone]))
+
+
 def test_equal_rewards_say_nothing() -> None:
     assert evaluate(TreePO(), **PAIR, **lists(SCORES, [0.7] * 4)).tolist() == [0.0]
     assert evaluate(TreePO(), **PAIR, **lists([0.1], [0.7])).tolist() == [0.0]
