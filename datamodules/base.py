@@ -164,7 +164,7 @@ class RecordDataModule(LightningDataModule):
     def _encode(self, name: str, source: DataSource, reports: dict[str, Any]) -> tuple[EncodedRecords, np.ndarray]:
         """Encode the records of a source, and number those that are used."""
         # What an objective declares beyond chosen and rejected is mapped like the columns of every pair.
-        declared = (*getattr(self.encoder, "views", ())[2:], *getattr(self.encoder, "columns", ()))
+        declared = getattr(self.encoder, "declared", getattr(self.encoder, "columns", ()))
         stream = RecordStream(source, self.record_type, self.on_invalid, declared)
         records = encode_records(stream, _Again(lambda: self._usable(stream)), self.encoder, self.cache)
         content = stream.content_hash()

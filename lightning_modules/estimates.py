@@ -32,6 +32,9 @@ Make = Callable[[Callable[[], Any]], Any]
 COPIES_OF_LOGITS = {True: 3, False: 2}
 """Tensors in memory per slice of float32 logits, with and without a backward pass: slice, exponentials, gradient."""
 
+RESPONSES_OF_A_LIST = 4
+"""Responses that a list of a row is taken to have, since an estimate reads no data."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -113,7 +116,9 @@ def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
 
 def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
     """Plan a preference run: the policy reads a whole batch at once, a frozen model a pair, or several short ones."""
-    policy, views = make(lambda: init_model(AutoModelForCausalLM, module.source).train()), len(module.objective.views)
+    policy = make(lambda: init_model(AutoModelForCausalLM, module.source).train())
+    reads = module.objective
+    views = len(reads.views) + len(reads.revisions) + RESPONSES_OF_A_LIST * len(reads.lists)
     cut, length = [model_memory("policy", policy, trained=True)], module.max_length
     train = working_memory(policy, partial(_train, policy, rows * views, length))
     working = {"train": train + COPIES_OF_LOGITS[True] * _slice_of_logits(policy, rows * views * length)}

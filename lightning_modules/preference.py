@@ -16,7 +16,7 @@ from lightning_modules.reference import REFERENCE, cached_reference, reference_l
 from prl.checkpoints.position import is_dry_run
 from prl.config import ModelSource, Optimization, check_length
 from prl.data.columns import numbers_of
-from prl.data.preference_encoding import PreferenceEncoder
+from prl.data.preference_encoding import COUNT, PreferenceEncoder
 from prl.data.reference_cache import ReferenceLogprobs
 from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong
@@ -100,8 +100,9 @@ class PreferenceModule(TrainingModule):
         for name, source in self.guide_sources.items():
             check_same_ids(source, tokenizer, setting=f"guides.{name}")
         objective = self.objective
-        reads = (objective.views, objective.columns, objective.probabilities)
-        return PreferenceEncoder(tokenizer, self.max_length, self.on_too_long, *reads)
+        reads = (objective.views, objective.columns, objective.probabilities, objective.lists)
+        revised = (objective.revisions, objective.revision_prompt)
+        return PreferenceEncoder(tokenizer, self.max_length, self.on_too_long, *reads, *revised)
 
     def configure_model(self) -> None:
         """Read or make the policy, and the frozen models that the objective needs; safe to call twice."""
@@ -167,17 +168,22 @@ class PreferenceModule(TrainingModule):
         frozen = {name: self._frozen_logprobs(name, batch) for name in self.frozen_sources()}
         names = ("input_ids", "attention_mask", "loss_mask")
         logprobs, mask = completion_logprobs(self.model, *(batch[name] for name in names))
-        num_pairs, views = len(batch["targets"]), {}
-        for number, name in enumerate(self.objective.views):
-            rows = slice(number * num_pairs, (number + 1) * num_pairs)
+        lists = self.objective.lists
+        sizes = dict.fromkeys([*self.objective.views, *self.objective.revisions], len(batch["targets"]))
+        sizes |= {name: int(batch[COUNT + name].sum()) for name in lists}
+        start, views = 0, {}
+        for name, size in sizes.items():
+            rows, start = slice(start, start + size), start + size
             others = {model: found[rows] for model, found in frozen.items()}
-            views[name] = ScoredResponses(logprobs[rows], mask[rows], others.pop(REFERENCE, None), others)
-        return PreferenceBatch(views, batch["targets"], numbers_of(batch, self.objective.columns))
+            responses = ScoredResponses(logprobs[rows], mask[rows], others.pop(REFERENCE, None), others)
+            views[name] = responses.of_lists(batch[COUNT + name]) if name in lists else responses
+        columns = [*self.objective.columns, *(column for some in lists.values() for column in some)]
+        return PreferenceBatch(views, batch["targets"], numbers_of(batch, columns))
 
     def _frozen_logprobs(self, name: str, batch: dict[str, Tensor]) -> Tensor:
         side = "train" if self._trainer is not None and self.trainer.training else "validation"
         if (name, side) in self._cached and "index" in batch:
-            return self._cached[name, side].of(batch["index"], completion_mask(batch["loss_mask"]))
+            return self._cached[name, side].of(batch["index"], batch["pairs"], completion_mask(batch["loss_mask"]))
         with self._frozen(name) as model:
             return reference_logprobs(model, batch, self.sharding)
 

@@ -13,7 +13,7 @@ _OF_ROWS = ("source", "target", "length", "index")
 
 
 def check_needs(objective: PreferenceObjective) -> None:
-    """Refuse an objective whose declared views or columns no row could have, or whose guides have no usable name.
+    """Refuse an objective that declares views, lists or columns no row could have, or guides without a usable name.
 
     Raises:
         ValueError: naming the objective and the view, column or guide.
@@ -23,7 +23,15 @@ def check_needs(objective: PreferenceObjective) -> None:
         raise ValueError(
             f"{name} declares the views {list(objective.views)}; expected chosen and rejected, then others"
         )
-    check_columns(name, [*objective.views[2:], *objective.columns])
+    for view, quoted in objective.revisions.items():
+        if unknown := [each for each in quoted if each not in objective.views]:
+            raise ValueError(f"{name}.revisions has {unknown[0]!r} at {view!r}, which is not among its views")
+    if objective.revisions and not all(each in objective.revision_prompt for each in ("{prompt}", "{response}")):
+        raise ValueError(
+            f"{name}.revision_prompt is {objective.revision_prompt!r}; expected a text with {{prompt}} and {{response}}"
+        )
+    of_lists = [each for view, columns in objective.lists.items() for each in (view, *columns)]
+    check_columns(name, [*objective.views[2:], *objective.revisions, *objective.columns, *of_lists])
     if unknown := [each for each in objective.probabilities if each not in objective.columns]:
         raise ValueError(f"{name} declares the probability {unknown[0]!r}, which is not among its columns")
     for guide in objective.guides:

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lightning_modules import reference_passes
-from lightning_modules.reference_passes import Pair, pairs_of, read_pairs
+from lightning_modules.reference_passes import Pair, pairs_of, read_pairs, rows_of_pairs
 from prl.config import ModelSource
 from prl.data.preference_encoding import PreferenceEncoder
 from prl.data.reference_cache import ReferenceLogprobs, ReferenceWriter, load_reference, reference_folder
@@ -42,11 +42,11 @@ def role_of(name: str) -> str:
 
 
 def reference_logprobs(model: Any, batch: dict[str, Tensor], sharding: Sharding) -> Tensor:
-    """Compute the log-probabilities of all responses of a batch, zero behind their ends: [V * B, T]."""
+    """Compute the log-probabilities of all responses of a batch, zero behind their ends: [N, T]."""
     mask = completion_mask(batch["loss_mask"])
-    num_pairs, found = len(batch["targets"]), torch.zeros(mask.shape, device=mask.device)
-    for number, values in enumerate(read_pairs(model, pairs_of(batch), sharding)):
-        found[number::num_pairs, : values.shape[1]] = values
+    found = torch.zeros(mask.shape, device=mask.device)
+    for rows, values in zip(rows_of_pairs(batch), read_pairs(model, pairs_of(batch), sharding), strict=True):
+        found[rows, : values.shape[1]] = values
     return found
 
 
@@ -149,9 +149,11 @@ def _key(
 
 
 def _hash_of_ids(rows: Any, encoder: PreferenceEncoder) -> str:
-    digest, names = hashlib.sha256(), ["prompt", *encoder.views]
+    digest, names = hashlib.sha256(), encoder.id_columns
     for part in rows.with_format("numpy", columns=names).iter(batch_size=1024):
         for name in names:
-            for ids in part[name]:
-                digest.update(len(ids).to_bytes(4, "little") + np.asarray(ids, np.int32).tobytes())
+            for found in part[name]:
+                digest.update(len(found).to_bytes(4, "little"))
+                for ids in found if name in encoder.lists else [found]:
+                    digest.update(len(ids).to_bytes(4, "little") + np.asarray(ids, np.int32).tobytes())
     return digest.hexdigest()

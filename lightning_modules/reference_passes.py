@@ -36,12 +36,17 @@ HEAD_TOKENS = 256
 
 def pairs_of(batch: dict[str, Tensor]) -> list[Pair]:
     """Take a batch of B pairs apart, each without the padding that the others needed."""
-    num_pairs = len(batch["targets"])
-    views = torch.arange(len(batch["input_ids"]) // num_pairs, device=batch["input_ids"].device) * num_pairs
-    widths = batch["attention_mask"].sum(1).view(-1, num_pairs).amax(0).tolist()
-    names = ("input_ids", "attention_mask", "loss_mask")
-    found = [[batch[name][views + n, :width] for name in names] for n, width in enumerate(widths)]
+    widths, names = batch["attention_mask"].sum(1).tolist(), ("input_ids", "attention_mask", "loss_mask")
+    found = [[batch[name][rows, : max(widths[n] for n in rows)] for name in names] for rows in rows_of_pairs(batch)]
     return [(ids, attention, mask) for ids, attention, mask in found]
+
+
+def rows_of_pairs(batch: dict[str, Tensor]) -> list[list[int]]:
+    """List the rows of each pair of a batch."""
+    found: list[list[int]] = [[] for _ in batch["targets"]]
+    for row, pair in enumerate(batch["pairs"].tolist()):
+        found[pair].append(row)
+    return found
 
 
 @torch.no_grad()
@@ -50,7 +55,7 @@ def read_pairs(model: Any, pairs: list[Pair], sharding: Sharding) -> list[Tensor
 
     Args:
         model: the reference.
-        pairs: at least one, all with the same number of responses.
+        pairs: at least one.
         sharding: where weights are cut, all processes make equally many passes.
     """
     shapes = [shape_of(pair, most_positions(model.config)) for pair in pairs]

@@ -1,4 +1,7 @@
-"""Columns of the data that an objective declares: a number for each row of preference pairs."""
+"""Columns of the data that an objective declares: a number for each row of preference pairs, or a list in each row.
+
+A list column holds K texts in a row, where K may differ from row to row; other columns hold a number for each of these.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from prl.data.rows.records import PreferencePair
 from prl.data.rows.row_errors import RowError, shown
@@ -29,13 +33,58 @@ def read_numbers(record: PreferencePair, names: Sequence[str], probabilities: Se
     return {COLUMN + name: _number(record, name, name in probabilities) for name in names}
 
 
+def read_texts(record: PreferencePair, name: str) -> list[str]:
+    """Read a list of texts of a row, stripped.
+
+    Raises:
+        RowError: for a column that is missing, holds no list or an empty one, or something else than text in it.
+    """
+    entries = _list(record, name, "a list of at least one text in every row")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, str) or not entry.strip():
+            fix = "Take the entry out of all lists of the row, or remove the row."
+            raise RowError("no text", f"{name}[{number}]", shown(entry), expected="non-empty text" + _READ, fix=fix)
+    return [entry.strip() for entry in entries]
+
+
+def read_number_lists(record: PreferencePair, names: Sequence[str], texts: str, count: int) -> dict[str, list[float]]:
+    """Read columns with a number for each text of a list, for the encoded row.
+
+    Args:
+        record: the row.
+        names: the columns.
+        texts: column of the list.
+        count: its length.
+
+    Raises:
+        RowError: for a column that is missing, holds no list or one of another length, or no finite number in it.
+    """
+    found = {}
+    for name in names:
+        entries = _list(record, name, f"a list with a number for each text of {texts!r} in every row")
+        if len(entries) != count:
+            expected = f"{count}, as many as {texts!r} has texts"
+            fix = "Correct the lists or remove the row."
+            raise RowError("wrong length", name, f"{len(entries)} numbers", expected=expected, fix=fix)
+        expected = "a finite number" + _READ
+        found[COLUMN + name] = [_finite(entry, f"{name}[{n}]", expected) for n, entry in enumerate(entries)]
+    return found
+
+
 def number_tensors(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Tensor]:
-    """Collate the numbers of encoded rows: one tensor [B] for each column."""
-    return {COLUMN + name: torch.tensor([row[COLUMN + name] for row in rows]) for name in names}
+    """Collate the numbers of encoded rows: one tensor [B] for each column, [B, K] padded with 0 for lists."""
+    found = {}
+    for name in names:
+        values = [row[COLUMN + name] for row in rows]
+        if isinstance(values[0], list):
+            found[COLUMN + name] = pad_sequence([torch.tensor(each) for each in values], batch_first=True)
+        else:
+            found[COLUMN + name] = torch.tensor(values)
+    return found
 
 
 def numbers_of(batch: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    """Take the numbers out of a batch, by the names that the objective declares: [B] each."""
+    """Take the numbers out of a batch, by the names that the objective declares: [B] each, [B, K] of lists."""
     return {name: batch[COLUMN + name] for name in names}
 
 
@@ -44,16 +93,33 @@ def _number(record: PreferencePair, name: str, is_probability: bool) -> float:
     expected = "a probability from 0 to 1 in every row" if is_probability else "a finite number in every row"
     if value is None:
         raise missing_column(record, name, expected)
+    number = _finite(value, name, expected + _READ)
+    if is_probability and not 0 <= number <= 1:
+        fix = "Write shares, not percent, or correct the row."
+        raise RowError("no probability", name, shown(value), expected=expected + _READ, fix=fix)
+    return number
+
+
+def _finite(value: Any, field: str, expected: str) -> float:
     try:  # cells of .csv files hold text alone
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise RowError("no number", name, shown(value), expected=expected + _READ, fix="Correct it or remove the row.")
-    if is_probability and not 0 <= number <= 1:
-        fix = "Write shares, not percent, or correct the row."
-        raise RowError("no probability", name, shown(value), expected=expected + _READ, fix=fix)
+        raise RowError("no number", field, shown(value), expected=expected, fix="Correct it or remove the row.")
     return number
+
+
+def _list(record: PreferencePair, name: str, expected: str) -> list[Any]:
+    value = record.extra.get(name)
+    if value is None:
+        raise missing_column(record, name, expected)
+    if not isinstance(value, list):
+        fix = "Write the file as .jsonl or .parquet, whose cells can hold lists."
+        raise RowError("not a list", name, shown(value), expected=expected + _READ, fix=fix)
+    if not value:
+        raise RowError("empty list", name, "[]", expected=expected + _READ, fix="Fill the list or remove the row.")
+    return value
 
 
 def missing_column(record: PreferencePair, name: str, expected: str) -> RowError:

@@ -1,8 +1,8 @@
 """Log-probabilities of responses under a frozen reference, on disk beside the encoded rows, one number for each token.
 
 A folder holds `values.f32` (the tokens of all responses, float32), `lengths.npy` ([N, V] tokens of each response of N
-rows and V views) and `report.json` with the hash of each file. Its name is a hash of all that decides the numbers, so
-a folder is written once and never changed.
+rows, 0 where a row has fewer than V) and `report.json` with the hash of each file. Its name is a hash of all that
+decides the numbers, so a folder is written once and never changed.
 """
 
 import json
@@ -39,18 +39,22 @@ class ReferenceLogprobs:
         ends = self.lengths.astype(np.int64).ravel().cumsum()
         self.starts = np.concatenate([[0], ends[:-1]]).reshape(self.lengths.shape)
 
-    def of(self, rows: Tensor, mask: Tensor) -> Tensor:
-        """Look up the log-probabilities of the responses of some rows, zero outside the mask: [V * B, T] float32.
+    def of(self, rows: Tensor, pairs: Tensor, mask: Tensor) -> Tensor:
+        """Look up the log-probabilities of the responses of some rows, zero outside the mask: [N, T] float32.
 
         Args:
             rows: [B] numbers of the rows.
-            mask: [V * B, T] bool, True on tokens of the responses, the B rows of one view after those of another.
+            pairs: [N] which of them each response belongs to; those of a row stand in the order of writing.
+            mask: [N, T] bool, True on tokens of the responses.
 
         Raises:
             ValueError: when the lengths of responses differ from the cached ones.
         """
-        numbers = rows.cpu().numpy()
-        starts, lengths = (each[numbers].T.ravel() for each in (self.starts, self.lengths))
+        of_pairs = pairs.cpu().numpy()
+        places = np.array([np.count_nonzero(of_pairs[:n] == pair) for n, pair in enumerate(of_pairs)])
+        known = places < self.lengths.shape[1]
+        where = rows.cpu().numpy()[of_pairs[known]], places[known]
+        starts, lengths = (each[where] for each in (self.starts, self.lengths))
         if lengths.tolist() != mask.sum(1).tolist():
             raise ValueError("the cached reference has responses of other lengths; remove the folder of prl's cache")
         found = [self.values[start : start + length] for start, length in zip(starts, lengths, strict=True)]
@@ -93,7 +97,9 @@ class ReferenceWriter:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _publish(self) -> None:
-        np.save(self._folder / LENGTHS, np.array(self._lengths, np.int32))
+        widest = max(map(len, self._lengths), default=0)
+        padded = [[*row, *[0] * (widest - len(row))] for row in self._lengths]
+        np.save(self._folder / LENGTHS, np.array(padded, np.int32))
         hashes = {name: file_hash(self._folder / name) for name in (VALUES, LENGTHS)}
         (self._folder / REPORT).write_text(json.dumps({"hashes": hashes}))
         with FileLock(f"{self.place}.lock"):

@@ -236,7 +236,9 @@ def _encoded(
 
 
 def _narrow(value: Any) -> Any:
-    """Store ids as an int32 array, here and in the file; other values are unchanged."""
+    """Store ids as an int32 array, here and in the file, in a list of lists too; other values are unchanged."""
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return [_narrow(each) for each in value]
     if not isinstance(value, list) or not value or not isinstance(value[0], int):
         return value
     array = np.array(value)

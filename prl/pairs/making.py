@@ -43,6 +43,7 @@ class PairMaker:
         batch_size: responses sampled together.
         seed: of all draws.
         keep_thoughts: judge and write what stands before `</think>` too, not answers alone.
+        lists: write beside each pair all candidates of its prompt, `responses`, and their rewards, `rewards`.
 
     Raises:
         ValueError: for fewer candidates of a prompt than the rule needs.
@@ -61,11 +62,12 @@ class PairMaker:
         batch_size: int = 16,
         seed: int = 0,
         keep_thoughts: bool = False,
+        lists: bool = False,
     ) -> None:
         self.policy, self.prompts, self.reward, self.rule = policy, prompts, reward, rule or BestWorst()
         self.sampling, self.checks, self.labels = sampling, checks, labels
         self.max_prompt_length, self.batch_size, self.seed = max_prompt_length, batch_size, seed
-        self.keep_thoughts = keep_thoughts
+        self.keep_thoughts, self.lists = keep_thoughts, lists
         if sampling.per_prompt < self.rule.min_candidates:
             raise ValueError(
                 f"sampling.per_prompt is {sampling.per_prompt}; {type(self.rule).__name__} chooses among at least "
@@ -173,11 +175,12 @@ class PairMaker:
                 counts[f"pairs {objection}"] += 1
 
     def _row(self, record: AnchoredPrompt, candidates: Candidates, pair: Choice) -> Row:
-        """Write a pair as an ordinary preference row, with the win rates that SPPO and DNO read."""
+        """Write a pair as an ordinary preference row, with what SPPO, DNO, BRAIn and TreePO read beside it."""
         rates = candidates.win_rate
         win_prob = float(candidates.win_prob[pair.chosen, pair.rejected])
         # A column of the prompts that preference data reads as a label would label this pair.
         kept = {name: value for name, value in record.extra.items() if name not in PreferencePair.columns}
+        lists = {"responses": list(candidates.texts), "rewards": candidates.reward.tolist()} if self.lists else {}
         return {
             **kept,
             "prompt": list(record.prompt),
@@ -187,4 +190,5 @@ class PairMaker:
             "chosen_win_rate": float(rates[pair.chosen]),
             "rejected_win_rate": float(rates[pair.rejected]),
             "win_prob": win_prob,
+            **lists,
         }

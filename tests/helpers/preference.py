@@ -40,6 +40,50 @@ class WithGold(Logistic):
         return soft_logistic(margin, batch.target) - 0.1 * batch.views["gold"].mean_logprob()
 
 
+class WithLists(Logistic):
+    """The likelihood of the responses of a list, by the number of each."""
+
+    lists = {"answers": ("worth",)}
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        present = batch.present("answers")
+        ratios = batch.views["answers"].log_ratio().view(present.shape)
+        return super().loss(batch) - 0.1 * (ratios * batch.columns["worth"]).sum(1)
+
+
+class Revising(Logistic):
+    """The likelihood of a better response behind a prompt that quotes a worse one."""
+
+    views = ("chosen", "rejected", "gold")
+    revisions = {"better": ("chosen", "rejected"), "best": ("gold", "rejected"), "same": ("gold", "gold")}
+    revision_prompt = "{prompt} {response} {prompt} x"
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        return super().loss(batch) - 0.1 * sum(batch.views[name].mean_logprob() for name in self.revisions)
+
+
+class ListsAndRevisions(WithLists):
+    """Both."""
+
+    revisions = {"better": ("chosen", "rejected")}
+    revision_prompt = "{prompt} {response}"
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        return super().loss(batch) - 0.1 * batch.views["better"].log_ratio()
+
+
+class RevisingNothing(Revising):
+    """Revises a view that it does not have."""
+
+    views = ("chosen", "rejected")
+
+
+class RevisingWithoutPlace(Revising):
+    """Quotes nothing."""
+
+    revision_prompt = "{prompt} x"
+
+
 class Guided(Logistic):
     """A margin against the log-ratio of two frozen models."""
 

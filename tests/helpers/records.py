@@ -49,14 +49,18 @@ def preference_batch(objective: PreferenceObjective, seed: int, padding: int = 0
         return torch.nn.functional.pad(values, (0, padding), value=float("nan"))
 
     views = {}
-    for name in objective.views:
-        lengths = torch.randint(1, 9, (6,), generator=generator).tolist()
-        policy, reference = (-2 * numbers(6, max(lengths)) for _ in range(2))
+    places = 3  # of a list, some of them empty
+    sizes = dict.fromkeys((*objective.views, *objective.revisions), 6) | dict.fromkeys(objective.lists, 6 * places)
+    for name, rows in sizes.items():
+        lengths = torch.randint(0 if rows > 6 else 1, 9, (rows,), generator=generator).tolist()
+        lengths[::places] = [max(length, 1) for length in lengths[::places]]
+        policy, reference = (-2 * numbers(rows, max(lengths)) for _ in range(2))
         mask = ragged_mask(lengths, max(lengths) + padding)
-        guides = {guide: padded(-2 * numbers(6, max(lengths))) for guide in objective.guides}
+        guides = {guide: padded(-2 * numbers(rows, max(lengths))) for guide in objective.guides}
         read = padded(reference) if objective.needs_reference else None
         views[name] = ScoredResponses(padded(policy), mask, read, guides)
     target, columns = numbers(6), {name: numbers(6) for name in objective.columns}
+    columns |= {name: numbers(6, places) for of_list in objective.lists.values() for name in of_list}
     return PreferenceBatch(views, target, columns)
 
 

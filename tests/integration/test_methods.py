@@ -37,12 +37,17 @@ def what_it_reads(overlay: Path, home: Home, folder: Path) -> list[str]:
     objective, given = objective_of(overlay), []
     if guides := {name: {"path": str(home.judge)} for name in objective.guides}:
         given += [f"{MODEL}guides", json.dumps(guides)]
+    if objective.revisions:  # their prompts quote a response
+        given += [f"{MODEL}max_length", "128"]
     folder.mkdir(exist_ok=True)
-    for split in ("train", "validation") if objective.views[2:] or objective.columns else ():
+    for split in ("train", "validation") if objective.views[2:] or objective.columns or objective.lists else ():
         rows = [json.loads(line) for line in home.data(f"pairs.{split}").read_text().splitlines()]
         for number, row in enumerate(rows):
             row |= dict.fromkeys(objective.views[2:], row["chosen"][::-1])
             row |= {name: (number + place) % 7 / 7 for place, name in enumerate(objective.columns)}
+            for name, columns in objective.lists.items():
+                row[name] = [row["chosen"], row["rejected"], *(row["chosen"][:end] for end in range(1, 1 + number % 3))]
+                row |= {each: [(number + 3 * n) % 5 - 4.0 for n in range(len(row[name]))] for each in columns}
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         given += [f"--data.init_args.{split}.path", str(folder / f"{split}.jsonl")]
     return given

@@ -13,7 +13,7 @@ from prl.judge import Judge
 from prl.pairs.parts import Parts
 from prl.rollouts.prompts import PromptSampler
 from prl.types import Rollout
-from tests.integration.runs import Home
+from tests.integration.runs import CONFIGS, Home
 
 
 def command(home: Home, output: Path, *more: str) -> list[str]:
@@ -52,7 +52,7 @@ def test_rows_are_what_the_judge_says_and_train_a_policy(home: Home, tmp_path: P
 
 def test_a_killed_command_goes_on_to_the_same_file(home: Home, tmp_path: Path, monkeypatch, capsys) -> None:
     rule = ["--reward", json.dumps({"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.vowels"}})]
-    rule += ["--rule", json.dumps({"class_path": "RejectionSampled", "init_args": {"keep": 4}})]
+    rule += ["--rule", json.dumps({"class_path": "RejectionSampled", "init_args": {"keep": 4}}), "--lists"]
     main(command(home, tmp_path / "whole.jsonl", *rule))
     add = Parts.add
     monkeypatch.setattr(Parts, "add", lambda self, start, *rest: add(self, start, *rest) if start < 4 else 1 / 0)
@@ -70,6 +70,16 @@ def test_a_killed_command_goes_on_to_the_same_file(home: Home, tmp_path: Path, m
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     for row in rows(tmp_path / "whole.jsonl"):
         assert vowels(None, row["chosen"], None) > vowels(None, row["rejected"], None)
+        assert {row["chosen"], row["rejected"]} <= set(row["responses"])
+        counts = [vowels(None, text, None) for text in row["responses"]]
+        assert 2 <= len(counts) == len(set(row["responses"])) <= 4
+        # The number itself but for a constant; a mean over the others of differences is n / (n - 1) times as wide.
+        lead = [count - sum(counts) / len(counts) for count in counts]
+        assert row["rewards"] == pytest.approx([each * len(counts) / (len(counts) - 1) for each in lead])
+    more = ("--config", str(CONFIGS / "methods" / "brain.yaml"))
+    path = ("--data.init_args.train.path", str(tmp_path / "whole.jsonl"))
+    path += ("--data.init_args.validation.path", str(tmp_path / "killed.jsonl"), "--data.init_args.batch_size", "2")
+    home.run("preference", tmp_path / "run", *more, *path, "--trainer.max_steps", "1")
 
 
 def test_what_is_no_candidate_is_left_out_and_counted(home: Home, tmp_path: Path, monkeypatch, capsys) -> None:

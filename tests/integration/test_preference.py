@@ -168,6 +168,42 @@ def test_an_objective_reads_columns_and_responses_of_a_row(home: Home, tmp_path:
         home.run("preference", tmp_path / "refused", *settings, str(paths["good"]), mapped[0], "{golden: best}")
 
 
+def listed(home: Home, name: str) -> list[dict[str, Any]]:
+    """Give one to four answers to each pair."""
+    rows = [json.loads(line) for line in home.data(name).read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["answers"] = [f"{row['chosen']} {n}"[: 1 + (number + 5 * n) % 9].strip() for n in range(1 + number % 4)]
+        row["worth"] = [number / 10 - n for n in range(len(row["answers"]))]
+    return rows
+
+
+def test_lists_and_revisions_are_read_alike_live_and_cached(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows have lists of different lengths, and prompts that quote; both caches give them back."""
+    rows = listed(home, "pairs.train")
+    paths = {"good": tmp_path / "good.jsonl", "bad": tmp_path / "bad.jsonl"}
+    for name, path in paths.items():
+        if name == "bad":
+            rows[3]["worth"].append(1.0)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = ("--data.init_args.train.path", str(paths["good"]), "--data.init_args.validation.path")
+    settings = (f"{MODEL}objective", f"{HELPERS}ListsAndRevisions", *LEARNING, *splits)
+    steps = (str(paths["good"]), "--trainer.max_steps", "6", callback(Numbers))
+    counted = Counted(monkeypatch)
+    live = home.run("preference", tmp_path / "live", *settings, *steps)
+    before = counted.pairs
+    cached = home.run("preference", tmp_path / "cached", *settings, *steps, *CACHED)
+    assert counted.pairs == before + len(rows)  # both sides are one file, and each is read once
+    assert differences(weights(tmp_path / "live"), weights(tmp_path / "cached")) == []
+    assert numbers(live) == numbers(cached)
+    row = cached.datamodule.rows["train"][3]
+    assert (len(row["answers"]), row["column.worth"]) == (4, pytest.approx([0.3, -0.7, -1.7, -2.7]))
+    assert str(cached.datamodule.rows["train"].features["answers"]) == "List(List(Value('int32')))"
+    with pytest.raises(DataError, match=r"bad.jsonl, row 4, field 'worth': found 5 numbers .wrong length.; expected 4"):
+        home.run("preference", tmp_path / "refused", *settings, str(paths["bad"]))
+
+
 def test_rows_are_refused_before_a_model_is_read(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PreferenceModule, "configure_model", lambda self: pytest.fail("a model was read"))
     with pytest.raises(DataError, match="row 1, field 'gold': found further columns .*missing column"):
@@ -252,10 +288,15 @@ def test_the_start_of_dpo_is_ln_2_and_its_reference_stays(home: Home, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("kind", ["whole", "adapters", "guided"])
+@pytest.mark.parametrize("kind", ["whole", "adapters", "guided", "lists"])
 def test_two_processes_cache_what_they_would_compute(strategy: str, kind: str, home: Home, tmp_path: Path) -> None:
     """Nine validation pairs in batches of six: three and three, then two and one."""
-    more = {"whole": (), "adapters": LORA, "guided": guide(home.judge)}[kind]
+    lists: tuple[str, ...] = (f"{MODEL}objective", f"{HELPERS}ListsAndRevisions")
+    for split in ("train", "validation"):
+        path = tmp_path / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in listed(home, f"pairs.{split}")))
+        lists += (f"--data.init_args.{split}.path", str(path))
+    more = {"whole": (), "adapters": LORA, "guided": guide(home.judge), "lists": lists}[kind]
     settings = (*LEARNING, *more, *STRATEGIES[strategy], "--trainer.limit_val_batches", "1.0")
     settings += ("--data.init_args.validation_batch_size", "6")
     live, cached = (

@@ -19,7 +19,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("guides-with-ids-of-their-own", '            check_same_ids(source, tokenizer, setting=f"guides.{name}")\n', "            pass\n"),
             ("guides-learn", "guide = freeze(load_causal_lm(source))", "guide = load_causal_lm(source)"),
             ("cached-under-another-precision", "as model, trainer.precision_plugin.forward_context():", "as model:"),
-            ("rejected-is-scores_from_values-as-chosen", "rows = slice(number * num_pairs, (number + 1) * num_pairs)", "rows = slice(0, num_pairs)"),
+            ("rejected-is-scores_from_values-as-chosen", "rows, start = slice(start, start + size), start + size", "rows = slice(0, size)"),
+            ("lists-as-if-all-were-as-long", "responses.of_lists(batch[COUNT + name]) if name in lists else responses", "responses"),
             ("preference-pairs-count-alike", "weighted_mean(losses, weights,", "weighted_mean(losses, torch.ones_like(weights),"),
             ("preference-labels-are-sure", 'batch["targets"], numbers_of(', 'torch.ones_like(batch["targets"]), numbers_of('),
             ("drift-forgotten-on-resume", '        self.run_state.register("drift", self.drift)\n', ""),
@@ -38,6 +39,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("objective-takes-a-label", "(*PreferencePair.columns, *_OF_ROWS)", "_OF_ROWS"),
             ("reference-of-no-use-is-taken", "for setting in [setting for setting, is_given in given.items() if is_given]:", "for setting in []:"),
+            ("revisions-that-quote-nothing", "if objective.revisions and not all(", "if False and not all("),
             ("a-missing-guide-passes", "if missing := [each for each in declared if each not in guides]:", "if missing := []:"),
             ("a-guide-of-no-use-is-taken", "if unknown := [each for each in guides if each not in declared]:", "if unknown := []:"),
         ),
@@ -53,7 +55,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "lightning_modules/reference_passes.py": (
         "u.reference_passes u.preference_module i.preference",
         (
-            ("reference-reads-padding-of-other-pairs", "[batch[name][views + n, :width] for", "[batch[name][views + n] for"),
+            ("reference-reads-padding-of-other-pairs", "[batch[name][rows, : max(widths[n] for n in rows)] for", "[batch[name][rows] for"),
             ("reference-pass-of-any-number-of-pairs", "* (size - len(pairs))", "* 0"),
             ("reference-head-reads-what-there-is", "loss, head_tokens=HEAD_TOKENS)", "loss)"),
             ("reference-relies-on-every-shape", "tried[shape] = _is_steady(model, shape, device)", "tried[shape] = True"),
@@ -83,15 +85,24 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/data/preference_encoding.py": (
         "u.preference_encoding",
         (
-            ("each-response-keeps-its-own-prompt", "prompt = min(prompts, key=len)", "prompt = prompts[0]"),
+            ("each-response-keeps-its-own-prompt", "return min(prompts, key=len), responses", "return prompts[0], responses"),
             ("identical-responses-are-a-pair", 'if responses["chosen"] == responses["rejected"]:', "if False:"),
-            ("rows-for-any-objective", "settings_hash(super().fingerprint, *settings)", "super().fingerprint"),
+            ("rows-for-any-objective", "settings_hash(super().fingerprint, self.views, self.columns, *further)", "super().fingerprint"),
+            ("lists-are-cut-without-their-pair", "                return None\n            prompts += [ids", "                continue\n            prompts += [ids"),
+            ("lists-of-any-objective", "for each in (self.probabilities, self.lists, revised) if each", "for each in (self.probabilities, revised) if each"),
+            ("revisions-quote-themselves", "self._quoting(prompt, texts[quoted][0])", "self._quoting(prompt, texts[response][0])"),
+            ("quotes-are-filled-in-again", 'asked = re.sub(r"\\{(prompt|response)\\}", lambda place: about[place[1]], self.revision_prompt)', "asked = self.revision_prompt.replace('{prompt}', about['prompt']).replace('{response}', about['response'])"),
+            ("revisions-of-any-template", "revised = [self.revisions, self.revision_prompt]", "revised = [self.revisions]"),
+            ("revisions-behind-the-plain-prompt", "quoting = {name: PROMPT + quoted for", 'quoting = {name: "prompt" for'),
             ("loss-on-the-prompt", "mask & (torch.arange(ids.shape[1]) >= starts[:, None])", "mask"),
         ),
     ),
     "prl/data/columns.py": (
         "u.preference_encoding",
         (
+            ("lists-of-any-length", "if len(entries) != count:", "if False:"),
+            ("empty-texts-in-lists", "or not entry.strip():", "or False:"),
+            ("empty-lists-pass", "    if not value:\n", "    if False:\n"),
             ("columns-without-a-number", "if not math.isfinite(number):", "if False:"),
             ("win-rates-in-percent", "if is_probability and not 0 <= number <= 1:", "if False:"),
         ),
@@ -99,7 +110,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/data/reference_cache.py": (
         "u.reference_cache i.preference",
         (
-            ("cached-responses-between-each-other", "each[numbers].T.ravel()", "each[numbers].ravel()"),
+            ("cached-responses-between-each-other", "np.count_nonzero(of_pairs[:n] == pair) for", "n // (1 + int(of_pairs.max())) for"),
             ("damaged-cache-is-read", "if (fault := _fault(place)) is not None:", "if (fault := None) is not None:"),
             ("good-cache-is-replaced", "if self.place.exists() and _fault(self.place) is None:", "if False:"),
             ("what-was-cut-off-is-kept", "            if kind is None:\n", "            if True:\n"),
@@ -114,6 +125,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("guides-get-gradients", "- self.ref_logprobs).detach()", "- self.ref_logprobs)"),
             ("implicit-reward-without-beta", 'return getattr(self, "beta", 1.0) * of_response', "return of_response"),
+            ("lists-from-the-wrong-places", "< counts[:, None]).flatten()", "< counts.flip(0)[:, None]).flatten()"),
             ("padding-is-summed", "values.masked_fill(~self.mask, 0).sum(1)", "values.sum(1)"),
             ("weights-of-tokens-forgotten", "ratios if weights is None else ratios * weights", "ratios"),
             ("mean-over-the-longest-response", "self.logprob() / self.lengths.clamp(min=1)", "self.logprob() / self.mask.shape[1]"),
@@ -139,6 +151,34 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("dno-win-rate-of-chosen-alone", "(chosen - rejected).sigmoid()", "chosen"),
             ("dno-without-beta", "margin = self.beta * (", "margin = 1.0 * ("),
+        ),
+    ),
+    "prl/objectives/preference/brain.py": (
+        "u.brain u.every_objective",
+        (
+            ("brain-the-wrong-way-round", "(log_a.exp() * (log_a - log_b)", "(log_b.exp() * (log_b - log_a)"),
+            ("brain-without-temperature", 'batch.columns["rewards"] / self.temperature', 'batch.columns["rewards"]'),
+            ("brain-counts-empty-places", "(each.masked_fill(~present, -math.inf).log_softmax(1) for", "(each.log_softmax(1) for"),
+            ("brain-forgets-the-proposal", "posterior, policy = posterior + lead, policy + lead", "posterior, policy = posterior + lead, policy"),
+        ),
+    ),
+    "prl/objectives/preference/tree_po.py": (
+        "u.tree_po u.every_objective",
+        (
+            ("tree-po-counts-empty-places", "& present[:, :, None] & present[:, None, :]", "& present[:, :, None]"),
+            ("tree-po-ranks-empty-places", "masked_fill(~present, -math.inf)", "masked_fill(~present, math.inf)"),
+            ("tree-po-the-wrong-way-round", "softplus(scores[:, None, :] - scores[:, :, None])", "softplus(scores[:, :, None] - scores[:, None, :])"),
+            ("tree-po-ties-by-place", "by_reward = rewards.argsort(", "by_reward = torch.zeros_like(rewards).argsort("),
+            ("tree-po-without-scale", 'batch.columns["rewards"] / self.scale', 'batch.columns["rewards"]'),
+        ),
+    ),
+    "prl/objectives/preference/srpo.py": (
+        "u.srpo u.every_objective",
+        (
+            ("srpo-alpha-on-the-other-side", "(1 - self.alpha) * both**2 + self.alpha *", "self.alpha * both**2 + (1 - self.alpha) *"),
+            ("srpo-forgets-the-plain-answers", "w_given_l + chosen - l_given_w - rejected", "w_given_l - l_given_w"),
+            ("srpo-revises-for-a-sure-label", "(lead - (batch.target - 0.5) for", "(lead - 0.5 for"),
+            ("srpo-without-beta", "self.beta * batch.views[name].log_ratio()", "batch.views[name].log_ratio()"),
         ),
     ),
     "prl/objectives/preference/triple_po.py": (
@@ -187,6 +227,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/objectives/preference/evaluate.py": (
         _OBJECTIVES,
         (
+            ("lists-of-numbers-unchecked", "if (found := [len(some) for some in values]) != counts:", "if False:"),
             ("lengths-of-the-reference-unchecked", "if len(row) != len(other):", "if False:"),
             ("probabilities-pass-for-log-probabilities", "if not -math.inf < value <= ROUNDING]", "if value != value]"),
         ),

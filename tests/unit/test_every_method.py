@@ -83,7 +83,8 @@ def weighed(method: RolloutFilter, case: Case) -> list[Tensor | None]:
 
 
 def paired(method: PreferenceObjective, case: Case) -> list[Tensor | None]:
-    return [method.loss(preference_batch(method, case.seed))]
+    asked = torch.tensor(list(method.revision_prompt.encode()))  # decides what is read
+    return [method.loss(preference_batch(method, case.seed)), asked]
 
 
 def judged(method: RewardObjective, case: Case) -> list[Tensor | None]:
@@ -120,6 +121,8 @@ def other_values(kind: Any, given: Any) -> Iterator[Any]:
             yield from other_values(each, given) if each is not type(None) else ()
     elif kind is bool:
         yield not given
+    elif kind is str:
+        yield f"{given} {given}"
     elif kind is int:
         yield from (each for each in (1, 2, 3, 5, 9) if each != given)
     elif kind is float:

@@ -69,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--keep_unfinished", action="store_true", help="take responses that hit the length limit")
     parser.add_argument("--soft_labels", action="store_true", help="write the judge's probability as `preference`")
+    parser.add_argument(
+        "--lists",
+        action="store_true",
+        help="write all candidates of the prompt beside each pair, `responses`, with their `rewards`",
+    )
     parser.add_argument("--max_prompt_length", type=positive, default=1024, help="longest prompt in tokens (1024)")
     parser.add_argument("--batch_size", type=positive, default=16, help="responses sampled together (16)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="type in which policy and judge work")
@@ -109,4 +114,5 @@ def _maker(options: argparse.Namespace) -> Any:
         batch_size=options.batch_size,
         seed=options.seed,
         keep_thoughts=options.keep_thoughts,
+        lists=options.lists,
     )

@@ -5,12 +5,16 @@ Shape letters: B pairs of a batch, N responses of a view, T tokens of the longes
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from prl.shapes import check_shape
+
+REVISION_PROMPT = "{prompt}\n\nHere is a response:\n\n{response}\n\nWrite a better response."
+"""Last turn of a prompt that asks for a better response than the one it quotes."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,27 @@ class ScoredResponses:
         """Average log pi over the tokens of each response: [N], nats per token; 0 for a response without tokens."""
         return self.logprob() / self.lengths.clamp(min=1)
 
+    def of_lists(self, counts: Tensor) -> "ScoredResponses":
+        """Give each pair as many places as the longest list has responses: [sum of counts, T] to [B * K, T].
+
+        Args:
+            counts: [B] responses of each pair, which stand one after the other; places that are left have an empty
+                mask.
+        """
+        width = int(counts.max())
+        places = (torch.arange(width, device=counts.device) < counts[:, None]).flatten().nonzero().squeeze(1)
+
+        def placed(values: Tensor) -> Tensor:
+            return values.new_zeros(len(counts) * width, values.shape[1]).index_copy(0, places, values)
+
+        return replace(
+            self,
+            logprobs=placed(self.logprobs),
+            mask=placed(self.mask),
+            ref_logprobs=None if self.ref_logprobs is None else placed(self.ref_logprobs),
+            guides={name: placed(each) for name, each in self.guides.items()},
+        )
+
     def _summed(self, values: Tensor) -> Tensor:
         return values.masked_fill(~self.mask, 0).sum(1)
 
@@ -107,7 +132,7 @@ class PreferenceBatch:
     target: Tensor
     """[B] probability that chosen is the better response."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
-    """[B] numbers of the rows, by the names that the objective declares."""
+    """[B] numbers of the rows, by the names that the objective declares; [B, K] those of a list, 0 in empty places."""
 
     def __post_init__(self) -> None:
         if self.target.dim() != 1:
@@ -121,10 +146,14 @@ class PreferenceBatch:
             if len(self) and len(view) % len(self):
                 raise ValueError(f"view {name!r} has {len(view)} responses, which cannot be dealt to {len(self)} pairs")
         for name, column in self.columns.items():
-            check_shape(f"columns[{name!r}]", column, (len(self),))
+            check_shape(f"columns[{name!r}]", column, (len(self), *column.shape[1:2]))
 
     def __len__(self) -> int:
         return self.target.shape[0]
+
+    def present(self, name: str) -> Tensor:
+        """Tell which places of a list view hold a response: [B, K] bool."""
+        return self.views[name].mask.any(1).view(len(self), -1)
 
     @property
     def chosen(self) -> ScoredResponses:
@@ -153,6 +182,14 @@ class PreferenceObjective(ABC):
     """Columns of the data that hold a number for each row, such as margins, win rates or scores."""
     probabilities: tuple[str, ...] = ()
     """Those of `columns` that are probabilities, such as win rates; a row with one outside of 0 to 1 is refused."""
+    lists: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """Further views of several responses, whose columns hold a list of texts; by view, the columns that hold a number
+    for each text. Rows may have lists of different lengths."""
+    revisions: Mapping[str, tuple[str, str]] = MappingProxyType({})
+    """Further views of a response behind another prompt, which quotes a response and asks for a better one; by view,
+    the response and the quoted one, both of `views`."""
+    revision_prompt: str = REVISION_PROMPT
+    """Last turn of that prompt, with {prompt} for the last turn of the row's prompt, and {response} for the quote."""
     guides: tuple[str, ...] = ()
     """Further frozen models, by name, whose log-probabilities of all views the loss reads; a run gives a source of
     each."""

@@ -1,7 +1,7 @@
 """Losses of an objective from log-probabilities alone: how a method is checked against another library."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,7 +38,8 @@ def evaluate(
         ref_rejected: rejected responses under the reference.
         target: [B] probability that chosen is better; 1 throughout when None.
         **columns: B numbers for each column that the objective declares; B rows for each further view `name`, for its
-            `ref_name`, and for each view under each guide: `teacher_chosen` where a guide is called `teacher`.
+            `ref_name`, and for each view under each guide: `teacher_chosen` where a guide is called `teacher`. For a
+            list that the objective declares, B lists of rows, and B lists of numbers for its columns.
 
     Raises:
         ValueError: when something that the objective declares is missing or something else is given, rows do not fit
@@ -49,17 +50,13 @@ def evaluate(
     name_of = type(objective).__name__
     _check_names(objective, given, name_of)
     dtype = _dtype(given.values())
-    views = {}
-    for view in objective.views:
-        logprobs, mask = _padded(view, given[view], dtype)
-        others = {}
-        for model in ("ref", *objective.guides):
-            if (rows := given.get(name := f"{model}_{view}")) is not None:
-                _check_lengths(view, given[view], name, rows)
-                others[model], _ = _padded(name, rows, dtype)
-        views[view] = ScoredResponses(logprobs, mask, others.pop("ref", None), others)
+    of_pairs = (*objective.views, *objective.revisions)
+    views = {view: _scored(view, given, objective.guides, dtype) for view in of_pairs}
     pairs = len(views["chosen"])
     numbers = {name: _numbers(name, given[name], pairs, dtype) for name in objective.columns}
+    for name, of_list in objective.lists.items():
+        views[name], counts = _scored_lists(name, given, objective.guides, dtype, pairs)
+        numbers |= {column: _number_lists(column, given[column], name, counts, dtype) for column in of_list}
     labels = torch.ones(pairs, dtype=dtype) if target is None else _numbers("target", target, pairs, dtype)
     for name, values in {"target": labels, **{name: numbers[name] for name in objective.probabilities}}.items():
         if not bool(((values >= 0) & (values <= 1)).all()):
@@ -67,26 +64,67 @@ def evaluate(
     return objective.loss(PreferenceBatch(views, labels, numbers))
 
 
+def _scored(view: str, given: Mapping[str, Any], guides: Sequence[str], dtype: torch.dtype) -> ScoredResponses:
+    logprobs, mask = _padded(view, given[view], dtype)
+    others = {}
+    for model in ("ref", *guides):
+        if (rows := given.get(name := f"{model}_{view}")) is not None:
+            _check_lengths(view, given[view], name, rows)
+            others[model], _ = _padded(name, rows, dtype)
+    return ScoredResponses(logprobs, mask, others.pop("ref", None), others)
+
+
+def _scored_lists(
+    view: str, given: Mapping[str, Any], guides: Sequence[str], dtype: torch.dtype, pairs: int
+) -> tuple[ScoredResponses, list[int]]:
+    """Pad the responses of lists, and count those of each pair."""
+    names = [name for name in (view, *(f"{model}_{view}" for model in ("ref", *guides))) if given.get(name) is not None]
+    counts = [len(some) for some in given[view]]
+    if len(counts) != pairs or not all(counts):
+        raise ValueError(f"{view} has lists of {counts} responses; expected one, not empty, for each of {pairs} pairs")
+    for name in names:
+        if (found := [len(some) for some in given[name]]) != counts:
+            raise ValueError(f"{view} has lists of {counts} responses and {name} of {found}; expected as many")
+    flat = {name: [row for some in given[name] for row in some] for name in names}
+    return _scored(view, flat, guides, dtype).of_lists(torch.tensor(counts)), counts
+
+
+def _number_lists(name: str, values: Any, view: str, counts: list[int], dtype: torch.dtype) -> Tensor:
+    if (found := [len(some) for some in values]) != counts:
+        raise ValueError(f"{name} has lists of {found} numbers; expected {counts}, one for each response of {view}")
+    return pad_sequence([torch.as_tensor(some, dtype=dtype) for some in values], batch_first=True)
+
+
 def _check_names(objective: PreferenceObjective, given: Mapping[str, Any], name_of: str) -> None:
     """Raise ValueError unless the arguments are those that the objective declares; a reference is always accepted."""
-    references = [f"ref_{view}" for view in objective.views]
-    guides = [f"{guide}_{view}" for guide in objective.guides for view in objective.views]
-    needed = [*objective.views, *objective.columns, *(references if objective.needs_reference else []), *guides]
+    further = [*objective.columns, *(name for some in objective.lists.values() for name in some)]
+    views = [*objective.views, *objective.revisions, *objective.lists]
+    references = [f"ref_{view}" for view in views]
+    guides = [f"{guide}_{view}" for guide in objective.guides for view in views]
+    needed = [*views, *further, *(references if objective.needs_reference else []), *guides]
     if missing := [name for name in needed if given.get(name) is None]:
         kinds = {**dict.fromkeys(references, "its reference"), **dict.fromkeys(guides, "a guide that it declares")}
         why = kinds.get(missing[0], "a column or view that it declares")
         raise ValueError(f"{name_of} needs {missing[0]} ({why}), which is not given")
     if unknown := [name for name in given if name not in {*needed, *references} and given[name] is not None]:
-        declared = ", ".join([*objective.views[2:], *objective.columns, *guides]) or "none"
+        declared = ", ".join([*views[2:], *further, *guides]) or "none"
         raise ValueError(f"{name_of} reads no {unknown[0]!r}; further views and columns that it declares: {declared}")
 
 
 def _dtype(given: Any) -> torch.dtype:
-    rows = [row for rows in given if rows is not None for row in ([rows] if isinstance(rows, Tensor) else rows)]
-    types = {row.dtype for row in rows if isinstance(row, Tensor) and row.is_floating_point()}
+    types = {each.dtype for each in _tensors(given) if each.is_floating_point()}
     if len(types) > 1:
         raise ValueError(f"log-probabilities are of the types {sorted(map(str, types))}; give one type")
     return types.pop() if types else torch.float64
+
+
+def _tensors(given: Any) -> Iterator[Tensor]:
+    """Find the tensors in lists of lists."""
+    if isinstance(given, Tensor):
+        yield given
+    elif isinstance(given, Iterable):
+        for each in given:
+            yield from _tensors(each)
 
 
 def _padded(name: str, rows: LogProbs, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

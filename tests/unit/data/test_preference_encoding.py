@@ -82,6 +82,134 @@ def test_declared_views_and_columns_come_with_the_rows(tokenizer: Any) -> None:
     assert batch["column.rate"].dtype == torch.float32
 
 
+REVISED: dict[str, Any] = {
+    "revisions": {"better": ("chosen", "rejected"), "same": ("rejected", "rejected"), "worse": ("rejected", "chosen")},
+    "revision_prompt": "{prompt} {response} x",
+}
+
+
+def test_a_revision_stands_behind_a_prompt_that_quotes_a_response(tokenizer: Any) -> None:
+    """Its ids are those of such a prompt; the earlier turns stay, and what is put in is not looked at again."""
+    encoder = PreferenceEncoder(tokenizer, 99, **REVISED)
+    whole = pair(rejected="b{prompt}b", prompt=(*TURNS[:2], {"role": "user", "content": "copy {response}"}))
+    row = encoder.encode(whole)
+    assert row is not None
+    batch = encoder.collate([row, row])
+    assert batch["pairs"].tolist() == [0, 1] * 5
+    demonstrations = DemonstrationEncoder(tokenizer, 99)
+    asked = {"chosen": "copy {response} a x", "rejected": "copy {response} b{prompt}b x"}
+    for number, (response, quoted) in enumerate(REVISED["revisions"].values(), 2):
+        turns = (*TURNS[:2], {"role": "user", "content": asked[quoted]})
+        shown = demonstrations.encode(Demonstration(turns, getattr(whole, response)))
+        assert shown is not None
+        ids, attention, loss = (batch[key][2 * number] for key in ("input_ids", "attention_mask", "loss_mask"))
+        assert ids[attention].tolist() == shown["ids"]
+        assert int(loss.sum()) == shown["num_response"]
+        assert len(shown["ids"]) <= row["length"] == batch["input_ids"].shape[1]
+    assert encoder.id_columns == [
+        "prompt",
+        "prompt.rejected",
+        "prompt.chosen",
+        "chosen",
+        "rejected",
+        *REVISED["revisions"],
+    ]
+
+
+def test_a_prompt_that_quotes_is_cut_for_all_responses_behind_it_and_no_others(tokenizer: Any) -> None:
+    whole = PreferenceEncoder(tokenizer, 99, **REVISED).encode(pair())
+    assert whole is not None
+    longest = len(whole["prompt.rejected"]) + len(whole["rejected"])
+    assert longest == whole["length"]
+    row = PreferenceEncoder(tokenizer, longest - 1, "truncate", **REVISED).encode(pair())
+    assert row is not None
+    assert len(row["prompt.rejected"]) < len(whole["prompt.rejected"])
+    for name in ("prompt", "chosen", "rejected", "better", "same", "worse"):
+        assert row[name] == whole[name]
+    assert PreferenceEncoder(tokenizer, longest - 1, "skip", **REVISED).encode(pair()) is None
+    with pytest.raises(TooLongError):
+        PreferenceEncoder(tokenizer, longest - 1, **REVISED).encode(pair())
+
+
+LISTS = {"answers": ("worth", "age"), "drafts": ()}
+LISTED = [
+    {"answers": [" a ", "dcab", "x"], "worth": [1, "-0.5", 2.5], "age": [3, 2, 1], "drafts": ["bb"]},
+    {"answers": ["c"], "worth": [4], "age": [0], "drafts": ["b", "dd"]},
+]
+
+
+def test_lists_come_with_the_rows_as_long_as_they_are(tokenizer: Any) -> None:
+    encoder = PreferenceEncoder(tokenizer, 64, lists=LISTS)
+    assert encoder.declared == ["answers", "worth", "age", "drafts"]
+    rows = [encoder.encode(pair(extra=extra)) for extra in LISTED]
+    batch = encoder.collate([row for row in rows if row is not None])
+    assert batch["pairs"].tolist() == [0, 1, 0, 1, *[0, 0, 0, 1], *[0, 1, 1]]
+    assert (batch["count.answers"].tolist(), batch["count.drafts"].tolist()) == ([3, 1], [1, 2])
+    texts = [tokenizer.decode(ids[loss][:-1]) for ids, loss in zip(batch["input_ids"], batch["loss_mask"], strict=True)]
+    assert texts == ["a", "a", "bb", "bb", *["a", "dcab", "x", "c"], *["bb", "b", "dd"]]
+    for ids, mask, loss in zip(batch["input_ids"], batch["attention_mask"], batch["loss_mask"], strict=True):
+        assert rows[0] is not None
+        assert ids[mask & ~loss].tolist() == rows[0]["prompt"]
+    assert batch["column.worth"].tolist() == [[1.0, -0.5, 2.5], [4.0, 0.0, 0.0]]
+    assert batch["column.age"].tolist() == [[3.0, 2.0, 1.0], [0.0, 0.0, 0.0]]
+
+
+def test_a_response_of_a_list_cuts_the_prompt_of_all_or_leaves_the_row_out(tokenizer: Any) -> None:
+    whole = PreferenceEncoder(tokenizer, 99, lists={"drafts": ()}).encode(pair(extra={"drafts": ["a", "b" * 12]}))
+    assert whole is not None
+    assert whole["length"] == len(whole["prompt"]) + 13
+    cut = PreferenceEncoder(tokenizer, whole["length"] - 1, "truncate", lists={"drafts": ()})
+    row = cut.encode(pair(extra={"drafts": ["a", "b" * 12]}))
+    assert row is not None
+    assert len(row["prompt"]) < len(whole["prompt"])
+    assert (row["drafts"], row["chosen"]) == (whole["drafts"], whole["chosen"])
+    skipping = PreferenceEncoder(tokenizer, whole["length"] - 1, "skip", lists={"drafts": ()})
+    assert skipping.encode(pair(extra={"drafts": ["a", "b" * 12]})) is None
+
+
+REFUSED_LISTS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no list": (
+        {"answers": None},
+        "answers",
+        "found None .missing column.; expected a list of at least one text in ev",
+    ),
+    "no column": (
+        {"x": 1},
+        "answers",
+        "found further columns 'x' .missing column.; .* Add the column 'answers' to the",
+    ),
+    "text of a table": (
+        {"answers": "['a']"},
+        "answers",
+        "not a list.; expected a list of .* Write the file as .jsonl or",
+    ),
+    "an empty list": ({"answers": []}, "answers", r"found \[\] .empty list.; expected a list of .* Fill the list or"),
+    "a number": (
+        {"answers": ["a", 3]},
+        "answers[1]",
+        "found 3 .no text.; expected non-empty text, which the objective",
+    ),
+    "an empty text": ({"answers": ["a", " "]}, "answers[1]", "no text.; .* Take the entry out of all lists of the row"),
+    "one number too few": (
+        {"worth": [1]},
+        "worth",
+        "found 1 numbers .wrong length.; expected 2, as many as 'answers' h",
+    ),
+    "a number for all": ({"worth": 1}, "worth", "found 1 .not a list.; expected a list with a number for each text of"),
+    "no number": ({"worth": [1, None]}, "worth[1]", "found None .no number.; expected a finite number, which the obj"),
+    "text as number": ({"worth": ["high", 1]}, "worth[0]", "found 'high' .no number."),
+}
+
+
+@pytest.mark.parametrize(("extra", "field", "message"), REFUSED_LISTS.values(), ids=REFUSED_LISTS)
+def test_a_row_whose_lists_do_not_fit_is_refused(extra: dict, field: str, message: str, tokenizer: Any) -> None:
+    encoder = PreferenceEncoder(tokenizer, 64, lists={"answers": ("worth",)})
+    good = {} if "x" in extra else {"answers": ["a", "b"], "worth": [1, 2]}
+    with pytest.raises(RowError, match=message) as refused:
+        encoder.encode(pair(extra={**good, **extra}))
+    assert refused.value.field == field
+
+
 REFUSED = {
     "no column": ({"gold": "x", "score": 1}, "offset", "found further columns 'gold', 'score' .missing column.; expec"),
     "no columns": ({}, "gold", "found further columns none .missing column.; expected non-empty text in every row"),
@@ -115,5 +243,11 @@ def test_a_column_of_probabilities_holds_probabilities(value: Any, tokenizer: An
 
 def test_rows_of_other_needs_are_other_rows(tokenizer: Any) -> None:
     needs: list[dict[str, Any]] = [{}, {"views": ("chosen", "rejected", "gold")}, {"columns": ("gold",)}]
+    needs += [
+        REVISED,
+        {**REVISED, "revision_prompt": "{response}"},
+        {"lists": {"gold": ()}},
+        {"lists": {"gold": ("offset",)}},
+    ]
     needs += [{"columns": ("offset",)}, {"columns": ("offset",), "probabilities": ("offset",)}]
     assert len({PreferenceEncoder(tokenizer, 64, **each).fingerprint for each in needs}) == len(needs)

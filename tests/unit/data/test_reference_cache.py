@@ -37,7 +37,7 @@ def test_rows_come_back_in_any_order_behind_the_views(tmp_path: Path) -> None:
     cache = load_reference(tmp_path / "key")
     assert cache is not None
     mask = ragged_mask([1, 3, 1, 1], width=6)  # chosen of the rows 2 and 0, then their rejected responses
-    found = cache.of(torch.tensor([2, 0]), mask)
+    found = cache.of(torch.tensor([2, 0]), torch.tensor([0, 1, 0, 1]), mask)
     assert found.dtype == torch.float32
     for number, (row, view) in enumerate([(2, 0), (0, 0), (2, 1), (0, 1)]):
         assert found[number][mask[number]].tolist() == expected[row][view].tolist()
@@ -45,12 +45,28 @@ def test_rows_come_back_in_any_order_behind_the_views(tmp_path: Path) -> None:
     assert isinstance(cache.values, np.memmap)
 
 
+def test_rows_may_have_different_numbers_of_responses(tmp_path: Path) -> None:
+    with ReferenceWriter(tmp_path / "key") as writer:
+        writer.add([rows()[0], [*rows()[1], *rows()[2]]])
+    cache = load_reference(tmp_path / "key")
+    assert cache is not None
+    pairs = [1, 0, 1, 0, 0, 0]  # two responses of row 0, and four of row 1
+    mask = ragged_mask([3, 2, 1, 5, 1, 1])
+    found = cache.of(torch.tensor([1, 0]), torch.tensor(pairs), mask)
+    expected = [rows()[0][0], rows()[1][0], rows()[0][1], rows()[1][1], *rows()[2]]
+    assert [each[where].tolist() for each, where in zip(found, mask, strict=True)] == [
+        each.tolist() for each in expected
+    ]
+    with pytest.raises(ValueError, match="responses of other lengths"):
+        cache.of(torch.tensor([0]), torch.tensor([0] * 5), ragged_mask([3, 1, 1, 1, 1]))
+
+
 def test_responses_of_another_length_are_refused(tmp_path: Path) -> None:
     written(tmp_path / "key")
     cache = load_reference(tmp_path / "key")
     assert cache is not None
     with pytest.raises(ValueError, match="responses of other lengths; remove the folder"):
-        cache.of(torch.tensor([0]), ragged_mask([3, 2]))
+        cache.of(torch.tensor([0]), torch.tensor([0, 0]), ragged_mask([3, 2]))
 
 
 @pytest.mark.parametrize("file", [VALUES, LENGTHS, REPORT])

@@ -1,6 +1,7 @@
 """The preference stage on pairs of different lengths, beside plain forward passes of each response alone."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,8 +22,12 @@ from tests.helpers.preference import (
     Logistic,
     OneNumber,
     OnlyChosen,
+    Revising,
+    RevisingNothing,
+    RevisingWithoutPlace,
     TakesMargin,
     WithGold,
+    WithLists,
     WithoutReference,
 )
 from tests.helpers.tiny import write_tiny_model
@@ -87,6 +92,53 @@ def test_objectives_see_what_plain_forward_passes_say(tiny_folder: Any, start: M
     assert not scores_from_values.views["gold"].ref_logprobs.requires_grad
     assert scores_from_values.target.tolist() == [1.0, 0.25, 0.5]
     assert scores_from_values.columns["offset"].tolist() == [0.5, -1.0, 2.0]
+
+
+def test_lists_are_read_in_the_same_pass_and_live_or_cached_alike(tiny_folder: Any, start: ModelSource) -> None:
+    """A pair with a list is read as if it were alone, by policy and reference."""
+    listed = [replace(PAIRS[0], extra={"answers": ["abcd", "b", "bacd"], "worth": [1, 0, -1]})]
+    listed += [replace(PAIRS[1], extra={"answers": ["aa"], "worth": [2]})]
+    module = made(tiny_folder, WithLists(), reference=start)
+    batch = batch_of(module, listed)
+    passes: list[int] = []
+    module.model.model.register_forward_hook(lambda *args: passes.append(len(args[2].last_hidden_state)))
+    pairs = module.score(batch)
+    assert passes[-1] == len(batch["input_ids"]) == 8
+    assert pairs.present("answers").tolist() == [[True] * 3, [True, False, False]]
+    assert pairs.columns["worth"].tolist() == [[1, 0, -1], [2, 0, 0]]
+    losses = module.objective.loss(pairs)
+    answers = pairs.views["answers"]
+    for number, (pair, places) in enumerate(zip(listed, ([0, 1, 2], [3]), strict=True)):
+        alone = module.score(batch_of(module, [pair]))
+        torch.testing.assert_close(module.objective.loss(alone), losses[number : number + 1])
+        ours = reference_logprobs(module.reference, batch_of(module, [pair]), Sharding())[2:]
+        assert torch.equal(answers.ref_logprobs[places][:, : ours.shape[1]], ours)  # bits, in any company
+        for place, text in zip(places, pair.extra["answers"], strict=True):
+            as_chosen = module.score(batch_of(module, [replace(pair, chosen=text + "x", rejected=text)])).rejected
+            torch.testing.assert_close(answers.logprob()[place], as_chosen.logprob()[0])
+            torch.testing.assert_close(answers.log_ratio()[place], as_chosen.log_ratio()[0])
+    assert not answers.mask[4:].any()
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    assert all(each.grad is not None and each.grad.isfinite().all() for each in module.model.parameters())
+
+
+def test_revisions_are_what_the_models_say_behind_the_prompt_that_quotes(tiny_folder: Any, start: ModelSource) -> None:
+    module, usual = (made(tiny_folder, each, reference=start) for each in (Revising(), Logistic()))
+    pairs = module.score(batch_of(module))
+    for name, (response, quoted) in Revising.revisions.items():
+        texts = [pair.extra["gold"] if response == "gold" else getattr(pair, response) for pair in PAIRS]
+        quotes = [pair.extra["gold"] if quoted == "gold" else getattr(pair, quoted) for pair in PAIRS]
+        for row, (pair, text, quote) in enumerate(zip(PAIRS, texts, quotes, strict=True)):
+            asked = pair.prompt[0]["content"]
+            prompt = ({"role": "user", "content": f"{asked} {quote} {asked} x"},)
+            as_chosen = usual.score(batch_of(usual, [PreferencePair(prompt, text, f"{text}x")])).chosen
+            found = pairs.views[name]
+            torch.testing.assert_close(found.logprob()[row], as_chosen.logprob()[0])
+            torch.testing.assert_close(found.log_ratio()[row], as_chosen.log_ratio()[0])
+    loss = module.training_step(batch_of(module), 0)
+    loss.backward()
+    assert all(each.grad is not None for each in module.model.parameters())
 
 
 def test_guides_are_read_like_the_reference_and_do_not_learn(
@@ -260,6 +312,16 @@ RANDOM = ModelSource(config={"model_type": "llama"}, tokenizer="folder")
 REFUSED: dict[str, tuple[PreferenceObjective, dict[str, Any], str]] = {
     "no rejected": (OnlyChosen(), {}, r"OnlyChosen declares the views \['chosen'\]; expected chosen and rejected"),
     "a label": (TakesMargin(), {}, "TakesMargin declares 'margin', which a preference pair has for something else"),
+    "a revision of nothing": (
+        RevisingNothing(),
+        {},
+        "RevisingNothing.revisions has 'gold' at 'best', which is not among",
+    ),
+    "a revision that quotes nothing": (
+        RevisingWithoutPlace(),
+        {},
+        "RevisingWithoutPlace.revision_prompt is '{prompt} x'; expected a text with {prompt} and {response}",
+    ),
     "reference without need": (
         WithoutReference(),
         {"reference": SOURCE},

@@ -52,6 +52,64 @@ def test_tensors_keep_their_type_and_get_gradients() -> None:
     assert [row.grad.tolist() for row in chosen if row.grad is not None] == [[-1.0, -1.0], [-1.0]]
 
 
+class WithLists(PreferenceObjective):
+    """Sums over the responses of a list, each with its number."""
+
+    lists = {"answers": ("scores_of", "rates_of")}
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        present = batch.present("answers")
+        ratios = batch.views["answers"].log_ratio().view(present.shape)
+        return (ratios * batch.columns["scores_of"] + present * batch.columns["rates_of"]).sum(1)
+
+
+LISTS: dict[str, Any] = {
+    "answers": [[[-1.0, -1.0], [-3.0], [-2.0]], [[-4.0]]],
+    "ref_answers": [[[-1.5, -1.5], [-1.0], [-2.0]], [[-3.0]]],
+    "scores_of": [[1, 2, 3], [4]],
+    "rates_of": [[0.5, 0.25, 0.125], [1]],
+}
+
+
+def test_a_list_may_have_another_length_in_each_row() -> None:
+    found = evaluate(WithLists(), CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED, **LISTS)
+    assert found.tolist() == [1.0 - 4.0 + 0.875, -4.0 + 1]
+    answers = [[torch.tensor(row, requires_grad=True) for row in some] for some in LISTS["answers"]]
+    found = evaluate(WithLists(), CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED, **{**LISTS, "answers": answers})
+    assert found.dtype == torch.float32
+    found.sum().backward()
+    assert [[each.grad.tolist() for each in some if each.grad is not None] for some in answers] == [
+        [[1.0, 1.0], [2.0], [3.0]],
+        [[4.0]],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rates_of": None}, r"WithLists needs rates_of \(a column or view that it declares\)"),
+        ({"ref_answers": None}, r"WithLists needs ref_answers \(its reference\)"),
+        (
+            {"scores_of": [[1, 2], [4]]},
+            r"scores_of has lists of \[2, 1\] numbers; expected \[3, 1\], one for each resp",
+        ),
+        ({"ref_answers": [[[-1.0]], [[-3.0]]]}, r"answers has lists of \[3, 1\] responses and ref_answers of \[1, 1\]"),
+        (
+            {"answers": [[], [[-4.0]]]},
+            r"answers has lists of \[0, 1\] responses; expected one, not empty, for each of 2",
+        ),
+        (
+            {"answers": [[[-4.0]]]},
+            r"answers has lists of \[1\] responses; expected one, not empty, for each of 2 pairs",
+        ),
+        ({"other": [[1]]}, "reads no 'other'; .* declares: answers, scores_of, rates_of"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(WithLists(), CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED, **{**LISTS, **change})
+
+
 GOOD: dict[str, Any] = {"chosen": CHOSEN, "rejected": REJECTED, "ref_chosen": REF_CHOSEN, "ref_rejected": REF_REJECTED}
 REFUSED = {
     "another length": ({"ref_rejected": [[-1.0], [-1.0]]}, r"rejected\[1\] has 3 tokens and ref_rejected\[1\] 1; both"),

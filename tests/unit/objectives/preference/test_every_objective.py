@@ -16,6 +16,7 @@ from prl.objectives.preference import METHODS, PreferenceBatch, PreferenceObject
 from tests.helpers.records import ragged_mask
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "BRAIn": [{}, {"proposal": "column"}],
     "DNO": [{}, {"win_rates": "label"}],
     "FDPO": [{"divergence": name} for name in ("reverse_kl", "forward_kl", "js", "alpha")],
     "MODPO": [{}, {"margin": "guide"}],
@@ -28,13 +29,15 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 """Settings to try beside the defaults."""
 COLUMNS: dict[str, tuple[float, float]] = {"chosen_win_rate": (0.5, 1.0), "rejected_win_rate": (0.0, 0.5)}
 """Range of the numbers of a column; 0 to 1 for others."""
-PER_PAIR: dict[str, int] = {}
-"""Responses of a pair in a further view; 1 for others."""
+LISTED = 3
+"""Places for the responses of a list; the second pair has one response less."""
 PUSHES_OTHERWISE: dict[str, str] = {}
 """Methods whose first step may lower chosen or raise rejected, and why."""
 READS_THE_BATCH: dict[str, str] = {}
 """Methods whose loss of a pair depends on the other pairs, and why."""
-LABELS_DIFFER: dict[str, str] = {"SPPO": "a label moves the targets of squares; its gradient is that of the share"}
+LABELS_DIFFER = dict.fromkeys(
+    ("SPPO", "SRPO"), "a label moves the targets of squares; its gradient is that of the share"
+)
 """Methods for which a soft label is not the share of the pair each way round, and why."""
 
 CASES = [
@@ -52,12 +55,17 @@ def rule(exceptions: dict[str, str], objective: PreferenceObjective) -> None:
 
 
 def lengths_of(objective: PreferenceObjective, pairs: int, **given: list[int]) -> Lengths:
-    """Different lengths in every view, from 1 to 5 tokens."""
-    counts = {name: pairs * PER_PAIR.get(name, 1) for name in objective.views}
-    return {
-        name: given.get(name, [1 + (2 * row + 3 * number) % 5 for row in range(counts[name])])
-        for number, name in enumerate(objective.views)
+    """Different lengths in every view, from 1 to 5 tokens, and an empty place in a list."""
+    counts = dict.fromkeys((*objective.views, *objective.revisions), pairs) | dict.fromkeys(
+        objective.lists, pairs * LISTED
+    )
+    found = {
+        name: given.get(name, [1 + (2 * row + 3 * number) % 5 for row in range(count)])
+        for number, (name, count) in enumerate(counts.items())
     }
+    for name in objective.lists:
+        found[name][2 * LISTED - 1 : 2 * LISTED] = [0] * (pairs > 1)
+    return found
 
 
 def batch_of(
@@ -90,6 +98,7 @@ def batch_of(
     for name in objective.columns:
         low, high = COLUMNS.get(name, (0.0, 1.0))
         columns[name] = (low + (high - low) * numbers(pairs)).to(dtype)
+    columns |= {name: numbers(pairs, LISTED).to(dtype) for some in objective.lists.values() for name in some}
     return PreferenceBatch(views, torch.full((pairs,), label, dtype=dtype), columns)
 
 
@@ -105,10 +114,21 @@ def gradients(objective: PreferenceObjective, batch: PreferenceBatch) -> tuple[T
 
 @every
 def test_the_first_step_raises_chosen_and_does_not_raise_rejected(objective: PreferenceObjective) -> None:
-    """At the reference; a loss whose gradient is zero or turned round trains nothing, or the opposite."""
+    """At the reference; a loss whose gradient is zero or turned round trains nothing, or the opposite.
+
+    Where a list is read, chosen is its response of the highest reward, and rejected that of the lowest.
+    """
     rule(PUSHES_OTHERWISE, objective)
     batch = batch_of(objective, lengths_of(objective, 4), ratio={})
     _, found = gradients(objective, batch)
+    for name in objective.lists:
+        of_list = found[name].sum(1).view(4, LISTED)
+        rewards = batch.columns["rewards"]
+        best = rewards.masked_fill(~batch.present(name), -9).argmax(1, keepdim=True)
+        worst = rewards.masked_fill(~batch.present(name), 9).argmin(1, keepdim=True)
+        assert (of_list.gather(1, best) < 0).all()
+        assert (of_list.gather(1, worst) > 0).all()
+        return
     chosen, rejected = (found[name].masked_fill(~batch.views[name].mask, 0).sum(1) for name in ("chosen", "rejected"))
     assert (chosen < 0).all()
     assert (rejected >= 0).all()
@@ -123,11 +143,12 @@ def test_padding_and_other_pairs_of_the_batch_change_nothing(objective: Preferen
     def padded(values: Tensor | None, rows: slice, fill: float) -> Tensor | None:
         return None if values is None else torch.nn.functional.pad(values.detach()[rows], (0, 3), value=fill)
 
+    per_pair = dict.fromkeys(objective.lists, LISTED)
     groups = [slice(0, 4)] if type(objective).__name__ in READS_THE_BATCH else [slice(n, n + 1) for n in range(4)]
     for pair in groups:
         views = {}
         for name, view in batch.views.items():
-            per = PER_PAIR.get(name, 1)
+            per = per_pair.get(name, 1)
             rows = slice(pair.start * per, pair.stop * per)
             policy, reference = (padded(each, rows, float("nan")) for each in (view.logprobs, view.ref_logprobs))
             mask = torch.nn.functional.pad(view.mask[rows], (0, 3))
@@ -138,7 +159,7 @@ def test_padding_and_other_pairs_of_the_batch_change_nothing(objective: Preferen
         loss, found = gradients(objective, alone)
         torch.testing.assert_close(loss, together[pair], atol=1e-12, rtol=1e-12)
         for name, view in views.items():
-            per = PER_PAIR.get(name, 1)
+            per = per_pair.get(name, 1)
             expected = of_all[name][pair.start * per : pair.stop * per]
             torch.testing.assert_close(found[name][:, :-3], expected, atol=1e-12, rtol=1e-12)
             assert (found[name][~view.mask] == 0).all()
@@ -152,7 +173,7 @@ def test_a_soft_label_is_the_share_of_the_pair_each_way_round(objective: Prefere
         return objective.loss(replace(of, target=torch.full_like(of.target, label))).detach()
 
     sure, wrong = losses(1.0), losses(0.0)
-    if objective.probabilities:  # win rates of the responses leave nothing to a label
+    if objective.probabilities or objective.lists:  # win rates and rewards of the responses leave nothing to a label
         assert torch.equal(sure, wrong)
         return
     assert ((sure - wrong).abs() > 1e-9).all()
@@ -193,7 +214,7 @@ def test_responses_of_one_token_and_of_none_have_a_loss(
 @every
 @pytest.mark.parametrize("size", [80.0, 800.0])
 def test_log_ratios_far_from_the_reference_have_a_loss_in_float32(objective: PreferenceObjective, size: float) -> None:
-    others = [name for name in objective.views if name not in ("chosen", "rejected")]
+    others = [*objective.views[2:], *objective.revisions, *objective.lists]
     sizes = (size, 0.0, -size)
     for chosen, rejected, other in itertools.product(sizes, sizes, sizes if others else (0.0,)):
         ratio = {"chosen": chosen, "rejected": rejected, **dict.fromkeys(others, other)}
