@@ -1,6 +1,6 @@
 """Every preference objective on the quickstart's world: several seeds of each, measured against the truth.
 
-Takes a finished quickstart (`prl quickstart --out runs/quickstart`). All runs start from its supervised policy and
+Takes a finished quickstart at runs/quickstart. All runs start from its supervised policy and
 learn from its labelled pairs, in as many steps of as many pairs. Columns that some objectives read are added to the
 pairs: the right answer as `gold` (TriplePO), and a reward for short responses as the other objective of MODPO. The
 guide of TGDPO is the DPO run of the same seed. Beside them stands supervised learning of the chosen responses. Betas of
@@ -8,14 +8,14 @@ objectives whose usual values are made for long responses are set here, as the t
 the results file already is not repeated.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from methods import COLUMNS, MODEL, Method, measure, train
-from runs import missing_runs, table
+from runs import missing_runs, run_options, table
 
+QUICKSTART = Path("runs/quickstart")
 OBJECTIVE = f"{MODEL}objective.init_args."
 METHODS = {
     "supervised, chosen": Method("supervised"),
@@ -84,26 +84,16 @@ def folder_of(name: str, seed: int, out: Path) -> Path:
 
 def main() -> None:
     """Run what is missing, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quickstart", type=Path, default=Path("runs/quickstart"))
-    parser.add_argument("--out", type=Path, default=Path("runs/offline"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--only", choices=METHODS, action="append", help="one objective; may be given several times")
-    parser.add_argument("overrides", nargs=argparse.REMAINDER, help="after --: settings of every run")
-    options = parser.parse_args()
-    overrides = [each for each in options.overrides if each != "--"]
+    options = run_options(__doc__, "runs/offline", METHODS)
     data = options.out / "data"
-    prepare(options.quickstart, data)
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    prepare(QUICKSTART, data)
 
     def one(name: str, seed: int) -> dict[str, Any]:
-        own = settings(name, seed, options.quickstart, data, options.out)
-        return train(METHODS[name], folder_of(name, seed, options.out), seed, options.quickstart, [*own, *overrides])
+        own = settings(name, seed, QUICKSTART, data, options.out)
+        return train(METHODS[name], folder_of(name, seed, options.out), seed, QUICKSTART, [*own, *options.overrides])
 
-    wanted = [(name, seed) for seed in seeds for name in options.only or METHODS]
-    rows = missing_runs(options.out / "results.jsonl", wanted, one)
-    start = measure(options.quickstart / "supervised" / "model", options.quickstart)
+    rows = missing_runs(options.out / "results.jsonl", options.wanted, one)
+    start = measure(QUICKSTART / "supervised" / "model", QUICKSTART)
     print(table([{"variant": "the start", "seed": 0, **start}, *rows], "objective", COLUMNS))
 
 

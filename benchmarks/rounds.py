@@ -5,30 +5,31 @@ on a third of the prompts each; a seed decides draws and batches. A run that is 
 repeated, and one that was stopped goes on.
 """
 
-import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 from methods import measure
-from runs import missing_runs, table
+from runs import missing_runs, run_options, table
 
 LOOPS = {"iterative DPO": (), "SPPO": ("sppo",), "DNO": ("dno",), "RSO": ("rso",), "APO": ("apo",)}
 """Loop -> overlays of configs/rounds on top of its dpo.yaml."""
+QUICKSTART = Path("runs/quickstart")
+"""Where the configs look for models and prompts."""
 ROUNDS = 3
 COLUMNS = {f"gold_{n}": (f"gold quality, round {n}", 3) for n in range(1, ROUNDS + 1)}
 COLUMNS |= {"win_prob": ("win probability against the start, the judge's", 3), "kl": ("KL, nats", 2)}
 
 
-def train(name: str, seed: int, quickstart: Path, out: Path, overrides: list[str]) -> dict[str, Any]:
+def train(name: str, seed: int, out: Path, overrides: list[str]) -> dict[str, Any]:
     """Make the rounds of a loop, and measure the policy of each."""
     from prl.cli.commands.rounds import TABLE, main
-    from prl.system.json_files import parse_object
 
     folder = out / f"{name.replace(' ', '_')}.{seed}"
     configs = [f"--config=configs/rounds/{each}.yaml" for each in ("dpo", *LOOPS[name])]
     main([*configs, "--out", str(folder), "--pairs.seed", str(seed), "--rounds.number", str(ROUNDS), *overrides])
-    reports = parse_object(f'{{"rounds": {(folder / TABLE).read_text(encoding="utf-8")}}}')["rounds"]
-    found = [measure(Path(each["model"]), quickstart) for each in reports]
+    reports = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+    found = [measure(Path(each["model"]), QUICKSTART) for each in reports]
     return {
         **{f"gold_{n}": each["gold"] for n, each in enumerate(found, 1)},
         **{"win_prob": reports[-1]["win_rate"], "kl": found[-1]["kl"]},
@@ -38,21 +39,11 @@ def train(name: str, seed: int, quickstart: Path, out: Path, overrides: list[str
 
 def main() -> None:
     """Run what is missing, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quickstart", type=Path, default=Path("runs/quickstart"))
-    parser.add_argument("--out", type=Path, default=Path("runs/rounds"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--only", choices=LOOPS, action="append", help="one loop; may be given several times")
-    parser.add_argument("overrides", nargs=argparse.REMAINDER, help="after --: settings of every loop")
-    options = parser.parse_args()
-    overrides = [each for each in options.overrides if each != "--"]
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    wanted = [(name, seed) for seed in seeds for name in options.only or LOOPS]
+    options = run_options(__doc__, "runs/rounds", LOOPS)
     rows = missing_runs(
         options.out / "results.jsonl",
-        wanted,
-        lambda name, seed: train(name, seed, options.quickstart, options.out, overrides),
+        options.wanted,
+        lambda name, seed: train(name, seed, options.out, options.overrides),
     )
     print(table(rows, "loop", COLUMNS))
 

@@ -10,7 +10,6 @@ import prl.judge
 import prl.pairs.rules
 import prl.rewards  # noqa: F401 - with the two above: makes short class names known
 from prl.cli.usage import Parser
-from prl.config import ModelSource
 from prl.data import DataSource
 from prl.pairs.making import PairMaker
 from prl.rounds.settings import Fit, Rounds
@@ -47,10 +46,6 @@ class RoundsConfig:
         settings = json.loads(self._parser.dump(self._config, format="json", skip_none=False))
         settings.pop("config", None)
         return cast(dict[str, Any], settings)
-
-    def source(self, policy: str) -> ModelSource:
-        """Return the source of a policy, with the other settings of the first."""
-        return self.maker(policy, 0).policy
 
     def maker(self, policy: str, number: int) -> PairMaker:
         """Make what makes the pairs of a round."""

@@ -51,7 +51,7 @@ class Parser(LightningArgumentParser):
         """End with code 2 and one message; inside a class the outer parser does."""
         if not self.exit_on_error:
             super().error(message, ex)
-        # What is missing is told by the parser above the verb.
+        # The parser above the verb reports missing arguments, so the verb comes from the command line.
         inner = getattr(ex, "subcommand_parser", None)
         verb = "" if inner or not self.given or self.given[0].startswith("-") else f" {self.given[0]}"
         prog = f"{(inner or self).prog.replace(' [options]', '')}{verb}"

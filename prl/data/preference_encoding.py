@@ -19,9 +19,9 @@ from prl.data.tokens import OnTooLong, Truncation, pair_tensors, right_pad, sett
 from prl.types import Conversation
 
 PROMPT = "prompt."
-"""How the key of a prompt that quotes a response begins in an encoded row."""
+"""Prefix of the key, in an encoded row, of a prompt that quotes a response."""
 COUNT = "count."
-"""How the key of the lengths of a list begins in a batch."""
+"""Prefix of the key, in a batch, of the lengths of a list."""
 
 
 class PreferenceEncoder(TurnEncoder):
@@ -82,7 +82,7 @@ class PreferenceEncoder(TurnEncoder):
         """Encode one pair; None where a response is skipped, or chosen and rejected are equal after truncation.
 
         Raises:
-            RowError: for a row without a declared view or column, or with a number that is none.
+            RowError: for a row that lacks a declared view or column, or whose number cannot be read.
             TooLongError: when a response does not fit and `on_too_long` is error.
         """
         texts = {name: [self._text(record, name)] for name in self.views}

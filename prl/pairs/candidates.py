@@ -51,7 +51,7 @@ class Candidates:
 
     @property
     def judged(self) -> bool:
-        """Whether no comparison failed."""
+        """Whether every comparison gave a margin."""
         return not bool(self.margin.isnan().any())
 
 

@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from prl.config import ModelSource, Sampling
+from prl.config import Sampling
 from prl.data import AnchoredPrompt, DataSource, load_records
 from prl.evaluation.bootstrap import bootstrap_mean
 from prl.pairs.making import PairMaker
@@ -19,18 +18,18 @@ BATCH = 64
 """Prompts sampled together."""
 
 
-def sampled_texts(maker: PairMaker, policy: ModelSource, prompts: DataSource) -> list[str]:
-    """Sample one response to each prompt, with the same draws for every policy."""
-    return [text for rollout in _sampled(maker, policy, prompts)[1] for text in rollout.texts]
+def sampled_texts(maker: PairMaker, prompts: DataSource) -> list[str]:
+    """Sample one response of the maker's policy to each prompt, with the same draws for every policy."""
+    records = load_records(prompts, AnchoredPrompt).records
+    return [text for rollout in _sampled(maker, prompts, records)[1] for text in rollout.texts]
 
 
 @torch.no_grad()
-def measure(maker: PairMaker, policy: ModelSource, prompts: DataSource, before: list[str], samples: Path) -> dict:
+def measure(maker: PairMaker, prompts: DataSource, before: list[str], samples: Path) -> dict[str, float]:
     """Compare a policy's responses with those of the start, and write them.
 
     Args:
-        maker: has the reward, and how to sample.
-        policy: the policy.
+        maker: has the policy, the reward, and how to sample.
         prompts: unseen prompts.
         before: response of the start to each.
         samples: .jsonl file to write.
@@ -38,9 +37,10 @@ def measure(maker: PairMaker, policy: ModelSource, prompts: DataSource, before: 
     Returns:
         `win_rate`, with its 95 % interval over prompts as `low` and `high`, and `characters` of a mean response.
     """
-    sampler, rollouts = _sampled(maker, policy, prompts)
+    records = load_records(prompts, AnchoredPrompt).records
+    sampler, rollouts = _sampled(maker, prompts, records)
     texts = [text for rollout in rollouts for text in rollout.texts]
-    load_frozen(maker.reward, sampler.policy, policy.path)
+    load_frozen(maker.reward, sampler.policy, maker.policy.path)
     maker.reward.to(sampler.device)
     wins: list[float] = []
     for rollout in rollouts:
@@ -48,7 +48,6 @@ def measure(maker: PairMaker, policy: ModelSource, prompts: DataSource, before: 
         verdict = maker.reward.score(rollout.anchored([(text,) for text in own])).verdict
         assert verdict is not None  # each response has an anchor
         wins += verdict.win_prob.tolist()
-    records = load_records(prompts, AnchoredPrompt).records
     keys = [json.dumps(list(record.prompt)) for record in records]
     rows = [
         {"prompt": list(record.prompt), "response": text, "start": old, "win_prob": win}
@@ -61,11 +60,12 @@ def measure(maker: PairMaker, policy: ModelSource, prompts: DataSource, before: 
     return {"win_rate": found.mean, "low": found.low, "high": found.high, "characters": characters}
 
 
-def _sampled(maker: PairMaker, policy: ModelSource, prompts: DataSource) -> tuple[PromptSampler, list[Rollout]]:
-    records: list[Any] = load_records(prompts, AnchoredPrompt).records
+def _sampled(
+    maker: PairMaker, prompts: DataSource, records: list[AnchoredPrompt]
+) -> tuple[PromptSampler, list[Rollout]]:
     sampling = Sampling(maker.sampling.max_new_tokens, maker.sampling.temperature)
     sampler = PromptSampler(
-        *(policy, sampling, records),
+        *(maker.policy, sampling, records),
         name=prompts.path,
         max_prompt_length=maker.max_prompt_length,
         seed=maker.seed,

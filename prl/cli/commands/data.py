@@ -45,7 +45,7 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
         with errors_in_options():
             loaded = load_records(source, kinds()[options.kind], options.on_invalid)
     except DataError as error:
-        # Where the columns that are meant are found, other kinds are no better guess.
+        # The error suggests columns by name already; another kind would be a worse guess.
         is_guessed = "--columns" in str(error) and "=COLUMN" not in str(error)
         if is_guessed or (better := better_kind(source, options.kind)) is None:
             raise

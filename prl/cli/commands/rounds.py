@@ -97,11 +97,11 @@ def _measured(config: Any, out: Path, number: int, model: str) -> dict[str, Any]
 
     first = out / "start.json"
     if not first.exists():
-        texts = sampled_texts(config.maker(config.policy, 0), config.source(config.policy), config.validation)
+        texts = sampled_texts(config.maker(config.policy, 0), config.validation)
         write_text(first, json.dumps(texts))
     samples = out / f"round={number}" / "samples.jsonl"
     before = json.loads(first.read_text(encoding="utf-8"))
-    return measure(config.maker(model, 0), config.source(model), config.validation, before, samples)
+    return measure(config.maker(model, 0), config.validation, before, samples)
 
 
 def _show(reports: list[dict[str, Any]]) -> None:

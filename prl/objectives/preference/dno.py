@@ -16,8 +16,8 @@ class DNO(PreferenceObjective):
     `chosen_win_rate` and `rejected_win_rate`. The label of the pair (`preference`) is not read then. q lies between
     0.27 and 0.73, so beta (rho_w - rho_l) is drawn to P_w - P_l and not beyond. A loss is at least the entropy of q.
 
-    The paper prints an alpha of 0.005 without a word on it, perhaps the weight of a supervised term; there is none
-    here.
+    The paper's table of settings has an alpha of 0.005 that its text does not explain. It may weigh a supervised term;
+    this loss has no such term.
 
     Args:
         beta: eta in the paper, how strongly the policy is held to the reference; 0.1 or 0.05 there.

@@ -26,7 +26,7 @@ class MODPO(PreferenceObjective):
         margin: where the other rewards come from, `columns` or `guide`.
 
     Raises:
-        ValueError: for a beta that is not above 0, a weight that is none, or an unknown source of rewards.
+        ValueError: for a beta that is not above 0, a weight outside of 0 to 1, or an unknown source of rewards.
     """
 
     columns: tuple[str, ...] = ("chosen_margin_reward", "rejected_margin_reward")
