@@ -3,9 +3,10 @@
 Takes a finished quickstart at runs/quickstart. All runs start from its supervised policy and
 learn from its labelled pairs, in as many steps of as many pairs. Columns that some objectives read are added to the
 pairs: the right answer as `gold` (TriplePO), and a reward for short responses as the other objective of MODPO. The
-guide of TGDPO is the DPO run of the same seed. Beside them stands supervised learning of the chosen responses. Betas of
-objectives whose usual values are made for long responses are set here, as the table of METHODS says. A run that is in
-the results file already is not repeated.
+guide of TGDPO is the DPO run of the same seed. BRAIn and TreePO learn from lists: samples of the supervised policy with
+rewards of a Bradley-Terry model (`configs/quickstart/bradley_terry.yaml`), made by `prl pairs --lists`. Beside them
+stands supervised learning of the chosen responses. Betas of objectives whose usual values are made for long responses
+are set here, as the table of METHODS says. A run that is in the results file already is not repeated.
 """
 
 import json
@@ -39,6 +40,9 @@ METHODS = {
     "Triple PO": Method("preference", "triple_po"),
     "MODPO, short": Method("preference", "modpo"),
     "TGDPO": Method("preference", "tgdpo"),
+    "SRPO": Method("preference", "srpo", (f"{MODEL}max_length", "128")),
+    "BRAIn, lists": Method("preference", "brain"),
+    "Tree PO, lists": Method("preference", "tree_po"),
 }
 """Objective -> overlay, and settings where the overlay's are made for responses of hundreds of tokens."""
 
@@ -60,10 +64,31 @@ def prepare(quickstart: Path, folder: Path) -> None:
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+def prepare_lists(quickstart: Path, folder: Path) -> None:
+    """Sample the supervised policy and score its samples; validation keeps the labelled pairs, as lists of two."""
+    from prl.cli.commands.pairs import main as pairs
+
+    lists, scalar = folder / "lists.train.jsonl", {"path": str(quickstart / "bradley_terry" / "model")}
+    if not lists.exists():
+        pairs(
+            [
+                *("--policy", str(quickstart / "supervised" / "model"), "--lists", "--samples", "8"),
+                *("--prompts", str(quickstart / "world" / "prompts.train.jsonl"), "--output", str(lists)),
+                *("--reward", json.dumps({"class_path": "ScalarReward", "init_args": scalar})),
+                *("--max_new_tokens", "12", "--batch_size", "320"),
+            ]
+        )
+    labelled = [json.loads(line) for line in (folder / "pairs.validation.jsonl").open(encoding="utf-8")]
+    for row in labelled:
+        row["responses"], row["rewards"] = [row["chosen"], row["rejected"]], [1.0, 0.0]
+    text = "".join(json.dumps(row) + "\n" for row in labelled)
+    (folder / "lists.validation.jsonl").write_text(text, encoding="utf-8")
+
+
 def settings(name: str, seed: int, quickstart: Path, data: Path, out: Path) -> list[str]:
     """Return the settings of a run that its overlay does not have: where data and models are."""
     method = METHODS[name]
-    rows = "demonstrations" if method.config == "supervised" else "pairs"
+    rows = "demonstrations" if method.config == "supervised" else "lists" if name.endswith("lists") else "pairs"
     found = [
         each
         for side in ("train", "validation")
@@ -87,6 +112,8 @@ def main() -> None:
     options = run_options(__doc__, "runs/offline", METHODS)
     data = options.out / "data"
     prepare(QUICKSTART, data)
+    if any(name.endswith("lists") for name, _ in options.wanted):
+        prepare_lists(QUICKSTART, data)
 
     def one(name: str, seed: int) -> dict[str, Any]:
         own = settings(name, seed, QUICKSTART, data, options.out)
