@@ -1,6 +1,7 @@
 """OPPO through the command line: data, a run, its curves and model, a stop and a resume, and what is refused."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_curves(whole: Path) -> None:
     found = scalars(events(whole))
     assert {tag for tag in found if tag.startswith(("train/", "val/"))} == TAGS
+    page = (CONFIGS.parent / "docs" / "methods" / "control.md").read_text()
+    assert set(re.findall(r"`((?:train|val)/\w+)`", page)) == TAGS
     assert len(found["train/loss"]) == 7
     assert len(found["val/normalized_return"]) == 2
     for split in ("train", "val"):

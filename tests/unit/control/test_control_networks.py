@@ -8,7 +8,7 @@ import torch
 
 from prl.control import ConditionedPolicy, Window, load_policy, save_policy
 from prl.control.oppo import read_pairs
-from tests.unit.control.test_losses import SIZES, a_batch, a_policy
+from tests.helpers.control import SIZES, a_batch, a_policy
 
 STEPS = SIZES.context
 

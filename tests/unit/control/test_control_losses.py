@@ -7,31 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prl.control import ConditionedPolicy, NetworkSettings, Window, norm_loss, reconstruction_loss, triplet_loss
+from prl.control import ConditionedPolicy, Window, norm_loss, reconstruction_loss, triplet_loss
 from prl.control.oppo import LossWeights, counts, read_pairs, step_loss
+from tests.helpers.control import a_batch, a_policy
 
-SIZES = NetworkSettings(3, 2, 12, context=5, latent_size=4, width=8, layers=1, dropout=0.0)
 MARGIN = 50.0
 """Kept by no pair, so that every pair has a gradient."""
-
-
-def a_policy(sizes: NetworkSettings = SIZES, seed: int = 0) -> ConditionedPolicy:
-    torch.manual_seed(seed)
-    return ConditionedPolicy(sizes)
-
-
-def a_batch(rows: int = 3, seed: int = 1) -> dict[str, Tensor]:
-    """Windows of all lengths, the padding full of odd numbers."""
-    draw = torch.Generator().manual_seed(seed)
-    batch: dict[str, Tensor] = {}
-    for side in ("chosen", "rejected"):
-        lengths = torch.randint(1, SIZES.context + 1, (rows,), generator=draw)
-        lengths[0] = SIZES.context
-        batch[f"{side}_states"] = torch.randn(rows, SIZES.context, 3, generator=draw)
-        batch[f"{side}_actions"] = torch.rand(rows, SIZES.context, 2, generator=draw) * 2 - 1
-        batch[f"{side}_steps"] = torch.arange(SIZES.context).expand(rows, -1) + torch.tensor([[2]])
-        batch[f"{side}_mask"] = torch.arange(SIZES.context) < lengths[:, None]
-    return batch
 
 
 def swapped(batch: dict[str, Tensor]) -> dict[str, Tensor]:
