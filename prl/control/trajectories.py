@@ -44,8 +44,10 @@ class PreferenceData:
 
 NAMES = tuple(each.name for each in fields(PreferenceData))
 DIMENSIONS = {"states": "N, T, S", "actions": "N, T, A", "lengths": "N", "chosen": "P, 2", "rejected": "P, 2"}
-BROKEN = (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError, SyntaxError)
-BROKEN += (zipfile.BadZipFile, zlib.error, struct.error, TypeError, OverflowError, tokenize.TokenError)
+BROKEN = (
+    *(OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, SyntaxError, TypeError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
+)
 """What numpy and zipfile raise for damaged files."""
 WHOLE = ("lengths", "chosen", "rejected")
 """Arrays of whole numbers."""
