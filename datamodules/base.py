@@ -119,13 +119,7 @@ class RecordDataModule(LightningDataModule):
             return
         assert self.trainer is not None
         self._check_batch_sizes(stage)
-        module: Any = self.trainer.lightning_module
-        if module.record_type is not self.record_type:
-            raise ValueError(
-                f"{type(module).__name__} learns from {module.record_type.__name__} rows, but {type(self).__name__} "
-                f"gives {self.record_type.__name__} rows; choose the other data module in the config"
-            )
-        self.encoder = module.build_encoder()
+        self.encoder = self._build_encoder()
         reports: dict[str, Any] = {"train": None}
         if self.validation_source is not None:
             # Validation first: it is usually smaller, and a mistake in it would otherwise show only after hours.
@@ -144,6 +138,17 @@ class RecordDataModule(LightningDataModule):
         }
         self._folders = train_records.folder, held_out_records.folder  # temporary folders live as long as this object
         self._write_report(reports, stage)
+
+    def _build_encoder(self) -> Any:
+        """Ask the training module for its encoder. Raises ValueError for one that learns from other rows."""
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        if module.record_type is not self.record_type:
+            raise ValueError(
+                f"{type(module).__name__} learns from {module.record_type.__name__} rows, but {type(self).__name__} "
+                f"gives {self.record_type.__name__} rows; choose the other data module in the config"
+            )
+        return module.build_encoder()
 
     def _check_batch_sizes(self, stage: str) -> None:
         trainer: Any = self.trainer

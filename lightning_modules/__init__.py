@@ -2,6 +2,7 @@
 
 from lightning_modules.bradley_terry import BradleyTerryRewardModule
 from lightning_modules.generative_reward import GenerativeRewardModule
+from lightning_modules.oppo import OPPOModule
 from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.supervised import SupervisedModule
@@ -10,6 +11,7 @@ from prl import anchors, judge, rewards  # noqa: F401 - makes short class names 
 __all__ = [
     "BradleyTerryRewardModule",
     "GenerativeRewardModule",
+    "OPPOModule",
     "PairwisePPOModule",
     "PreferenceModule",
     "SupervisedModule",

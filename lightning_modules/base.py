@@ -25,6 +25,7 @@ from prl.data.store import RecordEncoder
 from prl.distributed import rank
 from prl.models.loading import on_meta_device
 from prl.rewards.base import RewardSource
+from prl.rewards.folder import judge_kind
 from prl.rl.sharding import Sharding
 from prl.run_folder.inputs import Inputs, folder_inputs, model_inputs
 
@@ -75,6 +76,10 @@ class TrainingModule(LightningModule, ABC):
         Raises:
             ValueError: for merge: false without adapters.
         """
+
+    def card_kind(self, folder: Path) -> str | None:
+        """Return the kind of an exported folder, a key of `prl.models.model_card.KINDS`."""
+        return judge_kind(folder)
 
     def after_export(self, folder: Path) -> None:
         """Add files to an exported folder at the end of training; does nothing by default."""

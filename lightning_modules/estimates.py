@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 from lightning_modules.base import TrainingModule
 from lightning_modules.bradley_terry import BradleyTerryRewardModule
 from lightning_modules.generative_reward import GenerativeRewardModule
+from lightning_modules.oppo import OPPOModule
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.preference import PreferenceModule
@@ -77,8 +78,10 @@ def plan_memory(
             the type of the precision (DeepSpeed).
 
     Raises:
-        ValueError: for weights that could not learn.
+        ValueError: for weights that could not learn, or a module whose models are no language models.
     """
+    if isinstance(module, OPPOModule):
+        raise ValueError("prl estimate is for language models; those of OPPOModule have a few megabytes")
     module.build_encoder()  # raises for settings that `prl fit` would refuse
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     dtype = half if float32_copies else None

@@ -27,9 +27,8 @@ def write_model(settings: dict[str, Any], checkpoint: Path, output: Path, *, pas
     module = load_training_module(settings, checkpoint)
     with writing_folder(output) as partial:
         module.export(partial, merge=merge)
-        kind = judge_kind(partial)
-        write_card(partial, kind, settings, adapter=not merge)
-        if kind is not None:
+        write_card(partial, module.card_kind(partial), settings, adapter=not merge)
+        if judge_kind(partial) is not None:
             adopt_passport(partial, passport)
 
 

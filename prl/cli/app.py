@@ -42,7 +42,6 @@ from prl.cli.errors import is_utf8
 from prl.cli.usage import Parser
 from prl.models.model_card import write_card
 from prl.renamed.check import check_names
-from prl.rewards.folder import judge_kind
 from prl.run_folder import trust
 from prl.run_folder.contents import BEGUN_FILES, DATA_REPORT, MODEL, check_run_folder, foreign_files, is_kept
 from prl.run_folder.lock import is_first_process, run_lock
@@ -187,7 +186,7 @@ class PrlCLI(LightningCLI):
             folder = Path(trainer.default_root_dir) / MODEL
             with writing_folder(folder, keep=is_kept) as partial:
                 self._whole_model().export(partial)
-                write_card(partial, judge_kind(partial), self.config[self.subcommand].as_dict())
+                write_card(partial, self.model.card_kind(partial), self.config[self.subcommand].as_dict())
             sys.stderr.write(ending(trainer, getattr(self.model, "iterations", None), folder) + "\n")
             self.model.after_export(folder)
 

@@ -9,7 +9,7 @@ from prl.cli.commands import COMMANDS
 from prl.run_folder import trust
 
 VERBS = {
-    "fit": "train a stage: supervised, generative or Bradley-Terry judge, pairwise PPO, as the config says",
+    "fit": "train a stage: supervised, generative or Bradley-Terry judge, pairwise PPO, OPPO, as the config says",
     "validate": "measure a checkpoint of a run on the validation data",
     "test": "the same, logged in the folder test of the run",
     "predict": "write what a checkpoint says of each row of the validation data into predictions.jsonl",

@@ -34,6 +34,7 @@ class Kind:
     pipeline_tag: str
     auto_class: str
     tags: tuple[str, ...] = ("prl", "pairwise-rl")
+    library: str = "transformers"
 
     @property
     def is_judge(self) -> bool:
@@ -47,9 +48,10 @@ KINDS = {
     "bradley_terry": Kind(
         "Bradley-Terry reward model", "text-classification", "AutoModelForSequenceClassification", _JUDGE_TAGS
     ),
+    "control": Kind("Policy of a control task", "reinforcement-learning", "", ("prl",), "prl"),
     None: Kind("Language model", "text-generation", "AutoModelForCausalLM"),
 }
-"""Kind of a judge, or None for other models -> contents of the card."""
+"""Kind of a judge or of a policy for control, or None for language models -> contents of the card."""
 
 _BT_INPUT = """
 It reads one response at a time, in a row of three parts: the prompt as the chat template writes it up to where a
@@ -61,6 +63,14 @@ otherwise. `prl_judge.json` holds the longest row, `max_length`.
 ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
 ids += tokenizer(response.strip(), add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
 reward = model(input_ids=torch.tensor([ids])).logits[0] @ torch.tensor(WEIGHTS)
+```
+"""
+
+_CONTROL = """```python
+from prl.control import load_policy
+
+policy = load_policy(FOLDER)
+action = policy.act(states, actions, steps)  # the past of N episodes: [N, T, ...]; the last action is not looked at
 ```
 """
 
@@ -93,7 +103,7 @@ def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any]
     data = (settings.get("data") or {}).get("init_args") or {}
     paths = {split: path for split in ("train", "validation") if (path := _path(data.get(split))) is not None}
     metadata = ModelCardData(
-        library_name="peft" if adapter else "transformers",
+        library_name="peft" if adapter else words.library,
         base_model=_base_model(base),
         datasets=sorted({path for path in paths.values() if is_data_set(path)}) or None,
         tags=[*words.tags, *(["lora"] if adapter else [])],
@@ -180,6 +190,8 @@ def _base_model(path: str | None) -> str | None:
 
 
 def _loading(words: Kind, folder: str | Path) -> str:
+    if words is KINDS["control"]:
+        return _CONTROL
     plain = f"""```python
 from transformers import {words.auto_class}, AutoTokenizer
 

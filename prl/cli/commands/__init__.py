@@ -19,6 +19,7 @@ NAMES = (
     "anchors",
     "pairs",
     "rounds",
+    "control",
     "resume",
     "frontier",
     "export",

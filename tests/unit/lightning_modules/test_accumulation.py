@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning import Callback, Trainer
@@ -11,8 +12,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.steps import StepLoader
-from lightning_modules import BradleyTerryRewardModule, GenerativeRewardModule, PreferenceModule, SupervisedModule
+from lightning_modules import (
+    BradleyTerryRewardModule,
+    GenerativeRewardModule,
+    OPPOModule,
+    PreferenceModule,
+    SupervisedModule,
+)
 from prl.config import ModelSource, Optimization
+from prl.control import DataSettings, NetworkSettings, make_data
+from prl.control.oppo import LossWeights
 from prl.data import Demonstration, PreferencePair
 from prl.judge.template import JudgeTemplate
 
@@ -49,8 +58,19 @@ def make(kind: str, folder: Path) -> tuple[Any, list[Any]]:
         return BradleyTerryRewardModule(source, STILL, max_length=64), PAIRS
     if kind == "preference":
         return PreferenceModule(source, optimization=STILL, max_length=64), PAIRS
+    if kind == "oppo":
+        sizes = NetworkSettings(4, 2, 40, context=9, latent_size=3, width=8, layers=1, dropout=0.0)
+        weights = LossWeights(margin=30.0)  # which no pair keeps
+        return OPPOModule(sizes, weights, STILL, optimum_learning_rate=1e-30), oppo_rows(sizes)
     text_coef = 0.5 if kind == "judge with text" else 0.0
     return GenerativeRewardModule(source, TEMPLATE, STILL, text_coef=text_coef, max_length=99), PAIRS
+
+
+def oppo_rows(sizes: NetworkSettings) -> list[dict[str, Tensor]]:
+    """Pairs of windows of one to nine steps."""
+    data = make_data(DataSettings(trajectories=4, pairs=40), seed=0)
+    data.lengths[:] = 21 + np.arange(4)
+    return [sizes.window_encoder().encode(data, pair) for pair in range(8)]
 
 
 def gradients(kind: str, folder: Path, rows: slice, batch_size: int, every: int, scratch: Path) -> list[Tensor]:
@@ -59,12 +79,12 @@ def gradients(kind: str, folder: Path, rows: slice, batch_size: int, every: int,
     settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     settings |= {"enable_model_summary": False, "default_root_dir": scratch, "accelerator": "cpu", "max_epochs": 1}
     trainer = Trainer(accumulate_grad_batches=every, callbacks=[gradients], **settings)
-    encoded = [encoder.encode(record) for record in records[rows]]
+    encoded = records[rows] if kind == "oppo" else [encoder.encode(record) for record in records[rows]]
     trainer.fit(module, StepLoader(encoded, batch_size, collate_fn=encoder.collate, trainer=trainer))
     return gradients.seen
 
 
-@pytest.mark.parametrize("kind", ["supervised", "bradley_terry", "preference", "judge", "judge with text"])
+@pytest.mark.parametrize("kind", ["supervised", "bradley_terry", "preference", "judge", "judge with text", "oppo"])
 def test_accumulated_batches_have_the_gradient_of_one_large_batch(kind: str, tiny_folder: Path, tmp_path: Path) -> None:
     accumulated = gradients(kind, tiny_folder, slice(0, 8), 1, 3, tmp_path)
     assert len(accumulated) == 3  # of three, three and two rows: the last step of an epoch may be shorter
