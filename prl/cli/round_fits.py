@@ -21,6 +21,24 @@ def check_started_once() -> None:
         )
 
 
+def check_revision_prompt(settings: dict[str, Any], asked: str | None) -> None:
+    """Refuse to ask a policy for revisions in other words than it is trained on.
+
+    Args:
+        settings: resolved, of `prl fit`.
+        asked: `pairs.revision_prompt` where responses are revised.
+
+    Raises:
+        ValueError: naming both settings.
+    """
+    objective = settings["model"]["init_args"].get("objective") or {}
+    trained = (objective.get("init_args") or {}).get("revision_prompt")
+    if asked is not None and trained not in (None, asked):
+        raise ValueError(
+            f"pairs.revision_prompt is {asked!r}, and the objective of the fit trains on {trained!r}; set both to one"
+        )
+
+
 def needs_processes(settings: dict[str, Any]) -> bool:
     """Return whether a training run sets up processes: for several devices, or by a strategy that shards weights.
 

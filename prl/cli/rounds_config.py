@@ -47,6 +47,8 @@ class RoundsConfig:
         if made.validation_reward is not None and self.validation is None:
             raise ValueError("validation_reward is set, but no unseen prompts to measure on; set validation.path too")
         self.policy: str = made.pairs.policy.path
+        revises = self.rounds.revisions or made.pairs.revisions
+        self.revision_prompt: str | None = made.pairs.revision_prompt if revises else None
         self.fit_configs = [find_config(Path(each)) for each in self.fit.configs]
 
     def _instantiate(self, config: Namespace) -> Any:

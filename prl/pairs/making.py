@@ -12,11 +12,13 @@ from tqdm import tqdm
 
 from prl.config import ModelSource, Sampling
 from prl.data import AnchoredPrompt, DataSource, PreferencePair, load_records
+from prl.objectives.preference.base import REVISION_PROMPT
 from prl.pairs.base import Choice, PairRule
 from prl.pairs.beside import Beside, CalibrationSampler, ProposalLogprobs
 from prl.pairs.candidates import Candidates, compare_candidates
 from prl.pairs.checks import PairChecks
 from prl.pairs.parts import Parts, parts_of
+from prl.pairs.revising import RevisingSampler, check_revisions
 from prl.pairs.rules.best_worst import BestWorst
 from prl.rewards.base import RewardSource, load_frozen
 from prl.rollouts.prompts import PromptSampler
@@ -47,6 +49,8 @@ class PairMaker:
         keep_thoughts: judge and write what stands before `</think>` too, not answers alone.
         lists: write beside each pair all candidates of its prompt, `responses`, and their rewards, `rewards`.
         proposal_logprobs: write beside the lists the log-probabilities of the candidates under the policy, for BRAIn.
+        revisions: how often the policy revises each response before it is a candidate, as policies of SRPO learn to.
+        revision_prompt: last turn of a prompt for a revision, with {prompt} and {response}; that of the training.
         calibration: policy of which a further response to each prompt is written, `calibration`, for VPO.
 
     Raises:
@@ -69,14 +73,20 @@ class PairMaker:
         lists: bool = False,
         proposal_logprobs: bool = False,
         calibration: ModelSource | None = None,
+        revisions: int = 0,
+        revision_prompt: str = REVISION_PROMPT,
     ) -> None:
         self.policy, self.prompts, self.reward, self.rule = policy, prompts, reward, rule or BestWorst()
         self.sampling, self.checks, self.labels = sampling, checks, labels
         self.max_prompt_length, self.batch_size, self.seed = max_prompt_length, batch_size, seed
         self.keep_thoughts, self.lists = keep_thoughts, lists
         self.proposal_logprobs, self.calibration = proposal_logprobs, calibration
+        self.revisions, self.revision_prompt = revisions, revision_prompt
+        check_revisions(revisions, revision_prompt)
         if proposal_logprobs and not lists:
             raise ValueError("proposal_logprobs is set, and lists is not, beside which they are written; set lists too")
+        if proposal_logprobs and revisions:
+            raise ValueError("proposal_logprobs are those of plain responses, and revisions is set; leave one out")
         if sampling.per_prompt < self.rule.min_candidates:
             raise ValueError(
                 f"sampling.per_prompt is {sampling.per_prompt}; {type(self.rule).__name__} chooses among at least "
@@ -135,10 +145,11 @@ class PairMaker:
         load_frozen(self.reward, sampler.policy, self.policy.path)
         self.reward.to(sampler.device)
         beside = self._beside(sampler, records, settings)
+        revising = RevisingSampler(sampler, self.policy, self.revisions, self.revision_prompt)
 
         def make(start: int, part: list[AnchoredPrompt]) -> tuple[list[Row], Counter]:
             counts: Counter[str] = Counter()
-            rollout, kept = self._distinct(sampler.sample(start, len(part)), counts)
+            rollout, kept = self._distinct(revising.sample(start, len(part)), counts)
             with torch.no_grad():
                 compared = dict(zip(kept, compare_candidates(self.reward, rollout), strict=True)) if kept else {}
             rows = []

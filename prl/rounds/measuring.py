@@ -9,11 +9,14 @@ from prl.config import Sampling
 from prl.data import AnchoredPrompt, DataSource, load_records
 from prl.evaluation.bootstrap import bootstrap_mean
 from prl.pairs.making import PairMaker
+from prl.pairs.revising import RevisingSampler
 from prl.rewards.base import RewardSource, load_frozen
 from prl.rollouts.prompts import PromptSampler
 from prl.system.outputs import write_text
 from prl.types import Rollout
 
+REVISED = "revised_"
+"""How names of figures of revised responses begin."""
 HELD_OUT = "validation_"
 """How names of figures under the held-out reward begin."""
 BATCH = 64
@@ -23,12 +26,17 @@ BATCH = 64
 def sampled_texts(maker: PairMaker, prompts: DataSource) -> list[str]:
     """Sample one response of the maker's policy to each prompt, with the same draws for every policy."""
     records = load_records(prompts, AnchoredPrompt).records
-    return [text for rollout in _sampled(maker, prompts, records)[1] for text in rollout.texts]
+    return [text for rollout in _sampled(maker, prompts, records, 0)[1] for text in rollout.texts]
 
 
 @torch.no_grad()
 def measure(
-    maker: PairMaker, prompts: DataSource, before: list[str], samples: Path, heldout: RewardSource | None = None
+    maker: PairMaker,
+    prompts: DataSource,
+    before: list[str],
+    samples: Path,
+    heldout: RewardSource | None = None,
+    revisions: int = 0,
 ) -> dict[str, float]:
     """Compare a policy's responses with those of the start, and write them.
 
@@ -38,13 +46,14 @@ def measure(
         before: response of the start to each.
         samples: .jsonl file to write.
         heldout: a reward that trains nothing, and compares the same responses.
+        revisions: how often the policy revises its responses, those of the start being as they are.
 
     Returns:
         `win_rate`, with its 95 % interval over prompts as `low` and `high`, and `characters` of a mean response. With a
         held-out reward also `validation_win_rate`, `validation_low` and `validation_high`.
     """
     records = load_records(prompts, AnchoredPrompt).records
-    sampler, rollouts = _sampled(maker, prompts, records)
+    sampler, rollouts = _sampled(maker, prompts, records, revisions)
     texts = [text for rollout in rollouts for text in rollout.texts]
     wins = {"": _wins(maker.reward, sampler, maker, rollouts, before)}
     if heldout is not None:
@@ -80,7 +89,7 @@ def _wins(
 
 
 def _sampled(
-    maker: PairMaker, prompts: DataSource, records: list[AnchoredPrompt]
+    maker: PairMaker, prompts: DataSource, records: list[AnchoredPrompt], revisions: int
 ) -> tuple[PromptSampler, list[Rollout]]:
     sampling = Sampling(maker.sampling.max_new_tokens, maker.sampling.temperature)
     sampler = PromptSampler(
@@ -90,4 +99,5 @@ def _sampled(
         seed=maker.seed,
         keep_thoughts=maker.keep_thoughts,
     )
-    return sampler, [sampler.sample(start, BATCH) for start in range(0, len(records), BATCH)]
+    revising = RevisingSampler(sampler, maker.policy, revisions, maker.revision_prompt)
+    return sampler, [revising.sample(start, BATCH) for start in range(0, len(records), BATCH)]

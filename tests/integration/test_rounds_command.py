@@ -139,6 +139,7 @@ def test_the_configs_that_come_with_prl_are_read(overlay: Path, tmp_path: Path) 
         ("fit.options", '{"trainer.num_nodes": 2}', "trainer.num_nodes is 2 in the fit of each round"),
         ("fit.configs", '["missing.yaml"]', "missing.yaml"),
         ("pairs.proposal_logprobs", "true", "proposal_logprobs is set, and lists is not"),
+        ("fit.options", '{"model.init_args.objective": {"class_path": "SRPO"}}', "pairs.revision_prompt is 'better"),
         ("validation", "null", "validation_reward is set, but no unseen prompts to measure on"),
         ("pairs.sampling.per_prompt", "1", "sampling.per_prompt is 1; BestWorst chooses among at least 2 candidates"),
         ("pairs.samplng", "1", "unrecognized setting"),
@@ -146,6 +147,9 @@ def test_the_configs_that_come_with_prl_are_read(overlay: Path, tmp_path: Path) 
 )
 def test_mistakes_in_settings_are_told_first(option, value, message, config: Path, tmp_path: Path, capsys) -> None:
     more = ["--validation_reward", "prl.rewards.RuleReward"] if option == "validation" else []
+    more += (
+        ["--rounds.revisions", "1", "--pairs.revision_prompt", "better {response} {prompt}"] if "SRPO" in value else []
+    )
     with pytest.raises(SystemExit):
         main(["rounds", "--config", str(config), "--out", str(tmp_path / "out"), f"--{option}", value, *more])
     assert message in capsys.readouterr().err
@@ -164,14 +168,17 @@ def test_rounds_write_what_a_method_reads_and_a_held_out_reward_measures_too(
     config = write_rounds(
         home,
         tmp_path / "rounds.yaml",
-        rounds=overlay["rounds"] | {"number": 1},
+        rounds=overlay["rounds"] | {"number": 1, "revisions": 1 if method == "vpo" else 0},
         pairs=settings["pairs"] | overlay["pairs"] | further,
         fit=overlay["fit"] | {"options": options},
         validation_reward=heldout,
     )
     main(["rounds", "--config", str(config), "--out", str(tmp_path / "out")])
-    assert "held-out win rate" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "held-out win rate" in told
+    assert ("revised win rate" in told) == (method == "vpo")
     (report,) = json.loads((tmp_path / "out" / "rounds.json").read_text())
+    assert ("revised_validation_win_rate" in report) == (method == "vpo")
     rows = [json.loads(line) for line in (tmp_path / "out" / "round=1" / "samples.jsonl").read_text().splitlines()]
     for name in ("", "validation_"):
         wins = [row[f"{name}win_prob"] for row in rows]
@@ -206,7 +213,7 @@ def test_a_fit_of_two_processes_is_that_of_one(home: Home, tmp_path: Path) -> No
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("round 1 of 2:") == 1
         manifest = tmp_path / name / "round=1" / "fit" / "checkpoints" / "batch-000002.json"
-        assert json.loads(manifest.read_text())["processes"] == more
+        assert json.loads(manifest.read_text())["world_size"] == more
         made_by[name] = tmp_path / name / "round=1"
     alone = load_file(made_by["one"] / "model" / "model.safetensors")
     for name in ("ddp", "fsdp2"):

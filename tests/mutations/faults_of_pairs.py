@@ -41,6 +41,13 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "i.pairs_command",
         (("parts-of-other-settings", "if self._file.exists():\n            before", "if False:\n            before"),),
     ),
+    "prl/pairs/revising.py": (
+        "u.revising",
+        (
+            ("revises-with-one-draw", "start + SEED * revision", "start + SEED"),
+            ("judged-behind-the-quote", "rollout = replace(revised, batch=rollout.batch)", "rollout = revised"),
+        ),
+    ),
     "prl/pairs/beside.py": (
         "i.pairs_command",
         (
@@ -77,7 +84,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "i.rounds_command",
         (
             ("rounds-of-other-settings", "if changed := changes(before, settings)", "if changed := None"),
-            ("measures-under-one-reward", "before, samples, config.heldout())", "before, samples)"),
+            ("measures-under-one-reward", "config.maker(model, 0), config.heldout()", "config.maker(model, 0), None"),
             ("extrapolates-from-itself", 'out / f"round={number - 1}" / "fit" / "model"', 'run / "model"'),
         ),
     ),

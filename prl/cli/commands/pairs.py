@@ -80,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
         help="with --lists, write their log-probabilities under the policy too, for BRAIn with another reference",
     )
     parser.add_argument(
+        "--revisions", type=int, default=0, help="how often the policy revises each response, as it learns by SRPO (0)"
+    )
+    parser.add_argument("--revision_prompt", help="how it is asked, with {prompt} and {response}; SRPO's when left out")
+    parser.add_argument(
         "--calibration",
         metavar="MODEL",
         help="folder or hub id of a model of which a response to each prompt is written beside, `calibration`, for VPO",
@@ -129,4 +133,6 @@ def _maker(options: argparse.Namespace) -> Any:
         lists=options.lists,
         proposal_logprobs=options.proposal_logprobs,
         calibration=calibration,
+        revisions=options.revisions,
+        **({} if options.revision_prompt is None else {"revision_prompt": options.revision_prompt}),
     )

@@ -28,12 +28,14 @@ def main(args: list[str]) -> None:
     from prl.cli.rounds_config import RoundsConfig
 
     config = RoundsConfig([*(f"--config={file}" for file in options.config), *further])
-    from prl.cli.round_fits import check_started_once, needs_processes
+    from prl.cli.round_fits import check_revision_prompt, check_started_once, needs_processes
     from prl.run_folder.lock import run_lock
     from prl.system.signals import exiting_on_signals
 
     check_started_once()
-    apart = needs_processes(config.resolved_fit(options.out))
+    fit = config.resolved_fit(options.out)
+    check_revision_prompt(fit, config.revision_prompt)
+    apart = needs_processes(fit)
     stopped = f"prl: stopped; the same command goes on with the rounds in {options.out}"
     with run_lock(options.out), exiting_on_signals(stopped):
         _check_settings(options.out, config.plain())
@@ -100,26 +102,32 @@ def _model(config: Any, out: Path, number: int) -> Path:
 
 
 def _measured(config: Any, out: Path, number: int, model: str) -> dict[str, Any]:
-    from prl.rounds.measuring import measure, sampled_texts
+    from prl.rounds.measuring import REVISED, measure, sampled_texts
 
     first = out / "start.json"
     if not first.exists():
         texts = sampled_texts(config.maker(config.policy, 0), config.validation)
         write_text(first, json.dumps(texts))
-    samples = out / f"round={number}" / "samples.jsonl"
     before = json.loads(first.read_text(encoding="utf-8"))
-    return measure(config.maker(model, 0), config.validation, before, samples, config.heldout())
+    found: dict[str, Any] = {}
+    for name, revisions in {"": 0, REVISED: config.rounds.revisions}.items():
+        if revisions or not name:
+            samples = out / f"round={number}" / f"{name}samples.jsonl"
+            maker, heldout = config.maker(model, 0), config.heldout()
+            figures = measure(maker, config.validation, before, samples, heldout, revisions)
+            found |= {f"{name}{figure}": value for figure, value in figures.items()}
+    return found
 
 
 def _show(reports: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from prl.rounds.measuring import HELD_OUT
+    from prl.rounds.measuring import HELD_OUT, REVISED
 
     table = Table(title="rounds; win rate of sampled responses against the start's, under the reward that trains")
-    heldout = any(f"{HELD_OUT}win_rate" in each for each in reports)
-    names = {"": "win rate", **({HELD_OUT: "held-out win rate"} if heldout else {})}
+    names = {"": "win rate", HELD_OUT: "held-out win rate", REVISED: "revised win rate"}
+    names = {name: words for name, words in names.items() if f"{name}win_rate" in reports[-1] or not name}
     for column in ("round", "prompts", "pairs", *(each for name in names.values() for each in (name, "95 %"))):
         table.add_column(column, justify="right")
     table.add_column("characters", justify="right")
@@ -131,6 +139,6 @@ def _show(reports: list[dict[str, Any]]) -> None:
         table.add_row(*cells, f"{each['characters']:.1f}" if "characters" in each else "")
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)  # a pipe has no width, and words would be broken
+        console = Console(width=160)  # a pipe has no width, and words would be broken
     console.print(table)
     console.print(f"the last policy: {reports[-1]['model']}", soft_wrap=True, highlight=False)
