@@ -19,7 +19,8 @@ def heard(number, frame):
 signal.signal(signal.SIGTERM, heard)
 signal.signal(signal.SIGINT, heard)
 log.write_text(f"{os.getpid()}\\n")
-time.sleep(100)
+time.sleep(20)
+with log.open("a") as file: file.write("heard nothing\\n")
 """
 WAITER = """
 import sys
