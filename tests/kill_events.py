@@ -49,8 +49,8 @@ EVENTS = {"open", "os.rename", "os.remove", "os.symlink", "os.link", "os.rmdir",
 CURVES = "events.out.tfevents"
 
 
-def watch(folder: Path, kill_at: int | None, events: Path) -> None:
-    """Note this process's file events in a folder, and kill it before the one of this number."""
+def watch(folder: Path, kill_at: int | None, events: Path, number: int = signal.SIGKILL) -> None:
+    """Note this process's file events in a folder, and send it a signal before the one of this number."""
     pid, seen, busy, last = os.getpid(), 0, False, ""
     noted = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
@@ -67,7 +67,7 @@ def watch(folder: Path, kill_at: int | None, events: Path) -> None:
             mode = f" {args[1]}" if event == "open" and args[1] else ""
             os.write(noted, f"{event} {os.path.relpath(path, folder)}{mode}\n".encode())
             if seen == kill_at:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
         busy = False
 
     sys.addaudithook(note)
@@ -132,43 +132,69 @@ class KilledRuns:
         self.run, self.output = scratch / "run", scratch / "output"
         scratch.mkdir()
         import_what_a_run_imports(arguments(scratch / "first"), scratch)
-        assert self._fit(None) == 0, self.output.read_text()
-        self.expected = end_of(self.run)
-        self.num_events = len(self._events())
+        assert self.start(None) == 0, self.output.read_text()
+        self.expected = self.end()
+        self.num_events = len(self.events())
 
-    def _events(self) -> list[str]:
+    def events(self) -> list[str]:
+        """Those of the last start."""
         return (self.scratch / "events").read_text().splitlines()
 
-    def _fit(self, kill_at: int | None) -> int:
+    def start(self, kill_at: int | None, number: int = signal.SIGKILL) -> int:
+        """Start anew, with a signal before an event."""
+
         def work() -> None:
-            watch(self.run, kill_at, self.scratch / "events")
+            watch(self.run, kill_at, self.scratch / "events", number)
             prl(self.arguments(self.run))
 
         shutil.rmtree(self.run, ignore_errors=True)
         return in_a_fork(work, self.output)
 
-    def killed_at(self, number: int) -> tuple[str, str]:
-        """How a run went on that was killed before this event, and the event: resumed, restarted or failed."""
-        code = self._fit(number)
-        event = f"{number} {self._events()[-1]}"
-        if code == 0:  # a thread of TensorBoard's writes when it wants, so numbers of events vary by a few
-            return "ended before it", event
-        assert code == -signal.SIGKILL, self.output.read_text()
-        how = "resumed"
+    def end(self) -> Any:
+        """Read what must not depend on a kill."""
+        return end_of(self.run)
+
+    def is_right(self) -> bool:
+        """Whether the run ended where it should."""
+        return is_the_same(self.end(), self.expected)
+
+    def again(self) -> list[str]:
+        """Return the command that goes on."""
+        return ["resume", str(self.run)] if (self.run / "config.yaml").is_file() else self.arguments(self.run)
+
+    def way(self) -> str:
+        """How the command will go on."""
         try:
             latest_valid(self.run / "checkpoints")
         except CheckpointError:
-            how = "restarted"
-        again = ["resume", str(self.run)] if (self.run / "config.yaml").is_file() else self.arguments(self.run)
-        if in_a_fork(lambda: prl(again), self.output):
-            return f"failed: {self.output.read_text().strip().splitlines()[-1][:200]}", event
-        if not is_the_same(end_of(self.run), self.expected):
-            return f"failed: {how}, other bits", event
-        leftovers = [*self.run.rglob("*.partial"), *self.run.glob("checkpoints/*.link")]
+            return "restarted"
+        return "resumed"
+
+    def left_behind(self) -> list[str]:
+        """Names of what should not be there in the end."""
+        wrong = [path.name for path in (*self.run.rglob("*.partial"), *self.run.glob("checkpoints/*.link"))]
         newest = latest_valid(self.run / "checkpoints")
-        if (self.run / "checkpoints" / "last.ckpt").resolve() != newest.resolve() or leftovers:
-            return f"failed: {how}, last.ckpt or {[path.name for path in leftovers]} left behind", event
-        return how, event
+        return wrong + ["last.ckpt"] * ((self.run / "checkpoints" / "last.ckpt").resolve() != newest.resolve())
+
+    def killed_at(self, number: int) -> tuple[str, str]:
+        """How a run went on that was killed before this event, and the event: resumed, restarted or failed."""
+        code = self.start(number)
+        event = f"{number} {self.events()[-1]}"
+        if code == 0:  # a thread of TensorBoard's writes when it wants, so numbers of events vary by a few
+            return "ended before it", event
+        assert code == -signal.SIGKILL, self.output.read_text()
+        how = self.way()
+        return self.goes_on() or how, event
+
+    def goes_on(self) -> str | None:
+        """Go on, and say what is wrong in the end."""
+        again = self.again()
+        if in_a_fork(lambda: prl(again), self.output):
+            return f"failed: {self.output.read_text().strip().splitlines()[-1][:200]}"
+        if not self.is_right():
+            return "failed: other bits"
+        wrong = self.left_behind()
+        return f"failed: {wrong} left behind" if wrong else None
 
 
 def try_run(name: str, home: Home, scratch: Path, every: int, first: int) -> bool:

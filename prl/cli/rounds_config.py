@@ -9,9 +9,12 @@ from jsonargparse import Namespace
 import prl.judge
 import prl.pairs.rules
 import prl.rewards  # noqa: F401 - with the two above: makes short class names known
+from prl.cli.places import find_config
 from prl.cli.usage import Parser
 from prl.data import DataSource
 from prl.pairs.making import PairMaker
+from prl.rewards.base import RewardSource
+from prl.rounds.kept import contents
 from prl.rounds.settings import Fit, Rounds
 
 SEEDS = 1_000_003
@@ -30,12 +33,23 @@ class RoundsConfig:
         parser.add_argument(
             "--validation", type=DataSource | None, default=None, help="Unseen prompts on which rounds are measured."
         )
+        parser.add_argument(
+            "--validation_reward",
+            type=RewardSource | None,
+            default=None,
+            help="A reward that trains nothing, such as another judge; rounds are measured under it too.",
+        )
         self._parser, self._config = parser, parser.parse_args(args)
         made = self._instantiate(self._config)  # a mistake in a setting is told before anything runs
         self.rounds: Rounds = made.rounds
         self.fit: Fit = made.fit
         self.validation: DataSource | None = made.validation
+        if made.validation_reward is not None and self.validation is None:
+            raise ValueError("validation_reward is set, but no unseen prompts to measure on; set validation.path too")
         self.policy: str = made.pairs.policy.path
+        revises = self.rounds.revisions or made.pairs.revisions
+        self.revision_prompt: str | None = made.pairs.revision_prompt if revises else None
+        self.fit_configs = [find_config(Path(each)) for each in self.fit.configs]
 
     def _instantiate(self, config: Namespace) -> Any:
         instantiate = getattr(self._parser, "instantiate", None) or self._parser.instantiate_classes
@@ -45,7 +59,15 @@ class RoundsConfig:
         """Return the settings as JSON values."""
         settings = json.loads(self._parser.dump(self._config, format="json", skip_none=False))
         settings.pop("config", None)
+        settings["files"] = contents(self.fit_configs)
         return cast(dict[str, Any], settings)
+
+    def resolved_fit(self, out: Path) -> dict[str, Any]:
+        """Resolve the settings of the first round's `prl fit`; a mistake in them is told before anything is sampled."""
+        from prl.cli.commands.estimate import resolved
+
+        folder = out / "round=1"
+        return resolved(self.fit_arguments(self.policy, 1, folder / "pairs.jsonl", folder / "fit")[1:])
 
     def maker(self, policy: str, number: int) -> PairMaker:
         """Make what makes the pairs of a round."""
@@ -54,11 +76,15 @@ class RoundsConfig:
         config.pairs.seed += SEEDS * number
         return cast(PairMaker, self._instantiate(config).pairs)
 
+    def heldout(self) -> RewardSource | None:
+        """Make the held-out reward, not loaded; None without one."""
+        return cast(RewardSource | None, self._instantiate(self._config).validation_reward)
+
     def fit_arguments(self, policy: str, number: int, pairs: Path, run: Path) -> list[str]:
         """Return the arguments of a round's `prl fit`; it goes on where an earlier start was stopped."""
         from prl.checkpoints.files import holds_checkpoints
 
-        args = ["fit", *(f"--config={each}" for each in self.fit.configs), "--run_dir", str(run)]
+        args = ["fit", *(f"--config={each}" for each in self.fit_configs), "--run_dir", str(run)]
         args += ["--seed_everything", str(self._config.pairs.seed + number)]
         args += ["--data.init_args.train.path", str(pairs), "--model.init_args.model.path", policy]
         if self.rounds.reference == "start" and number > 1:

@@ -3,7 +3,6 @@
 A revision stands behind a prompt of its own, which quotes another response of the pair.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prl.data.columns import missing_column, number_tensors, read_number_lists, read_numbers, read_texts
 from prl.data.encoding import TurnEncoder
+from prl.data.revisions import revision_turns
 from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong, Truncation, pair_tensors, right_pad, settings_hash
 from prl.types import Conversation
@@ -115,16 +115,9 @@ class PreferenceEncoder(TurnEncoder):
         """Sort the texts by the prompt that they follow."""
         found: dict[str, tuple[Conversation, dict[str, list[str]]]] = {"prompt": (prompt, texts)}
         for name, (response, quoted) in self.revisions.items():
-            turns = self._quoting(prompt, texts[quoted][0])
+            turns = revision_turns(prompt, texts[quoted][0], self.revision_prompt)
             found.setdefault(self.prompts[name], (turns, {}))[1][name] = texts[response]
         return found
-
-    def _quoting(self, prompt: Conversation, response: str) -> Conversation:
-        """Put the last turn of a prompt, and a response to it, into the request for a better one."""
-        about = {"prompt": prompt[-1]["content"], "response": response}
-        # At once: what is put in may have such a place in it.
-        asked = re.sub(r"\{(prompt|response)\}", lambda place: about[place[1]], self.revision_prompt)
-        return [*prompt[:-1], {**prompt[-1], "content": asked}]
 
     def _behind(
         self, prompt: Conversation, texts: Mapping[str, Sequence[str]]

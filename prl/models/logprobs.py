@@ -143,7 +143,13 @@ def response_logprobs(
 
 
 def completion_logprobs(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor, *, head_tokens: int | None = None
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    loss_mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    head_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute log-probabilities of the tokens that a loss is on, moved to the beginning of their rows.
 
@@ -152,14 +158,15 @@ def completion_logprobs(
         input_ids: [N, S] right padded, prompts first.
         attention_mask: [N, S] bool.
         loss_mask: [N, S] bool, True on the tokens of the completions.
-        head_tokens: as in `response_logprobs`.
+        temperature: as in `response_logprobs`.
+        head_tokens: as there.
 
     Returns:
         [N, T] float32 with T tokens of the longest completion, zero behind shorter ones; [N, T] bool, where they are.
     """
     counted = loss_mask[:, 1:]
     inputs = (input_ids, attention_mask, input_ids[:, 1:], counted)
-    logprobs, _, _ = response_logprobs(model, *inputs, head_tokens=head_tokens)
+    logprobs, _, _ = response_logprobs(model, *inputs, temperature=temperature, head_tokens=head_tokens)
     mask = completion_mask(loss_mask)
     return _placed(logprobs[counted], mask), mask
 

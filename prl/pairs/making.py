@@ -12,14 +12,18 @@ from tqdm import tqdm
 
 from prl.config import ModelSource, Sampling
 from prl.data import AnchoredPrompt, DataSource, PreferencePair, load_records
+from prl.objectives.preference.base import REVISION_PROMPT
 from prl.pairs.base import Choice, PairRule
+from prl.pairs.beside import Beside, CalibrationSampler, ProposalLogprobs
 from prl.pairs.candidates import Candidates, compare_candidates
 from prl.pairs.checks import PairChecks
-from prl.pairs.parts import Parts
+from prl.pairs.parts import Parts, parts_of
+from prl.pairs.revising import RevisingSampler, check_revisions
 from prl.pairs.rules.best_worst import BestWorst
 from prl.rewards.base import RewardSource, load_frozen
 from prl.rollouts.prompts import PromptSampler
 from prl.run_folder.inputs import Inputs, model_inputs
+from prl.system.json_files import read_object
 from prl.system.outputs import write_text
 from prl.types import Rollout
 
@@ -44,9 +48,13 @@ class PairMaker:
         seed: of all draws.
         keep_thoughts: judge and write what stands before `</think>` too, not answers alone.
         lists: write beside each pair all candidates of its prompt, `responses`, and their rewards, `rewards`.
+        proposal_logprobs: write beside the lists the log-probabilities of the candidates under the policy, for BRAIn.
+        revisions: how often the policy revises each response before it is a candidate, as policies of SRPO learn to.
+        revision_prompt: last turn of a prompt for a revision, with {prompt} and {response}; that of the training.
+        calibration: policy of which a further response to each prompt is written, `calibration`, for VPO.
 
     Raises:
-        ValueError: for fewer candidates of a prompt than the rule needs.
+        ValueError: for fewer candidates of a prompt than the rule needs, or numbers for lists that are not written.
     """
 
     def __init__(
@@ -63,11 +71,22 @@ class PairMaker:
         seed: int = 0,
         keep_thoughts: bool = False,
         lists: bool = False,
+        proposal_logprobs: bool = False,
+        calibration: ModelSource | None = None,
+        revisions: int = 0,
+        revision_prompt: str = REVISION_PROMPT,
     ) -> None:
         self.policy, self.prompts, self.reward, self.rule = policy, prompts, reward, rule or BestWorst()
         self.sampling, self.checks, self.labels = sampling, checks, labels
         self.max_prompt_length, self.batch_size, self.seed = max_prompt_length, batch_size, seed
         self.keep_thoughts, self.lists = keep_thoughts, lists
+        self.proposal_logprobs, self.calibration = proposal_logprobs, calibration
+        self.revisions, self.revision_prompt = revisions, revision_prompt
+        check_revisions(revisions, revision_prompt)
+        if proposal_logprobs and not lists:
+            raise ValueError("proposal_logprobs is set, and lists is not, beside which they are written; set lists too")
+        if proposal_logprobs and revisions:
+            raise ValueError("proposal_logprobs are those of plain responses, and revisions is set; leave one out")
         if sampling.per_prompt < self.rule.min_candidates:
             raise ValueError(
                 f"sampling.per_prompt is {sampling.per_prompt}; {type(self.rule).__name__} chooses among at least "
@@ -93,7 +112,10 @@ class PairMaker:
         found = load_records(self.prompts, AnchoredPrompt)
         records = found.records[part[0] :: part[1]]
         about = {**settings, "part": list(part), "prompts_sha256": found.report.sha256, "inputs": self._inputs()}
-        parts = Parts(output.with_suffix(".parts"), about)
+        parts, provenance = Parts(parts_of(output), about), output.with_suffix(".provenance.json")
+        if output.exists():  # an earlier command was killed behind it, before the last part was deleted
+            parts.remove()
+            return dict(read_object(provenance)["counts"])
         per_batch = max(1, self.batch_size // self.sampling.per_prompt)
         starts = [start for start in range(0, len(records), per_batch) if not parts.has(start)]
         if starts:
@@ -101,13 +123,15 @@ class PairMaker:
             for start in tqdm(starts, desc="pairs", unit="batch"):
                 parts.add(start, *make(start, records[start : start + per_batch]))
         counts = parts.counts()
-        write_text(output.with_suffix(".provenance.json"), json.dumps({**about, "counts": counts}, indent=2) + "\n")
+        write_text(provenance, json.dumps({**about, "counts": counts}, indent=2) + "\n")
         parts.join(output)
         parts.remove()
         return counts
 
     def _inputs(self) -> Inputs:
         found = model_inputs("policy", self.policy)
+        if self.calibration is not None:
+            found |= model_inputs("calibration", self.calibration)
         for number, source in enumerate(self.reward.leaves()):
             if (model := source.model_source()) is not None:
                 found |= model_inputs(f"reward{number}", model)
@@ -115,28 +139,37 @@ class PairMaker:
 
     def _maker(self, records: list[AnchoredPrompt]) -> Callable[[int, list[AnchoredPrompt]], tuple[list[Row], Counter]]:
         """Load the models, and return what makes the rows of some prompts."""
-        sampler = PromptSampler(
-            *(self.policy, self.sampling, records),
-            name=self.prompts.path,
-            max_prompt_length=self.max_prompt_length,
-            seed=self.seed,
-            keep_thoughts=self.keep_thoughts,
-        )
+        settings: dict[str, Any] = {"name": self.prompts.path, "max_prompt_length": self.max_prompt_length}
+        settings |= {"seed": self.seed, "keep_thoughts": self.keep_thoughts}
+        sampler = PromptSampler(self.policy, self.sampling, records, **settings)
         load_frozen(self.reward, sampler.policy, self.policy.path)
         self.reward.to(sampler.device)
+        beside = self._beside(sampler, records, settings)
+        revising = RevisingSampler(sampler, self.policy, self.revisions, self.revision_prompt)
 
         def make(start: int, part: list[AnchoredPrompt]) -> tuple[list[Row], Counter]:
             counts: Counter[str] = Counter()
-            rollout, kept = self._distinct(sampler.sample(start, len(part)), counts)
+            rollout, kept = self._distinct(revising.sample(start, len(part)), counts)
             with torch.no_grad():
                 compared = dict(zip(kept, compare_candidates(self.reward, rollout), strict=True)) if kept else {}
             rows = []
-            for place, record in enumerate(part):
-                own = self._pairs_of(compared.get(place), start + place, counts)
-                rows += [self._row(record, compared[place], pair) for pair in own]
+            further = beside.columns(start, [compared.get(place) for place in range(len(part))])
+            for place, (record, columns) in enumerate(zip(part, further, strict=True)):
+                own = list(self._pairs_of(compared.get(place), start + place, counts))
+                if columns is None:
+                    counts["pairs without a calibration response"] += len(own)
+                else:
+                    rows += [{**self._row(record, compared[place], pair), **columns} for pair in own]
             return rows, counts + Counter(prompts=len(part), pairs=len(rows))
 
         return make
+
+    def _beside(self, sampler: PromptSampler, records: list[AnchoredPrompt], settings: dict[str, Any]) -> Beside:
+        calibration = None
+        if self.calibration is not None:
+            settings = {**settings, "keep_unfinished": self.checks.keep_unfinished}
+            calibration = CalibrationSampler(self.calibration, self.sampling, records, **settings)
+        return Beside(calibration, ProposalLogprobs(sampler) if self.proposal_logprobs else None)
 
     def _distinct(self, rollout: Rollout, counts: Counter[str]) -> tuple[Rollout, list[int]]:
         """Leave out empty, unfinished and repeated responses; return the rest, and the prompts that still have some."""

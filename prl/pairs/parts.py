@@ -11,6 +11,11 @@ from prl.system.json_files import parse_object
 from prl.system.outputs import write_text, writing
 
 
+def parts_of(output: Path) -> Path:
+    """Return the folder of a file's parts."""
+    return output.with_suffix(".parts")
+
+
 class Parts:
     """Parts of a file of rows, by the number of their first prompt, in a folder beside it.
 
@@ -64,5 +69,7 @@ class Parts:
                 out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part["rows"])
 
     def remove(self) -> None:
-        """Delete the parts."""
+        """Delete the parts, their settings last: a kill in between leaves no parts that could be taken for others."""
+        for path in self.folder.glob("[0-9]*.json"):
+            path.unlink()
         shutil.rmtree(self.folder)

@@ -15,7 +15,7 @@ from prl.data.tokens import TooLongError
 from prl.models.limits import check_fits
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.rollouts.generate import end_token_ids, generate
-from prl.types import Rollout
+from prl.types import PromptBatch, Rollout
 
 
 class PromptSampler:
@@ -68,10 +68,12 @@ class PromptSampler:
     def sample(self, start: int, number: int) -> Rollout:
         """Sample the responses to some prompts, those to one prompt in adjacent rows; texts are stripped."""
         batch = self.encoder.collate(self.rows[start : start + number]).to(self.device)
-        with forked(seed=self.seed + start):
-            rollout = generate(
-                self.policy, self.tokenizer, batch.repeat(self.sampling.per_prompt), self.sampling, end_ids=self.end_ids
-            )
+        return self.draw(batch.repeat(self.sampling.per_prompt), self.seed + start)
+
+    def draw(self, batch: PromptBatch, seed: int) -> Rollout:
+        """Sample one response to each prompt of a batch on the device, with these draws; texts are stripped."""
+        with forked(seed=seed):
+            rollout = generate(self.policy, self.tokenizer, batch, self.sampling, end_ids=self.end_ids)
         texts = [text.strip() for text in rollout.texts]
         if not self.keep_thoughts:
             texts = [without_thoughts(text, opened=self.opens_thoughts) for text in texts]

@@ -34,8 +34,13 @@ class Rounds:
     """How far to go beyond each round's policy, along its way from the one before (2410.06293); 0 for not at all."""
     prompt_shares: int = 1
     """Deal the prompts out into so many shares, of which each round takes the next; with 1 every round has all."""
+    revisions: int = 0
+    """Measure responses too that each policy has revised so often, as policies of SRPO learn to, asked by
+    `pairs.revision_prompt`; 0 for not at all."""
 
     def __post_init__(self) -> None:
+        if self.revisions < 0:
+            raise ValueError(f"rounds.revisions is {self.revisions}; expected 0 or more")
         if self.number < 1:
             raise ValueError(f"rounds.number is {self.number}; expected at least 1")
         if self.prompt_shares < 1:

@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prl.cli.entry import main
-from prl.data import DataSource, PreferencePair, load_records
+from prl.config import ModelSource, Sampling
+from prl.data import AnchoredPrompt, DataSource, PreferencePair, load_records
+from prl.data.encoding import DemonstrationEncoder
+from prl.data.rows.records import Demonstration
 from prl.judge import Judge
+from prl.pairs import beside
 from prl.pairs.parts import Parts
 from prl.rollouts.prompts import PromptSampler
 from prl.types import Rollout
+from tests.helpers.tiny import write_tiny_model
 from tests.integration.runs import CONFIGS, Home
 
 
@@ -53,6 +59,9 @@ def test_rows_are_what_the_judge_says_and_train_a_policy(home: Home, tmp_path: P
 def test_a_killed_command_goes_on_to_the_same_file(home: Home, tmp_path: Path, monkeypatch, capsys) -> None:
     rule = ["--reward", json.dumps({"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.vowels"}})]
     rule += ["--rule", json.dumps({"class_path": "RejectionSampled", "init_args": {"keep": 4}}), "--lists"]
+    other = tmp_path / "other"
+    write_tiny_model(other, seed=9)
+    rule += ["--proposal_logprobs", "--temperature", "2", "--calibration", str(other)]
     main(command(home, tmp_path / "whole.jsonl", *rule))
     add = Parts.add
     monkeypatch.setattr(Parts, "add", lambda self, start, *rest: add(self, start, *rest) if start < 4 else 1 / 0)
@@ -76,10 +85,37 @@ def test_a_killed_command_goes_on_to_the_same_file(home: Home, tmp_path: Path, m
         # The number itself but for a constant; a mean over the others of differences is n / (n - 1) times as wide.
         lead = [count - sum(counts) / len(counts) for count in counts]
         assert row["rewards"] == pytest.approx([each * len(counts) / (len(counts) - 1) for each in lead])
+        assert row["proposal_logprobs"] == pytest.approx(tempered_logprobs(home.policy, row, 2.0), abs=1e-4)
+    calibrations = {row["prompt"][0]["content"]: row["calibration"] for row in rows(tmp_path / "whole.jsonl")}
+    expected, of_policy = (one_sample_each(home, path, 2.0) for path in (other, home.policy))
+    assert calibrations.items() <= expected.items()
+    assert not calibrations.items() <= of_policy.items()
     more = ("--config", str(CONFIGS / "methods" / "brain.yaml"))
+    more += ("--model.init_args.objective.init_args.proposal", "column")
     path = ("--data.init_args.train.path", str(tmp_path / "whole.jsonl"))
     path += ("--data.init_args.validation.path", str(tmp_path / "killed.jsonl"), "--data.init_args.batch_size", "2")
     home.run("preference", tmp_path / "run", *more, *path, "--trainer.max_steps", "1")
+
+
+def tempered_logprobs(path: Path, row: dict, temperature: float) -> list[float]:
+    """Compute what the policy says of each response of a row, and of the end behind it, from whole logits."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    found = []
+    for text in row["responses"]:
+        encoded = DemonstrationEncoder(tokenizer, 64).encode(Demonstration(row["prompt"], text))
+        ids, num = torch.tensor([encoded["ids"]]), encoded["num_response"]
+        logprobs = (model(ids).logits / temperature).log_softmax(-1)[0, :-1]
+        found.append(float(logprobs.gather(1, ids[0, 1:, None])[-num:].sum()))
+    return found
+
+
+def one_sample_each(home: Home, path: Path, temperature: float) -> dict[str, str]:
+    """Sample a model alone, two prompts at a time as the command does, with draws of their own."""
+    prompts = load_records(DataSource(str(home.data("prompts.train")), limit=10), AnchoredPrompt).records
+    settings = {"name": "", "max_prompt_length": 64, "seed": beside.SEED}
+    sampler = PromptSampler(ModelSource(path=str(path)), Sampling(5, temperature), prompts, **settings)
+    texts = [text for start in range(0, len(prompts), 2) for text in sampler.sample(start, 2).texts]
+    return {prompt.prompt[0]["content"]: text for prompt, text in zip(prompts, texts, strict=True)}
 
 
 def test_what_is_no_candidate_is_left_out_and_counted(home: Home, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -1,6 +1,8 @@
 """`prl rounds`: sample, judge, pair, train, and again; killed at any step it goes on to the same bits."""
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ from safetensors.torch import load_file
 from prl.cli.commands import rounds as command
 from prl.cli.entry import main
 from prl.cli.rounds_config import RoundsConfig
+from prl.judge import Judge
 from prl.pairs.parts import Parts
+from tests.helpers.processes import run_all
+from tests.integration.rounds import rounds_settings, write_rounds
 from tests.integration.runs import CONFIGS, Home
 
 
@@ -22,32 +27,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def config(home: Home, tmp_path: Path) -> Path:
-    options = {
-        "trainer.max_steps": 2,
-        "trainer.enable_progress_bar": False,
-        "trainer.limit_val_batches": 0,
-        "trainer.val_check_interval": None,
-        "checkpoint.every_n_batches": 1,
-        "data.init_args.batch_size": 4,
-        "model.init_args.optimization": {"learning_rate": 0.01, "schedule": "constant", "warmup": 0},
-        "data.init_args.validation.path": str(home.data("pairs.validation")),
-    }
-    settings = {
-        "rounds": {"number": 2, "prompt_shares": 2, "extrapolation": 0.5},
-        "pairs": {
-            "policy": {"path": str(home.policy)},
-            "prompts": {"path": str(home.data("prompts.train")), "limit": 24},
-            "reward": {"class_path": "GenerativeJudge", "init_args": {"path": str(home.judge)}},
-            "sampling": {"per_prompt": 4, "max_new_tokens": 5},
-            "checks": {"orders_agree": False, "keep_unfinished": True},
-            "batch_size": 16,
-        },
-        "fit": {"configs": [str(CONFIGS / "quickstart" / "preference.yaml")], "options": options},
-        "validation": {"path": str(home.data("prompts.validation")), "limit": 6},
-    }
-    path = tmp_path / "rounds.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
+    return write_rounds(home, tmp_path / "rounds.yaml")
 
 
 def made(out: Path) -> dict[str, bytes]:
@@ -118,7 +98,7 @@ def _stopping(original: Any, allowed: int) -> Any:
     return stopped
 
 
-def test_other_settings_and_strange_folders_are_refused(config: Path, tmp_path: Path, capsys) -> None:
+def test_other_settings_and_strange_folders_are_refused(config: Path, home: Home, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").touch()
@@ -126,11 +106,18 @@ def test_other_settings_and_strange_folders_are_refused(config: Path, tmp_path: 
         main(["rounds", "--config", str(config), "--out", str(out)])
     assert "holds thesis.txt and no rounds" in capsys.readouterr().err
     (out / "thesis.txt").unlink()
-    settings = yaml.safe_load(config.read_text())
-    (out / command.SETTINGS).write_text(json.dumps({"rounds": {"number": 9}, "pairs": settings["pairs"]}))
+    # Others of the options, and of a file that they name.
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("model: {init_args: {max_length: 64}}")
+    fit = rounds_settings(home)["fit"]
+    write_rounds(home, config, fit=fit | {"configs": [*fit["configs"], str(overlay)]})
+    kept = RoundsConfig([f"--config={config}", "--rounds.number=9", "--pairs.seed=1"]).plain()
+    (out / command.SETTINGS).write_text(json.dumps(kept))
+    overlay.write_text("model: {init_args: {max_length: 65}} # longer")
     with pytest.raises(SystemExit):
         main(["rounds", "--config", str(config), "--out", str(out)])
-    assert "has rounds of other settings (" in capsys.readouterr().err
+    changed = f"pairs.seed, files.{overlay}.model.init_args.max_length"
+    assert f"has rounds of other settings ({changed}); choose another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("overlay", sorted((CONFIGS / "rounds").glob("*.yaml")), ids=lambda path: path.stem)
@@ -148,12 +135,90 @@ def test_the_configs_that_come_with_prl_are_read(overlay: Path, tmp_path: Path) 
     [
         ("rounds.number", "0", "rounds.number is 0; expected at least 1"),
         ("fit.options", '{"run_dir": "x"}', "fit.options sets run_dir, which each round sets by itself"),
+        ("fit.options", '{"trainer.max_stepz": 2}', "unrecognized setting trainer.max_stepz"),
+        ("fit.options", '{"trainer.num_nodes": 2}', "trainer.num_nodes is 2 in the fit of each round"),
+        ("fit.configs", '["missing.yaml"]', "missing.yaml"),
+        ("pairs.proposal_logprobs", "true", "proposal_logprobs is set, and lists is not"),
+        ("fit.options", '{"model.init_args.objective": {"class_path": "SRPO"}}', "pairs.revision_prompt is 'better"),
+        ("validation", "null", "validation_reward is set, but no unseen prompts to measure on"),
         ("pairs.sampling.per_prompt", "1", "sampling.per_prompt is 1; BestWorst chooses among at least 2 candidates"),
         ("pairs.samplng", "1", "unrecognized setting"),
     ],
 )
 def test_mistakes_in_settings_are_told_first(option, value, message, config: Path, tmp_path: Path, capsys) -> None:
+    more = ["--validation_reward", "prl.rewards.RuleReward"] if option == "validation" else []
+    more += (
+        ["--rounds.revisions", "1", "--pairs.revision_prompt", "better {response} {prompt}"] if "SRPO" in value else []
+    )
     with pytest.raises(SystemExit):
-        main(["rounds", "--config", str(config), "--out", str(tmp_path / "out"), f"--{option}", value])
+        main(["rounds", "--config", str(config), "--out", str(tmp_path / "out"), f"--{option}", value, *more])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["vpo", "brain"])
+def test_rounds_write_what_a_method_reads_and_a_held_out_reward_measures_too(
+    method: str, home: Home, tmp_path: Path, capsys
+) -> None:
+    settings, overlay = rounds_settings(home), yaml.safe_load((CONFIGS / "rounds" / f"{method}.yaml").read_text())
+    options = overlay["fit"]["options"] | settings["fit"]["options"]
+    del options["data.init_args.validation.path"]
+    further = {"calibration": {"path": str(home.policy)}} if method == "vpo" else {}
+    heldout = {"class_path": "BradleyTerryJudge", "init_args": {"path": str(home.bradley_terry)}}
+    config = write_rounds(
+        home,
+        tmp_path / "rounds.yaml",
+        rounds=overlay["rounds"] | {"number": 1, "revisions": 1 if method == "vpo" else 0},
+        pairs=settings["pairs"] | overlay["pairs"] | further,
+        fit=overlay["fit"] | {"options": options},
+        validation_reward=heldout,
+    )
+    main(["rounds", "--config", str(config), "--out", str(tmp_path / "out")])
+    told = capsys.readouterr().out
+    assert "held-out win rate" in told
+    assert ("revised win rate" in told) == (method == "vpo")
+    (report,) = json.loads((tmp_path / "out" / "rounds.json").read_text())
+    assert ("revised_validation_win_rate" in report) == (method == "vpo")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "round=1" / "samples.jsonl").read_text().splitlines()]
+    for name in ("", "validation_"):
+        wins = [row[f"{name}win_prob"] for row in rows]
+        assert report[f"{name}win_rate"] == pytest.approx(sum(wins) / len(wins))
+    judge = Judge.from_pretrained(home.bradley_terry)
+    compared = judge.compare(*([row[name] for row in rows] for name in ("prompt", "response", "start")))
+    assert [row["validation_win_prob"] for row in rows] == pytest.approx(compared.win_prob.tolist(), abs=1e-5)
+
+
+def test_a_launcher_of_several_processes_is_refused(config: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            with pytest.raises(SystemExit):
+                main(["rounds", "--config", str(config), "--out", str(tmp_path / "out")])
+        assert "prl rounds was started several times by a launcher" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_fit_of_two_processes_is_that_of_one(home: Home, tmp_path: Path) -> None:
+    """They are processes of the fit, and of no second command: pairs of the first round are the same file."""
+    fit = rounds_settings(home)["fit"]
+    made_by = {}
+    for name, strategy, more in (("one", "ddp", 1), ("ddp", "ddp", 2), ("fsdp2", "fsdp2", 2)):
+        configs = [*fit["configs"], str(CONFIGS / "strategies" / f"{strategy}.yaml")]
+        # Behind the overlay, which may name more devices, another accelerator and bfloat16.
+        options = {"trainer.devices": more, "trainer.accelerator": "cpu", "trainer.precision": "32-true"}
+        own = fit if name == "one" else {"configs": configs, "options": fit["options"] | options}
+        config = write_rounds(home, tmp_path / f"{name}.yaml", fit=own)
+        command = [sys.executable, "-m", "prl", "rounds", "--config", str(config), "--out", str(tmp_path / name)]
+        done = run_all(command, cwd=CONFIGS.parent, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("round 1 of 2:") == 1
+        manifest = tmp_path / name / "round=1" / "fit" / "checkpoints" / "batch-000002.json"
+        assert json.loads(manifest.read_text())["world_size"] == more
+        made_by[name] = tmp_path / name / "round=1"
+    alone = load_file(made_by["one"] / "model" / "model.safetensors")
+    for name in ("ddp", "fsdp2"):
+        assert (made_by[name] / "pairs.jsonl").read_bytes() == (made_by["one"] / "pairs.jsonl").read_bytes()
+        for weight, found in load_file(made_by[name] / "model" / "model.safetensors").items():
+            torch.testing.assert_close(found, alone[weight], atol=1e-4, rtol=1e-4)
+        reports = json.loads((tmp_path / name / "rounds.json").read_text())
+        assert [each["round"] for each in reports] == [1, 2]

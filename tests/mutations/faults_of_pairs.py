@@ -41,6 +41,41 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "i.pairs_command",
         (("parts-of-other-settings", "if self._file.exists():\n            before", "if False:\n            before"),),
     ),
+    "prl/pairs/revising.py": (
+        "u.revising",
+        (
+            ("revises-with-one-draw", "start + SEED * revision", "start + SEED"),
+            ("judged-behind-the-quote", "rollout = replace(revised, batch=rollout.batch)", "rollout = revised"),
+        ),
+    ),
+    "prl/pairs/beside.py": (
+        "i.pairs_command",
+        (
+            ("calibrates-with-the-draws-of-pairs", "seed=seed + SEED", "seed=seed"),
+            ("proposals-untempered", "*inputs, temperature=temperature)", "*inputs)"),
+        ),
+    ),
+    "prl/rounds/measuring.py": (
+        "i.rounds_command",
+        (("held-out-is-what-trains", "_wins(heldout, sampler", "_wins(maker.reward, sampler"),),
+    ),
+    "prl/rounds/kept.py": (
+        "i.rounds_command",
+        (
+            (
+                "changes-without-their-file",
+                "changes(before.get(each), now.get(each), whole)",
+                "changes(before.get(each), now.get(each), each)",
+            ),
+        ),
+    ),
+    "prl/system/children.py": (
+        "u.children",
+        (
+            ("stops-are-not-passed-on", "            child.send_signal(number)\n\n", "            pass\n\n"),
+            ("outlives-its-parent", "call(_END_WITH_PARENT, signal.SIGTERM)", "pass"),
+        ),
+    ),
     "prl/models/extrapolation.py": (
         "i.rounds_command",
         (("towards-the-older", "alpha * (weight - old[name])", "alpha * (old[name] - weight)"),),
@@ -48,7 +83,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/cli/commands/rounds.py": (
         "i.rounds_command",
         (
-            ("rounds-of-other-settings", "if settings[name] != before.get(name)", "if False"),
+            ("rounds-of-other-settings", "if changed := changes(before, settings)", "if changed := None"),
+            ("measures-under-one-reward", "config.maker(model, 0), config.heldout()", "config.maker(model, 0), None"),
             ("extrapolates-from-itself", 'out / f"round={number - 1}" / "fit" / "model"', 'run / "model"'),
         ),
     ),

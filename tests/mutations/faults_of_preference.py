@@ -90,12 +90,15 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("rows-for-any-objective", "settings_hash(super().fingerprint, self.views, self.columns, *further)", "super().fingerprint"),
             ("lists-are-cut-without-their-pair", "                return None\n            prompts += [ids", "                continue\n            prompts += [ids"),
             ("lists-of-any-objective", "for each in (self.probabilities, self.lists, revised) if each", "for each in (self.probabilities, revised) if each"),
-            ("revisions-quote-themselves", "self._quoting(prompt, texts[quoted][0])", "self._quoting(prompt, texts[response][0])"),
-            ("quotes-are-filled-in-again", 'asked = re.sub(r"\\{(prompt|response)\\}", lambda place: about[place[1]], self.revision_prompt)', "asked = self.revision_prompt.replace('{prompt}', about['prompt']).replace('{response}', about['response'])"),
+            ("revisions-quote-themselves", "revision_turns(prompt, texts[quoted][0], ", "revision_turns(prompt, texts[response][0], "),
             ("revisions-of-any-template", "revised = [self.revisions, self.revision_prompt]", "revised = [self.revisions]"),
             ("revisions-behind-the-plain-prompt", "quoting = {name: PROMPT + quoted for", 'quoting = {name: "prompt" for'),
             ("loss-on-the-prompt", "mask & (torch.arange(ids.shape[1]) >= starts[:, None])", "mask"),
         ),
+    ),
+    "prl/data/revisions.py": (
+        "u.preference_encoding",
+        (("quotes-are-filled-in-again", 'asked = re.sub(r"\\{(prompt|response)\\}", lambda place: about[place[1]], template)', "asked = template.replace('{prompt}', about['prompt']).replace('{response}', about['response'])"),),
     ),
     "prl/data/columns.py": (
         "u.preference_encoding",

@@ -20,7 +20,7 @@ def main(args: list[str]) -> None:
     options = parser.parse_args(args)
     if (options.judge is None) == (options.reward is None):
         parser.error("give either --judge, a folder, or --reward, a class with its settings")
-    if options.output.exists():
+    if options.output.exists() and not options.output.with_suffix(".parts").exists():
         parser.error(f"--output {options.output} exists; choose another name")
     if options.output.suffix != ".jsonl":
         parser.error(f"--output {options.output}: expected a name that ends in .jsonl")
@@ -74,6 +74,20 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write all candidates of the prompt beside each pair, `responses`, with their `rewards`",
     )
+    parser.add_argument(
+        "--proposal_logprobs",
+        action="store_true",
+        help="with --lists, write their log-probabilities under the policy too, for BRAIn with another reference",
+    )
+    parser.add_argument(
+        "--revisions", type=int, default=0, help="how often the policy revises each response, as it learns by SRPO (0)"
+    )
+    parser.add_argument("--revision_prompt", help="how it is asked, with {prompt} and {response}; SRPO's when left out")
+    parser.add_argument(
+        "--calibration",
+        metavar="MODEL",
+        help="folder or hub id of a model of which a response to each prompt is written beside, `calibration`, for VPO",
+    )
     parser.add_argument("--max_prompt_length", type=positive, default=1024, help="longest prompt in tokens (1024)")
     parser.add_argument("--batch_size", type=positive, default=16, help="responses sampled together (16)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="type in which policy and judge work")
@@ -102,8 +116,10 @@ def _maker(options: argparse.Namespace) -> Any:
     from prl.rewards.base import RewardSource
 
     reward = built("reward", RewardSource, options.reward) if options.reward is not None else None
+    template = {"dtype": options.dtype, "chat_template_kwargs": options.chat_template_kwargs}
+    calibration = None if options.calibration is None else ModelSource(path=options.calibration, **template)
     return PairMaker(
-        ModelSource(path=options.policy, dtype=options.dtype, chat_template_kwargs=options.chat_template_kwargs),
+        ModelSource(path=options.policy, **template),
         DataSource(options.prompts, options.split, options.name, options.columns, options.limit),
         judge_in(options.judge, options.dtype) if reward is None else reward,
         built("rule", PairRule, options.rule),
@@ -115,4 +131,8 @@ def _maker(options: argparse.Namespace) -> Any:
         seed=options.seed,
         keep_thoughts=options.keep_thoughts,
         lists=options.lists,
+        proposal_logprobs=options.proposal_logprobs,
+        calibration=calibration,
+        revisions=options.revisions,
+        **({} if options.revision_prompt is None else {"revision_prompt": options.revision_prompt}),
     )

@@ -28,11 +28,18 @@ def main(args: list[str]) -> None:
     from prl.cli.rounds_config import RoundsConfig
 
     config = RoundsConfig([*(f"--config={file}" for file in options.config), *further])
+    from prl.cli.round_fits import check_revision_prompt, check_started_once, needs_processes
     from prl.run_folder.lock import run_lock
+    from prl.system.signals import exiting_on_signals
 
-    with run_lock(options.out):
+    check_started_once()
+    fit = config.resolved_fit(options.out)
+    check_revision_prompt(fit, config.revision_prompt)
+    apart = needs_processes(fit)
+    stopped = f"prl: stopped; the same command goes on with the rounds in {options.out}"
+    with run_lock(options.out), exiting_on_signals(stopped):
         _check_settings(options.out, config.plain())
-        reports = [_round(config, options.out, number) for number in range(1, config.rounds.number + 1)]
+        reports = [_round(config, options.out, number, apart) for number in range(1, config.rounds.number + 1)]
         write_text(options.out / TABLE, json.dumps(reports, indent=2) + "\n")
     _show(reports)
 
@@ -43,6 +50,8 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     Raises:
         OutputError: for a folder of other settings, or of something else.
     """
+    from prl.rounds.kept import changes
+
     file = out / SETTINGS
     if not file.exists():
         if found := next((path for path in out.iterdir() if not path.name.startswith(".")), None):
@@ -51,13 +60,15 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         return
     before = read_object(file)
     before["rounds"]["number"] = settings["rounds"]["number"]
-    if changed := [name for name in settings if settings[name] != before.get(name)]:
+    if changed := changes(before, settings):
         raise OutputError(f"--out {out} has rounds of other settings ({', '.join(changed)}); choose another folder")
 
 
-def _round(config: Any, out: Path, number: int) -> dict[str, Any]:
+def _round(config: Any, out: Path, number: int, apart: bool) -> dict[str, Any]:
     """Make what is not there yet of a round, and return its report."""
+    from prl.cli.round_fits import run_fit
     from prl.models.extrapolation import extrapolate
+    from prl.pairs.parts import parts_of
 
     folder = out / f"round={number}"
     report = folder / "report.json"
@@ -67,16 +78,14 @@ def _round(config: Any, out: Path, number: int) -> dict[str, Any]:
     policy = start if number == 1 else str(_model(config, out, number - 1))
     pairs, run = folder / "pairs.jsonl", folder / "fit"
     print(f"round {number} of {config.rounds.number}: {folder}", flush=True)
-    if not pairs.exists():
+    if not pairs.exists() or parts_of(pairs).exists():
         part = ((number - 1) % config.rounds.prompt_shares, config.rounds.prompt_shares)
         config.maker(policy, number).write(pairs, {"round": number, "policy": policy}, part)
     counts = read_object(pairs.with_suffix(".provenance.json"))["counts"]
     if not counts.get("pairs"):
         raise ValueError(f"round {number} made no pairs of its prompts ({counts}); see {pairs}")
     if not (run / "model").exists():
-        from prl.cli.app import run_stage
-
-        run_stage(config.fit_arguments(policy, number, pairs, run))
+        run_fit(config.fit_arguments(policy, number, pairs, run), apart)
     if config.rounds.extrapolation and not (folder / "model").exists():
         before = start if number == 1 else out / f"round={number - 1}" / "fit" / "model"
         extrapolate(run / "model", before, config.rounds.extrapolation, folder / "model")
@@ -93,30 +102,43 @@ def _model(config: Any, out: Path, number: int) -> Path:
 
 
 def _measured(config: Any, out: Path, number: int, model: str) -> dict[str, Any]:
-    from prl.rounds.measuring import measure, sampled_texts
+    from prl.rounds.measuring import REVISED, measure, sampled_texts
 
     first = out / "start.json"
     if not first.exists():
         texts = sampled_texts(config.maker(config.policy, 0), config.validation)
         write_text(first, json.dumps(texts))
-    samples = out / f"round={number}" / "samples.jsonl"
     before = json.loads(first.read_text(encoding="utf-8"))
-    return measure(config.maker(model, 0), config.validation, before, samples)
+    found: dict[str, Any] = {}
+    for name, revisions in {"": 0, REVISED: config.rounds.revisions}.items():
+        if revisions or not name:
+            samples = out / f"round={number}" / f"{name}samples.jsonl"
+            maker, heldout = config.maker(model, 0), config.heldout()
+            figures = measure(maker, config.validation, before, samples, heldout, revisions)
+            found |= {f"{name}{figure}": value for figure, value in figures.items()}
+    return found
 
 
 def _show(reports: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from prl.rounds.measuring import HELD_OUT, REVISED
+
     table = Table(title="rounds; win rate of sampled responses against the start's, under the reward that trains")
-    for column in ("round", "prompts", "pairs", "win rate", "95 %", "characters"):
+    names = {"": "win rate", HELD_OUT: "held-out win rate", REVISED: "revised win rate"}
+    names = {name: words for name, words in names.items() if f"{name}win_rate" in reports[-1] or not name}
+    for column in ("round", "prompts", "pairs", *(each for name in names.values() for each in (name, "95 %"))):
         table.add_column(column, justify="right")
+    table.add_column("characters", justify="right")
     for each in reports:
-        measured = ("", "", "")
-        if "win_rate" in each:
-            interval = f"{each['low']:.3f} to {each['high']:.3f}"
-            measured = (f"{each['win_rate']:.3f}", interval, f"{each['characters']:.1f}")
-        table.add_row(str(each["round"]), str(each["pairs"]["prompts"]), str(each["pairs"]["pairs"]), *measured)
+        cells = [str(each["round"]), str(each["pairs"]["prompts"]), str(each["pairs"]["pairs"])]
+        for name in names:
+            rate, low, high = (each.get(f"{name}{part}") for part in ("win_rate", "low", "high"))
+            cells += ["", ""] if rate is None else [f"{rate:.3f}", f"{low:.3f} to {high:.3f}"]
+        table.add_row(*cells, f"{each['characters']:.1f}" if "characters" in each else "")
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a pipe has no width, and words would be broken
     console.print(table)
     console.print(f"the last policy: {reports[-1]['model']}", soft_wrap=True, highlight=False)

@@ -1,0 +1,89 @@
+"""The training of each round of `prl rounds`: checked before anything is sampled, apart where it has processes."""
+
+import gc
+import os
+import sys
+from typing import Any
+
+from prl.run_folder.lock import is_first_process
+
+
+def check_started_once() -> None:
+    """Refuse a launcher that starts this command several times: each would make all rounds.
+
+    Raises:
+        ValueError: in one of several processes.
+    """
+    if not is_first_process() or os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise ValueError(
+            "prl rounds was started several times by a launcher (RANK, WORLD_SIZE); start it once: it starts the "
+            "processes of each fit by itself, as many as fit.options has in trainer.devices"
+        )
+
+
+def check_revision_prompt(settings: dict[str, Any], asked: str | None) -> None:
+    """Refuse to ask a policy for revisions in other words than it is trained on.
+
+    Args:
+        settings: resolved, of `prl fit`.
+        asked: `pairs.revision_prompt` where responses are revised.
+
+    Raises:
+        ValueError: naming both settings.
+    """
+    objective = settings["model"]["init_args"].get("objective") or {}
+    trained = (objective.get("init_args") or {}).get("revision_prompt")
+    if asked is not None and trained not in (None, asked):
+        raise ValueError(
+            f"pairs.revision_prompt is {asked!r}, and the objective of the fit trains on {trained!r}; set both to one"
+        )
+
+
+def needs_processes(settings: dict[str, Any]) -> bool:
+    """Return whether a training run sets up processes: for several devices, or by a strategy that shards weights.
+
+    Args:
+        settings: resolved, of `prl fit`.
+
+    Raises:
+        ValueError: for several machines.
+    """
+    from lightning import Trainer
+
+    trainer = settings["trainer"]
+    if int(trainer["num_nodes"]) > 1:
+        raise ValueError(
+            f"trainer.num_nodes is {trainer['num_nodes']} in the fit of each round, and prl rounds works on one "
+            "machine; leave it out, and set trainer.devices"
+        )
+    if trainer["strategy"] != "auto":
+        return True
+    named = {name: trainer[name] for name in ("accelerator", "devices")}
+    return Trainer(**named, logger=False, enable_checkpointing=False, enable_progress_bar=False).num_devices > 1
+
+
+def run_fit(arguments: list[str], apart: bool) -> None:
+    """Run `prl fit`.
+
+    Lightning starts the processes of a run by the command line of the first, which must be that of the fit alone.
+
+    Args:
+        arguments: of `prl`.
+        apart: in processes of its own.
+
+    Raises:
+        SystemExit: with the exit code of a process of its own that failed or was told to stop.
+    """
+    if not apart:
+        from prl.cli.app import run_stage
+
+        run_stage(arguments)
+        return
+    import torch
+
+    from prl.system.children import run_apart
+
+    gc.collect()
+    torch.cuda.empty_cache()  # of the models that sampled and judged
+    if code := run_apart([sys.executable, "-m", "prl", *arguments]):
+        raise SystemExit(code)
