@@ -7,17 +7,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_modules import optimizers
 from lightning_modules.drift import DriftMonitor
-from lightning_modules.preference_checks import check_guides, check_needs, check_reference
+from lightning_modules.preference_checks import check_guides, check_needs, check_reference, critic_of
 from lightning_modules.preference_scoring import PreferenceScoring
 from lightning_modules.reference import REFERENCE, role_of
-from prl.config import ModelSource, Optimization, check_length
+from prl.config import CriticSettings, ModelSource, Optimization, check_length
 from prl.data.preference_encoding import PreferenceEncoder
 from prl.data.reference_cache import ReferenceLogprobs
 from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong
 from prl.distributed import gathered, global_sum
 from prl.masking import weighted_mean
+from prl.models.adapters import own_parameters
 from prl.models.limits import check_fits, check_same_ids
 from prl.models.loading import load_tokenizer, save_model
 from prl.objectives.preference import DPO, PreferenceBatch, PreferenceObjective
@@ -43,10 +45,11 @@ class PreferenceModule(PreferenceScoring):
         max_length: longest prompt and response, tokens.
         on_too_long: error, truncate or skip, with counts, for longer pairs.
         guides: source of each further frozen model that the objective reads, by its name there.
+        critic: kind, source and learning rate of the critic, for an objective that needs one; defaults when null.
 
     Raises:
-        ValueError: for an objective that needs what pairs cannot have, or a reference or guide that is not needed, or
-            not there.
+        ValueError: for an objective that needs what pairs cannot have, or a reference, guide or critic that is not
+            needed, or not there.
     """
 
     record_type = PreferencePair
@@ -61,17 +64,22 @@ class PreferenceModule(PreferenceScoring):
         max_length: int = 1024,
         on_too_long: OnTooLong = "error",
         guides: dict[str, ModelSource] | None = None,
+        critic: CriticSettings | None = None,
     ) -> None:
         super().__init__()
         objective = objective or DPO()
         check_needs(objective)
         check_reference(objective, model, reference, reference_logprobs)
         check_guides(objective, guides or {})
+        self.critic_settings = critic_of(objective, critic, model)
         self.source, self.reference_source, self.objective = model, reference, objective
         self.reference_logprobs, self.optimization = reference_logprobs, optimization
         check_length("max_length", max_length)
         self.max_length, self.on_too_long = max_length, on_too_long
+        self.critic_source = (critic.model if critic else None) or model
         self.model: Any = None
+        self.heads: Any = None
+        self.critic: Any = None
         self.reference: Any = None
         self.guide_sources: dict[str, ModelSource] = dict(guides or {})
         self.guides: Any = nn.ModuleDict()
@@ -87,7 +95,9 @@ class PreferenceModule(PreferenceScoring):
         """Build the encoder of pairs; the data module calls this."""
         tokenizer = load_tokenizer(self.source)
         guides = {role_of(name): source for name, source in self.guide_sources.items()}
-        for role, source in {"model": self.source, REFERENCE: self.reference_source, **guides}.items():
+        critic = None if self.critic_settings is None else self.critic_settings.model
+        models = {"model": self.source, "critic": critic, REFERENCE: self.reference_source, **guides}
+        for role, source in models.items():
             if source is not None:
                 check_fits(source, tokenizer, self.max_length, role=role, setting="max_length")
         for name, source in self.guide_sources.items():
@@ -95,7 +105,24 @@ class PreferenceModule(PreferenceScoring):
         objective = self.objective
         reads = (objective.views, objective.columns, objective.probabilities, objective.lists)
         revised = (objective.revisions, objective.revision_prompt)
-        return PreferenceEncoder(tokenizer, self.max_length, self.on_too_long, *reads, *revised)
+        return PreferenceEncoder(
+            tokenizer, self.max_length, self.on_too_long, *reads, *revised, classes=objective.classes
+        )
+
+    def configure_optimizers(self) -> Any:
+        """Build AdamW and its schedule over the policy, its heads, and the critic with a learning rate of its own."""
+        learning = [each for _, each in own_parameters(self.model)] + list(self.heads.parameters())
+        return optimizers.configure(
+            *(learning, self.optimization, self.trainer, self.critic),
+            critic_learning_rate=None if self.critic_settings is None else self.critic_settings.learning_rate,
+        )
+
+    def _optimizer_settings(self) -> dict[str, float | None]:
+        critic = self.critic_settings
+        return {
+            **super()._optimizer_settings(),
+            **({} if critic is None else {"critic_learning_rate": critic.learning_rate}),
+        }
 
     # ---- training
 

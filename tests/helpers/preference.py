@@ -104,6 +104,22 @@ class GuidedWithoutReference(WithoutReference):
         return super().loss(batch) - 0.01 * batch.chosen.guides["teacher"].sum(1)
 
 
+class WithStates(Logistic):
+    """All that is said of states, in both responses."""
+
+    heads = {"size": 3, "colour": 1}
+    needs_hidden = needs_critic = needs_kl = True
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        loss = super().loss(batch)
+        for view in (batch.chosen, batch.rejected):
+            for name in ("size", "colour", "hidden"):
+                loss = loss + 0.1 * view.at_end(name).square().sum(1)
+            for name in ("values", "kl"):
+                loss = loss + ((view.of_states(name) - 0.1) * view.mask).square().sum(1)
+        return loss
+
+
 class Counting(Logistic):
     """A beta that grows with each batch: an objective with a state."""
 
