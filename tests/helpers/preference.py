@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from prl.models import logprobs
 from prl.objectives.logistic import soft_logistic
 from prl.objectives.preference import PreferenceBatch, PreferenceObjective
 
@@ -118,6 +119,14 @@ class WithStates(Logistic):
             for name in ("values", "kl"):
                 loss = loss + ((view.of_states(name) - 0.1) * view.mask).square().sum(1)
         return loss
+
+
+class WithStatesInSlices(WithStates):
+    """The same, in a process whose language heads read two tokens at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        logprobs.LOGITS_AT_ONCE = 100
 
 
 class Counting(Logistic):
