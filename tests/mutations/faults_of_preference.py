@@ -84,7 +84,9 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("cached-reference-lasts", 'if module.reference_logprobs == "cached":', "if False:"),
             ("guides-of-a-cache-are-read-alone", "sum(one.weights for one in kept)", "each.weights"),
-            ("policy-reads-one-response-of-a-pair", "partial(_train, policy, rows * views, length)", "partial(_train, policy, rows, length)"),
+            ("policy-reads-one-response-of-a-pair", "_train_both(policy, critic, kind, rows * views, length)", "_train_both(policy, critic, kind, rows, length)"),
+            ("critics-take-no-memory", "cut += [] if critic is None else [", "cut += [] if True else ["),
+            ("heads-take-no-memory", "for name, outputs in reads.heads.items()}", "for name, outputs in ()}"),
         ),
     ),
     "prl/data/preference_encoding.py": (
