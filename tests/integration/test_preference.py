@@ -334,30 +334,20 @@ def test_two_processes_cache_what_they_would_compute(strategy: str, kind: str, h
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["OREO", f"{HELPERS}WithStatesInSlices"])
-def test_what_learns_beside_the_policy_learns_alike_under_every_strategy(
-    objective: str, home: Home, tmp_path: Path
-) -> None:
-    """Critics of their own, heads, hidden states and the exact KL, whole and in shards; the language head in slices."""
-    settings: tuple[str, ...] = (
-        *LEARNING,
-        f"{MODEL}objective",
-        objective if objective == "OREO" else HELPERS + objective,
-    )
-    for split in ("train", "validation"):
-        rows = [{**row, "responses": row["answers"], "rewards": row["worth"]} for row in listed(home, f"pairs.{split}")]
-        path = tmp_path / f"{split}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        settings += (f"--data.init_args.{split}.path", str(path))
+def test_what_learns_beside_the_policy_learns_alike_under_every_strategy(home: Home, tmp_path: Path) -> None:
+    """A critic of its own, heads, hidden states and the exact KL, whole and in shards.
+
+    Language heads read in slices, but in ZeRO-3's shards, where processes would need equally many.
+    """
     found, first = {}, {}
     for name, strategy in STRATEGIES.items():
-        found[name] = run_processes(home, "preference", tmp_path / name, 2, *settings, *strategy)
+        objective = (f"{MODEL}objective", HELPERS + ("WithStates" if name == "zero3" else "WithStatesInSlices"))
+        found[name] = run_processes(home, "preference", tmp_path / name, 2, *LEARNING, *objective, *strategy)
         first[name] = scalars(events(tmp_path / name))["train/loss"][0]
-    assert {name.partition(".")[0] for name in found["ddp"]} >= {"model", "critic"}
+    assert found["ddp"].keys() >= {"critic.head.weight", "heads.size.weight", "heads.colour.bias"}
     assert found["ddp"]["critic.head.weight"].any()
     for name in STRATEGIES:
         assert first[name] == pytest.approx(first["ddp"], rel=1e-5), name
         for key, weight in found["ddp"].items():
-            torch.testing.assert_close(
-                found[name][key], weight, atol=1e-4, rtol=1e-4, msg=lambda text, k=key: f"{k}: {text}"
-            )
+            ours = found[name][key]
+            torch.testing.assert_close(ours, weight, atol=1e-4, rtol=1e-4, msg=lambda text, k=key: f"{k}: {text}")

@@ -10,6 +10,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("guides-with-ids-of-their-own", '            check_same_ids(source, tokenizer, setting=f"guides.{name}")\n', "            pass\n"),
             ("preference-pairs-count-alike", "weighted_mean(losses, weights,", "weighted_mean(losses, torch.ones_like(weights),"),
+            ("heads-learn-nothing", "+ list(self.heads.parameters())", ""),
+            ("a-critic-at-the-policys-rate", "**({} if critic is None else {", "**({} if True else {"),
             ("drift-forgotten-on-resume", '        self.run_state.register("drift", self.drift)\n', ""),
             ("state-of-the-objective-forgotten", "        self.run_state.register_methods(objective=objective)\n", ""),
             ("preference-validation-without-weights", "(columns[0] * weights).sum() / weights.sum()", "columns[0].mean()"),
@@ -21,8 +23,13 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "lightning_modules/preference_scoring.py": (
-        _STAGE,
+        _STAGE + " u.preference_states",
         (
+            ("values-of-the-prompt", "values[loss_mask[:, 1:]], mask", "values[loss_mask[:, :-1]], mask"),
+            ("values-behind-the-end", "self.critic(hidden).masked_fill(~mask, 0)", "self.critic(hidden)"),
+            ("kl-to-itself", "heads[1], reference[1], mask)", "heads[0], hidden, mask)"),
+            ("a-critic-that-begins-as-the-policy", "build_critic(kept, self.model, self.critic_source)", "build_critic(kept, self.model, self.source)"),
+            ("adapters-of-a-critic-are-not-read", 'self.critic_settings.kind == "adapter":', "False:"),
             ("reference-read-without-need", "if self.objective.needs_reference and (self.reference", "if (self.reference"),
             ("start-in-place-of-the-given-reference", "load_causal_lm(self.reference_source or self.source)", "load_causal_lm(self.source)"),
             ("validation-reads-the-cache-of-training", 'else "validation"\n', 'else "train"\n'),
@@ -42,6 +49,9 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "lightning_modules/preference_checks.py": (
         _STAGE,
         (
+            ("a-critic-of-no-use-is-taken", "if critic is not None:\n            raise", "if False:\n            raise"),
+            ("a-critic-with-settings-of-ppo", "!= getattr(CriticSettings(), setting):", "is None:"),
+            ("kl-from-a-cache", 'elif objective.needs_kl and how == "cached":', "elif False:"),
             ("objective-takes-a-label", "(*PreferencePair.columns, *_OF_ROWS)", "_OF_ROWS"),
             ("reference-of-no-use-is-taken", "for setting in [setting for setting, is_given in given.items() if is_given]:", "for setting in []:"),
             ("revisions-that-quote-nothing", "if objective.revisions and not all(", "if False and not all("),
@@ -114,6 +124,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("lists-of-any-length", "if len(entries) != count:", "if False:"),
             ("empty-texts-in-lists", "or not entry.strip():", "or False:"),
             ("empty-lists-pass", "    if not value:\n", "    if False:\n"),
+            ("any-number-is-a-class", "if found[name] not in range(count):", "if False:"),
             ("columns-without-a-number", "if not math.isfinite(number):", "if False:"),
             ("win-rates-in-percent", "if is_probability and not 0 <= number <= 1:", "if False:"),
         ),
@@ -131,9 +142,18 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         f"u.logprobs {_STAGE}",
         (("completions-one-token-late", "attention_mask, input_ids[:, 1:], counted)", "attention_mask, input_ids[:, :-1], counted)"),),
     ),
-    "prl/objectives/preference/base.py": (
-        _OBJECTIVES,
+    "prl/models/token_kl.py": (
+        "u.token_kl u.preference_states",
         (
+            ("kl-the-wrong-way-round", "(policy.exp() * (policy - reference))", "(reference.exp() * (reference - policy))"),
+            ("kl-behind-a-cap", "if reason is not None or not getattr", "if not getattr"),
+            ("kl-between-vocabularies", "if sizes[0] != sizes[1]:", "if False:"),
+        ),
+    ),
+    "prl/objectives/preference/base.py": (
+        _OBJECTIVES + " u.preference_states u.spo",
+        (
+            ("states-of-the-first-token", "(self.lengths - 1).clamp(min=0)]", "self.lengths * 0]"),
             ("guides-get-gradients", "- self.ref_logprobs).detach()", "- self.ref_logprobs)"),
             ("implicit-reward-without-beta", 'return getattr(self, "beta", 1.0) * of_response', "return of_response"),
             ("lists-from-the-wrong-places", "< counts[:, None]).flatten()", "< counts.flip(0)[:, None]).flatten()"),
@@ -162,6 +182,27 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("dno-win-rate-of-chosen-alone", "(chosen - rejected).sigmoid()", "chosen"),
             ("dno-without-beta", "margin = self.beta * (", "margin = 1.0 * ("),
+        ),
+    ),
+    "prl/objectives/preference/spo.py": (
+        "u.spo u.every_objective u.preference_states",
+        (
+            ("spo-forgets-what-the-other-needs", "            setattr(self, need, getattr(self.objective, need))\n", "            pass\n"),
+            ("spo-without-weight", "loss + self.weight * (told[0] + told[1])", "loss + told[0] + told[1]"),
+            ("spo-of-chosen-alone", "(told[0] + told[1])", "(told[0] + told[0])"),
+            ("spo-rewards-by-itself", "return self.objective.reward(responses)", "return super().reward(responses)"),
+            ("spo-forgets-the-state", "return {} if state is None else state()", "return {}"),
+        ),
+    ),
+    "prl/objectives/preference/oreo.py": (
+        "u.oreo u.every_objective",
+        (
+            ("oreo-teaches-the-policy-by-the-critic", "self.beta * rest.detach()", "self.beta * rest"),
+            ("oreo-answers-for-later-tokens", "pad(rest[:, 1:], (0, 1)).detach()", "pad(rest[:, 1:], (0, 1))"),
+            ("oreo-sums-what-is-past", "ratios.flip(1).cumsum(1).flip(1)", "ratios.cumsum(1)"),
+            ("oreo-teaches-the-critic-by-the-policy", "mean((gaps.detach() + self.beta * (ratios", "mean((gaps + self.beta * (ratios"),
+            ("oreo-over-the-longest-response", "/ responses.lengths.clamp(min=1)", "/ mask.shape[1]"),
+            ("oreo-counts-empty-places", "/ present.sum(1).clamp(min=1)", "/ present.shape[1]"),
         ),
     ),
     "prl/objectives/preference/brain.py": (

@@ -77,6 +77,8 @@ def test_rows_depend_on_seed_and_number_alone() -> None:
     assert levels.keys() == {0, 1, 2, 3}
     assert min(levels.values()) > 25
     assert {row["level_rejected"] for row in rows} == {0, 2}
+    same = [Corrupter().row(PreferencePair(pair.prompt, TEXT, TEXT + " "), number) for number in range(50)]
+    assert 25 < sum(row["level_chosen"] != row["level_rejected"] for row in same) < 50
     for row in rows:
         assert row["corrupted_chosen"] == Corrupter().versions(TEXT)[row["level_chosen"]]
     assert rows[0].keys() == {
