@@ -21,7 +21,7 @@ from lightning_modules.reference import REFERENCE
 from lightning_modules.reference_passes import TOKENS
 from prl.config import ModelSource
 from prl.models.adapters import add_adapters, is_adapted
-from prl.models.critic import AdapterCritic, Critic, ValueHead, hidden_size
+from prl.models.critic import AdapterCritic, Critic, LinearHead, ValueHead, hidden_size
 from prl.models.loading import freeze, init_model
 from prl.models.logprobs import LOGITS_AT_ONCE, logits_setting
 from prl.models.memory import ModelMemory, Shards, model_memory, on_fake_tensors, working_memory
@@ -119,12 +119,18 @@ def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
 
 def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
     """Plan a preference run: the policy reads a whole batch at once, a frozen model a pair, or several short ones."""
-    policy = make(lambda: init_model(AutoModelForCausalLM, module.source).train())
+    kind = None if module.critic_settings is None else module.critic_settings.kind
+    policy = make(lambda: _with_critic(module.source, kind))
     reads = module.objective
     views = len(reads.views) + len(reads.revisions) + RESPONSES_OF_A_LIST * len(reads.lists)
     cut, length = [model_memory("policy", policy, trained=True)], module.max_length
-    train = working_memory(policy, partial(_train, policy, rows * views, length))
-    working = {"train": train + COPIES_OF_LOGITS[True] * _slice_of_logits(policy, rows * views * length)}
+    heads = {name: partial(LinearHead, hidden_size(policy), outputs) for name, outputs in reads.heads.items()}
+    cut += [model_memory(f"heads.{name}", make(head), trained=True) for name, head in heads.items()]
+    critic = _critic(kind, module.critic_source, policy, make)
+    cut += [] if critic is None else [model_memory("critic", critic, trained=True)]
+    copies = COPIES_OF_LOGITS[True] + COPIES_OF_LOGITS[False] * reads.needs_kl  # the reference's beside the policy's
+    train = _train_both(policy, critic, kind, rows * views, length)
+    working = {"train": train + copies * _slice_of_logits(policy, rows * views * length)}
     at_once, kept = max(views, -(-TOKENS // length)), []
     for name, source in module.frozen_sources().items():
         if name == REFERENCE and module.reference_source is None and is_adapted(policy):
@@ -132,8 +138,9 @@ def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
         frozen: Any = make(lambda source=source: freeze(init_model(AutoModelForCausalLM, source)))  # type: ignore[misc]
         label = name if name == REFERENCE else f"guides.{name}"
         kept.append(model_memory(label, frozen, trained=False))
-        read = working_memory(frozen, partial(_read, frozen, at_once, length))
-        working[label] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(frozen, at_once * length)
+        together = rows * views if reads.needs_kl and name == REFERENCE else at_once
+        read = working_memory(frozen, partial(_read, frozen, together, length))
+        working[label] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(frozen, together * length)
     if module.reference_logprobs == "cached":  # frozen models are freed before training
         for each in kept:
             working[each.name] += sum(one.weights for one in kept)
@@ -149,12 +156,9 @@ def _slice_of_logits(model: Any, tokens: int) -> int:
 
 
 def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> MemoryPlan:
-    policy = make(lambda: _policy(module))  # with the critic's adapters, if any
-    cut, critic = [model_memory("policy", policy, trained=True)], None
-    if module.critic_kind == "own":
-        critic = make(lambda: Critic(init_model(AutoModel, module.critic_source)).train())
-    elif module.critic_kind is not None:
-        critic = make(lambda: ValueHead(hidden_size(policy)))
+    policy = make(lambda: _with_critic(module.policy_source, module.critic_kind))
+    cut = [model_memory("policy", policy, trained=True)]
+    critic = _critic(module.critic_kind, module.critic_source, policy, make)
     if critic is not None:
         cut.append(model_memory("critic", critic, trained=True))
     if module.reference_source is not None or not is_adapted(policy):
@@ -167,11 +171,7 @@ def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: 
     prompt, answer = module.max_prompt_length, module.sampling.max_new_tokens
     group, vocabulary = min(module.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
     slices = _slice_of_logits(policy, group * answer)
-    both = working_memory(policy, partial(_train, policy, group, prompt + answer))
-    if critic is not None and module.critic_kind == "own":  # its activations wait for the backward pass too
-        both += working_memory(critic, partial(_train, critic.backbone, group, prompt + answer))
-    elif module.critic_kind == "adapter":
-        both *= 2
+    both = _train_both(policy, critic, module.critic_kind, group, prompt + answer)
     read = working_memory(policy, partial(_read, policy, group, prompt + answer))
     working = {
         "rollout": _generation(policy, rows, prompt, answer, vocabulary),
@@ -184,11 +184,26 @@ def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: 
     )
 
 
-def _policy(module: PairwisePPOModule) -> Any:
-    policy = init_model(AutoModelForCausalLM, module.policy_source).train()
-    if module.critic_kind == "adapter":
+def _with_critic(source: ModelSource, kind: str | None) -> Any:
+    """Make a policy, with the adapters of a critic of this kind, if any."""
+    policy = init_model(AutoModelForCausalLM, source).train()
+    if kind == "adapter":
         add_adapters(policy, AdapterCritic.NAME)
     return policy
+
+
+def _critic(kind: str | None, source: ModelSource, policy: Any, make: Make) -> Any:
+    if kind == "own":
+        return make(lambda: Critic(init_model(AutoModel, source)).train())
+    return None if kind is None else make(lambda: ValueHead(hidden_size(policy)))
+
+
+def _train_both(policy: Any, critic: Any, kind: str | None, rows: int, length: int) -> int:
+    """Compute the bytes of a forward and a backward pass of policy and critic."""
+    both = working_memory(policy, partial(_train, policy, rows, length))
+    if kind == "own":  # its activations wait for the backward pass too
+        both += working_memory(critic, partial(_train, critic.backbone, rows, length))
+    return 2 * both if kind == "adapter" else both
 
 
 def _frozen(auto_class: Any, source: ModelSource, **extra: Any) -> Any:

@@ -120,17 +120,38 @@ def continue_schedule(schedule: torch.optim.lr_scheduler.LambdaLR) -> None:
     schedule._last_lr = rates
 
 
-def configure(parameters: Iterable[nn.Parameter], settings: Optimization, trainer: Trainer) -> dict[str, Any]:
+def configure(
+    parameters: Iterable[nn.Parameter],
+    settings: Optimization,
+    trainer: Trainer,
+    critic: nn.Module | None = None,
+    *,
+    critic_learning_rate: float | None = None,
+) -> dict[str, Any]:
     """Build the return value of `configure_optimizers` for an automatically optimised module.
 
     The number of steps is `trainer.max_steps`: Lightning's estimate would build the data loader early.
+
+    Args:
+        parameters: what learns beside the critic.
+        settings: learning rate and schedule.
+        trainer: the trainer; strategy and precision decide about types and kernels.
+        critic: the critic; None for none.
+        critic_learning_rate: its learning rate; that of `settings` when None.
     """
-    groups = parameter_group(parameters, settings, "model")
+    groups = parameter_group(parameters, settings, "model") + _critic_groups(critic, settings, critic_learning_rate)
     if not sharding_of(trainer).keeps_float32_copies:
         check_learns(groups)
     optimizer = build_optimizer(groups, settings, trainer.precision)
     schedule = build_schedule(optimizer, settings, trainer.max_steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _critic_groups(critic: nn.Module | None, settings: Optimization, rate: float | None) -> list[dict[str, Any]]:
+    if critic is None:
+        return []
+    own = settings if rate is None else replace(settings, learning_rate=rate)
+    return parameter_group(critic_parameters(critic), own, "critic")
 
 
 def configure_actor_critic(
@@ -154,10 +175,8 @@ def configure_actor_critic(
         iterations: iterations of the run.
         critic_warmup: iterations in which only the critic learns, as far as is known.
     """
-    rate = settings.learning_rate if critic_learning_rate is None else critic_learning_rate
     groups = parameter_group([parameter for _, parameter in own_parameters(policy)], settings, "policy")
-    if critic is not None:
-        groups += parameter_group(critic_parameters(critic), replace(settings, learning_rate=rate), "critic")
+    groups += _critic_groups(critic, settings, critic_learning_rate)
     if not sharding_of(trainer).keeps_float32_copies:
         check_learns(groups)
     optimizer = build_optimizer(groups, settings, str(trainer.precision))

@@ -1,40 +1,35 @@
 """A policy that learns from preference pairs, by whichever objective: offline preference optimisation."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.base import TrainingModule
+from lightning_modules import optimizers
 from lightning_modules.drift import DriftMonitor
-from lightning_modules.preference_checks import check_guides, check_needs, check_reference
-from lightning_modules.reference import REFERENCE, cached_reference, reference_logprobs, role_of
-from prl.checkpoints.position import is_dry_run
-from prl.config import ModelSource, Optimization, check_length
-from prl.data.columns import numbers_of
-from prl.data.preference_encoding import COUNT, PreferenceEncoder
+from lightning_modules.preference_checks import check_guides, check_needs, check_reference, critic_of
+from lightning_modules.preference_scoring import PreferenceScoring
+from lightning_modules.reference import REFERENCE, role_of
+from prl.config import CriticSettings, ModelSource, Optimization, check_length
+from prl.data.preference_encoding import PreferenceEncoder
 from prl.data.reference_cache import ReferenceLogprobs
 from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong
 from prl.distributed import gathered, global_sum
 from prl.masking import weighted_mean
-from prl.models.adapters import is_adapted, without_adapters
+from prl.models.adapters import own_parameters
 from prl.models.limits import check_fits, check_same_ids
-from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
-from prl.models.logprobs import completion_logprobs, completion_mask
-from prl.objectives.preference import DPO, PreferenceBatch, PreferenceObjective, ScoredResponses
+from prl.models.loading import load_tokenizer, save_model
+from prl.objectives.preference import DPO, PreferenceBatch, PreferenceObjective
 from prl.rollouts.generate import keep_end_tokens
-from prl.run_folder.inputs import Inputs, model_inputs
 from prl.verdict import agreement, has_winner
 
 log = logging.getLogger(__name__)
 
 
-class PreferenceModule(TrainingModule):
+class PreferenceModule(PreferenceScoring):
     """A preference objective on the log-probabilities of the responses of each pair.
 
     Args:
@@ -50,10 +45,11 @@ class PreferenceModule(TrainingModule):
         max_length: longest prompt and response, tokens.
         on_too_long: error, truncate or skip, with counts, for longer pairs.
         guides: source of each further frozen model that the objective reads, by its name there.
+        critic: kind, source and learning rate of the critic, for an objective that needs one; defaults when null.
 
     Raises:
-        ValueError: for an objective that needs what pairs cannot have, or a reference or guide that is not needed, or
-            not there.
+        ValueError: for an objective that needs what pairs cannot have, or a reference, guide or critic that is not
+            needed, or not there.
     """
 
     record_type = PreferencePair
@@ -68,17 +64,22 @@ class PreferenceModule(TrainingModule):
         max_length: int = 1024,
         on_too_long: OnTooLong = "error",
         guides: dict[str, ModelSource] | None = None,
+        critic: CriticSettings | None = None,
     ) -> None:
         super().__init__()
         objective = objective or DPO()
         check_needs(objective)
         check_reference(objective, model, reference, reference_logprobs)
         check_guides(objective, guides or {})
+        self.critic_settings = critic_of(objective, critic, model)
         self.source, self.reference_source, self.objective = model, reference, objective
         self.reference_logprobs, self.optimization = reference_logprobs, optimization
         check_length("max_length", max_length)
         self.max_length, self.on_too_long = max_length, on_too_long
+        self.critic_source = (critic.model if critic else None) or model
         self.model: Any = None
+        self.heads: Any = None
+        self.critic: Any = None
         self.reference: Any = None
         self.guide_sources: dict[str, ModelSource] = dict(guides or {})
         self.guides: Any = nn.ModuleDict()
@@ -94,7 +95,9 @@ class PreferenceModule(TrainingModule):
         """Build the encoder of pairs; the data module calls this."""
         tokenizer = load_tokenizer(self.source)
         guides = {role_of(name): source for name, source in self.guide_sources.items()}
-        for role, source in {"model": self.source, REFERENCE: self.reference_source, **guides}.items():
+        critic = None if self.critic_settings is None else self.critic_settings.model
+        models = {"model": self.source, "critic": critic, REFERENCE: self.reference_source, **guides}
+        for role, source in models.items():
             if source is not None:
                 check_fits(source, tokenizer, self.max_length, role=role, setting="max_length")
         for name, source in self.guide_sources.items():
@@ -102,104 +105,26 @@ class PreferenceModule(TrainingModule):
         objective = self.objective
         reads = (objective.views, objective.columns, objective.probabilities, objective.lists)
         revised = (objective.revisions, objective.revision_prompt)
-        return PreferenceEncoder(tokenizer, self.max_length, self.on_too_long, *reads, *revised)
+        return PreferenceEncoder(
+            tokenizer, self.max_length, self.on_too_long, *reads, *revised, classes=objective.classes
+        )
 
-    def configure_model(self) -> None:
-        """Read or make the policy, and the frozen models that the objective needs; safe to call twice."""
-        if self.model is not None:
-            return
-        with self.loading_models():
-            self.configure_export()
-        self.model = self.shard(self.model)
-        if self.objective.needs_reference and (self.reference_source is not None or not is_adapted(self.model)):
-            with self.loading_models():
-                reference = freeze(load_causal_lm(self.reference_source or self.source))
-            self.reference = self.shard(reference)
-        for name, source in self.guide_sources.items():
-            with self.loading_models():
-                guide = freeze(load_causal_lm(source))
-            self.guides[name] = self.shard(guide)
+    def configure_optimizers(self) -> Any:
+        """Build AdamW and its schedule over the policy, its heads, and the critic with a learning rate of its own."""
+        learning = [each for _, each in own_parameters(self.model)] + list(self.heads.parameters())
+        return optimizers.configure(
+            *(learning, self.optimization, self.trainer, self.critic),
+            critic_learning_rate=None if self.critic_settings is None else self.critic_settings.learning_rate,
+        )
 
-    def configure_export(self) -> None:
-        """Read the policy alone."""
-        self.model = load_causal_lm(self.source).train()
+    def _optimizer_settings(self) -> dict[str, float | None]:
+        critic = self.critic_settings
+        return {
+            **super()._optimizer_settings(),
+            **({} if critic is None else {"critic_learning_rate": critic.learning_rate}),
+        }
 
-    def on_fit_start(self) -> None:
-        """Have the frozen models read all pairs, where they are to do so once, and let go of them."""
-        if self.reference_logprobs != "cached" or is_dry_run(self.trainer):
-            return
-        trainer: Any = self.trainer
-        data = trainer.datamodule
-        if not getattr(data, "cache", False):
-            raise ValueError(
-                "reference_logprobs: cached keeps numbers in prl's cache folder, which data.cache: false "
-                "leaves alone; use live, or data.cache: true"
-            )
-        sides = ["train"] + ["validation"] * bool(trainer.limit_val_batches)
-        for name, source in self.frozen_sources().items():
-            with self._frozen(name) as model, trainer.precision_plugin.forward_context():
-                for side in sides:
-                    self._cached[name, side] = cached_reference(
-                        *(model, source, data.rows[side], data.encoder),
-                        role=role_of(name),
-                        sharding=self.sharding,
-                        precision=trainer.precision,
-                        is_writer=trainer.local_rank == 0,
-                    )
-        self.reference = None
-        self.guides.clear()
-
-    def frozen_sources(self) -> dict[str, ModelSource]:
-        """Return the sources of the frozen models that the objective reads: the reference, then guides by name."""
-        reference = {REFERENCE: self.reference_source or self.source} if self.objective.needs_reference else {}
-        return {**reference, **self.guide_sources}
-
-    def inputs(self) -> Inputs:
-        """Hash the folders of the models that were read, guides included."""
-        found = super().inputs()
-        for name, source in self.guide_sources.items():
-            found |= model_inputs(f"model.guides.{name}", source)
-        return found
-
-    # ---- what models say of a batch
-
-    def score(self, batch: dict[str, Tensor]) -> PreferenceBatch:
-        """Score all responses of B pairs in one pass of the policy, and look up or compute those of frozen models."""
-        frozen = {name: self._frozen_logprobs(name, batch) for name in self.frozen_sources()}
-        names = ("input_ids", "attention_mask", "loss_mask")
-        logprobs, mask = completion_logprobs(self.model, *(batch[name] for name in names))
-        lists = self.objective.lists
-        sizes = dict.fromkeys([*self.objective.views, *self.objective.revisions], len(batch["targets"]))
-        sizes |= {name: int(batch[COUNT + name].sum()) for name in lists}
-        start, views = 0, {}
-        for name, size in sizes.items():
-            rows, start = slice(start, start + size), start + size
-            others = {model: found[rows] for model, found in frozen.items()}
-            responses = ScoredResponses(logprobs[rows], mask[rows], others.pop(REFERENCE, None), others)
-            views[name] = responses.of_lists(batch[COUNT + name]) if name in lists else responses
-        columns = [*self.objective.columns, *(column for some in lists.values() for column in some)]
-        return PreferenceBatch(views, batch["targets"], numbers_of(batch, columns))
-
-    def _frozen_logprobs(self, name: str, batch: dict[str, Tensor]) -> Tensor:
-        side = "train" if self._trainer is not None and self.trainer.training else "validation"
-        if (name, side) in self._cached and "index" in batch:
-            return self._cached[name, side].of(batch["index"], batch["pairs"], completion_mask(batch["loss_mask"]))
-        with self._frozen(name) as model:
-            return reference_logprobs(model, batch, self.sharding)
-
-    @contextmanager
-    def _frozen(self, name: str) -> Iterator[Any]:
-        """Yield a frozen model, ready to read: one of its own, or as reference the policy with its adapters off."""
-        frozen = self.reference if name == REFERENCE else dict(self.guides).get(name)
-        if frozen is not None:
-            yield frozen
-            self.sharding.reshard_frozen(frozen)  # no backward pass brings its shards back
-            return
-        if name != REFERENCE or not is_adapted(self.model):
-            raise ValueError(f"the {role_of(name)} has been let go of, and these rows are in no cache; start with live")
-        with without_adapters(self.model):
-            yield self.model
-        self.sharding.reshard(self.model)
+    # ---- training
 
     def _losses(self, pairs: PreferenceBatch) -> Tensor:
         losses = self.objective.loss(pairs)
@@ -214,8 +139,6 @@ class PreferenceModule(TrainingModule):
                 "compute them from logprobs without detach, item or numpy"
             )
         return losses
-
-    # ---- training
 
     def step_totals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the weight of each pair."""

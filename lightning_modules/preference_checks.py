@@ -4,19 +4,21 @@ from collections.abc import Mapping, Sequence
 
 from torch.nn import ModuleDict
 
-from prl.config import ModelSource
+from prl.config import CriticSettings, ModelSource
 from prl.data.rows.records import PreferencePair
+from prl.models.critic import check_critic
 from prl.objectives.preference import PreferenceObjective
+from prl.objectives.preference.base import STATES
 
 _OF_ROWS = ("source", "target", "length", "index")
 """Names that rows and batches use already."""
 
 
 def check_needs(objective: PreferenceObjective) -> None:
-    """Refuse an objective that declares views, lists or columns no row could have, or guides without a usable name.
+    """Refuse an objective that declares what no row could have, or guides and heads without a usable name.
 
     Raises:
-        ValueError: naming the objective and the view, column or guide.
+        ValueError: naming the objective and the view, column, guide or head.
     """
     name = type(objective).__name__
     if tuple(objective.views[:2]) != ("chosen", "rejected"):
@@ -34,6 +36,15 @@ def check_needs(objective: PreferenceObjective) -> None:
     check_columns(name, [*objective.views[2:], *objective.revisions, *objective.columns, *of_lists])
     if unknown := [each for each in objective.probabilities if each not in objective.columns]:
         raise ValueError(f"{name} declares the probability {unknown[0]!r}, which is not among its columns")
+    if unknown := [each for each in objective.classes if each not in objective.columns]:
+        raise ValueError(f"{name} declares the classes of {unknown[0]!r}, which is not among its columns")
+    for head, outputs in objective.heads.items():
+        taken = (*STATES, *objective.guides)
+        if not head.isidentifier() or head in taken or hasattr(ModuleDict, head) or outputs < 1:
+            raise ValueError(
+                f"{name} declares the head {head!r} of {outputs} outputs; expected a plain name, not "
+                f"{', '.join(taken)}, and at least one output"
+            )
     for guide in objective.guides:
         if not guide.isidentifier() or guide in ("ref", "reference") or hasattr(ModuleDict, guide):
             raise ValueError(f"{name} declares the guide {guide!r}; expected a plain name, not ref or reference")
@@ -74,6 +85,11 @@ def check_reference(
         given = {"reference": reference is not None, "reference_logprobs: cached": cached}
         for setting in [setting for setting, is_given in given.items() if is_given]:
             raise ValueError(f"{setting} is set, but {name} needs no reference; leave it out")
+    elif objective.needs_kl and how == "cached":
+        raise ValueError(
+            f"reference_logprobs is cached, which keeps log-probabilities of tokens alone, but {name} reads the KL "
+            "over the whole vocabulary; use live"
+        )
     elif reference is None and model.path is None:
         raise ValueError(
             f"{name} needs a reference, and the model has random weights (config), so there is no start to read; use "
@@ -81,6 +97,30 @@ def check_reference(
         )
     if reference is not None:
         _check_frozen(reference, "reference", "reference")
+
+
+def critic_of(
+    objective: PreferenceObjective, critic: CriticSettings | None, model: ModelSource
+) -> CriticSettings | None:
+    """Return the settings of the critic that the objective needs, the defaults where none are given; None for none.
+
+    Raises:
+        ValueError: for a critic that is not needed, or settings that contradict each other or have no use here.
+    """
+    name = type(objective).__name__
+    if not objective.needs_critic:
+        if critic is not None:
+            raise ValueError(f"critic is set, but {name} needs no critic; leave it out")
+        return None
+    critic = critic or CriticSettings()
+    check_critic(critic, model)
+    for setting in ("value_coef", "value_clip_range", "warmup", "warmup_until"):
+        if (value := getattr(critic, setting)) != getattr(CriticSettings(), setting):
+            raise ValueError(
+                f"critic.{setting} is {value}, a setting of PPO; how the critic learns here is a setting of {name}, so "
+                "leave it out"
+            )
+    return critic
 
 
 def check_guides(objective: PreferenceObjective, guides: Mapping[str, ModelSource]) -> None:

@@ -5,6 +5,7 @@ A list column holds K texts in a row, where K may differ from row to row; other 
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,18 +20,30 @@ COLUMN = "column."
 _READ = ", which the objective reads"
 
 
-def read_numbers(record: PreferencePair, names: Sequence[str], probabilities: Sequence[str] = ()) -> dict[str, float]:
+def read_numbers(
+    record: PreferencePair,
+    names: Sequence[str],
+    probabilities: Sequence[str] = (),
+    classes: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, float]:
     """Read the numbers of a row that an objective declares, for its encoded row.
 
     Args:
         record: the row.
         names: columns that hold a number.
         probabilities: those of them that hold one from 0 to 1.
+        classes: those of them that hold one of n classes, a whole number from 0 to n - 1, with n.
 
     Raises:
-        RowError: for a column that is missing, or holds no finite number, or no probability.
+        RowError: for a column that is missing, or holds no finite number, or no probability or class.
     """
-    return {COLUMN + name: _number(record, name, name in probabilities) for name in names}
+    found = {name: _number(record, name, name in probabilities) for name in names}
+    for name, count in classes.items():
+        if found[name] not in range(count):
+            expected = f"a whole number from 0 to {count - 1}" + _READ
+            fix = "Correct the row, or the objective's number of classes."
+            raise RowError("no class", name, shown(record.extra[name]), expected=expected, fix=fix)
+    return {COLUMN + name: number for name, number in found.items()}
 
 
 def read_texts(record: PreferencePair, name: str) -> list[str]:

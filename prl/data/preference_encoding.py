@@ -39,6 +39,7 @@ class PreferenceEncoder(TurnEncoder):
         lists: columns that hold a list of texts, each a further response; by name, the columns with a number for each.
         revisions: further views of one of `views` behind a prompt that quotes one of them; by name, both of these.
         revision_prompt: last turn of that prompt, with {prompt} for the last turn of the row's and {response}.
+        classes: those of the columns that hold one of n classes, with n.
     """
 
     def __init__(
@@ -52,11 +53,12 @@ class PreferenceEncoder(TurnEncoder):
         lists: Mapping[str, Sequence[str]] = MappingProxyType({}),
         revisions: Mapping[str, tuple[str, str]] = MappingProxyType({}),
         revision_prompt: str = "",
+        classes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         super().__init__(tokenizer, max_length, on_too_long)
         self.views, self.columns, self.probabilities = tuple(views), tuple(columns), tuple(probabilities)
         self.lists = {name: tuple(numbers) for name, numbers in lists.items()}
-        self.revisions, self.revision_prompt = dict(revisions), revision_prompt
+        self.revisions, self.revision_prompt, self.classes = dict(revisions), revision_prompt, dict(classes)
         quoting = {name: PROMPT + quoted for name, (_, quoted) in self.revisions.items()}
         self.prompts = {**dict.fromkeys(self.views, "prompt"), **quoting, **dict.fromkeys(self.lists, "prompt")}
 
@@ -64,7 +66,7 @@ class PreferenceEncoder(TurnEncoder):
     def fingerprint(self) -> str:
         """Hash all settings that decide the encoding of a record."""
         revised = [self.revisions, self.revision_prompt] if self.revisions else []
-        further = [each for each in (self.probabilities, self.lists, revised) if each]
+        further = [each for each in (self.probabilities, self.lists, revised, self.classes) if each]
         return settings_hash(super().fingerprint, self.views, self.columns, *further)
 
     @property
@@ -87,7 +89,7 @@ class PreferenceEncoder(TurnEncoder):
         """
         texts = {name: [self._text(record, name)] for name in self.views}
         texts |= {name: read_texts(record, name) for name in self.lists}
-        numbers: dict[str, Any] = dict(read_numbers(record, self.columns, self.probabilities))
+        numbers: dict[str, Any] = dict(read_numbers(record, self.columns, self.probabilities, self.classes))
         for name, columns in self.lists.items():
             numbers |= read_number_lists(record, columns, name, len(texts[name]))
         prompts: dict[str, list[int]] = {}

@@ -18,18 +18,29 @@ def hidden_size(model: Any) -> int:
     return model.config.get_text_config().hidden_size
 
 
-class ValueHead(nn.Linear):
-    """One value per hidden state. Weights start at zero, so that an untrained critic predicts 0 instead of noise."""
+class LinearHead(nn.Linear):
+    """Some numbers per hidden state. Weights start at zero, so that an untrained head says 0 instead of noise."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__(width, 1)
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__(width, outputs)
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Compute the numbers of each hidden state: [..., D] -> [..., outputs] float32."""
+        return super().forward(hidden.to(self.weight.dtype)).float()
+
+
+class ValueHead(LinearHead):
+    """One value per hidden state."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
         """Compute the value of each hidden state: [..., D] -> [...] float32."""
         # Not a view: FSDP2 warns of a view at every step, because it could be changed in place.
-        return torch.squeeze_copy(super().forward(hidden.to(self.weight.dtype)), -1).float()
+        return torch.squeeze_copy(super().forward(hidden), -1)
 
 
 class Critic(nn.Module):

@@ -7,6 +7,7 @@ of the tokens that count, and where there is more than one slice its backward pa
 
 import logging
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -129,17 +130,27 @@ def response_logprobs(
         logprobs = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
         return logprobs, entropy(logits) if with_entropy else logprobs.new_zeros(0)
 
-    size = max(1, LOGITS_AT_ONCE // head.out_features)  # sharded weights have no shape
+    size = tokens_at_once(head)
     if head_tokens is not None:
         size = min(size, head_tokens)
         missing = -len(ids) % size
         states, ids = pad(states, (0, 0, 0, missing)), pad(ids, (0, missing))
-    slices = list(zip(states.split(size), ids.split(size), strict=True))
-    again = len(slices) > 1 and torch.is_grad_enabled()
-    found = [checkpoint(read, *one, use_reentrant=False) if again else read(*one) for one in slices]
-    logprobs = _placed(torch.cat([one for one, _ in found]) if found else states.new_zeros(0), mask)
-    entropies = _placed(torch.cat([two for _, two in found]), mask) if with_entropy and found else None
+    found = in_slices(read, size, states, ids)
+    logprobs = placed_values(torch.cat([one for one, _ in found]) if found else states.new_zeros(0), mask)
+    entropies = placed_values(torch.cat([two for _, two in found]), mask) if with_entropy and found else None
     return logprobs, entropies, hidden
+
+
+def tokens_at_once(head: Any) -> int:
+    """Return how many tokens a language head may read together."""
+    return max(1, LOGITS_AT_ONCE // head.out_features)  # sharded weights have no shape
+
+
+def in_slices(read: Callable[..., Any], size: int, *tensors: Tensor) -> list[Any]:
+    """Call a function on slices of `size` rows, and in the backward pass again where there is more than one."""
+    slices = list(zip(*(each.split(size) for each in tensors), strict=True))
+    again = len(slices) > 1 and torch.is_grad_enabled()
+    return [checkpoint(read, *one, use_reentrant=False) if again else read(*one) for one in slices]
 
 
 def completion_logprobs(
@@ -164,11 +175,37 @@ def completion_logprobs(
     Returns:
         [N, T] float32 with T tokens of the longest completion, zero behind shorter ones; [N, T] bool, where they are.
     """
+    how = {"temperature": temperature, "head_tokens": head_tokens}
+    logprobs, mask, _ = _completions(model, input_ids, attention_mask, loss_mask, **how)
+    return logprobs, mask
+
+
+def completion_states(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute what `completion_logprobs` does, and the last hidden state before each of the tokens.
+
+    Returns:
+        [N, T] float32; [N, T] bool; [N, T, D] in the type of the states, zero behind shorter completions.
+    """
+    logprobs, mask, hidden = _completions(model, input_ids, attention_mask, loss_mask)
+    return logprobs, mask, _placed_states(hidden[loss_mask[:, 1:]], mask)
+
+
+def _completions(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor, **how: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute log-probabilities and mask of completions, and hidden states of whole rows: [N, S - 1, D]."""
     counted = loss_mask[:, 1:]
     inputs = (input_ids, attention_mask, input_ids[:, 1:], counted)
-    logprobs, _, _ = response_logprobs(model, *inputs, temperature=temperature, head_tokens=head_tokens)
+    logprobs, _, hidden = response_logprobs(model, *inputs, **how)
     mask = completion_mask(loss_mask)
-    return _placed(logprobs[counted], mask), mask
+    return placed_values(logprobs[counted], mask), mask, hidden
+
+
+def _placed_states(states: Tensor, mask: Tensor) -> Tensor:
+    """Scatter [N, D] states to their tokens: [B, T, D], zero elsewhere."""
+    return states.new_zeros(*mask.shape, states.shape[-1]).masked_scatter(mask[..., None], states)
 
 
 def completion_mask(loss_mask: Tensor) -> Tensor:
@@ -177,7 +214,7 @@ def completion_mask(loss_mask: Tensor) -> Tensor:
     return torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
 
 
-def _placed(values: Tensor, mask: Tensor) -> Tensor:
+def placed_values(values: Tensor, mask: Tensor) -> Tensor:
     """Scatter [N] values to their tokens: [B, T], zero elsewhere."""
     return values.new_zeros(mask.shape, dtype=torch.float32).masked_scatter(mask, values.float())
 

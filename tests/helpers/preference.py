@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from prl.models import logprobs
 from prl.objectives.logistic import soft_logistic
 from prl.objectives.preference import PreferenceBatch, PreferenceObjective
 
@@ -102,6 +103,30 @@ class GuidedWithoutReference(WithoutReference):
 
     def loss(self, batch: PreferenceBatch) -> Tensor:
         return super().loss(batch) - 0.01 * batch.chosen.guides["teacher"].sum(1)
+
+
+class WithStates(Logistic):
+    """All that is said of states, in both responses."""
+
+    heads = {"size": 3, "colour": 1}
+    needs_hidden = needs_critic = needs_kl = True
+
+    def loss(self, batch: PreferenceBatch) -> Tensor:
+        loss = super().loss(batch)
+        for view in (batch.chosen, batch.rejected):
+            for name in ("size", "colour", "hidden"):
+                loss = loss + 0.1 * view.at_end(name).square().sum(1)
+            for name in ("values", "kl"):
+                loss = loss + ((view.of_states(name) - 0.1) * view.mask).square().sum(1)
+        return loss
+
+
+class WithStatesInSlices(WithStates):
+    """The same, in a process whose language heads read two tokens at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        logprobs.LOGITS_AT_ONCE = 100
 
 
 class Counting(Logistic):

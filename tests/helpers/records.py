@@ -1,6 +1,8 @@
 """Records with random or given contents, for tests of the pure parts."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,10 +60,30 @@ def preference_batch(objective: PreferenceObjective, seed: int, padding: int = 0
         mask = ragged_mask(lengths, max(lengths) + padding)
         guides = {guide: padded(-2 * numbers(rows, max(lengths))) for guide in objective.guides}
         read = padded(reference) if objective.needs_reference else None
-        views[name] = ScoredResponses(padded(policy), mask, read, guides)
+        states = states_of(objective, ragged_mask(lengths, max(lengths)), numbers, padding)
+        views[name] = ScoredResponses(padded(policy), mask, read, guides, **states)
     target, columns = numbers(6), {name: numbers(6) for name in objective.columns}
+    columns |= {name: (count * columns[name]).floor() for name, count in objective.classes.items()}
     columns |= {name: numbers(6, places) for of_list in objective.lists.values() for name in of_list}
     return PreferenceBatch(views, target, columns)
+
+
+def states_of(
+    objective: PreferenceObjective, mask: Tensor, numbers: Callable[..., Tensor], padding: int = 0
+) -> dict[str, Any]:
+    """Make what an objective reads of states, random, and NaN outside of the mask and in the padding behind it."""
+
+    def made(*width: int) -> Tensor:
+        found = numbers(*mask.shape, *width).masked_fill(~mask.view(*mask.shape, *(1 for _ in width)), float("nan"))
+        return torch.nn.functional.pad(
+            found, (*(0 for _ in width), *(0 for _ in width), 0, padding), value=float("nan")
+        )
+
+    found: dict[str, Any] = {"outputs": {name: made(count) for name, count in objective.heads.items()}}
+    if objective.needs_hidden:
+        found["hidden"] = made(4)
+    needs = {"values": objective.needs_critic, "kl": objective.needs_kl}
+    return found | {name: made() for name, need in needs.items() if need}
 
 
 def read_pairs(target: Tensor, wl: Tensor, lw: Tensor | None = None) -> PairBatch:

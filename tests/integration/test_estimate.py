@@ -100,6 +100,29 @@ def test_a_reference_is_there_where_it_is_needed_and_as_long(home: Home, tmp_pat
     assert three / two == pytest.approx(1.5, rel=0.05)  # responses of a pair
 
 
+def test_heads_and_critics_are_counted_where_they_are(home: Home, tmp_path: Path) -> None:
+    oreo, one = (f"{MODEL}objective", "OREO"), ("--processes", "1")
+    lora = (f"{MODEL}model.lora.rank", "4")
+    settings: dict[str, tuple[str, ...]] = {
+        "spo": (f"{MODEL}objective", "SPO"),
+        "own": oreo,
+        "shared": (*oreo, f"{MODEL}critic.kind", "shared"),
+        "adapter": (*oreo, *lora, f"{MODEL}critic.kind", "adapter"),
+        "adapters": (*oreo, *lora, f"{MODEL}critic.kind", "shared"),
+    }
+    found = {name: estimated(home, "preference", tmp_path, *given, *one) for name, given in settings.items()}
+    assert models(found["spo"])["heads.degree"]["num_trained"] == 4 * 17  # a bias beside 16 numbers
+    assert models(found["shared"])["critic"]["num_trained"] == models(found["adapter"])["critic"]["num_trained"] == 17
+    own = models(found["own"])
+    assert own["critic"]["num_trained"] > 17
+    assert own.keys() == {"policy", "critic", "reference"}
+    assert models(found["adapter"])["policy"]["num_trained"] == 2 * models(found["adapters"])["policy"]["num_trained"]
+    lasting = {name: sum(each["total"] for each in found[name]["models"]) for name in found}
+    work = {name: found[name]["phases"]["train"] - lasting[name] for name in found}
+    assert work["own"] > 1.5 * work["shared"]
+    assert work["adapter"] > 1.5 * work["adapters"]
+
+
 def test_guides_are_counted_beside_the_reference(home: Home, tmp_path: Path) -> None:
     guided = (f"{MODEL}objective", "TGDPO", f"{MODEL}guides", f"{{guide: {{path: {home.judge}}}}}")
     cached, one = (f"{MODEL}reference_logprobs", "cached"), ("--processes", "1")

@@ -45,10 +45,12 @@ def test_methods_of_ones_own_train_together_and_are_resumed_exactly(home: Home, 
     assert whole["run_state"]["shaping.0"] == cut["run_state"]["shaping.0"] != {"mean": 1.0}
 
 
-def test_a_preference_objective_of_ones_own_trains(home: Home, mine: Path, tmp_path: Path) -> None:
-    cli = home.run("preference", tmp_path / "run", f"{MODEL}objective", "mine.Hinge")
-    assert type(cli.model.objective).__name__ == "Hinge"
+@pytest.mark.parametrize("name", ["Hinge", "Confident"])
+def test_a_preference_objective_of_ones_own_trains(name: str, home: Home, mine: Path, tmp_path: Path) -> None:
+    cli = home.run("preference", tmp_path / "run", f"{MODEL}objective", f"mine.{name}")
+    assert type(cli.model.objective).__name__ == name
     assert 0 < float(cli.trainer.callback_metrics["train/loss"]) < 2
+    assert (name == "Confident") == any(each.any() for each in cli.model.heads.parameters())
 
 
 @pytest.mark.parametrize("stage", ["generative_reward", "bradley_terry"])

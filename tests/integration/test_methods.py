@@ -45,6 +45,7 @@ def what_it_reads(overlay: Path, home: Home, folder: Path) -> list[str]:
         for number, row in enumerate(rows):
             row |= dict.fromkeys(objective.views[2:], row["chosen"][::-1])
             row |= {name: (number + place) % 7 / 7 for place, name in enumerate(objective.columns)}
+            row |= {name: number % count for name, count in objective.classes.items()}
             for name, columns in objective.lists.items():
                 row[name] = [row["chosen"], row["rejected"], *(row["chosen"][:end] for end in range(1, 1 + number % 3))]
                 row |= {each: [(number + 3 * n) % 5 - 4.0 for n in range(len(row[name]))] for each in columns}

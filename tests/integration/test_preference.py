@@ -11,10 +11,14 @@ import torch
 
 import lightning_modules.reference as reading
 from lightning_modules import PreferenceModule
+from prl.checkpoints.files import LAST
 from prl.cli.entry import main
+from prl.config import ModelSource
 from prl.data import DataError
 from prl.data.reference_cache import VALUES
+from prl.models.loading import load_causal_lm
 from tests.integration.runs import (
+    CONFIGS,
     Home,
     Interrupt,
     InterruptedRun,
@@ -26,6 +30,7 @@ from tests.integration.runs import (
     state_of,
 )
 from tests.integration.test_resume import TRAINING, assert_same_end
+from tests.integration.test_tensorboard import events, scalars
 from tests.integration.test_two_processes import STRATEGIES
 from tests.integration.test_two_processes import run as run_processes
 
@@ -286,6 +291,28 @@ def test_the_start_of_dpo_is_ln_2_and_its_reference_stays(home: Home, tmp_path: 
     assert type(cli.model.objective).__name__ == "DPO"
 
 
+def test_a_critic_of_adapters_learns_beside_the_policy_and_is_not_exported(home: Home, tmp_path: Path) -> None:
+    settings = ("--config", str(CONFIGS / "methods" / "oreo.yaml"), *LORA, f"{MODEL}critic.kind", "adapter")
+    for split in ("train", "validation"):
+        rows = [{**row, "responses": row["answers"], "rewards": row["worth"]} for row in listed(home, f"pairs.{split}")]
+        path = tmp_path / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings += (f"--data.init_args.{split}.path", str(path))
+    cli = home.run("preference", tmp_path / "run", *LEARNING, *settings)
+    saved = weights(tmp_path / "run")
+    assert {"critic.head.weight", "critic.head.bias"} <= saved.keys()
+    learnt = {name.split(".lora_")[1].split(".")[1] for name in saved if ".lora_B" in name}
+    assert learnt == {"default", "critic"}
+    assert all(each.any() for name, each in saved.items() if ".lora_B" in name)
+    assert cli.model.reference is None
+    arguments = ("--checkpoint", str(tmp_path / "run" / "checkpoints" / LAST), "--output", str(tmp_path / "exported"))
+    main(["export", *arguments])
+    exported = load_causal_lm(ModelSource(path=str(tmp_path / "exported"))).state_dict()
+    written = load_causal_lm(ModelSource(path=str(tmp_path / "run" / "model"))).state_dict()
+    assert differences(exported, written) == []
+    assert not [name for name in exported if "critic" in name or "lora" in name]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("kind", ["whole", "adapters", "guided", "lists"])
@@ -304,3 +331,23 @@ def test_two_processes_cache_what_they_would_compute(strategy: str, kind: str, h
         for name, how in (("live", ()), ("cached", CACHED))
     )
     assert differences(live, cached) == []
+
+
+@pytest.mark.slow
+def test_what_learns_beside_the_policy_learns_alike_under_every_strategy(home: Home, tmp_path: Path) -> None:
+    """A critic of its own, heads, hidden states and the exact KL, whole and in shards.
+
+    Language heads read in slices, but in ZeRO-3's shards, where processes would need equally many.
+    """
+    found, first = {}, {}
+    for name, strategy in STRATEGIES.items():
+        objective = (f"{MODEL}objective", HELPERS + ("WithStates" if name == "zero3" else "WithStatesInSlices"))
+        found[name] = run_processes(home, "preference", tmp_path / name, 2, *LEARNING, *objective, *strategy)
+        first[name] = scalars(events(tmp_path / name))["train/loss"][0]
+    assert found["ddp"].keys() >= {"critic.head.weight", "heads.size.weight", "heads.colour.bias"}
+    assert found["ddp"]["critic.head.weight"].any()
+    for name in STRATEGIES:
+        assert first[name] == pytest.approx(first["ddp"], rel=1e-5), name
+        for key, weight in found["ddp"].items():
+            ours = found[name][key]
+            torch.testing.assert_close(ours, weight, atol=1e-4, rtol=1e-4, msg=lambda text, k=key: f"{k}: {text}")

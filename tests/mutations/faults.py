@@ -165,8 +165,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         (
             (
                 "critic-learns-at-the-policys-rate",
-                'replace(settings, learning_rate=rate), "critic"',
-                'settings, "critic"',
+                "settings if rate is None else replace(settings, learning_rate=rate)",
+                "settings",
             ),
             ("weight-decay-on-vectors", '"weight_decay": 0.0, "name"', '"weight_decay": settings.weight_decay, "name"'),
             ("betas-swapped", "betas=(settings.beta1, settings.beta2)", "betas=(settings.beta2, settings.beta1)"),

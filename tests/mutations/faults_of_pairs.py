@@ -10,6 +10,25 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("differences-turned", "each[:, None] - each[None, :]", "each[None, :] - each[:, None]"),
         ),
     ),
+    "prl/pairs/corruption.py": (
+        "u.corruption i.corrupt_command",
+        (
+            ("keywords-across-commas", 'if text[end : word.start()].strip(" "):', "if False:"),
+            ("words-score-their-degree", "degree[word] / frequency[word] for word", "degree[word] for word"),
+            ("the-least-important-go-first", "key=lambda each: -scores[each]", "key=lambda each: scores[each]"),
+            ("levels-that-nobody-can-tell", "if count > taken and _WORD.search(rest):", "if True:"),
+            (
+                "both-sides-draw-one-level",
+                'random.Random(f"{self.seed} {number} {side}")',
+                'random.Random(f"{self.seed} {number}")',
+            ),
+            (
+                "levels-of-any-seed",
+                'random.Random(f"{self.seed} {number} {side}")',
+                'random.Random(f"{number} {side}")',
+            ),
+        ),
+    ),
     "prl/pairs/checks.py": (
         "u.pairs",
         (

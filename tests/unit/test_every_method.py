@@ -119,6 +119,8 @@ def other_values(kind: Any, given: Any) -> Iterator[Any]:
         yield from (None,) if given is not None and type(None) in get_args(kind) else ()
         for each in get_args(kind):
             yield from other_values(each, given) if each is not type(None) else ()
+    elif kind is PreferenceObjective:
+        yield prl.objectives.preference.SLiC()
     elif kind is bool:
         yield not given
     elif kind is str:

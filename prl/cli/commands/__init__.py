@@ -18,6 +18,7 @@ NAMES = (
     "judge",
     "anchors",
     "pairs",
+    "corrupt",
     "rounds",
     "control",
     "resume",

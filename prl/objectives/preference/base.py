@@ -1,12 +1,13 @@
-"""Socket of preference objectives: per-token log-probabilities of the responses in, one loss for each pair out.
+"""Socket of preference objectives: per-token numbers of the responses in, one loss for each pair out.
 
-Shape letters: B pairs of a batch, N responses of a view, T tokens of the longest response.
+Shape letters: B pairs of a batch, N responses of a view, T tokens of the longest response, D width of a hidden state.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +16,16 @@ from prl.shapes import check_shape
 
 REVISION_PROMPT = "{prompt}\n\nHere is a response:\n\n{response}\n\nWrite a better response."
 """Last turn of a prompt that asks for a better response than the one it quotes."""
+STATES = {"hidden": "needs_hidden", "values": "needs_critic", "kl": "needs_kl"}
+"""What else than the outputs of heads is said of states, and how an objective declares that it reads it."""
 
 
 @dataclass(frozen=True)
 class ScoredResponses:
     """Responses as the models read them, token by token; logits are never here.
+
+    What is said of a state stands at place t for the state before token t, which has read the prompt and the response
+    up to token t - 1. So the state at a response's last place, its end token, has read all of its text.
 
     Raises:
         ValueError: when shapes disagree, or the mask is not bool.
@@ -33,6 +39,14 @@ class ScoredResponses:
     """[N, T] log-probabilities under the reference, without gradient; None for objectives that need no reference."""
     guides: Mapping[str, Tensor] = field(default_factory=dict)
     """[N, T] log-probabilities under further frozen models, without gradient, by name."""
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)
+    """[N, T, outputs] what heads say of the policy's states, with gradient, by the name of the head."""
+    hidden: Tensor | None = None
+    """[N, T, D] the policy's last hidden states, with gradient; None for objectives that declare no need."""
+    values: Tensor | None = None
+    """[N, T] what the critic says of the states, with gradient; None for objectives that declare no need."""
+    kl: Tensor | None = None
+    """[N, T] KL(pi || pi_ref) over the vocabulary in each state, nats, with gradient; None without a declared need."""
 
     def __post_init__(self) -> None:
         if self.mask.dtype != torch.bool or self.mask.dim() != 2:
@@ -43,6 +57,13 @@ class ScoredResponses:
             check_shape("ref_logprobs", self.ref_logprobs, shape)
         for name, guide in self.guides.items():
             check_shape(f"guides[{name!r}]", guide, shape)
+        for name, outputs in self.outputs.items():
+            check_shape(f"outputs[{name!r}]", outputs, (*shape, outputs.shape[-1]))
+        if self.hidden is not None:
+            check_shape("hidden", self.hidden, (*shape, self.hidden.shape[-1]))
+        for name, of_states in {"values": self.values, "kl": self.kl}.items():
+            if of_states is not None:
+                check_shape(name, of_states, shape)
 
     def __len__(self) -> int:
         return self.mask.shape[0]
@@ -61,13 +82,16 @@ class ScoredResponses:
         Raises:
             ValueError: when there is no reference.
         """
-        if self.ref_logprobs is None:
-            raise ValueError(
-                "there are no log-probabilities of a reference; an objective that reads them declares it "
-                "with needs_reference = True"
-            )
-        ratios = self.logprobs - self.ref_logprobs
+        ratios = self._ratios()
         return self._summed(ratios if weights is None else ratios * weights)
+
+    def log_ratios(self) -> Tensor:
+        """Compute log pi - log pi_ref of each token, and 0 outside of the mask: [N, T], nats.
+
+        Raises:
+            ValueError: when there is no reference.
+        """
+        return self._ratios().masked_fill(~self.mask, 0)
 
     def guide_ratios(self, name: str) -> Tensor:
         """Compute log pi_guide - log pi_ref of each token, a constant, and 0 outside of the mask: [N, T], nats.
@@ -93,6 +117,26 @@ class ScoredResponses:
         """Average log pi over the tokens of each response: [N], nats per token; 0 for a response without tokens."""
         return self.logprob() / self.lengths.clamp(min=1)
 
+    def of_states(self, name: str) -> Tensor:
+        """Return `hidden`, `values`, `kl`, or the outputs of the head of this name: [N, T] or [N, T, ...].
+
+        Raises:
+            ValueError: when they are not there.
+        """
+        found = self.outputs.get(name, getattr(self, name, None) if name in STATES else None)
+        if found is None:
+            raise ValueError(
+                f"there is no {name!r} of these responses; an objective that reads it declares it with "
+                + (f"{STATES[name]} = True" if name in STATES else "heads")
+            )
+        return found
+
+    def at_end(self, name: str) -> Tensor:
+        """Take what `of_states` has for the state that has read a whole response: [N] or [N, ...]; 0 without tokens."""
+        found, is_empty = self.of_states(name), self.lengths == 0
+        last = found[torch.arange(len(self), device=found.device), (self.lengths - 1).clamp(min=0)]
+        return last.masked_fill(is_empty.view(-1, *[1] * (last.dim() - 1)), 0)
+
     def of_lists(self, counts: Tensor) -> "ScoredResponses":
         """Give each pair as many places as the longest list has responses: [sum of counts, T] to [B * K, T].
 
@@ -104,15 +148,21 @@ class ScoredResponses:
         places = (torch.arange(width, device=counts.device) < counts[:, None]).flatten().nonzero().squeeze(1)
 
         def placed(values: Tensor) -> Tensor:
-            return values.new_zeros(len(counts) * width, values.shape[1]).index_copy(0, places, values)
+            return values.new_zeros(len(counts) * width, *values.shape[1:]).index_copy(0, places, values)
 
-        return replace(
-            self,
-            logprobs=placed(self.logprobs),
-            mask=placed(self.mask),
-            ref_logprobs=None if self.ref_logprobs is None else placed(self.ref_logprobs),
-            guides={name: placed(each) for name, each in self.guides.items()},
-        )
+        def each(value: Any) -> Any:
+            return {name: placed(one) for name, one in value.items()} if isinstance(value, Mapping) else placed(value)
+
+        found = {part.name: getattr(self, part.name) for part in fields(self)}
+        return replace(self, **{name: each(value) for name, value in found.items() if value is not None})
+
+    def _ratios(self) -> Tensor:
+        if self.ref_logprobs is None:
+            raise ValueError(
+                "there are no log-probabilities of a reference; an objective that reads them declares it "
+                "with needs_reference = True"
+            )
+        return self.logprobs - self.ref_logprobs
 
     def _summed(self, values: Tensor) -> Tensor:
         return values.masked_fill(~self.mask, 0).sum(1)
@@ -182,6 +232,8 @@ class PreferenceObjective(ABC):
     """Columns of the data that hold a number for each row, such as margins, win rates or scores."""
     probabilities: tuple[str, ...] = ()
     """Those of `columns` that are probabilities, such as win rates; a row with one outside of 0 to 1 is refused."""
+    classes: Mapping[str, int] = MappingProxyType({})
+    """Those of `columns` that are one of n classes, a whole number from 0 to n - 1, with n; another one is refused."""
     lists: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Further views of several responses, whose columns hold a list of texts; by view, the columns that hold a number
     for each text. Rows may have lists of different lengths."""
@@ -193,6 +245,15 @@ class PreferenceObjective(ABC):
     guides: tuple[str, ...] = ()
     """Further frozen models, by name, whose log-probabilities of all views the loss reads; a run gives a source of
     each."""
+    heads: Mapping[str, int] = MappingProxyType({})
+    """Linear heads on the policy's last hidden states, by name, with the number of their outputs. They start at zero
+    and learn with the policy."""
+    needs_hidden: bool = False
+    """Whether the loss reads the policy's last hidden states themselves."""
+    needs_critic: bool = False
+    """Whether the loss reads, and trains, the values of a critic; a run may say which kind (`critic`)."""
+    needs_kl: bool = False
+    """Whether the loss reads the exact KL to the reference in each state, which then works in each step (live)."""
 
     @abstractmethod
     def loss(self, batch: PreferenceBatch) -> Tensor:
@@ -206,3 +267,7 @@ class PreferenceObjective(ABC):
         """
         of_response = responses.log_ratio() if self.needs_reference else responses.mean_logprob()
         return getattr(self, "beta", 1.0) * of_response
+
+
+NEEDS = tuple(PreferenceObjective.__annotations__)
+"""What an objective may declare, for one that is made of another."""

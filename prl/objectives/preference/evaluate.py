@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from prl.objectives.preference.base import PreferenceBatch, PreferenceObjective, ScoredResponses
+from prl.objectives.preference.base import STATES, PreferenceBatch, PreferenceObjective, ScoredResponses
 
 LogProbs = Sequence[Sequence[float] | Tensor]
 """Per-token log-probabilities of several responses, which need not have one length."""
@@ -39,7 +39,9 @@ def evaluate(
         target: [B] probability that chosen is better; 1 throughout when None.
         **columns: B numbers for each column that the objective declares; B rows for each further view `name`, for its
             `ref_name`, and for each view under each guide: `teacher_chosen` where a guide is called `teacher`. For a
-            list that the objective declares, B lists of rows, and B lists of numbers for its columns.
+            list that the objective declares, B lists of rows, and B lists of numbers for its columns. What an objective
+            reads of states is `NAME_VIEW` of the views that it reads it of: `values_chosen`, `kl_chosen`,
+            `hidden_chosen`, and for a head `degree`, `degree_chosen`; a number for each token, or a list of numbers.
 
     Raises:
         ValueError: when something that the objective declares is missing or something else is given, rows do not fit
@@ -51,34 +53,49 @@ def evaluate(
     _check_names(objective, given, name_of)
     dtype = _dtype(given.values())
     of_pairs = (*objective.views, *objective.revisions)
-    views = {view: _scored(view, given, objective.guides, dtype) for view in of_pairs}
+    views = {view: _scored(view, given, objective, dtype) for view in of_pairs}
     pairs = len(views["chosen"])
     numbers = {name: _numbers(name, given[name], pairs, dtype) for name in objective.columns}
     for name, of_list in objective.lists.items():
-        views[name], counts = _scored_lists(name, given, objective.guides, dtype, pairs)
+        views[name], counts = _scored_lists(name, given, objective, dtype, pairs)
         numbers |= {column: _number_lists(column, given[column], name, counts, dtype) for column in of_list}
     labels = torch.ones(pairs, dtype=dtype) if target is None else _numbers("target", target, pairs, dtype)
     for name, values in {"target": labels, **{name: numbers[name] for name in objective.probabilities}}.items():
         if not bool(((values >= 0) & (values <= 1)).all()):
             raise ValueError(f"{name} holds {values.tolist()}; expected probabilities from 0 to 1")
+    for name, count in objective.classes.items():
+        if not {*numbers[name].tolist()} <= {*range(count)}:
+            raise ValueError(f"{name} holds {numbers[name].tolist()}; expected whole numbers from 0 to {count - 1}")
     return objective.loss(PreferenceBatch(views, labels, numbers))
 
 
-def _scored(view: str, given: Mapping[str, Any], guides: Sequence[str], dtype: torch.dtype) -> ScoredResponses:
+def _scored(view: str, given: Mapping[str, Any], objective: PreferenceObjective, dtype: torch.dtype) -> ScoredResponses:
     logprobs, mask = _padded(view, given[view], dtype)
-    others = {}
-    for model in ("ref", *guides):
-        if (rows := given.get(name := f"{model}_{view}")) is not None:
+    found: dict[str, Tensor] = {}
+    for part in ("ref", *objective.guides, *_of_states(objective)):
+        if (rows := given.get(name := f"{part}_{view}")) is not None:
             _check_lengths(view, given[view], name, rows)
-            others[model], _ = _padded(name, rows, dtype)
-    return ScoredResponses(logprobs, mask, others.pop("ref", None), others)
+            if part in _of_states(objective):
+                found[part] = pad_sequence([torch.as_tensor(row, dtype=dtype) for row in rows], batch_first=True)
+            else:
+                found[part], _ = _padded(name, rows, dtype)
+    guides, outputs, states = (
+        {name: found[name] for name in some if name in found} for some in (objective.guides, objective.heads, STATES)
+    )
+    return ScoredResponses(logprobs, mask, found.get("ref"), guides, outputs, **states)
+
+
+def _of_states(objective: PreferenceObjective) -> list[str]:
+    """List what an objective reads of states."""
+    return [*objective.heads, *(name for name, need in STATES.items() if getattr(objective, need))]
 
 
 def _scored_lists(
-    view: str, given: Mapping[str, Any], guides: Sequence[str], dtype: torch.dtype, pairs: int
+    view: str, given: Mapping[str, Any], objective: PreferenceObjective, dtype: torch.dtype, pairs: int
 ) -> tuple[ScoredResponses, list[int]]:
     """Pad the responses of lists, and count those of each pair."""
-    names = [name for name in (view, *(f"{model}_{view}" for model in ("ref", *guides))) if given.get(name) is not None]
+    parts = ("ref", *objective.guides, *_of_states(objective))
+    names = [name for name in (view, *(f"{part}_{view}" for part in parts)) if given.get(name) is not None]
     counts = [len(some) for some in given[view]]
     if len(counts) != pairs or not all(counts):
         raise ValueError(f"{view} has lists of {counts} responses; expected one, not empty, for each of {pairs} pairs")
@@ -86,7 +103,7 @@ def _scored_lists(
         if (found := [len(some) for some in given[name]]) != counts:
             raise ValueError(f"{view} has lists of {counts} responses and {name} of {found}; expected as many")
     flat = {name: [row for some in given[name] for row in some] for name in names}
-    return _scored(view, flat, guides, dtype).of_lists(torch.tensor(counts)), counts
+    return _scored(view, flat, objective, dtype).of_lists(torch.tensor(counts)), counts
 
 
 def _number_lists(name: str, values: Any, view: str, counts: list[int], dtype: torch.dtype) -> Tensor:
@@ -102,11 +119,15 @@ def _check_names(objective: PreferenceObjective, given: Mapping[str, Any], name_
     references = [f"ref_{view}" for view in views]
     guides = [f"{guide}_{view}" for guide in objective.guides for view in views]
     needed = [*views, *further, *(references if objective.needs_reference else []), *guides]
+    states = {part: [f"{part}_{view}" for view in views] for part in _of_states(objective)}
+    optional = [*references, *(name for some in states.values() for name in some)]
+    needed += [some[0] for some in states.values() if all(given.get(name) is None for name in some)]
     if missing := [name for name in needed if given.get(name) is None]:
         kinds = {**dict.fromkeys(references, "its reference"), **dict.fromkeys(guides, "a guide that it declares")}
+        kinds |= dict.fromkeys(optional[len(references) :], "of this or another view, what it reads of states")
         why = kinds.get(missing[0], "a column or view that it declares")
         raise ValueError(f"{name_of} needs {missing[0]} ({why}), which is not given")
-    if unknown := [name for name in given if name not in {*needed, *references} and given[name] is not None]:
+    if unknown := [name for name in given if name not in {*needed, *optional} and given[name] is not None]:
         declared = ", ".join([*views[2:], *further, *guides]) or "none"
         raise ValueError(f"{name_of} reads no {unknown[0]!r}; further views and columns that it declares: {declared}")
 

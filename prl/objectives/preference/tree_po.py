@@ -19,7 +19,7 @@ class TreePO(PreferenceObjective):
     all s are 0. Equal v say nothing. Of the pair itself nothing is learnt, nor of its label.
 
     Not built: the paper's adaptive step reward, which weighs the steps of two responses by how alike their last hidden
-    states are; an objective sees no hidden states. That the paper takes lambda from LiPO as it is was not read in
+    states are; rows do not say where steps are. That the paper takes lambda from LiPO as it is was not read in
     its text.
 
     Args:

@@ -263,7 +263,7 @@ def test_adapters_off_are_the_reference(tiny_folder: Any) -> None:
 
 
 def test_no_reference_is_read_without_need(tiny_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import lightning_modules.preference as stage
+    import lightning_modules.preference_scoring as stage
 
     read = []
     monkeypatch.setattr(stage, "load_causal_lm", lambda source: read.append(source) or load_causal_lm(source))

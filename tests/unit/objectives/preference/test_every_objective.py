@@ -5,7 +5,7 @@ its settings, columns or views are special, or where a rule does not hold for it
 """
 
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from prl.objectives.preference import METHODS, PreferenceBatch, PreferenceObjective, ScoredResponses
-from tests.helpers.records import ragged_mask
+from tests.helpers.records import ragged_mask, states_of
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "BRAIn": [{}, {"proposal": "column"}],
     "DNO": [{}, {"win_rates": "label"}],
     "FDPO": [{"divergence": name} for name in ("reverse_kl", "forward_kl", "js", "alpha")],
     "MODPO": [{}, {"margin": "guide"}],
+    "OREO": [{}, {"level": "response"}, {"kl_coef": 0.0}],
     "RPO": [{}, {"sft_term": "average"}],
     "SLiC": [{}, {"with_reference": False}],
+    "SPO": [{}, {"weight": 0.0}],
     "SPPO": [{}, {"win_rates": "label"}],
     "TriplePO": [{}, {"form": "TPO-L"}, {"alpha": 0}],
     "VPO": [{}, {"optimistic": True}],
@@ -39,6 +41,10 @@ LABELS_DIFFER = dict.fromkeys(
     ("SPPO", "SRPO"), "a label moves the targets of squares; its gradient is that of the share"
 )
 """Methods for which a soft label is not the share of the pair each way round, and why."""
+HOLDS_GRADIENTS_BACK = {
+    "OREO": "the critic learns from a policy that is held, and the policy from a critic; test_oreo has both by hand"
+}
+"""Methods whose gradients are not those of the loss itself, and why."""
 
 CASES = [
     pytest.param(method(**settings), id=f"{name}{'-' if settings else ''}{'-'.join(map(str, settings.values()))}")
@@ -92,22 +98,56 @@ def batch_of(
             policy = reference + each
         leaf = policy.to(dtype).requires_grad_()
         guides = {guide: (reference - numbers(*mask.shape)).to(dtype) for guide in objective.guides}
-        views[name] = ScoredResponses(leaf, mask, reference.to(dtype) if objective.needs_reference else None, guides)
+        states = as_leaves(states_of(objective, mask, numbers), dtype)
+        read = reference.to(dtype) if objective.needs_reference else None
+        views[name] = ScoredResponses(leaf, mask, read, guides, **states)
     pairs = len(lengths["chosen"])
     columns = {}
     for name in objective.columns:
         low, high = COLUMNS.get(name, (0.0, 1.0))
         columns[name] = (low + (high - low) * numbers(pairs)).to(dtype)
+    columns |= {name: (count * columns[name]).floor() for name, count in objective.classes.items()}
     columns |= {name: numbers(pairs, LISTED).to(dtype) for some in objective.lists.values() for name in some}
     return PreferenceBatch(views, torch.full((pairs,), label, dtype=dtype), columns)
 
 
-def gradients(objective: PreferenceObjective, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    loss = objective.loss(batch)
-    found = torch.autograd.grad(loss.sum(), [view.logprobs for view in batch.views.values()], allow_unused=True)
+def as_leaves(states: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        name: as_leaves(each, dtype) if isinstance(each, dict) else each.detach().to(dtype).requires_grad_()
+        for name, each in states.items()
+    }
+
+
+def leaves_of(batch: PreferenceBatch) -> dict[tuple[str, str], Tensor]:
+    """All that learns, by view and by what it is: log-probabilities as `logprobs`."""
+    found = {}
+    for name, view in batch.views.items():
+        states = {
+            "logprobs": view.logprobs,
+            "hidden": view.hidden,
+            "values": view.values,
+            "kl": view.kl,
+            **view.outputs,
+        }
+        found |= {(name, part): each for part, each in states.items() if each is not None}
+    return found
+
+
+def with_leaves(batch: PreferenceBatch, leaves: dict[tuple[str, str], Tensor]) -> PreferenceBatch:
+    views = {}
+    for name, view in batch.views.items():
+        states = {part: each for (of, part), each in leaves.items() if of == name}
+        outputs = {head: states.pop(head) for head in view.outputs}
+        views[name] = replace(view, outputs=outputs, **states)
+    return replace(batch, views=views)
+
+
+def gradients(objective: PreferenceObjective, batch: PreferenceBatch) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
+    loss, leaves = objective.loss(batch), leaves_of(batch)
+    found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
     filled = {
-        name: torch.zeros_like(view.logprobs) if each is None else each
-        for (name, view), each in zip(batch.views.items(), found, strict=True)
+        name: torch.zeros_like(leaf) if each is None else each
+        for (name, leaf), each in zip(leaves.items(), found, strict=True)
     }
     return loss.detach(), filled
 
@@ -120,16 +160,24 @@ def test_the_first_step_raises_chosen_and_does_not_raise_rejected(objective: Pre
     """
     rule(PUSHES_OTHERWISE, objective)
     batch = batch_of(objective, lengths_of(objective, 4), ratio={})
+    if objective.needs_critic:  # which has learnt the mean of each list, and no more
+        (of_list,) = objective.lists.values()
+        present, (name,) = batch.present(*objective.lists), objective.lists
+        means = batch.columns[of_list[0]].masked_fill(~present, 0).sum(1) / present.sum(1)
+        view = batch.views[name]
+        values = means.repeat_interleave(LISTED)[:, None].expand(view.mask.shape).clone().requires_grad_()
+        batch = replace(batch, views={**batch.views, name: replace(view, values=values)})
     _, found = gradients(objective, batch)
     for name in objective.lists:
-        of_list = found[name].sum(1).view(4, LISTED)
+        of_list = found[name, "logprobs"].sum(1).view(4, LISTED)
         rewards = batch.columns["rewards"]
         best = rewards.masked_fill(~batch.present(name), -9).argmax(1, keepdim=True)
         worst = rewards.masked_fill(~batch.present(name), 9).argmin(1, keepdim=True)
         assert (of_list.gather(1, best) < 0).all()
         assert (of_list.gather(1, worst) > 0).all()
         return
-    chosen, rejected = (found[name].masked_fill(~batch.views[name].mask, 0).sum(1) for name in ("chosen", "rejected"))
+    sides = {name: found[name, "logprobs"] for name in ("chosen", "rejected")}
+    chosen, rejected = (each.masked_fill(~batch.views[name].mask, 0).sum(1) for name, each in sides.items())
     assert (chosen < 0).all()
     assert (rejected >= 0).all()
 
@@ -140,8 +188,12 @@ def test_padding_and_other_pairs_of_the_batch_change_nothing(objective: Preferen
     batch = batch_of(objective, lengths, label=0.7)
     together, of_all = gradients(objective, batch)
 
-    def padded(values: Tensor | None, rows: slice, fill: float) -> Tensor | None:
-        return None if values is None else torch.nn.functional.pad(values.detach()[rows], (0, 3), value=fill)
+    def padded(values: Any, rows: slice, fill: float) -> Any:
+        """Tokens are the second dimension."""
+        if isinstance(values, dict):
+            return {name: padded(each, rows, fill) for name, each in values.items()}
+        behind = (0, 0) * (values.dim() - 2) + (0, 3)
+        return torch.nn.functional.pad(values.detach()[rows], behind, value=fill)
 
     per_pair = dict.fromkeys(objective.lists, LISTED)
     groups = [slice(0, 4)] if type(objective).__name__ in READS_THE_BATCH else [slice(n, n + 1) for n in range(4)]
@@ -150,19 +202,19 @@ def test_padding_and_other_pairs_of_the_batch_change_nothing(objective: Preferen
         for name, view in batch.views.items():
             per = per_pair.get(name, 1)
             rows = slice(pair.start * per, pair.stop * per)
-            policy, reference = (padded(each, rows, float("nan")) for each in (view.logprobs, view.ref_logprobs))
-            mask = torch.nn.functional.pad(view.mask[rows], (0, 3))
-            assert policy is not None
-            guides = {guide: padded(each, rows, float("nan")) for guide, each in view.guides.items()}
-            views[name] = ScoredResponses(policy.requires_grad_(), mask, reference, guides)  # type: ignore[arg-type]
+            parts = {part.name: getattr(view, part.name) for part in fields(view) if part.name != "mask"}
+            parts = {part: padded(each, rows, float("nan")) for part, each in parts.items() if each is not None}
+            learnt = {part: parts.pop(part) for part in tuple(parts) if part not in ("ref_logprobs", "guides")}
+            parts |= as_leaves(learnt, torch.float64)
+            views[name] = ScoredResponses(mask=padded(view.mask, rows, 0), **parts)
         alone = PreferenceBatch(views, batch.target[pair], {k: v[pair] for k, v in batch.columns.items()})
         loss, found = gradients(objective, alone)
         torch.testing.assert_close(loss, together[pair], atol=1e-12, rtol=1e-12)
-        for name, view in views.items():
+        for (name, part), each in found.items():
             per = per_pair.get(name, 1)
-            expected = of_all[name][pair.start * per : pair.stop * per]
-            torch.testing.assert_close(found[name][:, :-3], expected, atol=1e-12, rtol=1e-12)
-            assert (found[name][~view.mask] == 0).all()
+            expected = of_all[name, part][pair.start * per : pair.stop * per]
+            torch.testing.assert_close(each[:, :-3], expected, atol=1e-12, rtol=1e-12)
+            assert (each[~views[name].mask] == 0).all()
 
 
 @every
@@ -186,16 +238,16 @@ def test_a_soft_label_is_the_share_of_the_pair_each_way_round(objective: Prefere
 
 @every
 def test_gradients_are_those_of_finite_differences(objective: PreferenceObjective) -> None:
+    rule(HOLDS_GRADIENTS_BACK, objective)
     batch = batch_of(objective, lengths_of(objective, 3), label=0.7)
-    leaves = [view.logprobs for view in batch.views.values()]
+    leaves = leaves_of(batch)
+    for leaf in leaves.values():  # which differences read everywhere
+        leaf.data.nan_to_num_(0.0)
 
     def loss(*values: Tensor) -> Tensor:
-        views = {
-            name: replace(view, logprobs=value) for (name, view), value in zip(batch.views.items(), values, strict=True)
-        }
-        return objective.loss(replace(batch, views=views))
+        return objective.loss(with_leaves(batch, dict(zip(leaves, values, strict=True))))
 
-    assert torch.autograd.gradcheck(loss, leaves, fast_mode=True)
+    assert torch.autograd.gradcheck(loss, list(leaves.values()), fast_mode=True)
 
 
 @every
@@ -227,5 +279,5 @@ def test_log_ratios_far_from_the_reference_have_a_loss_in_float32(objective: Pre
 
 
 def test_exceptions_are_of_methods_that_exist() -> None:
-    for table in (SETTINGS, PUSHES_OTHERWISE, READS_THE_BATCH, LABELS_DIFFER):
+    for table in (SETTINGS, PUSHES_OTHERWISE, READS_THE_BATCH, LABELS_DIFFER, HOLDS_GRADIENTS_BACK):
         assert table.keys() <= METHODS.keys()
