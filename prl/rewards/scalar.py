@@ -14,7 +14,7 @@ from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_scalar_classifier, load_tokenizer
 from prl.models.policy import float32_outputs, in_own_type, model_inputs
 from prl.rewards.base import RewardSource, scores_from_values
-from prl.rewards.folder import JUDGE_FILE, head_weights_of, judge_folder, read_judge_file
+from prl.rewards.folder import JUDGE_FILE, head_names_of, head_weights_of, judge_folder, read_judge_file
 from prl.types import Conversation, Rollout, Scores
 
 
@@ -50,6 +50,7 @@ class ScalarReward(RewardSource):
         self.path, self.dtype, self.batch_size = path, dtype, batch_size
         self.folder = path
         self.head_weights: tuple[float, ...] = (1.0,)
+        self.head_names: tuple[str, ...] = ()
         self.model: Any = None
         self.encoder: ConversationEncoder | None = None
 
@@ -73,6 +74,7 @@ class ScalarReward(RewardSource):
         check_fits(source, tokenizer, settings["max_length"], role="judge", setting=f"max_length in its {JUDGE_FILE}")
         self.encoder = ConversationEncoder(tokenizer, settings["max_length"], "truncate")
         self.head_weights = head_weights_of(settings)
+        self.head_names = head_names_of(settings)
         self.model = freeze(load_scalar_classifier(source, new_head=False, heads=len(self.head_weights)))
 
     def score(self, rollout: Rollout) -> Scores:
@@ -84,21 +86,25 @@ class ScalarReward(RewardSource):
         """Return the share of responses so far that were longer than the model's `max_length`."""
         return self.encoder.counts.truncated_fraction if self.encoder is not None else 0.0
 
-    @torch.no_grad()
     def rewards(self, prompts: list[Conversation], responses: list[str]) -> Tensor:
         """Compute r(x, y) of each response, equal ones once: [N] float32."""
+        return weighted_reward(self.heads(prompts, responses), self.head_weights)
+
+    @torch.no_grad()
+    def heads(self, prompts: list[Conversation], responses: list[str]) -> Tensor:
+        """Compute what each head says of each response, equal ones once: [N, H] float32."""
         assert self.encoder is not None, "call load() first"
         texts = [(json.dumps(prompt), text) for prompt, text in zip(prompts, responses, strict=True)]
         index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         rows = [self.encoder.encode_response(json.loads(prompt), text) for prompt, text in index]
-        rewards = self._rewards([row["ids"] for row in rows if row])
-        return rewards[torch.tensor([index[text] for text in texts], dtype=torch.long, device=rewards.device)]
+        heads = self._heads([row["ids"] for row in rows if row])
+        return heads[torch.tensor([index[text] for text in texts], dtype=torch.long, device=heads.device)]
 
-    def _rewards(self, rows: list[list[int]]) -> Tensor:
+    def _heads(self, rows: list[list[int]]) -> Tensor:
         assert self.encoder is not None
         device = next(self.model.parameters()).device
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        rewards = torch.empty(len(rows), device=device)
+        heads = torch.empty(len(rows), len(self.head_weights), device=device)
         # In the type in which the model was measured, with the reward itself in float32.
         with in_own_type(device), float32_outputs(getattr(self.model, "score", None)):
             for start in range(0, len(order), self.batch_size):
@@ -107,6 +113,5 @@ class ScalarReward(RewardSource):
                     each.to(device)
                     for each in right_pad([rows[i] for i in batch], int(self.encoder.tokenizer.pad_token_id))
                 )
-                of_heads = head_rewards(self.model, ids, mask)
-                rewards[torch.tensor(batch, device=device)] = weighted_reward(of_heads, self.head_weights)
-        return rewards
+                heads[torch.tensor(batch, device=device)] = head_rewards(self.model, ids, mask)
+        return heads
