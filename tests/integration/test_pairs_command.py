@@ -97,6 +97,37 @@ def test_a_killed_command_goes_on_to_the_same_file(home: Home, tmp_path: Path, m
     home.run("preference", tmp_path / "run", *more, *path, "--trainer.max_steps", "1")
 
 
+@pytest.mark.parametrize("source", ["judge", "reward"])
+def test_the_best_response_of_each_prompt_is_an_ordinary_demonstration(
+    source: str, home: Home, tmp_path: Path, capsys
+) -> None:
+    output = tmp_path / "best.jsonl"
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({**row, "topic": "x"}) + "\n" for row in rows(home.data("prompts.train"))))
+    reward = json.dumps({"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.vowels"}})
+    args = [*command(home, output, f"--{source}", {"judge": str(home.judge), "reward": reward}[source]), "--lists"]
+    args[args.index("--prompts") + 1] = str(prompts)
+    direction = {"attributes": ["vowels"], "template": "{vowels} {prompt}"}
+    main([*args, "--rule", "BestOfN", "--directions", json.dumps(direction)])
+    made = rows(output)
+    assert f"wrote {len(made)} demonstrations of 10 prompts" in capsys.readouterr().out
+    assert len(made) == 10
+    for row in made:
+        assert row["topic"] == "x"
+        assert row["direction"] == {"vowels": 1.0}
+        assert row["prompt"][0]["content"].startswith("100 ")
+        assert row["candidates"] == len(row["responses"])
+        best = row["responses"].index(row["completion"])
+        assert row["rewards"][best] == max(row["rewards"])
+        if source == "reward":
+            counts = [vowels(None, text, None) for text in row["responses"]]
+            assert row["reward"] == max(counts)
+            assert row["mean_reward"] == pytest.approx(sum(counts) / len(counts))
+    assert len(load_records(DataSource(str(output)), Demonstration).records) == 10
+    path = ("--data.init_args.train.path", str(output), "--data.init_args.validation.path", str(output))
+    home.run("supervised", tmp_path / "run", *path, "--trainer.max_steps", "1", "--data.init_args.batch_size", "2")
+
+
 def tempered_logprobs(path: Path, row: dict, temperature: float) -> list[float]:
     """Compute what the policy says of each response of a row, and of the end behind it, from whole logits."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
@@ -157,6 +188,9 @@ def vowels(prompt: object, response: str, row: object) -> float:
         (["--reward", "NoSuch"], "--reward NoSuch"),
         (["--reward", "RuleReward", "--rule", '{"class_path": "RejectionSampled", "init_args": {"keep": 1}}'], "keep"),
         (["--reward", "RuleReward", "--policy", "./nowhere"], "nowhere"),
+        (["--reward", "RuleReward", "--samples", "1"], "BestWorst chooses among at least 2 candidates"),
+        (["--reward", "RuleReward", "--directions", '{"attributes": []}'], "directions.attributes is []"),
+        (["--reward", "RuleReward", "--directions", '{"attribute": ["a"]}'], "--directions"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_sampled(more, message, home: Home, tmp_path: Path, capsys) -> None:
