@@ -5,9 +5,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import TypeVar
 
-from prl.data.rows.records import AnchoredPrompt
+from prl.data.rows.records import AnchoredPrompt, Demonstration
 from prl.types import Conversation
+
+Asked = TypeVar("Asked", AnchoredPrompt, Demonstration)
+"""A record with a prompt and further columns."""
 
 COLUMN = "direction"
 """Column of a prompt with its direction: the weight of each attribute by name."""
@@ -75,15 +79,23 @@ class Directions:
         length = math.hypot(*drawn)
         return math.cos(angle), *(math.sin(angle) * each / length for each in drawn)
 
-    def ask(self, records: Sequence[AnchoredPrompt], seed: int) -> list[AnchoredPrompt]:
+    def ask(self, records: Sequence[Asked], seed: int) -> list[Asked]:
         """Tell each prompt a direction of its own, and keep it in the prompt's column `direction`.
 
         Args:
-            records: the prompts.
+            records: the prompts, or demonstrations.
             seed: of the draws, beside the number of the prompt.
+
+        Raises:
+            ValueError: for a prompt that has such a column already, or no user turn where the template needs one.
         """
         asked = []
         for number, record in enumerate(records):
+            if COLUMN in record.extra:
+                raise ValueError(
+                    f"prompt {number + 1} has a column {COLUMN!r}, in which its drawn direction is kept; rename it "
+                    "in the file, or take it out"
+                )
             direction = self.draw(Random(f"{seed}/{number}/direction"))
             named = dict(zip(self.attributes, direction, strict=True))
             prompt = self.told(record.prompt, direction)

@@ -103,7 +103,8 @@ def test_the_best_response_of_each_prompt_is_an_ordinary_demonstration(
 ) -> None:
     output = tmp_path / "best.jsonl"
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({**row, "topic": "x"}) + "\n" for row in rows(home.data("prompts.train"))))
+    more = {"topic": "x", "completion": "old", "messages": [{"role": "user", "content": "old"}]}
+    prompts.write_text("".join(json.dumps({**row, **more}) + "\n" for row in rows(home.data("prompts.train"))))
     reward = json.dumps({"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.vowels"}})
     args = [*command(home, output, f"--{source}", {"judge": str(home.judge), "reward": reward}[source]), "--lists"]
     args[args.index("--prompts") + 1] = str(prompts)
@@ -114,6 +115,7 @@ def test_the_best_response_of_each_prompt_is_an_ordinary_demonstration(
     assert len(made) == 10
     for row in made:
         assert row["topic"] == "x"
+        assert "messages" not in row  # which would be read as the row's prompt
         assert row["direction"] == {"vowels": 1.0}
         assert row["prompt"][0]["content"].startswith("100 ")
         assert row["candidates"] == len(row["responses"])

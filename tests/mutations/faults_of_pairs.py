@@ -59,7 +59,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             (
                 "rates-of-the-other",
                 '"chosen_win_rate": float(rates[pair.chosen])',
-                '"chosen_win_rate": float(rates[0])',
+                '"chosen_win_rate": float(rates[pair.rejected])',
             ),
             ("labels-of-the-prompts-stay", "if name not in read}", "}"),
             ("reward-of-another", "float(rewards[kept])", "float(rewards[0])"),

@@ -63,6 +63,8 @@ def test_each_prompt_and_each_round_has_a_direction_of_its_own() -> None:
     assert first == again
     drawn = [each.extra[COLUMN]["verbosity"] for each in (*first, *later)]
     assert len(set(drawn)) == 6
+    with pytest.raises(ValueError, match="prompt 1 has a column 'direction'"):
+        Directions(TWO).ask(first, 1)
 
 
 @pytest.mark.parametrize(
