@@ -177,6 +177,8 @@ def test_rounds_keep_the_best_for_each_direction_and_a_kill_in_any_step_changes_
         ),
         ("pairs.labels", "soft", "labels: soft is about two responses, and BestOfN keeps single ones"),
         ("pairs.checks.min_win_prob", "0.6", "checks.min_win_prob 0.6 is about two responses"),
+        ("pairs.revisions", "1", "directions and revisions are both set"),
+        ("rounds.revisions", "1", "rounds.revisions and pairs.directions are both set"),
         ("pairs.directions.angles", "[40, 30]", "directions.angles is [40.0, 30.0]"),
     ],
 )
