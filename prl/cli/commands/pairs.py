@@ -58,6 +58,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=positive, default=5, help="responses to each prompt (5)")
     parser.add_argument("--max_new_tokens", type=positive, default=256, help="length limit of a response (256)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the sampling (1)")
+    _add_row_options(parser)
+    parser.add_argument("--max_prompt_length", type=positive, default=1024, help="longest prompt in tokens (1024)")
+    parser.add_argument("--batch_size", type=positive, default=16, help="responses sampled together (16)")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="type in which policy and judge work")
+    parser.add_argument("--limit", type=number_of_rows, help="read only the first so many prompts")
+    add_source_options(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--chat_template_kwargs", type=json.loads, help="variables of the policy's chat template, as JSON"
+    )
+    parser.add_argument(
+        "--directions",
+        type=json.loads,
+        help='tell the policy how to weigh attributes, drawn for each prompt, as JSON: {"attributes": [NAMES]} '
+        "(docs/methods/rounds.md)",
+    )
+    parser.add_argument("--keep_thoughts", action="store_true", help="judge and write what stands before </think> too")
+    return parser
+
+
+def _add_row_options(parser: argparse.ArgumentParser) -> None:
+    """Add what decides which rows are written, and what they have beside the responses."""
     parser.add_argument(
         "--min_win_prob",
         type=float,
@@ -88,23 +110,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="folder or hub id of a model of which a response to each prompt is written beside, `calibration`, for VPO",
     )
-    parser.add_argument("--max_prompt_length", type=positive, default=1024, help="longest prompt in tokens (1024)")
-    parser.add_argument("--batch_size", type=positive, default=16, help="responses sampled together (16)")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="type in which policy and judge work")
-    parser.add_argument("--limit", type=number_of_rows, help="read only the first so many prompts")
-    add_source_options(parser)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--chat_template_kwargs", type=json.loads, help="variables of the policy's chat template, as JSON"
-    )
-    parser.add_argument(
-        "--directions",
-        type=json.loads,
-        help='tell the policy how to weigh attributes, drawn for each prompt, as JSON: {"attributes": [NAMES]} '
-        "(docs/methods/rounds.md)",
-    )
-    parser.add_argument("--keep_thoughts", action="store_true", help="judge and write what stands before </think> too")
-    return parser
 
 
 def _class(text: str) -> Any:
