@@ -133,8 +133,8 @@ class PairMaker:
         if self.calibration is not None:
             found |= model_inputs("calibration", self.calibration)
         for number, source in enumerate(self.reward.leaves()):
-            if (model := source.model_source()) is not None:
-                found |= model_inputs(f"reward{number}", model)
+            for role, model in source.model_sources().items():
+                found |= model_inputs(f"reward{number}{role and '.'}{role}", model)
         return found
 
     def _maker(self, records: list[AnchoredPrompt]) -> Callable[[int, list[AnchoredPrompt]], tuple[list[Row], Counter]]:
