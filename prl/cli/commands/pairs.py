@@ -24,7 +24,7 @@ def main(args: list[str]) -> None:
         parser.error(f"--output {options.output} exists; choose another name")
     if options.output.suffix != ".jsonl":
         parser.error(f"--output {options.output}: expected a name that ends in .jsonl")
-    if options.samples < 2:
+    if options.samples < 2 and not (options.others or options.written):
         parser.error("--samples 1 makes no pair; expected at least 2")
     check_file(
         *(options.output.with_suffix(".provenance.json"), "the description beside --output,"),
@@ -52,8 +52,18 @@ def _parser() -> argparse.ArgumentParser:
         "--rule",
         type=_class,
         default="BestWorst",
-        help="which responses become a pair: BestWorst, AllPairs, RejectionSampled, or a class of your own, with its "
-        "settings as JSON (BestWorst)",
+        help="which responses become a pair: BestWorst, AllPairs, BySource, RejectionSampled, or a class of your own, "
+        "with its settings as JSON (BestWorst)",
+    )
+    parser.add_argument(
+        "--others",
+        nargs="+",
+        default=[],
+        metavar="NAME=MODEL",
+        help="further policies that answer too; rows then name who wrote them, and the rule BySource mixes them",
+    )
+    parser.add_argument(
+        "--written", metavar="COLUMN", help='column of the prompts with further responses: {"NAME": ["text", ...]}'
     )
     parser.add_argument("--samples", type=positive, default=5, help="responses to each prompt (5)")
     parser.add_argument("--max_new_tokens", type=positive, default=256, help="length limit of a response (256)")
@@ -115,6 +125,9 @@ def _maker(options: argparse.Namespace) -> Any:
     from prl.pairs.making import PairMaker
     from prl.rewards.base import RewardSource
 
+    named = [text.partition("=") for text in options.others]
+    if wrong := ["".join(parts) for parts in named if not all(parts)]:
+        raise ValueError(f"--others {wrong[0]}: expected NAME=MODEL, a folder or hub id")
     reward = built("reward", RewardSource, options.reward) if options.reward is not None else None
     template = {"dtype": options.dtype, "chat_template_kwargs": options.chat_template_kwargs}
     calibration = None if options.calibration is None else ModelSource(path=options.calibration, **template)
@@ -134,5 +147,7 @@ def _maker(options: argparse.Namespace) -> Any:
         proposal_logprobs=options.proposal_logprobs,
         calibration=calibration,
         revisions=options.revisions,
+        others={name: ModelSource(path=path, dtype=options.dtype) for name, _, path in named},
+        written=options.written,
         **({} if options.revision_prompt is None else {"revision_prompt": options.revision_prompt}),
     )
