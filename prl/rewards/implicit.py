@@ -34,8 +34,8 @@ class ImplicitReward(PerResponseReward):
     """Reward beta * sum_t (log pi - log pi_ref) of a policy trained on pairs, as DPO defines it (2305.18290).
 
     It is known up to a number of the prompt, so it compares responses to one prompt only. Tokens are those of the
-    policy's training: the response and the token that ends it, behind the prompt in the chat template. How it
-    generalises beside a reward model: 2409.03650.
+    policy's training: the response and the token that ends it, behind the prompt in the chat template. Both models are
+    whole on each process, `resources.shard_judges` or not. How it generalises beside a reward model: 2409.03650.
 
     Args:
         path: folder or hub id of the policy.

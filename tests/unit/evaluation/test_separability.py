@@ -41,8 +41,8 @@ def test_two_generators_are_told_apart_until_the_labels_are_shuffled() -> None:
     assert measured([pair(n, *both) for n, both in enumerate(texts)])["low"] > 0.9
     turned = [pair(n, *both[:: draw.choice((1, -1))]) for n, both in enumerate(texts)]
     assert abs(measured(turned)["accuracy"] - 0.5) < 0.08
-    soft = [pair(n, *both[::-1], preference=0.2) for n, both in enumerate(texts)]
-    assert measured(soft)["low"] > 0.9  # the better response is the second
+    soft = [pair(n, *both[::-1], preference=0.2) if n % 2 else pair(n, *both) for n, both in enumerate(texts)]
+    assert measured(soft)["low"] > 0.9  # of every other pair the second response is the better one
     assert separability([pair(n, *both, preference=0.5) for n, both in enumerate(texts)], range(200)) is None
 
 
