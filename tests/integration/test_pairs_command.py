@@ -196,6 +196,10 @@ def vowels(prompt: object, response: str, row: object) -> float:
         (["--reward", "RuleReward", "--others", "peer"], "--others peer: expected NAME=MODEL"),
         (["--reward", "RuleReward", "--others", "pool=x"], "others names a policy 'pool'"),
         (
+            ["--reward", "RuleReward", "--lists", "--proposal_logprobs", "--others", "peer=x"],
+            "proposal_logprobs are those of the policy, and others write too",
+        ),
+        (
             ["--reward", "RuleReward", "--rule", '{"class_path": "BySource", "init_args": {"chosen": "peer"}}'],
             "BySource asks for the policy 'peer'; the policies are self",
         ),
