@@ -1,6 +1,6 @@
 """Estimate the memory of a run on one process, by model and by phase, before anything is allocated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from prl.models.memory import ModelMemory, Shards, model_memory, on_fake_tensors
 from prl.models.policy import in_own_type
 from prl.rewards.base import RewardSource
 from prl.rewards.folder import head_weights_of, read_judge_file
+from prl.rewards.implicit import ImplicitReward
 
 Make = Callable[[Callable[[], Any]], Any]
 COPIES_OF_LOGITS = {True: 3, False: 2}
@@ -224,22 +225,29 @@ def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[ModelMe
     """List the models of a reward source, and the bytes of its largest forward pass: one anchor each, both orders."""
     models, most = [], 0
     for source in judge.leaves():
-        weights = source.model_source()
-        if weights is None:
-            continue
-        settings = read_judge_file(str(weights.path))
-        if settings["kind"] not in ("generative", "bradley_terry"):
-            raise ValueError(f"{weights.path} is a judge of the kind {settings['kind']!r}, which cannot be estimated")
-        auto_class = AutoModelForCausalLM if settings["kind"] == "generative" else AutoModelForSequenceClassification
-        extra = {} if settings["kind"] == "generative" else {"num_labels": len(head_weights_of(settings))}
-        model: Any = make(partial(_frozen, auto_class, weights, **extra))
-        length = settings["max_length"]
-        at_once = getattr(source, "max_batch_tokens", 64 * length) // length
-        model.config.pad_token_id = 0
-        with in_own_type(torch.device("cpu")):
-            most = max(most, working_memory(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
-        models.append(model_memory(type(source).__name__, model, trained=False))
+        for role, weights in source.model_sources().items():
+            settings = _judge_settings(source, weights)
+            is_generative = settings["kind"] == "generative"
+            auto_class = AutoModelForCausalLM if is_generative else AutoModelForSequenceClassification
+            extra = {} if is_generative else {"num_labels": len(head_weights_of(settings))}
+            model: Any = make(partial(_frozen, auto_class, weights, **extra))
+            length = settings["max_length"]
+            at_once = getattr(source, "max_batch_tokens", 64 * length) // length
+            model.config.pad_token_id = 0
+            with in_own_type(torch.device("cpu")):
+                most = max(most, working_memory(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
+            models.append(model_memory(f"{type(source).__name__} {role}".strip(), model, trained=False))
     return models, most
+
+
+def _judge_settings(source: RewardSource, weights: ModelSource) -> Mapping[str, Any]:
+    """Return kind and longest text of a model of a reward source. Raises ValueError for one of an unknown kind."""
+    if isinstance(source, ImplicitReward):
+        return {"kind": "generative", "max_length": source.longest()}
+    settings = read_judge_file(str(weights.path))
+    if settings["kind"] not in ("generative", "bradley_terry"):
+        raise ValueError(f"{weights.path} is a judge of the kind {settings['kind']!r}, which cannot be estimated")
+    return settings
 
 
 def _ids(rows: int, length: int) -> Tensor:

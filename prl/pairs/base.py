@@ -14,6 +14,9 @@ class Choice:
 
     chosen: int
     rejected: int
+    chosen_source: str | None = None
+    """Which of its sources chosen is taken from; None for the first."""
+    rejected_source: str | None = None
 
 
 class PairRule(ABC):
@@ -25,6 +28,8 @@ class PairRule(ABC):
 
     min_candidates: int = 2
     """Fewest different candidates that the rule can choose among."""
+    sources: tuple[str, ...] = ()
+    """Names of the policies that the rule asks for, `self` among them."""
 
     @abstractmethod
     def choose(self, candidates: Candidates, generator: torch.Generator) -> list[Choice]:

@@ -22,11 +22,15 @@ class Candidates:
     where the comparison failed."""
     agreed: Tensor
     """[K, K] bool: whether both orders name one winner."""
+    sources: tuple[tuple[str, ...], ...] = ()
+    """Names of the policies that wrote each response, of which the first counts; empty where one policy wrote all."""
 
     def __post_init__(self) -> None:
         shape = (len(self.texts), len(self.texts))
         check_shape("margin", self.margin, shape)
         check_shape("agreed", self.agreed, shape)
+        if self.sources and len(self.sources) != len(self.texts):
+            raise ValueError(f"{len(self.texts)} candidates, but sources of {len(self.sources)}")
         if len(set(self.texts)) < len(self.texts):
             raise ValueError("two candidates are equal")
 

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from prl.pairs.checks import PairChecks
 from prl.pairs.parts import Parts, parts_of
 from prl.pairs.revising import RevisingSampler, check_revisions
 from prl.pairs.rules.best_worst import BestWorst
+from prl.pairs.writers import Writers, check_names, mix_of
 from prl.rewards.base import RewardSource, load_frozen
 from prl.rollouts.prompts import PromptSampler
 from prl.run_folder.inputs import Inputs, model_inputs
@@ -52,9 +55,13 @@ class PairMaker:
         revisions: how often the policy revises each response before it is a candidate, as policies of SRPO learn to.
         revision_prompt: last turn of a prompt for a revision, with {prompt} and {response}; that of the training.
         calibration: policy of which a further response to each prompt is written, `calibration`, for VPO.
+        others: further policies by name, each of which answers as often and revises nothing; rows then name who wrote
+            their responses, and the policy itself is `self`.
+        written: column of the prompts that holds further responses by the name of who wrote them.
 
     Raises:
-        ValueError: for fewer candidates of a prompt than the rule needs, or numbers for lists that are not written.
+        ValueError: for fewer candidates of a prompt than the rule needs, numbers for lists that are not written, or a
+            rule that asks for an unknown policy.
     """
 
     def __init__(
@@ -75,6 +82,8 @@ class PairMaker:
         calibration: ModelSource | None = None,
         revisions: int = 0,
         revision_prompt: str = REVISION_PROMPT,
+        others: dict[str, ModelSource] | None = None,
+        written: str | None = None,
     ) -> None:
         self.policy, self.prompts, self.reward, self.rule = policy, prompts, reward, rule or BestWorst()
         self.sampling, self.checks, self.labels = sampling, checks, labels
@@ -87,7 +96,11 @@ class PairMaker:
             raise ValueError("proposal_logprobs is set, and lists is not, beside which they are written; set lists too")
         if proposal_logprobs and revisions:
             raise ValueError("proposal_logprobs are those of plain responses, and revisions is set; leave one out")
-        if sampling.per_prompt < self.rule.min_candidates:
+        if proposal_logprobs and (others or written):
+            raise ValueError("proposal_logprobs are those of the policy, and others write too; leave one out")
+        self.others, self.written = dict(others or {}), written
+        check_names(self.others, self.rule, written)
+        if sampling.per_prompt < self.rule.min_candidates and not (self.others or written):
             raise ValueError(
                 f"sampling.per_prompt is {sampling.per_prompt}; {type(self.rule).__name__} chooses among at least "
                 f"{self.rule.min_candidates} candidates"
@@ -123,7 +136,8 @@ class PairMaker:
             for start in tqdm(starts, desc="pairs", unit="batch"):
                 parts.add(start, *make(start, records[start : start + per_batch]))
         counts = parts.counts()
-        write_text(provenance, json.dumps({**about, "counts": counts}, indent=2) + "\n")
+        about |= {"counts": counts, "mix": mix_of(parts.rows(), self.policy)}
+        write_text(provenance, json.dumps(about, indent=2) + "\n")
         parts.join(output)
         parts.remove()
         return counts
@@ -132,9 +146,11 @@ class PairMaker:
         found = model_inputs("policy", self.policy)
         if self.calibration is not None:
             found |= model_inputs("calibration", self.calibration)
+        for name, other in self.others.items():
+            found |= model_inputs(f"others.{name}", other)
         for number, source in enumerate(self.reward.leaves()):
-            if (model := source.model_source()) is not None:
-                found |= model_inputs(f"reward{number}", model)
+            for role, model in source.model_sources().items():
+                found |= model_inputs(f"reward{number}{role and '.'}{role}", model)
         return found
 
     def _maker(self, records: list[AnchoredPrompt]) -> Callable[[int, list[AnchoredPrompt]], tuple[list[Row], Counter]]:
@@ -142,16 +158,24 @@ class PairMaker:
         settings: dict[str, Any] = {"name": self.prompts.path, "max_prompt_length": self.max_prompt_length}
         settings |= {"seed": self.seed, "keep_thoughts": self.keep_thoughts}
         sampler = PromptSampler(self.policy, self.sampling, records, **settings)
+        others = {
+            name: PromptSampler(policy, self.sampling, records, **settings) for name, policy in self.others.items()
+        }
         load_frozen(self.reward, sampler.policy, self.policy.path)
         self.reward.to(sampler.device)
         beside = self._beside(sampler, records, settings)
         revising = RevisingSampler(sampler, self.policy, self.revisions, self.revision_prompt)
+        writers = Writers(revising, others, records, self.written)
 
         def make(start: int, part: list[AnchoredPrompt]) -> tuple[list[Row], Counter]:
             counts: Counter[str] = Counter()
-            rollout, kept = self._distinct(revising.sample(start, len(part)), counts)
+            rollout, wrote = self._distinct(*writers.responses(start, len(part)), counts)
             with torch.no_grad():
-                compared = dict(zip(kept, compare_candidates(self.reward, rollout), strict=True)) if kept else {}
+                found = compare_candidates(self.reward, rollout) if wrote else []
+            compared = dict(zip(wrote, found, strict=True))
+            if writers.several:
+                for place, names in wrote.items():
+                    compared[place] = replace(compared[place], sources=tuple(map(tuple, names)))
             rows = []
             further = beside.columns(start, [compared.get(place) for place in range(len(part))])
             for place, (record, columns) in enumerate(zip(part, further, strict=True)):
@@ -171,9 +195,11 @@ class PairMaker:
             calibration = CalibrationSampler(self.calibration, self.sampling, records, **settings)
         return Beside(calibration, ProposalLogprobs(sampler) if self.proposal_logprobs else None)
 
-    def _distinct(self, rollout: Rollout, counts: Counter[str]) -> tuple[Rollout, list[int]]:
-        """Leave out empty, unfinished and repeated responses; return the rest, and the prompts that still have some."""
-        seen: set[tuple[int, str]] = set()
+    def _distinct(
+        self, rollout: Rollout, sources: list[str], counts: Counter[str]
+    ) -> tuple[Rollout, dict[int, list[list[str]]]]:
+        """Leave out empty, unfinished and repeated responses; return the rest, and by prompt who wrote each of them."""
+        seen: dict[tuple[int, str], list[str]] = {}
         rows = []
         groups, finished = rollout.group.tolist(), rollout.finished.tolist()
         for row, text in enumerate(text.strip() for text in rollout.texts):
@@ -184,11 +210,16 @@ class PairMaker:
                 counts["responses that hit the length limit"] += 1
             elif (groups[row], text) in seen:
                 counts["responses equal to another"] += 1
+                seen[groups[row], text].append(sources[row])
             else:
-                seen.add((groups[row], text))
+                seen[groups[row], text] = [sources[row]]
                 rows.append(row)
-        kept = rollout.select(torch.tensor(rows, dtype=torch.long)) if rows else rollout
-        return kept, list(dict.fromkeys(groups[row] for row in rows))
+        wrote: dict[int, list[list[str]]] = {}
+        for (group, text), names in seen.items():
+            # Of those that wrote one text each time counts: the first of a random order is who it is put down to.
+            random.Random(f"{self.seed} {text}").shuffle(names)
+            wrote.setdefault(group, []).append(list(dict.fromkeys(names)))
+        return rollout.select(torch.tensor(rows, dtype=torch.long)) if rows else rollout, wrote
 
     def _pairs_of(self, candidates: Candidates | None, number: int, counts: Counter[str]) -> Iterator[Choice]:
         """Choose the pairs of a prompt that nothing speaks against."""
@@ -212,7 +243,12 @@ class PairMaker:
         rates = candidates.win_rate
         win_prob = float(candidates.win_prob[pair.chosen, pair.rejected])
         # A column of the prompts that preference data reads as a label would label this pair.
-        kept = {name: value for name, value in record.extra.items() if name not in PreferencePair.columns}
+        taken = {*PreferencePair.columns, self.written}
+        kept = {name: value for name, value in record.extra.items() if name not in taken}
+        named = {}
+        if candidates.sources:
+            named["chosen_source"] = pair.chosen_source or candidates.sources[pair.chosen][0]
+            named["rejected_source"] = pair.rejected_source or candidates.sources[pair.rejected][0]
         lists = {"responses": list(candidates.texts), "rewards": candidates.reward.tolist()} if self.lists else {}
         return {
             **kept,
@@ -223,5 +259,6 @@ class PairMaker:
             "chosen_win_rate": float(rates[pair.chosen]),
             "rejected_win_rate": float(rates[pair.rejected]),
             "win_prob": win_prob,
+            **named,
             **lists,
         }

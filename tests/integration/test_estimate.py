@@ -138,6 +138,14 @@ def test_guides_are_counted_beside_the_reference(home: Home, tmp_path: Path) -> 
     assert kept["phases"]["guides.guide"] == live["phases"]["guides.guide"]
 
 
+def test_both_models_of_an_implicit_reward_are_counted(home: Home, tmp_path: Path) -> None:
+    settings = {"path": str(home.policy), "reference": str(home.policy), "max_length": 64}
+    reward = json.dumps({"class_path": "ImplicitReward", "init_args": settings})
+    found = models(estimated(home, "pairwise_ppo", tmp_path, f"{MODEL}reward", reward, "--processes", "1"))
+    both = [found[f"ImplicitReward {role}"] for role in ("policy", "reference")]
+    assert [each["total"] for each in both] == [found["reference"]["total"]] * 2
+
+
 @pytest.mark.parametrize("overlay", sorted(path.name for path in (CONFIGS / "strategies").iterdir()))
 def test_every_overlay_is_estimated(overlay: str, home: Home, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
@@ -174,7 +182,7 @@ def test_devices_that_depend_on_the_machine_are_asked_for(home: Home, tmp_path: 
 
 def test_a_judge_of_a_kind_that_nobody_knows_is_named(tmp_path: Path) -> None:
     (tmp_path / "prl_judge.json").write_text('{"kind": "mine"}')
-    source = SimpleNamespace(model_source=lambda: ModelSource(path=str(tmp_path)))
+    source = SimpleNamespace(model_sources=lambda: {"": ModelSource(path=str(tmp_path))})
     judge: Any = SimpleNamespace(leaves=lambda: [source])
     with pytest.raises(ValueError, match="is a judge of the kind 'mine', which cannot be estimated"):
         estimates._read_once(judge, 1, lambda make: make())

@@ -147,6 +147,42 @@ def test_what_is_no_candidate_is_left_out_and_counted(home: Home, tmp_path: Path
     assert len(rows(tmp_path / "pairs.jsonl")) == 5
 
 
+def test_several_policies_answer_and_rows_name_who_wrote_them(home: Home, tmp_path: Path, capsys) -> None:
+    """Two policies and responses of a column; the third policy's are the best, for they have most vowels."""
+    given = [json.loads(line) for line in home.data("prompts.train").read_text().splitlines()][:30]
+    prompts = tmp_path / "prompts.jsonl"
+    told = [{**row, "texts": {"strong": ["aeiou" * 2, "aeiou" * 3]}} for row in given]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in told))
+    reward = ["--reward", json.dumps({"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.vowels"}})]
+    others = ["--others", f"peer={write_tiny_model(tmp_path / 'peer', 7)}", "--written", "texts"]
+    for chosen, rejected in (("strong", "peer"), ("peer", "self"), ("pool", "pool")):
+        rule = {"class_path": "BySource", "init_args": {"chosen": chosen, "rejected": rejected}}
+        output = tmp_path / f"{chosen}_{rejected}.jsonl"
+        main(
+            [
+                *command(home, output, *reward, "--rule", json.dumps(rule), *others, "--limit", "30"),
+                "--prompts",
+                str(prompts),
+            ]
+        )
+        made = rows(output)
+        assert len(made) > 5
+        mix = json.loads(output.with_suffix(".provenance.json").read_text())["mix"]
+        same = sum(row["chosen_source"] == row["rejected_source"] for row in made) / len(made)
+        assert mix["same_source"] == {"share": same, "num_pairs": len(made)}
+        for row in made:
+            assert "texts" not in row
+            assert vowels(None, row["chosen"], None) > vowels(None, row["rejected"], None)
+            if chosen != "pool":
+                assert (row["chosen_source"], row["rejected_source"]) == (chosen, rejected)
+            if chosen != "peer":
+                assert (row["chosen"], row["chosen_source"]) == ("aeiou" * 3, "strong")
+        if chosen == "strong":
+            assert mix["separability"]["accuracy"] > 0.9
+    inputs = json.loads(output.with_suffix(".provenance.json").read_text())["inputs"]
+    assert {name.partition("/")[0] for name in inputs} == {"policy", "others.peer"}
+
+
 def vowels(prompt: object, response: str, row: object) -> float:
     return float(sum(letter in "aeiou" for letter in response))
 
@@ -157,6 +193,16 @@ def vowels(prompt: object, response: str, row: object) -> float:
         (["--reward", "NoSuch"], "--reward NoSuch"),
         (["--reward", "RuleReward", "--rule", '{"class_path": "RejectionSampled", "init_args": {"keep": 1}}'], "keep"),
         (["--reward", "RuleReward", "--policy", "./nowhere"], "nowhere"),
+        (["--reward", "RuleReward", "--others", "peer"], "--others peer: expected NAME=MODEL"),
+        (["--reward", "RuleReward", "--others", "pool=x"], "others names a policy 'pool'"),
+        (
+            ["--reward", "RuleReward", "--lists", "--proposal_logprobs", "--others", "peer=x"],
+            "proposal_logprobs are those of the policy, and others write too",
+        ),
+        (
+            ["--reward", "RuleReward", "--rule", '{"class_path": "BySource", "init_args": {"chosen": "peer"}}'],
+            "BySource asks for the policy 'peer'; the policies are self",
+        ),
     ],
 )
 def test_mistakes_are_told_before_anything_is_sampled(more, message, home: Home, tmp_path: Path, capsys) -> None:

@@ -38,6 +38,20 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("limit-is-not-kept", "< self.min_win_prob:", "< 0.5:"),
         ),
     ),
+    "prl/pairs/rules/by_source.py": (
+        "u.pairs",
+        (
+            ("the-worst-of-chosen", "of(self.chosen)[:1]", "of(self.chosen)[-1:]"),
+            ("any-source-will-do", "if name == POOL or name in writers[n]", "if True"),
+        ),
+    ),
+    "prl/pairs/writers.py": (
+        "u.pairs i.pairs_command",
+        (
+            ("responses-behind-the-first-prompt", "rows = [first[each.place] for each in written]", "rows = [0 for each in written]"),
+            ("others-are-forgotten", "written += [Written(place, text, name, finished)", "_ = [Written(place, text, name, finished)"),
+        ),
+    ),
     "prl/pairs/rules/rejection_sampled.py": (
         "u.pairs",
         (
@@ -107,4 +121,4 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("extrapolates-from-itself", 'out / f"round={number - 1}" / "fit" / "model"', 'run / "model"'),
         ),
     ),
-}
+}  # fmt: skip
