@@ -63,7 +63,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         _STAGE,
         (
             ("cache-for-any-weights", "settings_hash(files, computed,", "settings_hash(computed,"),
-            ("cache-for-any-precision", "source.attn_implementation, precision,", "source.attn_implementation,"),
+            ("cache-for-any-precision", "source.attn_implementation, how,", "source.attn_implementation,"),
             ("cache-for-any-rows", "versions, _hash_of_ids(rows, encoder))", "versions)"),
         ),
     ),
@@ -71,8 +71,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.reference_passes u.preference_module i.preference",
         (
             ("reference-reads-padding-of-other-pairs", "[batch[name][rows, : max(widths[n] for n in rows)] for", "[batch[name][rows] for"),
-            ("reference-pass-of-any-number-of-pairs", "* (size - len(pairs))", "* 0"),
-            ("reference-head-reads-what-there-is", "loss, head_tokens=HEAD_TOKENS)", "loss)"),
+            ("reference-pass-of-any-number-of-pairs", "* (size - len(pairs))\n    columns", "* 0\n    columns"),
+            ("reference-head-reads-what-there-is", "(1, 0, None) if shape is None else (shape.pairs, shape.width, HEAD_TOKENS)", "(1, 0, None) if shape is None else (shape.pairs, shape.width, None)"),
             ("reference-relies-on-every-shape", "tried[shape] = _is_steady(model, shape, device)", "tried[shape] = True"),
             ("reference-pass-without-padding", "width = length + _step(length) - length % _step(length)", "width = length + -length % _step(length)"),
             ("reference-pass-past-the-last-position", "size < 2 or (positions is not None and width > positions)", "size < 2"),
