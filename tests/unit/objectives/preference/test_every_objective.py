@@ -306,6 +306,8 @@ def models() -> tuple[Any, Any]:
 def test_packed_pairs_have_the_losses_and_gradients_of_plain_ones(
     objective: PreferenceObjective, tiny_folder: Any, models: tuple[Any, Any]
 ) -> None:
+    if objective.needs_critic or objective.heads:
+        pytest.skip("reads hidden states through modules of its own; test_completions.py compares these states")
     source = ModelSource(path=str(tiny_folder))
     guides = dict.fromkeys(objective.guides, source)
     module: Any = PreferenceModule(source, objective, max_length=128, guides=guides)
