@@ -123,6 +123,16 @@ def test_heads_and_critics_are_counted_where_they_are(home: Home, tmp_path: Path
     assert work["adapter"] > 1.5 * work["adapters"]
 
 
+def test_trees_and_their_masks_are_counted_where_they_take_more(home: Home, tmp_path: Path) -> None:
+    """Eager attention takes the square of a row; auto reads no tree whose square is more work than it saves."""
+    eager = (f"{MODEL}model.attn_implementation", "eager", f"{MODEL}max_length", "128", "--processes", "1")
+    phases = {}
+    for mode in ("off", "auto", "on"):
+        phases[mode] = estimated(home, "preference", tmp_path, *eager, f"{MODEL}packed", mode)["phases"]
+    assert phases["off"]["train"] <= phases["auto"]["train"] < phases["on"]["train"]
+    assert phases["off"]["reference"] <= phases["auto"]["reference"] < phases["on"]["reference"]
+
+
 def test_guides_are_counted_beside_the_reference(home: Home, tmp_path: Path) -> None:
     guided = (f"{MODEL}objective", "TGDPO", f"{MODEL}guides", f"{{guide: {{path: {home.judge}}}}}")
     cached, one = (f"{MODEL}reference_logprobs", "cached"), ("--processes", "1")
