@@ -101,7 +101,7 @@ def heads_against_the_truth(model: Path, out: Path) -> dict[str, float]:
     rows = list(map(json.loads, (out / "attributes.validation.jsonl").read_text(encoding="utf-8").splitlines()))
     pairs = [(row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")]
     prompts = [[{"role": "user", "content": prompt}] for prompt, _ in pairs]
-    said = source.heads(prompts, [text for _, text in pairs]).tolist()
+    said = source.values(prompts, [text for _, text in pairs]).tolist()
     found = {}
     for number, name in enumerate(source.head_names):
         true = [truth(*pair)[name] for pair in pairs]

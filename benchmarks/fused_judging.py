@@ -27,11 +27,11 @@ from prl.config import ModelSource
 from prl.data.tokens import left_pad
 from prl.judge import ComparisonEncoder, JudgeTemplate
 from prl.judge.generative import batched_margins
-from prl.judge.prefix_sharing.kv_cache import PrefixCache, Reading
-from prl.judge.prefix_sharing.packing import pack, shared_length
-from prl.judge.prefix_sharing.tree_attention import PrefixSharing, TokenCounts, packed_logits
+from prl.judge.kv_cache import PrefixCache, Reading
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import verdict_logits, verdict_margins
+from prl.models.prefix_sharing.packing import pack, shared_length
+from prl.models.prefix_sharing.tree_attention import PrefixSharing, TokenCounts, packed_logits
 
 Readings = list[list[int]]
 MODES = ("off", "on", "auto")

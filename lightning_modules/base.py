@@ -237,8 +237,12 @@ class TrainingModule(LightningModule, ABC):
         for name, part in self.named_children():
             rewards = list(part.leaves()) if isinstance(part, RewardSource) else []
             for number, reward in enumerate(rewards, start=1):
+                of_reward = f"model.{name}" + (f".{number}" if len(rewards) > 1 else "")
                 if reward.folder is not None:
-                    found |= folder_inputs(f"model.{name}" + (f".{number}" if len(rewards) > 1 else ""), reward.folder)
+                    found |= folder_inputs(of_reward, reward.folder)
+                else:
+                    for role, source in reward.model_sources().items():
+                        found |= model_inputs(f"{of_reward}.{role}", source)
         return found
 
     def frozen_names(self) -> set[str]:

@@ -1,6 +1,6 @@
 """Estimate the memory of a run on one process, by model and by phase, before anything is allocated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,8 +26,11 @@ from prl.models.loading import freeze, init_model
 from prl.models.logprobs import LOGITS_AT_ONCE, logits_setting
 from prl.models.memory import ModelMemory, Shards, model_memory, on_fake_tensors, working_memory
 from prl.models.policy import in_own_type
+from prl.models.prefix_sharing.packing import Packed
+from prl.models.prefix_sharing.tree_attention import packed_inputs
 from prl.rewards.base import RewardSource
 from prl.rewards.folder import head_weights_of, read_judge_file
+from prl.rewards.implicit import ImplicitReward
 
 Make = Callable[[Callable[[], Any]], Any]
 COPIES_OF_LOGITS = {True: 3, False: 2}
@@ -118,7 +121,10 @@ def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
 
 
 def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
-    """Plan a preference run: the policy reads a whole batch at once, a frozen model a pair, or several short ones."""
+    """Plan a preference run: the policy reads a whole batch at once, a frozen model a pair, or several short ones.
+
+    Pairs that share a prompt are shorter as trees, whose mask and attention may still take more.
+    """
     kind = None if module.critic_settings is None else module.critic_settings.kind
     policy = make(lambda: _with_critic(module.source, kind))
     reads = module.objective
@@ -130,6 +136,8 @@ def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
     cut += [] if critic is None else [model_memory("critic", critic, trained=True)]
     copies = COPIES_OF_LOGITS[True] + COPIES_OF_LOGITS[False] * reads.needs_kl  # the reference's beside the policy's
     train = _train_both(policy, critic, kind, rows * views, length)
+    if tree := module.sharing["model"].longest_tree(policy, views, length):
+        train = max(train, working_memory(policy, partial(_train, policy, rows, tree, trees=True)))
     working = {"train": train + copies * _slice_of_logits(policy, rows * views * length)}
     at_once, kept = max(views, -(-TOKENS // length)), []
     for name, source in module.frozen_sources().items():
@@ -140,6 +148,9 @@ def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
         kept.append(model_memory(label, frozen, trained=False))
         together = rows * views if reads.needs_kl and name == REFERENCE else at_once
         read = working_memory(frozen, partial(_read, frozen, together, length))
+        if tree := module.sharing[name].longest_tree(frozen, views, length):
+            more = partial(_read, frozen, max(1, TOKENS // tree), tree, trees=True)
+            read = max(read, working_memory(frozen, more))
         working[label] = read + COPIES_OF_LOGITS[False] * _slice_of_logits(frozen, together * length)
     if module.reference_logprobs == "cached":  # frozen models are freed before training
         for each in kept:
@@ -224,37 +235,51 @@ def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[ModelMe
     """List the models of a reward source, and the bytes of its largest forward pass: one anchor each, both orders."""
     models, most = [], 0
     for source in judge.leaves():
-        weights = source.model_source()
-        if weights is None:
-            continue
-        settings = read_judge_file(str(weights.path))
-        if settings["kind"] not in ("generative", "bradley_terry"):
-            raise ValueError(f"{weights.path} is a judge of the kind {settings['kind']!r}, which cannot be estimated")
-        auto_class = AutoModelForCausalLM if settings["kind"] == "generative" else AutoModelForSequenceClassification
-        extra = {} if settings["kind"] == "generative" else {"num_labels": len(head_weights_of(settings))}
-        model: Any = make(partial(_frozen, auto_class, weights, **extra))
-        length = settings["max_length"]
-        at_once = getattr(source, "max_batch_tokens", 64 * length) // length
-        model.config.pad_token_id = 0
-        with in_own_type(torch.device("cpu")):
-            most = max(most, working_memory(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
-        models.append(model_memory(type(source).__name__, model, trained=False))
+        for role, weights in source.model_sources().items():
+            settings = _judge_settings(source, weights)
+            is_generative = settings["kind"] == "generative"
+            auto_class = AutoModelForCausalLM if is_generative else AutoModelForSequenceClassification
+            extra = {} if is_generative else {"num_labels": len(head_weights_of(settings))}
+            model: Any = make(partial(_frozen, auto_class, weights, **extra))
+            length = settings["max_length"]
+            at_once = getattr(source, "max_batch_tokens", 64 * length) // length
+            model.config.pad_token_id = 0
+            with in_own_type(torch.device("cpu")):
+                most = max(most, working_memory(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
+            models.append(model_memory(f"{type(source).__name__} {role}".strip(), model, trained=False))
     return models, most
+
+
+def _judge_settings(source: RewardSource, weights: ModelSource) -> Mapping[str, Any]:
+    """Return kind and longest text of a model of a reward source. Raises ValueError for one of an unknown kind."""
+    if isinstance(source, ImplicitReward):
+        return {"kind": "generative", "max_length": source.longest()}
+    settings = read_judge_file(str(weights.path))
+    if settings["kind"] not in ("generative", "bradley_terry"):
+        raise ValueError(f"{weights.path} is a judge of the kind {settings['kind']!r}, which cannot be estimated")
+    return settings
 
 
 def _ids(rows: int, length: int) -> Tensor:
     return torch.ones(rows, length, dtype=torch.long)
 
 
+def _inputs(model: Any, rows: int, length: int, trees: bool) -> dict[str, Any]:
+    ids = _ids(rows, length)
+    if trees:
+        return packed_inputs(model, Packed(ids, ids, ids, ids, ids[:, 0], ids[:, 0], 1, ids.numel(), ids.numel()))
+    return {"input_ids": ids, "use_cache": False}
+
+
 @torch.no_grad()
-def _read(model: Any, rows: int, length: int) -> Any:
+def _read(model: Any, rows: int, length: int, *, trees: bool = False) -> Any:
     scalar = type(model).__name__.endswith("SequenceClassification")
-    return model(_ids(rows, length), use_cache=False, **({} if scalar else {"logits_to_keep": 1}))
+    return model(**_inputs(model, rows, length, trees), **({} if scalar else {"logits_to_keep": 1}))
 
 
-def _train(model: Any, rows: int, length: int, *, whole_logits: bool = False) -> None:
-    """Run a forward and a backward pass over `rows` rows of `length` tokens."""
+def _train(model: Any, rows: int, length: int, *, whole_logits: bool = False, trees: bool = False) -> None:
+    """Run a forward and a backward pass over `rows` rows of `length` tokens, as trees with their explicit mask."""
     keeps = {"logits_to_keep": 1} if hasattr(model, "lm_head") and not whole_logits else {}
-    found = model(_ids(rows, length), use_cache=False, **keeps)
+    found = model(**_inputs(model, rows, length, trees), **keeps)
     last = found.logits.float() if hasattr(found, "logits") else found.last_hidden_state
     (last.logsumexp(-1).sum() if whole_logits else last.sum()).backward()

@@ -17,11 +17,11 @@ from prl.data.tokens import OnTooLong, tokenizer_hash
 from prl.distributed import global_sum, world_size
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.generative import save_judge
-from prl.judge.prefix_sharing.tree_attention import FusedMode, PrefixSharing, packed_logits, packed_text_logits
 from prl.judge.template import JudgeTemplate
 from prl.models.limits import check_fits
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import model_inputs, token_logprobs, verdict_logits, verdict_margins
+from prl.models.prefix_sharing.tree_attention import PrefixSharing, SharingMode, packed_logits, packed_text_logits
 from prl.objectives.reward import PairBatch, Pairwise, RewardObjective
 from prl.verdict import Verdict
 
@@ -65,7 +65,7 @@ class GenerativeRewardModule(JudgeValidation):
         max_length: int = 1024,
         on_too_long: OnTooLong = "truncate",
         passport_pairs: int = 200,
-        fused: FusedMode = "auto",
+        fused: SharingMode = "auto",
     ) -> None:
         super().__init__(objective or Pairwise(), passport_pairs)
         check_judge_needs(self.objective, order)

@@ -17,7 +17,9 @@ from prl.data.reference_cache import ReferenceLogprobs
 from prl.models.adapters import add_adapters, is_adapted, without_adapters
 from prl.models.critic import AdapterCritic, LinearHead, ValueHead, build_critic, hidden_size
 from prl.models.loading import freeze, load_causal_lm
-from prl.models.logprobs import completion_logprobs, completion_mask, completion_states, placed_values
+from prl.models.logprobs import completion_mask, placed_values, read_completions
+from prl.models.prefix_sharing.completions import read_shared_completions
+from prl.models.prefix_sharing.tree_attention import PrefixSharing
 from prl.models.token_kl import base_head, check_heads, token_kl
 from prl.objectives.preference import PreferenceBatch, PreferenceObjective, ScoredResponses
 from prl.objectives.preference.base import STATES
@@ -32,6 +34,7 @@ class PreferenceScoring(TrainingModule):
     source: ModelSource
     reference_source: ModelSource | None
     guide_sources: dict[str, ModelSource]
+    sharing: dict[str, PrefixSharing]
     objective: PreferenceObjective
     critic_settings: CriticSettings | None
     critic_source: ModelSource
@@ -92,6 +95,7 @@ class PreferenceScoring(TrainingModule):
                         *(model, source, data.rows[side], data.encoder),
                         role=role_of(name),
                         sharding=self.sharding,
+                        sharing=self.sharing[name],
                         precision=trainer.precision,
                         is_writer=trainer.local_rank == 0,
                     )
@@ -139,10 +143,9 @@ class PreferenceScoring(TrainingModule):
 
     def _read_policy(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Compute log-probabilities, their mask, and, where something reads them, hidden states: [N, T], [N, T, D]."""
-        inputs, needs = [batch[name] for name in _INPUTS], self.objective
-        if needs.heads or needs.needs_hidden or needs.needs_critic or needs.needs_kl:
-            return completion_states(self.model, *inputs)
-        return *completion_logprobs(self.model, *inputs), None
+        inputs, needs = [batch[name] for name in (*_INPUTS, "pairs")], self.objective
+        with_hidden = bool(needs.heads or needs.needs_hidden or needs.needs_critic or needs.needs_kl)
+        return read_shared_completions(self.model, self.sharing["model"], *inputs, with_hidden=with_hidden)
 
     def _of_states(
         self, batch: dict[str, Tensor], mask: Tensor, hidden: Tensor, reference: tuple[Tensor, Tensor] | None
@@ -169,8 +172,9 @@ class PreferenceScoring(TrainingModule):
     def _reference_states(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Read all responses under the reference in one pass: log-probabilities [N, T], hidden states [N, T, D]."""
         with self._frozen(REFERENCE, keeps_head=True) as model, torch.no_grad():
-            logprobs, _, hidden = completion_states(model, *(batch[name] for name in _INPUTS))
-        return logprobs, hidden
+            found = read_completions(model, *(batch[name] for name in _INPUTS), with_hidden=True)
+        assert found.hidden is not None
+        return found.logprobs, found.hidden
 
     def on_after_backward(self) -> None:
         """Let go of the reference's head, which the backward pass of an exact KL reads again."""
@@ -186,7 +190,7 @@ class PreferenceScoring(TrainingModule):
         if (name, side) in self._cached and "index" in batch:
             return self._cached[name, side].of(batch["index"], batch["pairs"], completion_mask(batch["loss_mask"]))
         with self._frozen(name) as model:
-            return reference_logprobs(model, batch, self.sharding)
+            return reference_logprobs(model, batch, self.sharding, self.sharing[name])
 
     @contextmanager
     def _frozen(self, name: str, *, keeps_head: bool = False) -> Iterator[Any]:

@@ -27,6 +27,8 @@ from prl.data.tokens import settings_hash
 from prl.distributed import gathered, global_max, rank, world_size
 from prl.models import logprobs, policy
 from prl.models.logprobs import completion_mask
+from prl.models.prefix_sharing import completions, packing, tree_attention
+from prl.models.prefix_sharing.tree_attention import PrefixSharing
 from prl.rl.sharding import Sharding
 from prl.run_folder.inputs import model_inputs
 
@@ -41,11 +43,13 @@ def role_of(name: str) -> str:
     return name if name == REFERENCE else f"model guides.{name}"
 
 
-def reference_logprobs(model: Any, batch: dict[str, Tensor], sharding: Sharding) -> Tensor:
+def reference_logprobs(
+    model: Any, batch: dict[str, Tensor], sharding: Sharding, sharing: PrefixSharing | None = None
+) -> Tensor:
     """Compute the log-probabilities of all responses of a batch, zero behind their ends: [N, T]."""
     mask = completion_mask(batch["loss_mask"])
     found = torch.zeros(mask.shape, device=mask.device)
-    for rows, values in zip(rows_of_pairs(batch), read_pairs(model, pairs_of(batch), sharding), strict=True):
+    for rows, values in zip(rows_of_pairs(batch), read_pairs(model, pairs_of(batch), sharding, sharing), strict=True):
         found[rows, : values.shape[1]] = values
     return found
 
@@ -58,6 +62,7 @@ def cached_reference(
     *,
     role: str,
     sharding: Sharding,
+    sharing: PrefixSharing,
     precision: str,
     is_writer: bool,
 ) -> ReferenceLogprobs:
@@ -72,6 +77,7 @@ def cached_reference(
         encoder: collates the rows.
         role: what the model is called in messages.
         sharding: how weights are sharded over processes.
+        sharing: decides which pairs are read as trees.
         precision: `trainer.precision`, under which the model computes.
         is_writer: whether this process writes for those of its machine.
 
@@ -79,14 +85,14 @@ def cached_reference(
         ValueError: when the files of the model are not on this machine, so that there is no key, or the cache cannot be
             written.
     """
-    key = _key(source, rows, encoder, sharding, precision, role) if rank() == 0 else None
+    key = _key(source, rows, encoder, sharding, f"{precision} {sharing.mode}", role) if rank() == 0 else None
     place = reference_folder(str(gathered(key)[0]))
     found = load_reference(place)
     if not global_max(torch.tensor(int(found is None), device=sharding.device)):
         assert found is not None
         return found
     rank_zero_info("the %s reads %d pairs once; what it says is kept in %s", role, len(rows), place)
-    blocks = _blocks(model, rows, encoder, sharding)
+    blocks = _blocks(model, rows, encoder, sharding, sharing)
     if is_writer:
         _write(place, blocks, role)
     else:
@@ -111,7 +117,9 @@ def _write(place: Path, blocks: Iterable[list[list[np.ndarray]]], role: str) -> 
         ) from error
 
 
-def _blocks(model: Any, rows: Any, encoder: PreferenceEncoder, sharding: Sharding) -> Iterator[list[list[np.ndarray]]]:
+def _blocks(
+    model: Any, rows: Any, encoder: PreferenceEncoder, sharding: Sharding, sharing: PrefixSharing
+) -> Iterator[list[list[np.ndarray]]]:
     """Yield the responses of all rows in order, some rows at a time, on every process."""
     size = BLOCK * world_size()
     for start in range(0, len(rows), size):
@@ -120,7 +128,7 @@ def _blocks(model: Any, rows: Any, encoder: PreferenceEncoder, sharding: Shardin
         batches = [encoder.collate([rows[number]]) for number in mine or numbers[:1]]
         on_device = [{name: each.to(sharding.device) for name, each in batch.items()} for batch in batches]
         pairs = [pair for batch in on_device for pair in pairs_of(batch)]
-        read = zip(read_pairs(model, pairs, sharding), pairs, strict=True)
+        read = zip(read_pairs(model, pairs, sharding, sharing), pairs, strict=True)
         values = [[row[where].cpu().numpy() for row, where in _each(found, pair)] for found, pair in read]
         parts = gathered(values[: len(mine)])
         yield [parts[number % world_size()][number // world_size()] for number in range(len(numbers))]
@@ -130,10 +138,8 @@ def _each(found: Tensor, pair: Pair) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(found, completion_mask(pair[2]), strict=True)
 
 
-def _key(
-    source: ModelSource, rows: Any, encoder: PreferenceEncoder, sharding: Sharding, precision: str, role: str
-) -> str:
-    """Hash all that decides a bit: weights and their computation, token ids, code, and hardware."""
+def _key(source: ModelSource, rows: Any, encoder: PreferenceEncoder, sharding: Sharding, how: str, role: str) -> str:
+    """Hash all that decides a bit: weights and how they compute, token ids, code, and hardware."""
     files = model_inputs("reference", source)
     if not any("reference/" in name for name in files):
         raise ValueError(
@@ -141,8 +147,8 @@ def _key(
         )
     device = sharding.device
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {torch.get_num_threads()}"
-    computed = [source.dtype, source.attn_implementation, precision, sharding.keeps_float32_copies, where]
-    modules = (logprobs, policy, reference_passes)
+    computed = [source.dtype, source.attn_implementation, how, sharding.keeps_float32_copies, where]
+    modules = (logprobs, policy, reference_passes, completions, packing, tree_attention)
     code = [file_hash(Path(__file__)), *(file_hash(Path(str(module.__file__))) for module in modules)]
     versions = [torch.__version__, transformers.__version__]
     return settings_hash(files, computed, code, versions, _hash_of_ids(rows, encoder))

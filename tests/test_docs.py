@@ -60,3 +60,15 @@ def test_the_api_shows_every_method_under_the_name_of_a_config() -> None:
         }
         assert f"::: {name}\n" in pages, f"docs/api has no page of {name}"
         assert methods <= set(map(str, shown[name.removeprefix("prl.")].exports)), name
+
+
+def test_the_overview_names_every_method_and_config() -> None:
+    from prl.objectives import preference, reward
+    from prl.pairs.rules import RULES
+
+    page = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
+    methods = [*preference.METHODS, *reward.METHODS, *RULES]
+    assert [name for name in methods if not re.search(rf"`[^`]*\b{name}\b[^`]*`", page)] == []
+    rounds = sorted((ROOT / "configs" / "rounds").glob("*.yaml"))
+    assert rounds
+    assert [path.name for path in rounds if f"configs/rounds/{path.name}" not in page] == []

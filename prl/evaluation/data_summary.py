@@ -10,6 +10,7 @@ import numpy as np
 from prl.data.audit import audit_pairs
 from prl.data.rows.records import AnchoredPrompt, Demonstration, PreferencePair, Record, prompt_key
 from prl.evaluation.bootstrap import bootstrap_mean
+from prl.evaluation.separability import Tokens, same_source, separability, words
 
 QUANTILES = {"min": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
@@ -25,23 +26,25 @@ _RULES: dict[str, Callable[[str, int], int]] = {
 }
 
 
-def describe(records: Sequence[Record], count_tokens: Callable[[str], int] | None = None) -> dict[str, Any]:
+def describe(records: Sequence[Record], tokens: Tokens | None = None) -> dict[str, Any]:
     """Describe records of one kind as JSON values.
 
     Args:
         records: at least one, all of one kind.
-        count_tokens: counts the tokens of a text; without it lengths are in characters only.
+        tokens: splits a text; without it lengths are in characters only, and the probe reads words.
     """
     keys = [prompt_key(record.prompt) for record in records]
     found: dict[str, Any] = {"num_prompts": len(set(keys)), "lengths": {"characters": lengths(records, len)}}
-    if count_tokens is not None:
-        found["lengths"]["tokens"] = lengths(records, count_tokens)
+    if tokens is not None:
+        found["lengths"]["tokens"] = lengths(records, lambda text: len(tokens(text)))
     pairs = [record for record in records if isinstance(record, PreferencePair)]
     if pairs:
         audit = audit_pairs(pairs)
         found["num_duplicates"], found["num_contradictions"] = len(audit.duplicates), audit.num_contradictions
         found["labels"] = label_counts(pairs)
         found["baselines"] = baselines(pairs, keys)
+        found["separability"] = separability(pairs, keys, tokens or words)
+        found["same_source"] = same_source(pairs)
     anchored = [record for record in records if isinstance(record, AnchoredPrompt)]
     if anchored:
         found["num_without_anchor"] = sum(not record.anchors for record in anchored)

@@ -5,6 +5,7 @@ from prl.judge.bradley_terry import BradleyTerryJudge
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.endpoint import EndpointJudge
 from prl.judge.generative import GenerativeJudge
+from prl.judge.implicit import ImplicitJudge
 from prl.judge.loading import Judge, load_judge
 from prl.judge.template import JudgeTemplate
 
@@ -13,6 +14,7 @@ __all__ = [
     "ComparisonEncoder",
     "EndpointJudge",
     "GenerativeJudge",
+    "ImplicitJudge",
     "Judge",
     "JudgeTemplate",
     "PairwiseJudge",

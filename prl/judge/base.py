@@ -3,6 +3,7 @@
 import json
 from abc import abstractmethod
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,10 @@ class PairwiseJudge(RewardSource):
 
     def check(self, prompt: Conversation) -> None:
         """Raise RowError for a prompt that the judge cannot read."""
+
+    def describe(self) -> dict[str, Any] | None:
+        """Describe all that decides a margin, for reports; None for a judge that its folder describes."""
+        return None
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the judge as a folder. Raises ValueError for one that has no files."""

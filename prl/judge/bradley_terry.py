@@ -5,19 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prl.data.encoding import encode_prompt
-from prl.judge.base import Comparison, PairwiseJudge
+from prl.judge.differences import DifferenceJudge
 from prl.models.loading import save_model
 from prl.rewards.folder import JUDGE_FILE, discard_passport
 from prl.rewards.scalar import ScalarReward
-from prl.types import Conversation
 
 
-class BradleyTerryJudge(PairwiseJudge, ScalarReward):
+class BradleyTerryJudge(DifferenceJudge, ScalarReward):
     """Margins from a scalar reward: antisymmetric by construction, and independent of the other response.
 
     Args:
@@ -25,13 +21,6 @@ class BradleyTerryJudge(PairwiseJudge, ScalarReward):
         dtype: type of the weights at inference.
         batch_size: responses per forward pass.
     """
-
-    needs_anchors = True
-
-    def check(self, prompt: Conversation) -> None:
-        """Raise RowError for a prompt that the chat template refuses."""
-        assert self.encoder is not None, "call load() first"
-        encode_prompt(self.encoder.tokenizer, prompt)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that transformers loads, with the judge's settings beside it."""
@@ -41,13 +30,6 @@ class BradleyTerryJudge(PairwiseJudge, ScalarReward):
             head_weights=self.head_weights,
             head_names=self.head_names,
         )
-
-    @torch.no_grad()
-    def margins(self, comparisons: list[Comparison]) -> Tensor:
-        """Compute r(u) - r(v) of each comparison; every response is scored once."""
-        prompts = [prompt for prompt, _, _ in comparisons for _ in range(2)]
-        scores = self.rewards(prompts, [text for _, first, second in comparisons for text in (first, second)])
-        return scores[0::2] - scores[1::2]
 
 
 def save_bradley_terry(

@@ -22,8 +22,8 @@ from prl.data.tokens import (
     settings_hash,
     tokenizer_hash,
 )
-from prl.judge.prefix_sharing.packing import pack
 from prl.judge.template import JudgeTemplate, compile_template, render_conversation
+from prl.models.prefix_sharing.packing import pack
 from prl.types import Conversation
 
 LEAST_ROOM = 12
@@ -201,7 +201,7 @@ class ComparisonEncoder:
         Returns:
             input_ids, attention_mask: [2N, S]; text_mask: [2N, S] bool, True from the first response on; and
             `pair_tensors` and the declared columns; with `pack_pairs` also packed: the 2N readings in N rows
-            (prl.judge.prefix_sharing.packing).
+            (prl.models.prefix_sharing.packing).
         """
         readings = [row["chosen_first"] for row in rows] + [row["rejected_first"] for row in rows]
         ids, mask = left_pad(readings, int(self.tokenizer.pad_token_id))

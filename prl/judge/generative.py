@@ -13,21 +13,21 @@ from prl.config import ModelSource
 from prl.data.tokens import EncodingCounts, left_pad
 from prl.judge.base import Comparison, PairwiseJudge
 from prl.judge.encoding import ComparisonEncoder
-from prl.judge.prefix_sharing.kv_cache import PrefixCache, Reading
-from prl.judge.prefix_sharing.packing import pack, tree_size
-from prl.judge.prefix_sharing.tree_attention import (
-    FusedMode,
-    PrefixSharing,
-    TokenCounts,
-    device_of,
-    dtype_of,
-    packed_logits,
-)
+from prl.judge.kv_cache import PrefixCache, Reading
 from prl.judge.template import JudgeTemplate
 from prl.models.adapters import AdapterOnBase, check_same_base
 from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
 from prl.models.policy import float32_outputs, in_own_type, verdict_logits, verdict_margins
+from prl.models.prefix_sharing.packing import pack, tree_size
+from prl.models.prefix_sharing.tree_attention import (
+    PrefixSharing,
+    SharingMode,
+    TokenCounts,
+    device_of,
+    dtype_of,
+    packed_logits,
+)
 from prl.rewards.folder import JUDGE_FILE, TEMPLATE_FILE, discard_passport, judge_folder, read_judge_file
 from prl.types import Conversation
 from prl.verdict import Verdict
@@ -53,7 +53,7 @@ class GenerativeJudge(PairwiseJudge):
         path: str,
         dtype: str = "float32",
         max_batch_tokens: int = 16384,
-        fused: FusedMode = "auto",
+        fused: SharingMode = "auto",
         prefix_cache_gib: float | None = None,
         share_base_model: bool = False,
     ) -> None:

@@ -12,6 +12,7 @@ from prl.data.rows.records import AnchoredPrompt, RowError
 from prl.judge.base import PairwiseJudge
 from prl.judge.bradley_terry import BradleyTerryJudge
 from prl.judge.generative import GenerativeJudge
+from prl.judge.implicit import ImplicitJudge
 from prl.judge.passport import adopt_passport, read_passport
 from prl.models.model_card import copy_card
 from prl.rewards.folder import JUDGE_FILE, judge_folder, judge_kind, read_judge_file
@@ -29,19 +30,25 @@ Text = str | Sequence[dict[str, str]]
 """A text, or a list of messages with role and content."""
 
 
-def judge_in(folder: str | Path, dtype: str = "float32", **options: Any) -> PairwiseJudge:
+def judge_in(
+    folder: str | Path, dtype: str = "float32", reference: str | Path | None = None, **options: Any
+) -> PairwiseJudge:
     """Make the judge in a folder or under a hub id, of the kind that its settings name; its weights are not read yet.
 
     Args:
         folder: written by training, `prl export` or `save_pretrained`.
         dtype: float32, bfloat16 or float16.
-        options: `max_batch_tokens` of a generative judge, `batch_size` of a Bradley-Terry one.
+        reference: reference of a policy that was trained on pairs: then its implicit reward is the judge.
+        options: `max_batch_tokens` of a generative judge, `batch_size` of a Bradley-Terry one; of an implicit one all
+            settings of `ImplicitJudge`.
 
     Raises:
         ValueError: when the folder holds no judge, or one of an unknown kind.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    if reference is not None:
+        return ImplicitJudge(str(folder), str(reference), dtype=dtype, **options)
     local = judge_folder(folder)
     kind = read_judge_file(local)["kind"]
     if kind not in _KINDS:
@@ -82,7 +89,7 @@ class Judge:
             path: folder that training, `prl export` or `save_pretrained` wrote, or the id of one on the hub.
             device: device of the model; None is the first GPU, else the CPU.
             dtype: float32, bfloat16 or float16.
-            options: `max_batch_tokens` of a generative judge, `batch_size` of a Bradley-Terry one.
+            options: as of `judge_in`; with `reference` the implicit reward of a policy is the judge.
 
         Raises:
             ValueError: when there is no judge.

@@ -40,7 +40,7 @@ def issue_passport(
     return {
         "format": FORMAT,
         "prl": __version__,
-        "judge": describe_judge(folder, judge.dtype or DTYPE),
+        "judge": judge.describe() or describe_judge(folder, judge.dtype or DTYPE),
         "data": {
             "file": Path(pairs.report.source).name,
             "file_sha256": pairs.report.sha256,

@@ -8,7 +8,7 @@ of the tokens that count, and where there is more than one slice its backward pa
 import logging
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,15 @@ def logits_setting(config: Any) -> str | None:
 def response_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int) -> Tensor:
     """Compute the hidden states before each of the last tokens: [B, S] -> [B, T, D].
 
+    The head sees one state only.
+    """
+    inputs = {**model_inputs(input_ids, attention_mask), "logits_to_keep": num_response_tokens + 1}
+    return hidden_states(model, inputs)[:, :-1]
+
+
+def hidden_states(model: Any, inputs: dict[str, Any]) -> Tensor:
+    """Compute what the language head of a model would see: [B, S] -> [B, S, D], or the last `logits_to_keep` of S.
+
     The whole model runs, as FSDP and adapters need it, but its head sees one state only.
     """
     caught: list[Tensor] = []
@@ -52,14 +61,13 @@ def response_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, num_r
 
     hook = model.get_output_embeddings().register_forward_pre_hook(catch)
     try:
-        inputs = model_inputs(input_ids, attention_mask)
-        logits = model(**inputs, logits_to_keep=num_response_tokens + 1).logits
+        logits = model(**inputs).logits
     finally:
         hook.remove()
     hidden = caught[0]
     if not is_known:
         model._prl_head_is_last = _ends_with_head(model, hidden, logits)
-    return hidden[:, :-1]
+    return hidden
 
 
 @torch.no_grad()
@@ -122,11 +130,38 @@ def response_logprobs(
         logits = response_logits(model, input_ids, attention_mask, width)
         entropies = entropy(logits / temperature).masked_fill(~mask, 0) if with_entropy else None
         return token_logprobs(logits, token_ids, mask, temperature), entropies, hidden
-    states, ids = hidden[mask], token_ids[mask]
-    head = model.get_output_embeddings()
+    options: dict[str, Any] = {"temperature": temperature, "with_entropy": with_entropy, "head_tokens": head_tokens}
+    logprobs, entropies = head_logprobs(model, hidden[mask], token_ids[mask], **options)
+    return placed_values(logprobs, mask), None if entropies is None else placed_values(entropies, mask), hidden
+
+
+def head_logprobs(
+    model: Any,
+    states: Tensor,
+    ids: Tensor,
+    *,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+    head_tokens: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Run the language head on slices of hidden states.
+
+    Args:
+        model: causal language model that returns the output of its head unchanged.
+        states: [M, D] hidden states.
+        ids: [M] the token behind each.
+        temperature: temperature of the sampling.
+        with_entropy: compute the entropy as well.
+        head_tokens: as in `response_logprobs`.
+
+    Returns:
+        Log-probabilities [M] float32, and entropies [M] float32 or None.
+    """
+    head, count = model.get_output_embeddings(), len(ids)
 
     def read(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(states).float() / temperature
+        logits = head(states).float()
+        logits = logits if temperature == 1 else logits / temperature
         logprobs = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
         return logprobs, entropy(logits) if with_entropy else logprobs.new_zeros(0)
 
@@ -136,9 +171,8 @@ def response_logprobs(
         missing = -len(ids) % size
         states, ids = pad(states, (0, 0, 0, missing)), pad(ids, (0, missing))
     found = in_slices(read, size, states, ids)
-    logprobs = placed_values(torch.cat([one for one, _ in found]) if found else states.new_zeros(0), mask)
-    entropies = placed_values(torch.cat([two for _, two in found]), mask) if with_entropy and found else None
-    return logprobs, entropies, hidden
+    logprobs = torch.cat([one for one, _ in found])[:count] if found else states.new_zeros(0)
+    return logprobs, torch.cat([two for _, two in found])[:count] if with_entropy and found else None
 
 
 def tokens_at_once(head: Any) -> int:
@@ -153,7 +187,18 @@ def in_slices(read: Callable[..., Any], size: int, *tensors: Tensor) -> list[Any
     return [checkpoint(read, *one, use_reentrant=False) if again else read(*one) for one in slices]
 
 
-def completion_logprobs(
+class Completions(NamedTuple):
+    """What a model says of N completions, whose tokens begin their rows; T tokens of the longest one."""
+
+    logprobs: Tensor
+    """[N, T] float32, zero behind the ends of shorter ones."""
+    mask: Tensor
+    """[N, T] bool, where tokens are."""
+    hidden: Tensor | None = None
+    """[N, T, D] hidden state before each token, zero behind the ends, where it was asked for."""
+
+
+def read_completions(
     model: Any,
     input_ids: Tensor,
     attention_mask: Tensor,
@@ -161,8 +206,9 @@ def completion_logprobs(
     *,
     temperature: float = 1.0,
     head_tokens: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Compute log-probabilities of the tokens that a loss is on, moved to the beginning of their rows.
+    with_hidden: bool = False,
+) -> Completions:
+    """Read the tokens that a loss is on.
 
     Args:
         model: causal language model.
@@ -171,41 +217,19 @@ def completion_logprobs(
         loss_mask: [N, S] bool, True on the tokens of the completions.
         temperature: as in `response_logprobs`.
         head_tokens: as there.
-
-    Returns:
-        [N, T] float32 with T tokens of the longest completion, zero behind shorter ones; [N, T] bool, where they are.
+        with_hidden: keep the hidden states.
     """
-    how = {"temperature": temperature, "head_tokens": head_tokens}
-    logprobs, mask, _ = _completions(model, input_ids, attention_mask, loss_mask, **how)
-    return logprobs, mask
-
-
-def completion_states(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute what `completion_logprobs` does, and the last hidden state before each of the tokens.
-
-    Returns:
-        [N, T] float32; [N, T] bool; [N, T, D] in the type of the states, zero behind shorter completions.
-    """
-    logprobs, mask, hidden = _completions(model, input_ids, attention_mask, loss_mask)
-    return logprobs, mask, _placed_states(hidden[loss_mask[:, 1:]], mask)
-
-
-def _completions(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor, **how: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute log-probabilities and mask of completions, and hidden states of whole rows: [N, S - 1, D]."""
-    counted = loss_mask[:, 1:]
+    counted, mask = loss_mask[:, 1:], completion_mask(loss_mask)
     inputs = (input_ids, attention_mask, input_ids[:, 1:], counted)
-    logprobs, _, hidden = response_logprobs(model, *inputs, **how)
-    mask = completion_mask(loss_mask)
-    return placed_values(logprobs[counted], mask), mask, hidden
+    logprobs, _, hidden = response_logprobs(model, *inputs, temperature=temperature, head_tokens=head_tokens)
+    states = placed_states(hidden[counted], mask) if with_hidden else None
+    return Completions(placed_values(logprobs[counted], mask), mask, states)
 
 
-def _placed_states(states: Tensor, mask: Tensor) -> Tensor:
-    """Scatter [N, D] states to their tokens: [B, T, D], zero elsewhere."""
-    return states.new_zeros(*mask.shape, states.shape[-1]).masked_scatter(mask[..., None], states)
+def completion_logprobs(model: Any, *inputs: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities and mask of `read_completions`: [N, T] each."""
+    found = read_completions(model, *inputs, **options)
+    return found.logprobs, found.mask
 
 
 def completion_mask(loss_mask: Tensor) -> Tensor:
@@ -217,6 +241,11 @@ def completion_mask(loss_mask: Tensor) -> Tensor:
 def placed_values(values: Tensor, mask: Tensor) -> Tensor:
     """Scatter [N] values to their tokens: [B, T], zero elsewhere."""
     return values.new_zeros(mask.shape, dtype=torch.float32).masked_scatter(mask, values.float())
+
+
+def placed_states(states: Tensor, mask: Tensor) -> Tensor:
+    """Scatter hidden states [M, D] to the M places of a mask [N, T]: [N, T, D], zero elsewhere."""
+    return states.new_zeros(*mask.shape, states.shape[-1]).masked_scatter(mask[..., None], states)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ class Choice:
 
     chosen: int
     rejected: int
+    chosen_source: str | None = None
+    """Which of its sources chosen is taken from; None for the first."""
+    rejected_source: str | None = None
 
 
 class CandidateRule(ABC):
@@ -27,6 +30,8 @@ class CandidateRule(ABC):
     """What these rows are called, in files and counts."""
     min_candidates: int = 1
     """Fewest different candidates that the rule can choose among."""
+    sources: tuple[str, ...] = ()
+    """Names of the policies that the rule asks for, `self` among them."""
 
 
 class PairRule(CandidateRule):

@@ -25,6 +25,8 @@ class Candidates:
     """[K, K] bool: whether both orders name one winner."""
     values: Tensor | None = None
     """[K] float64 what the source says of each response by itself; None of a judge, which only compares."""
+    sources: tuple[tuple[str, ...], ...] = ()
+    """Names of the policies that wrote each response, of which the first counts; empty where one policy wrote all."""
 
     def __post_init__(self) -> None:
         shape = (len(self.texts), len(self.texts))
@@ -32,6 +34,8 @@ class Candidates:
         check_shape("agreed", self.agreed, shape)
         if self.values is not None:
             check_shape("values", self.values, shape[:1])
+        if self.sources and len(self.sources) != len(self.texts):
+            raise ValueError(f"{len(self.texts)} candidates, but sources of {len(self.sources)}")
         if len(set(self.texts)) < len(self.texts):
             raise ValueError("two candidates are equal")
 

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +24,7 @@ from prl.pairs.parts import Parts, parts_of
 from prl.pairs.revising import RevisingSampler, check_revisions
 from prl.pairs.rows import Row, demonstration_row, pair_row
 from prl.pairs.rules.best_worst import BestWorst
+from prl.pairs.writers import Writers, check_names, mix_of
 from prl.rewards.base import RewardSource, load_frozen
 from prl.rollouts.prompts import PromptSampler
 from prl.run_folder.inputs import Inputs, model_inputs
@@ -52,11 +55,14 @@ class PairMaker:
         revisions: how often the policy revises each response before it is a candidate, as policies of SRPO learn to.
         revision_prompt: last turn of a prompt for a revision, with {prompt} and {response}; that of the training.
         calibration: policy of which a further response to each prompt is written, `calibration`, for VPO.
+        others: further policies by name, each of which answers as often and revises nothing; rows then name who wrote
+            their responses, and the policy itself is `self`.
+        written: column of the prompts that holds further responses by the name of who wrote them.
         directions: tell the policy in each prompt how to weigh several attributes; the reward reads prompts without.
 
     Raises:
-        ValueError: for fewer candidates of a prompt than the rule needs, numbers for lists that are not written, or
-            settings that its rows have no use for.
+        ValueError: for fewer candidates of a prompt than the rule needs, numbers for lists that are not written, a rule
+            that asks for an unknown policy, or settings that cannot be combined or that its rows have no use for.
     """
 
     def __init__(
@@ -77,6 +83,8 @@ class PairMaker:
         calibration: ModelSource | None = None,
         revisions: int = 0,
         revision_prompt: str = REVISION_PROMPT,
+        others: dict[str, ModelSource] | None = None,
+        written: str | None = None,
         directions: Directions | None = None,
     ) -> None:
         self.policy, self.prompts, self.reward = policy, prompts, reward
@@ -86,32 +94,40 @@ class PairMaker:
         self.keep_thoughts, self.lists, self.directions = keep_thoughts, lists, directions
         self.proposal_logprobs, self.calibration = proposal_logprobs, calibration
         self.revisions, self.revision_prompt = revisions, revision_prompt
-        check_revisions(revisions, revision_prompt)
-        if proposal_logprobs and not lists:
+        self.others, self.written = dict(others or {}), written
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        self._check_combinations()
+        self._check_rule()
+
+    def _check_combinations(self) -> None:
+        """Refuse settings of which one would leave another without its meaning."""
+        check_revisions(self.revisions, self.revision_prompt)
+        if self.proposal_logprobs and not self.lists:
             raise ValueError("proposal_logprobs is set, and lists is not, beside which they are written; set lists too")
-        if proposal_logprobs and revisions:
+        if self.proposal_logprobs and self.revisions:
             raise ValueError("proposal_logprobs are those of plain responses, and revisions is set; leave one out")
-        for name, given in (
-            ("calibration", calibration),
-            ("proposal_logprobs", proposal_logprobs),
-            ("revisions", revisions),
-        ):
-            if directions is not None and given:
+        if self.proposal_logprobs and (self.others or self.written):
+            raise ValueError("proposal_logprobs are those of the policy, and others write too; leave one out")
+        for name in ("calibration", "proposal_logprobs", "revisions", "others", "written"):
+            if self.directions is not None and getattr(self, name):
                 raise ValueError(
                     f"directions and {name} are both set, and they cannot be combined; leave one of them out"
                 )
-        if sampling.per_prompt < self.rule.min_candidates:
+
+    def _check_rule(self) -> None:
+        """Refuse a rule that lacks the candidates it chooses among, and settings that mean nothing to it."""
+        name = type(self.rule).__name__
+        check_names(self.others, self.rule, self.written)
+        if self.sampling.per_prompt < self.rule.min_candidates and not (self.others or self.written):
             raise ValueError(
-                f"sampling.per_prompt is {sampling.per_prompt}; {type(self.rule).__name__} chooses among at least "
+                f"sampling.per_prompt is {self.sampling.per_prompt}; {name} chooses among at least "
                 f"{self.rule.min_candidates} candidates"
             )
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
-        if not isinstance(self.rule, PairRule) and (labels == "soft" or checks.min_win_prob > 0.5):
-            setting = "labels: soft" if labels == "soft" else f"checks.min_win_prob {checks.min_win_prob}"
-            raise ValueError(
-                f"{setting} is about two responses, and {type(self.rule).__name__} keeps single ones; leave it out"
-            )
+        soft = self.labels == "soft"
+        if not isinstance(self.rule, PairRule) and (soft or self.checks.min_win_prob > 0.5):
+            setting = "labels: soft" if soft else f"checks.min_win_prob {self.checks.min_win_prob}"
+            raise ValueError(f"{setting} is about two responses, and {name} keeps single ones; leave it out")
 
     def write(self, output: Path, settings: dict[str, Any], part: tuple[int, int] = (0, 1)) -> dict[str, int]:
         """Write the rows to a .jsonl file, and return the counts.
@@ -141,7 +157,10 @@ class PairMaker:
             for start in tqdm(starts, desc=self.rule.rows, unit="batch"):
                 parts.add(start, *make(start, min(per_batch, len(records) - start)))
         counts = parts.counts()
-        write_text(provenance, json.dumps({**about, "counts": counts}, indent=2) + "\n")
+        about["counts"] = counts
+        if isinstance(self.rule, PairRule):
+            about["mix"] = mix_of(parts.rows(), self.policy)
+        write_text(provenance, json.dumps(about, indent=2) + "\n")
         parts.join(output)
         parts.remove()
         return counts
@@ -150,9 +169,11 @@ class PairMaker:
         found = model_inputs("policy", self.policy)
         if self.calibration is not None:
             found |= model_inputs("calibration", self.calibration)
+        for name, other in self.others.items():
+            found |= model_inputs(f"others.{name}", other)
         for number, source in enumerate(self.reward.leaves()):
-            if (model := source.model_source()) is not None:
-                found |= model_inputs(f"reward{number}", model)
+            for role, model in source.model_sources().items():
+                found |= model_inputs(f"reward{number}{role and '.'}{role}", model)
         return found
 
     def sampler(self, records: Sequence[AnchoredPrompt], name: str, sampling: Sampling) -> PromptSampler:
@@ -177,17 +198,27 @@ class PairMaker:
 
     def _maker(self, records: list[AnchoredPrompt]) -> Callable[[int, int], tuple[list[Row], Counter]]:
         """Load the models, and return what makes the rows of some prompts: the first one's number, and how many."""
-        sampler = self.sampler(records, self.prompts.path, self.sampling)
+        name = self.prompts.path
+        sampler = self.sampler(records, name, self.sampling)
+        others = {
+            other: PromptSampler(policy, self.sampling, records, name=name, **self._settings())
+            for other, policy in self.others.items()
+        }
         load_frozen(self.reward, sampler.policy, self.policy.path)
         self.reward.to(sampler.device)
         beside = self._beside(sampler, records)
         revising = RevisingSampler(sampler, self.policy, self.revisions, self.revision_prompt)
+        writers = Writers(revising, others, records, self.written)
 
         def make(start: int, number: int) -> tuple[list[Row], Counter]:
             counts: Counter[str] = Counter()
-            rollout, kept = self._distinct(revising.sample(start, number), counts)
+            rollout, wrote = self._distinct(*writers.responses(start, number), counts)
             with torch.no_grad():
-                compared = dict(zip(kept, compare_candidates(self.reward, rollout), strict=True)) if kept else {}
+                found = compare_candidates(self.reward, rollout) if wrote else []
+            compared = dict(zip(wrote, found, strict=True))
+            if writers.several:
+                for place, names in wrote.items():
+                    compared[place] = replace(compared[place], sources=tuple(map(tuple, names)))
             rows = []
             further = beside.columns(start, [compared.get(place) for place in range(number)])
             asked = sampler.records[start : start + number]
@@ -208,9 +239,11 @@ class PairMaker:
             calibration = CalibrationSampler(self.calibration, self.sampling, records, **settings)
         return Beside(calibration, ProposalLogprobs(sampler) if self.proposal_logprobs else None)
 
-    def _distinct(self, rollout: Rollout, counts: Counter[str]) -> tuple[Rollout, list[int]]:
-        """Leave out empty, unfinished and repeated responses; return the rest, and the prompts that still have some."""
-        seen: set[tuple[int, str]] = set()
+    def _distinct(
+        self, rollout: Rollout, sources: list[str], counts: Counter[str]
+    ) -> tuple[Rollout, dict[int, list[list[str]]]]:
+        """Leave out empty, unfinished and repeated responses; return the rest, and by prompt who wrote each of them."""
+        seen: dict[tuple[int, str], list[str]] = {}
         rows = []
         groups, finished = rollout.group.tolist(), rollout.finished.tolist()
         for row, text in enumerate(text.strip() for text in rollout.texts):
@@ -221,11 +254,16 @@ class PairMaker:
                 counts["responses that hit the length limit"] += 1
             elif (groups[row], text) in seen:
                 counts["responses equal to another"] += 1
+                seen[groups[row], text].append(sources[row])
             else:
-                seen.add((groups[row], text))
+                seen[groups[row], text] = [sources[row]]
                 rows.append(row)
-        kept = rollout.select(torch.tensor(rows, dtype=torch.long)) if rows else rollout
-        return kept, list(dict.fromkeys(groups[row] for row in rows))
+        wrote: dict[int, list[list[str]]] = {}
+        for (group, text), names in seen.items():
+            # Of those that wrote one text each time counts: the first of a random order is who it is put down to.
+            random.Random(f"{self.seed} {text}").shuffle(names)
+            wrote.setdefault(group, []).append(list(dict.fromkeys(names)))
+        return rollout.select(torch.tensor(rows, dtype=torch.long)) if rows else rollout, wrote
 
     def _rows_of(
         self, record: AnchoredPrompt, candidates: Candidates | None, number: int, counts: Counter[str]
@@ -239,6 +277,9 @@ class PairMaker:
             log.warning("prompt %d has a comparison that failed: %s", number + 1, self.reward.failure())
             return []
         generator = torch.Generator().manual_seed(self.seed + number)
+        if self.written is not None:  # its texts are candidates now
+            extra = {name: value for name, value in record.extra.items() if name != self.written}
+            record = replace(record, extra=extra)
         if isinstance(self.rule, DemonstrationRule):
             kept = self.rule.keep(candidates, generator)
             return [demonstration_row(record, candidates, each, lists=self.lists) for each in kept]

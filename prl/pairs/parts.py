@@ -62,11 +62,15 @@ class Parts:
         """Add up the counts of all parts."""
         return dict(sum((Counter(part["counts"]) for part in self._read()), Counter[str]()))
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of all parts."""
+        for part in self._read():
+            yield from part["rows"]
+
     def join(self, output: Path) -> None:
         """Write the rows of all parts to one file."""
         with writing(output) as partial, partial.open("w", encoding="utf-8") as out:
-            for part in self._read():
-                out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part["rows"])
+            out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
 
     def remove(self) -> None:
         """Delete the parts, their settings last: a kill in between leaves no parts that could be taken for others."""

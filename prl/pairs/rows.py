@@ -21,6 +21,10 @@ def pair_row(record: AnchoredPrompt, candidates: Candidates, pair: Choice, *, so
     """
     rates = candidates.win_rate
     win_prob = float(candidates.win_prob[pair.chosen, pair.rejected])
+    named = {}
+    if candidates.sources:
+        named["chosen_source"] = pair.chosen_source or candidates.sources[pair.chosen][0]
+        named["rejected_source"] = pair.rejected_source or candidates.sources[pair.rejected][0]
     return {
         **_kept(record, PreferencePair.columns),
         "prompt": list(record.prompt),
@@ -30,6 +34,7 @@ def pair_row(record: AnchoredPrompt, candidates: Candidates, pair: Choice, *, so
         "chosen_win_rate": float(rates[pair.chosen]),
         "rejected_win_rate": float(rates[pair.rejected]),
         "win_prob": win_prob,
+        **named,
         **_lists(candidates, lists),
     }
 
@@ -44,6 +49,7 @@ def demonstration_row(record: AnchoredPrompt, candidates: Candidates, kept: int,
         "reward": float(rewards[kept]),
         "mean_reward": float(rewards.mean()),
         "candidates": len(candidates),
+        **({"completion_source": candidates.sources[kept][0]} if candidates.sources else {}),
         **_lists(candidates, lists),
     }
 

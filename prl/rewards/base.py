@@ -36,6 +36,11 @@ class RewardSource(nn.Module, ABC):
         """Return the source of the model, for memory estimates; None without a model or on the policy's base model."""
         return None
 
+    def model_sources(self) -> dict[str, ModelSource]:
+        """Return the sources of all models by their role; one has no role by default."""
+        found = self.model_source()
+        return {} if found is None else {"": found}
+
     def attach_policy(self, policy: Any, policy_path: str | None) -> None:
         """Offer the policy before `load` to a source that can share its weights; does nothing by default."""
 

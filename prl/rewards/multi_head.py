@@ -75,7 +75,7 @@ class MultiHead(ScalarReward):
         said: list[Tensor] = []
 
         def values_of(rows: list[int], texts: list[str]) -> Tensor:
-            heads = self.heads([prompts[row] for row in rows], texts)
+            heads = self.values([prompts[row] for row in rows], texts)
             said.append(heads)
             return (heads * weights[rows].to(heads)).sum(-1)
 

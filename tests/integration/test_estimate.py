@@ -123,6 +123,16 @@ def test_heads_and_critics_are_counted_where_they_are(home: Home, tmp_path: Path
     assert work["adapter"] > 1.5 * work["adapters"]
 
 
+def test_trees_and_their_masks_are_counted_where_they_take_more(home: Home, tmp_path: Path) -> None:
+    """Eager attention takes the square of a row; auto reads no tree whose square is more work than it saves."""
+    eager = (f"{MODEL}model.attn_implementation", "eager", f"{MODEL}max_length", "128", "--processes", "1")
+    phases = {}
+    for mode in ("off", "auto", "on"):
+        phases[mode] = estimated(home, "preference", tmp_path, *eager, f"{MODEL}packed", mode)["phases"]
+    assert phases["off"]["train"] <= phases["auto"]["train"] < phases["on"]["train"]
+    assert phases["off"]["reference"] <= phases["auto"]["reference"] < phases["on"]["reference"]
+
+
 def test_guides_are_counted_beside_the_reference(home: Home, tmp_path: Path) -> None:
     guided = (f"{MODEL}objective", "TGDPO", f"{MODEL}guides", f"{{guide: {{path: {home.judge}}}}}")
     cached, one = (f"{MODEL}reference_logprobs", "cached"), ("--processes", "1")
@@ -136,6 +146,14 @@ def test_guides_are_counted_beside_the_reference(home: Home, tmp_path: Path) -> 
     assert kept["phases"]["train"] == plain_kept["phases"]["train"]  # frozen models are gone by then
     assert kept["phases"]["reference"] == plain_kept["phases"]["reference"] + guide["total"]
     assert kept["phases"]["guides.guide"] == live["phases"]["guides.guide"]
+
+
+def test_both_models_of_an_implicit_reward_are_counted(home: Home, tmp_path: Path) -> None:
+    settings = {"path": str(home.policy), "reference": str(home.policy), "max_length": 64}
+    reward = json.dumps({"class_path": "ImplicitReward", "init_args": settings})
+    found = models(estimated(home, "pairwise_ppo", tmp_path, f"{MODEL}reward", reward, "--processes", "1"))
+    both = [found[f"ImplicitReward {role}"] for role in ("policy", "reference")]
+    assert [each["total"] for each in both] == [found["reference"]["total"]] * 2
 
 
 @pytest.mark.parametrize("overlay", sorted(path.name for path in (CONFIGS / "strategies").iterdir()))
@@ -174,7 +192,7 @@ def test_devices_that_depend_on_the_machine_are_asked_for(home: Home, tmp_path: 
 
 def test_a_judge_of_a_kind_that_nobody_knows_is_named(tmp_path: Path) -> None:
     (tmp_path / "prl_judge.json").write_text('{"kind": "mine"}')
-    source = SimpleNamespace(model_source=lambda: ModelSource(path=str(tmp_path)))
+    source = SimpleNamespace(model_sources=lambda: {"": ModelSource(path=str(tmp_path))})
     judge: Any = SimpleNamespace(leaves=lambda: [source])
     with pytest.raises(ValueError, match="is a judge of the kind 'mine', which cannot be estimated"):
         estimates._read_once(judge, 1, lambda make: make())

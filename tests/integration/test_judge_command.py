@@ -15,6 +15,7 @@ from prl.data import DataSource, PreferencePair, load_records
 from prl.judge import GenerativeJudge, Judge, load_judge
 from prl.judge.gate import broken_limits
 from prl.rewards.folder import PASSPORT_FILE
+from tests.helpers.tiny import write_tiny_model
 from tests.integration.runs import Home
 
 MODEL = "--model.init_args."
@@ -60,6 +61,27 @@ def test_measuring_a_judge(kind: str, home: Home, tmp_path: Path, capsys: pytest
     assert head == f"not good enough to train a policy: {len(broken)} of the gate's 9 limits broken"
     assert limits.startswith("limits: min_pairs 50, min_accuracy 0.6, ")
     assert len(shown.splitlines()) < 50  # one screen
+
+
+def test_the_reward_that_a_policy_implies_is_measured_like_a_judge(home: Home, tmp_path: Path, capsys) -> None:
+    """A policy beside its reference; beside itself it is no judge at all, which is a tie."""
+    write_tiny_model(tmp_path / "policy", seed=5, tie_word_embeddings=True)
+    start, pairs, report = str(home.policy), str(home.data("pairs.train")), tmp_path / "report.json"
+    with_reference = ["judge", "--pairs", pairs, "--reference", start, "--json", str(report), "--no-probes", "--judge"]
+    main([*with_reference, str(tmp_path / "policy"), "--beta", "0.5"])
+    told, found = capsys.readouterr().out, json.loads(report.read_text())
+    assert "implicit judge on pairs.train.jsonl: 32 pairs" in told
+    assert (found["judge"]["kind"], found["judge"]["beta"]) == ("implicit", 0.5)
+    policy = Judge.from_pretrained(tmp_path / "policy", reference=start, beta=0.1)
+    rows = [json.loads(line) for line in Path(pairs).read_text().splitlines()]
+    verdict = policy.compare(*([row[name] for row in rows] for name in ("prompt", "chosen", "rejected")))
+    assert found["report"]["margin"]["mean"] == pytest.approx(5 * float(verdict.win_logit.mean()), abs=1e-4)
+    main([*with_reference, start])
+    assert json.loads(report.read_text())["report"]["accuracy"]["mean"] == 0.5
+    code, told = refusal(["judge", "--judge", start, "--pairs", pairs, "--per_token"], capsys)
+    assert (code, "--beta and --per_token go with --reference" in told) == (2, True)
+    code, told = refusal([*with_reference[:-2], "--judge", start, "--write-passport"], capsys)
+    assert (code, "--write-passport is of a judge in one folder" in told) == (2, True)
 
 
 def turned_rows(rows: list[dict]) -> list[dict]:

@@ -180,6 +180,50 @@ def test_what_is_no_candidate_is_left_out_and_counted(home: Home, tmp_path: Path
     assert len(rows(tmp_path / "pairs.jsonl")) == 5
 
 
+def test_several_policies_answer_and_rows_name_who_wrote_them(home: Home, tmp_path: Path, capsys) -> None:
+    """Two policies and responses of a column; the third policy's are the best, for they have most vowels."""
+    given = [json.loads(line) for line in home.data("prompts.train").read_text().splitlines()][:30]
+    prompts = tmp_path / "prompts.jsonl"
+    told = [{**row, "topic": "x", "texts": {"strong": ["aeiou" * 2, "aeiou" * 3]}} for row in given]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in told))
+    reward = ["--reward", json.dumps({"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.vowels"}})]
+    others = ["--others", f"peer={write_tiny_model(tmp_path / 'peer', 7)}", "--written", "texts"]
+    for chosen, rejected in (("strong", "peer"), ("peer", "self"), ("pool", "pool")):
+        rule = {"class_path": "BySource", "init_args": {"chosen": chosen, "rejected": rejected}}
+        output = tmp_path / f"{chosen}_{rejected}.jsonl"
+        main(
+            [
+                *command(home, output, *reward, "--rule", json.dumps(rule), *others, "--limit", "30"),
+                "--prompts",
+                str(prompts),
+            ]
+        )
+        made = rows(output)
+        assert len(made) > 5
+        mix = json.loads(output.with_suffix(".provenance.json").read_text())["mix"]
+        same = sum(row["chosen_source"] == row["rejected_source"] for row in made) / len(made)
+        assert mix["same_source"] == {"share": same, "num_pairs": len(made)}
+        for row in made:
+            assert "texts" not in row
+            assert vowels(None, row["chosen"], None) > vowels(None, row["rejected"], None)
+            if chosen != "pool":
+                assert (row["chosen_source"], row["rejected_source"]) == (chosen, rejected)
+            if chosen != "peer":
+                assert (row["chosen"], row["chosen_source"]) == ("aeiou" * 3, "strong")
+        if chosen == "strong":
+            assert mix["separability"]["accuracy"] > 0.9
+    output = tmp_path / "best.jsonl"
+    best = command(home, output, *reward, "--rule", "BestOfN", *others, "--limit", "30", "--samples", "1")
+    main([*best, "--prompts", str(prompts)])
+    for row in rows(output):
+        assert (row["completion"], row["completion_source"], row["topic"]) == ("aeiou" * 3, "strong", "x")
+        assert "texts" not in row
+    about = json.loads(output.with_suffix(".provenance.json").read_text())
+    assert about["counts"]["demonstrations"] == 30
+    assert "mix" not in about  # which is about two sides
+    assert {name.partition("/")[0] for name in about["inputs"]} == {"policy", "others.peer"}
+
+
 def vowels(prompt: object, response: str, row: object) -> float:
     return float(sum(letter in "aeiou" for letter in response))
 
@@ -193,6 +237,20 @@ def vowels(prompt: object, response: str, row: object) -> float:
         (["--reward", "RuleReward", "--samples", "1"], "BestWorst chooses among at least 2 candidates"),
         (["--reward", "RuleReward", "--directions", '{"attributes": []}'], "directions.attributes is []"),
         (["--reward", "RuleReward", "--directions", '{"attribute": ["a"]}'], "--directions"),
+        (
+            ["--reward", "RuleReward", "--directions", '{"attributes": ["a"]}', "--written", "texts"],
+            "directions and written are both set",
+        ),
+        (["--reward", "RuleReward", "--others", "peer"], "--others peer: expected NAME=MODEL"),
+        (["--reward", "RuleReward", "--others", "pool=x"], "others names a policy 'pool'"),
+        (
+            ["--reward", "RuleReward", "--lists", "--proposal_logprobs", "--others", "peer=x"],
+            "proposal_logprobs are those of the policy, and others write too",
+        ),
+        (
+            ["--reward", "RuleReward", "--rule", '{"class_path": "BySource", "init_args": {"chosen": "peer"}}'],
+            "BySource asks for the policy 'peer'; the policies are self",
+        ),
     ],
 )
 def test_mistakes_are_told_before_anything_is_sampled(more, message, home: Home, tmp_path: Path, capsys) -> None:

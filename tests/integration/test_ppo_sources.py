@@ -89,12 +89,13 @@ def sources(home: Home) -> dict[str, tuple[str, dict[str, Any]]]:
     return {
         "Bradley-Terry judge": ("BradleyTerryJudge", {"path": str(home.bradley_terry)}),
         "scalar": ("ScalarReward", {"path": str(home.bradley_terry)}),
+        "implicit": ("ImplicitReward", {"path": str(home.judge), "reference": str(home.policy), "max_length": 64}),
         "rule": ("RuleReward", rule["init_args"]),
         "mix": ("WeightedReward", {"sources": {"judge": judge, "rule": rule}, "weights": {"judge": 1.0, "rule": 0.5}}),
     }
 
 
-@pytest.mark.parametrize("name", ["Bradley-Terry judge", "scalar", "rule", "mix"])
+@pytest.mark.parametrize("name", ["Bradley-Terry judge", "scalar", "implicit", "rule", "mix"])
 def test_every_source_of_reward_trains(name: str, home: Home, tmp_path: Path) -> None:
     given = map(json.loads, home.data("prompts.train").read_text().splitlines())
     rows = [{**row, "answer": row["anchor"]} for row in given]
@@ -108,6 +109,9 @@ def test_every_source_of_reward_trains(name: str, home: Home, tmp_path: Path) ->
     numbers = find_callback(cli.trainer, Numbers)
     assert [each["reward/failed_frac"] for each in numbers.training] == [0] * 4
     assert all(0 <= each["val/win_rate"] <= 1 for each in numbers.validation)
+    if name == "implicit":  # a resume knows both models again
+        read = {each.rpartition("/")[0] for each in cli.model.inputs()}
+        assert {"model.reward.policy", "model.reward.reference"} <= read
     if name == "mix":
         for each in numbers.training:
             parts = each["rewards/judge/mean"] + 0.5 * each["rewards/rule/mean"]

@@ -64,9 +64,9 @@ class Counted:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.pairs, read = 0, reading.read_pairs
 
-        def counting(model: Any, pairs: list, sharding: Any) -> list[torch.Tensor]:
+        def counting(model: Any, pairs: list, *more: Any) -> list[torch.Tensor]:
             self.pairs += len(pairs)
-            return read(model, pairs, sharding)
+            return read(model, pairs, *more)
 
         patch.setattr(reading, "read_pairs", counting)
 
@@ -103,8 +103,31 @@ def test_a_cached_reference_gives_the_bits_of_a_live_one(
         assert differences(weights(tmp_path / "live"), weights(tmp_path / name)) == []
 
 
+def packing(mode: str) -> tuple[str, ...]:
+    return (f"{MODEL}packed", mode)
+
+
+@pytest.mark.parametrize("more", [(), HALF], ids=["float32", "bfloat16"])
+def test_packed_pairs_learn_what_plain_ones_do(more: tuple[str, ...], home: Home, tmp_path: Path) -> None:
+    found = {}
+    for mode in ("off", "auto", "on"):
+        cli = home.run("preference", tmp_path / mode, *LEARNING, *more, callback(Numbers), *packing(mode))
+        found[mode] = numbers(cli)
+        counts = [each.tokens for each in cli.model.sharing.values()]
+        assert [each.computed < each.plain for each in counts] == [mode != "off"] * 2
+        assert (found[mode][0]["perf/saved_tokens"] > 0.1) == (mode != "off")
+    tolerance = {"rel": 1e-5, "abs": 1e-5} if more == () else {"rel": 0.02, "abs": 0.02}
+    for mode in ("auto", "on"):
+        for each, plain in zip(found[mode], found["off"], strict=True):
+            # Accuracies are a matter of rounding at the start.
+            for name in plain.keys() - {"train/accuracy", "val/accuracy", "perf/saved_tokens"}:
+                assert each[name] == pytest.approx(plain[name], **tolerance), (mode, name)
+
+
 @pytest.mark.parametrize(
-    "change", ["weights", "precision", pytest.param("rows", marks=pytest.mark.slow)], ids=lambda change: change
+    "change",
+    ["weights", "precision", "packing", pytest.param("rows", marks=pytest.mark.slow)],
+    ids=lambda change: change,
 )
 def test_another_start_precision_or_row_is_another_cache(
     change: str, home: Home, tmp_path: Path, caches: Path, monkeypatch: pytest.MonkeyPatch
@@ -118,6 +141,7 @@ def test_another_start_precision_or_row_is_another_cache(
     changed = {
         "weights": (f"{MODEL}reference.path", str(home.judge)),
         "precision": ("--trainer.precision", "bf16-mixed"),
+        "packing": packing("off"),
         "rows": ("--data.init_args.train.path", str(rows)),
     }[change]
     home.run("preference", tmp_path / "other", *settings, *changed)
@@ -351,3 +375,15 @@ def test_what_learns_beside_the_policy_learns_alike_under_every_strategy(home: H
         for key, weight in found["ddp"].items():
             ours = found[name][key]
             torch.testing.assert_close(ours, weight, atol=1e-4, rtol=1e-4, msg=lambda text, k=key: f"{k}: {text}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_learn_from_packed_pairs_what_they_learn_from_plain_ones(
+    strategy: str, home: Home, tmp_path: Path
+) -> None:
+    settings = (*LEARNING, *STRATEGIES[strategy], f"{MODEL}model.gradient_checkpointing", "true")
+    off, on = (run_processes(home, "preference", tmp_path / m, 2, *settings, *packing(m)) for m in ("off", "on"))
+    assert differences(off, on) != []  # they were read otherwise
+    for name, weight in off.items():
+        torch.testing.assert_close(on[name], weight, atol=1e-5, rtol=1e-5, msg=name)

@@ -208,6 +208,14 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("rankings-weigh-more", "share = weight / num_pairs", "share = weight"),
         ),
     ),
+    "prl/evaluation/separability.py": (
+        "u.separability",
+        (
+            ("probe-sees-its-prompts", "prompts % FOLDS == fold", "torch.arange(len(labels)) % FOLDS == fold"),
+            ("second-response-is-always-worse", "(pair.preference > 0.5, pair.preference < 0.5)", "(True, False)"),
+            ("weights-are-free", "PENALTY / 2 * weights.square().sum()", "0 * weights.square().sum()"),
+        ),
+    ),
     "datamodules/preference_pairs.py": (
         "u.datamodules u.pair_shapes",
         (("unknown-words-keep-duplicates", 'if on_duplicate not in ("keep", "drop"):', "if False:"),),

@@ -38,6 +38,20 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("limit-is-not-kept", "< self.min_win_prob:", "< 0.5:"),
         ),
     ),
+    "prl/pairs/rules/by_source.py": (
+        "u.pairs",
+        (
+            ("the-worst-of-chosen", "of(self.chosen)[:1]", "of(self.chosen)[-1:]"),
+            ("any-source-will-do", "if name == POOL or name in writers[n]", "if True"),
+        ),
+    ),
+    "prl/pairs/writers.py": (
+        "u.pairs i.pairs_command",
+        (
+            ("responses-behind-the-first-prompt", "rows = [first[each.place] for each in written]", "rows = [0 for each in written]"),
+            ("others-are-forgotten", "written += [Written(place, text, name, finished)", "_ = [Written(place, text, name, finished)"),
+        ),
+    ),
     "prl/pairs/rules/rejection_sampled.py": (
         "u.pairs",
         (
@@ -49,6 +63,9 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "i.pairs_command",
         (
             ("repeated-responses-stay", "elif (groups[row], text) in seen:", "elif False:"),
+            ("demonstrations-are-measured-as-pairs", "if isinstance(self.rule, PairRule):", "if True:"),
+            ("texts-of-others-stay", "if name != self.written}", "}"),
+            ("directions-beside-others", '"revisions", "others", "written")', '"revisions")'),
             ("rewards-read-the-direction", "None if asked is records else", "None if True else"),
             ("pairs-settings-of-demonstrations", "if not isinstance(self.rule, PairRule) and", "if False and"),
         ),
@@ -62,6 +79,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 '"chosen_win_rate": float(rates[pair.rejected])',
             ),
             ("labels-of-the-prompts-stay", "if name not in read}", "}"),
+            ("completion-of-another", "candidates.sources[kept][0]", "candidates.sources[0][0]"),
             ("reward-of-another", "float(rewards[kept])", "float(rewards[0])"),
         ),
     ),
@@ -136,4 +154,4 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("extrapolates-from-itself", 'out / f"round={number - 1}" / "fit" / "model"', 'run / "model"'),
         ),
     ),
-}
+}  # fmt: skip

@@ -8,6 +8,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "lightning_modules/preference.py": (
         _STAGE,
         (
+            ("pairs-are-never-packed", 'PrefixSharing(packed, "packed")', 'PrefixSharing("off", "packed")'),
             ("guides-with-ids-of-their-own", '            check_same_ids(source, tokenizer, setting=f"guides.{name}")\n', "            pass\n"),
             ("preference-pairs-count-alike", "weighted_mean(losses, weights,", "weighted_mean(losses, torch.ones_like(weights),"),
             ("heads-learn-nothing", "+ list(self.heads.parameters())", ""),
@@ -63,7 +64,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         _STAGE,
         (
             ("cache-for-any-weights", "settings_hash(files, computed,", "settings_hash(computed,"),
-            ("cache-for-any-precision", "source.attn_implementation, precision,", "source.attn_implementation,"),
+            ("cache-for-any-packing", 'f"{precision} {sharing.mode}"', "precision"),
+            ("cache-for-any-precision", "source.attn_implementation, how,", "source.attn_implementation,"),
             ("cache-for-any-rows", "versions, _hash_of_ids(rows, encoder))", "versions)"),
         ),
     ),
@@ -71,9 +73,10 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.reference_passes u.preference_module i.preference",
         (
             ("reference-reads-padding-of-other-pairs", "[batch[name][rows, : max(widths[n] for n in rows)] for", "[batch[name][rows] for"),
-            ("reference-pass-of-any-number-of-pairs", "* (size - len(pairs))", "* 0"),
-            ("reference-head-reads-what-there-is", "loss, head_tokens=HEAD_TOKENS)", "loss)"),
+            ("reference-pass-of-any-number-of-pairs", "* (size - len(pairs))\n    columns", "* 0\n    columns"),
+            ("reference-head-reads-what-there-is", "(1, 0, None) if shape is None else (shape.pairs, shape.width, HEAD_TOKENS)", "(1, 0, None) if shape is None else (shape.pairs, shape.width, None)"),
             ("reference-relies-on-every-shape", "tried[shape] = _is_steady(model, shape, device)", "tried[shape] = True"),
+            ("reference-trees-as-wide-as-their-company", "readings_of(ids, attention), 0, width)", "readings_of(ids, attention), 0)"),
             ("reference-pass-without-padding", "width = length + _step(length) - length % _step(length)", "width = length + -length % _step(length)"),
             ("reference-pass-past-the-last-position", "size < 2 or (positions is not None and width > positions)", "size < 2"),
             ("cut-reference-with-passes-of-its-own", "    if sharding.cuts_weights:\n        passes =", "    if False:\n        passes ="),
@@ -97,6 +100,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("policy-reads-one-response-of-a-pair", "_train_both(policy, critic, kind, rows * views, length)", "_train_both(policy, critic, kind, rows, length)"),
             ("critics-take-no-memory", "cut += [] if critic is None else [", "cut += [] if True else ["),
             ("heads-take-no-memory", "for name, outputs in reads.heads.items()}", "for name, outputs in ()}"),
+            ("masks-of-trees-are-free", "train = max(train, working_memory(policy, partial(_train, policy, rows, tree, trees=True)))", "pass"),
         ),
     ),
     "prl/data/preference_encoding.py": (
@@ -137,6 +141,24 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("good-cache-is-replaced", "if self.place.exists() and _fault(self.place) is None:", "if False:"),
             ("what-was-cut-off-is-kept", "            if kind is None:\n", "            if True:\n"),
         ),
+    ),
+    "prl/models/prefix_sharing/completions.py": (
+        "u.completions u.preference_module",
+        (
+            ("packed-tokens-predict-themselves", "packed.paths()[:, :-1]", "packed.paths()[:, 1:]"),
+            ("packed-states-of-the-first-row", " + packed.row[:, None] * packed.input_ids.shape[1]", ""),
+        ),
+    ),
+    "prl/models/prefix_sharing/packing.py": (
+        "u.completions u.tree_attention",
+        (
+            ("packed-rows-take-what-does-not-fit", "if left >= size)", "if left >= 0)"),
+            ("packed-tokens-see-their-siblings", "return (key <= query) & (query < end)", "return (key <= query) & (0 < end)"),
+        ),
+    ),
+    "prl/models/prefix_sharing/tree_attention.py": (
+        "u.completions u.tree_attention",
+        (("packed-past-the-window", " or longest > widest:", ":"),),
     ),
     "prl/models/logprobs.py": (
         f"u.logprobs {_STAGE}",

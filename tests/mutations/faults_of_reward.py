@@ -81,6 +81,15 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("heads-of-a-folder-forgotten", "self.head_weights = head_weights_of(settings)", "self.head_weights = (1.0,)"),
         ),
     ),
+    "prl/rewards/implicit.py": (
+        "u.implicit_reward",
+        (
+            ("implicit-reward-without-scale", "beta * responses.log_ratio()", "responses.log_ratio()"),
+            ("implicit-reward-never-per-token", "if per_token else rewards", "if False else rewards"),
+            ("implicit-reward-reads-prompts", "mask & (torch.arange(ids.shape[1]) >= starts[:, None])", "mask"),
+            ("reference-of-other-tokens", 'check_same_ids(sources["reference"], tokenizer, setting="reference")', "pass"),
+        ),
+    ),
     "prl/judge/encoding.py": (
         "u.reward_objectives u.judge_levers",
         (("rows-of-a-judge-for-any-columns", "self.on_too_long, *self.columns)", "self.on_too_long)"),),

@@ -59,7 +59,7 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
     from prl.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(ModelSource(path=options.tokenizer))
-    found |= describe(loaded.records, lambda text: len(encode_content(tokenizer, text)))
+    found |= describe(loaded.records, lambda text: encode_content(tokenizer, text))
     if shown := [tokens_of(tokenizer, record) for record in loaded.records[: options.show_tokens]]:
         found["tokens"] = shown
     return found
@@ -148,6 +148,13 @@ def as_text(found: dict[str, Any]) -> str:
         rows.append(("duplicates", f"{found['num_duplicates']}, contradictions {found['num_contradictions']}"))
         labels = "{hard} hard, {soft} soft, {ties} ties; rejected better in {rejected_better}"
         rows.append(("preferences", labels.format(**found["labels"])))
+        if (probe := found["separability"]) is not None:
+            read = "tokens" if "tokens" in found["lengths"] else "words"
+            accuracy, low, high = (100 * probe[name] for name in ("accuracy", "low", "high"))
+            apart = f"{accuracy:.1f} %, {low:.1f} to {high:.1f} (a coin: 50), {probe['num_pairs']} pairs"
+            rows.append(("told apart", f"by {read} alone {apart}"))
+        if (same := found["same_source"]) is not None:
+            rows.append(("one source", f"{100 * same['share']:.1f} % of {same['num_pairs']} pairs"))
         if report["num_ties"]:
             rows.append(("equal ranks", f"{report['num_ties']} pairs left out"))
     text = [f"{name:<16}{value}" for name, value in rows]

@@ -47,10 +47,50 @@ COLUMNS = ("win_prob", "margin", "order_gap")
 
 def main(args: list[str]) -> None:
     """Measure or compare, as the options say."""
+    parser = _parser()
+    options = parser.parse_args(args)
+    lines = (options.prompts, options.responses, options.anchors)
+    if (options.pairs is None) != all(lines) or (options.pairs and any(lines)):
+        parser.error("give either --pairs, or --prompts, --responses and --anchors")
+    of_pairs = ("write_passport", "figures", "max_pairs", "columns", "split", "name")
+    if options.pairs is None and (given := [name for name in of_pairs if getattr(options, name)]):
+        parser.error(f"--{given[0].replace('write_', 'write-')} goes with --pairs")
+    if options.no_probes and (options.pairs is None or options.write_passport):
+        parser.error("--no-probes goes with --pairs and without --write-passport: a passport holds the probes too")
+    if options.reference is None and (options.beta is not None or options.per_token):
+        parser.error("--beta and --per_token go with --reference")
+    if options.write_passport and options.reference is not None:
+        parser.error("--write-passport is of a judge in one folder, and with --reference there are two; use --json")
+    if options.write_passport and not Path(options.judge).is_dir():
+        parser.error(
+            f"--write-passport writes into the judge's folder, but {options.judge} is none; of a judge on the hub "
+            "make one with `hf download ID --local-dir DIR`"
+        )
+    check_outputs(options)
+    prepare(options.json, options.figures)
+    from prl.judge import Judge
+
+    implicit = ("reference", "beta", "per_token")
+    settings = {name: getattr(options, name) for name in implicit if getattr(options, name) not in (None, False)}
+    judge = Judge.from_pretrained(options.judge, dtype=options.dtype, **settings)
+    if options.pairs is not None:
+        measure(judge, options)
+    else:
+        compare(judge, options)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("prl judge", description=__doc__)
-    parser.add_argument("--judge", required=True, help="folder or hub id of a judge, generative or Bradley-Terry")
+    parser.add_argument("--judge", required=True, help="folder or hub id of a judge, or with --reference of a policy")
     parser.add_argument("--pairs", help="preference pairs to measure it on, a file or hub id; see docs/judge.md")
     add_source_options(parser)
+    parser.add_argument(
+        "--reference",
+        help="reference of a policy that was trained on pairs: then --judge is the policy, and its implicit reward "
+        "judges",
+    )
+    parser.add_argument("--beta", type=float, help="scale of the implicit reward (0.1)")
+    parser.add_argument("--per_token", action="store_true", help="divide the implicit reward by the number of tokens")
     parser.add_argument(
         "--dtype", default=DTYPES[0], choices=DTYPES, help="type in which the judge works; the passport says it"
     )
@@ -69,29 +109,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("--responses", type=Path, help="one response per line, to these prompts")
     parser.add_argument("--anchors", type=Path, help="one response per line to compare each with")
     parser.add_argument("--json", type=Path, help="write what is found into this file")
-    options = parser.parse_args(args)
-    lines = (options.prompts, options.responses, options.anchors)
-    if (options.pairs is None) != all(lines) or (options.pairs and any(lines)):
-        parser.error("give either --pairs, or --prompts, --responses and --anchors")
-    of_pairs = ("write_passport", "figures", "max_pairs", "columns", "split", "name")
-    if options.pairs is None and (given := [name for name in of_pairs if getattr(options, name)]):
-        parser.error(f"--{given[0].replace('write_', 'write-')} goes with --pairs")
-    if options.no_probes and (options.pairs is None or options.write_passport):
-        parser.error("--no-probes goes with --pairs and without --write-passport: a passport holds the probes too")
-    if options.write_passport and not Path(options.judge).is_dir():
-        parser.error(
-            f"--write-passport writes into the judge's folder, but {options.judge} is none; of a judge on the hub "
-            "make one with `hf download ID --local-dir DIR`"
-        )
-    check_outputs(options)
-    prepare(options.json, options.figures)
-    from prl.judge import Judge
-
-    judge = Judge.from_pretrained(options.judge, dtype=options.dtype)
-    if options.pairs is not None:
-        measure(judge, options)
-    else:
-        compare(judge, options)
+    return parser
 
 
 def check_outputs(options: argparse.Namespace) -> None:
@@ -100,7 +118,7 @@ def check_outputs(options: argparse.Namespace) -> None:
     Raises:
         OutputError: naming the file.
     """
-    read = [options.judge, options.pairs, options.prompts, options.responses, options.anchors]
+    read = [options.judge, options.reference, options.pairs, options.prompts, options.responses, options.anchors]
     if options.json is not None and not options.json.is_dir():
         own = lines_with(*COLUMNS) if options.pairs is None else json_with("prl", "judge", "data", "report")
         check_file(options.json, "--json", own, read)

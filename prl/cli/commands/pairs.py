@@ -52,13 +52,15 @@ def _parser() -> argparse.ArgumentParser:
         "--rule",
         type=_class,
         default="BestWorst",
-        help="which responses become a pair: BestWorst, AllPairs, RejectionSampled; or a demonstration: BestOfN; or a "
-        "class of your own, with its settings as JSON (BestWorst)",
+        help="which responses become a pair: BestWorst, AllPairs, BySource, RejectionSampled; or a demonstration: "
+        "BestOfN; or a class of your own, with its settings as JSON (BestWorst)",
     )
+    _add_writers(parser)
     parser.add_argument("--samples", type=positive, default=5, help="responses to each prompt (5)")
     parser.add_argument("--max_new_tokens", type=positive, default=256, help="length limit of a response (256)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the sampling (1)")
     _add_row_options(parser)
+    _add_methods(parser)
     parser.add_argument("--max_prompt_length", type=positive, default=1024, help="longest prompt in tokens (1024)")
     parser.add_argument("--batch_size", type=positive, default=16, help="responses sampled together (16)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="type in which policy and judge work")
@@ -91,6 +93,24 @@ def _add_row_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keep_unfinished", action="store_true", help="take responses that hit the length limit")
     parser.add_argument("--soft_labels", action="store_true", help="write the judge's probability as `preference`")
+
+
+def _add_writers(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name who answers beside the policy."""
+    parser.add_argument(
+        "--others",
+        nargs="+",
+        default=[],
+        metavar="NAME=MODEL",
+        help="further policies that answer too; rows then name who wrote them, and the rule BySource mixes them",
+    )
+    parser.add_argument(
+        "--written", metavar="COLUMN", help='column of the prompts with further responses: {"NAME": ["text", ...]}'
+    )
+
+
+def _add_methods(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what single methods read."""
     parser.add_argument(
         "--lists",
         action="store_true",
@@ -127,6 +147,9 @@ def _maker(options: argparse.Namespace) -> Any:
     from prl.pairs.making import PairMaker
     from prl.rewards.base import RewardSource
 
+    named = [text.partition("=") for text in options.others]
+    if wrong := ["".join(parts) for parts in named if not all(parts)]:
+        raise ValueError(f"--others {wrong[0]}: expected NAME=MODEL, a folder or hub id")
     reward = built("reward", RewardSource, options.reward) if options.reward is not None else None
     template = {"dtype": options.dtype, "chat_template_kwargs": options.chat_template_kwargs}
     calibration = None if options.calibration is None else ModelSource(path=options.calibration, **template)
@@ -146,6 +169,8 @@ def _maker(options: argparse.Namespace) -> Any:
         proposal_logprobs=options.proposal_logprobs,
         calibration=calibration,
         revisions=options.revisions,
+        others={name: ModelSource(path=path, dtype=options.dtype) for name, _, path in named},
+        written=options.written,
         **({} if options.revision_prompt is None else {"revision_prompt": options.revision_prompt}),
         directions=None if options.directions is None else built("directions", Directions, options.directions),
     )

@@ -137,7 +137,7 @@ def test_large_data_is_resampled_in_parts_with_the_same_result(monkeypatch) -> N
 
 
 def test_describe_says_what_a_kind_has() -> None:
-    found = describe([pair(), pair(), pair("bad", "good")], count_tokens=lambda text: len(text.split()))
+    found = describe([pair(), pair(), pair("bad", "good")], tokens=str.split)
     assert (found["num_prompts"], found["num_duplicates"], found["num_contradictions"]) == (1, 1, 1)
     assert found["lengths"]["tokens"]["prompt"]["max"] == 1
     assert found["labels"]["hard"] == 3
@@ -208,6 +208,21 @@ def test_data_as_json_has_everything(pairs_file, capsys) -> None:
     assert found["report"]["labels"] == {"none, chosen is better": 3}
     assert found["labels"] == {"hard": 3, "soft": 0, "ties": 0, "rejected_better": 0}
     assert found["num_duplicates"] == 1
+
+
+def test_generators_that_can_be_told_apart_are_shown(tmp_path, tiny_folder, capsys) -> None:
+    sides = {"chosen_source": "strong", "rejected_source": "weak"}
+    rows = [{"prompt": f"{n}", "chosen": f"{n} #", "rejected": f"{n} +", **sides} for n in range(30)]
+    rows[0]["rejected_source"] = "strong"
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = told(capsys, path)
+    assert "told apart      by words alone 100.0 %, 100.0 to 100.0 (a coin: 50), 30 pairs\n" in text
+    assert "one source      3.3 % of 30 pairs\n" in text
+    assert "by tokens alone 100.0 %" in told(capsys, path, "--tokenizer", tiny_folder)
+    found = json.loads(told(capsys, path, "--json"))
+    assert found["separability"]["accuracy"] == 1.0
+    assert found["same_source"] == {"share": 1 / 30, "num_pairs": 30}
 
 
 def test_data_counts_and_shows_tokens(pairs_file, tiny_folder, capsys) -> None:

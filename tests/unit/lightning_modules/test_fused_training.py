@@ -9,9 +9,9 @@ import torch
 from lightning_modules import GenerativeRewardModule
 from prl.config import ModelSource
 from prl.data import PreferencePair
-from prl.judge.prefix_sharing.packing import CostModel
-from prl.judge.prefix_sharing.tree_attention import packed_logits
 from prl.judge.template import JudgeTemplate
+from prl.models.prefix_sharing.packing import CostModel
+from prl.models.prefix_sharing.tree_attention import packed_logits
 from prl.objectives.reward import Pairwise
 from tests.helpers.numbers import assert_same_numbers
 

@@ -94,16 +94,20 @@ def test_objectives_see_what_plain_forward_passes_say(tiny_folder: Any, start: M
     assert scores_from_values.columns["offset"].tolist() == [0.5, -1.0, 2.0]
 
 
-def test_lists_are_read_in_the_same_pass_and_live_or_cached_alike(tiny_folder: Any, start: ModelSource) -> None:
+@pytest.mark.parametrize("packed", ["off", "on"])
+def test_lists_are_read_in_the_same_pass_and_live_or_cached_alike(
+    packed: str, tiny_folder: Any, start: ModelSource
+) -> None:
     """A pair with a list is read as if it were alone, by policy and reference."""
     listed = [replace(PAIRS[0], extra={"answers": ["abcd", "b", "bacd"], "worth": [1, 0, -1]})]
     listed += [replace(PAIRS[1], extra={"answers": ["aa"], "worth": [2]})]
-    module = made(tiny_folder, WithLists(), reference=start)
+    module = made(tiny_folder, WithLists(), reference=start, packed=packed)
     batch = batch_of(module, listed)
     passes: list[int] = []
     module.model.model.register_forward_hook(lambda *args: passes.append(len(args[2].last_hidden_state)))
     pairs = module.score(batch)
-    assert passes[-1] == len(batch["input_ids"]) == 8
+    assert len(batch["input_ids"]) == 8
+    assert passes[-1] == (8 if packed == "off" else 2)
     assert pairs.present("answers").tolist() == [[True] * 3, [True, False, False]]
     assert pairs.columns["worth"].tolist() == [[1, 0, -1], [2, 0, 0]]
     losses = module.objective.loss(pairs)
@@ -111,7 +115,8 @@ def test_lists_are_read_in_the_same_pass_and_live_or_cached_alike(tiny_folder: A
     for number, (pair, places) in enumerate(zip(listed, ([0, 1, 2], [3]), strict=True)):
         alone = module.score(batch_of(module, [pair]))
         torch.testing.assert_close(module.objective.loss(alone), losses[number : number + 1])
-        ours = reference_logprobs(module.reference, batch_of(module, [pair]), Sharding())[2:]
+        sharing = module.sharing["reference"]
+        ours = reference_logprobs(module.reference, batch_of(module, [pair]), Sharding(), sharing)[2:]
         assert torch.equal(answers.ref_logprobs[places][:, : ours.shape[1]], ours)  # bits, in any company
         for place, text in zip(places, pair.extra["answers"], strict=True):
             as_chosen = module.score(batch_of(module, [replace(pair, chosen=text + "x", rejected=text)])).rejected
@@ -273,12 +278,13 @@ def test_no_reference_is_read_without_need(tiny_folder: Any, monkeypatch: pytest
     assert torch.isfinite(module.training_step(batch_of(module), 0))
 
 
-def test_what_the_reference_says_of_a_pair_does_not_depend_on_its_batch(tiny_folder: Any) -> None:
+@pytest.mark.parametrize("packed", ["off", "auto", "on"])
+def test_what_the_reference_says_of_a_pair_does_not_depend_on_its_batch(packed: str, tiny_folder: Any) -> None:
     """To the last bit, in any company."""
-    module = made(tiny_folder, Logistic())
-    together = reference_logprobs(module.reference, batch_of(module), Sharding())
+    module = made(tiny_folder, Logistic(), packed=packed)
+    together = reference_logprobs(module.reference, batch_of(module), Sharding(), module.sharing["reference"])
     for number, pair in enumerate(PAIRS):
-        alone = reference_logprobs(module.reference, batch_of(module, [pair]), Sharding())
+        alone = reference_logprobs(module.reference, batch_of(module, [pair]), Sharding(), module.sharing["reference"])
         for view in range(2):
             row = together[view * len(PAIRS) + number]
             assert torch.equal(row[: alone.shape[1]], alone[view])
@@ -293,8 +299,9 @@ def test_pairs_are_taken_apart_without_the_padding_of_others(tiny_folder: Any) -
             assert torch.equal(found, alone[name])
 
 
-def test_the_policy_reads_all_responses_in_one_pass_and_its_head_no_prompt(tiny_folder: Any) -> None:
-    module = made(tiny_folder, WithGold())
+@pytest.mark.parametrize("packed", ["off", "on"])
+def test_the_policy_reads_all_responses_in_one_pass_and_its_head_no_prompt(packed: str, tiny_folder: Any) -> None:
+    module = made(tiny_folder, WithGold(), packed=packed)
     batch = batch_of(module)
     module.model(**model_inputs(batch["input_ids"], batch["attention_mask"]))
     module.score(batch)  # tries the head on its first pass
@@ -303,7 +310,7 @@ def test_the_policy_reads_all_responses_in_one_pass_and_its_head_no_prompt(tiny_
     module.model.model.register_forward_hook(lambda *args: passes.append(len(args[2].last_hidden_state)))
     module.model.lm_head.register_forward_hook(lambda *args: head_rows.append(args[2].shape[:-1].numel()))
     module.score(batch)
-    assert passes == [9]
+    assert passes == [9 if packed == "off" else 2]
     assert sum(head_rows) == 1 + int(batch["loss_mask"].sum())  # and the one state that the model itself shows it
 
 
@@ -369,6 +376,7 @@ REFUSED: dict[str, tuple[PreferenceObjective, dict[str, Any], str]] = {
         {"guides": {"teacher": RANDOM}},
         "guides.teacher has random weights .config., which measure nothing; use path",
     ),
+    "another packing": (Logistic(), {"packed": "yes"}, "packed is 'yes'; expected auto, on or off"),
     "another way": (Logistic(), {"reference_logprobs": "never"}, "reference_logprobs is 'never'; expected 'live' or"),
 }
 

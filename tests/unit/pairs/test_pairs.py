@@ -3,17 +3,20 @@
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prl.data import AnchoredPrompt
 from prl.pairs.base import CandidateRule, Choice, PairRule
 from prl.pairs.candidates import Candidates, compare_candidates
 from prl.pairs.checks import PairChecks
 from prl.pairs.rules import RULES, BestOfN
 from prl.pairs.rules.rejection_sampled import RejectionSampled, accept
+from prl.pairs.writers import Written, brought, with_written
 from prl.rewards import RuleReward
 from prl.rewards.base import RewardSource
 from prl.types import PromptBatch
@@ -162,3 +165,65 @@ def test_the_best_of_n_are_kept_in_the_order_of_their_rewards(source: RewardSour
     assert several.worth.tolist() == ([1, 0, 3, 1, 2] if isinstance(source, RuleReward) else several.reward.tolist())
     with pytest.raises(ValueError, match="BestOfN.keep is 0"):
         BestOfN(0)
+
+
+# ---- several policies
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [
+        (("pool", "pool"), ("++++", "strong", "+", "self")),
+        (("self", "self"), ("+++", "self", "+", "self")),
+        (("strong", "self"), ("++++", "strong", "+", "self")),
+        (("self", "strong"), ("+++", "self", "++", "strong")),
+        (("strong", "pool"), ("++++", "strong", "+", "self")),
+        (("strong", "weak"), None),
+    ],
+)
+def test_sides_come_from_the_sources_that_they_are_asked_of(sides, expected) -> None:
+    """The text of two plus signs is of both policies, and the one that a side asks for is named."""
+    (found,) = compared(QualityJudge(), ["+", "+++", "++", "++++"])
+    candidates = replace(found, sources=(("self",), ("self",), ("self", "strong"), ("strong",)))
+    chosen = RULES["BySource"](*sides).choose(candidates, torch.Generator())
+    told = [
+        (
+            candidates.texts[pair.chosen],
+            pair.chosen_source or candidates.sources[pair.chosen][0],
+            candidates.texts[pair.rejected],
+            pair.rejected_source or candidates.sources[pair.rejected][0],
+        )
+        for pair in chosen
+    ]
+    assert told == ([] if expected is None else [expected])
+
+
+def test_one_text_is_no_pair_and_sources_are_of_every_candidate() -> None:
+    (found,) = compared(QualityJudge(), ["+", "++"])
+    both = replace(found, sources=(("self",), ("strong",)))
+    assert RULES["BySource"]("strong", "strong").choose(both, torch.Generator()) == []
+    assert RULES["BySource"]("self", "self").choose(found, torch.Generator()) == [Choice(1, 0, "self", "self")]
+    with pytest.raises(ValueError, match="2 candidates, but sources of 1"):
+        replace(found, sources=(("self",),))
+
+
+def test_responses_of_others_stand_behind_their_prompts() -> None:
+    ones = torch.ones(4, 1, dtype=torch.bool)
+    prompts = [({"role": "user", "content": f"prompt {number}"},) for number in (0, 0, 1, 1)]
+    batch = PromptBatch(ones.long(), ones, prompts, [()] * 4, [{"n": n} for n in range(4)], torch.tensor([0, 0, 1, 1]))
+    joined = with_written(answered(batch, list("abcd")), [Written(1, "e", "x"), Written(0, "f", "y", finished=False)])
+    assert joined.texts == list("abcdef")
+    assert joined.group.tolist() == [0, 0, 1, 1, 1, 0]
+    assert [each[0]["content"] for each in joined.batch.prompts[4:]] == ["prompt 1", "prompt 0"]
+    assert joined.batch.extras[4:] == [{"n": 2}, {"n": 0}]
+    assert joined.finished.tolist()[4:] == [True, False]
+    assert joined.response_mask[4:].sum() == 0
+
+
+@pytest.mark.parametrize("found", [None, ["a"], {"x": "a"}, {"x": [1]}, {"self": ["a"]}])
+def test_responses_that_a_row_brings_along_have_names(found: object) -> None:
+    [record] = AnchoredPrompt.parse({"prompt": "Hi?", "more": found})
+    with pytest.raises(ValueError, match="the column 'more' of the prompt 'Hi\\?' is"):
+        brought(record, "more")
+    [record] = AnchoredPrompt.parse({"prompt": "Hi?", "more": {"x": ["a", "b"]}})
+    assert brought(record, "more") == {"x": ["a", "b"]}

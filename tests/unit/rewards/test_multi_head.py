@@ -130,7 +130,7 @@ def test_heads_are_weighed_by_name_by_the_folder_and_by_each_prompt(folder: Path
     directions = [{"good": 0.6, "kind": -0.8}, {"long": 2.0}, {"good": 1.0, "long": -1.0, "kind": 2.0}]
     rows = answered(prompts(3, *({"v": each} for each in directions)), texts)
     plain = loaded(folder)
-    heads = plain.heads(list(rows.batch.prompts), texts)
+    heads = plain.values(list(rows.batch.prompts), texts)
     found = plain.score(rows)
     torch.testing.assert_close(found.rewards, heads[:, 0] + 0.5 * heads[:, 1])
     assert list(found.components) == ["good", "long", "kind"]
@@ -144,7 +144,7 @@ def test_heads_are_weighed_by_name_by_the_folder_and_by_each_prompt(folder: Path
     torch.testing.assert_close(directed.score(rows).rewards, torch.stack(expected))
     # An anchor is weighed by the direction of the prompt that it answers.
     against = directed.score(rows.anchored([("b",), ("b", "ab"), ("ab",)]))
-    of = directed.heads([rows.batch.prompts[1]] * 2, ["abc", "ab"])
+    of = directed.values([rows.batch.prompts[1]] * 2, ["abc", "ab"])
     assert against.verdict is not None
     assert against.verdict.margin_ab[2].item() == pytest.approx(float(2 * (of[0, 1] - of[1, 1])), abs=1e-5)
 
@@ -174,7 +174,7 @@ class Told(MultiHead):
     def load(self) -> None:
         self.head_names = ("helpfulness", "verbosity")
 
-    def heads(self, prompts: list[Any], responses: list[str]) -> torch.Tensor:
+    def values(self, prompts: list[Any], responses: list[str]) -> torch.Tensor:
         return torch.tensor([[float(each) for each in text.split(",")] for text in responses])
 
 

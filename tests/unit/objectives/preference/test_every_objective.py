@@ -12,8 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_modules import PreferenceModule
+from prl.config import ModelSource
+from prl.data.rows.records import PreferencePair
+from prl.models.prefix_sharing.tree_attention import PrefixSharing
 from prl.objectives.preference import METHODS, PreferenceBatch, PreferenceObjective, ScoredResponses
+from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.records import ragged_mask, states_of
+from tests.helpers.tiny import tiny_model
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "BRAIn": [{}, {"proposal": "column"}],
@@ -276,6 +282,49 @@ def test_log_ratios_far_from_the_reference_have_a_loss_in_float32(objective: Pre
             assert loss.dtype == torch.float32
             assert loss.isfinite().all(), ratio
             assert all(each.isfinite().all() for each in found.values()), ratio
+
+
+def rows_of(objective: PreferenceObjective) -> list[PreferencePair]:
+    """Make two pairs with all that an objective reads."""
+    rows = []
+    for number, prompt in enumerate(("reverse dcab and copy it", "copy a")):
+        extra: dict[str, Any] = dict.fromkeys(objective.views[2:], "abcd"[number:])
+        extra |= {name: sum(COLUMNS.get(name, (0.0, 1.0))) / 2 for name in objective.columns}
+        for name, some in objective.lists.items():
+            extra |= {name: ["bacd", "b", "abc"][number:]} | {each: [1.0, 0.2, -0.7][number:] for each in some}
+        turn = {"role": "user", "content": prompt}
+        rows.append(PreferencePair((turn,), "bacd", "ab" if number else "dcabdcab", preference=0.8, extra=extra))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[Any, Any]:
+    return tiny_model(1), tiny_model(2).requires_grad_(False)
+
+
+@every
+def test_packed_pairs_have_the_losses_and_gradients_of_plain_ones(
+    objective: PreferenceObjective, tiny_folder: Any, models: tuple[Any, Any]
+) -> None:
+    if objective.needs_critic or objective.heads:
+        pytest.skip("reads hidden states through modules of its own; test_completions.py compares these states")
+    source = ModelSource(path=str(tiny_folder))
+    guides = dict.fromkeys(objective.guides, source)
+    module: Any = PreferenceModule(source, objective, max_length=128, guides=guides)
+    module.model, frozen = models
+    module.reference = frozen if objective.needs_reference else None
+    module.guides.update(dict.fromkeys(guides, frozen))
+    encoder = module.build_encoder()
+    batch, found = encoder.collate([encoder.encode(row) for row in rows_of(objective)]), {}
+    for mode in ("off", "on"):
+        module.sharing = {name: PrefixSharing(mode) for name in module.sharing}
+        losses = objective.loss(module.score(batch))
+        found[mode] = losses, torch.autograd.grad(losses.sum(), list(module.model.parameters()))
+    tokens = module.sharing["model"].tokens
+    assert tokens.computed < tokens.plain
+    assert_same_numbers(found["on"][0], found["off"][0])
+    for one, other in zip(found["on"][1], found["off"][1], strict=True):
+        assert_same_numbers(one, other)
 
 
 def test_exceptions_are_of_methods_that_exist() -> None:

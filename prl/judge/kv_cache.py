@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from prl.data.tokens import left_pad
-from prl.judge.prefix_sharing.tree_attention import (
+from prl.models.prefix_sharing.tree_attention import (
     TokenCounts,
     attention_window,
     device_of,

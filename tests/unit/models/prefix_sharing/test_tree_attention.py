@@ -14,15 +14,15 @@ from transformers import AutoConfig
 from prl.config import LoRA
 from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate
 from prl.judge.generative import batched_margins, save_judge
-from prl.judge.prefix_sharing.packing import CostModel, pack, plan_rows, shared_length, tree_size
-from prl.judge.prefix_sharing.tree_attention import (
-    FusedJudgingError,
+from prl.models.loading import add_lora
+from prl.models.prefix_sharing.packing import CostModel, pack, plan_rows, shared_length, tree_size
+from prl.models.prefix_sharing.tree_attention import (
     PrefixSharing,
+    PrefixSharingError,
     _why_unable,
     attention_window,
     packed_logits,
 )
-from prl.models.loading import add_lora
 from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.tiny import tiny_model, tiny_tokenizer
 
@@ -308,7 +308,7 @@ def test_a_model_that_cannot_is_read_plainly(encoder, caplog, deaf_to) -> None:
     assert prefix_sharing.tokens.computed == prefix_sharing.tokens.plain
     (line,) = [record.message for record in caplog.records if "read whole" in record.message]  # once
     assert "Deaf" in line
-    with pytest.raises(FusedJudgingError, match="fused is on, but Deaf"):
+    with pytest.raises(PrefixSharingError, match="fused is on, but Deaf"):
         batched_margins(model, rows, encoder, 1000, PrefixSharing("on"))
 
 
@@ -380,7 +380,7 @@ def test_windows_are_those_that_layers_look_through(name) -> None:
 def test_other_attention_is_refused_before_it_runs(encoder) -> None:
     model = tiny_model()
     model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(FusedJudgingError, match="flash_attention_2 takes no mask of our own"):
+    with pytest.raises(PrefixSharingError, match="flash_attention_2 takes no mask of our own"):
         PrefixSharing("on").rows(model, readings(encoder), 1000)
 
 

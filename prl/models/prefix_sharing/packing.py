@@ -63,6 +63,16 @@ class Packed(NamedTuple):
         counted = self.visible()[self.row, self.last()] & (self.depth[self.row] >= counted_from[:, None])
         return torch.zeros_like(self.input_ids).index_add(0, self.row, counted.long())
 
+    def paths(self) -> Tensor:
+        """Return the indices in its row of each reading's tokens, in order, and 0 behind its end: [N, S]."""
+        number = self.preorder[self.row]
+        last = number.gather(1, self.last()[:, None])
+        reading, index = ((number <= last) & (last < self.subtree_end[self.row])).nonzero(as_tuple=True)
+        depth = self.depth[self.row[reading], index]
+        found = torch.zeros(len(self.row), int(depth.max()) + 1, dtype=torch.long, device=depth.device)
+        found[reading, depth] = index
+        return found
+
     def to(self, device: torch.device) -> "Packed":
         """Move the tensors to a device."""
         ids, depth, preorder, subtree_end, row, column = (tensor.to(device) for tensor in self[:6])
@@ -71,8 +81,14 @@ class Packed(NamedTuple):
 
 def shared_length(a: list[int], b: list[int]) -> int:
     """Count the tokens that two readings can share from the beginning: each keeps its last token."""
-    limit = min(len(a), len(b)) - 1
-    return next((i for i in range(limit) if a[i] != b[i]), limit)
+    same, differing = 0, min(len(a), len(b))  # bisection, whose comparisons of slices are fast
+    while differing - same > 1:
+        middle = (same + differing) // 2
+        if a[same:middle] == b[same:middle]:
+            same = middle
+        else:
+            differing = middle
+    return same
 
 
 def tree_size(readings: list[list[int]]) -> int:
@@ -80,16 +96,17 @@ def tree_size(readings: list[list[int]]) -> int:
     return sum(map(len, readings)) - sum(map(shared_length, readings, readings[1:]))
 
 
-def pack(rows: list[list[int]], readings: list[list[int]], pad_id: int) -> Packed:
+def pack(rows: list[list[int]], readings: list[list[int]], pad_id: int, width: int = 0) -> Packed:
     """Lay readings out as trees.
 
     Args:
         rows: numbers of the readings in each row; together every reading once. Neighbours that begin alike share.
         readings: token ids, none of them empty.
         pad_id: id of the padding.
+        width: least number of tokens L of a row.
     """
     trees = [_tree([readings[i] for i in numbers]) for numbers in rows]
-    width = max(tree.shape[1] for tree in trees)
+    width = max(width, *(tree.shape[1] for tree in trees))
     stacked = torch.tensor([pad_id, 0, -1, 0])[:, None, None].repeat(1, len(trees), width)
     for i, tree in enumerate(trees):
         stacked[:, i, width - tree.shape[1] :] = tree
@@ -172,3 +189,61 @@ def plan_rows(readings: list[list[int]], max_tokens: int, cost: CostModel) -> li
         rows.append(order[first[end - 1] : end])
         end = first[end - 1]
     return rows[::-1]
+
+
+WIDTHS = 8
+"""Most widths that `plan_pass` compares."""
+
+
+def plan_pass(groups: list[list[int]], readings: list[list[int]], widest: int, cost: CostModel) -> list[list[int]]:
+    """Choose the rows of one padded pass, so that the number of rows times the cost of one is least.
+
+    A wide row has room for a whole tree, and costs all others as much padding. So some widths are compared. Readings of
+    a group share a tree where that is less work and the row has room for it; trees that are left fill up other rows.
+
+    Args:
+        groups: numbers of the readings that may share; together every reading once.
+        readings: token ids.
+        widest: most tokens of a row; at least those of the longest reading.
+        cost: cost of a row.
+    """
+    longest = max(map(len, readings))
+    free = [_plan_group(group, readings, widest, cost) for group in groups]
+    sizes = sorted({longest, *(size for trees in free for size, _ in trees if size > longest)})
+    best, least = [], math.inf
+    for width in sizes[:: -(-len(sizes) // WIDTHS)] + sizes[-1:]:
+        trees = [
+            tree
+            for group, found in zip(groups, free, strict=True)
+            for tree in (
+                found if max(size for size, _ in found) <= width else _plan_group(group, readings, width, cost)
+            )
+        ]
+        rows = _filled(trees, width)
+        if (total := len(rows) * cost.tree(width)) < least:
+            best, least = rows, total
+    return best
+
+
+Tree = tuple[int, list[int]]
+"""Tokens of a tree, and the numbers of its readings."""
+
+
+def _plan_group(group: list[int], readings: list[list[int]], widest: int, cost: CostModel) -> list[Tree]:
+    members = [readings[i] for i in group]
+    rows = plan_rows(members, widest, cost)
+    return [(tree_size([members[i] for i in row]), [group[i] for i in row]) for row in rows]
+
+
+def _filled(trees: list[Tree], width: int) -> list[list[int]]:
+    """Put trees into rows, the largest first, each into the first row that has room for it."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for size, numbers in sorted(trees, key=lambda tree: tree[0], reverse=True):
+        place = next((i for i, left in enumerate(room) if left >= size), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(width)
+        rows[place] += numbers
+        room[place] -= size
+    return rows

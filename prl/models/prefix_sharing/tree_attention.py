@@ -1,6 +1,8 @@
-"""Prefix sharing of a judge: when it pays, the check that a model can do it, and the tokens that it saves."""
+"""Prefix sharing of a model: when it pays, the check that a model can do it, and the tokens that it saves."""
 
 import logging
+import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,30 +11,32 @@ import torch
 from torch import Tensor
 
 from prl.data.tokens import left_pad
-from prl.judge.prefix_sharing.packing import CostModel, Packed, pack, plan_rows
 from prl.models.policy import verdict_logits
+from prl.models.prefix_sharing.packing import CostModel, Packed, pack, plan_pass, plan_rows, tree_size
 
 log = logging.getLogger(__name__)
 
-FusedMode = Literal["auto", "on", "off"]
+SharingMode = Literal["auto", "on", "off"]
 
 ATTENTION_LENGTH = 2.6
 """Hidden sizes in the length of a row whose attention costs as much as the rest of the network."""
 OVERHEAD = 0.05
 """Extra cost of an explicit mask, as a share of the cost of a row. Both are measured: docs/results/fused.md."""
+TREE_ATTENTION = ("sdpa", "eager")
+"""Attention implementations that take a mask of our own."""
 NOISE = 1e-4
 """Root mean square difference of logits that always counts as rounding."""
 ROUNDINGS = 4
 """Tolerance in roundings of a typical logit: in half precision a column of padding may change no logit."""
 
 
-class FusedJudgingError(ValueError):
-    """Raised for `fused: on` with a model that cannot read trees."""
+class PrefixSharingError(ValueError):
+    """Raised for a setting of `on` with a model that cannot read trees."""
 
 
 @dataclass
 class TokenCounts:
-    """Tokens that a judge has computed so far, and tokens of all comparisons read in full."""
+    """Tokens that a model has computed so far, and tokens of all its readings, each read in full."""
 
     plain: int = 0
     """Tokens of all readings, each read whole."""
@@ -81,12 +85,16 @@ def packed_inputs(model: Any, packed: Packed) -> dict[str, Any]:
 
 
 def attention_mask(model: Any, packed: Packed) -> Tensor:
-    """Build the mask of a packed batch for the model's attention: [R, 1, L, L], bool for sdpa, else additive."""
+    """Build the additive mask of a packed batch for the model's attention: [R, 1, L, L].
+
+    A mask of bools would say the same to sdpa, which makes it additive in every layer and keeps each for its backward
+    pass.
+    """
     visible = packed.visible()[:, None]
-    if _attention(model) == "sdpa":
-        return visible
-    dtype = dtype_of(model)
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
+    is_sdpa = _attention(model) == "sdpa"
+    dtype = _computed_in(model, visible.device) if is_sdpa else dtype_of(model)
+    unseen = -math.inf if is_sdpa else torch.finfo(dtype).min
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, unseen)
 
 
 def device_of(model: Any) -> torch.device:
@@ -132,16 +140,17 @@ def _is_used(window: str, settings: dict[str, Any]) -> bool:
 
 
 class PrefixSharing:
-    """Decides for one model whether comparisons are read as trees. The margins are equal either way.
+    """Decides for one model whether it reads trees. The numbers are equal either way.
 
     Args:
         mode: auto (where the estimate says that it pays), on (wherever anything is shared) or off.
+        setting: what users call the mode, for messages.
     """
 
-    def __init__(self, mode: FusedMode) -> None:
+    def __init__(self, mode: SharingMode, setting: str = "fused") -> None:
         if mode not in ("auto", "on", "off"):
-            raise ValueError(f"fused is {mode!r}; expected auto, on or off")
-        self.mode = mode
+            raise ValueError(f"{setting} is {mode!r}; expected auto, on or off")
+        self.mode, self.setting = mode, setting
         self.tokens = TokenCounts()
         self._able: bool | None = None
 
@@ -149,7 +158,7 @@ class PrefixSharing:
         """Choose which readings share a row at inference, as lists of reading numbers; rows of one where that is best.
 
         Raises:
-            FusedJudgingError: when the model cannot read branches, and `fused` is on.
+            PrefixSharingError: when the model cannot read branches, and `fused` is on.
         """
         alone = [[i] for i in range(len(readings))]
         if self.mode == "off" or self._able is False or len(readings) < 2:
@@ -165,7 +174,7 @@ class PrefixSharing:
         The model is tried on the first batch in any case: with sharded weights all processes must take part.
 
         Raises:
-            FusedJudgingError: when the model cannot read branches, and `fused` is on.
+            PrefixSharingError: when the model cannot read branches, and `fused` is on.
         """
         if self._able is None:
             self._try(model, input_ids[0][mask[0]].tolist())
@@ -178,15 +187,55 @@ class PrefixSharing:
         self.tokens.add(packed.num_plain_tokens, *computed)
         return fused
 
+    def pass_rows(self, model: Any, groups: list[list[int]], readings: list[list[int]]) -> list[list[int]] | None:
+        """Choose the rows of one pass over a training batch; None where plain rows are less work.
+
+        Args:
+            model: tried on the first batch, as in `should_pack`.
+            groups: numbers of the readings that may share.
+            readings: token ids.
+
+        Raises:
+            PrefixSharingError: when the model cannot read branches, and the mode is on.
+        """
+        longest = max(map(len, readings))
+        widest = attention_window(model) or sum(map(len, readings))
+        if not self.is_able(model, max(readings, key=len)) or longest > widest:
+            return None
+        cost = self._cost_model(model)
+        rows = plan_pass(groups, readings, widest, cost)
+        width = max(tree_size([readings[i] for i in row]) for row in rows)
+        return rows if len(rows) * cost.tree(width) < len(readings) * cost.row(longest) else None
+
+    def longest_tree(self, model: Any, count: int, length: int) -> int:
+        """Return the tokens of the longest tree that may be read in place of `count` readings of `length`; 0 for none.
+
+        The model is not tried.
+        """
+        if self.mode == "off" or _attention(model) not in TREE_ATTENTION:
+            return 0
+        cost, widest = self._cost_model(model), attention_window(model) or count * length
+        return max(0, bisect_left(range(widest + 1), count * cost.row(length), key=cost.tree) - 1)
+
+    def is_able(self, model: Any, reading: list[int]) -> bool:
+        """Return whether trees are wanted, and the model reads them as it reads rows; tried once.
+
+        Raises:
+            PrefixSharingError: when it does not, and the mode is on.
+        """
+        return self.mode != "off" and self._try(model, reading)
+
     def _try(self, model: Any, reading: list[int]) -> bool:
         """Return whether the model reads trees as it reads rows; tried once."""
         if self._able is None:
             reason = _why_unable(model, reading)
             self._able = reason is None
             if reason and self.mode == "on":
-                raise FusedJudgingError(f"fused is on, but {reason}. Set fused: auto, which then reads plainly, or off")
+                raise PrefixSharingError(
+                    f"{self.setting} is on, but {reason}. Set {self.setting}: auto, which then reads plainly, or off"
+                )
             if reason:
-                log.warning("comparisons are read whole (set fused: off to do so without this line): %s", reason)
+                log.warning("rows are read whole (set %s: off to do so without this line): %s", self.setting, reason)
         return self._able
 
     def _cost_model(self, model: Any) -> CostModel:
@@ -201,7 +250,7 @@ def _why_unable(model: Any, reading: list[int]) -> str | None:
 
     The trial compares logits of `probe_pair(reading)` with those of a plain forward pass.
     """
-    if _attention(model) not in ("sdpa", "eager"):
+    if _attention(model) not in TREE_ATTENTION:
         return f"attn_implementation {_attention(model)} takes no mask of our own (sdpa and eager do)"
     device = device_of(model)
     if window := attention_window(model):

@@ -8,7 +8,7 @@ import torch
 
 from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate
 from prl.judge.generative import save_judge
-from prl.judge.prefix_sharing.kv_cache import PrefixCache
+from prl.judge.kv_cache import PrefixCache
 from prl.types import Conversation, PromptBatch
 from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.records import answered

@@ -1,1 +1,0 @@
-"""Prefix sharing: comparisons with equal beginnings compute them once."""

@@ -1,0 +1,1 @@
+"""Prefix sharing: texts with equal beginnings compute them once."""
