@@ -1,4 +1,4 @@
-"""A frozen sharded model, used by processes with unequal amounts of input."""
+"""Sharded models, used by processes with unequal amounts of input."""
 
 from typing import Any
 
@@ -45,3 +45,13 @@ class CollectiveForward(nn.Module):
 
     def _anyone_reads(self, reads: bool) -> bool:
         return bool(global_max(torch.tensor(int(reads), device=self._device)))
+
+
+def gathers_weights(module: nn.Module) -> bool:
+    """Return whether a call of a module gathers its weights from all processes, as in ZeRO-3.
+
+    FSDP2 gathers a language head with the whole model, and a model whose weights are gathered beforehand has no such
+    hooks for the time being.
+    """
+    hooks = (hook for each in module.modules() for hook in each._forward_pre_hooks.values())
+    return any(str(hook.__module__).startswith("deepspeed") for hook in hooks)

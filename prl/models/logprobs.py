@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
+from prl.distributed import global_max
+from prl.models.collective import gathers_weights
 from prl.models.policy import model_inputs, response_logits, token_logprobs
 
 log = logging.getLogger(__name__)
@@ -170,7 +172,7 @@ def head_logprobs(
         size = min(size, head_tokens)
         missing = -len(ids) % size
         states, ids = pad(states, (0, 0, 0, missing)), pad(ids, (0, missing))
-    found = in_slices(read, size, states, ids)
+    found = in_slices(read, head, size, states, ids)
     logprobs = torch.cat([one for one, _ in found])[:count] if found else states.new_zeros(0)
     return logprobs, torch.cat([two for _, two in found])[:count] if with_entropy and found else None
 
@@ -180,10 +182,23 @@ def tokens_at_once(head: Any) -> int:
     return max(1, LOGITS_AT_ONCE // head.out_features)  # sharded weights have no shape
 
 
-def in_slices(read: Callable[..., Any], size: int, *tensors: Tensor) -> list[Any]:
-    """Call a function on slices of `size` rows, and in the backward pass again where there is more than one."""
-    slices = list(zip(*(each.split(size) for each in tensors), strict=True))
-    again = len(slices) > 1 and torch.is_grad_enabled()
+def in_slices(read: Callable[..., Any], head: Any, size: int, *tensors: Tensor) -> list[Any]:
+    """Call a function that reads a language head on slices of `size` rows, and in the backward pass again.
+
+    The backward pass calls it again where there is more than one slice. Where each call gathers the head's weights from
+    all processes (ZeRO-3), a process with fewer slices than another reads slices of one row of zeros at the end, since
+    the others would wait for it. Their results are to be cut off.
+    """
+    whole, rest = divmod(len(tensors[0]), size)
+    sizes = [size] * whole + [rest] * (rest > 0 or not whole)
+    missing = 0
+    if gathers_weights(head):
+        missing = int(global_max(torch.tensor(len(sizes), device=tensors[0].device))) - len(sizes)
+    if missing:
+        sizes += [1] * missing
+        tensors = tuple(pad(each, (0, 0) * (each.dim() - 1) + (0, missing)) for each in tensors)
+    again = len(sizes) > 1 and torch.is_grad_enabled()
+    slices = zip(*(each.split(sizes) for each in tensors), strict=True)
     return [checkpoint(read, *one, use_reentrant=False) if again else read(*one) for one in slices]
 
 

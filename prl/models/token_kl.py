@@ -53,6 +53,7 @@ def token_kl(head: Any, hidden: Tensor, ref_head: Any, ref_hidden: Tensor, mask:
             reference = ref_head(others).float().log_softmax(-1)
         return (policy.exp() * (policy - reference)).sum(-1)
 
-    found = in_slices(read, tokens_at_once(head), hidden[mask], ref_hidden[mask])
-    values = torch.cat(found) if found else hidden.new_zeros(0).float()
+    states = hidden[mask]
+    found = in_slices(read, head, tokens_at_once(head), states, ref_hidden[mask])
+    values = torch.cat(found)[: len(states)] if found else hidden.new_zeros(0).float()
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
