@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.judge_validation import JudgeValidation
-from lightning_modules.reward_checks import check_scalar_needs
+from lightning_modules.reward_checks import check_optional, check_scalar_needs
 from prl.config import ModelSource, Optimization, check_length
 from prl.data.columns import numbers_of
 from prl.data.encoding import ScalarPairEncoder
@@ -61,7 +61,8 @@ class BradleyTerryRewardModule(JudgeValidation):
         """Build the encoder of preference pairs; the data module calls this."""
         tokenizer = load_tokenizer(self.source)
         check_fits(self.source, tokenizer, self.max_length, role="model", setting="max_length")
-        return ScalarPairEncoder(tokenizer, self.max_length, self.on_too_long, self.objective.columns)
+        columns = (self.objective.columns, self.objective.optional_columns)
+        return ScalarPairEncoder(tokenizer, self.max_length, self.on_too_long, *columns)
 
     def configure_model(self) -> None:
         """Read or make the model; safe to call twice."""
@@ -69,6 +70,12 @@ class BradleyTerryRewardModule(JudgeValidation):
             with self.loading_models():
                 model = load_scalar_classifier(self.source, heads=len(self.head_weights)).train()
             self.model = self.shard(model)
+
+    def on_fit_start(self) -> None:
+        """Refuse an optional column that no training row has: its name may be wrong."""
+        trainer: Any = self.trainer
+        if self.objective.optional_columns and "train" in (rows := getattr(trainer.datamodule, "rows", {})):
+            check_optional(self.objective, rows["train"])
 
     def checkpoint_settings(self) -> dict[str, Any]:
         """Return the length and the tokenizer; the exported folder holds both too."""
@@ -96,10 +103,11 @@ class BradleyTerryRewardModule(JudgeValidation):
         chosen, rejected = self._rewards(batch)
         margin = (weighted_reward(chosen, self.head_weights) - weighted_reward(rejected, self.head_weights))[None]
         heads = {"chosen_rewards": chosen, "rejected_rewards": rejected} if self.objective.head_weights else {}
-        columns = numbers_of(batch, self.objective.columns)
+        columns = numbers_of(batch, [*self.objective.columns, *self.objective.optional_columns])
         return PairBatch(margin, torch.ones_like(margin, dtype=torch.bool), batch["targets"].float(), columns, **heads)
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the model for AutoModelForSequenceClassification and `BradleyTerryJudge`."""
         tokenizer = load_tokenizer(self.source)
-        save_bradley_terry(folder, self.model, tokenizer, self.max_length, merge=merge, head_weights=self.head_weights)
+        heads: dict[str, Any] = {"head_weights": self.head_weights, "head_names": self.objective.head_names}
+        save_bradley_terry(folder, self.model, tokenizer, self.max_length, merge=merge, **heads)

@@ -183,6 +183,7 @@ class JudgeValidation(TrainingModule):
         limit = min(self.passport_pairs, source.limit or self.passport_pairs)
         judge = load_judge(folder).to(self.trainer.strategy.root_device)
         source, check = replace(source, limit=limit), lambda pair: judge.check(pair.prompt)
-        pairs = load_records(source, PreferencePair, datamodule.on_invalid, check, self.objective.columns)
+        further = [*self.objective.columns, *self.objective.optional_columns]
+        pairs = load_records(source, PreferencePair, datamodule.on_invalid, check, further)
         sys.stderr.write(f"passport: measuring the judge on {len(pairs.records)} pairs\n")  # which may take minutes
         write_passport(folder, issue_passport(judge, folder, pairs))

@@ -1,8 +1,12 @@
 """Checks of a judge's or reward model's training before anything is read: what its objective declares."""
 
 import math
+from typing import Any
+
+import numpy as np
 
 from lightning_modules.preference_checks import check_columns
+from prl.data.columns import COLUMN
 from prl.objectives.reward import RewardObjective
 
 
@@ -24,6 +28,11 @@ def check_judge_needs(objective: RewardObjective, order: str) -> None:
         )
     if objective.needs_both_orders and order != "both":
         raise ValueError(f"objective: {name} reads both orders of a pair, and order is {order}; it needs order: both")
+    if objective.optional_columns:
+        raise ValueError(
+            f"objective: {name} reads {objective.optional_columns[0]!r} where a row has it (optional_columns), which "
+            "only BradleyTerryRewardModule does; declare it in columns"
+        )
     check_columns(name, objective.columns)
 
 
@@ -45,4 +54,30 @@ def check_scalar_needs(objective: RewardObjective) -> None:
         )
     if wrong := [weight for weight in objective.head_weights if not math.isfinite(weight)]:
         raise ValueError(f"objective: {name} has a head of weight {wrong[0]}; expected finite numbers in head_weights")
-    check_columns(name, objective.columns)
+    if (names := objective.head_names) and (len(names), len(names)) != (len(objective.head_weights), len(set(names))):
+        raise ValueError(
+            f"objective: {name} names its heads {list(names)}; expected a name of its own for each of "
+            f"{len(objective.head_weights)} in head_weights"
+        )
+    check_columns(name, [*objective.columns, *objective.optional_columns])
+
+
+def check_optional(objective: RewardObjective, rows: Any) -> None:
+    """Refuse an optional column that no training row has.
+
+    Args:
+        objective: of the run.
+        rows: `datasets.Dataset` of the encoded training rows.
+
+    Raises:
+        ValueError: naming the column, and those that are there.
+    """
+    numbers = rows.with_format("numpy")
+    empty = {name: bool(np.isnan(numbers[COLUMN + name]).all()) for name in objective.optional_columns}
+    if any(empty.values()):
+        missing, *_ = (name for name, is_empty in empty.items() if is_empty)
+        there = ", ".join(name for name, is_empty in empty.items() if not is_empty)
+        raise ValueError(
+            f"data.train has no number in the column {missing!r} of any row, which {type(objective).__name__} reads "
+            f"(it found {there}); correct the name, map it with `columns`, or leave the attribute out"
+        )

@@ -10,6 +10,7 @@ import prl.judge
 import prl.pairs.rules
 import prl.rewards  # noqa: F401 - with the two above: makes short class names known
 from prl.cli.places import find_config
+from prl.cli.rounds_stage import check_stage
 from prl.cli.usage import Parser
 from prl.data import DataSource
 from prl.pairs.making import PairMaker
@@ -50,6 +51,11 @@ class RoundsConfig:
         revises = self.rounds.revisions or made.pairs.revisions
         self.revision_prompt: str | None = made.pairs.revision_prompt if revises else None
         self.fit_configs = [find_config(Path(each)) for each in self.fit.configs]
+        self.rows: str = made.pairs.rule.rows
+        """What a round trains on: pairs or demonstrations."""
+        check_stage(made.pairs.rule, self.fit, self.rounds)
+        if self.rounds.revisions and made.pairs.directions is not None:
+            raise ValueError("rounds.revisions and pairs.directions are both set; leave one of them out")
 
     def _instantiate(self, config: Namespace) -> Any:
         instantiate = getattr(self._parser, "instantiate", None) or self._parser.instantiate_classes
@@ -67,10 +73,10 @@ class RoundsConfig:
         from prl.cli.commands.estimate import resolved
 
         folder = out / "round=1"
-        return resolved(self.fit_arguments(self.policy, 1, folder / "pairs.jsonl", folder / "fit")[1:])
+        return resolved(self.fit_arguments(self.policy, 1, folder / f"{self.rows}.jsonl", folder / "fit")[1:])
 
     def maker(self, policy: str, number: int) -> PairMaker:
-        """Make what makes the pairs of a round."""
+        """Make what makes the rows of a round."""
         config = self._config.clone()
         config.pairs.policy.path = policy
         config.pairs.seed += SEEDS * number
@@ -80,13 +86,13 @@ class RoundsConfig:
         """Make the held-out reward, not loaded; None without one."""
         return cast(RewardSource | None, self._instantiate(self._config).validation_reward)
 
-    def fit_arguments(self, policy: str, number: int, pairs: Path, run: Path) -> list[str]:
+    def fit_arguments(self, policy: str, number: int, rows: Path, run: Path) -> list[str]:
         """Return the arguments of a round's `prl fit`; it goes on where an earlier start was stopped."""
         from prl.checkpoints.files import holds_checkpoints
 
         args = ["fit", *(f"--config={each}" for each in self.fit_configs), "--run_dir", str(run)]
         args += ["--seed_everything", str(self._config.pairs.seed + number)]
-        args += ["--data.init_args.train.path", str(pairs), "--model.init_args.model.path", policy]
+        args += ["--data.init_args.train.path", str(rows), "--model.init_args.model.path", policy]
         if self.rounds.reference == "start" and number > 1:
             args += ["--model.init_args.reference.path", self.policy]
         for name, value in self.fit.options.items():

@@ -46,6 +46,21 @@ def read_numbers(
     return {COLUMN + name: number for name, number in found.items()}
 
 
+def read_optional(record: PreferencePair, names: Sequence[str]) -> dict[str, float]:
+    """Read the numbers of a row that an objective can do without, for its encoded row; NaN where there is none.
+
+    Raises:
+        RowError: for a column that holds something else than a finite number, or a row without any of them.
+    """
+    here = [name for name in names if record.extra.get(name) is not None]
+    if names and not here:
+        found, fix = _columns(record), "Label the row, remove it, or choose an objective that does not read labels."
+        expected = f"a finite number in one of {', '.join(map(repr, names))} at least" + _READ
+        raise RowError("missing column", names[0], found, expected=expected, fix=fix)
+    numbers = {name: _finite(record.extra[name], name, "a finite number" + _READ) for name in here}
+    return {COLUMN + name: numbers.get(name, math.nan) for name in names}
+
+
 def read_texts(record: PreferencePair, name: str) -> list[str]:
     """Read a list of texts of a row, stripped.
 

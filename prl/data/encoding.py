@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prl.data.chat import encode_chat
-from prl.data.columns import number_tensors, read_numbers
+from prl.data.columns import number_tensors, read_numbers, read_optional
 from prl.data.fitting import fit_prompt
 from prl.data.marks import encode_content
 from prl.data.rows.records import AnchoredPrompt, Demonstration, PreferencePair
@@ -183,6 +183,7 @@ class ScalarPairEncoder(ConversationEncoder):
         max_length: longest row in tokens.
         on_too_long: error, truncate (counted) or skip (counted), as `ConversationEncoder` has it.
         columns: columns of the rows that hold a number, for the objective.
+        optional: columns that hold one in some rows.
     """
 
     def __init__(
@@ -191,14 +192,21 @@ class ScalarPairEncoder(ConversationEncoder):
         max_length: int,
         on_too_long: OnTooLong = "error",
         columns: Sequence[str] = (),
+        optional: Sequence[str] = (),
     ) -> None:
         super().__init__(tokenizer, max_length, on_too_long)
-        self.columns = tuple(columns)
+        self.columns, self.optional = tuple(columns), tuple(optional)
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """Columns that a row is read for beside its responses."""
+        return (*self.columns, *self.optional)
 
     @property
     def fingerprint(self) -> str:
         """Hash all settings that decide what a record is encoded as."""
-        return settings_hash(super().fingerprint, self.columns) if self.columns else super().fingerprint
+        plain, optional = super().fingerprint, (self.optional,) if self.optional else ()
+        return settings_hash(plain, self.columns, *optional) if self.declared else plain
 
     def encode(self, record: PreferencePair) -> dict[str, Any] | None:
         """Encode both rows of a pair; None when either is skipped, or when they are identical after truncation.
@@ -206,9 +214,9 @@ class ScalarPairEncoder(ConversationEncoder):
         Each row is truncated on its own, as at inference: a scalar reward reads one response only.
 
         Raises:
-            RowError: for a row without a declared column.
+            RowError: for a row without a declared column, or without any of the optional ones.
         """
-        numbers = read_numbers(record, self.columns)
+        numbers = read_numbers(record, self.columns) | read_optional(record, self.optional)
         chosen = self.encode_response(record.prompt, record.chosen)
         rejected = self.encode_response(record.prompt, record.rejected)
         if chosen is None or rejected is None:
@@ -229,7 +237,7 @@ class ScalarPairEncoder(ConversationEncoder):
         ids, mask = right_pad(
             [row["chosen"] for row in rows] + [row["rejected"] for row in rows], int(self.tokenizer.pad_token_id)
         )
-        columns = number_tensors(rows, self.columns)
+        columns = number_tensors(rows, self.declared)
         return {"input_ids": ids, "attention_mask": mask, **columns, **pair_tensors(rows)}
 
 

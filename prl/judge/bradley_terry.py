@@ -26,7 +26,9 @@ class BradleyTerryJudge(DifferenceJudge, ScalarReward):
         """Write a folder that transformers loads, with the judge's settings beside it."""
         assert self.encoder is not None, "call load() first"
         save_bradley_terry(
-            folder, self.model, self.encoder.tokenizer, self.encoder.max_length, head_weights=self.head_weights
+            *(folder, self.model, self.encoder.tokenizer, self.encoder.max_length),
+            head_weights=self.head_weights,
+            head_names=self.head_names,
         )
 
 
@@ -38,6 +40,7 @@ def save_bradley_terry(
     *,
     merge: bool = True,
     head_weights: Sequence[float] = (1.0,),
+    head_names: Sequence[str] = (),
 ) -> None:
     """Write a folder that AutoModelForSequenceClassification loads, with the judge's settings beside it.
 
@@ -46,6 +49,8 @@ def save_bradley_terry(
     discard_passport(folder)
     save_model(model, tokenizer, folder, merge=merge)
     settings: dict[str, Any] = {"kind": "bradley_terry", "max_length": max_length}
-    if tuple(head_weights) != (1.0,):
+    if tuple(head_weights) != (1.0,) or head_names:
         settings["head_weights"] = list(head_weights)
+    if head_names:
+        settings["head_names"] = list(head_names)
     (Path(folder) / JUDGE_FILE).write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,1 +1,1 @@
-"""Preference pairs from a policy's own responses: sample, judge in both orders, choose pairs, write ordinary rows."""
+"""Pairs and demonstrations from a policy's own responses: sample, judge in both orders, choose, write ordinary rows."""

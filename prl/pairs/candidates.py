@@ -1,5 +1,6 @@
 """Responses to one prompt and what a reward source says of each two of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,8 @@ class Candidates:
     where the comparison failed."""
     agreed: Tensor
     """[K, K] bool: whether both orders name one winner."""
+    values: Tensor | None = None
+    """[K] float64 what the source says of each response by itself; None of a judge, which only compares."""
     sources: tuple[tuple[str, ...], ...] = ()
     """Names of the policies that wrote each response, of which the first counts; empty where one policy wrote all."""
 
@@ -29,6 +32,8 @@ class Candidates:
         shape = (len(self.texts), len(self.texts))
         check_shape("margin", self.margin, shape)
         check_shape("agreed", self.agreed, shape)
+        if self.values is not None:
+            check_shape("values", self.values, shape[:1])
         if self.sources and len(self.sources) != len(self.texts):
             raise ValueError(f"{len(self.texts)} candidates, but sources of {len(self.sources)}")
         if len(set(self.texts)) < len(self.texts):
@@ -54,6 +59,11 @@ class Candidates:
         return self.margin.sum(1) / max(len(self) - 1, 1)
 
     @property
+    def worth(self) -> Tensor:
+        """[K] the source's own number of each response; `reward` where it only compares."""
+        return self.reward if self.values is None else self.values
+
+    @property
     def judged(self) -> bool:
         """Whether every comparison gave a margin."""
         return not bool(self.margin.isnan().any())
@@ -77,36 +87,34 @@ def compare_candidates(source: RewardSource, rollout: Rollout) -> list[Candidate
         groups.setdefault(group, []).append(row)
     texts = [text.strip() for text in rollout.texts]
     compare = _differences if not source.needs_anchors else _comparisons
-    margins, agreed = compare(source, rollout, list(groups.values()), texts)
+    margins, agreed, values = compare(source, rollout, list(groups.values()), texts)
     return [
-        Candidates(rollout.batch.prompts[rows[0]], tuple(texts[row] for row in rows), margin, same)
-        for rows, margin, same in zip(groups.values(), margins, agreed, strict=True)
+        Candidates(rollout.batch.prompts[rows[0]], tuple(texts[row] for row in rows), margin, same, value)
+        for rows, margin, same, value in zip(groups.values(), margins, agreed, values, strict=True)
     ]
 
 
 Groups = list[list[int]]
 """Rows of each prompt."""
+Compared = tuple[list[Tensor], list[Tensor], Sequence[Tensor | None]]
+"""Margins, whether orders agree, and values, of the candidates of each prompt."""
 
 
-def _differences(
-    source: RewardSource, rollout: Rollout, groups: Groups, texts: list[str]
-) -> tuple[list[Tensor], list[Tensor]]:
+def _differences(source: RewardSource, rollout: Rollout, groups: Groups, texts: list[str]) -> Compared:
     rewards = source.score(rollout.anchored([()] * len(rollout))).rewards.double().cpu()
     of_groups = [rewards[rows] for rows in groups]
     margins = [each[:, None] - each[None, :] for each in of_groups]
-    return margins, [torch.ones_like(each, dtype=torch.bool) for each in margins]
+    return margins, [torch.ones_like(each, dtype=torch.bool) for each in margins], of_groups
 
 
-def _comparisons(
-    source: RewardSource, rollout: Rollout, groups: Groups, texts: list[str]
-) -> tuple[list[Tensor], list[Tensor]]:
+def _comparisons(source: RewardSource, rollout: Rollout, groups: Groups, texts: list[str]) -> Compared:
     place = {row: (number, at) for number, rows in enumerate(groups) for at, row in enumerate(rows)}
     later = [tuple(texts[other] for other in groups[place[row][0]][place[row][1] + 1 :]) for row in range(len(rollout))]
     scores = source.score(rollout.anchored(later))
     margins = [torch.zeros(len(rows), len(rows), dtype=torch.float64) for rows in groups]
     agreed = [torch.ones(len(rows), len(rows), dtype=torch.bool) for rows in groups]
     if scores.verdict is None or scores.response_index is None:  # every prompt has one candidate
-        return margins, agreed
+        return margins, agreed, [None] * len(groups)
     seen = dict.fromkeys(range(len(rollout)), 0)
     verdict = zip(
         scores.response_index.tolist(),
@@ -120,4 +128,4 @@ def _comparisons(
         second = first + seen[row]
         margins[number][first, second], margins[number][second, first] = margin, -margin
         agreed[number][first, second] = agreed[number][second, first] = not flipped
-    return margins, agreed
+    return margins, agreed, [None] * len(groups)

@@ -1,10 +1,10 @@
-"""From prompts to preference rows: sample, compare, choose, check, write."""
+"""From prompts to preference rows or demonstrations: sample, compare, choose, check, write."""
 
 import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +13,16 @@ import torch
 from tqdm import tqdm
 
 from prl.config import ModelSource, Sampling
-from prl.data import AnchoredPrompt, DataSource, PreferencePair, load_records
+from prl.data import AnchoredPrompt, DataSource, load_records
 from prl.objectives.preference.base import REVISION_PROMPT
-from prl.pairs.base import Choice, PairRule
+from prl.pairs.base import CandidateRule, Choice, DemonstrationRule, PairRule
 from prl.pairs.beside import Beside, CalibrationSampler, ProposalLogprobs
 from prl.pairs.candidates import Candidates, compare_candidates
 from prl.pairs.checks import PairChecks
+from prl.pairs.directions import Directions
 from prl.pairs.parts import Parts, parts_of
 from prl.pairs.revising import RevisingSampler, check_revisions
+from prl.pairs.rows import Row, demonstration_row, pair_row
 from prl.pairs.rules.best_worst import BestWorst
 from prl.pairs.writers import Writers, check_names, mix_of
 from prl.rewards.base import RewardSource, load_frozen
@@ -32,17 +34,15 @@ from prl.types import Rollout
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-
 
 class PairMaker:
-    """Makes preference pairs from a policy's own responses to a file of prompts.
+    """Makes preference pairs, or demonstrations, from a policy's own responses to a file of prompts.
 
     Args:
         policy: the model that answers.
         prompts: file or hub id of prompts, in any shape of docs/data.md.
         reward: judge or other reward source that compares the responses, in both orders.
-        rule: which candidates of a prompt become a pair; the best against the worst when null.
+        rule: which candidates of a prompt become a pair, or a demonstration; the best against the worst when null.
         sampling: length limit, temperature, and candidates of each prompt (`per_prompt`).
         checks: limits on the comparison of a pair's responses.
         labels: hard leaves the pair as chosen and rejected; soft writes the judge's probability too, as `preference`.
@@ -50,7 +50,7 @@ class PairMaker:
         batch_size: responses sampled together.
         seed: of all draws.
         keep_thoughts: judge and write what stands before `</think>` too, not answers alone.
-        lists: write beside each pair all candidates of its prompt, `responses`, and their rewards, `rewards`.
+        lists: write beside each row all candidates of its prompt, `responses`, and their rewards, `rewards`.
         proposal_logprobs: write beside the lists the log-probabilities of the candidates under the policy, for BRAIn.
         revisions: how often the policy revises each response before it is a candidate, as policies of SRPO learn to.
         revision_prompt: last turn of a prompt for a revision, with {prompt} and {response}; that of the training.
@@ -58,10 +58,11 @@ class PairMaker:
         others: further policies by name, each of which answers as often and revises nothing; rows then name who wrote
             their responses, and the policy itself is `self`.
         written: column of the prompts that holds further responses by the name of who wrote them.
+        directions: tell the policy in each prompt how to weigh several attributes; the reward reads prompts without.
 
     Raises:
-        ValueError: for fewer candidates of a prompt than the rule needs, numbers for lists that are not written, or a
-            rule that asks for an unknown policy.
+        ValueError: for fewer candidates of a prompt than the rule needs, numbers for lists that are not written, a rule
+            that asks for an unknown policy, or settings that cannot be combined or that its rows have no use for.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class PairMaker:
         policy: ModelSource,
         prompts: DataSource,
         reward: RewardSource,
-        rule: PairRule | None = None,
+        rule: CandidateRule | None = None,
         sampling: Sampling = Sampling(max_new_tokens=256, per_prompt=5),  # noqa: B008 - frozen
         checks: PairChecks = PairChecks(),  # noqa: B008 - frozen
         labels: Literal["hard", "soft"] = "hard",
@@ -84,32 +85,52 @@ class PairMaker:
         revision_prompt: str = REVISION_PROMPT,
         others: dict[str, ModelSource] | None = None,
         written: str | None = None,
+        directions: Directions | None = None,
     ) -> None:
-        self.policy, self.prompts, self.reward, self.rule = policy, prompts, reward, rule or BestWorst()
+        self.policy, self.prompts, self.reward = policy, prompts, reward
+        self.rule: CandidateRule = rule or BestWorst()
         self.sampling, self.checks, self.labels = sampling, checks, labels
         self.max_prompt_length, self.batch_size, self.seed = max_prompt_length, batch_size, seed
-        self.keep_thoughts, self.lists = keep_thoughts, lists
+        self.keep_thoughts, self.lists, self.directions = keep_thoughts, lists, directions
         self.proposal_logprobs, self.calibration = proposal_logprobs, calibration
         self.revisions, self.revision_prompt = revisions, revision_prompt
-        check_revisions(revisions, revision_prompt)
-        if proposal_logprobs and not lists:
-            raise ValueError("proposal_logprobs is set, and lists is not, beside which they are written; set lists too")
-        if proposal_logprobs and revisions:
-            raise ValueError("proposal_logprobs are those of plain responses, and revisions is set; leave one out")
-        if proposal_logprobs and (others or written):
-            raise ValueError("proposal_logprobs are those of the policy, and others write too; leave one out")
         self.others, self.written = dict(others or {}), written
-        check_names(self.others, self.rule, written)
-        if sampling.per_prompt < self.rule.min_candidates and not (self.others or written):
-            raise ValueError(
-                f"sampling.per_prompt is {sampling.per_prompt}; {type(self.rule).__name__} chooses among at least "
-                f"{self.rule.min_candidates} candidates"
-            )
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        self._check_combinations()
+        self._check_rule()
+
+    def _check_combinations(self) -> None:
+        """Refuse settings of which one would leave another without its meaning."""
+        check_revisions(self.revisions, self.revision_prompt)
+        if self.proposal_logprobs and not self.lists:
+            raise ValueError("proposal_logprobs is set, and lists is not, beside which they are written; set lists too")
+        if self.proposal_logprobs and self.revisions:
+            raise ValueError("proposal_logprobs are those of plain responses, and revisions is set; leave one out")
+        if self.proposal_logprobs and (self.others or self.written):
+            raise ValueError("proposal_logprobs are those of the policy, and others write too; leave one out")
+        for name in ("calibration", "proposal_logprobs", "revisions", "others", "written"):
+            if self.directions is not None and getattr(self, name):
+                raise ValueError(
+                    f"directions and {name} are both set, and they cannot be combined; leave one of them out"
+                )
+
+    def _check_rule(self) -> None:
+        """Refuse a rule that lacks the candidates it chooses among, and settings that mean nothing to it."""
+        name = type(self.rule).__name__
+        check_names(self.others, self.rule, self.written)
+        if self.sampling.per_prompt < self.rule.min_candidates and not (self.others or self.written):
+            raise ValueError(
+                f"sampling.per_prompt is {self.sampling.per_prompt}; {name} chooses among at least "
+                f"{self.rule.min_candidates} candidates"
+            )
+        soft = self.labels == "soft"
+        if not isinstance(self.rule, PairRule) and (soft or self.checks.min_win_prob > 0.5):
+            setting = "labels: soft" if soft else f"checks.min_win_prob {self.checks.min_win_prob}"
+            raise ValueError(f"{setting} is about two responses, and {name} keeps single ones; leave it out")
 
     def write(self, output: Path, settings: dict[str, Any], part: tuple[int, int] = (0, 1)) -> dict[str, int]:
-        """Write the pairs to a .jsonl file, and return the counts.
+        """Write the rows to a .jsonl file, and return the counts.
 
         Finished parts wait in OUTPUT.parts: a command that was killed goes on from there, to the same file.
 
@@ -133,10 +154,12 @@ class PairMaker:
         starts = [start for start in range(0, len(records), per_batch) if not parts.has(start)]
         if starts:
             make = self._maker(records)
-            for start in tqdm(starts, desc="pairs", unit="batch"):
-                parts.add(start, *make(start, records[start : start + per_batch]))
+            for start in tqdm(starts, desc=self.rule.rows, unit="batch"):
+                parts.add(start, *make(start, min(per_batch, len(records) - start)))
         counts = parts.counts()
-        about |= {"counts": counts, "mix": mix_of(parts.rows(), self.policy)}
+        about["counts"] = counts
+        if isinstance(self.rule, PairRule):
+            about["mix"] = mix_of(parts.rows(), self.policy)
         write_text(provenance, json.dumps(about, indent=2) + "\n")
         parts.join(output)
         parts.remove()
@@ -153,23 +176,43 @@ class PairMaker:
                 found |= model_inputs(f"reward{number}{role and '.'}{role}", model)
         return found
 
-    def _maker(self, records: list[AnchoredPrompt]) -> Callable[[int, list[AnchoredPrompt]], tuple[list[Row], Counter]]:
-        """Load the models, and return what makes the rows of some prompts."""
-        settings: dict[str, Any] = {"name": self.prompts.path, "max_prompt_length": self.max_prompt_length}
-        settings |= {"seed": self.seed, "keep_thoughts": self.keep_thoughts}
-        sampler = PromptSampler(self.policy, self.sampling, records, **settings)
+    def sampler(self, records: Sequence[AnchoredPrompt], name: str, sampling: Sampling) -> PromptSampler:
+        """Load the policy to answer some prompts, each with a direction of its own where there are `directions`.
+
+        Args:
+            records: the prompts.
+            name: of their file, for errors.
+            sampling: of their responses.
+        """
+        asked = records if self.directions is None else self.directions.ask(records, self.seed)
+        shown = None if asked is records else [record.prompt for record in records]
+        return PromptSampler(self.policy, sampling, asked, name=name, shown=shown, **self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings of every sampler."""
+        return {
+            "max_prompt_length": self.max_prompt_length,
+            "seed": self.seed,
+            "keep_thoughts": self.keep_thoughts,
+        }
+
+    def _maker(self, records: list[AnchoredPrompt]) -> Callable[[int, int], tuple[list[Row], Counter]]:
+        """Load the models, and return what makes the rows of some prompts: the first one's number, and how many."""
+        name = self.prompts.path
+        sampler = self.sampler(records, name, self.sampling)
         others = {
-            name: PromptSampler(policy, self.sampling, records, **settings) for name, policy in self.others.items()
+            other: PromptSampler(policy, self.sampling, records, name=name, **self._settings())
+            for other, policy in self.others.items()
         }
         load_frozen(self.reward, sampler.policy, self.policy.path)
         self.reward.to(sampler.device)
-        beside = self._beside(sampler, records, settings)
+        beside = self._beside(sampler, records)
         revising = RevisingSampler(sampler, self.policy, self.revisions, self.revision_prompt)
         writers = Writers(revising, others, records, self.written)
 
-        def make(start: int, part: list[AnchoredPrompt]) -> tuple[list[Row], Counter]:
+        def make(start: int, number: int) -> tuple[list[Row], Counter]:
             counts: Counter[str] = Counter()
-            rollout, wrote = self._distinct(*writers.responses(start, len(part)), counts)
+            rollout, wrote = self._distinct(*writers.responses(start, number), counts)
             with torch.no_grad():
                 found = compare_candidates(self.reward, rollout) if wrote else []
             compared = dict(zip(wrote, found, strict=True))
@@ -177,21 +220,22 @@ class PairMaker:
                 for place, names in wrote.items():
                     compared[place] = replace(compared[place], sources=tuple(map(tuple, names)))
             rows = []
-            further = beside.columns(start, [compared.get(place) for place in range(len(part))])
-            for place, (record, columns) in enumerate(zip(part, further, strict=True)):
-                own = list(self._pairs_of(compared.get(place), start + place, counts))
+            further = beside.columns(start, [compared.get(place) for place in range(number)])
+            asked = sampler.records[start : start + number]
+            for place, (record, columns) in enumerate(zip(asked, further, strict=True)):
+                own = self._rows_of(record, compared.get(place), start + place, counts)
                 if columns is None:
-                    counts["pairs without a calibration response"] += len(own)
+                    counts[f"{self.rule.rows} without a calibration response"] += len(own)
                 else:
-                    rows += [{**self._row(record, compared[place], pair), **columns} for pair in own]
-            return rows, counts + Counter(prompts=len(part), pairs=len(rows))
+                    rows += [{**row, **columns} for row in own]
+            return rows, counts + Counter({"prompts": number, self.rule.rows: len(rows)})
 
         return make
 
-    def _beside(self, sampler: PromptSampler, records: list[AnchoredPrompt], settings: dict[str, Any]) -> Beside:
+    def _beside(self, sampler: PromptSampler, records: list[AnchoredPrompt]) -> Beside:
         calibration = None
         if self.calibration is not None:
-            settings = {**settings, "keep_unfinished": self.checks.keep_unfinished}
+            settings = {**self._settings(), "name": self.prompts.path, "keep_unfinished": self.checks.keep_unfinished}
             calibration = CalibrationSampler(self.calibration, self.sampling, records, **settings)
         return Beside(calibration, ProposalLogprobs(sampler) if self.proposal_logprobs else None)
 
@@ -221,44 +265,33 @@ class PairMaker:
             wrote.setdefault(group, []).append(list(dict.fromkeys(names)))
         return rollout.select(torch.tensor(rows, dtype=torch.long)) if rows else rollout, wrote
 
-    def _pairs_of(self, candidates: Candidates | None, number: int, counts: Counter[str]) -> Iterator[Choice]:
-        """Choose the pairs of a prompt that nothing speaks against."""
+    def _rows_of(
+        self, record: AnchoredPrompt, candidates: Candidates | None, number: int, counts: Counter[str]
+    ) -> list[Row]:
+        """Write what the rule chooses among the candidates of a prompt, and nothing speaks against."""
         if candidates is None or len(candidates) < self.rule.min_candidates:
             counts["prompts with too few candidates"] += 1
-            return
+            return []
         if not candidates.judged:
             counts["prompts with a comparison that failed"] += 1
             log.warning("prompt %d has a comparison that failed: %s", number + 1, self.reward.failure())
-            return
+            return []
         generator = torch.Generator().manual_seed(self.seed + number)
-        for pair in self.rule.choose(candidates, generator):
+        if self.written is not None:  # its texts are candidates now
+            extra = {name: value for name, value in record.extra.items() if name != self.written}
+            record = replace(record, extra=extra)
+        if isinstance(self.rule, DemonstrationRule):
+            kept = self.rule.keep(candidates, generator)
+            return [demonstration_row(record, candidates, each, lists=self.lists) for each in kept]
+        assert isinstance(self.rule, PairRule)
+        pairs = self._without_objection(candidates, self.rule.choose(candidates, generator), counts)
+        soft = self.labels == "soft"
+        return [pair_row(record, candidates, pair, soft=soft, lists=self.lists) for pair in pairs]
+
+    def _without_objection(self, candidates: Candidates, pairs: list[Choice], counts: Counter[str]) -> Iterator[Choice]:
+        for pair in pairs:
             objection = self.checks.objection(candidates, pair)
             if objection is None:
                 yield pair
             else:
                 counts[f"pairs {objection}"] += 1
-
-    def _row(self, record: AnchoredPrompt, candidates: Candidates, pair: Choice) -> Row:
-        """Write a pair as an ordinary preference row, with what SPPO, DNO, BRAIn and TreePO read beside it."""
-        rates = candidates.win_rate
-        win_prob = float(candidates.win_prob[pair.chosen, pair.rejected])
-        # A column of the prompts that preference data reads as a label would label this pair.
-        taken = {*PreferencePair.columns, self.written}
-        kept = {name: value for name, value in record.extra.items() if name not in taken}
-        named = {}
-        if candidates.sources:
-            named["chosen_source"] = pair.chosen_source or candidates.sources[pair.chosen][0]
-            named["rejected_source"] = pair.rejected_source or candidates.sources[pair.rejected][0]
-        lists = {"responses": list(candidates.texts), "rewards": candidates.reward.tolist()} if self.lists else {}
-        return {
-            **kept,
-            "prompt": list(record.prompt),
-            "chosen": candidates.texts[pair.chosen],
-            "rejected": candidates.texts[pair.rejected],
-            **({"preference": win_prob} if self.labels == "soft" else {}),
-            "chosen_win_rate": float(rates[pair.chosen]),
-            "rejected_win_rate": float(rates[pair.rejected]),
-            "win_prob": win_prob,
-            **named,
-            **lists,
-        }

@@ -12,7 +12,7 @@ from prl.data.marks import encode_content
 from prl.data.rows.records import prompt_key
 from prl.evaluation.separability import same_source, separability
 from prl.models.loading import load_tokenizer
-from prl.pairs.base import PairRule
+from prl.pairs.base import CandidateRule
 from prl.types import PromptBatch, Rollout
 
 SELF, POOL = "self", "pool"
@@ -129,7 +129,7 @@ def with_written(own: Rollout, written: Sequence[Written]) -> Rollout:
     )
 
 
-def check_names(others: Mapping[str, ModelSource], rule: PairRule, written: str | None) -> None:
+def check_names(others: Mapping[str, ModelSource], rule: CandidateRule, written: str | None) -> None:
     """Refuse names of policies that mean others, and rules that ask for none. Raises ValueError."""
     if taken := sorted({SELF, POOL} & others.keys()):
         raise ValueError(

@@ -2,8 +2,9 @@
 
 from prl.rewards.base import RewardSource
 from prl.rewards.implicit import ImplicitReward
+from prl.rewards.multi_head import MultiHead
 from prl.rewards.rule import RuleReward
 from prl.rewards.scalar import ScalarReward
 from prl.rewards.weighted import WeightedReward
 
-__all__ = ["ImplicitReward", "RewardSource", "RuleReward", "ScalarReward", "WeightedReward"]
+__all__ = ["ImplicitReward", "MultiHead", "RewardSource", "RuleReward", "ScalarReward", "WeightedReward"]

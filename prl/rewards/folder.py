@@ -88,6 +88,11 @@ def head_weights_of(settings: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(settings.get("head_weights", (1.0,)))
 
 
+def head_names_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name of each head of a scalar reward model; none where its file has no names."""
+    return tuple(settings.get("head_names", ()))
+
+
 def discard_passport(folder: str | Path) -> None:
     """Delete the passport of weights that are about to be replaced, and its figures in the model card.
 

@@ -32,6 +32,12 @@ def _scalar_fault(settings: Mapping[str, Any]) -> str | None:
     weights = settings.get("head_weights", [1.0])
     if not isinstance(weights, list) or not weights or not all(map(is_number, weights)):
         return f"head_weights is {_shown(weights)}; expected a number for each head"
+    if "head_names" not in settings:
+        return None
+    names = settings["head_names"]
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or len(names) != len(weights) or len(set(names)) < len(names):
+        return f"head_names is {_shown(names)}; expected a name of its own for each of {len(weights)} heads"
     return None
 
 

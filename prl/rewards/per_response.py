@@ -30,25 +30,33 @@ class PerResponseReward(RewardSource):
         """Return the share of responses so far that were longer than the model's `max_length`."""
         return self.encoder.counts.truncated_fraction if self.encoder is not None else 0.0
 
-    @torch.no_grad()
     def rewards(self, prompts: list[Conversation], responses: list[str]) -> Tensor:
-        """Compute r(x, y) of each response, equal ones once: [N] float32."""
+        """Compute r(x, y) of each response: [N] float32."""
+        return self.values(prompts, responses)
+
+    @torch.no_grad()
+    def values(self, prompts: list[Conversation], responses: list[str]) -> Tensor:
+        """Compute what the model says of each response, equal ones once: [N], or [N, H] of H heads, float32."""
         assert self.encoder is not None, "call load() first"
         texts = [(json.dumps(prompt), text) for prompt, text in zip(prompts, responses, strict=True)]
         index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         rows = [self.encoder.encode_response(json.loads(prompt), text) for prompt, text in index]
-        rewards = self._rewards([row for row in rows if row])
-        return rewards[torch.tensor([index[text] for text in texts], dtype=torch.long, device=rewards.device)]
+        values = self._values([row for row in rows if row])
+        return values[torch.tensor([index[text] for text in texts], dtype=torch.long, device=values.device)]
 
-    def _rewards(self, rows: list[dict[str, Any]]) -> Tensor:
+    def _values(self, rows: list[dict[str, Any]]) -> Tensor:
         device = next(self.parameters()).device
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]["ids"]))
-        rewards = torch.empty(len(rows), device=device)
+        values = torch.empty(len(rows), *self._shape(), device=device)
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            rewards[torch.tensor(batch, device=device)] = self._read([rows[i] for i in batch], device)
-        return rewards
+            values[torch.tensor(batch, device=device)] = self._read([rows[i] for i in batch], device)
+        return values
+
+    def _shape(self) -> tuple[int, ...]:
+        """Return the shape of what the model says of a response: that of one number by default."""
+        return ()
 
     @abstractmethod
     def _read(self, rows: list[dict[str, Any]], device: torch.device) -> Tensor:
-        """Compute the rewards of encoded rows in one pass: [N] float32."""
+        """Compute the rewards of encoded rows in one pass, or what they are made of: [N, *shape] float32."""

@@ -12,8 +12,9 @@ from prl.data.tokens import right_pad
 from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_scalar_classifier, load_tokenizer
 from prl.models.policy import float32_outputs, in_own_type, model_inputs
-from prl.rewards.folder import JUDGE_FILE, head_weights_of, judge_folder, read_judge_file
+from prl.rewards.folder import JUDGE_FILE, head_names_of, head_weights_of, judge_folder, read_judge_file
 from prl.rewards.per_response import PerResponseReward
+from prl.types import Conversation
 
 
 def head_rewards(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -46,6 +47,7 @@ class ScalarReward(PerResponseReward):
         self.path, self.dtype, self.batch_size = path, dtype, batch_size
         self.folder = path
         self.head_weights: tuple[float, ...] = (1.0,)
+        self.head_names: tuple[str, ...] = ()
         self.model: Any = None
 
     def model_source(self) -> ModelSource | None:
@@ -68,7 +70,15 @@ class ScalarReward(PerResponseReward):
         check_fits(source, tokenizer, settings["max_length"], role="judge", setting=f"max_length in its {JUDGE_FILE}")
         self.encoder = ConversationEncoder(tokenizer, settings["max_length"], "truncate")
         self.head_weights = head_weights_of(settings)
+        self.head_names = head_names_of(settings)
         self.model = freeze(load_scalar_classifier(source, new_head=False, heads=len(self.head_weights)))
+
+    def rewards(self, prompts: list[Conversation], responses: list[str]) -> Tensor:
+        """Compute r(x, y) of each response, by the weights of the heads: [N] float32."""
+        return weighted_reward(self.values(prompts, responses), self.head_weights)
+
+    def _shape(self) -> tuple[int, ...]:
+        return (len(self.head_weights),)
 
     def _read(self, rows: list[dict[str, Any]], device: torch.device) -> Tensor:
         assert self.encoder is not None
@@ -76,4 +86,4 @@ class ScalarReward(PerResponseReward):
         ids, mask = (each.to(device) for each in right_pad([row["ids"] for row in rows], padding))
         # In the type in which the model was measured, with the reward itself in float32.
         with in_own_type(device), float32_outputs(getattr(self.model, "score", None)):
-            return weighted_reward(head_rewards(self.model, ids, mask), self.head_weights)
+            return head_rewards(self.model, ids, mask)

@@ -15,7 +15,7 @@ from prl.data.tokens import TooLongError
 from prl.models.limits import check_fits
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.rollouts.generate import end_token_ids, generate
-from prl.types import PromptBatch, Rollout
+from prl.types import Conversation, PromptBatch, Rollout
 
 
 class PromptSampler:
@@ -29,6 +29,7 @@ class PromptSampler:
         max_prompt_length: longest prompt, tokens.
         seed: of every draw, beside the number of the first prompt of a batch.
         keep_thoughts: keep what stands before `</think>` in the texts.
+        shown: prompts that reward sources read in place of those that the policy answers; these when null.
 
     Raises:
         ValueError: naming the prompt that is too long, or a length that the model cannot read.
@@ -44,7 +45,9 @@ class PromptSampler:
         max_prompt_length: int,
         seed: int,
         keep_thoughts: bool = False,
+        shown: Sequence[Conversation] | None = None,
     ) -> None:
+        self.records, self.shown = records, shown
         self.sampling, self.seed, self.keep_thoughts = sampling, seed, keep_thoughts
         self.tokenizer = load_tokenizer(source)
         self.encoder = PromptEncoder(self.tokenizer, max_prompt_length, needs_anchors=False)
@@ -68,6 +71,8 @@ class PromptSampler:
     def sample(self, start: int, number: int) -> Rollout:
         """Sample the responses to some prompts, those to one prompt in adjacent rows; texts are stripped."""
         batch = self.encoder.collate(self.rows[start : start + number]).to(self.device)
+        if self.shown is not None:
+            batch = replace(batch, prompts=list(self.shown[start : start + number]))
         return self.draw(batch.repeat(self.sampling.per_prompt), self.seed + start)
 
     def draw(self, batch: PromptBatch, seed: int) -> Rollout:

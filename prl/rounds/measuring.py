@@ -61,7 +61,7 @@ def measure(
     rows = [
         {"prompt": list(record.prompt), "response": text, "start": old}
         | {f"{name}win_prob": each[number] for name, each in wins.items()}
-        for number, (record, text, old) in enumerate(zip(records, texts, before, strict=True))
+        for number, (record, text, old) in enumerate(zip(sampler.records, texts, before, strict=True))
     ]
     write_text(samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     keys = [json.dumps(list(record.prompt)) for record in records]
@@ -92,12 +92,6 @@ def _sampled(
     maker: PairMaker, prompts: DataSource, records: list[AnchoredPrompt], revisions: int
 ) -> tuple[PromptSampler, list[Rollout]]:
     sampling = Sampling(maker.sampling.max_new_tokens, maker.sampling.temperature)
-    sampler = PromptSampler(
-        *(maker.policy, sampling, records),
-        name=prompts.path,
-        max_prompt_length=maker.max_prompt_length,
-        seed=maker.seed,
-        keep_thoughts=maker.keep_thoughts,
-    )
+    sampler = maker.sampler(records, prompts.path, sampling)
     revising = RevisingSampler(sampler, maker.policy, revisions, maker.revision_prompt)
     return sampler, [revising.sample(start, BATCH) for start in range(0, len(records), BATCH)]

@@ -105,4 +105,7 @@ def pair_batch(objective: RewardObjective, seed: int) -> PairBatch:
     chosen, rejected = (numbers(6, len(objective.head_weights)) for _ in range(2))
     more = {"logits": logits, "verdict_ids": ids} if objective.needs_logits else {}
     more |= {"chosen_rewards": chosen, "rejected_rewards": rejected} if objective.head_weights else {}
-    return replace(pairs, columns={name: numbers(6) for name in objective.columns}, **more)
+    columns = {name: numbers(6) for name in objective.columns}
+    for number, name in enumerate(objective.optional_columns):
+        columns[name] = numbers(6).index_fill(0, torch.tensor([number % 6]), float("nan"))
+    return replace(pairs, columns=columns, **more)

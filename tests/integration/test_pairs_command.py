@@ -97,6 +97,39 @@ def test_a_killed_command_goes_on_to_the_same_file(home: Home, tmp_path: Path, m
     home.run("preference", tmp_path / "run", *more, *path, "--trainer.max_steps", "1")
 
 
+@pytest.mark.parametrize("source", ["judge", "reward"])
+def test_the_best_response_of_each_prompt_is_an_ordinary_demonstration(
+    source: str, home: Home, tmp_path: Path, capsys
+) -> None:
+    output = tmp_path / "best.jsonl"
+    prompts = tmp_path / "prompts.jsonl"
+    more = {"topic": "x", "completion": "old", "messages": [{"role": "user", "content": "old"}]}
+    prompts.write_text("".join(json.dumps({**row, **more}) + "\n" for row in rows(home.data("prompts.train"))))
+    reward = json.dumps({"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.vowels"}})
+    args = [*command(home, output, f"--{source}", {"judge": str(home.judge), "reward": reward}[source]), "--lists"]
+    args[args.index("--prompts") + 1] = str(prompts)
+    direction = {"attributes": ["vowels"], "template": "{vowels} {prompt}"}
+    main([*args, "--rule", "BestOfN", "--directions", json.dumps(direction)])
+    made = rows(output)
+    assert f"wrote {len(made)} demonstrations of 10 prompts" in capsys.readouterr().out
+    assert len(made) == 10
+    for row in made:
+        assert row["topic"] == "x"
+        assert "messages" not in row  # which would be read as the row's prompt
+        assert row["direction"] == {"vowels": 1.0}
+        assert row["prompt"][0]["content"].startswith("100 ")
+        assert row["candidates"] == len(row["responses"])
+        best = row["responses"].index(row["completion"])
+        assert row["rewards"][best] == max(row["rewards"])
+        if source == "reward":
+            counts = [vowels(None, text, None) for text in row["responses"]]
+            assert row["reward"] == max(counts)
+            assert row["mean_reward"] == pytest.approx(sum(counts) / len(counts))
+    assert len(load_records(DataSource(str(output)), Demonstration).records) == 10
+    path = ("--data.init_args.train.path", str(output), "--data.init_args.validation.path", str(output))
+    home.run("supervised", tmp_path / "run", *path, "--trainer.max_steps", "1", "--data.init_args.batch_size", "2")
+
+
 def tempered_logprobs(path: Path, row: dict, temperature: float) -> list[float]:
     """Compute what the policy says of each response of a row, and of the end behind it, from whole logits."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
@@ -151,7 +184,7 @@ def test_several_policies_answer_and_rows_name_who_wrote_them(home: Home, tmp_pa
     """Two policies and responses of a column; the third policy's are the best, for they have most vowels."""
     given = [json.loads(line) for line in home.data("prompts.train").read_text().splitlines()][:30]
     prompts = tmp_path / "prompts.jsonl"
-    told = [{**row, "texts": {"strong": ["aeiou" * 2, "aeiou" * 3]}} for row in given]
+    told = [{**row, "topic": "x", "texts": {"strong": ["aeiou" * 2, "aeiou" * 3]}} for row in given]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in told))
     reward = ["--reward", json.dumps({"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.vowels"}})]
     others = ["--others", f"peer={write_tiny_model(tmp_path / 'peer', 7)}", "--written", "texts"]
@@ -179,8 +212,16 @@ def test_several_policies_answer_and_rows_name_who_wrote_them(home: Home, tmp_pa
                 assert (row["chosen"], row["chosen_source"]) == ("aeiou" * 3, "strong")
         if chosen == "strong":
             assert mix["separability"]["accuracy"] > 0.9
-    inputs = json.loads(output.with_suffix(".provenance.json").read_text())["inputs"]
-    assert {name.partition("/")[0] for name in inputs} == {"policy", "others.peer"}
+    output = tmp_path / "best.jsonl"
+    best = command(home, output, *reward, "--rule", "BestOfN", *others, "--limit", "30", "--samples", "1")
+    main([*best, "--prompts", str(prompts)])
+    for row in rows(output):
+        assert (row["completion"], row["completion_source"], row["topic"]) == ("aeiou" * 3, "strong", "x")
+        assert "texts" not in row
+    about = json.loads(output.with_suffix(".provenance.json").read_text())
+    assert about["counts"]["demonstrations"] == 30
+    assert "mix" not in about  # which is about two sides
+    assert {name.partition("/")[0] for name in about["inputs"]} == {"policy", "others.peer"}
 
 
 def vowels(prompt: object, response: str, row: object) -> float:
@@ -193,6 +234,13 @@ def vowels(prompt: object, response: str, row: object) -> float:
         (["--reward", "NoSuch"], "--reward NoSuch"),
         (["--reward", "RuleReward", "--rule", '{"class_path": "RejectionSampled", "init_args": {"keep": 1}}'], "keep"),
         (["--reward", "RuleReward", "--policy", "./nowhere"], "nowhere"),
+        (["--reward", "RuleReward", "--samples", "1"], "BestWorst chooses among at least 2 candidates"),
+        (["--reward", "RuleReward", "--directions", '{"attributes": []}'], "directions.attributes is []"),
+        (["--reward", "RuleReward", "--directions", '{"attribute": ["a"]}'], "--directions"),
+        (
+            ["--reward", "RuleReward", "--directions", '{"attributes": ["a"]}', "--written", "texts"],
+            "directions and written are both set",
+        ),
         (["--reward", "RuleReward", "--others", "peer"], "--others peer: expected NAME=MODEL"),
         (["--reward", "RuleReward", "--others", "pool=x"], "others names a policy 'pool'"),
         (

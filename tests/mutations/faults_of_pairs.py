@@ -63,11 +63,44 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "i.pairs_command",
         (
             ("repeated-responses-stay", "elif (groups[row], text) in seen:", "elif False:"),
+            ("demonstrations-are-measured-as-pairs", "if isinstance(self.rule, PairRule):", "if True:"),
+            ("texts-of-others-stay", "if name != self.written}", "}"),
+            ("directions-beside-others", '"revisions", "others", "written")', '"revisions")'),
+            ("rewards-read-the-direction", "None if asked is records else", "None if True else"),
+            ("pairs-settings-of-demonstrations", "if not isinstance(self.rule, PairRule) and", "if False and"),
+        ),
+    ),
+    "prl/pairs/rows.py": (
+        "i.pairs_command",
+        (
             (
                 "rates-of-the-other",
-                'float(rates[pair.chosen]),\n            "rejected',
-                'float(rates[pair.rejected]),\n            "rejected',
+                '"chosen_win_rate": float(rates[pair.chosen])',
+                '"chosen_win_rate": float(rates[pair.rejected])',
             ),
+            ("labels-of-the-prompts-stay", "if name not in read}", "}"),
+            ("completion-of-another", "candidates.sources[kept][0]", "candidates.sources[0][0]"),
+            ("reward-of-another", "float(rewards[kept])", "float(rewards[0])"),
+        ),
+    ),
+    "prl/pairs/rules/best_of_n.py": (
+        "u.pairs",
+        (("keeps-the-worst", "candidates.texts)[:", "candidates.texts)[::-1][:"),),
+    ),
+    "prl/pairs/directions.py": (
+        "u.directions i.dpa",
+        (
+            ("angles-in-radians", "math.radians(rng.uniform(*self.angles))", "rng.uniform(*self.angles)"),
+            ("draws-of-one-length", "math.sin(angle) * each / length", "math.sin(angle) * each"),
+            ("one-direction-for-all", 'f"{seed}/{number}/direction"', 'f"{seed}/direction"'),
+            ("rounds-of-one-direction", 'f"{seed}/{number}/direction"', 'f"{number}/direction"'),
+        ),
+    ),
+    "prl/cli/rounds_stage.py": (
+        "i.dpa",
+        (
+            ("any-stage-for-any-rows", "wanted is not rule.record_type", "False"),
+            ("demonstrations-have-a-reference", 'rounds.reference == "start"', "False"),
         ),
     ),
     "prl/pairs/parts.py": (

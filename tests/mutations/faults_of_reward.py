@@ -20,8 +20,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("scalar-learns-the-wrong-way-round", "(weighted_reward(chosen, self.head_weights) - weighted_reward(rejected, self.head_weights))", "(weighted_reward(rejected, self.head_weights) - weighted_reward(chosen, self.head_weights))"),
             ("heads-are-mixed-up", '"chosen_rewards": chosen, "rejected_rewards": rejected', '"chosen_rewards": rejected, "rejected_rewards": chosen'),
-            ("heads-of-equal-weight-on-disk", "merge=merge, head_weights=self.head_weights", "merge=merge"),
-            ("scalar-reads-no-columns", "numbers_of(batch, self.objective.columns)", "{}"),
+            ("heads-of-equal-weight-on-disk", "merge=merge, **heads", "merge=merge"),
+            ("scalar-reads-no-columns", "numbers_of(batch, [*self.objective.columns, *self.objective.optional_columns])", "{}"),
             ("scalar-does-as-it-likes", "        check_scalar_needs(self.objective)\n", ""),
         ),
     ),
@@ -45,6 +45,22 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("bradley-terry-forgets-smoothing", "smooth(batch.target, self.label_smoothing)", "batch.target"),
             ("readings-are-summed", "in readings]).mean(0)", "in readings]).sum(0)"),
+        ),
+    ),
+    "prl/objectives/reward/multi_head.py": (
+        f"{_OBJECTIVES} u.multi_head",
+        (
+            ("missing-scores-are-0", "there * errors", "errors"),
+            ("one-response-learns", "(losses[0] + losses[1]) / 2", "losses[0]"),
+        ),
+    ),
+    "prl/rewards/multi_head.py": (
+        "u.multi_head",
+        (
+            ("direction-of-the-first-prompt", "weights[rows].to(heads)", "weights[:1].to(heads)"),
+            ("weights-are-not-normalised", "keepdim=True) if self.normalize", "keepdim=True) if False"),
+            ("heads-in-the-order-of-the-weights", "self.weights.get(name, 0.0) for name in self.head_names", "self.weights.get(name, 0.0) for name in self.weights"),
+            ("unknown-heads-of-a-direction", "found.keys() <= set(self.head_names)", "True"),
         ),
     ),
     "prl/objectives/reward/pairwise.py": (

@@ -121,6 +121,8 @@ def other_values(kind: Any, given: Any) -> Iterator[Any]:
             yield from other_values(each, given) if each is not type(None) else ()
     elif kind is PreferenceObjective:
         yield prl.objectives.preference.SLiC()
+    elif get_origin(kind) is dict:
+        yield from (each for each in ({"one": 1.0}, {"one": 1.0, "other": 0.5}) if each != given)
     elif kind is bool:
         yield not given
     elif kind is str:

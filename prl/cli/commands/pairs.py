@@ -1,7 +1,8 @@
-"""`prl pairs`: write preference pairs of a policy's own responses, judged against each other in both orders.
+"""`prl pairs`: write preference pairs of a policy's own responses, judged against each other, or the best of them.
 
-The file is for `data.init_args.train` of preference training. Where it comes from, and how many pairs were left out for
-what reason, is in OUTPUT.provenance.json. A command that was killed goes on from OUTPUT.parts when it is given again.
+The file is for `data.init_args.train` of preference training or, with --rule BestOfN, of supervised training. Where it
+comes from, and what was left out for what reason, is in OUTPUT.provenance.json. A command that was killed goes on from
+OUTPUT.parts when it is given again.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from prl.system.outputs import check_file, json_with
 
 
 def main(args: list[str]) -> None:
-    """Write the pairs, and print what was counted."""
+    """Write the rows, and print what was counted."""
     parser = _parser()
     options = parser.parse_args(args)
     if (options.judge is None) == (options.reward is None):
@@ -24,8 +25,6 @@ def main(args: list[str]) -> None:
         parser.error(f"--output {options.output} exists; choose another name")
     if options.output.suffix != ".jsonl":
         parser.error(f"--output {options.output}: expected a name that ends in .jsonl")
-    if options.samples < 2 and not (options.others or options.written):
-        parser.error("--samples 1 makes no pair; expected at least 2")
     check_file(
         *(options.output.with_suffix(".provenance.json"), "the description beside --output,"),
         json_with("policy", "inputs", "counts"),
@@ -34,7 +33,8 @@ def main(args: list[str]) -> None:
     settings = {name: value for name, value in vars(options).items() if name != "output"}
     with errors_in_options(can_skip=False):
         counts = maker.write(options.output, settings)
-    print(f"wrote {counts.pop('pairs', 0)} pairs of {counts.pop('prompts', 0)} prompts to {options.output}")
+    rows = maker.rule.rows
+    print(f"wrote {counts.pop(rows, 0)} {rows} of {counts.pop('prompts', 0)} prompts to {options.output}")
     for words, count in counts.items():
         print(f"{count:>8} {words}")
 
@@ -52,13 +52,36 @@ def _parser() -> argparse.ArgumentParser:
         "--rule",
         type=_class,
         default="BestWorst",
-        help="which responses become a pair: BestWorst, AllPairs, BySource, RejectionSampled, or a class of your own, "
-        "with its settings as JSON (BestWorst)",
+        help="which responses become a pair: BestWorst, AllPairs, BySource, RejectionSampled; or a demonstration: "
+        "BestOfN; or a class of your own, with its settings as JSON (BestWorst)",
     )
     _add_writers(parser)
     parser.add_argument("--samples", type=positive, default=5, help="responses to each prompt (5)")
     parser.add_argument("--max_new_tokens", type=positive, default=256, help="length limit of a response (256)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the sampling (1)")
+    _add_row_options(parser)
+    _add_methods(parser)
+    parser.add_argument("--max_prompt_length", type=positive, default=1024, help="longest prompt in tokens (1024)")
+    parser.add_argument("--batch_size", type=positive, default=16, help="responses sampled together (16)")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="type in which policy and judge work")
+    parser.add_argument("--limit", type=number_of_rows, help="read only the first so many prompts")
+    add_source_options(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--chat_template_kwargs", type=json.loads, help="variables of the policy's chat template, as JSON"
+    )
+    parser.add_argument(
+        "--directions",
+        type=json.loads,
+        help='tell the policy how to weigh attributes, drawn for each prompt, as JSON: {"attributes": [NAMES]} '
+        "(docs/methods/rounds.md)",
+    )
+    parser.add_argument("--keep_thoughts", action="store_true", help="judge and write what stands before </think> too")
+    return parser
+
+
+def _add_row_options(parser: argparse.ArgumentParser) -> None:
+    """Add what decides which rows are written, and what they have beside the responses."""
     parser.add_argument(
         "--min_win_prob",
         type=float,
@@ -70,18 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--keep_unfinished", action="store_true", help="take responses that hit the length limit")
     parser.add_argument("--soft_labels", action="store_true", help="write the judge's probability as `preference`")
-    _add_methods(parser)
-    parser.add_argument("--max_prompt_length", type=positive, default=1024, help="longest prompt in tokens (1024)")
-    parser.add_argument("--batch_size", type=positive, default=16, help="responses sampled together (16)")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="type in which policy and judge work")
-    parser.add_argument("--limit", type=number_of_rows, help="read only the first so many prompts")
-    add_source_options(parser)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--chat_template_kwargs", type=json.loads, help="variables of the policy's chat template, as JSON"
-    )
-    parser.add_argument("--keep_thoughts", action="store_true", help="judge and write what stands before </think> too")
-    return parser
 
 
 def _add_writers(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +114,7 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lists",
         action="store_true",
-        help="write all candidates of the prompt beside each pair, `responses`, with their `rewards`",
+        help="write all candidates of the prompt beside each row, `responses`, with their `rewards`",
     )
     parser.add_argument(
         "--proposal_logprobs",
@@ -130,8 +141,9 @@ def _maker(options: argparse.Namespace) -> Any:
     from prl.config import ModelSource, Sampling
     from prl.data import DataSource
     from prl.judge.loading import judge_in
-    from prl.pairs.base import PairRule
+    from prl.pairs.base import CandidateRule
     from prl.pairs.checks import PairChecks
+    from prl.pairs.directions import Directions
     from prl.pairs.making import PairMaker
     from prl.rewards.base import RewardSource
 
@@ -145,7 +157,7 @@ def _maker(options: argparse.Namespace) -> Any:
         ModelSource(path=options.policy, **template),
         DataSource(options.prompts, options.split, options.name, options.columns, options.limit),
         judge_in(options.judge, options.dtype) if reward is None else reward,
-        built("rule", PairRule, options.rule),
+        built("rule", CandidateRule, options.rule),
         Sampling(options.max_new_tokens, options.temperature, options.samples),
         PairChecks(options.min_win_prob, not options.any_order, options.keep_unfinished),
         "soft" if options.soft_labels else "hard",
@@ -160,4 +172,5 @@ def _maker(options: argparse.Namespace) -> Any:
         others={name: ModelSource(path=path, dtype=options.dtype) for name, _, path in named},
         written=options.written,
         **({} if options.revision_prompt is None else {"revision_prompt": options.revision_prompt}),
+        directions=None if options.directions is None else built("directions", Directions, options.directions),
     )

@@ -1,6 +1,6 @@
-"""`prl rounds`: improve a policy in rounds; in each it is sampled, judged, paired and trained on the pairs.
+"""`prl rounds`: improve a policy in rounds; in each it is sampled, judged, and trained on pairs or the best responses.
 
-Give a config of configs/rounds. OUT/round=N holds the pairs, the run and the model of a round, OUT/rounds.json a table.
+Give a config of configs/rounds. OUT/round=N holds the rows, the run and the model of a round, OUT/rounds.json a table.
 A command that was killed goes on where it was when it is given again, also with more rounds (--rounds.number). All
 settings: `prl rounds --config FILE --out DIR --print_config`.
 """
@@ -76,20 +76,21 @@ def _round(config: Any, out: Path, number: int, apart: bool) -> dict[str, Any]:
         return read_object(report)
     start = config.policy
     policy = start if number == 1 else str(_model(config, out, number - 1))
-    pairs, run = folder / "pairs.jsonl", folder / "fit"
+    kind: str = config.rows
+    rows, run = folder / f"{kind}.jsonl", folder / "fit"
     print(f"round {number} of {config.rounds.number}: {folder}", flush=True)
-    if not pairs.exists() or parts_of(pairs).exists():
+    if not rows.exists() or parts_of(rows).exists():
         part = ((number - 1) % config.rounds.prompt_shares, config.rounds.prompt_shares)
-        config.maker(policy, number).write(pairs, {"round": number, "policy": policy}, part)
-    counts = read_object(pairs.with_suffix(".provenance.json"))["counts"]
-    if not counts.get("pairs"):
-        raise ValueError(f"round {number} made no pairs of its prompts ({counts}); see {pairs}")
+        config.maker(policy, number).write(rows, {"round": number, "policy": policy}, part)
+    counts = read_object(rows.with_suffix(".provenance.json"))["counts"]
+    if not counts.get(kind):
+        raise ValueError(f"round {number} made no {kind} of its prompts ({counts}); see {rows}")
     if not (run / "model").exists():
-        run_fit(config.fit_arguments(policy, number, pairs, run), apart)
+        run_fit(config.fit_arguments(policy, number, rows, run), apart)
     if config.rounds.extrapolation and not (folder / "model").exists():
         before = start if number == 1 else out / f"round={number - 1}" / "fit" / "model"
         extrapolate(run / "model", before, config.rounds.extrapolation, folder / "model")
-    found = {"round": number, "policy": policy, "model": str(_model(config, out, number)), "pairs": counts}
+    found = {"round": number, "policy": policy, "model": str(_model(config, out, number)), kind: counts}
     if config.validation is not None:
         found |= _measured(config, out, number, found["model"])
     write_text(report, json.dumps(found, indent=2) + "\n")
@@ -126,13 +127,14 @@ def _show(reports: list[dict[str, Any]]) -> None:
     from prl.rounds.measuring import HELD_OUT, REVISED
 
     table = Table(title="rounds; win rate of sampled responses against the start's, under the reward that trains")
+    kind = "pairs" if "pairs" in reports[0] else "demonstrations"
     names = {"": "win rate", HELD_OUT: "held-out win rate", REVISED: "revised win rate"}
     names = {name: words for name, words in names.items() if f"{name}win_rate" in reports[-1] or not name}
-    for column in ("round", "prompts", "pairs", *(each for name in names.values() for each in (name, "95 %"))):
+    for column in ("round", "prompts", kind, *(each for name in names.values() for each in (name, "95 %"))):
         table.add_column(column, justify="right")
     table.add_column("characters", justify="right")
     for each in reports:
-        cells = [str(each["round"]), str(each["pairs"]["prompts"]), str(each["pairs"]["pairs"])]
+        cells = [str(each["round"]), str(each[kind]["prompts"]), str(each[kind][kind])]
         for name in names:
             rate, low, high = (each.get(f"{name}{part}") for part in ("win_rate", "low", "high"))
             cells += ["", ""] if rate is None else [f"{rate:.3f}", f"{low:.3f} to {high:.3f}"]

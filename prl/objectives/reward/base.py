@@ -33,7 +33,7 @@ class PairBatch:
     target: Tensor
     """[B] probability that chosen is the better response."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
-    """[B] numbers of the rows, by the names that the objective declares."""
+    """[B] numbers of the rows, by the names that the objective declares; NaN where a row has no optional one."""
     logits: Tensor | None = None
     """[R, B, V] logits of the verdict, with gradient; None unless the objective needs them."""
     verdict_ids: Tensor | None = None
@@ -110,8 +110,13 @@ class RewardObjective(ABC):
     """Weight of each head in the reward of a scalar model. Whoever names any reads `chosen_rewards` and
     `rejected_rewards`, which only a scalar model gives; without, the model has one head and the objective reads its
     margin."""
+    head_names: tuple[str, ...] = ()
+    """Name of each head, for the exported folder; none where nobody weighs them by name."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the data that hold a number for each row, such as margins or ratings."""
+    optional_columns: tuple[str, ...] = ()
+    """Columns that hold a number in some rows, and nothing or null in others. Each row has at least one of them, and
+    each of them is in some row. Only a scalar model reads them."""
 
     @abstractmethod
     def loss(self, batch: PairBatch) -> Tensor:

@@ -1,11 +1,11 @@
-"""Rules that choose pairs among candidates; each file has one, named in a config by `prl.pairs.rules.NAME`."""
+"""Rules that choose pairs or demonstrations among candidates; a config names one by `prl.pairs.rules.NAME`."""
 
 from typing import TYPE_CHECKING, Any
 
-from prl.pairs.base import PairRule
+from prl.pairs.base import CandidateRule
 from prl.plugins import methods_in
 
-RULES = methods_in(__name__, __path__, PairRule)
+RULES = methods_in(__name__, __path__, CandidateRule)
 """Every rule of this folder by name."""
 globals().update(RULES)
 

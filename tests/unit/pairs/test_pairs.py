@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prl.data import AnchoredPrompt
-from prl.pairs.base import Choice, PairRule
+from prl.pairs.base import CandidateRule, Choice, PairRule
 from prl.pairs.candidates import Candidates, compare_candidates
 from prl.pairs.checks import PairChecks
-from prl.pairs.rules import RULES
+from prl.pairs.rules import RULES, BestOfN
 from prl.pairs.rules.rejection_sampled import RejectionSampled, accept
 from prl.pairs.writers import Written, brought, with_written
 from prl.rewards import RuleReward
@@ -59,7 +59,7 @@ def test_win_rates_count_the_response_itself() -> None:
     torch.testing.assert_close(found.win_prob + found.win_prob.T, torch.ones(3, 3, dtype=torch.float64), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if issubclass(rule, PairRule)])
 @given(seed=st.integers(0, 10**6))
 def test_no_order_of_the_responses_changes_a_label(name: str, seed: int) -> None:
     """The pair of two texts has one label, whichever stands first, and no pair contradicts the judge."""
@@ -150,8 +150,21 @@ def test_equal_candidates_are_refused() -> None:
 
 
 def test_rules_are_found() -> None:
-    assert {"BestWorst", "AllPairs", "RejectionSampled"} <= RULES.keys()
-    assert all(issubclass(rule, PairRule) for rule in RULES.values())
+    assert {"BestWorst", "AllPairs", "RejectionSampled", "BestOfN"} <= RULES.keys()
+    assert all(issubclass(rule, CandidateRule) for rule in RULES.values())
+
+
+@pytest.mark.parametrize(
+    "source", [QualityJudge(bias=0.3), RuleReward(lambda prompt, response, row: response.count("+"))]
+)
+def test_the_best_of_n_are_kept_in_the_order_of_their_rewards(source: RewardSource) -> None:
+    several, one = compared(source, ["+ab", "x", "+++", "+cd", "++"], ["x"])
+    kept = [[several.texts[n] for n in BestOfN(keep).keep(several, torch.Generator())] for keep in (1, 3, 9)]
+    assert kept == [["+++"], ["+++", "++", "+ab"], ["+++", "++", "+ab", "+cd", "x"]]
+    assert BestOfN().keep(one, torch.Generator()) == [0]
+    assert several.worth.tolist() == ([1, 0, 3, 1, 2] if isinstance(source, RuleReward) else several.reward.tolist())
+    with pytest.raises(ValueError, match="BestOfN.keep is 0"):
+        BestOfN(0)
 
 
 # ---- several policies

@@ -1,0 +1,63 @@
+"""Rows of what a rule chose: ordinary preference rows or demonstrations, with figures beside them."""
+
+from typing import Any
+
+from prl.data import AnchoredPrompt, Demonstration, PreferencePair
+from prl.pairs.base import Choice
+from prl.pairs.candidates import Candidates
+
+Row = dict[str, Any]
+
+
+def pair_row(record: AnchoredPrompt, candidates: Candidates, pair: Choice, *, soft: bool, lists: bool) -> Row:
+    """Write a pair as an ordinary preference row, with what SPPO, DNO, BRAIn and TreePO read beside it.
+
+    Args:
+        record: the prompt as the policy read it.
+        candidates: its responses.
+        pair: two of them.
+        soft: write the probability that chosen wins as the row's label.
+        lists: write all candidates with their rewards.
+    """
+    rates = candidates.win_rate
+    win_prob = float(candidates.win_prob[pair.chosen, pair.rejected])
+    named = {}
+    if candidates.sources:
+        named["chosen_source"] = pair.chosen_source or candidates.sources[pair.chosen][0]
+        named["rejected_source"] = pair.rejected_source or candidates.sources[pair.rejected][0]
+    return {
+        **_kept(record, PreferencePair.columns),
+        "prompt": list(record.prompt),
+        "chosen": candidates.texts[pair.chosen],
+        "rejected": candidates.texts[pair.rejected],
+        **({"preference": win_prob} if soft else {}),
+        "chosen_win_rate": float(rates[pair.chosen]),
+        "rejected_win_rate": float(rates[pair.rejected]),
+        "win_prob": win_prob,
+        **named,
+        **_lists(candidates, lists),
+    }
+
+
+def demonstration_row(record: AnchoredPrompt, candidates: Candidates, kept: int, *, lists: bool) -> Row:
+    """Write a candidate as an ordinary demonstration, with its reward and that of a mean candidate beside it."""
+    rewards = candidates.worth
+    return {
+        **_kept(record, Demonstration.columns),
+        "prompt": list(record.prompt),
+        "completion": candidates.texts[kept],
+        "reward": float(rewards[kept]),
+        "mean_reward": float(rewards.mean()),
+        "candidates": len(candidates),
+        **({"completion_source": candidates.sources[kept][0]} if candidates.sources else {}),
+        **_lists(candidates, lists),
+    }
+
+
+def _kept(record: AnchoredPrompt, read: tuple[str, ...]) -> Row:
+    """Keep further columns of the prompts, but for those that would be read as a part of this row."""
+    return {name: value for name, value in record.extra.items() if name not in read}
+
+
+def _lists(candidates: Candidates, wanted: bool) -> Row:
+    return {"responses": list(candidates.texts), "rewards": candidates.reward.tolist()} if wanted else {}
