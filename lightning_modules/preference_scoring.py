@@ -17,7 +17,7 @@ from prl.data.reference_cache import ReferenceLogprobs
 from prl.models.adapters import add_adapters, is_adapted, without_adapters
 from prl.models.critic import AdapterCritic, LinearHead, ValueHead, build_critic, hidden_size
 from prl.models.loading import freeze, load_causal_lm
-from prl.models.logprobs import completion_mask, placed_values, read_completions
+from prl.models.logprobs import completion_mask, placed_values
 from prl.models.prefix_sharing.completions import read_shared_completions
 from prl.models.prefix_sharing.tree_attention import PrefixSharing
 from prl.models.token_kl import base_head, check_heads, token_kl
@@ -171,8 +171,9 @@ class PreferenceScoring(TrainingModule):
 
     def _reference_states(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Read all responses under the reference in one pass: log-probabilities [N, T], hidden states [N, T, D]."""
-        with self._frozen(REFERENCE, keeps_head=True) as model, torch.no_grad():
-            found = read_completions(model, *(batch[name] for name in _INPUTS), with_hidden=True)
+        inputs = [batch[name] for name in (*_INPUTS, "pairs")]
+        with self._frozen(REFERENCE, keeps_head=True) as model, torch.no_grad():  # packed as the policy's pass is
+            found = read_shared_completions(model, self.sharing[REFERENCE], *inputs, with_hidden=True)
         assert found.hidden is not None
         return found.logprobs, found.hidden
 
