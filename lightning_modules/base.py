@@ -242,7 +242,7 @@ class TrainingModule(LightningModule, ABC):
                     found |= folder_inputs(of_reward, reward.folder)
                 else:
                     for role, source in reward.model_sources().items():
-                        found |= model_inputs(f"{of_reward}.{role}", source)
+                        found |= model_inputs(f"{of_reward}{role and '.'}{role}", source)
         return found
 
     def frozen_names(self) -> set[str]:

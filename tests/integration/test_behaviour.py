@@ -95,6 +95,9 @@ class LengthScalar(ScalarReward):
         super().__init__("nowhere")
         self.folder = None
 
+    def model_source(self) -> None:
+        return None
+
     def load(self) -> None:
         return
 

@@ -26,7 +26,7 @@ def stage_of(overlay: Path) -> str:
 
 
 def objective_of(overlay: Path) -> Any:
-    """Make the preference objective that an overlay names."""
+    """Make the objective that an overlay names."""
     settings = yaml.safe_load(overlay.read_text())["model"]["init_args"]["objective"]
     module, _, name = settings["class_path"].rpartition(".")
     return getattr(import_module(module), name)(**settings.get("init_args", {}))
@@ -54,6 +54,20 @@ def what_it_reads(overlay: Path, home: Home, folder: Path) -> list[str]:
     return given
 
 
+def scored(overlay: Path, home: Home, folder: Path) -> list[str]:
+    """Give an objective of reward models the columns that it reads."""
+    objective, given = objective_of(overlay), []
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "validation"):
+        rows = [json.loads(line) for line in home.data(f"pairs.{split}").read_text().splitlines()]
+        for number, row in enumerate(rows):
+            names = (*objective.columns, *objective.optional_columns)
+            row |= {name: (number + place) % 7 / 7 for place, name in enumerate(names)}
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        given += [f"--data.init_args.{split}.path", str(folder / f"{split}.jsonl")]
+    return given
+
+
 def settings_of(overlay: Path, home: Home) -> list[str]:
     """Make the run tiny, with the models of the test in place of those of the quickstart."""
     given = ["--config", str(overlay), "--data.init_args.batch_size", "8"]
@@ -74,6 +88,8 @@ def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
         del arguments[place : place + 2]
     if stage_of(overlay) == "preference":
         arguments += what_it_reads(overlay, home, run.parent / "rows")
+    if stage_of(overlay) == "bradley_terry":
+        arguments += scored(overlay, home, run.parent / "rows")
     from prl.cli.app import run_stage
 
     run_stage([*arguments[:3], *settings_of(overlay, home), *arguments[3:], *more])

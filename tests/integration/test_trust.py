@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from prl.cli.app import run_stage
 from prl.cli.entry import main
@@ -146,7 +147,8 @@ def test_export_asks_for_what_it_builds(
     checkpoint = run / "checkpoints" / "copy.ckpt"
     torch.save({"state_dict": {}}, checkpoint)
     command = ["export", "--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")]
-    assert "evil_code.rule" in told(command, capsys)
+    with FileLock(tmp_path / ".lock"):  # another program's, such as pytest's: this is no run folder
+        assert "evil_code.rule" in told(command, capsys)
     assert not evil()
     with pytest.raises(Exception, match=r"state_dict|weights|keys|Missing"):
         main([*command, *YES])

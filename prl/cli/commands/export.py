@@ -63,13 +63,17 @@ def export(
         raise RunError(f"{config} has no settings of a model; give the config.yaml of the checkpoint's run")
     from lightning_modules.export import write_model
 
-    run = next((folder for folder in output.absolute().parents if (folder / LOCK).exists()), None)
+    run = next((folder for folder in output.absolute().parents if _is_run(folder)), None)
     with (
         nullcontext() if run is None else run_lock(run),  # or the training would write its own into this one
         nullcontext() if trusted else trust.guarding_config(config),
     ):
         trust.check({"model": settings["model"]})
         write_model(settings, checkpoint, output, passport_of=config.parent / "model", merge=merge)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / LOCK).exists() and (folder / "config.yaml").exists()  # other programs have files .lock too
 
 
 def _check_checkpoint(path: Path) -> None:
