@@ -115,7 +115,9 @@ class OPPOModule(TrainingModule):
         self.log("val/normalized_return", normalized(self.environment, found, self.episode_seed), prog_bar=True)
 
     def _act(self, *past: Tensor) -> Tensor:
-        return self.model.act(*(each.to(self.device) for each in past)).cpu()
+        dtype = self.model.optimum.dtype
+        own = (each.to(self.device, dtype if each.is_floating_point() else each.dtype) for each in past)
+        return self.model.act(*own).float().cpu()
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log what validation logs."""

@@ -46,8 +46,8 @@ def check_needs(objective: PreferenceObjective) -> None:
                 f"{', '.join(taken)}, and at least one output"
             )
     for guide in objective.guides:
-        if not guide.isidentifier() or guide in ("ref", "reference") or hasattr(ModuleDict, guide):
-            raise ValueError(f"{name} declares the guide {guide!r}; expected a plain name, not ref or reference")
+        if not guide.isidentifier() or guide in ("ref", "reference", "model") or hasattr(ModuleDict, guide):
+            raise ValueError(f"{name} declares the guide {guide!r}; expected a plain name, not ref, reference or model")
 
 
 def check_columns(objective: str, declared: Sequence[str]) -> None:

@@ -21,18 +21,17 @@ def check_started_once() -> None:
         )
 
 
-def check_revision_prompt(settings: dict[str, Any], asked: str | None) -> None:
+def check_revision_prompt(objective: Any, asked: str | None) -> None:
     """Refuse to ask a policy for revisions in other words than it is trained on.
 
     Args:
-        settings: resolved, of `prl fit`.
+        objective: of the fit; one that learns no revisions is not looked at.
         asked: `pairs.revision_prompt` where responses are revised.
 
     Raises:
         ValueError: naming both settings.
     """
-    objective = settings["model"]["init_args"].get("objective") or {}
-    trained = (objective.get("init_args") or {}).get("revision_prompt")
+    trained = objective.revision_prompt if getattr(objective, "revisions", None) else None
     if asked is not None and trained not in (None, asked):
         raise ValueError(
             f"pairs.revision_prompt is {asked!r}, and the objective of the fit trains on {trained!r}; set both to one"

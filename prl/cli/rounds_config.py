@@ -69,11 +69,22 @@ class RoundsConfig:
         return cast(dict[str, Any], settings)
 
     def resolved_fit(self, out: Path) -> dict[str, Any]:
-        """Resolve the settings of the first round's `prl fit`; a mistake in them is told before anything is sampled."""
-        from prl.cli.commands.estimate import resolved
+        """Resolve the settings of the first round's `prl fit`; a mistake in them is told before anything is sampled.
 
-        folder = out / "round=1"
-        return resolved(self.fit_arguments(self.policy, 1, folder / f"{self.rows}.jsonl", folder / "fit")[1:])
+        The training module of the first two rounds is built, without weights: the second may have another reference.
+        """
+        from lightning_modules.export import build_training_module
+        from prl.cli.commands.estimate import resolved
+        from prl.cli.round_fits import check_revision_prompt
+
+        found = []
+        for number in (1, 2)[: self.rounds.number]:
+            folder = out / f"round={number}"
+            rows, run = folder / f"{self.rows}.jsonl", folder / "fit"
+            found.append(resolved(self.fit_arguments(self.policy, number, rows, run)[1:]))
+            module = build_training_module(found[-1])
+        check_revision_prompt(getattr(module, "objective", None), self.revision_prompt)
+        return found[0]
 
     def maker(self, policy: str, number: int) -> PairMaker:
         """Make what makes the rows of a round."""

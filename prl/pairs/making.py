@@ -128,6 +128,9 @@ class PairMaker:
         if not isinstance(self.rule, PairRule) and (soft or self.checks.min_win_prob > 0.5):
             setting = "labels: soft" if soft else f"checks.min_win_prob {self.checks.min_win_prob}"
             raise ValueError(f"{setting} is about two responses, and {name} keeps single ones; leave it out")
+        for setting in ("calibration", "proposal_logprobs"):
+            if getattr(self, setting) and isinstance(self.rule, DemonstrationRule):
+                raise ValueError(f"{setting} is of preference pairs, and {name} makes demonstrations; leave it out")
 
     def write(self, output: Path, settings: dict[str, Any], part: tuple[int, int] = (0, 1)) -> dict[str, int]:
         """Write the rows to a .jsonl file, and return the counts.
@@ -284,7 +287,10 @@ class PairMaker:
             kept = self.rule.keep(candidates, generator)
             return [demonstration_row(record, candidates, each, lists=self.lists) for each in kept]
         assert isinstance(self.rule, PairRule)
-        pairs = self._without_objection(candidates, self.rule.choose(candidates, generator), counts)
+        chosen = self.rule.choose(candidates, generator)
+        if not chosen:
+            counts["prompts of which the rule chose nothing"] += 1
+        pairs = self._without_objection(candidates, chosen, counts)
         soft = self.labels == "soft"
         return [pair_row(record, candidates, pair, soft=soft, lists=self.lists) for pair in pairs]
 

@@ -76,4 +76,4 @@ class Parts:
         """Delete the parts, their settings last: a kill in between leaves no parts that could be taken for others."""
         for path in self.folder.glob("[0-9]*.json"):
             path.unlink()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)  # none were made of a file without prompts

@@ -80,6 +80,8 @@ def test_the_reward_that_a_policy_implies_is_measured_like_a_judge(home: Home, t
     assert json.loads(report.read_text())["report"]["accuracy"]["mean"] == 0.5
     code, told = refusal(["judge", "--judge", start, "--pairs", pairs, "--per_token"], capsys)
     assert (code, "--beta and --per_token go with --reference" in told) == (2, True)
+    code, told = refusal([*with_reference, start, "--beta", "0"], capsys)
+    assert (code, "beta is 0" in told) == (1, True)
     code, told = refusal([*with_reference[:-2], "--judge", start, "--write-passport"], capsys)
     assert (code, "--write-passport is of a judge in one folder" in told) == (2, True)
 

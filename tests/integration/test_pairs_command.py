@@ -212,6 +212,11 @@ def test_several_policies_answer_and_rows_name_who_wrote_them(home: Home, tmp_pa
                 assert (row["chosen"], row["chosen_source"]) == ("aeiou" * 3, "strong")
         if chosen == "strong":
             assert mix["separability"]["accuracy"] > 0.9
+    nobody, rule = tmp_path / "nobody.jsonl", {"class_path": "BySource", "init_args": {"chosen": "strng"}}
+    asked = command(home, nobody, *reward, "--rule", json.dumps(rule), *others, "--limit", "4")
+    main([*asked, "--prompts", str(prompts)])
+    counts = json.loads(nobody.with_suffix(".provenance.json").read_text())["counts"]
+    assert counts["prompts of which the rule chose nothing"] == 4
     output = tmp_path / "best.jsonl"
     best = command(home, output, *reward, "--rule", "BestOfN", *others, "--limit", "30", "--samples", "1")
     main([*best, "--prompts", str(prompts)])

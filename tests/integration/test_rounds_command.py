@@ -140,6 +140,12 @@ def test_the_configs_that_come_with_prl_are_read(overlay: Path, tmp_path: Path) 
         ("fit.configs", '["missing.yaml"]', "missing.yaml"),
         ("pairs.proposal_logprobs", "true", "proposal_logprobs is set, and lists is not"),
         ("fit.options", '{"model.init_args.objective": {"class_path": "SRPO"}}', "pairs.revision_prompt is 'better"),
+        (
+            "fit.options",
+            '{"model.init_args.objective": {"class_path": "SPO", "init_args": {"objective": {"class_path": "SRPO"}}}}',
+            "pairs.revision_prompt is 'better",
+        ),
+        ("fit.options", '{"model.init_args.objective": {"class_path": "SimPO"}}', "SimPO needs no reference"),
         ("validation", "null", "validation_reward is set, but no unseen prompts to measure on"),
         ("pairs.sampling.per_prompt", "1", "sampling.per_prompt is 1; BestWorst chooses among at least 2 candidates"),
         ("pairs.samplng", "1", "unrecognized setting"),
@@ -150,6 +156,7 @@ def test_mistakes_in_settings_are_told_first(option, value, message, config: Pat
     more += (
         ["--rounds.revisions", "1", "--pairs.revision_prompt", "better {response} {prompt}"] if "SRPO" in value else []
     )
+    more += ["--rounds.reference", "start"] if "SimPO" in value else []
     with pytest.raises(SystemExit):
         main(["rounds", "--config", str(config), "--out", str(tmp_path / "out"), f"--{option}", value, *more])
     assert message in capsys.readouterr().err

@@ -71,7 +71,8 @@ def main(args: list[str]) -> None:
     from prl.judge import Judge
 
     implicit = ("reference", "beta", "per_token")
-    settings = {name: getattr(options, name) for name in implicit if getattr(options, name) not in (None, False)}
+    asked = {name: getattr(options, name) for name in implicit}
+    settings = {name: value for name, value in asked.items() if value is not None and value is not False}
     judge = Judge.from_pretrained(options.judge, dtype=options.dtype, **settings)
     if options.pairs is not None:
         measure(judge, options)

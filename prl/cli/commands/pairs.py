@@ -169,7 +169,7 @@ def _maker(options: argparse.Namespace) -> Any:
         proposal_logprobs=options.proposal_logprobs,
         calibration=calibration,
         revisions=options.revisions,
-        others={name: ModelSource(path=path, dtype=options.dtype) for name, _, path in named},
+        others={name: ModelSource(path=path, **template) for name, _, path in named},
         written=options.written,
         **({} if options.revision_prompt is None else {"revision_prompt": options.revision_prompt}),
         directions=None if options.directions is None else built("directions", Directions, options.directions),

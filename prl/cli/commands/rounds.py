@@ -28,13 +28,12 @@ def main(args: list[str]) -> None:
     from prl.cli.rounds_config import RoundsConfig
 
     config = RoundsConfig([*(f"--config={file}" for file in options.config), *further])
-    from prl.cli.round_fits import check_revision_prompt, check_started_once, needs_processes
+    from prl.cli.round_fits import check_started_once, needs_processes
     from prl.run_folder.lock import run_lock
     from prl.system.signals import exiting_on_signals
 
     check_started_once()
     fit = config.resolved_fit(options.out)
-    check_revision_prompt(fit, config.revision_prompt)
     apart = needs_processes(fit)
     stopped = f"prl: stopped; the same command goes on with the rounds in {options.out}"
     with run_lock(options.out), exiting_on_signals(stopped):

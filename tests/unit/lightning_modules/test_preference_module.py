@@ -399,7 +399,7 @@ def test_a_name_that_is_a_view_and_a_column_is_refused() -> None:
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        ({"guides": ("ref",)}, "Odd declares the guide 'ref'; expected a plain name, not ref or reference"),
+        ({"guides": ("ref",)}, "Odd declares the guide 'ref'; expected a plain name, not ref, reference or model"),
         ({"guides": ("a b",)}, "Odd declares the guide 'a b'"),
         ({"guides": ("values",)}, "Odd declares the guide 'values'"),
         (
