@@ -18,7 +18,7 @@ from typing import Any
 from runs import missing_runs, run_options, table
 
 QUICKSTART = Path("runs/quickstart")
-"""Where the configs look for models and prompts."""
+"""Folder of the models and prompts that the configs name."""
 ANGLES = (-45, -30, -15, 0, 15, 30, 45)
 """Degrees from correctness towards length at which policies are measured."""
 ATTRIBUTES = ("correctness", "length")
@@ -161,7 +161,7 @@ def shown(rows: list[dict[str, Any]]) -> str:
         for angle in ANGLES:
             names = (*ATTRIBUTES, "reward")
             line = {f"{stage}_{n}": found[f"{n}_{angle}"] for stage, found in stages.items() for n in names}
-            # What the policy would earn by this direction's measure if it were asked for correctness alone.
+            # Reward along this direction of the responses to prompts that ask for correctness alone.
             v = math.cos(math.radians(angle)), math.sin(math.radians(angle))
             line["at_0"] = sum(w * stages["last"][f"{n}_0"] for w, n in zip(v, ATTRIBUTES, strict=True))
             lines.append({"variant": f"{angle}°", "seed": row["seed"], **line})

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from methods import MODEL, RATE, Method, arguments
-from runs import missing_runs, run_options, table
+from runs import make_missing, run_options, table
 
 QUICKSTART = Path("runs/quickstart")
 HELD_OUT = ("sort", "next")
@@ -178,11 +178,7 @@ def main() -> None:
     """Run what is missing, then print the table."""
     options = run_options(__doc__, "runs/implicit_reward", REWARDS)
     prepare(options.out / "data")
-    rows = missing_runs(
-        options.out / "results.jsonl",
-        options.wanted,
-        lambda name, seed: measure(name, seed, options.out, options.overrides),
-    )
+    rows = make_missing(options, measure)
     print(table(rows, "reward", COLUMNS))
 
 

@@ -12,15 +12,15 @@ does not fit.
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from beside_trl import TRAINER, add_worker_options, ratios, run_worker
 
 CONTESTANTS = ("trl", "bradley_terry", "random", "both")
 
@@ -121,17 +121,9 @@ def train_with_prl(options: argparse.Namespace) -> dict[str, Any]:
     source = DataSource(options.rows)  # nothing is set aside: the validation set is the same, and not looked at
     data = PreferencePairDataModule(train=source, validation=source, batch_size=options.batch_size)
     trainer = lightning.Trainer(
+        **TRAINER,
         accelerator="auto",
-        devices=1,
         max_epochs=1,
-        limit_val_batches=0,
-        gradient_clip_val=1.0,
-        log_every_n_steps=10,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
         default_root_dir=options.folder,
         callbacks=[Steps()],
     )
@@ -175,39 +167,19 @@ def write_rows(options: argparse.Namespace, path: Path) -> dict[str, Any]:
     }
 
 
-def run_once(name: str, options: argparse.Namespace, rows: Path) -> dict[str, Any]:
-    """One training in a process of its own."""
-    interpreter = options.trl_python if name == "trl" else sys.executable
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
-    if name == "trl":
-        environment.pop("PYTHONPATH", None)
-    with tempfile.TemporaryDirectory() as folder:
-        command = [interpreter, __file__, "--worker", name, "--rows", str(rows), "--folder", folder]
-        for field in ("model", "batch_size", "max_length", "dtype"):
-            command += [f"--{field.replace('_', '-')}", str(getattr(options, field))]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """All rounds of all contestants, their medians, and the ratios to TRL."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
         found: dict[str, Any] = {"settings": {k: v for k, v in vars(options).items() if k in SETTINGS}}
         found |= write_rows(options, rows)
+        given = {name: getattr(options, name) for name in ("model", "batch_size", "max_length", "dtype")}
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
         for number in range(options.rounds):
             for name in CONTESTANTS[number % 4 :] + CONTESTANTS[: number % 4]:
-                runs[name].append(run_once(name, options, rows))
+                runs[name].append(run_worker(__file__, name, options, rows, given))
                 print(number, name, runs[name][-1], file=sys.stderr, flush=True)
-    found["runs"] = runs
-    for figure in ("pairs_per_s", "peak_gib"):
-        medians = {name: statistics.median(run[figure] for run in runs[name]) for name in CONTESTANTS}
-        found[figure] = medians
-        found[f"{figure}_ratio_to_trl"] = {name: medians[name] / medians["trl"] for name in CONTESTANTS}
-    return found
+    return {**found, "runs": runs, **ratios(runs, ("pairs_per_s", "peak_gib"))}
 
 
 SETTINGS = ("model", "num_pairs", "batch_size", "max_length", "dtype", "threads", "rounds")
@@ -226,8 +198,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=("float32",), help="weights that learn are float32")
     parser.add_argument("--json", type=Path, help="also write the result here")
-    for name in ("--worker", "--rows", "--folder"):
-        parser.add_argument(name, help=argparse.SUPPRESS)
+    add_worker_options(parser)
     options = parser.parse_args()
     if options.worker:
         train = train_with_trl if options.worker == "trl" else train_with_prl

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from methods import Method, arguments
-from runs import missing_runs, run_options, table
+from runs import make_missing, run_options, table
 
 QUICKSTART = Path("runs/quickstart")
 START = QUICKSTART / "supervised" / "model"
@@ -126,11 +126,7 @@ def train(name: str, seed: int, out: Path, overrides: list[str]) -> dict[str, An
 def main() -> None:
     """Run what is missing, then print the table."""
     options = run_options(__doc__, "runs/more_is_less", MIXES)
-    rows = missing_runs(
-        options.out / "results.jsonl",
-        options.wanted,
-        lambda name, seed: train(name, seed, options.out, options.overrides),
-    )
+    rows = make_missing(options, train)
     policies = {"the start": START, "stronger": QUICKSTART / "ppo" / "model", "peer": options.out / "peer" / "model"}
     starts = [{"variant": name, "seed": 0, **measure(model)} for name, model in policies.items() if model.exists()]
     print(table([*starts, *rows], "chosen, rejected", COLUMNS))

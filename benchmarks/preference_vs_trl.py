@@ -15,13 +15,13 @@ import json
 import os
 import random
 import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from beside_trl import TRAINER, add_worker_options, ratios, run_worker
 
 CONTESTANTS = ("trl", "off", "auto")
 """TRL, prl with `packed: off`, and with `packed: auto`."""
@@ -114,17 +114,9 @@ def train_with_prl(options: argparse.Namespace) -> dict[str, Any]:
         train=source, validation=source, batch_size=options.batch_size, group_by_length=False, num_workers=0
     )
     trainer = lightning.Trainer(
+        **TRAINER,
         accelerator="cpu",
-        devices=1,
         max_epochs=2,
-        limit_val_batches=0,
-        gradient_clip_val=1.0,
-        log_every_n_steps=10,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
         default_root_dir=options.folder,
         callbacks=[Steps()],
     )
@@ -174,22 +166,6 @@ def write_rows(options: argparse.Namespace, share: float, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def run_once(name: str, options: argparse.Namespace, model: Path, rows: Path) -> dict[str, Any]:
-    """Train once in a process of its own."""
-    interpreter = options.trl_python if name == "trl" else sys.executable
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
-    if name == "trl":
-        environment.pop("PYTHONPATH", None)
-    with tempfile.TemporaryDirectory() as folder:
-        environment["PRL_HOME"] = folder
-        command = [interpreter, __file__, "--worker", name, "--rows", str(rows), "--folder", folder]
-        command += ["--model", str(model), "--batch-size", str(options.batch_size), "--steps", str(options.steps)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Run all rounds of all contestants for every share; give medians, and their ratios to TRL, after each round.
 
@@ -198,6 +174,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"settings": {k: v for k, v in vars(options).items() if k in SETTINGS}}
     found |= {"load": [os.getloadavg()], "shares": {}}
+    given = {name: getattr(options, name) for name in ("batch_size", "steps")}
     shares = list(map(float, options.shares.split(",")))
     runs: dict[float, dict[str, list[dict[str, Any]]]] = {s: {name: [] for name in CONTESTANTS} for s in shares}
     with tempfile.TemporaryDirectory() as folder:
@@ -209,7 +186,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                 rows = Path(folder) / f"{share}.jsonl"
                 write_rows(options, share, rows)
                 for name in CONTESTANTS[number % 3 :] + CONTESTANTS[: number % 3]:
-                    runs[share][name].append(run_once(name, options, model, rows))
+                    runs[share][name].append(run_worker(__file__, name, options, rows, {**given, "model": model}))
                     print(share, number, name, runs[share][name][-1], file=sys.stderr, flush=True)
                 found["shares"][share] = table_of(runs[share])
             found["load"].append(os.getloadavg())
@@ -222,12 +199,7 @@ def table_of(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Give the medians of all runs with one share, and their ratios to TRL."""
     if len(tokens := {run["tokens"] for some in runs.values() for run in some}) > 1:
         raise SystemExit(f"the contestants read different numbers of tokens: {sorted(tokens)}")
-    table: dict[str, Any] = {"runs": runs}
-    for figure in FIGURES:
-        medians = {name: statistics.median(run[figure] for run in some) for name, some in runs.items()}
-        table[figure] = medians
-        table[f"{figure}_ratio_to_trl"] = {name: each / medians["trl"] for name, each in medians.items()}
-    return table
+    return {"runs": runs, **ratios(runs, FIGURES)}
 
 
 SETTINGS = ("model", "hidden_size", "layers", "length", "steps", "batch_size", "threads", "rounds", "shares")
@@ -249,8 +221,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the result here")
-    for name in ("--worker", "--rows", "--folder"):
-        parser.add_argument(name, help=argparse.SUPPRESS)
+    add_worker_options(parser)
     options = parser.parse_args()
     if options.worker:
         train = train_with_trl if options.worker == "trl" else train_with_prl

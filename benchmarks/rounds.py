@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from methods import measure
-from runs import missing_runs, run_options, table
+from runs import make_missing, run_options, table
 
 LOOPS = {"iterative DPO": (), "SPPO": ("sppo",), "DNO": ("dno",), "RSO": ("rso",), "APO": ("apo",)}
 """Loop -> overlays of configs/rounds on top of its dpo.yaml."""
 QUICKSTART = Path("runs/quickstart")
-"""Where the configs look for models and prompts."""
+"""Folder of the models and prompts that the configs name."""
 ROUNDS = 3
 COLUMNS = {f"gold_{n}": (f"gold quality, round {n}", 3) for n in range(1, ROUNDS + 1)}
 COLUMNS |= {"win_prob": ("win probability against the start, the judge's", 3), "kl": ("KL, nats", 2)}
@@ -40,11 +40,7 @@ def train(name: str, seed: int, out: Path, overrides: list[str]) -> dict[str, An
 def main() -> None:
     """Run what is missing, then print the table."""
     options = run_options(__doc__, "runs/rounds", LOOPS)
-    rows = missing_runs(
-        options.out / "results.jsonl",
-        options.wanted,
-        lambda name, seed: train(name, seed, options.out, options.overrides),
-    )
+    rows = make_missing(options, train)
     print(table(rows, "loop", COLUMNS))
 
 

@@ -49,6 +49,14 @@ def missing_runs(
     return rows
 
 
+def make_missing(options: argparse.Namespace, train: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+    """Make the runs of `run_options` by `train(name, seed, out, overrides)`, as `missing_runs` does."""
+    out = options.out
+    return missing_runs(
+        out / "results.jsonl", options.wanted, lambda name, seed: train(name, seed, out, options.overrides)
+    )
+
+
 def interval(values: list[float], digits: int = 3) -> str:
     """Mean and half width of its 95 % interval over runs."""
     mean = statistics.fmean(values)

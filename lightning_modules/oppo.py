@@ -167,7 +167,7 @@ class OPPOModule(TrainingModule):
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write encoder, policy and z* for `prl.control.load_policy`. Raises ValueError for merge: false."""
         if not merge:
-            raise ValueError("OPPOModule trains no adapters, so there are none to write alone; leave merge out")
+            raise ValueError("merge: false writes adapters alone, and OPPOModule has none; leave it out")
         save_policy(self.model, folder)
 
 

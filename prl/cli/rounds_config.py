@@ -52,7 +52,7 @@ class RoundsConfig:
         self.revision_prompt: str | None = made.pairs.revision_prompt if revises else None
         self.fit_configs = [find_config(Path(each)) for each in self.fit.configs]
         self.rows: str = made.pairs.rule.rows
-        """What a round trains on: pairs or demonstrations."""
+        """Kind of the rows that train each round: pairs or demonstrations."""
         check_stage(made.pairs.rule, self.fit, self.rounds)
         if self.rounds.revisions and made.pairs.directions is not None:
             raise ValueError("rounds.revisions and pairs.directions are both set; leave one of them out")

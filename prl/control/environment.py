@@ -1,4 +1,4 @@
-"""What an environment must offer, and the return of a policy in it."""
+"""Socket of environments, and the return of a policy in one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

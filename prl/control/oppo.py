@@ -13,7 +13,7 @@ from prl.control.networks import ConditionedPolicy
 from prl.control.windows import SIDES, Window
 
 TOTALS = ("pairs", *(f"{side}_steps" for side in SIDES))
-"""What means divide by: pairs, and steps of either side."""
+"""Denominators of the means: number of pairs, and of steps of either side."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def steer(states: Tensor, targets: Tensor, gains: Tensor | float = 1.0) -> Tenso
 
 @dataclass(frozen=True)
 class DataSettings:
-    """How much data is made, and how good it is."""
+    """Size and quality of the data to make."""
 
     trajectories: int = 400
     """Episodes, each of a behaviour of its own: a place that it heads for, drawn from the square, and a gain."""

@@ -8,6 +8,28 @@ import yaml
 from tests.integration.runs import CONFIGS, Home
 
 
+class Killed(BaseException):
+    """Ends a command as a signal would, from the inside."""
+
+
+def killed_after(original: Any, allowed: int) -> Any:
+    """Wrap a function that is to raise `Killed` after so many calls."""
+    left = iter(range(allowed))
+
+    def stopped(*given: Any, **named: Any) -> Any:
+        if next(left, None) is None:
+            raise Killed
+        return original(*given, **named)
+
+    return stopped
+
+
+def made(out: Path) -> dict[str, bytes]:
+    """Read everything that rounds leave and that must not depend on a kill."""
+    rows = [path for path in sorted(out.rglob("*.jsonl")) if "ledger" not in path.name]
+    return {str(path.relative_to(out)): path.read_bytes() for path in [*rows, *sorted(out.rglob("model.safetensors"))]}
+
+
 def rounds_settings(home: Home) -> dict[str, Any]:
     """Two rounds of two steps, with a checkpoint behind each step."""
     options = {

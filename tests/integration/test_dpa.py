@@ -13,14 +13,11 @@ from prl.pairs.directions import integer_weights
 from prl.pairs.parts import Parts
 from prl.quickstart.world import gold_quality
 from prl.rewards.folder import read_judge_file
+from tests.integration.rounds import Killed, killed_after, made
 from tests.integration.runs import CONFIGS, Home
 
 QUICK = {"trainer.max_steps": 2, "trainer.enable_progress_bar": False, "trainer.val_check_interval": None}
 ATTRIBUTES = ("correctness", "length")
-
-
-class Killed(BaseException):
-    """Ends a command as a signal would, from the inside."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -101,23 +98,6 @@ def test_an_attribute_that_no_row_has_is_told_before_the_first_step(home: Home, 
     assert "data.train has no number in the column 'rejected_length' of any row" in told
 
 
-def made(out: Path) -> dict[str, bytes]:
-    """Everything that rounds leave and that must not depend on a kill."""
-    rows = [path for path in sorted(out.rglob("*.jsonl")) if "ledger" not in path.name]
-    return {str(path.relative_to(out)): path.read_bytes() for path in [*rows, *sorted(out.rglob("model.safetensors"))]}
-
-
-def stopping(original: Any, allowed: int) -> Any:
-    left = iter(range(allowed))
-
-    def stopped(*given: Any, **named: Any) -> Any:
-        if next(left, None) is None:
-            raise Killed
-        return original(*given, **named)
-
-    return stopped
-
-
 def test_rounds_keep_the_best_for_each_direction_and_a_kill_in_any_step_changes_nothing(
     config: Path, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -156,7 +136,7 @@ def test_rounds_keep_the_best_for_each_direction_and_a_kill_in_any_step_changes_
         (SupervisedModule, "training_step", 1),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, stopping(getattr(owner, name), allowed))
+            patch.setattr(owner, name, killed_after(getattr(owner, name), allowed))
             with pytest.raises(Killed):
                 main([*args, "--out", str(cut)])
     main([*args, "--out", str(cut)])

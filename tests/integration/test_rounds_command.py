@@ -17,23 +17,13 @@ from prl.cli.rounds_config import RoundsConfig
 from prl.judge import Judge
 from prl.pairs.parts import Parts
 from tests.helpers.processes import run_all
-from tests.integration.rounds import rounds_settings, write_rounds
+from tests.integration.rounds import Killed, killed_after, made, rounds_settings, write_rounds
 from tests.integration.runs import CONFIGS, Home
-
-
-class Killed(BaseException):
-    """Ends a command as a signal would, from the inside."""
 
 
 @pytest.fixture
 def config(home: Home, tmp_path: Path) -> Path:
     return write_rounds(home, tmp_path / "rounds.yaml")
-
-
-def made(out: Path) -> dict[str, bytes]:
-    """Everything that rounds leave and that must not depend on a kill."""
-    rows = [path for path in sorted(out.rglob("*.jsonl")) if "ledger" not in path.name]
-    return {str(path.relative_to(out)): path.read_bytes() for path in [*rows, *sorted(out.rglob("model.safetensors"))]}
 
 
 def test_rounds_follow_each_other_and_a_kill_in_any_step_changes_nothing(
@@ -62,7 +52,7 @@ def test_rounds_follow_each_other_and_a_kill_in_any_step_changes_nothing(
     cut, stops = tmp_path / "cut", _stops()
     for owner, name, allowed in stops:
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, _stopping(getattr(owner, name), allowed))
+            patch.setattr(owner, name, killed_after(getattr(owner, name), allowed))
             with pytest.raises(Killed):
                 main([*args, "--out", str(cut)])
     main([*args, "--out", str(cut)])
@@ -85,17 +75,6 @@ def _stops() -> list[tuple[Any, str, int]]:
         (Parts, "join", 0),
         (PreferenceModule, "training_step", 1),
     ]
-
-
-def _stopping(original: Any, allowed: int) -> Any:
-    left = iter(range(allowed))
-
-    def stopped(*given: Any, **named: Any) -> Any:
-        if next(left, None) is None:
-            raise Killed
-        return original(*given, **named)
-
-    return stopped
 
 
 def test_other_settings_and_strange_folders_are_refused(config: Path, home: Home, tmp_path: Path, capsys) -> None:
