@@ -2,15 +2,17 @@
 
 Takes a finished quickstart at runs/quickstart. All runs start from its supervised policy and
 learn from its labelled pairs, in as many steps of as many pairs. Columns that some objectives read are added to the
-pairs: the right answer as `gold` (TriplePO), and a reward for short responses as the other objective of MODPO. The
-guide of TGDPO is the DPO run of the same seed. BRAIn and TreePO learn from lists: samples of the supervised policy with
-rewards of a Bradley-Terry model (`configs/quickstart/bradley_terry.yaml`), made by `prl pairs --lists`. Beside them
-stands supervised learning of the chosen responses. Betas of objectives whose usual values are made for long responses
-are set here, as the table of METHODS says. A run that is in the results file already is not repeated.
+pairs: the right answer as `gold` (TriplePO), a reward for short responses as the other objective of MODPO, and
+corrupted responses (SPO). These have letters removed where `prl corrupt` removes keywords, for a response is one word.
+The guide of TGDPO is the DPO run of the same seed. BRAIn, TreePO and OREO learn from lists: samples of the supervised
+policy with rewards of a Bradley-Terry model (`configs/quickstart/bradley_terry.yaml`), made by `prl pairs --lists`.
+Beside them stands supervised learning of the chosen responses. Betas of objectives whose usual values are made for
+long responses are set here, as the table of METHODS says. A run that is in the results file already is not repeated.
 """
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from methods import COLUMNS, MODEL, Method, measure, train
@@ -41,10 +43,19 @@ METHODS = {
     "MODPO, short": Method("preference", "modpo"),
     "TGDPO": Method("preference", "tgdpo"),
     "SRPO": Method("preference", "srpo", (f"{MODEL}max_length", "128")),
+    "SPO": Method("preference", "spo", (f"{OBJECTIVE}levels", "3")),
     "BRAIn, lists": Method("preference", "brain"),
     "Tree PO, lists": Method("preference", "tree_po"),
+    "OREO, lists": Method("preference", "oreo"),
 }
 """Objective -> overlay, and settings where the overlay's are made for responses of hundreds of tokens."""
+
+
+def shortened(response: str, draw: Random) -> tuple[str, int]:
+    """Remove 0, 1 or 2 letters from a response, which are its levels; one letter stays."""
+    level = draw.randrange(min(3, len(response)))
+    removed = set(draw.sample(range(len(response)), level))
+    return "".join(letter for at, letter in enumerate(response) if at not in removed), level
 
 
 def prepare(quickstart: Path, folder: Path) -> None:
@@ -54,10 +65,12 @@ def prepare(quickstart: Path, folder: Path) -> None:
     for split in ("train", "validation"):
         pairs = [json.loads(line) for line in (quickstart / "world" / f"pairs.{split}.jsonl").open(encoding="utf-8")]
         chosen = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
+        draw = Random(split)
         for row in pairs:
             row["gold"] = right_answer(row["prompt"])
             for side in ("chosen", "rejected"):
                 row[f"{side}_margin_reward"] = -0.1 * len(row[side])
+                row[f"corrupted_{side}"], row[f"level_{side}"] = shortened(row[side], draw)
         for name, rows in (("pairs", pairs), ("demonstrations", chosen)):
             path = folder / f"{name}.{split}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)

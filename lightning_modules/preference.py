@@ -111,7 +111,9 @@ class PreferenceModule(PreferenceScoring):
         reads = (objective.views, objective.columns, objective.probabilities, objective.lists)
         revised = (objective.revisions, objective.revision_prompt)
         return PreferenceEncoder(
-            tokenizer, self.max_length, self.on_too_long, *reads, *revised, classes=objective.classes
+            *(tokenizer, self.max_length, self.on_too_long, *reads, *revised),
+            classes=objective.classes,
+            step_separator=objective.step_separator,
         )
 
     def configure_optimizers(self) -> Any:

@@ -1,6 +1,7 @@
 """Checks of a preference run before anything is read: the needs of an objective, and the settings."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch.nn import ModuleDict
 
@@ -12,6 +13,8 @@ from prl.objectives.preference.base import STATES
 
 _OF_ROWS = ("source", "target", "length", "index")
 """Names that rows and batches use already."""
+ROWS_WITH_STEPS = 1000
+"""Rows of the training data in which steps are looked for."""
 
 
 def check_needs(objective: PreferenceObjective) -> None:
@@ -32,6 +35,8 @@ def check_needs(objective: PreferenceObjective) -> None:
         raise ValueError(
             f"{name}.revision_prompt is {objective.revision_prompt!r}; expected a text with {{prompt}} and {{response}}"
         )
+    if objective.step_separator == "":
+        raise ValueError(f"{name}.step_separator is empty; expected the text that ends a step, such as a line break")
     of_lists = [each for view, columns in objective.lists.items() for each in (view, *columns)]
     check_columns(name, [*objective.views[2:], *objective.revisions, *objective.columns, *of_lists])
     if unknown := [each for each in objective.probabilities if each not in objective.columns]:
@@ -97,6 +102,29 @@ def check_reference(
         )
     if reference is not None:
         _check_frozen(reference, "reference", "reference")
+
+
+def check_steps(objective: PreferenceObjective, trainer: Any) -> None:
+    """Refuse training data without steps for an objective that reads them: most likely its separator is another one.
+
+    Args:
+        objective: read for the text that ends a step.
+        trainer: whose data module has encoded rows of training; one without is left alone.
+
+    Raises:
+        ValueError: when the separator ends no step of the first rows.
+    """
+    separator = objective.step_separator
+    encoder = getattr(trainer.datamodule, "encoder", None)
+    if separator is None or encoder is None:
+        return
+    rows = trainer.datamodule.rows["train"]
+    rows = rows.select(range(min(ROWS_WITH_STEPS, len(rows))))
+    if not any(max(encoder.steps.numbers(ids)) for row in rows for ids in encoder.responses_of(row)):
+        raise ValueError(
+            f"step_separator {separator!r} ends no step in the responses of the first {len(rows)} training rows, so "
+            f"that {type(objective).__name__} would read each as one step; give the text that ends a step in these data"
+        )
 
 
 def critic_of(

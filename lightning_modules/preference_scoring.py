@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import TrainingModule
+from lightning_modules.preference_checks import check_steps
 from lightning_modules.reference import REFERENCE, cached_reference, reference_logprobs, role_of
 from prl.checkpoints.position import is_dry_run
 from prl.config import CriticSettings, ModelSource
@@ -77,7 +78,8 @@ class PreferenceScoring(TrainingModule):
             add_adapters(self.model, AdapterCritic.NAME)
 
     def on_fit_start(self) -> None:
-        """Have the frozen models read all pairs, where they are to do so once, and let go of them."""
+        """Look for steps; have the frozen models read all pairs, where they are to do so once, and let go of them."""
+        check_steps(self.objective, self.trainer)
         if self.reference_logprobs != "cached" or is_dry_run(self.trainer):
             return
         trainer: Any = self.trainer
@@ -125,6 +127,9 @@ class PreferenceScoring(TrainingModule):
             frozen[REFERENCE] = reference[0]
         logprobs, mask, hidden = self._read_policy(batch)
         states: dict[str, Any] = {} if hidden is None else self._of_states(batch, mask, hidden, reference)
+        if self.objective.step_separator is not None:
+            numbers = batch["steps"][batch["loss_mask"]]
+            states["steps"] = numbers.new_zeros(mask.shape).masked_scatter(mask, numbers)
         lists = self.objective.lists
         sizes = dict.fromkeys([*self.objective.views, *self.objective.revisions], len(batch["targets"]))
         sizes |= {name: int(batch[COUNT + name].sum()) for name in lists}

@@ -15,6 +15,7 @@ from prl.data.columns import missing_column, number_tensors, read_number_lists, 
 from prl.data.encoding import TurnEncoder
 from prl.data.revisions import revision_turns
 from prl.data.rows.records import PreferencePair
+from prl.data.steps import StepFinder
 from prl.data.tokens import OnTooLong, Truncation, pair_tensors, right_pad, settings_hash
 from prl.types import Conversation
 
@@ -40,6 +41,7 @@ class PreferenceEncoder(TurnEncoder):
         revisions: further views of one of `views` behind a prompt that quotes one of them; by name, both of these.
         revision_prompt: last turn of that prompt, with {prompt} for the last turn of the row's and {response}.
         classes: those of the columns that hold one of n classes, with n.
+        step_separator: text that ends a step of a response; None where nothing asks for steps.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class PreferenceEncoder(TurnEncoder):
         revisions: Mapping[str, tuple[str, str]] = MappingProxyType({}),
         revision_prompt: str = "",
         classes: Mapping[str, int] = MappingProxyType({}),
+        step_separator: str | None = None,
     ) -> None:
         super().__init__(tokenizer, max_length, on_too_long)
+        self.steps = None if step_separator is None else StepFinder(tokenizer, step_separator)
         self.views, self.columns, self.probabilities = tuple(views), tuple(columns), tuple(probabilities)
         self.lists = {name: tuple(numbers) for name, numbers in lists.items()}
         self.revisions, self.revision_prompt, self.classes = dict(revisions), revision_prompt, dict(classes)
@@ -140,13 +144,14 @@ class PreferenceEncoder(TurnEncoder):
 
         The responses of a list stand one after the other, pair by pair, as many as each has: `count.NAME` of [B] says
         how many, and `pairs` of [N] whose response each is. Beside input_ids, attention_mask and loss_mask (True on
-        responses) there are targets, weights and columns of [B], numbers of lists [B, K].
+        responses) there are targets, weights and columns of [B], numbers of lists [B, K]. Where steps are asked for,
+        `steps` of [N, S] numbers those of each response.
         """
         each = [
             (number, row[prompt], response)
             for name, prompt in self.prompts.items()
             for number, row in enumerate(rows)
-            for response in (row[name] if name in self.lists else [row[name]])
+            for response in self._ids(row, name)
         ]
         together = [[*prompt, *response] for _, prompt, response in each]
         ids, mask = right_pad(together, int(self.tokenizer.pad_token_id))
@@ -157,10 +162,26 @@ class PreferenceEncoder(TurnEncoder):
             "attention_mask": mask,
             "loss_mask": mask & (torch.arange(ids.shape[1]) >= starts[:, None]),
             "pairs": torch.tensor([number for number, *_ in each]),
+            **self._steps([prompt for _, prompt, _ in each], [response for *_, response in each]),
             **{COUNT + name: torch.tensor([len(row[name]) for row in rows]) for name in self.lists},
             **number_tensors(rows, numbers),
             **pair_tensors(rows),
         }
+
+    def responses_of(self, row: dict[str, Any]) -> list[list[int]]:
+        """List the token ids of all responses of an encoded row."""
+        return [ids for name in self.prompts for ids in self._ids(row, name)]
+
+    def _ids(self, row: dict[str, Any], name: str) -> list[list[int]]:
+        found: list[list[int]] = row[name] if name in self.lists else [row[name]]
+        return found
+
+    def _steps(self, prompts: list[list[int]], responses: list[list[int]]) -> dict[str, Tensor]:
+        if self.steps is None:
+            return {}
+        numbers = map(self.steps.numbers, responses)
+        rows = [[0] * len(prompt) + found for prompt, found in zip(prompts, numbers, strict=True)]
+        return {"steps": right_pad(rows, 0)[0]}
 
     def _text(self, record: PreferencePair, name: str) -> str:
         if name in ("chosen", "rejected"):

@@ -83,7 +83,11 @@ def states_of(
     if objective.needs_hidden:
         found["hidden"] = made(4)
     needs = {"values": objective.needs_critic, "kl": objective.needs_kl}
-    return found | {name: made() for name, need in needs.items() if need}
+    found |= {name: made() for name, need in needs.items() if need}
+    if objective.step_separator is not None:  # of two tokens each
+        places = torch.arange(mask.shape[1] + padding) // 2
+        found["steps"] = places.expand(len(mask), -1).clone()
+    return found
 
 
 def read_pairs(target: Tensor, wl: Tensor, lw: Tensor | None = None) -> PairBatch:

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from prl.shapes import check_shape
 
 REVISION_PROMPT = "{prompt}\n\nHere is a response:\n\n{response}\n\nWrite a better response."
 """Last turn of a prompt that asks for a better response than the one it quotes."""
-STATES = {"hidden": "needs_hidden", "values": "needs_critic", "kl": "needs_kl"}
+STATES = {"hidden": "needs_hidden", "values": "needs_critic", "kl": "needs_kl", "steps": "step_separator"}
 """What else than the outputs of heads is said of states, and how an objective declares that it reads it."""
 
 
@@ -47,6 +48,8 @@ class ScoredResponses:
     """[N, T] what the critic says of the states, with gradient; None for objectives that declare no need."""
     kl: Tensor | None = None
     """[N, T] KL(pi || pi_ref) over the vocabulary in each state, nats, with gradient; None without a declared need."""
+    steps: Tensor | None = None
+    """[N, T] number of the step that each token is in, from 0 in each response; None without a declared need."""
 
     def __post_init__(self) -> None:
         if self.mask.dtype != torch.bool or self.mask.dim() != 2:
@@ -61,7 +64,7 @@ class ScoredResponses:
             check_shape(f"outputs[{name!r}]", outputs, (*shape, outputs.shape[-1]))
         if self.hidden is not None:
             check_shape("hidden", self.hidden, (*shape, self.hidden.shape[-1]))
-        for name, of_states in {"values": self.values, "kl": self.kl}.items():
+        for name, of_states in {"values": self.values, "kl": self.kl, "steps": self.steps}.items():
             if of_states is not None:
                 check_shape(name, of_states, shape)
 
@@ -118,7 +121,7 @@ class ScoredResponses:
         return self.logprob() / self.lengths.clamp(min=1)
 
     def of_states(self, name: str) -> Tensor:
-        """Return `hidden`, `values`, `kl`, or the outputs of the head of this name: [N, T] or [N, T, ...].
+        """Return `hidden`, `values`, `kl`, `steps`, or the outputs of the head of this name: [N, T] or [N, T, ...].
 
         Raises:
             ValueError: when they are not there.
@@ -127,7 +130,7 @@ class ScoredResponses:
         if found is None:
             raise ValueError(
                 f"there is no {name!r} of these responses; an objective that reads it declares it with "
-                + (f"{STATES[name]} = True" if name in STATES else "heads")
+                + (STATES[name] + " = True" * (name != "steps") if name in STATES else "heads")
             )
         return found
 
@@ -136,6 +139,22 @@ class ScoredResponses:
         found, is_empty = self.of_states(name), self.lengths == 0
         last = found[torch.arange(len(self), device=found.device), (self.lengths - 1).clamp(min=0)]
         return last.masked_fill(is_empty.view(-1, *[1] * (last.dim() - 1)), 0)
+
+    def by_step(self, values: Tensor) -> Tensor:
+        """Sum what tokens have over the tokens of each step: [N, T] to [N, steps], [N, T, D] to [N, steps, D].
+
+        There are as many places as the longest response has steps; others have zeros in theirs.
+
+        Args:
+            values: numbers of the tokens; those outside of the mask are left out.
+
+        Raises:
+            ValueError: when it is not known which step a token is in.
+        """
+        steps = self.of_states("steps").masked_fill(~self.mask, 0).long()
+        inside = one_hot(steps, int(steps.max()) + 1) * self.mask[..., None]
+        kept = values.masked_fill(~self.mask.view(*self.mask.shape, *[1] * (values.dim() - 2)), 0)
+        return torch.einsum("nts,nt...->ns...", inside.to(values.dtype), kept)
 
     def of_lists(self, counts: Tensor) -> "ScoredResponses":
         """Give each pair as many places as the longest list has responses: [sum of counts, T] to [B * K, T].
@@ -254,6 +273,8 @@ class PreferenceObjective(ABC):
     """Whether the loss reads, and trains, the values of a critic; a run may say which kind (`critic`)."""
     needs_kl: bool = False
     """Whether the loss reads the exact KL to the reference in each state, which then works in each step (live)."""
+    step_separator: str | None = None
+    """Text that ends a step of a response, for a loss that reads which step a token is in; None where it does not."""
 
     @abstractmethod
     def loss(self, batch: PreferenceBatch) -> Tensor:

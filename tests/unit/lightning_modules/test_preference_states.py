@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from lightning_modules import PreferenceModule
@@ -14,7 +15,7 @@ from lightning_modules.optimizers import configure
 from prl.config import CriticSettings, LoRA, ModelSource
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.token_kl import check_heads
-from prl.objectives.preference import OREO, SPO
+from prl.objectives.preference import OREO, SPO, TreePO
 from tests.helpers.preference import Logistic, WithStates
 from tests.helpers.tiny import write_tiny_model
 from tests.unit.lightning_modules.test_preference_module import PAIRS, SOURCE, batch_of, made
@@ -125,6 +126,40 @@ def test_an_objective_without_needs_has_no_further_parameter(tiny_folder: Path) 
         assert [id(each) for each in one["params"]] == [id(each) for each in two["params"]]
 
 
+LISTED = {"responses": ["b a c", "ab"], "rewards": [1.0, 0.0]}
+
+
+@pytest.mark.parametrize("packed", ["on", "off"])
+def test_steps_stand_beside_the_tokens_of_each_response(packed: Any, tiny_folder: Path) -> None:
+    module = made(tiny_folder, TreePO(step_separator=" "), packed=packed)
+    found = module.score(batch_of(module, [replace(pair, extra=LISTED) for pair in PAIRS]))
+    of_list = found.views["responses"].steps
+    assert of_list[0, :6].tolist() == [0, 0, 1, 1, 2, 2]  # five characters and the end
+    assert not of_list[1].any()
+    long = found.rejected.steps[1].tolist()
+    assert long == [0] * 2 + [1] * 5 + [2] * 7 + [3] * 9  # "a much longer response"
+    assert found.rejected.hidden.shape[:2] == found.rejected.steps.shape
+
+
+def test_data_without_a_step_are_refused_before_training(tiny_folder: Path) -> None:
+    def start(separator: str) -> None:
+        module: Any = PreferenceModule(
+            ModelSource(path=str(tiny_folder)), TreePO(step_separator=separator), max_length=64
+        )
+        encoder = module.build_encoder()
+        rows = Dataset.from_list([encoder.encode(replace(pair, extra=LISTED)) for pair in PAIRS])
+        module._trainer = SimpleNamespace(datamodule=SimpleNamespace(encoder=encoder, rows={"train": rows}))
+        module.on_fit_start()
+
+    start(" ")
+    with pytest.raises(
+        ValueError, match=r"step_separator '\\n' ends no step in the responses of the first 3 tr.*TreePO"
+    ):
+        start("\n")
+    with pytest.raises(ValueError, match="TreePO.step_separator is empty; expected the text that ends a step"):
+        start("")
+
+
 def test_levels_are_read_from_rows(tiny_folder: Path) -> None:
     module = made(tiny_folder, SPO())
     extra = {"corrupted_chosen": "a", "corrupted_rejected": "b", "level_chosen": 2, "level_rejected": 0}
@@ -162,7 +197,11 @@ class Classes(Logistic):
     [
         (Odd(), {}, "Odd declares the head 'values' of 2 outputs; expected a plain name, not hidden, values, kl"),
         (Empty(), {}, "Empty declares the head 'size' of 0 outputs; expected .* at least one output"),
-        (Guided(), {"guides": {"teacher": SOURCE}}, "Guided declares the head 'teacher' of 1 outputs; .* kl, teacher"),
+        (
+            Guided(),
+            {"guides": {"teacher": SOURCE}},
+            "Guided declares the head 'teacher' of 1 outputs; .* teacher",
+        ),
         (Classes(), {}, "Classes declares the classes of 'grade', which is not among its columns"),
         (Logistic(), {"critic": CriticSettings()}, "critic is set, but Logistic needs no critic; leave it out"),
         (OREO(), {"critic": CriticSettings(value_coef=0.5)}, "critic.value_coef is 0.5, a setting of PPO; how .* OREO"),

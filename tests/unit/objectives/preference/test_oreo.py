@@ -52,6 +52,28 @@ def test_of_a_whole_response_every_token_answers_for_the_first_state() -> None:
     assert policy.grad.tolist() == pytest.approx([2 * gap * 0.03] * 3)
 
 
+def test_steps_have_the_losses_and_gradients_of_the_authors_code() -> None:
+    """The figures come from running `loss` and `dro_loss` of jwhj/OREO (pcl_trainer.py at 6f7403b) with step_level."""
+    values = leaf([0.4, 0.6, 0.9, 0.2])
+    given, policy = one([0.5, -0.2, 0.3, 0.1], values)
+    given["steps_responses"] = [[[0, 0, 1, 1]]]
+    of_policy = evaluate(OREO(kl_coef=0, value_coef=0, level="step"), **PAIR, **given)
+    of_both = evaluate(OREO(kl_coef=0, level="step"), **PAIR, **given)
+    assert of_policy.tolist() == pytest.approx([0.1714925])
+    assert (of_both - of_policy).tolist() == pytest.approx([0.1714925])
+    of_both.sum().backward()
+    assert policy.grad is not None
+    assert values.grad is not None
+    assert policy.grad.tolist() == pytest.approx([-0.01737, -0.01737, -0.00264, -0.00264])
+    assert values.grad.tolist() == pytest.approx([-0.579, 0, -0.088, 0])
+
+
+def test_steps_of_one_token_are_tokens() -> None:
+    given, _ = one(RATIOS, VALUES, kl=[0.3, 0.6, 0.0])
+    by_step = evaluate(OREO(level="step"), **PAIR, **given, steps_responses=[[[0, 1, 2]]])
+    torch.testing.assert_close(by_step, evaluate(OREO(), **PAIR, **given))
+
+
 def test_without_beta_the_critic_is_fitted_to_the_reward_and_the_policy_learns_nothing() -> None:
     values = leaf(VALUES)
     given, policy = one(RATIOS, values, reward=0.5)
@@ -105,7 +127,7 @@ def test_the_kl_is_the_mean_over_tokens_and_a_row_the_mean_over_its_responses() 
     [
         ({"beta": -0.1}, "OREO.beta is -0.1; expected a finite number of at least 0"),
         ({"kl_coef": float("inf")}, "OREO.kl_coef is inf; expected a finite"),
-        ({"level": "step"}, "OREO.level is 'step'; expected token or response"),
+        ({"level": "word"}, "OREO.level is 'word'; expected token, step or response"),
     ],
 )
 def test_settings_without_sense_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -119,6 +141,11 @@ def test_values_and_the_kl_are_asked_for_by_name() -> None:
         evaluate(OREO(), **PAIR, **given)
     with pytest.raises(ValueError, match="OREO reads no 'kl_responses'"):
         evaluate(OREO(kl_coef=0), **PAIR, **given, kl_responses=[[[0.0] * 3]])
+    with pytest.raises(ValueError, match="OREO needs steps_chosen .of this or another view, what it reads of states"):
+        evaluate(OREO(kl_coef=0, level="step"), **PAIR, **given)
+    elsewhere = {**given, "steps_chosen": [[0] * 4]}
+    with pytest.raises(ValueError, match="no 'steps' of these responses; .* declares it with step_separator$"):
+        evaluate(OREO(kl_coef=0, level="step"), **PAIR, **elsewhere)
     wrong = {**given, "values_chosen": [[0.0] * 4]}
     del wrong["values_responses"]
     with pytest.raises(ValueError, match="no 'values' of these responses; .* declares it with needs_critic = True"):

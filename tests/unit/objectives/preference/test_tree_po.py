@@ -80,6 +80,55 @@ def test_no_gradient_flows_through_the_weights() -> None:
     assert gradients[0] < 0 < gradients[2]
 
 
+def steps_of(
+    ratios: list[list[float]], steps: list[list[int]], states: list[list[list[float]]], rewards: list[float]
+) -> dict[str, Any]:
+    """Make a list of responses; states stand before their tokens, as a model has them."""
+    return {
+        "responses": [[[ratio - 3.0 for ratio in each] for each in ratios]],
+        "ref_responses": [[[-3.0] * len(each) for each in ratios]],
+        "rewards": [rewards],
+        "steps_responses": [steps],
+        "hidden_responses": [states],
+    }
+
+
+def weighed(states: list[list[list[float]]], ratios: list[list[float]], steps: list[list[int]]) -> float:
+    """Compute the margin of the first response over the second from the loss of a list of two, with beta 1."""
+    loss = evaluate(TreePO(1.0, step_separator="."), **PAIR, **steps_of(ratios, steps, states, [1.0, 0.0])).item()
+    return -math.log(math.expm1(loss / (1 / math.log(2) - 1 / math.log(3))))
+
+
+def test_steps_count_by_how_alike_they_are() -> None:
+    """Two steps with cosines of 1 and 0.2, of the sheet; the state before a step has not read it."""
+    ratios, steps = [[0.15, 0.05, 0.1, 0.0], [0.1, -0.3, 0.0]], [[0, 0, 1, 1], [0, 1, 1]]
+    sine = math.sqrt(1 - 0.2**2)
+    states = [
+        [[9.0, 9.0], [0.0, 1.0], [0.0, 3.0], [5.0, 0.0]],  # read before any token, the first, the second, the third
+        [[-9.0, 9.0], [0.0, 0.5], [0.2, sine]],
+    ]
+    assert weighed(states, ratios, steps) == pytest.approx(0.68)
+    loss = evaluate(TreePO(1.0, step_separator="."), **PAIR, **steps_of(ratios, steps, states, [1.0, 0.0]))
+    assert loss.item() == pytest.approx(0.532456 * 0.409867, abs=1e-6)
+
+
+def test_steps_that_are_not_alike_or_only_in_one_response_count_once() -> None:
+    states = [[[0.0, 0.0], [1.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]
+    ratios, steps = [[0.3, 0.4, 0.0], [0.1, 0.0]], [[0, 1, 1], [0, 0]]
+    assert weighed(states, ratios, steps) == pytest.approx(0.7 - 0.1)
+
+
+def test_without_likeness_steps_are_the_plain_list_loss_and_states_get_no_gradient() -> None:
+    hidden = [[torch.zeros(2, 4, dtype=torch.float64).requires_grad_() for _ in SCORES]]
+    given = lists(SCORES, REWARDS)
+    policy = [[torch.tensor(row).double().requires_grad_() for row in given["responses"][0]]]
+    more = {"responses": policy, "hidden_responses": hidden, "steps_responses": [[[0, 1]] * len(SCORES)]}
+    loss = evaluate(TreePO(1.0, step_separator="."), **PAIR, **{**given, **more})
+    assert loss.tolist() == pytest.approx([1.198688], abs=1e-6)
+    loss.sum().backward()
+    assert all(each.grad is None for each in hidden[0])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
