@@ -3,8 +3,13 @@
 import gc
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from prl.data import AnchoredPrompt, load_records
+from prl.objectives.preference import PreferenceObjective
+from prl.pairs.making import PairMaker
 from prl.run_folder.lock import is_first_process
 
 
@@ -35,6 +40,37 @@ def check_revision_prompt(objective: Any, asked: str | None) -> None:
     if asked is not None and trained not in (None, asked):
         raise ValueError(
             f"pairs.revision_prompt is {asked!r}, and the objective of the fit trains on {trained!r}; set both to one"
+        )
+
+
+def check_columns(objective: Any, maker: PairMaker, data: Mapping[str, Any]) -> None:
+    """Refuse an objective that reads columns which the rows of a round will not have.
+
+    Args:
+        objective: of the fit; one that reads pairs alone is not looked at.
+        maker: makes the rows; further columns of its prompts stay.
+        data: resolved settings of the fit's data module.
+
+    Raises:
+        DataError: when the first prompt cannot be read.
+        ValueError: naming the objective, the column and the fix.
+    """
+    if not isinstance(objective, PreferenceObjective):
+        return
+    of_lists = [each for name, numbers in objective.lists.items() for each in (name, *numbers)]
+    declared = [*objective.views[2:], *objective.columns, *of_lists]
+    renamed = data["init_args"]["train"].get("columns") or {}
+    read = [renamed.get(name, name) for name in declared]
+    if not (missing := [name for name in read if name not in maker.columns]):
+        return
+    (first,) = load_records(replace(maker.prompts, limit=1), AnchoredPrompt).records
+    if missing := [name for name in missing if name not in first.extra]:
+        settings = {**dict.fromkeys(of_lists, "lists"), "proposal_logprobs": "proposal_logprobs"}
+        setting = settings.get(missing[0], "calibration" if missing[0] == "calibration" else None)
+        fix = f"set pairs.{setting}" if setting else "add it to the prompts, whose further columns stay"
+        raise ValueError(
+            f"{type(objective).__name__} reads the column {missing[0]!r}, which the rows of a round will not have: "
+            f"{maker.prompts.path} has none, and pairs writes {', '.join(maker.columns)}; {fix}"
         )
 
 

@@ -75,7 +75,7 @@ class RoundsConfig:
         """
         from lightning_modules.export import build_training_module
         from prl.cli.commands.estimate import resolved
-        from prl.cli.round_fits import check_revision_prompt
+        from prl.cli.round_fits import check_columns, check_revision_prompt
 
         found = []
         for number in (1, 2)[: self.rounds.number]:
@@ -83,7 +83,9 @@ class RoundsConfig:
             rows, run = folder / f"{self.rows}.jsonl", folder / "fit"
             found.append(resolved(self.fit_arguments(self.policy, number, rows, run)[1:]))
             module = build_training_module(found[-1])
-        check_revision_prompt(getattr(module, "objective", None), self.revision_prompt)
+        objective = getattr(module, "objective", None)
+        check_revision_prompt(objective, self.revision_prompt)
+        check_columns(objective, self.maker(self.policy, 1), found[0]["data"])
         return found[0]
 
     def maker(self, policy: str, number: int) -> PairMaker:

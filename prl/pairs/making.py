@@ -22,9 +22,9 @@ from prl.pairs.checks import PairChecks
 from prl.pairs.directions import Directions
 from prl.pairs.parts import Parts, parts_of
 from prl.pairs.revising import RevisingSampler, check_revisions
-from prl.pairs.rows import Row, demonstration_row, pair_row
+from prl.pairs.rows import DEMONSTRATION_FIGURES, LISTS, PAIR_FIGURES, Row, demonstration_row, pair_row
 from prl.pairs.rules.best_worst import BestWorst
-from prl.pairs.writers import Writers, check_names, mix_of
+from prl.pairs.writers import Writers, check_names, mix_of, read_brought
 from prl.rewards.base import RewardSource, load_frozen
 from prl.rollouts.prompts import PromptSampler
 from prl.run_folder.inputs import Inputs, model_inputs
@@ -132,6 +132,15 @@ class PairMaker:
             if getattr(self, setting) and isinstance(self.rule, DemonstrationRule):
                 raise ValueError(f"{setting} is of preference pairs, and {name} makes demonstrations; leave it out")
 
+    @property
+    def columns(self) -> list[str]:
+        """Columns that are written beside those of a pair or a demonstration, and further ones of the prompts."""
+        return [
+            *(PAIR_FIGURES if isinstance(self.rule, PairRule) else DEMONSTRATION_FIGURES),
+            *(LISTS if self.lists else ()),
+            *(name for name in ("proposal_logprobs", "calibration") if getattr(self, name)),
+        ]
+
     def write(self, output: Path, settings: dict[str, Any], part: tuple[int, int] = (0, 1)) -> dict[str, int]:
         """Write the rows to a .jsonl file, and return the counts.
 
@@ -201,7 +210,9 @@ class PairMaker:
 
     def _maker(self, records: list[AnchoredPrompt]) -> Callable[[int, int], tuple[list[Row], Counter]]:
         """Load the models, and return what makes the rows of some prompts: the first one's number, and how many."""
-        name = self.prompts.path
+        name, brought = self.prompts.path, None
+        if self.written is not None:
+            brought = read_brought(records, self.written, self.rule, self.others, keep_thoughts=self.keep_thoughts)
         sampler = self.sampler(records, name, self.sampling)
         others = {
             other: PromptSampler(policy, self.sampling, records, name=name, **self._settings())
@@ -211,7 +222,7 @@ class PairMaker:
         self.reward.to(sampler.device)
         beside = self._beside(sampler, records)
         revising = RevisingSampler(sampler, self.policy, self.revisions, self.revision_prompt)
-        writers = Writers(revising, others, records, self.written)
+        writers = Writers(revising, others, brought)
 
         def make(start: int, number: int) -> tuple[list[Row], Counter]:
             counts: Counter[str] = Counter()

@@ -7,6 +7,10 @@ from prl.pairs.base import Choice
 from prl.pairs.candidates import Candidates
 
 Row = dict[str, Any]
+PAIR_FIGURES = ("chosen_win_rate", "rejected_win_rate", "win_prob")
+DEMONSTRATION_FIGURES = ("reward", "mean_reward", "candidates")
+LISTS = ("responses", "rewards")
+"""Columns that are written beside a pair, beside a demonstration, and of all candidates where they are asked for."""
 
 
 def pair_row(record: AnchoredPrompt, candidates: Candidates, pair: Choice, *, soft: bool, lists: bool) -> Row:
@@ -31,9 +35,7 @@ def pair_row(record: AnchoredPrompt, candidates: Candidates, pair: Choice, *, so
         "chosen": candidates.texts[pair.chosen],
         "rejected": candidates.texts[pair.rejected],
         **({"preference": win_prob} if soft else {}),
-        "chosen_win_rate": float(rates[pair.chosen]),
-        "rejected_win_rate": float(rates[pair.rejected]),
-        "win_prob": win_prob,
+        **_named(PAIR_FIGURES, float(rates[pair.chosen]), float(rates[pair.rejected]), win_prob),
         **named,
         **_lists(candidates, lists),
     }
@@ -46,9 +48,7 @@ def demonstration_row(record: AnchoredPrompt, candidates: Candidates, kept: int,
         **_kept(record, Demonstration.columns),
         "prompt": list(record.prompt),
         "completion": candidates.texts[kept],
-        "reward": float(rewards[kept]),
-        "mean_reward": float(rewards.mean()),
-        "candidates": len(candidates),
+        **_named(DEMONSTRATION_FIGURES, float(rewards[kept]), float(rewards.mean()), len(candidates)),
         **({"completion_source": candidates.sources[kept][0]} if candidates.sources else {}),
         **_lists(candidates, lists),
     }
@@ -60,4 +60,8 @@ def _kept(record: AnchoredPrompt, read: tuple[str, ...]) -> Row:
 
 
 def _lists(candidates: Candidates, wanted: bool) -> Row:
-    return {"responses": list(candidates.texts), "rewards": candidates.reward.tolist()} if wanted else {}
+    return _named(LISTS, list(candidates.texts), candidates.reward.tolist()) if wanted else {}
+
+
+def _named(names: tuple[str, ...], *values: Any) -> Row:
+    return dict(zip(names, values, strict=True))

@@ -10,6 +10,7 @@ from prl.config import ModelSource
 from prl.data import AnchoredPrompt, PreferencePair
 from prl.data.marks import encode_content
 from prl.data.rows.records import prompt_key
+from prl.data.thoughts import without_thoughts
 from prl.evaluation.separability import same_source, separability
 from prl.models.loading import load_tokenizer
 from prl.pairs.base import CandidateRule
@@ -44,23 +45,19 @@ class Writers:
         own: samples the policy.
         others: samples further policies, by name.
         records: all prompts.
-        column: column of the prompts that holds responses by the name of who wrote them; None for no such column.
+        brought: of each prompt, the responses that it brings along, by the name of who wrote them; None where prompts
+            bring none.
     """
 
     def __init__(
-        self,
-        own: Answers,
-        others: Mapping[str, Answers],
-        records: Sequence[AnchoredPrompt],
-        column: str | None,
+        self, own: Answers, others: Mapping[str, Answers], brought: Sequence[Mapping[str, Sequence[str]]] | None
     ) -> None:
-        self.own, self.others, self.column = own, dict(others), column
-        self._brought = [brought(record, column) if column is not None else {} for record in records]
+        self.own, self.others, self.brought = own, dict(others), brought
 
     @property
     def several(self) -> bool:
         """Whether responses come from more than the policy itself."""
-        return bool(self.others) or self.column is not None
+        return bool(self.others) or self.brought is not None
 
     def responses(self, start: int, number: int) -> tuple[Rollout, list[str]]:
         """Return the responses to some prompts, first the policy's own, and the source of each.
@@ -73,17 +70,42 @@ class Writers:
             found = sampler.sample(start, number)
             rows = zip(found.group.tolist(), found.texts, found.finished.tolist(), strict=True)
             written += [Written(place, text, name, finished) for place, text, finished in rows]
-        for place, texts_of in enumerate(self._brought[start : start + number]):
+        for place, texts_of in enumerate((self.brought or ())[start : start + number]):
             written += [Written(place, text, name) for name, texts in texts_of.items() for text in texts]
         return with_written(own, written), [SELF] * len(own) + [each.source for each in written]
 
 
-def brought(record: AnchoredPrompt, column: str) -> dict[str, list[str]]:
-    """Read the responses that a prompt brings along: {name: [text, ...]}.
+def read_brought(
+    records: Sequence[AnchoredPrompt], column: str, rule: CandidateRule, others: Iterable[str], *, keep_thoughts: bool
+) -> list[dict[str, list[str]]]:
+    """Read the responses that all prompts bring along.
+
+    Args:
+        records: the prompts.
+        column: holds the responses of a prompt by the name of who wrote them.
+        rule: may ask for writers by name.
+        others: names of the policies that are sampled.
+        keep_thoughts: keep what stands before `</think>`, as in the responses that are sampled.
 
     Raises:
-        ValueError: for a row without them, or of another shape.
+        ValueError: for a row without them, or of another shape, or a rule that asks for a writer of no prompt.
     """
+    found = [_brought(record, column) for record in records]
+    named = dict.fromkeys(name for each in found for name in each)
+    if unknown := [name for name in rule.sources if name not in {SELF, POOL, *others, *named}]:
+        known = ", ".join([SELF, *others, *named])
+        raise ValueError(
+            f"{type(rule).__name__} asks for {unknown[0]!r}, whom no prompt names in its column {column!r}; the "
+            f"writers are {known}"
+        )
+    if keep_thoughts:
+        return found
+    return [
+        {name: [without_thoughts(text.strip()) for text in texts] for name, texts in each.items()} for each in found
+    ]
+
+
+def _brought(record: AnchoredPrompt, column: str) -> dict[str, list[str]]:
     found = record.extra.get(column)
     if (
         isinstance(found, dict)

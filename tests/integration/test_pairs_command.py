@@ -212,11 +212,20 @@ def test_several_policies_answer_and_rows_name_who_wrote_them(home: Home, tmp_pa
                 assert (row["chosen"], row["chosen_source"]) == ("aeiou" * 3, "strong")
         if chosen == "strong":
             assert mix["separability"]["accuracy"] > 0.9
-    nobody, rule = tmp_path / "nobody.jsonl", {"class_path": "BySource", "init_args": {"chosen": "strng"}}
-    asked = command(home, nobody, *reward, "--rule", json.dumps(rule), *others, "--limit", "4")
-    main([*asked, "--prompts", str(prompts)])
-    counts = json.loads(nobody.with_suffix(".provenance.json").read_text())["counts"]
-    assert counts["prompts of which the rule chose nothing"] == 4
+    some = tmp_path / "some.jsonl"
+    told[1]["texts"] = {"weak": ["b", "c"]}
+    some.write_text("".join(json.dumps(row) + "\n" for row in told))
+    for name in ("strong", "strng"):
+        nobody, rule = tmp_path / "nobody.jsonl", {"class_path": "BySource", "init_args": {"chosen": name}}
+        asked = [*command(home, nobody, *reward, "--rule", json.dumps(rule), *others, "--limit", "4")]
+        if name == "strng":
+            with pytest.raises(SystemExit):
+                main([*asked, "--prompts", str(some), "--output", str(tmp_path / "never.jsonl")])
+            assert "the writers are self, peer, strong, weak" in capsys.readouterr().err
+            continue
+        main([*asked, "--prompts", str(some)])
+        counts = json.loads(nobody.with_suffix(".provenance.json").read_text())["counts"]
+        assert counts["prompts of which the rule chose nothing"] == 1
     output = tmp_path / "best.jsonl"
     best = command(home, output, *reward, "--rule", "BestOfN", *others, "--limit", "30", "--samples", "1")
     main([*best, "--prompts", str(prompts)])

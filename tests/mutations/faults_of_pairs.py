@@ -49,6 +49,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.pairs i.pairs_command",
         (
             ("responses-behind-the-first-prompt", "rows = [first[each.place] for each in written]", "rows = [0 for each in written]"),
+            ("any-writer-may-be-asked-for", "if name not in {SELF, POOL, *others, *named}]", "if False]"),
             ("others-are-forgotten", "written += [Written(place, text, name, finished)", "_ = [Written(place, text, name, finished)"),
         ),
     ),
@@ -70,13 +71,17 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("pairs-settings-of-demonstrations", "if not isinstance(self.rule, PairRule) and", "if False and"),
         ),
     ),
+    "prl/cli/round_fits.py": (
+        "i.rounds_command::test_mistakes_in_settings_are_told_first",
+        (("columns-are-missed-after-sampling", "if name not in first.extra]:", "if False]:"),),
+    ),
     "prl/pairs/rows.py": (
         "i.pairs_command",
         (
             (
                 "rates-of-the-other",
-                '"chosen_win_rate": float(rates[pair.chosen])',
-                '"chosen_win_rate": float(rates[pair.rejected])',
+                "float(rates[pair.chosen]), float(rates[pair.rejected])",
+                "float(rates[pair.rejected]), float(rates[pair.rejected])",
             ),
             ("labels-of-the-prompts-stay", "if name not in read}", "}"),
             ("completion-of-another", "candidates.sources[kept][0]", "candidates.sources[0][0]"),

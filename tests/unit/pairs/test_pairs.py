@@ -16,7 +16,7 @@ from prl.pairs.candidates import Candidates, compare_candidates
 from prl.pairs.checks import PairChecks
 from prl.pairs.rules import RULES, BestOfN
 from prl.pairs.rules.rejection_sampled import RejectionSampled, accept
-from prl.pairs.writers import Written, brought, with_written
+from prl.pairs.writers import Written, read_brought, with_written
 from prl.rewards import RuleReward
 from prl.rewards.base import RewardSource
 from prl.types import PromptBatch
@@ -224,6 +224,20 @@ def test_responses_of_others_stand_behind_their_prompts() -> None:
 def test_responses_that_a_row_brings_along_have_names(found: object) -> None:
     [record] = AnchoredPrompt.parse({"prompt": "Hi?", "more": found})
     with pytest.raises(ValueError, match="the column 'more' of the prompt 'Hi\\?' is"):
-        brought(record, "more")
-    [record] = AnchoredPrompt.parse({"prompt": "Hi?", "more": {"x": ["a", "b"]}})
-    assert brought(record, "more") == {"x": ["a", "b"]}
+        read_brought([record], "more", RULES["BestWorst"](), (), keep_thoughts=False)
+
+
+def test_thoughts_of_written_responses_are_left_out_like_those_of_a_policy() -> None:
+    [record] = AnchoredPrompt.parse({"prompt": "Hi?", "more": {"x": ["<think>so</think>\n a ", "b"]}})
+    assert read_brought([record], "more", RULES["BestWorst"](), (), keep_thoughts=False) == [{"x": ["a", "b"]}]
+    assert read_brought([record], "more", RULES["BestWorst"](), (), keep_thoughts=True) == [record.extra["more"]]
+
+
+def test_a_rule_that_asks_for_a_writer_of_no_prompt_is_told_who_there_is() -> None:
+    records = [AnchoredPrompt.parse({"prompt": "Hi?", "more": {name: ["a"]}})[0] for name in ("x", "y")]
+    for asked in ("y", "peer", "self", "pool"):
+        read_brought(records, "more", RULES["BySource"](asked, "x"), ["peer"], keep_thoughts=False)
+    with pytest.raises(
+        ValueError, match="BySource asks for 'z', whom no prompt names .*; the writers are self, peer, x, y"
+    ):
+        read_brought(records, "more", RULES["BySource"]("x", "z"), ["peer"], keep_thoughts=False)
