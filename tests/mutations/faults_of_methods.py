@@ -92,6 +92,14 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ),
         ),
     ),
+    "prl/rollouts/filters/policy_filtration.py": (
+        "u.filters",
+        (
+            ("filtration-keeps-the-worst", "argsort(descending=True, stable=True)", "argsort(stable=True)"),
+            ("filtration-keeps-failed-rewards", "& ~rewards.isnan())", ")"),
+            ("filtration-draws-the-best-again", "torch.randint(1, len(order), ())", "torch.randint(0, len(order), ())"),
+        ),
+    ),
     "prl/objectives/policy/statistics.py": (
         f"u.policy_losses u.every_policy_objective {_PPO}",
         (("kl-without-its-curve", "difference.expm1() - difference", "difference.expm1()"),),

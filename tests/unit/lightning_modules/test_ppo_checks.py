@@ -21,9 +21,7 @@ def test_an_objective_that_compares_responses_needs_several_of_a_prompt() -> Non
     settings: dict[str, Any] = {"filters": [], "anchors": DatasetAnchors(), "critic": None}
     advantage: Any = GroupNormalized()
     advantage.min_per_prompt = 1
-    with pytest.raises(
-        ValueError, match="objective: P3O compares the responses of a prompt, at least 2, .* is 1"
-    ):
+    with pytest.raises(ValueError, match="objective: P3O compares the responses of a prompt, at least 2, .* is 1"):
         check_methods(advantage, objective=P3O(), sampling=Sampling(per_prompt=1), **settings)
     check_methods(advantage, objective=P3O(), sampling=Sampling(per_prompt=2), **settings)
     check_methods(advantage, objective=PPO(), sampling=Sampling(per_prompt=1), **settings)
