@@ -80,6 +80,23 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("reward-on-the-first-token", "(self.mask * (places + 1)).argmax(1", "(self.mask * (places + 1)).argmin(1"),
         ),
     ),
+    "prl/advantages/leave_one_out.py": (
+        "u.leave_one_out",
+        (
+            ("left-in-after-all", "(sums - total) / others", "sums / others"),
+            ("missing-rewards-are-zeros", "weights=total * counted", "weights=total"),
+            ("one-alone-keeps-its-reward", "torch.where(others > 0,", "torch.where(others >= 0,"),
+        ),
+    ),
+    "prl/advantages/ngrpo.py": (
+        "u.ngrpo",
+        (
+            ("virtual-is-only-counted", "+ self.virtual * self.max_reward", ""),
+            ("virtual-has-no-deviation", "squares + self.virtual * (", "squares + 0 * ("),
+            ("virtual-deviation-is-biased", "/ (counts - 1)", "/ counts"),
+            ("virtual-counts-missing-ones", "weights=centred.square() * counted", "weights=centred.square()"),
+        ),
+    ),
     "prl/objectives/policy/ppo.py": (
         f"u.policy_losses p.trl_losses {_PPO}",
         (
