@@ -68,10 +68,14 @@ def scored(overlay: Path, home: Home, folder: Path) -> list[str]:
     return given
 
 
-def settings_of(overlay: Path, home: Home) -> list[str]:
+def settings_of(overlay: Path, home: Home, folder: Path) -> list[str]:
     """Make the run tiny, with the models of the test in place of those of the quickstart."""
     given = ["--config", str(overlay), "--data.init_args.batch_size", "8"]
-    if "runs/quickstart/bradley_terry" in overlay.read_text():
+    if "sources:" in overlay.read_text():  # several models, each where the overlay names it
+        text = overlay.read_text().replace("runs/quickstart/judge/model", str(home.judge))
+        given[1] = str(folder / overlay.name)
+        Path(given[1]).write_text(text.replace("runs/quickstart/bradley_terry/model", str(home.bradley_terry)))
+    elif "runs/quickstart/bradley_terry" in overlay.read_text():
         given += [f"{MODEL}reward.init_args.path", str(home.bradley_terry)]
     elif stage_of(overlay) == "pairwise_ppo":
         given += [f"{MODEL}reward.init_args.path", str(home.judge)]
@@ -92,7 +96,7 @@ def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
         arguments += scored(overlay, home, run.parent / "rows")
     from prl.cli.app import run_stage
 
-    run_stage([*arguments[:3], *settings_of(overlay, home), *arguments[3:], *more])
+    run_stage([*arguments[:3], *settings_of(overlay, home, run.parent), *arguments[3:], *more])
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)

@@ -126,6 +126,65 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         f"u.shapers {_PPO}",
         (("overlong-is-a-bonus", "scores.rewards - self.penalty", "scores.rewards + self.penalty"),),
     ),
+    "prl/rewards/shapers/running.py": (
+        "u.running",
+        (
+            ("running-deviation-of-batches-alone", "+ ahead**2 * self.count * number / total", ""),
+            ("running-mean-of-equal-batches", "self.mean += ahead * number / total", "self.mean += ahead / 2"),
+            ("running-statistics-of-one-process", "gathered(scores.rewards.tolist())", "[scores.rewards.tolist()]"),
+            ("running-sums-depend-on-the-order", "math.fsum(rewards) / len", "sum(rewards) / len"),
+            ("infinite-rewards-are-statistics", "if math.isfinite(each)])", "if each == each])"),
+            ("running-state-starts-anew", "vars(self).update(state)", "vars(self).update({})"),
+        ),
+    ),
+    "prl/rewards/shapers/ceiling.py": (
+        "u.centred",
+        (("ceiling-is-a-floor", "clamp(max=self.limit)", "clamp(min=self.limit)"),),
+    ),
+    "prl/rewards/shapers/centred.py": (
+        "u.centred",
+        (
+            ("shift-the-other-way", "verdict.win_logit - self.shift", "verdict.win_logit + self.shift"),
+            ("polynomial-has-no-ends", "torch.where(difference >= 5, 1.0, value)", "value"),
+            ("polynomial-of-degree-three", "torch.arange(6)", "torch.arange(4)"),
+        ),
+    ),
+    "prl/rewards/shapers/log_sigmoid_centred.py": (
+        "u.centred",
+        (
+            ("lsc-deviation-is-biased", "(number - 1).clamp(min=1)", "number.clamp(min=1)"),
+            ("lsc-percentile-from-below", "above = mean - NormalDist", "above = mean + NormalDist"),
+            ("lsc-counts-failed-references", "rows[~difference.isnan()].bincount", "rows.bincount"),
+        ),
+    ),
+    "prl/rewards/shapers/top_group_length.py": (
+        "u.top_group_length",
+        (
+            ("prompts-are-ranked-apart", "gathered(shares)", "[shares]"),
+            ("one-prompt-at-least", "math.floor(self.fraction", "math.ceil(self.fraction"),
+            ("shares-are-rounded-down", "len(ranked) + 1e-9", "len(ranked)"),
+            ("worst-answered-first", "(-share, process, n)", "(share, process, n)"),
+            ("wrong-ones-are-in-the-mean", "lengths * correct", "lengths * 1.0"),
+            ("wrong-ones-are-shaped", "shaped = correct &", "shaped = (correct | True) &"),
+            ("missing-rewards-are-wrong", "(number / rewarded)", "(number / torch.bincount(group))"),
+        ),
+    ),
+    "prl/rewards/gated.py": (
+        "u.gated",
+        (
+            ("gate-is-not-looked-at", "parts[gate] * parts[name]", "parts[name]"),
+            (
+                "closed-gates-need-what-they-gate",
+                "torch.where(parts[gate] == 0, 0.0, ",
+                "torch.where(parts[gate] == 2, 0.0, ",
+            ),
+            ("gates-of-gates", "set(gates) & set(gates.values())", "set()"),
+        ),
+    ),
+    "prl/rewards/weighted.py": (
+        "u.running u.gated u.reward_sources",
+        (("sources-keep-states", 'hasattr(each, "load_state_dict")', "False"),),
+    ),
     "prl/rewards/shapers/base.py": (
         "u.shaping",
         (("only-the-first-shaper-counts", "        scores = shaped\n", "        return shaped\n"),),
