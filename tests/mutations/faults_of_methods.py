@@ -97,6 +97,62 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("virtual-counts-missing-ones", "weights=centred.square() * counted", "weights=centred.square()"),
         ),
     ),
+    "prl/advantages/pairwise_matrix.py": (
+        "u.pairwise_matrix",
+        (
+            ("matrix-ignores-the-kl", "+ beside[first] - beside[second]", ""),
+            ("responses-meet-themselves", "number + (number >= place[index]).long()", "number"),
+            ("left-out-ones-are-compared", "(counted[first] & counted[second])", "counted[first]"),
+            ("matrix-epsilon-not-times-the-number", "+ number * self.epsilon", "+ self.epsilon"),
+            ("matrix-deviation-of-all-pairs-once", "number / (2 * (number - 1)", "number / (1 * (number - 1)"),
+            ("failed-comparisons-are-numbers", ".nan_to_num(0.0) + beside", ".nan_to_num(1.0) + beside"),
+            ("strength-is-a-probability", "verdict.win_prob - 0.5 if", "verdict.win_prob if"),
+        ),
+    ),
+    "prl/advantages/brpo.py": (
+        "u.brpo",
+        (
+            ("wins-are-not-held-against-parity", "(rewards.rewards - self.parity)", "rewards.rewards"),
+            ("brpo-ignores-the-kl", ".sign() + beside", ".sign()"),
+            ("kl-mean-of-all-rows", "weights=beside * counted", "weights=beside"),
+        ),
+    ),
+    "prl/anchors/group_reference.py": (
+        "u.group_reference",
+        (
+            (
+                "reference-is-always-the-first",
+                "responses[number * per_prompt + drawn]",
+                "responses[number * per_prompt]",
+            ),
+            ("reference-of-the-first-prompt", "responses[number * per_prompt + drawn]", "responses[drawn]"),
+            ("reference-is-not-stripped", "+ drawn].strip(),)", "+ drawn],)"),
+        ),
+    ),
+    "prl/rollouts/filters/skewed_groups.py": (
+        "u.filters",
+        (
+            ("limit-of-skew-is-left-out", "self.max_skew * rewarded + 1e-6", "self.max_skew * rewarded - 1e-6"),
+            ("skew-counts-missing-rewards", "weights=(~scores.failed).float()", "weights=torch.ones_like(won)"),
+            ("skew-of-wins-alone", "weights=won).abs()", "weights=won)"),
+        ),
+    ),
+    "prl/advantages/difficulty_scaled.py": (
+        "u.difficulty_scaled",
+        (
+            ("hardness-of-one-process", "gathered([of_prompt[group] for group in present])", "[of_prompt]"),
+            ("gaps-of-one-process", "in gathered(gaps)", "in [gaps]"),
+            ("behind-is-ahead", "behind = -mean_per_row", "behind = mean_per_row"),
+            ("outliers-are-kept", "<= self.outlier * std] or own", "<= 1e9 * std] or own"),
+            ("outliers-alone-are-left-out", "self.outlier * std] or own", "self.outlier * std]"),
+            ("gaps-of-what-does-not-count", "behind.masked_fill(~counted, torch.nan)", "behind"),
+            ("truth-values-are-numbers", "isinstance(value, bool) or not", "not"),
+        ),
+    ),
+    "lightning_modules/dashboards.py": (
+        "u.dashboards",
+        (("histograms-of-nothing", "if values.numel():", "if True:"),),
+    ),
     "prl/objectives/policy/ppo.py": (
         f"u.policy_losses p.trl_losses {_PPO}",
         (

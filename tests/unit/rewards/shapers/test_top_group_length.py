@@ -48,11 +48,11 @@ def test_a_fraction_or_an_alpha_of_0_changes_nothing(rewards: list[float], lengt
 
 def test_the_prompts_with_the_largest_share_are_shaped_and_missing_rewards_are_in_no_share() -> None:
     nan = float("nan")
-    rewards = [1.0, 0.0, 0.0, 1.0, 1.0, nan, nan, nan, nan, 1.0, 1.0, 0.0]  # shares 1/3, 1, none, 2/3
+    rewards = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, nan, nan, nan, 1.0, 1.0, nan]  # shares 1/3, 2/3, none, 1
     lengths = [2, 3, 4] * 4
     found = shaped(TopGroupLength(fraction=1 / 3), rewards, lengths, 3)
     moved = [n for n, (old, new) in enumerate(zip(rewards, found.tolist(), strict=True)) if old == old and old != new]
-    assert moved == [3, 4]
+    assert moved == [9, 10]
     assert found.isnan().tolist() == [each != each for each in rewards]
     two = shaped(TopGroupLength(fraction=2 / 3), rewards, lengths, 3)
     assert [n for n, new in enumerate(two.tolist()) if rewards[n] == 1 and new != 1] == [3, 4, 9, 10]
