@@ -42,6 +42,6 @@ class BRPO(AdvantageEstimator):
         counted, group, wide = rewards.mask.any(1), rollout.group, wide_float(rollout.group.device)
         beside = (rewards.per_response() - rewards.rewards).to(wide)
         number = torch.bincount(group, weights=counted.to(wide)).clamp(min=1)
-        beside = beside - (torch.bincount(group, weights=beside * counted) / number)[group]
+        beside = beside - (torch.bincount(group, weights=beside) / number)[group]
         won = (rewards.rewards - self.parity).sign() + beside
         return Advantages((won[:, None] * rewards.mask).to(rewards.logprobs.dtype), None)

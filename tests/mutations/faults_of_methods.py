@@ -114,7 +114,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("wins-are-not-held-against-parity", "(rewards.rewards - self.parity)", "rewards.rewards"),
             ("brpo-ignores-the-kl", ".sign() + beside", ".sign()"),
-            ("kl-mean-of-all-rows", "weights=beside * counted", "weights=beside"),
+            ("kl-mean-counts-what-is-left-out", "weights=counted.to(wide))", "weights=torch.ones_like(beside))"),
         ),
     ),
     "prl/anchors/group_reference.py": (

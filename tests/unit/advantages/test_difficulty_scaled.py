@@ -75,11 +75,14 @@ def test_outliers_and_what_has_no_gap_are_in_no_gap_of_a_prompt() -> None:
     assert found[0] == pytest.approx(0.5 / 0.731059, abs=1e-6)
     kept = scaled(rewards, gaps.tolist(), outlier=3.0) / plain
     assert kept[0] == pytest.approx(0.880797 / 0.731059, abs=1e-6)  # sigma(2)
-    # of the first prompt only the second response has a gap, the second prompt has none
+    # of the first prompt only the second response has a gap
     mask = ragged_mask([0, 1, 1, 1, 1, 1], 1)
     nan = float("nan")
-    found = scaled(rewards, [9.0, 0.4, nan, nan, nan, nan], mask=mask)
-    assert torch.equal(found, advantages(GroupNormalized(), rewards, 3, mask)[:, 0])  # its gap is the mean of all
+    found = scaled(rewards, [9.0, 0.4, nan, 2.0, nan, nan], mask=mask)
+    grpo = advantages(GroupNormalized(), rewards, 3, mask)[:, 0]
+    assert (found / grpo)[1:3].tolist() == pytest.approx([0.779009] * 2, abs=1e-6)  # gap 0.4 where the mean is 1.2
+    alone = scaled(rewards, [9.0, 0.4, nan, nan, nan, nan], mask=mask)
+    assert torch.equal(alone, grpo)  # its gap is the mean of all, and the other prompt has none
     lost = scaled(rewards, [nan] * 6)
     assert torch.equal(lost, plain)
 
