@@ -56,7 +56,7 @@ from prl.rl.health_monitor import HealthMonitor
 from prl.rl.judging import Judging, shard_judge
 from prl.rl.kl_controller import kl_controller
 from prl.rl.metrics import iteration_metrics, sequence_kl
-from prl.rl.minibatch import split_microbatches
+from prl.rl.minibatch import split_microbatches, split_prompts
 from prl.rollouts.base import Sampler
 from prl.rollouts.filters.base import RolloutFilter
 from prl.rollouts.local import LocalSampler
@@ -137,7 +137,9 @@ class PairwisePPOModule(PolicyUpdate):
         self.anchors, self.sampler, self.filters = anchors or DatasetAnchors(), sampler or LocalSampler(), filters or []
         self.shaping = [MissingEOS()] if shaping is None else shaping
         self.advantage, self.objective = advantage or GAE(), objective or PPO()
-        self.critic_settings = check_methods(self.advantage, critic, self.filters, self.anchors, sampling)
+        self.critic_settings = check_methods(
+            self.advantage, critic, self.filters, self.anchors, self.objective, sampling
+        )
         self.iterations, self.on_too_long, self.judge_thoughts = iterations, on_too_long, judge_thoughts
         self.sampling, self.kl_penalty, self.update_settings = sampling, kl, update
         self.optimization, self.resources, self.max_prompt_length = optimization, resources, max_prompt_length
@@ -175,7 +177,7 @@ class PairwisePPOModule(PolicyUpdate):
         """Hold the settings of an iteration against each other, before a model is read. Raises ValueError."""
         super().setup(stage)
         if stage == "fit":
-            check_run(self.update_settings, self.sampling.per_prompt, self.trainer)
+            check_run(self.update_settings, self.objective, self.sampling.per_prompt, self.trainer)
 
     def configure_model(self) -> None:
         """Load the models one by one, sharding each before the next; safe to call twice."""
@@ -277,7 +279,10 @@ class PairwisePPOModule(PolicyUpdate):
         with self.phase("score"):
             weights = filter_weights(rollout, scores, self.filters)
             rollout = rollout.without(scores.failed | (weights == 0))
-            groups = split_microbatches(len(rollout), self.microbatch_size)
+            if self.objective.min_per_prompt > 1:
+                groups = split_prompts(rollout.group, self.microbatch_size)
+            else:
+                groups = split_microbatches(len(rollout), self.microbatch_size)
             old, ref, values = self.actors.score(rollout, groups)
             return build_experience(
                 *(rollout, scores, weights),

@@ -9,6 +9,7 @@ from prl.anchors.base import AnchorSource
 from prl.config import CriticSettings, ModelSource, Sampling, Update
 from prl.judge.base import PairwiseJudge
 from prl.models.limits import check_fits
+from prl.objectives.policy.base import PolicyObjective
 from prl.rewards.base import RewardSource
 from prl.rl.minibatch import check_minibatches
 from prl.rollouts.filters.base import RolloutFilter
@@ -52,6 +53,7 @@ def check_methods(
     critic: CriticSettings | None,
     filters: Sequence[RolloutFilter],
     anchors: AnchorSource,
+    objective: PolicyObjective,
     sampling: Sampling,
 ) -> CriticSettings | None:
     """Check what the chosen methods need against what the run has.
@@ -61,6 +63,7 @@ def check_methods(
         critic: settings of the critic; None where the configuration has none.
         filters: the rollout filters.
         anchors: the anchor source.
+        objective: objective of the policy.
         sampling: settings of sampling.
 
     Returns:
@@ -71,7 +74,7 @@ def check_methods(
             that are not the other responses where a method compares with these.
     """
     anchors.check(sampling)
-    comparing: list[tuple[str, AdvantageEstimator | RolloutFilter]] = [("advantage", advantage)]
+    comparing: list[tuple[str, Any]] = [("advantage", advantage), ("objective", objective)]
     for setting, each in comparing + [("filters", each) for each in filters]:
         if sampling.per_prompt < each.min_per_prompt:
             raise ValueError(
@@ -102,21 +105,31 @@ def check_warmup(warmup: int, trainer: Any) -> None:
         )
 
 
-def check_run(update: Update, per_prompt: int, trainer: Any) -> None:
+def check_run(update: Update, objective: PolicyObjective, per_prompt: int, trainer: Any) -> None:
     """Refuse settings that contradict each other.
 
     Args:
         update: epochs and minibatches.
+        objective: objective of the policy.
         per_prompt: rollouts of each prompt.
         trainer: the trainer, with its data module attached.
 
     Raises:
-        ValueError: when an iteration has fewer micro-batches than minibatches, or the precision scales losses.
+        ValueError: when an iteration has fewer micro-batches than minibatches, a micro-batch has no room for a prompt
+            whose responses are compared, or the precision scales losses.
     """
     if trainer.precision == "16-mixed":
         raise ValueError(
             "trainer.precision 16-mixed scales gradients, and clipping them would clip the scale; use bf16-mixed"
         )
     rows = getattr(trainer.datamodule, "batch_size", 0) * per_prompt // trainer.world_size
+    size = update.microbatch_size
+    if objective.min_per_prompt > 1:
+        if size < per_prompt:
+            raise ValueError(
+                f"update.microbatch_size is {size}, but objective: {type(objective).__name__} compares responses to a "
+                f"prompt, {per_prompt} by sampling.per_prompt, which one micro-batch has to hold; raise it"
+            )
+        size -= size % per_prompt
     if rows:
-        check_minibatches(-(-rows // update.microbatch_size), update.minibatches)
+        check_minibatches(-(-rows // size), update.minibatches)

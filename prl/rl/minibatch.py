@@ -18,6 +18,18 @@ def split_microbatches(num_rows: int, microbatch_size: int) -> list[Tensor]:
     return list(torch.randperm(num_rows).split(microbatch_size))
 
 
+def split_prompts(group: Tensor, microbatch_size: int) -> list[Tensor]:
+    """Draw random groups of at most `microbatch_size` rows, with all responses of a prompt in one of them.
+
+    Args:
+        group: [B] number of the prompt of each row; prompts have equally many rows.
+        microbatch_size: at least the rows of a prompt.
+    """
+    rows = group.cpu().argsort(stable=True).view(len(group.unique()), -1)
+    order = torch.randperm(len(rows)).split(max(1, microbatch_size // rows.shape[1]))
+    return [rows[prompts].flatten() for prompts in order]
+
+
 def check_minibatches(num_microbatches: int, num_minibatches: int) -> None:
     """Refuse fewer micro-batches than minibatches. Raises ValueError."""
     if num_microbatches < num_minibatches:

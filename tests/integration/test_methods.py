@@ -96,6 +96,14 @@ def settings_of(overlay: Path, home: Home, folder: Path) -> list[str]:
     return given
 
 
+def room_for_prompts(overlay: Path) -> list[str]:
+    """Give micro-batches room for all responses to a prompt, where the objective compares them."""
+    settings = yaml.safe_load(overlay.read_text())["model"]["init_args"]
+    if "objective" not in settings or objective_of(overlay).min_per_prompt == 1:
+        return []
+    return [f"{MODEL}update.microbatch_size", str(settings["sampling"]["per_prompt"])]
+
+
 def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
     arguments = home.arguments(stage_of(overlay), run)
     if "critic: null" in overlay.read_text():  # the overrides of the base are behind the overlay
@@ -105,6 +113,7 @@ def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
         place = arguments.index(f"{MODEL}reward.init_args.path")
         del arguments[place : place + 2]
         arguments += with_columns(overlay, home, run.parent / "rows")
+        arguments += room_for_prompts(overlay)
     if stage_of(overlay) == "preference":
         arguments += what_it_reads(overlay, home, run.parent / "rows")
     if stage_of(overlay) == "bradley_terry":

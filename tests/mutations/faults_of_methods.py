@@ -40,6 +40,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/rl/minibatch.py": (
         f"u.minibatch u.policy_losses u.distributed {_PPO}",
         (
+            ("prompts-are-cut", "group.cpu().argsort(stable=True)", "torch.arange(len(group))"),
             ("token-counts-of-one-micro-batch", "torch.cat(groups).to", "groups[0].to"),
             ("row-counts-with-empty-rows", "(mask[rows].any(1) * wide).sum()", "wide.sum()"),
             ("counts-without-weights", "(mask[rows].sum(1) * wide).sum()", "mask[rows].sum()"),
@@ -163,6 +164,70 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 "ratio < 1 - self.clip_range",
             ),
         ),
+    ),
+    "prl/rollouts/filters/policy_filtration.py": (
+        "u.filters",
+        (
+            ("filtration-keeps-the-worst", "argsort(descending=True, stable=True)", "argsort(stable=True)"),
+            ("filtration-keeps-failed-rewards", "& ~rewards.isnan())", ")"),
+            ("filtration-draws-the-best-again", "torch.randint(1, len(order), ())", "torch.randint(0, len(order), ())"),
+        ),
+    ),
+    "prl/objectives/policy/statistics.py": (
+        f"u.policy_losses u.every_policy_objective {_PPO}",
+        (("kl-without-its-curve", "difference.expm1() - difference", "difference.expm1()"),),
+    ),
+    "prl/objectives/policy/responses.py": (
+        "u.p3o u.drpo u.trpa u.gpo u.every_policy_objective u.every_method",
+        (
+            (
+                "other-prompts-are-compared",
+                "(group[:, None] == group) & counted",
+                "(group[:, None] >= group) & counted",
+            ),
+            ("what-does-not-count-is-compared", "counted[:, None] & counted", "counted[:, None]"),
+            (
+                "prompts-weigh-by-their-first-token",
+                ".index_add(0, numbers, weights.sum(1))",
+                ".index_add(0, numbers, weights[:, 0])",
+            ),
+            ("sums-beyond-the-mask", "return values.masked_fill(~mask, 0).sum(1)", "return values.sum(1)"),
+        ),
+    ),
+    "prl/objectives/policy/p3o.py": (
+        "u.p3o u.every_policy_objective",
+        (
+            ("p3o-whole-difference", "(advantages[:, None] - advantages) / 2", "advantages[:, None] - advantages"),
+            ("p3o-takes-the-better-side", "torch.minimum(gain * lead", "torch.maximum(gain * lead"),
+            ("p3o-pairs-are-summed", "(of_prompt / count.clamp(min=1))[numbers]", "of_prompt[numbers]"),
+        ),
+    ),
+    "prl/objectives/policy/drpo.py": (
+        "u.drpo u.every_policy_objective",
+        (
+            ("drpo-likes-long-answers", "(1 - length) / self.length_temperature", "length / self.length_temperature"),
+            ("drpo-sums-wrong-answers", ".logsumexp(1) - count.log()", ".logsumexp(1)"),
+            ("drpo-one-sided-prompts-learn", "torch.where(right & whole, among", "torch.where(right, among"),
+            ("drpo-factor-learns", ".clamp(min=0).detach() * kl", ".clamp(min=0) * kl"),
+            ("drpo-counts-what-does-not", "> self.threshold) & experience.counted", "> self.threshold)"),
+        ),
+    ),
+    "prl/objectives/policy/trpa.py": (
+        "u.trpa u.every_policy_objective",
+        (
+            ("trpa-the-other-kl", "((-difference).expm1() + difference)", "(difference.expm1() - difference)"),
+            (
+                "trpa-all-pairs-count-more",
+                "torch.where(right, self.anisotropy, 1.0)",
+                "torch.where(right, self.anisotropy, self.anisotropy)",
+            ),
+            ("trpa-equal-rewards-are-pairs", "(rewards[:, None] > rewards)", "(rewards[:, None] >= rewards)"),
+            ("trpa-lowers-right-answers", "torch.where(right, -ratios, ratios)", "torch.where(right, ratios, -ratios)"),
+        ),
+    ),
+    "prl/objectives/policy/gpo.py": (
+        "u.gpo u.every_policy_objective",
+        (("gpo-multiplies-by-beta", "advantages / self.beta", "advantages * self.beta"),),
     ),
     "prl/rewards/shapers/verdicts.py": (
         "u.shapers p.design_numbers",

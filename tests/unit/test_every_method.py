@@ -4,6 +4,7 @@ A new method is found by its file, and its settings are turned by their types; n
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from inspect import Parameter, signature
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -61,7 +62,8 @@ class Case:
         self.signal = TokenRewards(rewards, None, old, ref, self.mask, 0.1, "k1")
         self.values, self.new = values, PolicyOutputs(old + 0.5 * new, torch.rand(rows, WIDTH))
         tensors = {"old_logprobs": old, "ref_logprobs": ref, "values": values, "advantages": torch.randn(rows, WIDTH)}
-        self.experience = make_experience(self.mask, rewards=rewards, returns=torch.randn(rows, WIDTH), **tensors)
+        experience = make_experience(self.mask, rewards=rewards, returns=torch.randn(rows, WIDTH), **tensors)
+        self.experience = replace(experience, rollout=self.rollout)
         self.weights = self.mask / self.mask.sum()
 
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from prl.objectives.policy.base import LossOutput, PolicyObjective, PolicyOutputs
 from prl.objectives.policy.clipped import clipped_policy_loss
+from prl.objectives.policy.statistics import moved
 from prl.types import Experience
 
 
@@ -58,17 +59,12 @@ class PPO(PolicyObjective):
     @torch.no_grad()
     def _ratio_stats(self, logprobs: Tensor, experience: Experience, weights: Tensor) -> dict[str, Tensor]:
         """Measure how far the policy has moved from the sampling policy, and how often the ratio was clipped."""
-        difference, advantages = logprobs - experience.old_logprobs, experience.advantages
-        ratio = difference.exp()
+        ratio, advantages = (logprobs - experience.old_logprobs).exp(), experience.advantages
         high = self.clip_range if self.clip_range_high is None else self.clip_range_high
         clipped_low = (ratio < 1 - self.clip_range) & (advantages < 0)
         clipped_high = (ratio > 1 + high) & (advantages > 0)
-        largest = torch.where(experience.rollout.response_mask, ratio, 1)
         return {
-            # k3 of KL(old || new): never negative, exactly zero for unchanged weights.
-            "approx_kl": ((difference.expm1() - difference) * weights).sum(),
+            **moved(logprobs, experience, weights),
             "clip_frac_low": (clipped_low.float() * weights).sum(),
             "clip_frac_high": (clipped_high.float() * weights).sum(),
-            "ratio_mean": (ratio * weights).sum(),
-            "ratio_max": largest.max() if ratio.numel() else ratio.new_ones(()),
         }

@@ -20,8 +20,8 @@ class OREO(PreferenceObjective):
 
     where what the policy does after token t gets no gradient, and KL is the mean over tokens of KL(pi || pi_ref) over
     the whole vocabulary. The loss of a response is L_pi + c L_V, that of a row the mean over the responses of its list.
-    Both squares are 0 where V(s_t) = R - beta sum_{i >= t} d_i. With `level: step` all t are steps of the response: d_t
-    is the sum over a step, and s_t the state before its first token.
+    Both squares are 0 where V(s_t) = R - beta sum_{i >= t} d_i. With a `step_separator` all t are steps of the
+    response: d_t is the sum over a step, and s_t the state before its first token.
 
     A row has rollouts of any policy, the text list `responses` with the numbers `rewards`; one response will do. Of its
     pair nothing is learnt, nor of its label; it is there for the logs.
@@ -31,13 +31,13 @@ class OREO(PreferenceObjective):
     Args:
         beta: how strongly the policy is held to the reference; 0 fits the critic to rewards and teaches the policy
             nothing.
-        kl_coef: a; 0 computes no KL. The authors take 0.01 for `level: token`, 0.1 for step and 0.3 for response.
+        kl_coef: a; 0 computes no KL. The authors take 0.01, 0.1 for steps, and 0.3 for `level: response`.
         value_coef: c, which matters most where the critic shares the policy's weights.
-        level: token, step, or response: L_pi is the square at the first state alone, all d with gradient.
-        step_separator: text that ends a step, for `level: step`; the authors' steps are lines.
+        level: token, or response: L_pi is the square at the first state alone, all d with gradient.
+        step_separator: text that ends a step, such as a line break, as the authors'; tokens are learnt from when null.
 
     Raises:
-        ValueError: for a beta or coefficient below 0, another level, or an empty separator.
+        ValueError: for a beta or coefficient below 0, another level, an empty separator, or one with `level: response`.
     """
 
     lists = {"responses": ("rewards",)}
@@ -48,22 +48,23 @@ class OREO(PreferenceObjective):
         beta: float = 0.03,
         kl_coef: float = 0.01,
         value_coef: float = 1.0,
-        level: Literal["token", "step", "response"] = "token",
-        step_separator: str = "\n",
+        level: Literal["token", "response"] = "token",
+        step_separator: str | None = None,
     ) -> None:
         for name, value in {"beta": beta, "kl_coef": kl_coef, "value_coef": value_coef}.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"OREO.{name} is {value}; expected a finite number of at least 0")
-        if level not in ("token", "step", "response"):
-            raise ValueError(f"OREO.level is {level!r}; expected token, step or response")
+        if level not in ("token", "response"):
+            raise ValueError(f"OREO.level is {level!r}; expected token or response")
+        if level == "response" and step_separator is not None:
+            raise ValueError("OREO.step_separator is set, but level: response has no steps; leave one of them out")
         self.beta, self.kl_coef, self.value_coef, self.level = beta, kl_coef, value_coef, level
-        self.needs_kl = kl_coef > 0
-        self.step_separator = step_separator if level == "step" else None
+        self.needs_kl, self.step_separator = kl_coef > 0, step_separator
 
     def loss(self, batch: PreferenceBatch) -> Tensor:
         """Compute the loss of each row: [B]."""
         responses, present = batch.views["responses"], batch.present("responses")
-        ratios, values, mask = _of_steps(responses) if self.level == "step" else _of_tokens(responses)
+        ratios, values, mask = _of_tokens(responses) if self.step_separator is None else _of_steps(responses)
         rest = ratios.flip(1).cumsum(1).flip(1)  # from each token or step on
         gaps = (values - batch.columns["rewards"].reshape(-1, 1)).masked_fill(~mask, 0)
         losses = self.value_coef * _mean((gaps + self.beta * rest.detach()).square(), mask)

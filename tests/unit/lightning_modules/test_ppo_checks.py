@@ -1,20 +1,52 @@
+"""Settings of PPO that contradict each other are refused before anything is read."""
+
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from lightning_modules.ppo_checks import check_methods
-from prl.advantages import PairwiseMatrix
+from lightning_modules.ppo_checks import check_methods, check_run
+from prl.advantages import GroupNormalized, PairwiseMatrix
 from prl.anchors import DatasetAnchors, GroupReference, RoundRobin
-from prl.anchors.base import AnchorSource
-from prl.config import CriticSettings, Sampling
+from prl.config import Sampling, Update
+from prl.objectives.policy import GPO, P3O, PPO
 
 
-def checked(anchors: AnchorSource) -> CriticSettings | None:
-    return check_methods(
-        advantage=PairwiseMatrix(), critic=None, filters=[], anchors=anchors, sampling=Sampling(per_prompt=4)
-    )
+def run(microbatch_size: int, minibatches: int, objective: Any, per_prompt: int) -> None:
+    trainer = SimpleNamespace(precision="32-true", datamodule=SimpleNamespace(batch_size=4), world_size=1)
+    check_run(Update(microbatch_size=microbatch_size, minibatches=minibatches), objective, per_prompt, trainer)
+
+
+def test_an_objective_that_compares_responses_needs_several_of_a_prompt() -> None:
+    settings: dict[str, Any] = {"filters": [], "anchors": DatasetAnchors(), "critic": None}
+    advantage: Any = GroupNormalized()
+    advantage.min_per_prompt = 1
+    with pytest.raises(ValueError, match="objective: P3O compares the responses of a prompt, at least 2, .* is 1"):
+        check_methods(advantage, objective=P3O(), sampling=Sampling(per_prompt=1), **settings)
+    check_methods(advantage, objective=P3O(), sampling=Sampling(per_prompt=2), **settings)
+    check_methods(advantage, objective=PPO(), sampling=Sampling(per_prompt=1), **settings)
+
+
+def test_a_microbatch_has_room_for_a_prompt_whose_responses_are_compared() -> None:
+    with pytest.raises(ValueError, match=r"update.microbatch_size is 3, but objective: P3O compares .*, 4 by sampling"):
+        run(3, 1, P3O(), 4)
+    run(4, 4, P3O(), 4)
+    run(3, 4, GPO(), 4)  # which reads each response by itself
+
+
+def test_minibatches_are_counted_in_whole_prompts() -> None:
+    """Sixteen rows of four prompts: three micro-batches of up to seven rows, four of one prompt, two of two."""
+    run(7, 3, PPO(), 4)
+    run(7, 4, P3O(), 4)
+    with pytest.raises(ValueError, match="update.minibatches is 4, but an iteration has only 3 micro-batches"):
+        run(7, 4, PPO(), 4)
+    with pytest.raises(ValueError, match="update.minibatches is 3, but an iteration has only 2 micro-batches"):
+        run(9, 3, P3O(), 4)
 
 
 def test_an_estimator_that_compares_a_group_needs_the_group_as_anchors() -> None:
+    settings: dict[str, Any] = {"filters": [], "critic": None, "objective": PPO(), "sampling": Sampling(per_prompt=4)}
     for anchors in (DatasetAnchors(), GroupReference()):
         with pytest.raises(ValueError, match=f"PairwiseMatrix compares .* {type(anchors).__name__} gives other"):
-            checked(anchors)
-    assert checked(RoundRobin()) is None
+            check_methods(PairwiseMatrix(), anchors=anchors, **settings)
+    assert check_methods(PairwiseMatrix(), anchors=RoundRobin(), **settings) is None

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prl.rl.minibatch import schedule_minibatches, split_microbatches
+from prl.rl.minibatch import schedule_minibatches, split_microbatches, split_prompts
 
 
 @given(st.integers(1, 50), st.integers(1, 12))
@@ -53,3 +53,14 @@ def test_too_few_microbatches_say_what_to_change() -> None:
         ValueError, match=r"update.minibatches is 4, but an iteration has only 2 micro-batches per process"
     ):
         next(schedule_minibatches(split_microbatches(8, 4), 4, 1))
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 20))
+def test_prompts_stay_whole(num_prompts, per_prompt, size) -> None:
+    group = torch.arange(num_prompts).repeat_interleave(per_prompt)[torch.randperm(num_prompts * per_prompt)]
+    groups = split_prompts(group, max(size, per_prompt))
+    assert torch.cat(groups).sort().values.tolist() == list(range(num_prompts * per_prompt))
+    for rows in groups:
+        assert len(rows) <= max(size, per_prompt)
+        assert all(count == per_prompt for count in group[rows].unique(return_counts=True)[1].tolist())
+    assert len(groups) == -(-num_prompts // (max(size, per_prompt) // per_prompt))

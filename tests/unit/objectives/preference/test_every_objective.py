@@ -26,7 +26,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "DNO": [{}, {"win_rates": "label"}],
     "FDPO": [{"divergence": name} for name in ("reverse_kl", "forward_kl", "js", "alpha")],
     "MODPO": [{}, {"margin": "guide"}],
-    "OREO": [{}, {"level": "step"}, {"level": "response"}, {"kl_coef": 0.0}],
+    "OREO": [{}, {"step_separator": " "}, {"level": "response"}, {"kl_coef": 0.0}],
     "RPO": [{}, {"sft_term": "average"}],
     "SLiC": [{}, {"with_reference": False}],
     "SPO": [{}, {"weight": 0.0}],

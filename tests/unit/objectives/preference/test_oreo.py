@@ -57,8 +57,8 @@ def test_steps_have_the_losses_and_gradients_of_the_authors_code() -> None:
     values = leaf([0.4, 0.6, 0.9, 0.2])
     given, policy = one([0.5, -0.2, 0.3, 0.1], values)
     given["steps_responses"] = [[[0, 0, 1, 1]]]
-    of_policy = evaluate(OREO(kl_coef=0, value_coef=0, level="step"), **PAIR, **given)
-    of_both = evaluate(OREO(kl_coef=0, level="step"), **PAIR, **given)
+    of_policy = evaluate(OREO(kl_coef=0, value_coef=0, step_separator="."), **PAIR, **given)
+    of_both = evaluate(OREO(kl_coef=0, step_separator="."), **PAIR, **given)
     assert of_policy.tolist() == pytest.approx([0.1714925])
     assert (of_both - of_policy).tolist() == pytest.approx([0.1714925])
     of_both.sum().backward()
@@ -70,7 +70,7 @@ def test_steps_have_the_losses_and_gradients_of_the_authors_code() -> None:
 
 def test_steps_of_one_token_are_tokens() -> None:
     given, _ = one(RATIOS, VALUES, kl=[0.3, 0.6, 0.0])
-    by_step = evaluate(OREO(level="step"), **PAIR, **given, steps_responses=[[[0, 1, 2]]])
+    by_step = evaluate(OREO(step_separator="."), **PAIR, **given, steps_responses=[[[0, 1, 2]]])
     torch.testing.assert_close(by_step, evaluate(OREO(), **PAIR, **given))
 
 
@@ -127,7 +127,8 @@ def test_the_kl_is_the_mean_over_tokens_and_a_row_the_mean_over_its_responses() 
     [
         ({"beta": -0.1}, "OREO.beta is -0.1; expected a finite number of at least 0"),
         ({"kl_coef": float("inf")}, "OREO.kl_coef is inf; expected a finite"),
-        ({"level": "word"}, "OREO.level is 'word'; expected token, step or response"),
+        ({"level": "step"}, "OREO.level is 'step'; expected token or response"),
+        ({"level": "response", "step_separator": "."}, "OREO.step_separator is set, but level: response has no steps"),
     ],
 )
 def test_settings_without_sense_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -142,10 +143,10 @@ def test_values_and_the_kl_are_asked_for_by_name() -> None:
     with pytest.raises(ValueError, match="OREO reads no 'kl_responses'"):
         evaluate(OREO(kl_coef=0), **PAIR, **given, kl_responses=[[[0.0] * 3]])
     with pytest.raises(ValueError, match="OREO needs steps_chosen .of this or another view, what it reads of states"):
-        evaluate(OREO(kl_coef=0, level="step"), **PAIR, **given)
+        evaluate(OREO(kl_coef=0, step_separator="."), **PAIR, **given)
     elsewhere = {**given, "steps_chosen": [[0] * 4]}
     with pytest.raises(ValueError, match="no 'steps' of these responses; .* declares it with step_separator$"):
-        evaluate(OREO(kl_coef=0, level="step"), **PAIR, **elsewhere)
+        evaluate(OREO(kl_coef=0, step_separator="."), **PAIR, **elsewhere)
     wrong = {**given, "values_chosen": [[0.0] * 4]}
     del wrong["values_responses"]
     with pytest.raises(ValueError, match="no 'values' of these responses; .* declares it with needs_critic = True"):

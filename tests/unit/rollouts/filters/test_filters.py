@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
 
 from prl.rollouts.filters.equal_groups import DropEqualGroups
+from prl.rollouts.filters.policy_filtration import PolicyFiltration
 from prl.rollouts.filters.skewed_groups import DropSkewedGroups
 from prl.rollouts.filters.unfinished import DropUnfinished
 from prl.types import PromptBatch, Rollout, Scores
@@ -27,6 +30,47 @@ def test_groups_of_equal_rewards_are_left_out() -> None:
     assert weights.view(5, 3)[:, 0].tolist() == [0.0, 1.0, 0.0, 0.0, 1.0]
     assert torch.equal(weights, weights.view(5, 3)[:, :1].expand(5, 3).flatten())
     assert DropEqualGroups(0.25).weights(rollout(5, 3), Scores(rewards)).view(5, 3)[4, 0] == 0.0
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("best", {1}), ("best_worst", {1, 0})])
+def test_extremes_of_the_sheet(keep: Any, expected: set[int]) -> None:
+    rewards = torch.tensor([0.1, 0.9, 0.5, 0.3, 0.7])
+    weights = PolicyFiltration(keep).weights(rollout(1, 5), Scores(rewards))
+    assert {*weights.nonzero().flatten().tolist()} == expected
+    assert {*weights.tolist()} == {0.0, 1.0}
+
+
+def test_the_best_and_any_other_one_by_the_random_numbers_of_the_run() -> None:
+    rewards = torch.tensor([0.1, 0.9, 0.5, 0.3, 0.7]).repeat(200)
+    torch.manual_seed(1)
+    first = PolicyFiltration("best_random").weights(rollout(200, 5), Scores(rewards))
+    torch.manual_seed(1)
+    assert torch.equal(PolicyFiltration("best_random").weights(rollout(200, 5), Scores(rewards)), first)
+    kept = first.view(200, 5)
+    assert (kept.sum(1) == 2).all()  # never the best twice
+    assert (kept[:, 1] == 1).all()
+    assert (kept.sum(0) > 20).all()  # of 50 on average
+
+
+@pytest.mark.parametrize("keep", ["best_random", "best_worst"])
+def test_of_two_responses_both_are_kept(keep: Any) -> None:
+    rewards = torch.tensor([0.2, 0.4, 0.3, 0.3])
+    assert PolicyFiltration(keep).weights(rollout(2, 2), Scores(rewards)).tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("keep", ["best", "best_random", "best_worst"])
+def test_a_response_without_a_reward_is_never_kept(keep: Any) -> None:
+    nan = torch.nan
+    rewards = torch.tensor([nan, 0.5, nan, nan, nan, nan, 2.0, 1.0, nan])
+    weights = PolicyFiltration(keep).weights(rollout(3, 3), Scores(rewards)).view(3, 3).tolist()
+    assert weights[:2] == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    assert weights[2] == [1.0, 0.0 if keep == "best" else 1.0, 0.0]
+
+
+def test_another_choice_is_refused() -> None:
+    keep: Any = "worst"
+    with pytest.raises(ValueError, match="PolicyFiltration.keep is 'worst'; expected best, best_random or best_worst"):
+        PolicyFiltration(keep)
 
 
 def test_groups_that_win_or_lose_nearly_always_are_left_out() -> None:
