@@ -105,9 +105,13 @@ def draw_summary(tensorboard: Any, numbers: Mapping[str, float], step: int) -> N
 
 
 def draw_iteration(tensorboard: Any, scores: Scores, experience: Experience, step: int) -> None:
-    """Write the histograms of an iteration: win probabilities, where there are any, and advantages."""
+    """Write the histograms of an iteration: win probabilities and advantages, where there are any.
+
+    There are no advantages where filters leave out every response, and TensorBoard has no histogram of nothing.
+    """
+    drawn = {"policy/advantage_histogram": experience.advantages[experience.rollout.response_mask]}
     if scores.verdict is not None:
-        judged = scores.verdict.select(scores.verdict.judged)
-        tensorboard.add_histogram("reward/win_prob_histogram", judged.win_prob.float().cpu(), step)
-    advantages = experience.advantages[experience.rollout.response_mask]
-    tensorboard.add_histogram("policy/advantage_histogram", advantages.float().cpu(), step)
+        drawn["reward/win_prob_histogram"] = scores.verdict.select(scores.verdict.judged).win_prob
+    for name, values in drawn.items():
+        if values.numel():
+            tensorboard.add_histogram(name, values.float().cpu(), step)

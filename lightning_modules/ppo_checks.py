@@ -70,7 +70,8 @@ def check_methods(
         The settings of the critic to build; None for none.
 
     Raises:
-        ValueError: for a critic that no method needs, or fewer responses to a prompt than a method compares.
+        ValueError: for a critic that no method needs, fewer responses to a prompt than a method compares, or anchors
+            that are not the other responses where a method compares with these.
     """
     anchors.check(sampling)
     comparing: list[tuple[str, Any]] = [("advantage", advantage), ("objective", objective)]
@@ -80,6 +81,11 @@ def check_methods(
                 f"{setting}: {type(each).__name__} compares the responses of a prompt, at least {each.min_per_prompt}, "
                 f"and sampling.per_prompt is {sampling.per_prompt}; raise it"
             )
+    if advantage.compares_group and not anchors.are_group:
+        raise ValueError(
+            f"advantage: {type(advantage).__name__} compares the responses of a prompt with each other, and anchors: "
+            f"{type(anchors).__name__} gives other responses to compare with; use prl.anchors.RoundRobin"
+        )
     if advantage.needs_critic:
         return critic or CriticSettings()
     if critic is not None:

@@ -124,7 +124,7 @@ SOCKETS = ("prl.advantages", "prl.objectives", "prl.rewards.shapers", "prl.rollo
 METHODS = [name for name in FILES if name.startswith(SOCKETS)]
 """Methods, and what they have to offer: tensors in, tensors out."""
 KNOWN_TO_METHODS = {
-    f"prl.{name}" for name in ("config", "plugins", "types", "kl", "masking", "ops", "shapes", "verdict")
+    f"prl.{name}" for name in ("config", "distributed", "plugins", "types", "kl", "masking", "ops", "shapes", "verdict")
 }
 
 

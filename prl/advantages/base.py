@@ -70,6 +70,10 @@ class AdvantageEstimator(ABC):
     """Whether the estimator reads a critic's values; otherwise no critic is built."""
     min_per_prompt: ClassVar[int] = 1
     """Fewest responses per prompt that the estimator needs."""
+    compares_group: ClassVar[bool] = False
+    """Whether the estimator reads comparisons of each response with all others to its prompt, as its anchors."""
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Columns of the prompts with a number in each row, which the estimator reads under its default settings."""
 
     @abstractmethod
     def __call__(self, rewards: TokenRewards, scores: Scores, rollout: Rollout, values: Tensor | None) -> Advantages:

@@ -37,6 +37,8 @@ class AnchorSource(ABC):
 
     reads_column: ClassVar[bool] = False
     """Whether every row of the data must bring an anchor."""
+    are_group: ClassVar[bool] = False
+    """Whether the anchors of a response are all other responses to its prompt, in their order."""
 
     def check(self, sampling: Sampling) -> None:
         """Refuse sampling settings that do not fit. Raises ValueError; does nothing by default."""

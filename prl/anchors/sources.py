@@ -76,6 +76,8 @@ class RoundRobin(AnchorSource):
     Each pair is judged once, in both orders, for both of its responses.
     """
 
+    are_group = True
+
     def check(self, sampling: Sampling) -> None:
         """Refuse a single rollout per prompt. Raises ValueError."""
         if sampling.per_prompt < 2:

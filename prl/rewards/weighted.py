@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from prl.rewards.base import RewardSource
 from prl.rewards.shapers.base import RewardShaper, shape
@@ -21,7 +21,7 @@ class WeightedReward(RewardSource):
         shaping: shapers of single sources by name, applied before the sum; the run's shapers are applied to the sum.
 
     Raises:
-        ValueError: when the names differ, or there is no source.
+        ValueError: when the names differ, there is no source, or a source has a shaper with a state.
     """
 
     def __init__(
@@ -40,6 +40,12 @@ class WeightedReward(RewardSource):
         if unknown := sorted(self.shaping.keys() - sources.keys()):
             raise ValueError(f"shaping names {unknown}, but the sources are {sorted(sources)}")
         shapers = [each for some in self.shaping.values() for each in some]
+        if stateful := sorted({type(each).__name__ for each in shapers if hasattr(each, "load_state_dict")}):
+            # Validations score by the sources too, and would move the state.
+            raise ValueError(
+                f"shaping of a source has {stateful}, whose state is to follow the rewards of training alone; put it "
+                "into the run's shaping"
+            )
         self.needs_anchors = any(source.needs_anchors for source in sources.values())
         self.needs_anchors |= any(shaper.needs_anchors for shaper in shapers)
 
@@ -69,11 +75,15 @@ class WeightedReward(RewardSource):
         }
         device = rollout.response_ids.device
         parts = {name: each.rewards.float().to(device) for name, each in scores.items()}
-        total = sum(self.weights[name] * values for name, values in parts.items())
+        total = self.combine(parts)
         told = next((each for each in scores.values() if each.verdict is not None), None)
         nested = {f"{name}/{inner}": part for name, each in scores.items() for inner, part in each.components.items()}
         verdict, index = (told.verdict, told.response_index) if told is not None else (None, None)
-        return Scores(cast(Any, total), verdict, index, {**parts, **nested})
+        return Scores(total, verdict, index, {**parts, **nested})
+
+    def combine(self, parts: dict[str, Tensor]) -> Tensor:
+        """Sum the rewards of all sources by their weights: [B] each -> [B]."""
+        return cast(Tensor, sum(self.weights[name] * values for name, values in parts.items()))
 
     def truncated_fraction(self) -> float:
         """Return the largest truncated share of any source."""

@@ -68,10 +68,28 @@ def scored(overlay: Path, home: Home, folder: Path) -> list[str]:
     return given
 
 
-def settings_of(overlay: Path, home: Home) -> list[str]:
+def with_columns(overlay: Path, home: Home, folder: Path) -> list[str]:
+    """Give an advantage estimator the columns of the prompts that it reads."""
+    named = yaml.safe_load(overlay.read_text())["model"]["init_args"].get("advantage", {})
+    module, _, name = named.get("class_path", "prl.advantages.GAE").rpartition(".")
+    if not (columns := getattr(import_module(module), name).columns):
+        return []
+    folder.mkdir(exist_ok=True)
+    rows = [json.loads(line) for line in home.data("prompts.train").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row |= {each: (number + place) % 7 / 7 for place, each in enumerate(columns)}
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ["--data.init_args.train.path", str(folder / "prompts.jsonl")]
+
+
+def settings_of(overlay: Path, home: Home, folder: Path) -> list[str]:
     """Make the run tiny, with the models of the test in place of those of the quickstart."""
     given = ["--config", str(overlay), "--data.init_args.batch_size", "8"]
-    if "runs/quickstart/bradley_terry" in overlay.read_text():
+    if "sources:" in overlay.read_text():  # several models, each where the overlay names it
+        text = overlay.read_text().replace("runs/quickstart/judge/model", str(home.judge))
+        given[1] = str(folder / overlay.name)
+        Path(given[1]).write_text(text.replace("runs/quickstart/bradley_terry/model", str(home.bradley_terry)))
+    elif "runs/quickstart/bradley_terry" in overlay.read_text():
         given += [f"{MODEL}reward.init_args.path", str(home.bradley_terry)]
     elif stage_of(overlay) == "pairwise_ppo":
         given += [f"{MODEL}reward.init_args.path", str(home.judge)]
@@ -94,6 +112,7 @@ def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
     if stage_of(overlay) == "pairwise_ppo":
         place = arguments.index(f"{MODEL}reward.init_args.path")
         del arguments[place : place + 2]
+        arguments += with_columns(overlay, home, run.parent / "rows")
         arguments += room_for_prompts(overlay)
     if stage_of(overlay) == "preference":
         arguments += what_it_reads(overlay, home, run.parent / "rows")
@@ -101,7 +120,7 @@ def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
         arguments += scored(overlay, home, run.parent / "rows")
     from prl.cli.app import run_stage
 
-    run_stage([*arguments[:3], *settings_of(overlay, home), *arguments[3:], *more])
+    run_stage([*arguments[:3], *settings_of(overlay, home, run.parent), *arguments[3:], *more])
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)

@@ -260,8 +260,9 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         (),
     ),
     "lightning_modules/ppo_checks.py": (
-        _tests("i.validation::test_a_heldout_judge_that_is_the_judge_is_refused"),
+        _tests("i.validation::test_a_heldout_judge_that_is_the_judge_is_refused u.ppo_checks"),
         (
+            ("group-is-not-asked-for", "if advantage.compares_group and not", "if False and not"),
             (
                 "heldout-judge-may-be-the-judge",
                 "if heldout is not None and reward.folder is not None and",

@@ -81,6 +81,79 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("reward-on-the-first-token", "(self.mask * (places + 1)).argmax(1", "(self.mask * (places + 1)).argmin(1"),
         ),
     ),
+    "prl/advantages/leave_one_out.py": (
+        "u.leave_one_out",
+        (
+            ("left-in-after-all", "(sums - total) / others", "sums / others"),
+            ("missing-rewards-are-zeros", "weights=total * counted", "weights=total"),
+            ("one-alone-keeps-its-reward", "torch.where(others > 0,", "torch.where(others >= 0,"),
+        ),
+    ),
+    "prl/advantages/ngrpo.py": (
+        "u.ngrpo",
+        (
+            ("virtual-is-only-counted", "+ self.virtual * self.max_reward", ""),
+            ("virtual-has-no-deviation", "squares + self.virtual * (", "squares + 0 * ("),
+            ("virtual-deviation-is-biased", "/ (counts - 1)", "/ counts"),
+            ("virtual-counts-missing-ones", "weights=centred.square() * counted", "weights=centred.square()"),
+        ),
+    ),
+    "prl/advantages/pairwise_matrix.py": (
+        "u.pairwise_matrix",
+        (
+            ("matrix-ignores-the-kl", "+ beside[first] - beside[second]", ""),
+            ("responses-meet-themselves", "number + (number >= place[index]).long()", "number"),
+            ("left-out-ones-are-compared", "(counted[first] & counted[second])", "counted[first]"),
+            ("matrix-epsilon-not-times-the-number", "+ number * self.epsilon", "+ self.epsilon"),
+            ("matrix-deviation-of-all-pairs-once", "number / (2 * (number - 1)", "number / (1 * (number - 1)"),
+            ("failed-comparisons-are-numbers", ".nan_to_num(0.0) + beside", ".nan_to_num(1.0) + beside"),
+            ("strength-is-a-probability", "verdict.win_prob - 0.5 if", "verdict.win_prob if"),
+        ),
+    ),
+    "prl/advantages/brpo.py": (
+        "u.brpo",
+        (
+            ("wins-are-not-held-against-parity", "(rewards.rewards - self.parity)", "rewards.rewards"),
+            ("brpo-ignores-the-kl", ".sign() + beside", ".sign()"),
+            ("kl-mean-counts-what-is-left-out", "weights=counted.to(wide))", "weights=torch.ones_like(beside))"),
+        ),
+    ),
+    "prl/anchors/group_reference.py": (
+        "u.group_reference",
+        (
+            (
+                "reference-is-always-the-first",
+                "responses[number * per_prompt + drawn]",
+                "responses[number * per_prompt]",
+            ),
+            ("reference-of-the-first-prompt", "responses[number * per_prompt + drawn]", "responses[drawn]"),
+            ("reference-is-not-stripped", "+ drawn].strip(),)", "+ drawn],)"),
+        ),
+    ),
+    "prl/rollouts/filters/skewed_groups.py": (
+        "u.filters",
+        (
+            ("limit-of-skew-is-left-out", "self.max_skew * rewarded + 1e-6", "self.max_skew * rewarded - 1e-6"),
+            ("skew-counts-missing-rewards", "weights=(~scores.failed).float()", "weights=torch.ones_like(won)"),
+            ("skew-of-wins-alone", "weights=won).abs()", "weights=won)"),
+        ),
+    ),
+    "prl/advantages/difficulty_scaled.py": (
+        "u.difficulty_scaled",
+        (
+            ("hardness-of-one-process", "gathered([of_prompt[group] for group in present])", "[of_prompt]"),
+            ("gaps-of-one-process", "in gathered(gaps)", "in [gaps]"),
+            ("behind-is-ahead", "behind = -mean_per_row", "behind = mean_per_row"),
+            ("outliers-are-kept", "<= self.outlier * std] or own", "<= 1e9 * std] or own"),
+            ("outliers-alone-are-left-out", "self.outlier * std] or own", "self.outlier * std]"),
+            ("gaps-of-what-does-not-count", "behind.masked_fill(~counted, torch.nan)", "behind"),
+            ("truth-values-are-numbers", "isinstance(value, bool) or not", "not"),
+        ),
+    ),
+    "lightning_modules/dashboards.py": (
+        "u.dashboards",
+        (("histograms-of-nothing", "if values.numel():", "if True:"),),
+    ),
     "prl/objectives/policy/ppo.py": (
         f"u.policy_losses p.trl_losses {_PPO}",
         (
@@ -173,6 +246,65 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/rewards/shapers/overlong.py": (
         f"u.shapers {_PPO}",
         (("overlong-is-a-bonus", "scores.rewards - self.penalty", "scores.rewards + self.penalty"),),
+    ),
+    "prl/rewards/shapers/running.py": (
+        "u.running",
+        (
+            ("running-deviation-of-batches-alone", "+ ahead**2 * self.count * number / total", ""),
+            ("running-mean-of-equal-batches", "self.mean += ahead * number / total", "self.mean += ahead / 2"),
+            ("running-statistics-of-one-process", "gathered(scores.rewards.tolist())", "[scores.rewards.tolist()]"),
+            ("running-sums-depend-on-the-order", "math.fsum(rewards) / len", "sum(rewards) / len"),
+            ("infinite-rewards-are-statistics", "if math.isfinite(each)])", "if each == each])"),
+            ("running-state-starts-anew", "vars(self).update(state)", "vars(self).update({})"),
+        ),
+    ),
+    "prl/rewards/shapers/ceiling.py": (
+        "u.centred",
+        (("ceiling-is-a-floor", "clamp(max=self.limit)", "clamp(min=self.limit)"),),
+    ),
+    "prl/rewards/shapers/centred.py": (
+        "u.centred",
+        (
+            ("shift-the-other-way", "verdict.win_logit - self.shift", "verdict.win_logit + self.shift"),
+            ("polynomial-has-no-ends", "torch.where(difference >= 5, 1.0, value)", "value"),
+            ("polynomial-of-degree-three", "torch.arange(6)", "torch.arange(4)"),
+        ),
+    ),
+    "prl/rewards/shapers/log_sigmoid_centred.py": (
+        "u.centred",
+        (
+            ("lsc-deviation-is-biased", "(number - 1).clamp(min=1)", "number.clamp(min=1)"),
+            ("lsc-percentile-from-below", "above = mean - NormalDist", "above = mean + NormalDist"),
+            ("lsc-counts-failed-references", "rows[~difference.isnan()].bincount", "rows.bincount"),
+        ),
+    ),
+    "prl/rewards/shapers/top_group_length.py": (
+        "u.top_group_length",
+        (
+            ("prompts-are-ranked-apart", "gathered(shares)", "[shares]"),
+            ("one-prompt-at-least", "math.floor(self.fraction", "math.ceil(self.fraction"),
+            ("shares-are-rounded-down", "len(ranked) + 1e-9", "len(ranked)"),
+            ("worst-answered-first", "(-share, process, n)", "(share, process, n)"),
+            ("wrong-ones-are-in-the-mean", "lengths * correct", "lengths * 1.0"),
+            ("wrong-ones-are-shaped", "shaped = correct &", "shaped = (correct | True) &"),
+            ("missing-rewards-are-wrong", "(number / rewarded)", "(number / torch.bincount(group))"),
+        ),
+    ),
+    "prl/rewards/gated.py": (
+        "u.gated",
+        (
+            ("gate-is-not-looked-at", "parts[gate] * parts[name]", "parts[name]"),
+            (
+                "closed-gates-need-what-they-gate",
+                "torch.where(parts[gate] == 0, 0.0, ",
+                "torch.where(parts[gate] == 2, 0.0, ",
+            ),
+            ("gates-of-gates", "set(gates) & set(gates.values())", "set()"),
+        ),
+    ),
+    "prl/rewards/weighted.py": (
+        "u.running u.gated u.reward_sources",
+        (("sources-keep-states", 'hasattr(each, "load_state_dict")', "False"),),
     ),
     "prl/rewards/shapers/base.py": (
         "u.shaping",

@@ -112,6 +112,10 @@ def test_length_adaptive_lambda() -> None:
     assert length_adaptive_lambda(lengths, 0.05).tolist() == pytest.approx([0.0, 0.0, 0.0, 0.99], abs=1e-6)
     assert length_adaptive_lambda(lengths, 1.0).tolist() == pytest.approx([0.0, 0.75, 0.95, 0.9995], abs=1e-6)
     assert length_adaptive_lambda(torch.tensor([0]), 1.0).tolist() == [0.0]
+    # VAPO with alpha 0.05: the geometric weights of lambda add up to alpha times the length
+    decays = length_adaptive_lambda(torch.tensor([100, 400, 1000]), 0.05)
+    assert decays.tolist() == pytest.approx([0.8, 0.95, 0.98], abs=1e-6)
+    assert (1 / (1 - decays)).tolist() == pytest.approx([5.0, 20.0, 50.0], rel=1e-5)
 
 
 @pytest.mark.parametrize(("gamma", "gae_lambda"), [(1.0, 0.95), (0.99, 1.0), (0.9, 0.7)])

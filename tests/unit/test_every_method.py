@@ -36,7 +36,7 @@ PROMPTS, PER_PROMPT, WIDTH = 6, 4, 12
 
 
 class Case:
-    """Rollouts with a little of everything: short and cut responses, equal and unequal rewards, two anchors each."""
+    """Rollouts with a little of everything: short and cut responses, equal and unequal rewards, siblings as anchors."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -44,15 +44,19 @@ class Case:
         rows = PROMPTS * PER_PROMPT
         ids = torch.ones(PROMPTS, 2, dtype=torch.long)
         turn = [({"role": "user", "content": "q"},)] * PROMPTS
-        batch = PromptBatch(ids, ids.bool(), turn, [("a", "b")] * PROMPTS).repeat(PER_PROMPT)
+        estimators = [method.values[0] for method in METHODS if method.values[1] is estimated]
+        read = sorted({each for kind in estimators for each in kind.columns})
+        columns = [{name: (number + 2 * place) % 5 / 4 for place, name in enumerate(read)} for number in range(PROMPTS)]
+        batch = PromptBatch(ids, ids.bool(), turn, [("a", "b", "c")] * PROMPTS, columns).repeat(PER_PROMPT)
         self.mask = ragged_mask(torch.randint(1, WIDTH + 1, (rows,)).tolist(), WIDTH)
         texts = ["x" * int(length) for length in self.mask.sum(1)]
         self.rollout = Rollout(batch, self.mask.long(), self.mask, torch.rand(rows) < 0.6, texts, WIDTH)
-        margins = 3 * torch.randn(2, 2 * rows)
+        anchors = PER_PROMPT - 1  # as many as there are other responses to the prompt
+        margins = 3 * torch.randn(2, anchors * rows)
         # Prompts whose rewards are all equal, nearly equal, and far apart.
         spread = torch.tensor([0.0, 1e-3, 0.2, 0.5, 1.0, 4.0])[batch.group]
         rewards = 0.3 + spread * torch.randn(rows)
-        index = torch.arange(rows).repeat_interleave(2)
+        index = torch.arange(rows).repeat_interleave(anchors)
         self.scores = Scores(rewards, Verdict(margins[0], margins[1]), index)
         old, ref, new, values = (torch.randn(rows, WIDTH).masked_fill(~self.mask, 0) for _ in range(4))
         self.signal = TokenRewards(rewards, None, old, ref, self.mask, 0.1, "k1")

@@ -13,7 +13,8 @@ from prl.verdict import Verdict, mean_per_row
 class RewardShaper(ABC):
     """Changes rewards. The arguments of the constructor are the settings.
 
-    A shaper with a state has `state_dict` and `load_state_dict`; the run finds and saves the state.
+    A shaper with a state has `state_dict` and `load_state_dict`; the run finds and saves the state. All processes call
+    a shaper once in an iteration, so that it may read the rewards of others through `prl.distributed`.
     """
 
     needs_anchors: ClassVar[bool] = False

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from lightning_modules.ppo_checks import check_methods, check_run
-from prl.advantages import GroupNormalized
-from prl.anchors import DatasetAnchors
+from prl.advantages import GroupNormalized, PairwiseMatrix
+from prl.anchors import DatasetAnchors, GroupReference, RoundRobin
 from prl.config import Sampling, Update
 from prl.objectives.policy import GPO, P3O, PPO
 
@@ -42,3 +42,11 @@ def test_minibatches_are_counted_in_whole_prompts() -> None:
         run(7, 4, PPO(), 4)
     with pytest.raises(ValueError, match="update.minibatches is 3, but an iteration has only 2 micro-batches"):
         run(9, 3, P3O(), 4)
+
+
+def test_an_estimator_that_compares_a_group_needs_the_group_as_anchors() -> None:
+    settings: dict[str, Any] = {"filters": [], "critic": None, "objective": PPO(), "sampling": Sampling(per_prompt=4)}
+    for anchors in (DatasetAnchors(), GroupReference()):
+        with pytest.raises(ValueError, match=f"PairwiseMatrix compares .* {type(anchors).__name__} gives other"):
+            check_methods(PairwiseMatrix(), anchors=anchors, **settings)
+    assert check_methods(PairwiseMatrix(), anchors=RoundRobin(), **settings) is None
