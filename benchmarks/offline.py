@@ -46,9 +46,7 @@ METHODS = {
     "SPO": Method("preference", "spo", (f"{OBJECTIVE}levels", "3")),
     "BRAIn, lists": Method("preference", "brain"),
     "Tree PO, lists": Method("preference", "tree_po"),
-    "OREO, lists": Method(
-        "preference", "oreo", (f"{OBJECTIVE}beta", "1.0", f"{MODEL}critic.learning_rate", "1.0e-3")
-    ),
+    "OREO, lists": Method("preference", "oreo", (f"{OBJECTIVE}beta", "1.0", f"{MODEL}critic.learning_rate", "1.0e-3")),
 }
 """Objective -> overlay, and settings where the overlay's are made for responses of hundreds of tokens."""
 
