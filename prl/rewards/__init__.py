@@ -1,10 +1,19 @@
 """Rewards of responses. `base.py` has the socket, other files its classes; judges are in `prl.judge`."""
 
 from prl.rewards.base import RewardSource
+from prl.rewards.ensemble import Ensemble
 from prl.rewards.implicit import ImplicitReward
 from prl.rewards.multi_head import MultiHead
 from prl.rewards.rule import RuleReward
 from prl.rewards.scalar import ScalarReward
 from prl.rewards.weighted import WeightedReward
 
-__all__ = ["ImplicitReward", "MultiHead", "RewardSource", "RuleReward", "ScalarReward", "WeightedReward"]
+__all__ = [
+    "Ensemble",
+    "ImplicitReward",
+    "MultiHead",
+    "RewardSource",
+    "RuleReward",
+    "ScalarReward",
+    "WeightedReward",
+]

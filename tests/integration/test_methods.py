@@ -7,6 +7,7 @@ import json
 import re
 from importlib import import_module
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -68,10 +69,16 @@ def scored(overlay: Path, home: Home, folder: Path) -> list[str]:
     return given
 
 
-def settings_of(overlay: Path, home: Home) -> list[str]:
+def settings_of(overlay: Path, home: Home, folder: Path) -> list[str]:
     """Make the run tiny, with the models of the test in place of those of the quickstart."""
     given = ["--config", str(overlay), "--data.init_args.batch_size", "8"]
-    if "runs/quickstart/bradley_terry" in overlay.read_text():
+    reward = yaml.safe_load(overlay.read_text())["model"]["init_args"].get("reward", {})
+    if "paths" in reward.get("init_args", {}):  # of several models
+        members = [str(folder / f"member{number}") for number in range(2)]
+        for member in members:
+            copytree(home.bradley_terry, member, dirs_exist_ok=True)
+        given += [f"{MODEL}reward.init_args.paths", json.dumps(members)]
+    elif "runs/quickstart/bradley_terry" in overlay.read_text():
         given += [f"{MODEL}reward.init_args.path", str(home.bradley_terry)]
     elif stage_of(overlay) == "pairwise_ppo":
         given += [f"{MODEL}reward.init_args.path", str(home.judge)]
@@ -92,7 +99,7 @@ def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
         arguments += scored(overlay, home, run.parent / "rows")
     from prl.cli.app import run_stage
 
-    run_stage([*arguments[:3], *settings_of(overlay, home), *arguments[3:], *more])
+    run_stage([*arguments[:3], *settings_of(overlay, home, run.parent), *arguments[3:], *more])
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)

@@ -74,6 +74,22 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("no-need-of-both-orders", "consistency_coef + logit_consistency_coef > 0", "consistency_coef < 0"),
         ),
     ),
+    "prl/rewards/ensemble.py": (
+        "u.ensemble",
+        (
+            ("worst-is-the-best", "rewards.amin(0)", "rewards.amax(0)"),
+            ("doubt-is-a-bonus", "mean - coef * member_variance", "mean + coef * member_variance"),
+            ("variance-of-one-kind", '(variance == "unbiased")', "True"),
+            ("one-member-divides-by-zero", 'variance == "unbiased"), 1)', 'variance == "unbiased"), 0)'),
+            ("ensemble-without-scales", "(rewards - self.means[place]) / self.stds[place]", "rewards - self.means[place]"),
+            ("ensemble-without-offsets", "(rewards - self.means[place]) / self.stds[place]", "rewards / self.stds[place]"),
+            ("ensemble-does-not-wait", "            member.model.finish()\n", "            pass\n"),
+            ("ensemble-without-anchors", "    needs_anchors = False\n", "    needs_anchors = True\n"),
+            ("ensemble-of-equal-members", "len(set(paths)) < len(paths)", "False"),
+            ("ensemble-reads-the-first-member", "self.members[place]", "self.members[0]"),
+            ("spaces-are-rewarded", "text.strip() for text", "text for text"),
+        ),
+    ),
     "prl/rewards/scalar.py": (
         "u.reward_objectives u.judges u.reward_sources",
         (
