@@ -134,6 +134,36 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("numbers-of-an-operator-are-texts", 'if not is_count(given["dim"]) or not is_number(given["tau"]):', "if False:"),
         ),
     ),
+    "prl/objectives/reward/preference_strength.py": (
+        "u.preference_strength",
+        (
+            ("margin-is-a-discount", "batch.margin - self.margin_coef * of_first", "batch.margin + self.margin_coef * of_first"),
+            ("margin-of-one-side", "torch.where(batch.chosen_first, mean, -mean)", "torch.where(batch.chosen_first, mean, mean)"),
+            ("labels-stay-hard", "mean.sigmoid() if self.soft_labels else", "mean.sigmoid() if False else"),
+            ("strength-forgets-smoothing", "batch.target, self.label_smoothing)", "batch.target, 0.0)"),
+            ("margins-of-any-weight", "self.margin_coef * of_first", "of_first"),
+        ),
+    ),
+    "prl/pairs/strength.py": (
+        "u.preference_strength i.strength_command",
+        (
+            ("deviation-over-k-less-one", "votes.std(0, correction=0)", "votes.std(0)"),
+            ("strongest-are-flipped", "support.argsort(stable=True)", "support.argsort(stable=True, descending=True)"),
+            ("ties-are-weak", "(preference != 0.5) & ~mean.isnan()", "~mean.isnan()"),
+            ("support-of-chosen-alone", "torch.where(preference > 0.5, mean, -mean).masked", "mean.masked"),
+            ("share-of-all-pairs", "int(share * int(counts.sum()))", "int(share * len(mean))"),
+            ("votes-for-rejected", "margins.append(chosen - rejected)", "margins.append(rejected - chosen)"),
+            ("weights-are-lost", "**labels, **weight, **dict", "**labels, **dict"),
+            ("columns-are-written-over", "for name in COLUMNS if name in pair.extra", "for name in COLUMNS if False"),
+        ),
+    ),
+    "prl/cli/commands/strength.py": (
+        "i.strength_command",
+        (
+            ("flips-are-not-written", "torch.where(flips, 1 - labels, labels)", "labels"),
+            ("soft-labels-of-the-data", "mean.sigmoid() if options.soft_labels", "labels if options.soft_labels"),
+        ),
+    ),
     "prl/rewards/ensemble.py": (
         "u.ensemble",
         (
