@@ -14,6 +14,8 @@ from prl.data.encoding import ScalarPairEncoder
 from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong, tokenizer_hash
 from prl.judge.bradley_terry import save_bradley_terry
+from prl.judge.general_preference import save_general_preference
+from prl.models.critic import hidden_size
 from prl.models.limits import check_fits
 from prl.models.loading import load_scalar_classifier, load_tokenizer
 from prl.objectives.reward import BradleyTerry, PairBatch, RewardObjective
@@ -22,7 +24,7 @@ from prl.verdict import Verdict
 
 
 class BradleyTerryRewardModule(JudgeValidation):
-    """A scalar reward per response, trained on pairs.
+    """A scalar reward per response, or an embedding, trained on pairs.
 
     Args:
         model: backbone that gets a scalar head on the last token.
@@ -51,7 +53,8 @@ class BradleyTerryRewardModule(JudgeValidation):
     ) -> None:
         super().__init__(objective or BradleyTerry(), passport_pairs)
         check_scalar_needs(self.objective)
-        self.head_weights = self.objective.head_weights or (1.0,)
+        self.head_weights, self.operator = self.objective.head_weights or (1.0,), self.objective.operator
+        self.num_outputs = len(self.head_weights) if self.operator is None else self.operator.outputs
         self.source, self.optimization = model, optimization
         check_length("max_length", max_length)
         self.max_length, self.on_too_long = max_length, on_too_long
@@ -62,13 +65,14 @@ class BradleyTerryRewardModule(JudgeValidation):
         tokenizer = load_tokenizer(self.source)
         check_fits(self.source, tokenizer, self.max_length, role="model", setting="max_length")
         columns = (self.objective.columns, self.objective.optional_columns)
-        return ScalarPairEncoder(tokenizer, self.max_length, self.on_too_long, *columns)
+        return ScalarPairEncoder(tokenizer, self.max_length, self.on_too_long, *columns, prompts=self._reads_prompts)
 
     def configure_model(self) -> None:
         """Read or make the model; safe to call twice."""
         if self.model is None:
             with self.loading_models():
-                model = load_scalar_classifier(self.source, heads=len(self.head_weights)).train()
+                embeds = self.operator is not None
+                model = load_scalar_classifier(self.source, heads=self.num_outputs, small_head=embeds).train()
             self.model = self.shard(model)
 
     def on_fit_start(self) -> None:
@@ -81,15 +85,29 @@ class BradleyTerryRewardModule(JudgeValidation):
         """Return the length and the tokenizer; the exported folder holds both too."""
         return {"max_length": self.max_length, "tokenizer (hash)": tokenizer_hash(load_tokenizer(self.source))}
 
-    def _rewards(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Compute what the heads say of chosen and of rejected: [N, H] each."""
-        chosen, rejected = head_rewards(self.model, batch["input_ids"], batch["attention_mask"]).chunk(2)
-        return chosen, rejected
+    @property
+    def _reads_prompts(self) -> bool:
+        return self.operator is not None and self.operator.prompt_head
+
+    def _rewards(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Compute what the heads say of chosen and of rejected, [N, H] each, and of the blocks of an operator."""
+        outputs = head_rewards(self.model, batch["input_ids"], batch["attention_mask"])
+        if self.operator is None or not self._reads_prompts:
+            chosen, rejected = outputs.chunk(2)
+            return chosen, rejected, None
+        chosen, rejected, prompts = outputs.chunk(3)
+        return chosen, rejected, self.operator.blocks(prompts, hidden_size(self.model))
+
+    def _margin(self, chosen: Tensor, rejected: Tensor, blocks: Tensor | None) -> Tensor:
+        """Subtract the two rewards, or compare the two embeddings: [N]."""
+        if self.operator is not None:
+            return self.operator.margin(chosen, rejected, blocks)
+        return weighted_reward(chosen, self.head_weights) - weighted_reward(rejected, self.head_weights)
 
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
-        """Subtract the two rewards, and state the difference in both orders."""
-        chosen, rejected = (weighted_reward(each, self.head_weights) for each in self._rewards(batch))
-        return Verdict(chosen - rejected, rejected - chosen)
+        """Compute the margin of each pair, and state it in both orders."""
+        margin = self._margin(*self._rewards(batch))
+        return Verdict(margin, -margin)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the weighted mean loss per pair."""
@@ -100,14 +118,20 @@ class BradleyTerryRewardModule(JudgeValidation):
         return loss
 
     def _pairs(self, batch: dict[str, Tensor]) -> PairBatch:
-        chosen, rejected = self._rewards(batch)
-        margin = (weighted_reward(chosen, self.head_weights) - weighted_reward(rejected, self.head_weights))[None]
-        heads = {"chosen_rewards": chosen, "rejected_rewards": rejected} if self.objective.head_weights else {}
+        chosen, rejected, blocks = self._rewards(batch)
+        margin = self._margin(chosen, rejected, blocks)[None]
+        heads: dict[str, Any] = {}
+        if self.objective.head_weights or self.operator is not None:
+            heads = {"chosen_rewards": chosen, "rejected_rewards": rejected, "prompt_blocks": blocks}
         columns = numbers_of(batch, [*self.objective.columns, *self.objective.optional_columns])
         return PairBatch(margin, torch.ones_like(margin, dtype=torch.bool), batch["targets"].float(), columns, **heads)
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
-        """Write the model for AutoModelForSequenceClassification and `BradleyTerryJudge`."""
+        """Write the model for AutoModelForSequenceClassification and the judge of its kind."""
         tokenizer = load_tokenizer(self.source)
+        if self.operator is not None:
+            written = (folder, self.model, tokenizer, self.max_length)
+            save_general_preference(*written, operator=self.operator, merge=merge)
+            return
         heads: dict[str, Any] = {"head_weights": self.head_weights, "head_names": self.objective.head_names}
         save_bradley_terry(folder, self.model, tokenizer, self.max_length, merge=merge, **heads)

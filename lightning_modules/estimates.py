@@ -29,7 +29,7 @@ from prl.models.policy import in_own_type
 from prl.models.prefix_sharing.packing import Packed
 from prl.models.prefix_sharing.tree_attention import packed_inputs
 from prl.rewards.base import RewardSource
-from prl.rewards.folder import head_weights_of, read_judge_file
+from prl.rewards.folder import outputs_of, read_judge_file
 from prl.rewards.implicit import ImplicitReward
 
 Make = Callable[[Callable[[], Any]], Any]
@@ -108,15 +108,16 @@ def plan_memory(
 def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
     scalar = isinstance(module, BradleyTerryRewardModule)
     if scalar:
-        heads = len(module.head_weights)
+        heads = module.num_outputs
         model = make(lambda: init_model(AutoModelForSequenceClassification, module.source, num_labels=heads))
         model.config.pad_token_id = 0
     else:
         model = make(lambda: init_model(AutoModelForCausalLM, module.source))
     judge = isinstance(module, GenerativeRewardModule)
-    twice = scalar or (judge and module.order == "both")
+    readings = 2 if scalar or (judge and module.order == "both") else 1
+    readings += scalar and module.operator is not None and module.operator.prompt_head  # of each prompt by itself
     whole_logits = not scalar and (not judge or module.text_coef > 0)
-    work = partial(_train, model.train(), rows * (1 + twice), module.max_length, whole_logits=whole_logits)
+    work = partial(_train, model.train(), rows * readings, module.max_length, whole_logits=whole_logits)
     return MemoryPlan([model_memory("model", model, trained=True)], [], {"train": working_memory(model, work)})
 
 
@@ -239,7 +240,7 @@ def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[ModelMe
             settings = _judge_settings(source, weights)
             is_generative = settings["kind"] == "generative"
             auto_class = AutoModelForCausalLM if is_generative else AutoModelForSequenceClassification
-            extra = {} if is_generative else {"num_labels": len(head_weights_of(settings))}
+            extra = {} if is_generative else {"num_labels": outputs_of(settings)}
             model: Any = make(partial(_frozen, auto_class, weights, **extra))
             length = settings["max_length"]
             at_once = getattr(source, "max_batch_tokens", 64 * length) // length
@@ -255,7 +256,7 @@ def _judge_settings(source: RewardSource, weights: ModelSource) -> Mapping[str, 
     if isinstance(source, ImplicitReward):
         return {"kind": "generative", "max_length": source.longest()}
     settings = read_judge_file(str(weights.path))
-    if settings["kind"] not in ("generative", "bradley_terry"):
+    if settings["kind"] not in ("generative", "bradley_terry", "general_preference"):
         raise ValueError(f"{weights.path} is a judge of the kind {settings['kind']!r}, which cannot be estimated")
     return settings
 

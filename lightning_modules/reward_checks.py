@@ -21,6 +21,11 @@ def check_judge_needs(objective: RewardObjective, order: str) -> None:
         ValueError: naming the objective, what it needs, and the fix.
     """
     name = type(objective).__name__
+    if objective.operator is not None:
+        raise ValueError(
+            f"objective: {name} compares embeddings of single responses (operator), which a generative judge does not "
+            "give; train a scalar model by BradleyTerryRewardModule, or choose an objective of margins"
+        )
     if objective.head_weights:
         raise ValueError(
             f"objective: {name} reads rewards of single responses (head_weights), which a generative judge does not "
@@ -51,6 +56,11 @@ def check_scalar_needs(objective: RewardObjective) -> None:
         raise ValueError(
             f"objective: {name} reads {what}, which a scalar reward model does not give; train a judge by "
             "GenerativeRewardModule, or choose an objective of margins or rewards"
+        )
+    if objective.operator is not None and objective.head_weights:
+        raise ValueError(
+            f"objective: {name} names both an operator and head_weights; a model gives embeddings or rewards, so leave "
+            "one of them out"
         )
     if wrong := [weight for weight in objective.head_weights if not math.isfinite(weight)]:
         raise ValueError(f"objective: {name} has a head of weight {wrong[0]}; expected finite numbers in head_weights")

@@ -132,6 +132,19 @@ class ConversationEncoder(_Encoder):
             end = []
         return {"ids": [*prompt_ids, *response_ids, *end], "num_response": len(response_ids) + len(end)}
 
+    def encode_alone(self, prompt: Conversation) -> list[int]:
+        """Encode a prompt without a response, cut to fit as one with an empty response; the cut is not counted again.
+
+        Raises:
+            RowError: for a prompt without a token.
+        """
+        ids, room = self._encode_prompt(prompt), self.max_length - 1
+        if len(ids) > room:
+            ids, _ = fit_prompt(prompt, ids, self._encode_prompt, self.tokenizer, room=room)
+        if not ids:
+            raise RowError("no token", "prompt", "an empty text, whose last token a prompt head would read")
+        return ids
+
     def _encode_response(
         self, prompt: Conversation, prompt_ids: list[int], response: str
     ) -> tuple[list[int], list[int]]:
@@ -184,6 +197,7 @@ class ScalarPairEncoder(ConversationEncoder):
         on_too_long: error, truncate (counted) or skip (counted), as `ConversationEncoder` has it.
         columns: columns of the rows that hold a number, for the objective.
         optional: columns that hold one in some rows.
+        prompts: whether prompts are read by themselves too, for a prompt head.
     """
 
     def __init__(
@@ -193,9 +207,10 @@ class ScalarPairEncoder(ConversationEncoder):
         on_too_long: OnTooLong = "error",
         columns: Sequence[str] = (),
         optional: Sequence[str] = (),
+        prompts: bool = False,
     ) -> None:
         super().__init__(tokenizer, max_length, on_too_long)
-        self.columns, self.optional = tuple(columns), tuple(optional)
+        self.columns, self.optional, self.prompts = tuple(columns), tuple(optional), prompts
 
     @property
     def declared(self) -> tuple[str, ...]:
@@ -205,8 +220,9 @@ class ScalarPairEncoder(ConversationEncoder):
     @property
     def fingerprint(self) -> str:
         """Hash all settings that decide what a record is encoded as."""
-        plain, optional = super().fingerprint, (self.optional,) if self.optional else ()
-        return settings_hash(plain, self.columns, *optional) if self.declared else plain
+        plain = super().fingerprint
+        more = [*([self.optional] if self.optional else []), *(["prompts"] if self.prompts else [])]
+        return settings_hash(plain, self.columns, *more) if self.declared or more else plain
 
     def encode(self, record: PreferencePair) -> dict[str, Any] | None:
         """Encode both rows of a pair; None when either is skipped, or when they are identical after truncation.
@@ -227,16 +243,19 @@ class ScalarPairEncoder(ConversationEncoder):
         return {
             "chosen": chosen["ids"],
             "rejected": rejected["ids"],
+            **({"alone": self.encode_alone(record.prompt)} if self.prompts else {}),
             **numbers,
             **pair_facts(record),
             "length": max(len(chosen["ids"]), len(rejected["ids"])),
         }
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Collate right-padded [2N, S], N chosen rows, then N rejected ones; with `pair_tensors` and numbers."""
-        ids, mask = right_pad(
-            [row["chosen"] for row in rows] + [row["rejected"] for row in rows], int(self.tokenizer.pad_token_id)
-        )
+        """Collate right-padded [2N, S], N chosen rows, then N rejected ones; with `pair_tensors` and numbers.
+
+        With `prompts` it is [3N, S], the N prompts last.
+        """
+        kinds = ("chosen", "rejected", "alone")[: 2 + self.prompts]
+        ids, mask = right_pad([row[kind] for kind in kinds for row in rows], int(self.tokenizer.pad_token_id))
         columns = number_tensors(rows, self.declared)
         return {"input_ids": ids, "attention_mask": mask, **columns, **pair_tensors(rows)}
 

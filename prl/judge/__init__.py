@@ -4,6 +4,7 @@ from prl.judge.base import PairwiseJudge
 from prl.judge.bradley_terry import BradleyTerryJudge
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.endpoint import EndpointJudge
+from prl.judge.general_preference import GeneralPreferenceJudge
 from prl.judge.generative import GenerativeJudge
 from prl.judge.implicit import ImplicitJudge
 from prl.judge.loading import Judge, load_judge
@@ -13,6 +14,7 @@ __all__ = [
     "BradleyTerryJudge",
     "ComparisonEncoder",
     "EndpointJudge",
+    "GeneralPreferenceJudge",
     "GenerativeJudge",
     "ImplicitJudge",
     "Judge",

@@ -11,6 +11,7 @@ from prl.config import DTYPES
 from prl.data.rows.records import AnchoredPrompt, RowError
 from prl.judge.base import PairwiseJudge
 from prl.judge.bradley_terry import BradleyTerryJudge
+from prl.judge.general_preference import GeneralPreferenceJudge
 from prl.judge.generative import GenerativeJudge
 from prl.judge.implicit import ImplicitJudge
 from prl.judge.passport import adopt_passport, read_passport
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 _KINDS: dict[str, Callable[..., PairwiseJudge]] = {
     "generative": GenerativeJudge,
     "bradley_terry": BradleyTerryJudge,
+    "general_preference": GeneralPreferenceJudge,
 }
 
 Text = str | Sequence[dict[str, str]]
@@ -39,8 +41,8 @@ def judge_in(
         folder: written by training, `prl export` or `save_pretrained`.
         dtype: float32, bfloat16 or float16.
         reference: reference of a policy that was trained on pairs: then its implicit reward is the judge.
-        options: `max_batch_tokens` of a generative judge, `batch_size` of a Bradley-Terry one; of an implicit one all
-            settings of `ImplicitJudge`.
+        options: `max_batch_tokens` of a generative judge, `batch_size` of one that reads responses by themselves; of an
+            implicit one all settings of `ImplicitJudge`.
 
     Raises:
         ValueError: when the folder holds no judge, or one of an unknown kind.
@@ -83,7 +85,7 @@ class Judge:
         dtype: str | torch.dtype = "float32",
         **options: Any,
     ) -> Self:
-        """Load a judge; its folder decides between generative and Bradley-Terry.
+        """Load a judge; its folder decides its kind.
 
         Args:
             path: folder that training, `prl export` or `save_pretrained` wrote, or the id of one on the hub.

@@ -109,6 +109,7 @@ def describe_judge(folder: str | Path, dtype: str = DTYPE) -> dict[str, Any]:
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         "weights_sha256": weights_hash(folder),
         "dtype": dtype,
+        **({"preference": settings["preference"]} if "preference" in settings else {}),
     }
 
 

@@ -158,3 +158,18 @@ def check_same_base(policy: nn.Module, base: str, folder: str) -> None:
             f"{folder} holds adapters of {found}, the policy's are on {base}; adapters share one base model "
             "only where both were trained on it. Train one on the other's base, or set share_base_model: false"
         )
+
+
+def learning_in_float32(model: Any) -> Any:
+    """Cast what learns beside adapters (a scalar head) to float32, whatever type the base has: see `check_learns`."""
+    for module in model.modules():
+        weights = list(module.parameters(recurse=False))
+        if any(each.requires_grad and each.dtype != torch.float32 for each in weights):
+            module.float()
+            module.register_forward_pre_hook(_in_its_type)
+    return model
+
+
+def _in_its_type(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    dtype = next(module.parameters()).dtype
+    return tuple(each.to(dtype) if torch.is_tensor(each) and each.is_floating_point() else each for each in inputs)

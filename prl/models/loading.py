@@ -25,7 +25,7 @@ from transformers import (
 
 from prl.config import LoRA, ModelSource
 from prl.data.chat import set_chat_settings
-from prl.models.adapters import is_adapted, merge_adapters, own_adapters
+from prl.models.adapters import is_adapted, learning_in_float32, merge_adapters, own_adapters
 from prl.models.damage import check_file, naming_damage
 from prl.models.dropout import disable_dropout, own_dropout
 from prl.models.fresh import check_config_names, sizes_named
@@ -110,13 +110,20 @@ def on_meta_device(enabled: bool = True) -> Iterator[None]:
         _WITHOUT_WEIGHTS.reset(token)
 
 
-def _load(auto_class: Any, source: ModelSource, *, new_head: bool = False, **extra: Any) -> PreTrainedModel:
+def _load(
+    auto_class: Any, source: ModelSource, *, new_head: bool = False, head_std: float | None = None, **extra: Any
+) -> PreTrainedModel:
     if _WITHOUT_WEIGHTS.get():
         with torch.device("meta"):
             return init_model(auto_class, source, new_head=new_head, **extra)
     if source.path is None:
-        return _prepared(_random(auto_class, source, extra), source, auto_class)
-    return _prepared(_read(auto_class, source, new_head, **extra), source, auto_class)
+        model, made = _random(auto_class, source, extra), {"score.weight"}
+    else:
+        model, made = _read(auto_class, source, new_head, **extra)
+    if head_std is not None:
+        for name in made:
+            nn.init.normal_(model.get_parameter(name), std=head_std)
+    return _prepared(model, source, auto_class)
 
 
 def _options(source: ModelSource) -> dict[str, Any]:
@@ -163,8 +170,8 @@ def _prepared(model: Any, source: ModelSource, auto_class: Any) -> Any:
     return add_lora(model, source.lora, task) if source.lora else model
 
 
-def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) -> Any:
-    """Read a model from its files; a folder of adapters is merged with its base model.
+def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) -> tuple[Any, set[str]]:
+    """Read a model from its files, and the names of weights that are new; adapters are merged with their base model.
 
     Raises:
         WeightsError: when the files lack a weight, or hold another one, or one of another shape.
@@ -174,7 +181,7 @@ def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) ->
     *adapters, path = adapter_chain(source.path)
     if adapters and auto_class is AutoModel:  # adapters name their weights as the class that they were trained in
         auto_class, head = class_of_adapters(adapters[0])
-        return _read(auto_class, source, new_head, **head, **extra).base_model
+        return _read(auto_class, source, new_head, **head, **extra)[0].base_model, set()
     # A scalar head missing in the base model is among the adapters, or made below.
     with quiet() if adapters or new_head else nullcontext(), without_bars(), _reading(path, adapters) as where:
         model, found = auto_class.from_pretrained(
@@ -188,7 +195,7 @@ def _read(auto_class: Any, source: ModelSource, new_head: bool, **extra: Any) ->
         model, replaced = _merged(model, folder)
         missing -= replaced
     check_missing(model, missing, source.path, new_head=replaces_head and new_head)
-    return model
+    return model, missing
 
 
 def _merged(model: Any, path: str) -> tuple[Any, set[str]]:
@@ -217,7 +224,7 @@ def init_model(auto_class: Any, source: ModelSource, *, new_head: bool = True, *
     path, config = adapter_chain(source.path)[-1], read_config(source, **extra)
     if Path(path).expanduser().is_dir() and any(Path(path).expanduser().glob("*.safetensors")):
         with unset_fake_temporarily(), quiet():
-            found = _read(auto_class, source, new_head, device_map="meta", **extra).config
+            found = _read(auto_class, source, new_head, device_map="meta", **extra)[0].config
         config.tie_word_embeddings = found.tie_word_embeddings  # which adapters on the head end
     model = auto_class.from_config(config, **_options(source))
     if model.can_generate():
@@ -236,15 +243,25 @@ def load_backbone(source: ModelSource) -> PreTrainedModel:
     return _load(AutoModel, source)
 
 
-def load_scalar_classifier(source: ModelSource, *, new_head: bool = True, heads: int = 1) -> PreTrainedModel:
+def load_scalar_classifier(
+    source: ModelSource, *, new_head: bool = True, heads: int = 1, small_head: bool = False
+) -> PreTrainedModel:
     """Load a model with scalar outputs on the last token: a Bradley-Terry reward model.
 
     Args:
         source: where it comes from.
         new_head: give a language model, which has no such output, a new one to train.
         heads: scalars that it gives each response.
+        small_head: make a new output normal with a standard deviation of 1 / (H + 1), H the hidden numbers, instead of
+            the model's own, as the general preference model does (2410.02197, the authors' code).
     """
-    model = _load(AutoModelForSequenceClassification, source, new_head=new_head, num_labels=heads)
+    width = read_config(source).get_text_config().hidden_size if small_head else 0
+    model = _load(
+        *(AutoModelForSequenceClassification, source),
+        new_head=new_head,
+        head_std=1 / (width + 1) if small_head else None,
+        num_labels=heads,
+    )
     model.config.pad_token_id = load_tokenizer(source).pad_token_id
     return model
 
@@ -265,28 +282,13 @@ def add_lora(model: PreTrainedModel, lora: LoRA, task_type: str | None = None) -
         task_type=task_type,
     )
     try:
-        return _learning_in_float32(get_peft_model(model, settings))
+        return learning_in_float32(get_peft_model(model, settings))
     except ValueError as error:
         layers = {name.rpartition(".")[2] for name, module in model.named_modules() if not any(module.children())}
         names = ", ".join(sorted(name for name in layers if not name.isdecimal()))
         raise ValueError(
             f"lora.target_modules is {lora.target_modules}: {error}. Modules of this model: {names}"
         ) from error
-
-
-def _learning_in_float32(model: Any) -> Any:
-    """Cast what learns beside adapters (a scalar head) to float32, whatever type the base has: see `check_learns`."""
-    for module in model.modules():
-        weights = list(module.parameters(recurse=False))
-        if any(each.requires_grad and each.dtype != torch.float32 for each in weights):
-            module.float()
-            module.register_forward_pre_hook(_in_its_type)
-    return model
-
-
-def _in_its_type(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    dtype = next(module.parameters()).dtype
-    return tuple(each.to(dtype) if torch.is_tensor(each) and each.is_floating_point() else each for each in inputs)
 
 
 def freeze(model: nn.Module) -> nn.Module:

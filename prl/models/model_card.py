@@ -48,12 +48,15 @@ KINDS = {
     "bradley_terry": Kind(
         "Bradley-Terry reward model", "text-classification", "AutoModelForSequenceClassification", _JUDGE_TAGS
     ),
+    "general_preference": Kind(
+        "General preference model", "text-classification", "AutoModelForSequenceClassification", _JUDGE_TAGS
+    ),
     "control": Kind("Policy of a control task", "reinforcement-learning", "", ("prl",), "prl"),
     None: Kind("Language model", "text-generation", "AutoModelForCausalLM"),
 }
 """Kind of a judge or of a policy for control, or None for language models -> contents of the card."""
 
-_BT_INPUT = """
+_INPUT = """
 It reads one response at a time, in a row of three parts: the prompt as the chat template writes it up to where a
 response begins (without a chat template its texts, an empty line between them), the response by itself, no white space
 at its ends, and the end-of-sequence token. That is not the whole dialogue as a chat template writes it, which may end
@@ -62,9 +65,13 @@ otherwise. `prl_judge.json` holds the longest row, `max_length`.
 ```python
 ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
 ids += tokenizer(response.strip(), add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-reward = model(input_ids=torch.tensor([ids])).logits[0] @ torch.tensor(WEIGHTS)
+READ
 ```
 """
+_REWARD = "reward = model(input_ids=torch.tensor([ids])).logits[0] @ torch.tensor({weights})"
+_EMBEDDING = """embedding = model(input_ids=torch.tensor([ids])).logits[0, :{dim}]{length}
+# u is better than v with probability sigmoid(score / {tau}){blocks}
+score = (u[0::2] * v[1::2] - u[1::2] * v[0::2]).sum()"""
 
 _CONTROL = """```python
 from prl.control import load_policy
@@ -201,7 +208,7 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 """
     if not words.is_judge:
         return plain
-    is_scalar = words is KINDS["bradley_terry"]
+    read = _reads_one(words, Path(folder) / "prl_judge.json")
     return f"""```python
 from prl.judge import Judge
 
@@ -210,15 +217,26 @@ verdict = judge.compare(["a prompt"], ["a response"], ["another one"])
 verdict.win_prob  # probability that the first response is better, both orders read
 ```
 
-Without prl it is an ordinary model{"" if is_scalar else ", whose input `prl_judge.json` describes"}:
+Without prl it is an ordinary model{", whose input `prl_judge.json` describes" if read is None else ""}:
 
-{plain}{_BT_INPUT.replace("WEIGHTS", str(_head_weights(folder))) if is_scalar else ""}"""
+{plain}{"" if read is None else _INPUT.replace("READ", read)}"""
 
 
-def _head_weights(folder: str | Path) -> list[float]:
-    """Read what each head of a scalar judge counts in its reward."""
-    path = Path(folder) / "prl_judge.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("head_weights", [1.0]) if path.is_file() else [1.0]
+def _reads_one(words: Kind, path: Path) -> str | None:
+    """Return the code that reads one response in a judge of single responses; None for other judges."""
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if words is KINDS["bradley_terry"]:
+        return _REWARD.format(weights=settings.get("head_weights", [1.0]))
+    if words is not KINDS["general_preference"] or "preference" not in settings:
+        return None
+    given = settings["preference"]
+    blocks = ", before each block is weighed by what the numbers behind say at the last token of the prompt alone"
+    return _EMBEDDING.format(
+        dim=given["dim"],
+        tau=given["tau"],
+        length="  # then divided by its length" if given["normalize"] else "",
+        blocks=blocks if given["prompt_head"] else "",
+    )
 
 
 def _told(folder: str | Path) -> list[str]:

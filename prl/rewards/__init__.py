@@ -1,6 +1,7 @@
 """Rewards of responses. `base.py` has the socket, other files its classes; judges are in `prl.judge`."""
 
 from prl.rewards.base import RewardSource
+from prl.rewards.ensemble import Ensemble
 from prl.rewards.gated import GatedReward
 from prl.rewards.implicit import ImplicitReward
 from prl.rewards.multi_head import MultiHead
@@ -8,4 +9,13 @@ from prl.rewards.rule import RuleReward
 from prl.rewards.scalar import ScalarReward
 from prl.rewards.weighted import WeightedReward
 
-__all__ = ["GatedReward", "ImplicitReward", "MultiHead", "RewardSource", "RuleReward", "ScalarReward", "WeightedReward"]
+__all__ = [
+    "Ensemble",
+    "GatedReward",
+    "ImplicitReward",
+    "MultiHead",
+    "RewardSource",
+    "RuleReward",
+    "ScalarReward",
+    "WeightedReward",
+]

@@ -7,6 +7,7 @@ from typing import Any
 
 from prl.models.loading import is_hub_id
 from prl.models.model_card import renew_figures
+from prl.objectives.skew_symmetric import SkewSymmetric
 from prl.rewards.folder_checks import judge_fault
 from prl.rewards.plain_model import plain_settings
 from prl.system.json_files import read_object
@@ -86,6 +87,12 @@ def read_judge_file(folder: str | Path) -> dict[str, Any]:
 def head_weights_of(settings: Mapping[str, Any]) -> tuple[float, ...]:
     """Weight of each head of a scalar reward model in its reward; one head that is the reward unless its file says."""
     return tuple(settings.get("head_weights", (1.0,)))
+
+
+def outputs_of(settings: Mapping[str, Any]) -> int:
+    """Count the numbers that the model of a judge of single responses gives each of them."""
+    given = settings.get("preference")
+    return len(head_weights_of(settings)) if given is None else SkewSymmetric(**given).outputs
 
 
 def head_names_of(settings: Mapping[str, Any]) -> tuple[str, ...]:

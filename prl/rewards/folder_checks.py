@@ -1,8 +1,11 @@
 """Checks of the files beside a judge's weights."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
+
+from prl.objectives.skew_symmetric import SkewSymmetric
 
 FORMAT = 1
 """Version of the passport's layout."""
@@ -18,14 +21,14 @@ def judge_fault(settings: Mapping[str, Any]) -> str | None:
     kind = settings.get("kind")
     if kind is not None and not isinstance(kind, str):
         return f"kind is {_shown(kind)}; expected a name"
-    if kind not in ("generative", "bradley_terry"):
+    if kind not in _FAULTS:
         return None
     if not is_count(settings.get("max_length")) or settings["max_length"] < 1:
         return f"max_length is {_shown(settings.get('max_length'))}; expected a number of tokens"
     temperature = settings.get("temperature", 1.0)
     if not is_number(temperature) or temperature <= 0:
         return f"temperature is {_shown(temperature)}; expected a number above 0"
-    return _generative_fault(settings) if kind == "generative" else _scalar_fault(settings)
+    return _FAULTS[kind](settings)
 
 
 def _scalar_fault(settings: Mapping[str, Any]) -> str | None:
@@ -61,6 +64,30 @@ def _generative_fault(settings: Mapping[str, Any]) -> str | None:
     if len(words) != 2 or not all(isinstance(word, str) for word in words):
         return f"template.verdicts is {_shown(words)}; expected two words"
     return None
+
+
+def _preference_fault(settings: Mapping[str, Any]) -> str | None:
+    given = settings.get("preference")
+    names = [field.name for field in fields(SkewSymmetric)]
+    if not isinstance(given, Mapping) or sorted(given) != sorted(names):
+        return f"preference is {_shown(given)}; expected {', '.join(names)}"
+    if not is_count(given["dim"]) or not is_number(given["tau"]):
+        return f"preference.dim and tau are {_shown(given['dim'])} and {_shown(given['tau'])}; expected numbers"
+    if odd := [name for name in ("normalize", "prompt_head") if not isinstance(given[name], bool)]:
+        return f"preference.{odd[0]} is {_shown(given[odd[0]])}; expected true or false"
+    try:
+        SkewSymmetric(**given)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+_FAULTS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
+    "generative": _generative_fault,
+    "bradley_terry": _scalar_fault,
+    "general_preference": _preference_fault,
+}
+"""Kind of a judge -> the check of its own settings."""
 
 
 def passport_fault(passport: Mapping[str, Any]) -> str | None:

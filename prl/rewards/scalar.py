@@ -1,7 +1,8 @@
-"""Scalar reward of a Bradley-Terry model, without an anchor: the reward of scalar PPO, the baseline."""
+"""Models with a linear head on the last token, and the reward of one that is Bradley-Terry, the baseline of PPO."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,13 @@ from prl.models.policy import float32_outputs, in_own_type, model_inputs
 from prl.rewards.folder import JUDGE_FILE, head_names_of, head_weights_of, judge_folder, read_judge_file
 from prl.rewards.per_response import PerResponseReward
 from prl.types import Conversation
+
+_KINDS = {
+    "bradley_terry": ("Bradley-Terry", "ScalarReward or BradleyTerryJudge"),
+    "general_preference": ("general preference", "GeneralPreferenceJudge"),
+    "generative": ("generative", "GenerativeJudge"),
+}
+"""Kind of a folder -> its name, and who reads it."""
 
 
 def head_rewards(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -31,23 +39,22 @@ def weighted_reward(rewards: Tensor, head_weights: Sequence[float] = (1.0,)) -> 
     return (rewards * rewards.new_tensor(head_weights)).sum(-1)
 
 
-class ScalarReward(PerResponseReward):
-    """Reward r(x, y) of a Bradley-Terry model. Anchors, where rows have any, serve the logged win rate only.
-
-    `BradleyTerryJudge` instead rewards a response by its comparison with the anchor.
+class ScalarModel(PerResponseReward):
+    """Base of rewards and judges by a model with a linear head, which gives each text some numbers.
 
     Args:
         path: folder written by training or `save_pretrained`, or the id of one on the hub.
         dtype: type of the weights at inference.
-        batch_size: responses per forward pass.
+        batch_size: texts per forward pass.
     """
+
+    kind: ClassVar[str]
+    """Kind of its folder."""
 
     def __init__(self, path: str, dtype: str = "float32", batch_size: int = 64) -> None:
         super().__init__()
         self.path, self.dtype, self.batch_size = path, dtype, batch_size
         self.folder = path
-        self.head_weights: tuple[float, ...] = (1.0,)
-        self.head_names: tuple[str, ...] = ()
         self.model: Any = None
 
     def model_source(self) -> ModelSource | None:
@@ -60,25 +67,26 @@ class ScalarReward(PerResponseReward):
             return
         self.folder = judge_folder(self.path)
         settings = read_judge_file(self.folder)
-        if settings["kind"] != "bradley_terry":
+        if settings["kind"] != self.kind:
+            found, reads = _KINDS.get(settings["kind"], (settings["kind"], "of its kind"))
             raise ValueError(
-                f"{self.path} holds a {settings['kind']} judge, not a Bradley-Terry one; name the class "
-                "GenerativeJudge, or give a classifier with one label"
+                f"{self.path} holds a {found} judge, not a {_KINDS[self.kind][0]} one; name the class {reads}, or give "
+                "a folder of the other kind"
             )
         source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
         tokenizer = load_tokenizer(source)
         check_fits(source, tokenizer, settings["max_length"], role="judge", setting=f"max_length in its {JUDGE_FILE}")
         self.encoder = ConversationEncoder(tokenizer, settings["max_length"], "truncate")
-        self.head_weights = head_weights_of(settings)
-        self.head_names = head_names_of(settings)
-        self.model = freeze(load_scalar_classifier(source, new_head=False, heads=len(self.head_weights)))
+        self._read_settings(settings)
+        self.model = freeze(load_scalar_classifier(source, new_head=False, heads=self._shape()[0]))
 
-    def rewards(self, prompts: list[Conversation], responses: list[str]) -> Tensor:
-        """Compute r(x, y) of each response, by the weights of the heads: [N] float32."""
-        return weighted_reward(self.values(prompts, responses), self.head_weights)
+    @abstractmethod
+    def _read_settings(self, settings: dict[str, Any]) -> None:
+        """Take what the folder says of the numbers."""
 
+    @abstractmethod
     def _shape(self) -> tuple[int, ...]:
-        return (len(self.head_weights),)
+        """Return [H], how many numbers there are."""
 
     def _read(self, rows: list[dict[str, Any]], device: torch.device) -> Tensor:
         assert self.encoder is not None
@@ -87,3 +95,32 @@ class ScalarReward(PerResponseReward):
         # In the type in which the model was measured, with the reward itself in float32.
         with in_own_type(device), float32_outputs(getattr(self.model, "score", None)):
             return head_rewards(self.model, ids, mask)
+
+
+class ScalarReward(ScalarModel):
+    """Reward r(x, y) of a Bradley-Terry model. Anchors, where rows have any, serve the logged win rate only.
+
+    `BradleyTerryJudge` instead rewards a response by its comparison with the anchor.
+
+    Args:
+        path: folder written by training or `save_pretrained`, or the id of one on the hub.
+        dtype: type of the weights at inference.
+        batch_size: responses per forward pass.
+    """
+
+    kind = "bradley_terry"
+
+    def __init__(self, path: str, dtype: str = "float32", batch_size: int = 64) -> None:
+        super().__init__(path, dtype, batch_size)
+        self.head_weights: tuple[float, ...] = (1.0,)
+        self.head_names: tuple[str, ...] = ()
+
+    def rewards(self, prompts: list[Conversation], responses: list[str]) -> Tensor:
+        """Compute r(x, y) of each response, by the weights of the heads: [N] float32."""
+        return weighted_reward(self.values(prompts, responses), self.head_weights)
+
+    def _read_settings(self, settings: dict[str, Any]) -> None:
+        self.head_weights, self.head_names = head_weights_of(settings), head_names_of(settings)
+
+    def _shape(self) -> tuple[int, ...]:
+        return (len(self.head_weights),)

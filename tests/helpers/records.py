@@ -106,9 +106,12 @@ def pair_batch(objective: RewardObjective, seed: int) -> PairBatch:
 
     logits, ids = numbers(2, 6, 5), torch.tensor([3, 1])
     pairs = read_pairs(numbers(6).sigmoid(), *(logits[..., 3] - logits[..., 1]))
-    chosen, rejected = (numbers(6, len(objective.head_weights)) for _ in range(2))
+    operator = objective.operator
+    heads = len(objective.head_weights) if operator is None else operator.outputs
+    chosen, rejected = (numbers(6, heads) for _ in range(2))
     more = {"logits": logits, "verdict_ids": ids} if objective.needs_logits else {}
-    more |= {"chosen_rewards": chosen, "rejected_rewards": rejected} if objective.head_weights else {}
+    more |= {"chosen_rewards": chosen, "rejected_rewards": rejected} if heads else {}
+    more |= {"prompt_blocks": operator.blocks(numbers(6, heads), 16)} if operator is not None else {}
     columns = {name: numbers(6) for name in objective.columns}
     for number, name in enumerate(objective.optional_columns):
         columns[name] = numbers(6).index_fill(0, torch.tensor([number % 6]), float("nan"))

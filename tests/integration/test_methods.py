@@ -7,6 +7,7 @@ import json
 import re
 from importlib import import_module
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -89,6 +90,11 @@ def settings_of(overlay: Path, home: Home, folder: Path) -> list[str]:
         text = overlay.read_text().replace("runs/quickstart/judge/model", str(home.judge))
         given[1] = str(folder / overlay.name)
         Path(given[1]).write_text(text.replace("runs/quickstart/bradley_terry/model", str(home.bradley_terry)))
+    elif "paths:" in overlay.read_text():  # several members
+        members = [str(folder / f"member{number}") for number in range(2)]
+        for member in members:
+            copytree(home.bradley_terry, member, dirs_exist_ok=True)
+        given += [f"{MODEL}reward.init_args.paths", json.dumps(members)]
     elif "runs/quickstart/bradley_terry" in overlay.read_text():
         given += [f"{MODEL}reward.init_args.path", str(home.bradley_terry)]
     elif stage_of(overlay) == "pairwise_ppo":

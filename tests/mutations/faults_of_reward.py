@@ -1,6 +1,6 @@
 """Faults of judges and reward models in training: their stages, what is checked, and their objectives."""
 
-_STAGES = "u.judge_levers u.pair_weights u.accumulation u.fused_training u.reward_objectives"
+_STAGES = "u.judge_levers u.pair_weights u.accumulation u.fused_training u.reward_objectives u.general_preference_judge"
 _OBJECTIVES = "u.reward_losses u.reward_socket u.every_method"
 
 BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
@@ -22,15 +22,20 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("heads-are-mixed-up", '"chosen_rewards": chosen, "rejected_rewards": rejected', '"chosen_rewards": rejected, "rejected_rewards": chosen'),
             ("heads-of-equal-weight-on-disk", "merge=merge, **heads", "merge=merge"),
             ("scalar-reads-no-columns", "numbers_of(batch, [*self.objective.columns, *self.objective.optional_columns])", "{}"),
+            ("embeddings-are-added-up", "        if self.operator is not None:\n            return self.operator.margin", "        if False:\n            return self.operator.margin"),
+            ("prompts-are-not-asked", "prompts=self._reads_prompts", "prompts=False"),
+            ("heads-of-embeddings-are-wide", "small_head=embeds", "small_head=False"),
             ("scalar-does-as-it-likes", "        check_scalar_needs(self.objective)\n", ""),
         ),
     ),
     "lightning_modules/reward_checks.py": (
-        "u.reward_objectives",
+        "u.reward_objectives u.general_preference_judge",
         (
             ("judge-takes-rewards", "    if objective.head_weights:\n", "    if False:\n"),
             ("one-order-does-for-both", 'and order != "both":', "and False:"),
             ("heads-of-any-weight", "if not math.isfinite(weight)", "if False"),
+            ("judge-takes-embeddings", "    if objective.operator is not None:\n", "    if False:\n"),
+            ("embeddings-and-rewards", "if objective.operator is not None and objective.head_weights:", "if False:"),
         ),
     ),
     "prl/objectives/reward/base.py": (
@@ -72,6 +77,107 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("language-loss-of-one-target", "*batch.verdict_logits(), batch.of_first(target)", "*batch.verdict_logits(), target"),
             ("logits-without-need", "self.needs_logits = language_coef > 0", "self.needs_logits = False"),
             ("no-need-of-both-orders", "consistency_coef + logit_consistency_coef > 0", "consistency_coef < 0"),
+        ),
+    ),
+    "prl/objectives/skew_symmetric.py": (
+        "u.general_preference u.general_preference_judge",
+        (
+            ("operator-is-symmetric", "- u[..., 1::2] * v[..., 0::2]", "+ u[..., 1::2] * v[..., 0::2]"),
+            ("operator-of-the-first-block", "return scores.sum(-1) / self.tau", "return scores[..., 0] / self.tau"),
+            ("scores-without-scale", "scores.sum(-1) / self.tau", "scores.sum(-1)"),
+            ("embeddings-keep-their-length", "        if self.normalize:\n", "        if False:\n"),
+            ("blocks-are-not-weighed", "        if blocks is not None:\n            scores", "        if False:\n            scores"),
+            ("blocks-sum-to-one", "(blocks.softmax(-1) * blocks.shape[-1])", "blocks.softmax(-1)"),
+            ("blocks-of-any-width", "outputs[..., self.dim :] / math.sqrt(hidden)", "outputs[..., self.dim :]"),
+            ("any-blocks-do", "        if (blocks is not None) != self.prompt_head:", "        if False:"),
+        ),
+    ),
+    "prl/objectives/reward/general_preference.py": (
+        "u.general_preference",
+        (
+            ("preference-is-turned", "self.operator.margin(*batch.head_rewards()", "-self.operator.margin(*batch.head_rewards()"),
+            ("preference-forgets-smoothing", "smooth(batch.target, self.label_smoothing)", "batch.target"),
+        ),
+    ),
+    "prl/judge/general_preference.py": (
+        "u.general_preference_judge",
+        (
+            ("embeddings-of-the-same-side", "embedded[0::2], embedded[1::2]", "embedded[0::2], embedded[0::2]"),
+            ("one-prompt-for-all", "hidden_size(self.model))[places]", "hidden_size(self.model))[0 * places]"),
+            ("prompts-are-read-again-and-again", "for key in index])", "for key in keys])"),
+            ("operator-of-a-folder-forgotten", "self.operator = SkewSymmetric(**settings", "SkewSymmetric(**settings"),
+            ("embeddings-need-no-anchors", "    needs_anchors = True\n", ""),
+        ),
+    ),
+    "prl/judge/passport.py": (
+        "u.general_preference_judge",
+        (("passport-of-any-operator", 'if "preference" in settings else {}', 'if False else {}'),),
+    ),
+    "prl/models/loading.py": (
+        "u.general_preference_judge",
+        (
+            ("new-heads-are-wide", "        for name in made:\n", "        for name in ():\n"),
+            ("trained-heads-begin-anew", "    return model, missing\n", '    return model, {"score.weight"}\n'),
+        ),
+    ),
+    "prl/data/encoding.py": (
+        "u.general_preference_judge",
+        (
+            ("rows-with-prompts-are-rows-without", '*(["prompts"] if self.prompts else [])', ""),
+            ("prompts-alone-are-not-cut", "        if len(ids) > room:\n            ids, _", "        if False:\n            ids, _"),
+        ),
+    ),
+    "prl/rewards/folder_checks.py": (
+        "u.general_preference_judge",
+        (
+            ("any-operator-of-a-folder", "    if odd := [name for name in (\"normalize\"", "    if False and [name for name in (\"normalize\""),
+            ("numbers-of-an-operator-are-texts", 'if not is_count(given["dim"]) or not is_number(given["tau"]):', "if False:"),
+        ),
+    ),
+    "prl/objectives/reward/preference_strength.py": (
+        "u.preference_strength",
+        (
+            ("margin-is-a-discount", "batch.margin - self.margin_coef * of_first", "batch.margin + self.margin_coef * of_first"),
+            ("margin-of-one-side", "torch.where(batch.chosen_first, mean, -mean)", "torch.where(batch.chosen_first, mean, mean)"),
+            ("labels-stay-hard", "mean.sigmoid() if self.soft_labels else", "mean.sigmoid() if False else"),
+            ("strength-forgets-smoothing", "batch.target, self.label_smoothing)", "batch.target, 0.0)"),
+            ("margins-of-any-weight", "self.margin_coef * of_first", "of_first"),
+        ),
+    ),
+    "prl/pairs/strength.py": (
+        "u.preference_strength i.strength_command",
+        (
+            ("deviation-over-k-less-one", "votes.std(0, correction=0)", "votes.std(0)"),
+            ("strongest-are-flipped", "support.argsort(stable=True)", "support.argsort(stable=True, descending=True)"),
+            ("ties-are-weak", "(preference != 0.5) & ~mean.isnan()", "~mean.isnan()"),
+            ("support-of-chosen-alone", "torch.where(preference > 0.5, mean, -mean).masked", "mean.masked"),
+            ("share-of-all-pairs", "int(share * int(counts.sum()))", "int(share * len(mean))"),
+            ("votes-for-rejected", "margins.append(chosen - rejected)", "margins.append(rejected - chosen)"),
+            ("weights-are-lost", "**labels, **weight, **dict", "**labels, **dict"),
+            ("columns-are-written-over", "for name in COLUMNS if name in pair.extra", "for name in COLUMNS if False"),
+        ),
+    ),
+    "prl/cli/commands/strength.py": (
+        "i.strength_command",
+        (
+            ("flips-are-not-written", "torch.where(flips, 1 - labels, labels)", "labels"),
+            ("soft-labels-of-the-data", "mean.sigmoid() if options.soft_labels", "labels if options.soft_labels"),
+        ),
+    ),
+    "prl/rewards/ensemble.py": (
+        "u.ensemble",
+        (
+            ("worst-is-the-best", "rewards.amin(0)", "rewards.amax(0)"),
+            ("doubt-is-a-bonus", "mean - coef * member_variance", "mean + coef * member_variance"),
+            ("variance-of-one-kind", '(variance == "unbiased")', "True"),
+            ("one-member-divides-by-zero", 'variance == "unbiased"), 1)', 'variance == "unbiased"), 0)'),
+            ("ensemble-without-scales", "(rewards - self.means[place]) / self.stds[place]", "rewards - self.means[place]"),
+            ("ensemble-without-offsets", "(rewards - self.means[place]) / self.stds[place]", "rewards / self.stds[place]"),
+            ("ensemble-does-not-wait", "            member.model.finish()\n", "            pass\n"),
+            ("ensemble-without-anchors", "    needs_anchors = False\n", "    needs_anchors = True\n"),
+            ("ensemble-of-equal-members", "len(set(paths)) < len(paths)", "False"),
+            ("ensemble-reads-the-first-member", "self.members[place]", "self.members[0]"),
+            ("spaces-are-rewarded", "text.strip() for text", "text for text"),
         ),
     ),
     "prl/rewards/scalar.py": (

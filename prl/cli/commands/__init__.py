@@ -19,6 +19,7 @@ NAMES = (
     "anchors",
     "pairs",
     "corrupt",
+    "strength",
     "rounds",
     "control",
     "resume",

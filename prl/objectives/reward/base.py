@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prl.objectives.skew_symmetric import SkewSymmetric
 from prl.shapes import check_shape
 
 
@@ -27,7 +28,7 @@ class PairBatch:
 
     margin: Tensor
     """[R, B] log-odds that the response shown first is better, with gradient. Of a scalar model: r(chosen) less
-    r(rejected)."""
+    r(rejected), or what the objective's operator makes of both."""
     chosen_first: Tensor
     """[R, B] bool, True where chosen is the response shown first."""
     target: Tensor
@@ -39,9 +40,12 @@ class PairBatch:
     verdict_ids: Tensor | None = None
     """[2] token ids of "first is better" and "second is better"; None without logits."""
     chosen_rewards: Tensor | None = None
-    """[B, H] what each head of a scalar model says of chosen, with gradient; None without `head_weights`."""
+    """[B, H] what each head of a scalar model says of chosen, with gradient; None without `head_weights` or
+    `operator`."""
     rejected_rewards: Tensor | None = None
     """[B, H] what it says of rejected."""
+    prompt_blocks: Tensor | None = None
+    """[B, K] what a prompt head says of each block of the operator, with gradient; None without one."""
 
     def __post_init__(self) -> None:
         if self.margin.dim() != 2 or self.target.dim() != 1:
@@ -57,6 +61,8 @@ class PairBatch:
         for name in ("chosen_rewards", "rejected_rewards"):
             if (rewards := getattr(self, name)) is not None:
                 check_shape(name, rewards, (pairs, rewards.shape[-1]))
+        if self.prompt_blocks is not None:
+            check_shape("prompt_blocks", self.prompt_blocks, (pairs, self.prompt_blocks.shape[-1]))
         for name, column in self.columns.items():
             check_shape(f"columns[{name!r}]", column, (pairs,))
 
@@ -88,7 +94,9 @@ class PairBatch:
             ValueError: when they are not there.
         """
         if self.chosen_rewards is None or self.rejected_rewards is None:
-            raise ValueError("there are no rewards of heads; an objective that reads them declares head_weights")
+            raise ValueError(
+                "there are no rewards of heads; an objective that reads them declares head_weights or an operator"
+            )
         return self.chosen_rewards, self.rejected_rewards
 
 
@@ -112,6 +120,9 @@ class RewardObjective(ABC):
     margin."""
     head_names: tuple[str, ...] = ()
     """Name of each head, for the exported folder; none where nobody weighs them by name."""
+    operator: SkewSymmetric | None = None
+    """How the embeddings that a scalar model gives two responses are compared; None where each of them has a reward.
+    Whoever names one reads `chosen_rewards` and `rejected_rewards`, and `prompt_blocks` with a prompt head."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the data that hold a number for each row, such as margins or ratings."""
     optional_columns: tuple[str, ...] = ()
