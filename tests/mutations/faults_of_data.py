@@ -91,8 +91,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("identical-pairs-stay", 'if chosen["ids"] == rejected["ids"]:', "if False:"),
             (
                 "rejected-first",
-                '[row["chosen"] for row in rows] + [row["rejected"] for row in rows]',
-                '[row["rejected"] for row in rows] + [row["chosen"] for row in rows]',
+                'kinds = ("chosen", "rejected", "alone")',
+                'kinds = ("rejected", "chosen", "alone")',
             ),
             (
                 "length-is-no-part-of-the-fingerprint",

@@ -18,7 +18,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "lightning_modules/bradley_terry.py": (
         _STAGES,
         (
-            ("scalar-learns-the-wrong-way-round", "(weighted_reward(chosen, self.head_weights) - weighted_reward(rejected, self.head_weights))", "(weighted_reward(rejected, self.head_weights) - weighted_reward(chosen, self.head_weights))"),
+            ("scalar-learns-the-wrong-way-round", "return weighted_reward(chosen, self.head_weights) - weighted_reward(rejected, self.head_weights)", "return weighted_reward(rejected, self.head_weights) - weighted_reward(chosen, self.head_weights)"),
             ("heads-are-mixed-up", '"chosen_rewards": chosen, "rejected_rewards": rejected', '"chosen_rewards": rejected, "rejected_rewards": chosen'),
             ("heads-of-equal-weight-on-disk", "merge=merge, **heads", "merge=merge"),
             ("scalar-reads-no-columns", "numbers_of(batch, [*self.objective.columns, *self.objective.optional_columns])", "{}"),
@@ -184,7 +184,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.reward_objectives u.judges u.reward_sources",
         (
             ("heads-weigh-alike", "rewards * rewards.new_tensor(head_weights)", "rewards * torch.ones_like(rewards.new_tensor(head_weights))"),
-            ("heads-of-a-folder-forgotten", "self.head_weights = head_weights_of(settings)", "self.head_weights = (1.0,)"),
+            ("heads-of-a-folder-forgotten", "self.head_weights, self.head_names = head_weights_of(settings), ", "self.head_weights, self.head_names = (1.0,), "),
         ),
     ),
     "prl/rewards/implicit.py": (
