@@ -184,7 +184,8 @@ def test_every_name_of_the_page_for_users_of_trl_is_answered() -> None:
         (
             "beta",
             BRADLEY_TERRY,
-            f"PairwisePPOModule has it ({MODEL}.kl.coef), PreferenceModule has it (beta of {MODEL}.objective), "
+            f"PairwisePPOModule has it ({MODEL}.kl.coef), PairwisePPOModule and PreferenceModule have it (beta of "
+            f"{MODEL}.objective), "
             "BradleyTerryRewardModule has not",
         ),
         *(
