@@ -44,7 +44,6 @@ class Writers:
     Args:
         own: samples the policy.
         others: samples further policies, by name.
-        records: all prompts.
         brought: of each prompt, the responses that it brings along, by the name of who wrote them; None where prompts
             bring none.
     """
