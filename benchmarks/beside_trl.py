@@ -1,4 +1,4 @@
-"""What benchmarks beside TRL share: runs in processes of their own, a plain Lightning trainer, ratios to TRL.
+"""Run contestants in processes of their own, train by plain Lightning, and compute ratios to TRL.
 
 Workers with TRL have an environment without prl, so nothing here imports it.
 """

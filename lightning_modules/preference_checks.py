@@ -120,7 +120,7 @@ def check_steps(objective: PreferenceObjective, trainer: Any) -> None:
         return
     rows = trainer.datamodule.rows["train"]
     rows = rows.select(range(min(ROWS_WITH_STEPS, len(rows))))
-    if not any(max(encoder.steps.numbers(ids)) for row in rows for ids in encoder.responses_of(row)):
+    if not any(max(encoder.steps.numbers(ids), default=0) for row in rows for ids in encoder.responses_of(row)):
         raise ValueError(
             f"step_separator {separator!r} ends no step in the responses of the first {len(rows)} training rows, so "
             f"that {type(objective).__name__} would read each as one step; give the text that ends a step in these data"

@@ -71,7 +71,7 @@ class AdvantageEstimator(ABC):
     min_per_prompt: ClassVar[int] = 1
     """Fewest responses per prompt that the estimator needs."""
     compares_group: ClassVar[bool] = False
-    """Whether the estimator reads comparisons of each response with all others to its prompt, as its anchors."""
+    """Whether the estimator needs each response compared with all other responses to its prompt, as anchors."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the prompts with a number in each row, which the estimator reads under its default settings."""
 

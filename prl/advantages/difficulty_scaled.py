@@ -105,7 +105,7 @@ class DifficultyScaled(AdvantageEstimator):
 
 
 def _number(row: dict[str, Any]) -> float:
-    """Read the hardness of a prompt. Raises ValueError when there is none."""
+    """Read the hardness of a prompt. Raise ValueError for a row without it."""
     value = row.get("hardness")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(

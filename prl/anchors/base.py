@@ -38,7 +38,7 @@ class AnchorSource(ABC):
     reads_column: ClassVar[bool] = False
     """Whether every row of the data must bring an anchor."""
     are_group: ClassVar[bool] = False
-    """Whether the anchors of a response are all other responses to its prompt, in their order."""
+    """Whether each response has all other responses to its prompt as anchors, in the order of the rollout."""
 
     def check(self, sampling: Sampling) -> None:
         """Refuse sampling settings that do not fit. Raises ValueError; does nothing by default."""

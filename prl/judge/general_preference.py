@@ -34,7 +34,7 @@ class GeneralPreferenceJudge(PairwiseJudge, ScalarModel):
     kind = "general_preference"
     needs_anchors = True
     operator = SkewSymmetric()
-    """How embeddings are compared; of the folder after `load`."""
+    """Comparison of two embeddings; `load` replaces it by the one in the folder."""
 
     def check(self, prompt: Conversation) -> None:
         """Raise RowError for a prompt that the chat template refuses."""

@@ -24,7 +24,7 @@ class SkewSymmetric:
     tau: float = 0.1
     """Scale of the score."""
     normalize: bool = False
-    """Whether embeddings are brought to length 1."""
+    """Whether to divide each embedding by its length."""
     prompt_head: bool = False
     """Whether the prompt weighs the blocks: by softmax(W h_prompt / sqrt(H)) times their number, over H hidden."""
 

@@ -134,11 +134,13 @@ class PairMaker:
 
     @property
     def columns(self) -> list[str]:
-        """Columns that are written beside those of a pair or a demonstration, and further ones of the prompts."""
+        """Columns that rows get beside those of a pair or a demonstration; further columns of the prompts stay too."""
         return [
             *(PAIR_FIGURES if isinstance(self.rule, PairRule) else DEMONSTRATION_FIGURES),
             *(LISTS if self.lists else ()),
             *(name for name in ("proposal_logprobs", "calibration") if getattr(self, name)),
+            *(("chosen_source", "rejected_source") if self.others or self.written else ()),
+            *(("direction",) if self.directions is not None else ()),
         ]
 
     def write(self, output: Path, settings: dict[str, Any], part: tuple[int, int] = (0, 1)) -> dict[str, int]:

@@ -5,10 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from prl.judge import PairwiseJudge
 from prl.judge.base import Comparison
+from prl.judge.bradley_terry import save_bradley_terry
 from prl.quickstart.tokenizer import build_tokenizer
 
 LLAMA: dict[str, Any] = {
@@ -46,6 +52,14 @@ def write_tiny_model(folder: Path, seed: int = 0, **config_overrides: Any) -> Pa
     tiny_model(seed, **config_overrides).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def write_tiny_reward_model(folder: Path, seed: int) -> Path:
+    """Write a random Bradley-Terry model, whose rewards differ visibly, as training writes it."""
+    model = tiny_model(seed, AutoModelForSequenceClassification, num_labels=1)
+    torch.nn.init.normal_(model.score.weight, std=0.3)
+    save_bradley_terry(folder, model, tiny_tokenizer(), 64)
+    return Path(folder)
 
 
 class PlantedJudge(PairwiseJudge):

@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
 
 from prl.cli.entry import main
 from prl.data import DataSource, PreferencePair, load_records
-from prl.judge.bradley_terry import save_bradley_terry
 from prl.rewards import ScalarReward
-from tests.helpers.tiny import tiny_model, tiny_tokenizer
+from tests.helpers.tiny import write_tiny_reward_model
 from tests.integration.runs import CONFIGS, Home, Numbers, callback, find_callback
 
 
@@ -22,14 +20,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    found = []
-    for seed in range(3):
-        folder = tmp_path_factory.mktemp("rm")
-        model = tiny_model(seed, AutoModelForSequenceClassification, num_labels=1)
-        torch.nn.init.normal_(model.score.weight, std=0.3)
-        save_bradley_terry(folder, model, tiny_tokenizer(), 64)
-        found.append(str(folder))
-    return found
+    return [str(write_tiny_reward_model(tmp_path_factory.mktemp("rm"), seed)) for seed in range(3)]
 
 
 @pytest.fixture

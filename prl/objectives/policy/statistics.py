@@ -1,4 +1,4 @@
-"""What objectives log of a micro-batch: how far the policy has moved from the one that sampled."""
+"""Statistics of a micro-batch that all objectives log: the distance from the policy that sampled."""
 
 import torch
 from torch import Tensor

@@ -121,7 +121,7 @@ class RewardObjective(ABC):
     head_names: tuple[str, ...] = ()
     """Name of each head, for the exported folder; none where nobody weighs them by name."""
     operator: SkewSymmetric | None = None
-    """How the embeddings that a scalar model gives two responses are compared; None where each of them has a reward.
+    """Comparison of the embeddings of two responses; None for an objective whose model gives each response a reward.
     Whoever names one reads `chosen_rewards` and `rejected_rewards`, and `prompt_blocks` with a prompt head."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the data that hold a number for each row, such as margins or ratings."""

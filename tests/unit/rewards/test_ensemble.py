@@ -9,16 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForSequenceClassification
 
-from prl.judge.bradley_terry import save_bradley_terry
 from prl.models.collective import CollectiveForward
 from prl.rewards import Ensemble, ScalarReward
 from prl.rewards.base import load_frozen
 from prl.rewards.ensemble import combine_rewards, member_variance
 from prl.types import PromptBatch
 from tests.helpers.records import answered
-from tests.helpers.tiny import tiny_model, tiny_tokenizer
+from tests.helpers.tiny import write_tiny_reward_model
 
 NAN = float("nan")
 SAID = torch.tensor([1.0, 2.0, 3.0, 1.5, 2.5], dtype=torch.float64)[:, None]
@@ -76,14 +74,7 @@ def test_the_order_of_members_and_a_common_offset_change_nothing_else(
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    found = []
-    for seed in range(3):
-        folder = tmp_path_factory.mktemp("member")
-        model = tiny_model(seed, AutoModelForSequenceClassification, num_labels=1)
-        torch.nn.init.normal_(model.score.weight, std=0.3)
-        save_bradley_terry(folder, model, tiny_tokenizer(), 64)
-        found.append(str(folder))
-    return found
+    return [str(write_tiny_reward_model(tmp_path_factory.mktemp("member"), seed)) for seed in range(3)]
 
 
 def loaded(folders: list[str], **settings: Any) -> Any:
