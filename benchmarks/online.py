@@ -1,0 +1,176 @@
+"""Methods that learn from rollouts on the quickstart's world: several seeds of each, their true quality and their cost.
+
+Takes a finished quickstart at runs/quickstart and a Bradley-Terry model beside it
+(`configs/quickstart/bradley_terry.yaml`). A method is its overlay of configs/methods on top of the quickstart's
+pairwise PPO; a seed decides draws, batches and new weights. The reward is that of the overlay, the judge or the scalar,
+unless the name says verifier: 1 for the right answer, 0 for all others. Methods about length start from a policy that
+learnt to write dots after each answer, and their verifier does not mind dots. Costs are processor seconds, and texts
+that a judge or reward model reads (equal ones once, a comparison in both orders twice), over those of Pairwise-RL with
+the same seed. A run that is in the results file already is not repeated.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from runs import missing_runs, run_options, table
+
+MODEL, QUICKSTART = "--model.init_args.", Path("runs/quickstart")
+COLUMNS = {
+    **{"gold": ("gold quality", 3), "right": ("right answers", 3), "tokens": ("tokens", 2), "kl": ("KL, nats", 2)},
+    **{"cost": ("processor time", 2), "readings": ("readings", 2)},
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """An overlay on top of pairwise PPO, the verifier in place of its reward if any, and settings on top of both."""
+
+    overlay: str | None = None
+    verifier: str | None = None
+    settings: tuple[str, ...] = ()
+    start: str = "supervised"
+
+
+VERIFIER, DOTTED = "world_rules.is_right", "world_rules.is_right_before_dots"
+METHODS = {
+    "Pairwise-RL": Method(),
+    "GRPO": Method("grpo"),
+    "RLOO": Method("rloo"),
+    "Think-RM": Method("think_rm"),
+    "BRPO": Method("brpo"),
+    "VAPO": Method("vapo"),
+    "GRPO-S": Method("dr_irl", settings=(f"{MODEL}advantage.init_args.hardness", "false")),
+    "P3O": Method("p3o"),
+    "GPO": Method("gpo"),
+    "PF-PPO": Method("pf_ppo"),
+    "Posterior-GRPO": Method("posterior_grpo"),
+    "PAR": Method("par"),
+    "LSC": Method("lsc"),
+    "running mean and std": Method("running_mean_std"),
+    "GRPO, verifier": Method("grpo", VERIFIER),
+    "NGRPO, verifier": Method("ngrpo", VERIFIER),
+    "DRPO, verifier": Method("drpo", VERIFIER),
+    "TRPA, verifier": Method("trpa", VERIFIER),
+    "GRPO, dots": Method("grpo", DOTTED, start="dotted"),
+    "GRPO-lambda, dots": Method("grpo_lambda", DOTTED, start="dotted"),
+    "DRPO, dots": Method("drpo", DOTTED, start="dotted"),
+}
+
+
+class Readings:
+    """Counts the texts that judges and reward models read."""
+
+    def __init__(self) -> None:
+        from prl.judge.generative import GenerativeJudge
+        from prl.rewards.per_response import PerResponse
+
+        self.count = 0
+        for kind, name in ((GenerativeJudge, "margins"), (PerResponse, "_values")):
+            setattr(kind, name, self._counted(getattr(kind, name)))
+
+    def _counted(self, read: Any) -> Any:
+        def counted(source: Any, texts: list[Any]) -> Any:
+            self.count += len(texts)
+            return read(source, texts)
+
+        return counted
+
+
+def write_dotted(out: Path) -> Path:
+    """Train the start of methods about length: the quickstart's supervised stage, with up to six dots after answers."""
+    from prl.cli.app import run_stage
+
+    run, draw = out / "dotted", Random(0)
+    if (run / "model").is_dir():
+        return run / "model"
+    run.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for split in ("train", "validation"):
+        source = QUICKSTART / "world" / f"demonstrations.{split}.jsonl"
+        rows = [json.loads(line) for line in source.open(encoding="utf-8")]
+        for row in rows:
+            row["completion"] += "." * draw.randint(0, 6)
+        path = out / f"dotted.{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        paths += [f"--data.init_args.{split}.path", str(path)]
+    run_stage(["fit", "--config", "configs/quickstart/supervised.yaml", "--run_dir", str(run), *paths, *QUIET])
+    return run / "model"
+
+
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--checkpoint.keep", "1")
+
+
+def settings(method: Method, start: Path, seed: int) -> list[str]:
+    """Return configs and settings of a run."""
+    found = ["--config", "configs/quickstart/pairwise_ppo.yaml"]
+    if method.overlay is not None:
+        found += ["--config", f"configs/methods/{method.overlay}.yaml"]
+    if method.verifier is not None:
+        rule = {"class_path": "prl.rewards.RuleReward", "init_args": {"rule": method.verifier}}
+        found += [f"{MODEL}reward", json.dumps(rule)]
+    found += [f"{MODEL}policy.path", str(start), "--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
+    return [*found, "--trainer.limit_val_batches", "0", *QUIET, *method.settings]
+
+
+def measure(model: Path, start: Path, *, dots: bool) -> dict[str, float]:
+    """Measure a policy's samples against the truth, and how far it is from the start.
+
+    Args:
+        model: folder of the policy.
+        start: folder of the policy that it started from.
+        dots: leave dots after an answer out of its quality.
+    """
+    from world_rules import is_right, quality
+
+    from prl.config import Sampling
+    from prl.quickstart.evaluate import evaluate
+
+    prompts = QUICKSTART / "world" / "prompts.validation.jsonl"
+    found = evaluate(model, prompts, Sampling(max_new_tokens=12), reference=start)
+    texts = [(prompt, text.rstrip(".") if dots else text, text) for prompt, text, _ in found.responses]
+    said = [([{"role": "user", "content": prompt}], text) for prompt, text, _ in texts]
+    return {
+        "gold": sum(quality(prompt, text, {}) for prompt, text in said) / len(said),
+        "right": sum(is_right(prompt, text, {}) for prompt, text in said) / len(said),
+        "tokens": sum(len(text) for *_, text in texts) / len(texts),
+        "kl": found.kl,
+    }
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    options = run_options(__doc__, "runs/online", METHODS)
+    starts = {"supervised": QUICKSTART / "supervised" / "model"}
+    if any(METHODS[name].start == "dotted" for name, _ in options.wanted):
+        starts["dotted"] = write_dotted(options.out)
+    readings = Readings()
+
+    def one(name: str, seed: int) -> dict[str, Any]:
+        from prl.cli.app import run_stage
+
+        method, run = METHODS[name], options.out / f"{name.replace(', ', '_').replace(' ', '_')}.{seed}"
+        readings.count, worked = 0, time.process_time()
+        own = settings(method, starts[method.start], seed)
+        run_stage(["fit", *own, "--run_dir", str(run), "--overwrite", "true", *options.overrides])
+        cost, read = time.process_time() - worked, readings.count
+        found = measure(run / "model", starts[method.start], dots=method.start == "dotted")
+        return {**found, "cpu_seconds": cost, "read": read}
+
+    rows = missing_runs(options.out / "results.jsonl", options.wanted, one)
+    beside = {row["seed"]: row for row in rows if row["variant"] == "Pairwise-RL"}
+    for row in rows:
+        if row["seed"] in beside:
+            row["cost"] = row["cpu_seconds"] / beside[row["seed"]]["cpu_seconds"]
+            row["readings"] = row["read"] / beside[row["seed"]]["read"]
+    for name, start in starts.items():
+        found = measure(start, QUICKSTART / "supervised" / "model", dots=name == "dotted")
+        rows.insert(0, {"variant": f"the start, {name}", "seed": 0, **found, "kl": 0.0})
+    print(table(rows, "method", COLUMNS))
+
+
+if __name__ == "__main__":
+    main()
