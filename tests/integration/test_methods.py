@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.integration.runs import CONFIGS, Home, differences, last_checkpoint
+from tests.integration.test_tensorboard import events, scalars
 
 OVERLAYS = sorted((CONFIGS / "methods").glob("*.yaml"))
 MODEL = "--model.init_args."
@@ -85,19 +86,19 @@ def with_columns(overlay: Path, home: Home, folder: Path) -> list[str]:
 
 def settings_of(overlay: Path, home: Home, folder: Path) -> list[str]:
     """Make the run tiny, with the models of the test in place of those of the quickstart."""
-    given = ["--config", str(overlay), "--data.init_args.batch_size", "8"]
-    if "sources:" in overlay.read_text():  # several models, each where the overlay names it
-        text = overlay.read_text().replace("runs/quickstart/judge/model", str(home.judge))
-        given[1] = str(folder / overlay.name)
-        Path(given[1]).write_text(text.replace("runs/quickstart/bradley_terry/model", str(home.bradley_terry)))
-    elif "paths:" in overlay.read_text():  # several members
+    text, own = overlay.read_text(), folder / overlay.name
+    for name, model in (("judge", home.judge), ("bradley_terry", home.bradley_terry)):
+        text = text.replace(f"runs/quickstart/{name}/model", str(model))
+    own.write_text(text)
+    given = ["--config", str(own), "--data.init_args.batch_size", "8"]
+    if "paths:" in text:  # several members
         members = [str(folder / f"member{number}") for number in range(2)]
         for member in members:
             copytree(home.bradley_terry, member, dirs_exist_ok=True)
         given += [f"{MODEL}reward.init_args.paths", json.dumps(members)]
-    elif "runs/quickstart/bradley_terry" in overlay.read_text():
-        given += [f"{MODEL}reward.init_args.path", str(home.bradley_terry)]
-    elif stage_of(overlay) == "pairwise_ppo":
+    elif (
+        stage_of(overlay) == "pairwise_ppo" and text == overlay.read_text()
+    ):  # the reward is that of the config beneath
         given += [f"{MODEL}reward.init_args.path", str(home.judge)]
     return given
 
@@ -145,3 +146,13 @@ def test_a_method_trains_and_is_resumed_exactly(overlay: Path, home: Home, tmp_p
 
 def test_there_are_methods() -> None:
     assert {"grpo", "par", "dpo", "tgdpo"} <= {path.stem for path in OVERLAYS}
+
+
+def test_the_recipe_of_unpacking_starts_at_the_policy_that_sampled(home: Home, tmp_path: Path) -> None:
+    """The first step of the first iteration: every ratio is one, nothing is clipped, and policy and reference agree."""
+    one_step = (f"{MODEL}update.minibatches", "1", f"{MODEL}update.epochs", "1")
+    tiny(CONFIGS / "methods" / "unpacking_ppo.yaml", home, tmp_path / "run", *one_step)
+    found = {tag: points[0][1] for tag, points in scalars(events(tmp_path / "run")).items()}
+    assert found["policy/first_ratio"] == pytest.approx(1.0, abs=1e-6)  # a mean over tokens
+    for name in ("policy/approx_kl", "policy/clip_frac_low", "policy/clip_frac_high", "kl/k1"):
+        assert found[name] == 0.0, name
