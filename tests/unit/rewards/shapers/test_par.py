@@ -1,6 +1,5 @@
 import math
 import string
-from pathlib import Path
 
 import pytest
 import torch
