@@ -55,6 +55,10 @@ class Home:
     def bradley_terry(self) -> Path:
         return self.root / "bradley_terry"
 
+    @property
+    def multi_head(self) -> Path:
+        return self.root / "multi_head"
+
     def data(self, name: str) -> Path:
         return self.root / "world" / f"{name}.jsonl"
 
@@ -113,6 +117,9 @@ def build_home(root: Path) -> Home:
     save_judge(home.judge, tiny_model(2), tokenizer, ComparisonEncoder(tokenizer, TEMPLATE, 64))
     scalar = tiny_model(3, AutoModelForSequenceClassification, num_labels=1)
     save_bradley_terry(home.bradley_terry, scalar, tokenizer, 64)
+    heads = tiny_model(4, AutoModelForSequenceClassification, num_labels=2)
+    named: Any = {"head_weights": (1.0, 0.0), "head_names": ("correctness", "length")}
+    save_bradley_terry(home.multi_head, heads, tokenizer, 64, **named)
     return home
 
 

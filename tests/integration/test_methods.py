@@ -87,8 +87,13 @@ def with_columns(overlay: Path, home: Home, folder: Path) -> list[str]:
 def settings_of(overlay: Path, home: Home, folder: Path) -> list[str]:
     """Make the run tiny, with the models of the test in place of those of the quickstart."""
     text, own = overlay.read_text(), folder / overlay.name
-    for name, model in (("judge", home.judge), ("bradley_terry", home.bradley_terry)):
-        text = text.replace(f"runs/quickstart/{name}/model", str(model))
+    models = {
+        "quickstart/judge": home.judge,
+        "quickstart/bradley_terry": home.bradley_terry,
+        "dpa/reward": home.multi_head,
+    }
+    for run, model in models.items():
+        text = text.replace(f"runs/{run}/model", str(model))
     own.write_text(text)
     given = ["--config", str(own), "--data.init_args.batch_size", "8"]
     if "paths:" in text:  # several members
