@@ -1,5 +1,6 @@
 """Classes named in the options of a small command, built as LightningCLI builds those of a config."""
 
+from copy import deepcopy
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -26,6 +27,7 @@ def built(name: str, kind: type, value: Any) -> Any:
     parser.add_argument(f"--{name}", type=kind)
     try:
         instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in 4.49
-        return instantiate(parser.parse_object({name: value}))[name]
+        # A copy: classes named inside it would be put in place of its mappings.
+        return instantiate(parser.parse_object({name: deepcopy(value)}))[name]
     except Exception as error:  # jsonargparse's own class differs between its releases
         raise ValueError(f"--{name} {value}: {explained(str(error), [])}") from None

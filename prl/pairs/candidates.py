@@ -1,7 +1,7 @@
 """Responses to one prompt and what a reward source says of each two of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ class Candidates:
     """[K] float64 what the source says of each response by itself; None of a judge, which only compares."""
     sources: tuple[tuple[str, ...], ...] = ()
     """Names of the policies that wrote each response, of which the first counts; empty where one policy wrote all."""
+    signals: Mapping[str, Tensor] = field(default_factory=dict)
+    """[K] float64 each, what each signal of `HERON` says of each response; empty of other sources."""
+    decided_by: tuple[tuple[str, ...], ...] = ()
+    """[K][K] names of the signals that decided the comparisons; empty of other sources."""
 
     def __post_init__(self) -> None:
         shape = (len(self.texts), len(self.texts))
@@ -82,20 +86,27 @@ def compare_candidates(source: RewardSource, rollout: Rollout) -> list[Candidate
     Returns:
         The candidates of each prompt, in the order of the rollout.
     """
-    groups: dict[int, list[int]] = {}
-    for row, group in enumerate(rollout.group.tolist()):
-        groups.setdefault(group, []).append(row)
-    texts = [text.strip() for text in rollout.texts]
+    groups, texts = groups_of(rollout), [text.strip() for text in rollout.texts]
     compare = _differences if not source.needs_anchors else _comparisons
-    margins, agreed, values = compare(source, rollout, list(groups.values()), texts)
+    margins, agreed, values = compare(source, rollout, groups, texts)
     return [
         Candidates(rollout.batch.prompts[rows[0]], tuple(texts[row] for row in rows), margin, same, value)
-        for rows, margin, same, value in zip(groups.values(), margins, agreed, values, strict=True)
+        for rows, margin, same, value in zip(groups, margins, agreed, values, strict=True)
     ]
 
 
 Groups = list[list[int]]
 """Rows of each prompt."""
+
+
+def groups_of(rollout: Rollout) -> Groups:
+    """List the rows of each prompt of a rollout, in order."""
+    groups: dict[int, list[int]] = {}
+    for row, group in enumerate(rollout.group.tolist()):
+        groups.setdefault(group, []).append(row)
+    return list(groups.values())
+
+
 Compared = tuple[list[Tensor], list[Tensor], Sequence[Tensor | None]]
 """Margins, whether orders agree, and values, of the candidates of each prompt."""
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -21,11 +20,13 @@ from prl.pairs.candidates import Candidates, compare_candidates
 from prl.pairs.checks import PairChecks
 from prl.pairs.directions import Directions
 from prl.pairs.parts import Parts, parts_of
+from prl.pairs.ranked import check_ranked, compared, deviations, kept, rate_candidates
 from prl.pairs.revising import RevisingSampler, check_revisions
 from prl.pairs.rows import DEMONSTRATION_FIGURES, LISTS, PAIR_FIGURES, Row, demonstration_row, pair_row
 from prl.pairs.rules.best_worst import BestWorst
-from prl.pairs.writers import Writers, check_names, mix_of, read_brought
+from prl.pairs.writers import Writers, check_names, distinct, mix_of, read_brought
 from prl.rewards.base import RewardSource, load_frozen
+from prl.rewards.heron import HERON
 from prl.rollouts.prompts import PromptSampler
 from prl.run_folder.inputs import Inputs, model_inputs
 from prl.system.json_files import read_object
@@ -109,6 +110,8 @@ class PairMaker:
             raise ValueError("proposal_logprobs are those of plain responses, and revisions is set; leave one out")
         if self.proposal_logprobs and (self.others or self.written):
             raise ValueError("proposal_logprobs are those of the policy, and others write too; leave one out")
+        if self._is_ranked:
+            check_ranked(self.checks.min_win_prob, soft=self.labels == "soft", lists=self.lists)
         for name in ("calibration", "proposal_logprobs", "revisions", "others", "written"):
             if self.directions is not None and getattr(self, name):
                 raise ValueError(
@@ -141,6 +144,7 @@ class PairMaker:
             *(name for name in ("proposal_logprobs", "calibration") if getattr(self, name)),
             *(("chosen_source", "rejected_source") if self.others or self.written else ()),
             *(("direction",) if self.directions is not None else ()),
+            *(("decided_by",) if self._is_ranked and isinstance(self.rule, PairRule) else ()),
         ]
 
     def write(self, output: Path, settings: dict[str, Any], part: tuple[int, int] = (0, 1)) -> dict[str, int]:
@@ -170,14 +174,30 @@ class PairMaker:
             make = self._maker(records)
             for start in tqdm(starts, desc=self.rule.rows, unit="batch"):
                 parts.add(start, *make(start, min(per_batch, len(records) - start)))
-        counts = parts.counts()
+        counts, rows = parts.counts(), None
+        if isinstance(self.reward, HERON):
+            rows, decided, about["margins"] = self._ranked_rows(self.reward, parts, records)
+            counts |= decided
         about["counts"] = counts
         if isinstance(self.rule, PairRule):
-            about["mix"] = mix_of(parts.rows(), self.policy)
+            about["mix"] = mix_of(parts.rows() if rows is None else rows, self.policy)
         write_text(provenance, json.dumps(about, indent=2) + "\n")
-        parts.join(output)
+        parts.join(output, rows)
         parts.remove()
         return counts
+
+    def _ranked_rows(
+        self, source: HERON, parts: Parts, records: list[AnchoredPrompt]
+    ) -> tuple[list[Row], Counter[str], dict[str, float]]:
+        """Compare the candidates of all parts, whose signals are known now; return rows, counts and margins."""
+        thresholds = source.thresholds(deviations(source, parts.rows()))
+        asked, rows, counts = self._asked(records), list[Row](), Counter({self.rule.rows: 0})
+        for each in parts.rows():
+            number = each["number"]
+            found = compared(source, each, records[number].prompt, thresholds)
+            rows += self._complete_rows(asked[number], found, number, each["columns"], counts)
+        counts[self.rule.rows] = len(rows)
+        return rows, counts, thresholds
 
     def _inputs(self) -> Inputs:
         found = model_inputs("policy", self.policy)
@@ -198,9 +218,18 @@ class PairMaker:
             name: of their file, for errors.
             sampling: of their responses.
         """
-        asked = records if self.directions is None else self.directions.ask(records, self.seed)
+        asked = self._asked(records)
         shown = None if asked is records else [record.prompt for record in records]
         return PromptSampler(self.policy, sampling, asked, name=name, shown=shown, **self._settings())
+
+    def _asked(self, records: Sequence[AnchoredPrompt]) -> Sequence[AnchoredPrompt]:
+        """Return the prompts as the policy reads them."""
+        return records if self.directions is None else self.directions.ask(records, self.seed)
+
+    @property
+    def _is_ranked(self) -> bool:
+        """Whether comparisons wait for the signals of all candidates."""
+        return isinstance(self.reward, HERON)
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings of every sampler."""
@@ -228,25 +257,48 @@ class PairMaker:
 
         def make(start: int, number: int) -> tuple[list[Row], Counter]:
             counts: Counter[str] = Counter()
-            rollout, wrote = self._distinct(*writers.responses(start, number), counts)
+            responses = writers.responses(start, number)
+            rollout, wrote = distinct(*responses, counts, self.seed, keep_unfinished=self.checks.keep_unfinished)
             with torch.no_grad():
-                found = compare_candidates(self.reward, rollout) if wrote else []
-            compared = dict(zip(wrote, found, strict=True))
+                found = self._read_candidates(rollout) if wrote else []
+            read = dict(zip(wrote, found, strict=True))
             if writers.several:
                 for place, names in wrote.items():
-                    compared[place] = replace(compared[place], sources=tuple(map(tuple, names)))
-            rows = []
-            further = beside.columns(start, [compared.get(place) for place in range(number)])
+                    read[place] = replace(read[place], sources=tuple(map(tuple, names)))
+            rows: list[dict[str, Any]] = []
+            further = beside.columns(start, [read.get(place) for place in range(number)])
             asked = sampler.records[start : start + number]
             for place, (record, columns) in enumerate(zip(asked, further, strict=True)):
-                own = self._rows_of(record, compared.get(place), start + place, counts)
-                if columns is None:
-                    counts[f"{self.rule.rows} without a calibration response"] += len(own)
+                candidates = read.get(place)
+                if self._is_ranked:
+                    rows.append(kept(candidates, start + place, columns))
                 else:
-                    rows += [{**row, **columns} for row in own]
-            return rows, counts + Counter({"prompts": number, self.rule.rows: len(rows)})
+                    rows += self._complete_rows(record, candidates, start + place, columns, counts)
+            made = {} if self._is_ranked else {self.rule.rows: len(rows)}
+            return rows, counts + Counter({"prompts": number, **made})
 
         return make
+
+    def _read_candidates(self, rollout: Rollout) -> list[Candidates]:
+        """Compare the candidates of each prompt, or rate them for a comparison that waits for all others."""
+        if isinstance(self.reward, HERON):
+            return rate_candidates(self.reward, rollout)
+        return compare_candidates(self.reward, rollout)
+
+    def _complete_rows(
+        self,
+        record: AnchoredPrompt,
+        candidates: Candidates | None,
+        number: int,
+        columns: Row | None,
+        counts: Counter[str],
+    ) -> list[Row]:
+        """Write the rows of a prompt with their further columns; none where these are missing."""
+        rows = self._rows_of(record, candidates, number, counts)
+        if columns is None:
+            counts[f"{self.rule.rows} without a calibration response"] += len(rows)
+            return []
+        return [{**row, **columns} for row in rows]
 
     def _beside(self, sampler: PromptSampler, records: list[AnchoredPrompt]) -> Beside:
         calibration = None
@@ -254,32 +306,6 @@ class PairMaker:
             settings = {**self._settings(), "name": self.prompts.path, "keep_unfinished": self.checks.keep_unfinished}
             calibration = CalibrationSampler(self.calibration, self.sampling, records, **settings)
         return Beside(calibration, ProposalLogprobs(sampler) if self.proposal_logprobs else None)
-
-    def _distinct(
-        self, rollout: Rollout, sources: list[str], counts: Counter[str]
-    ) -> tuple[Rollout, dict[int, list[list[str]]]]:
-        """Leave out empty, unfinished and repeated responses; return the rest, and by prompt who wrote each of them."""
-        seen: dict[tuple[int, str], list[str]] = {}
-        rows = []
-        groups, finished = rollout.group.tolist(), rollout.finished.tolist()
-        for row, text in enumerate(text.strip() for text in rollout.texts):
-            counts["responses"] += 1
-            if not text:
-                counts["responses that are empty"] += 1
-            elif not finished[row] and not self.checks.keep_unfinished:
-                counts["responses that hit the length limit"] += 1
-            elif (groups[row], text) in seen:
-                counts["responses equal to another"] += 1
-                seen[groups[row], text].append(sources[row])
-            else:
-                seen[groups[row], text] = [sources[row]]
-                rows.append(row)
-        wrote: dict[int, list[list[str]]] = {}
-        for (group, text), names in seen.items():
-            # Of those that wrote one text each time counts: the first of a random order is who it is put down to.
-            random.Random(f"{self.seed} {text}").shuffle(names)
-            wrote.setdefault(group, []).append(list(dict.fromkeys(names)))
-        return rollout.select(torch.tensor(rows, dtype=torch.long)) if rows else rollout, wrote
 
     def _rows_of(
         self, record: AnchoredPrompt, candidates: Candidates | None, number: int, counts: Counter[str]
@@ -311,6 +337,8 @@ class PairMaker:
         for pair in pairs:
             objection = self.checks.objection(candidates, pair)
             if objection is None:
+                if candidates.decided_by:
+                    counts[f"pairs decided by {candidates.decided_by[pair.chosen][pair.rejected]}"] += 1
                 yield pair
             else:
                 counts[f"pairs {objection}"] += 1

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,12 @@ class Parts:
         for part in self._read():
             yield from part["rows"]
 
-    def join(self, output: Path) -> None:
-        """Write the rows of all parts to one file."""
+    def join(self, output: Path, rows: Iterable[dict[str, Any]] | None = None) -> None:
+        """Write the rows of all parts to one file, or those that were made of them."""
         with writing(output) as partial, partial.open("w", encoding="utf-8") as out:
-            out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
+            out.writelines(
+                json.dumps(row, ensure_ascii=False) + "\n" for row in (self.rows() if rows is None else rows)
+            )
 
     def remove(self) -> None:
         """Delete the parts, their settings last: a kill in between leaves no parts that could be taken for others."""

@@ -29,6 +29,8 @@ def pair_row(record: AnchoredPrompt, candidates: Candidates, pair: Choice, *, so
     if candidates.sources:
         named["chosen_source"] = pair.chosen_source or candidates.sources[pair.chosen][0]
         named["rejected_source"] = pair.rejected_source or candidates.sources[pair.rejected][0]
+    if candidates.decided_by:
+        named["decided_by"] = candidates.decided_by[pair.chosen][pair.rejected]
     return {
         **_kept(record, PreferencePair.columns),
         "prompt": list(record.prompt),

@@ -1,5 +1,7 @@
 """Responses of several policies to the same prompts, and those that the rows bring along."""
 
+import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -148,6 +150,41 @@ def with_written(own: Rollout, written: Sequence[Written]) -> Rollout:
         finished=torch.cat([own.finished, finished]),
         texts=own.texts + [each.text for each in written],
     )
+
+
+def distinct(
+    rollout: Rollout, sources: Sequence[str], counts: Counter[str], seed: int, *, keep_unfinished: bool
+) -> tuple[Rollout, dict[int, list[list[str]]]]:
+    """Leave out empty, unfinished and repeated responses; return the rest, and by prompt who wrote each of them.
+
+    Args:
+        rollout: responses.
+        sources: who wrote each of them.
+        counts: gets what was read and left out.
+        seed: of the order in which several writers of one text count.
+        keep_unfinished: keep responses that hit the length limit.
+    """
+    seen: dict[tuple[int, str], list[str]] = {}
+    rows = []
+    groups, finished = rollout.group.tolist(), rollout.finished.tolist()
+    for row, text in enumerate(text.strip() for text in rollout.texts):
+        counts["responses"] += 1
+        if not text:
+            counts["responses that are empty"] += 1
+        elif not finished[row] and not keep_unfinished:
+            counts["responses that hit the length limit"] += 1
+        elif (groups[row], text) in seen:
+            counts["responses equal to another"] += 1
+            seen[groups[row], text].append(sources[row])
+        else:
+            seen[groups[row], text] = [sources[row]]
+            rows.append(row)
+    wrote: dict[int, list[list[str]]] = {}
+    for (group, text), names in seen.items():
+        # Of those that wrote one text each time counts: the first of a random order is who it is put down to.
+        random.Random(f"{seed} {text}").shuffle(names)
+        wrote.setdefault(group, []).append(list(dict.fromkeys(names)))
+    return rollout.select(torch.tensor(rows, dtype=torch.long)) if rows else rollout, wrote
 
 
 def check_names(others: Mapping[str, ModelSource], rule: CandidateRule, written: str | None) -> None:

@@ -3,6 +3,7 @@
 from prl.rewards.base import RewardSource
 from prl.rewards.ensemble import Ensemble
 from prl.rewards.gated import GatedReward
+from prl.rewards.heron import HERON
 from prl.rewards.implicit import ImplicitReward
 from prl.rewards.multi_head import MultiHead
 from prl.rewards.rule import RuleReward
@@ -10,6 +11,7 @@ from prl.rewards.scalar import ScalarReward
 from prl.rewards.weighted import WeightedReward
 
 __all__ = [
+    "HERON",
     "Ensemble",
     "GatedReward",
     "ImplicitReward",

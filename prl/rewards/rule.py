@@ -17,6 +17,11 @@ def exact_match(prompt: Conversation, response: str, row: dict[str, Any]) -> flo
     return None if row.get("answer") is None else float(response.strip() == str(row["answer"]).strip())
 
 
+def characters(prompt: Conversation, response: str, row: dict[str, Any]) -> float:
+    """Return the length of the response in characters."""
+    return float(len(response))
+
+
 class RuleReward(RewardSource):
     """Reward each response by a rule, whatever its anchors.
 

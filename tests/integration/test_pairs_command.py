@@ -1,6 +1,7 @@
 """`prl pairs`: ordinary preference rows of a policy's own responses, the same after a kill."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -242,6 +243,13 @@ def vowels(prompt: object, response: str, row: object) -> float:
     return float(sum(letter in "aeiou" for letter in response))
 
 
+def letters(prompt: object, response: str, row: object) -> float:
+    return float(len(response))
+
+
+SIGNALS = {"vowels": vowels, "letters": letters}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -273,3 +281,42 @@ def test_mistakes_are_told_before_anything_is_sampled(more, message, home: Home,
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
     assert not list(tmp_path.glob("x.*"))
+
+
+def test_the_first_signal_that_differs_labels_a_pair_and_undecided_pairs_are_counted(
+    home: Home, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    sources = {name: {"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.{name}"}} for name in SIGNALS}
+    given = {"sources": sources, "ranking": ["vowels", "letters"], "lower_is_better": ["letters"]}
+    args = ["--reward", json.dumps({"class_path": "HERON", "init_args": given}), "--rule", "AllPairs"]
+    main(command(home, tmp_path / "whole.jsonl", *args))
+    told = capsys.readouterr().out
+    made = rows(tmp_path / "whole.jsonl")
+    about = json.loads((tmp_path / "whole.provenance.json").read_text())
+    counts, margin = about["counts"], about["margins"]
+    assert margin["vowels"] == 0
+    assert margin["letters"] > 0
+    for row in made:
+        apart = [
+            SIGNALS[name](None, row["chosen"], None) - SIGNALS[name](None, row["rejected"], None) for name in SIGNALS
+        ]
+        assert row["decided_by"] == ("vowels" if apart[0] else "letters")
+        assert apart[0] > 0 or (apart[0] == 0 and -apart[1] > margin["letters"])
+        assert row["win_prob"] == 1.0
+    by = Counter(row["decided_by"] for row in made)
+    assert {name: counts.get(f"pairs decided by {name}", 0) for name in SIGNALS} == {name: by[name] for name in SIGNALS}
+    assert counts["pairs ties"] > 0
+    assert f"wrote {len(made)} pairs of 10 prompts" in told
+    assert len(made) == counts["pairs"] > 0
+
+    add = Parts.add
+    monkeypatch.setattr(Parts, "add", lambda self, start, *rest: add(self, start, *rest) if start < 4 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(command(home, tmp_path / "killed.jsonl", *args))
+    monkeypatch.undo()
+    main(command(home, tmp_path / "killed.jsonl", *args))
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(command(home, tmp_path / "other.jsonl", *args, "--lists"))
+    assert "lists is about how far apart responses are, and HERON says only which wins" in capsys.readouterr().err

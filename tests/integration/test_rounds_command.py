@@ -224,3 +224,29 @@ def test_a_fit_of_two_processes_is_that_of_one(home: Home, tmp_path: Path) -> No
             torch.testing.assert_close(found, alone[weight], atol=1e-4, rtol=1e-4)
         reports = json.loads((tmp_path / name / "rounds.json").read_text())
         assert [each["round"] for each in reports] == [1, 2]
+
+
+def test_ranked_signals_label_pairs_and_measure_rounds(home: Home, tmp_path: Path) -> None:
+    sources = {
+        name: {"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.{name}"}} for name in ("cs", "length")
+    }
+    settings = rounds_settings(home)
+    reward = {"class_path": "HERON", "init_args": {"sources": sources, "ranking": ["cs", "length"]}}
+    pairs = {**settings["pairs"], "reward": reward, "rule": "AllPairs"}
+    config = write_rounds(home, tmp_path / "rounds.yaml", rounds={"number": 1}, pairs=pairs)
+    main(["rounds", "--config", str(config), "--out", str(tmp_path / "out")])
+    folder = tmp_path / "out" / "round=1"
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    assert {row["decided_by"] for row in rows} == {"cs", "length"}
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    for row in samples:
+        ahead = cs(None, row["response"], None) - cs(None, row["start"], None)
+        assert row["win_prob"] == (ahead > 0) or not ahead
+
+
+def cs(prompt: object, response: str, row: object) -> float:
+    return float(response.count("c"))
+
+
+def length(prompt: object, response: str, row: object) -> float:
+    return float(len(response))

@@ -48,9 +48,32 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/pairs/writers.py": (
         "u.pairs i.pairs_command",
         (
+            ("repeated-responses-stay", "elif (groups[row], text) in seen:", "elif False:"),
             ("responses-behind-the-first-prompt", "rows = [first[each.place] for each in written]", "rows = [0 for each in written]"),
             ("any-writer-may-be-asked-for", "if name not in {SELF, POOL, *others, *named}]", "if False]"),
             ("others-are-forgotten", "written += [Written(place, text, name, finished)", "_ = [Written(place, text, name, finished)"),
+        ),
+    ),
+    "prl/rewards/heron.py": (
+        "u.heron",
+        (
+            ("equal-to-the-margin-decides", "(difference.abs() > margin)", "(difference.abs() >= margin)"),
+            ("later-signals-decide", "(level == UNDECIDED) & (", "("),
+            ("failed-signals-tie", "torch.where(difference.isnan(), difference, difference.sign())", "difference.sign()"),
+            ("directions-of-signals-forgotten", "-1.0 if name in self.lower_is_better else 1.0", "1.0"),
+            ("margins-are-multiples", "self.margins[name] if name in self.margins else", "self.margins[name] if False else"),
+            ("first-level-has-a-margin", "1.0 if place else 0.0", "1.0"),
+            ("deviation-of-responses-alone", "torch.cat([first[name], second[name]])", "first[name]"),
+            ("signals-that-compare", "if sources[name].needs_anchors]", "if False]"),
+            ("anchors-are-the-responses", "replace(others, texts=anchors)", "others"),
+        ),
+    ),
+    "prl/pairs/ranked.py": (
+        "u.heron i.pairs_command::test_the_first_signal_that_differs_labels_a_pair_and_undecided_pairs_are_counted",
+        (
+            ("a-failure-ties-with-itself-not", "    margin.fill_diagonal_(0)", "    # margin.fill_diagonal_(0)"),
+            ("losers-are-first", "source.compare(rows, columns, thresholds)", "source.compare(columns, rows, thresholds)"),
+            ("lists-of-labels", '"lists": lists}', '"lists": False}'),
         ),
     ),
     "prl/pairs/rules/rejection_sampled.py": (
@@ -63,7 +86,6 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/pairs/making.py": (
         "i.pairs_command",
         (
-            ("repeated-responses-stay", "elif (groups[row], text) in seen:", "elif False:"),
             ("demonstrations-are-measured-as-pairs", "if isinstance(self.rule, PairRule):", "if True:"),
             ("texts-of-others-stay", "if name != self.written}", "}"),
             ("directions-beside-others", '"revisions", "others", "written")', '"revisions")'),
