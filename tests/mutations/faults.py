@@ -14,6 +14,7 @@ from tests.mutations import (
     faults_of_preference,
     faults_of_reward,
     faults_of_runs,
+    faults_of_tools,
 )
 
 
@@ -568,6 +569,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
 _OTHER_MODULES = (
     faults_of_control,
     *(faults_of_data, faults_of_methods, faults_of_pairs, faults_of_preference, faults_of_reward, faults_of_runs),
+    faults_of_tools,
 )
 _OTHER_FILES = tuple(module.BY_FILE for module in _OTHER_MODULES)
 _ELSEWHERE = [(file, _tests(names), faults) for by_file in _OTHER_FILES for file, (names, faults) in by_file.items()]
