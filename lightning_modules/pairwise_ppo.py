@@ -171,7 +171,8 @@ class PairwisePPOModule(PolicyUpdate):
         check_lengths(models, self.tokenizer, self.max_prompt_length + self.sampling.max_new_tokens)
         compared = self.reward.needs_anchors or any(shaper.needs_anchors for shaper in self.shaping)
         needs_anchors = self.anchors.reads_column and compared
-        return PromptEncoder(self.tokenizer, self.max_prompt_length, self.on_too_long, needs_anchors)
+        criteria = [column for source in self.reward.leaves() for column in source.criteria_columns]
+        return PromptEncoder(self.tokenizer, self.max_prompt_length, self.on_too_long, needs_anchors, criteria)
 
     def setup(self, stage: str) -> None:
         """Hold the settings of an iteration against each other, before a model is read. Raises ValueError."""

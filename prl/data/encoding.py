@@ -12,6 +12,7 @@ from prl.data.chat import encode_chat
 from prl.data.columns import number_tensors, read_numbers, read_optional
 from prl.data.fitting import fit_prompt
 from prl.data.marks import encode_content
+from prl.data.rows.criteria import read_criteria
 from prl.data.rows.records import AnchoredPrompt, Demonstration, PreferencePair
 from prl.data.rows.row_errors import RowError
 from prl.data.templates import TemplateFailure
@@ -268,6 +269,7 @@ class PromptEncoder(_Encoder):
         max_length: longest prompt in tokens.
         on_too_long: error, truncate (see `fit_prompt`; counted) or skip (counted).
         needs_anchors: whether a prompt without an anchor is of no use.
+        criteria: columns that hold the criteria of a rubric, for the reward.
     """
 
     def __init__(
@@ -276,21 +278,31 @@ class PromptEncoder(_Encoder):
         max_length: int,
         on_too_long: OnTooLong = "error",
         needs_anchors: bool = True,
+        criteria: Sequence[str] = (),
     ) -> None:
         super().__init__(tokenizer, max_length, on_too_long)
-        self.needs_anchors = needs_anchors
+        self.needs_anchors, self.criteria = needs_anchors, tuple(criteria)
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """Columns that a row is read for beside prompt and anchors."""
+        return self.criteria
 
     @property
     def fingerprint(self) -> str:
         """Hash all settings, `needs_anchors` included: a run that needs anchors cannot use rows without."""
-        return settings_hash(super().fingerprint, self.needs_anchors)
+        checked = [self.criteria] if self.criteria else []
+        return settings_hash(super().fingerprint, self.needs_anchors, *checked)
 
     def encode(self, record: AnchoredPrompt) -> dict[str, Any] | None:
         """Encode one prompt with its anchors; None when it is skipped.
 
         Raises:
             TooLongError: when it does not fit and `on_too_long` is error.
+            RowError: for a row without the criteria that the reward reads.
         """
+        for column in self.criteria:
+            read_criteria(record.extra, column)
         ids, truncation = self._encode_prompt(record.prompt), Truncation(0)
         if len(ids) > self.max_length and self.on_too_long == "error":
             raise TooLongError(

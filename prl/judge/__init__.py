@@ -4,8 +4,10 @@ from prl.judge.base import PairwiseJudge
 from prl.judge.bradley_terry import BradleyTerryJudge
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.endpoint import EndpointJudge
+from prl.judge.endpoint_rubric import EndpointRubric
 from prl.judge.general_preference import GeneralPreferenceJudge
 from prl.judge.generative import GenerativeJudge
+from prl.judge.generative_rubric import GenerativeRubric
 from prl.judge.implicit import ImplicitJudge
 from prl.judge.loading import Judge, load_judge
 from prl.judge.template import JudgeTemplate
@@ -14,8 +16,10 @@ __all__ = [
     "BradleyTerryJudge",
     "ComparisonEncoder",
     "EndpointJudge",
+    "EndpointRubric",
     "GeneralPreferenceJudge",
     "GenerativeJudge",
+    "GenerativeRubric",
     "ImplicitJudge",
     "Judge",
     "JudgeTemplate",

@@ -6,6 +6,7 @@ from prl.rewards.gated import GatedReward
 from prl.rewards.heron import HERON
 from prl.rewards.implicit import ImplicitReward
 from prl.rewards.multi_head import MultiHead
+from prl.rewards.rubric import Rubric, RuleRubric
 from prl.rewards.rule import RuleReward
 from prl.rewards.scalar import ScalarReward
 from prl.rewards.weighted import WeightedReward
@@ -17,7 +18,9 @@ __all__ = [
     "ImplicitReward",
     "MultiHead",
     "RewardSource",
+    "Rubric",
     "RuleReward",
+    "RuleRubric",
     "ScalarReward",
     "WeightedReward",
 ]

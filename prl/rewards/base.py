@@ -28,6 +28,8 @@ class RewardSource(nn.Module, ABC):
     """Type in which the model works; None for a source without a model, such as a rule."""
     needs_anchors = True
     """Whether a response without an anchor has no reward."""
+    criteria_columns: tuple[str, ...] = ()
+    """Columns of the prompts with criteria (`prl.data.rows.criteria`), checked in every row before a run begins."""
 
     def load(self) -> None:
         """Load weights and tokenizer; safe to call twice."""

@@ -1,6 +1,15 @@
 """Faults between a file and a batch: encoders, marks, templates, turns, order, and the totals of a step."""
 
 BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
+    "prl/data/rows/criteria.py": (
+        "u.criteria",
+        (
+            ("truth-values-are-weights", "if isinstance(weight, bool) or not", "if not"),
+            ("weights-may-be-nothing", "or not 0 < weight < math.inf:", "or not 0 <= weight < math.inf:"),
+            ("rubrics-may-be-empty", "    if not value:\n", "    if False:\n"),
+            ("numbers-are-facts", "if not isinstance(factual, bool):", "if not isinstance(factual, int):"),
+        ),
+    ),
     "datamodules/steps.py": (
         "u.accumulation u.loader u.datamodules",
         (

@@ -302,6 +302,53 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("gates-of-gates", "set(gates) & set(gates.values())", "set()"),
         ),
     ),
+    "prl/rewards/rubric.py": (
+        "u.rubric",
+        (
+            ("no-facts-are-all-facts", "if facts and all(facts) else rubric", "if all(facts) else rubric"),
+            ("one-fact-is-enough", "if facts and all(facts) else rubric", "if any(facts) else rubric"),
+            (
+                "criteria-weigh-alike",
+                "sum(weight * grade for weight, grade in counted) / total",
+                "sum(grade for _, grade in counted) / len(counted)",
+            ),
+            ("missing-grades-are-looked-over", "if any(map(math.isnan, grades)):", "if all(map(math.isnan, grades)):"),
+            (
+                "rows-share-criteria",
+                "batch.prompts[row], text, extra], sort_keys",
+                "batch.prompts[row], text], sort_keys",
+            ),
+            ("any-truth-is-a-grade", "if isinstance(found, bool):", "if found is not None:"),
+            ("anchors-are-logged", "for each in said[0]]).to", "for each in said[-1]]).to"),
+        ),
+    ),
+    "prl/judge/endpoint_rubric.py": (
+        "u.endpoint_rubric",
+        (
+            ("marks-are-sent", 'return _MARK.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text)', "return text"),
+            (
+                "keys-given-twice-are-one",
+                "object_pairs_hook=tuple)",
+                "object_pairs_hook=lambda pairs: tuple(dict(pairs).items()))",
+            ),
+            ("answers-with-more-are-read", "_FENCED.fullmatch(answer)", "_FENCED.search(answer)"),
+            ("numbers-are-truth", "if not isinstance(found[key], bool)]", "if not isinstance(found[key], int)]"),
+            ("lists-are-objects", "if not isinstance(pairs, tuple) or", "if not isinstance(pairs, tuple | list) or"),
+            (
+                "criteria-share-a-request",
+                'if self.calls == "each" else [question.criteria]',
+                "if False else [question.criteria]",
+            ),
+        ),
+    ),
+    "prl/judge/generative_rubric.py": (
+        "u.generative_rubric",
+        (
+            ("no-is-yes", "(margins > 0).float()", "(margins < 0).float()"),
+            ("damage-is-a-no", ".where(~margins.isnan(), torch.nan)", ""),
+            ("criteria-are-read-as-responses", "row[0] for row in rows if row", "row[1] for row in rows if row"),
+        ),
+    ),
     "prl/rewards/weighted.py": (
         "u.running u.gated u.reward_sources",
         (("sources-keep-states", 'hasattr(each, "load_state_dict")', "False"),),
