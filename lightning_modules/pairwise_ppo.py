@@ -138,7 +138,7 @@ class PairwisePPOModule(PolicyUpdate):
         self.shaping = [MissingEOS()] if shaping is None else shaping
         self.advantage, self.objective = advantage or GAE(), objective or PPO()
         self.critic_settings = check_methods(
-            self.advantage, critic, self.filters, self.anchors, self.objective, sampling
+            self.advantage, critic, self.filters, self.anchors, self.objective, sampling, self.sampler, reward
         )
         self.iterations, self.on_too_long, self.judge_thoughts = iterations, on_too_long, judge_thoughts
         self.sampling, self.kl_penalty, self.update_settings = sampling, kl, update
@@ -168,7 +168,7 @@ class PairwisePPOModule(PolicyUpdate):
         """Build the encoder of prompts; the data module calls this."""
         critic = self.critic_source if self.critic_kind == "own" else None
         models = {"policy": self.policy_source, "reference": self.reference_source, "critic": critic}
-        check_lengths(models, self.tokenizer, self.max_prompt_length + self.sampling.max_new_tokens)
+        check_lengths(models, self.tokenizer, self.max_prompt_length, self.sampling, self.sampler)
         compared = self.reward.needs_anchors or any(shaper.needs_anchors for shaper in self.shaping)
         needs_anchors = self.anchors.reads_column and compared
         criteria = [column for source in self.reward.leaves() for column in source.criteria_columns]
@@ -207,7 +207,8 @@ class PairwisePPOModule(PolicyUpdate):
 
     def _build_actors(self) -> None:
         shared: Any = {"tokenizer": self.tokenizer, "offload": self.offload, "sharding": self.sharding}
-        self.judging = Judging(self.reward, self.heldout_judge, with_thoughts=self.judge_thoughts, **shared)
+        judged: Any = {**shared, "with_thoughts": self.judge_thoughts, "phase": self.phase}
+        self.judging = Judging(self.reward, self.heldout_judge, **judged)
         self.actors = Actors(
             *(self.policy, self.critic, self.reference),
             sampling=self.sampling,
@@ -259,7 +260,7 @@ class PairwisePPOModule(PolicyUpdate):
             self.lr_schedulers().step()  # type: ignore[union-attr]  # the schedule counts iterations
             return {"responses": rollout.response_ids, "rewards": experience.rewards}
         stats = self.update(experience)
-        stats |= self.anchors.update(rollout, scores, self.actors)
+        stats |= self.anchors.update(rollout, scores, self.actors) | self.sampler.numbers()
         self.log_iteration(scores, rollout, experience, stats)
         if not self.warmup.is_active(self.batches_done()):  # a policy that does not move has no KL to steer
             self.kl.update(sequence_kl(experience), int(global_sum(experience.counted.sum())))

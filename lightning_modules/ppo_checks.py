@@ -12,6 +12,7 @@ from prl.models.limits import check_fits
 from prl.objectives.policy.base import PolicyObjective
 from prl.rewards.base import RewardSource
 from prl.rl.minibatch import check_minibatches
+from prl.rollouts.base import Sampler
 from prl.rollouts.filters.base import RolloutFilter
 
 
@@ -31,21 +32,29 @@ def check_roles(
         raise ValueError(f"heldout_judge is the judge itself ({reward.folder}) and would show no gap; give another")
 
 
-def check_lengths(models: dict[str, ModelSource | None], tokenizer: Any, length: int) -> None:
-    """Refuse models that cannot read a rollout.
+def check_lengths(
+    models: dict[str, ModelSource | None], tokenizer: Any, max_prompt_length: int, sampling: Sampling, sampler: Sampler
+) -> None:
+    """Refuse models that cannot read a rollout, and a policy that cannot read the prompts that the sampler writes.
 
     Args:
         models: the models by role; None for a role without a model.
         tokenizer: tokenizer of all models.
-        length: longest prompt and response together, tokens.
+        max_prompt_length: longest prompt, tokens.
+        sampling: settings of sampling.
+        sampler: the sampler of responses.
 
     Raises:
         ValueError: naming the role, when a model lacks tokens or positions.
     """
     for role, source in models.items():
         if source is not None:
-            setting = "max_prompt_length plus sampling.max_new_tokens"
-            check_fits(source, tokenizer, length, role=role, setting=setting)
+            setting, length = "max_prompt_length plus sampling.max_new_tokens", max_prompt_length
+            check_fits(source, tokenizer, length + sampling.max_new_tokens, role=role, setting=setting)
+    written, policy = sampler.max_prompt_length, models["policy"]
+    if written is not None and policy is not None:
+        setting = f"{type(sampler).__name__}.max_prompt_length plus sampling.max_new_tokens"
+        check_fits(policy, tokenizer, written + sampling.max_new_tokens, role="policy", setting=setting)
 
 
 def check_methods(
@@ -55,6 +64,8 @@ def check_methods(
     anchors: AnchorSource,
     objective: PolicyObjective,
     sampling: Sampling,
+    sampler: Sampler,
+    reward: RewardSource,
 ) -> CriticSettings | None:
     """Check what the chosen methods need against what the run has.
 
@@ -65,15 +76,18 @@ def check_methods(
         anchors: the anchor source.
         objective: objective of the policy.
         sampling: settings of sampling.
+        sampler: the sampler of responses.
+        reward: the reward source.
 
     Returns:
         The settings of the critic to build; None for none.
 
     Raises:
         ValueError: for a critic that no method needs, fewer responses to a prompt than a method compares, or anchors
-            that are not the other responses where a method compares with these.
+            that are not the other responses where a method compares with these; for a sampler as `_check_sampler`.
     """
     anchors.check(sampling)
+    _check_sampler(sampler, reward, sampling)
     comparing: list[tuple[str, Any]] = [("advantage", advantage), ("objective", objective)]
     for setting, each in comparing + [("filters", each) for each in filters]:
         if sampling.per_prompt < each.min_per_prompt:
@@ -94,6 +108,25 @@ def check_methods(
             "to null"
         )
     return None
+
+
+def _check_sampler(sampler: Sampler, reward: RewardSource, sampling: Sampling) -> None:
+    """Check what the sampler needs against what the run has.
+
+    Raises:
+        ValueError: for fewer responses to a prompt than the sampler needs, or a reward that cannot tell it what
+            responses lack.
+    """
+    if sampling.per_prompt < sampler.min_per_prompt:
+        raise ValueError(
+            f"sampler: {type(sampler).__name__} needs at least {sampler.min_per_prompt} responses to a prompt, and "
+            f"sampling.per_prompt is {sampling.per_prompt}; raise it"
+        )
+    if sampler.needs_critique and not reward.gives_critique:
+        raise ValueError(
+            f"sampler: {type(sampler).__name__} asks what responses lack, and reward: {type(reward).__name__} cannot "
+            "tell; use a rubric as the reward (prl.rewards.RuleRubric, prl.judge.EndpointRubric)"
+        )
 
 
 def check_warmup(warmup: int, trainer: Any) -> None:

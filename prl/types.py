@@ -5,7 +5,7 @@ Every mask is bool and True means "counts". Shapes are checked once, when a reco
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -114,11 +114,15 @@ class Rollout:
     """B responses, decoded without any cleaning up; the token that ended each is left out."""
     max_new_tokens: int
     """Length limit of the responses, tokens."""
+    guided: Tensor | None = None
+    """[B] bool, True where the response was drawn behind another prompt than its own; None where none was."""
 
     def __post_init__(self) -> None:
         rows = len(self.batch)
         _check_mask("response_mask", self.response_mask, tuple(self.response_ids.shape))
         _check_mask("finished", self.finished, (rows,))
+        if self.guided is not None:
+            _check_mask("guided", self.guided, (rows,))
         if self.response_ids.shape[0] != rows or len(self.texts) != rows:
             raise ValueError(f"{rows} prompts but {self.response_ids.shape[0]} responses and {len(self.texts)} texts")
 
@@ -172,7 +176,21 @@ class Rollout:
             self.finished[rows],
             [self.texts[n] for n in torch.arange(len(self))[rows.cpu()].tolist()],
             self.max_new_tokens,
+            guided=None if self.guided is None else self.guided[rows],
         )
+
+
+class Critique(NamedTuple):
+    """What is known of a response before it is rewarded."""
+
+    response: str
+    """Text that was graded, without thoughts where graders do not read them."""
+    reward: float
+    """Reward of the response, before shaping; NaN where it failed."""
+    share: float
+    """Share of the criteria that hold, by weight; it tells equal rewards apart."""
+    failed: tuple[str, ...]
+    """Criteria that do not hold."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prl.config import ModelSource
 from prl.models.loading import freeze
-from prl.types import Conversation, Rollout, Scores
+from prl.types import Conversation, Critique, Rollout, Scores
 from prl.verdict import Verdict
 
 Compare = Callable[[list[Conversation], list[str], list[str]], Verdict]
@@ -30,6 +30,8 @@ class RewardSource(nn.Module, ABC):
     """Whether a response without an anchor has no reward."""
     criteria_columns: tuple[str, ...] = ()
     """Columns of the prompts with criteria (`prl.data.rows.criteria`), checked in every row before a run begins."""
+    gives_critique = False
+    """Whether `critique` tells what a response lacks."""
 
     def load(self) -> None:
         """Load weights and tokenizer; safe to call twice."""
@@ -58,6 +60,17 @@ class RewardSource(nn.Module, ABC):
             rollout: B responses with their prompts and anchors; `texts` are without thoughts, unless the run has
                 `judge_thoughts` set.
         """
+
+    def critique(self, rollout: Rollout) -> list[Critique]:
+        """Tell what each of B responses lacks, for a sampler; the next `score` may rely on what was found.
+
+        Args:
+            rollout: B responses as for `score`, which is called once with them and others after this.
+
+        Raises:
+            ValueError: for a source that cannot tell.
+        """
+        raise ValueError(f"{type(self).__name__} does not tell what a response lacks; use a rubric as the reward")
 
     def failure(self) -> str | None:
         """Return the reason of the last failed reward; None when none failed."""

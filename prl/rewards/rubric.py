@@ -13,7 +13,7 @@ from torch import Tensor
 from prl.data.rows.criteria import Criterion, read_criteria
 from prl.data.rows.row_errors import RowError
 from prl.rewards.base import RewardSource, scores_from_values
-from prl.types import Conversation, Rollout, Scores
+from prl.types import Conversation, Critique, Rollout, Scores
 
 CriterionRule = Callable[[Conversation, str, str, dict[str, Any]], bool | None]
 """(prompt, response, criterion, the row's other columns) -> whether it holds; None where the rule cannot decide."""
@@ -75,11 +75,13 @@ class Rubric(RewardSource):
     """
 
     needs_anchors = False
+    gives_critique = True
 
     def __init__(self, column: str = "rubric") -> None:
         super().__init__()
         self.column, self.criteria_columns = column, (column,)
         self._failure: str | None = None
+        self._known: dict[str, list[float]] = {}
 
     @abstractmethod
     def grade(self, questions: list[Question]) -> list[list[float]]:
@@ -98,11 +100,21 @@ class Rubric(RewardSource):
             return torch.tensor([each.reward for each in said[-1]], device=rollout.response_ids.device)
 
         scores = scores_from_values(rollout, values_of)  # which asks for the responses first
+        self._known = {}  # a reward must not depend on what was graded in another step
         kinds = ("rubric", "factual", "other")
         parts = {kind: torch.tensor([getattr(each, kind) for each in said[0]]).to(scores.rewards) for kind in kinds}
         return replace(scores, components=parts)
 
-    def _graded(self, rollout: Rollout, rows: list[int], texts: list[str]) -> list[tuple[Graded, list[str]]]:
+    def critique(self, rollout: Rollout) -> list[Critique]:
+        """Tell which criteria of each response do not hold; the next `score` does not ask for these grades again."""
+        texts = [text.strip() for text in rollout.texts]
+        found = self._graded(rollout, list(range(len(rollout))), texts, keep=True)
+        graded = zip(texts, found, strict=True)
+        return [Critique(text, each.reward, each.rubric, tuple(failed)) for text, (each, failed) in graded]
+
+    def _graded(
+        self, rollout: Rollout, rows: list[int], texts: list[str], *, keep: bool = False
+    ) -> list[tuple[Graded, list[str]]]:
         """Grade texts, each with its row of the rollout, equal ones once; also list the criteria that do not hold."""
         batch, keys = rollout.batch, list[str]()
         questions: dict[str, Question] = {}
@@ -111,7 +123,11 @@ class Rubric(RewardSource):
             keys.append(json.dumps([batch.prompts[row], text, extra], sort_keys=True, default=str))
             if keys[-1] not in questions and (criteria := self._criteria(extra)) is not None:
                 questions[keys[-1]] = Question(batch.prompts[row], text, criteria, extra)
-        grades = dict(zip(questions, self.grade(list(questions.values())), strict=True)) if questions else {}
+        new = {key: each for key, each in questions.items() if key not in self._known}
+        grades = dict(zip(new, self.grade(list(new.values())), strict=True)) if new else {}
+        grades = {key: grades.get(key) or self._known[key] for key in questions}
+        if keep:  # without those that failed, which are asked for again
+            self._known = {key: each for key, each in grades.items() if not any(map(math.isnan, each))}
         found = {key: _told(questions[key].criteria, each) for key, each in grades.items()}
         return [found.get(key, (Graded(*[math.nan] * 4), [])) for key in keys]
 

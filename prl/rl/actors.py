@@ -19,7 +19,7 @@ from prl.rl.judging import Judging
 from prl.rl.sharding import Gather, Sharding
 from prl.rollouts.base import Sampler
 from prl.rollouts.generate import end_token_ids, generate
-from prl.types import Conversation, PromptBatch, Rollout
+from prl.types import Conversation, Critique, PromptBatch, Rollout
 from prl.verdict import Verdict
 
 
@@ -32,7 +32,7 @@ class Actors:
         reference: frozen causal language model; None for the policy with its adapters off.
         tokenizer: tokenizer of all three.
         sampling: length limit and temperature.
-        judging: gives second opinions on new anchors.
+        judging: gives second opinions on new anchors, and critiques to the sampler.
         offload: keeps the reference off the device while it is idle.
         sharding: how weights are sharded over processes.
         sampler: samples the policy's responses.
@@ -76,6 +76,10 @@ class Actors:
     def generate(self, batch: PromptBatch) -> Rollout:
         """Sample one response of the policy to each prompt in this process."""
         return self._sample(self.policy, batch)
+
+    def critique(self, rollout: Rollout) -> list[Critique]:
+        """Ask the reward of the run what each response lacks."""
+        return self.judging.critique(rollout)
 
     def publish(self, receive: Callable[[Callable[[Path], None]], None]) -> None:
         """Pass the full policy to `receive` on the first process; the others wait until it returns."""

@@ -1,7 +1,7 @@
 """Judges of a run: on their device only while they judge, and over answers without thoughts."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from prl.models.offload import Offload
 from prl.models.policy import in_own_type
 from prl.rewards.base import RewardSource, against_anchors
 from prl.rl.sharding import Sharding
-from prl.types import Conversation, Rollout, Scores
+from prl.types import Conversation, Critique, Rollout, Scores
 from prl.verdict import Verdict
 
 
@@ -29,6 +29,7 @@ class Judging:
         tokenizer: the policy's tokenizer; its chat template decides whether a response begins within thoughts.
         offload: keeps models off their device while they are idle.
         sharding: how weights are sharded over processes.
+        phase: measures a phase of a batch by its name, where one judges inside another.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class Judging:
         tokenizer: Any,
         offload: Offload,
         sharding: Sharding,
+        phase: Callable[[str], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.reward, self.heldout, self.with_thoughts = reward, heldout, with_thoughts
         self._tokenizer, self._offload, self._sharding = tokenizer, offload, sharding
+        self._phase = phase
 
     @contextmanager
     def at_work(self, judge: RewardSource) -> Iterator[None]:
@@ -66,6 +69,11 @@ class Judging:
                 f"{self.reward.failure() or 'the reward is not a number, as of a model whose weights are damaged'}"
             )
         return scores
+
+    def critique(self, rollout: Rollout) -> list[Critique]:
+        """Ask the reward what each response lacks, while the rollout goes on."""
+        with self._phase("judge"), self.at_work(self.reward):
+            return self.reward.critique(self.answers(rollout))
 
     def compare_heldout(self, rollout: Rollout) -> Verdict:
         """Compare each response with each of its anchors under the held-out judge, which must be set."""

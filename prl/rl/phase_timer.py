@@ -17,19 +17,34 @@ class PhaseTimer:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.peak_gib: dict[str, float] = {}
+        self._open: list[str] = []
+        self._inside = 0.0
 
     def clear(self) -> None:
         """Start a new iteration."""
         self.seconds.clear()
         self.peak_gib.clear()
+        self._open.clear()
 
     @contextmanager
     def measure(self, name: str, device: torch.device) -> Iterator[None]:
-        """Measure a phase; phases do not nest."""
+        """Measure a phase, without the phases inside it."""
+        before, self._inside = self._inside, 0.0
+        if self._open:
+            self._keep_peak(device)
         known, start = _reset_peak(device), perf_counter()
+        self._open.append(name if known else "")
         yield
-        self.seconds[name] += perf_counter() - start
-        if known:
+        passed = perf_counter() - start
+        self.seconds[name] += passed - self._inside
+        self._inside = before + passed
+        self._keep_peak(device)
+        self._open.pop()
+        _reset_peak(device)
+
+    def _keep_peak(self, device: torch.device) -> None:
+        """Keep the memory peak of the innermost phase, where the platform can tell."""
+        if name := self._open[-1]:
             self.peak_gib[name] = max(self.peak_gib.get(name, 0.0), _peak_gib(device))
 
 

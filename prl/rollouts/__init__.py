@@ -2,6 +2,7 @@
 
 from prl.rollouts.base import PolicyHandle, Sampler
 from prl.rollouts.local import LocalSampler
+from prl.rollouts.self_refine import SelfRefine
 from prl.rollouts.server import RolloutServer
 
-__all__ = ["LocalSampler", "PolicyHandle", "RolloutServer", "Sampler"]
+__all__ = ["LocalSampler", "PolicyHandle", "RolloutServer", "Sampler", "SelfRefine"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from prl.config import Sampling
-from prl.types import PromptBatch, Rollout
+from prl.types import Critique, PromptBatch, Rollout
 
 
 class PolicyHandle(Protocol):
@@ -23,6 +23,9 @@ class PolicyHandle(Protocol):
     def generate(self, batch: PromptBatch) -> Rollout:
         """Sample one response to each prompt in this process."""
 
+    def critique(self, rollout: Rollout) -> list[Critique]:
+        """Ask the reward of the run what each response lacks; every process must call it equally often."""
+
     def publish(self, receive: Callable[[Callable[[Path], None]], None]) -> None:
         """Hand over the policy as a folder; every process must call it.
 
@@ -34,8 +37,15 @@ class PolicyHandle(Protocol):
 class Sampler(ABC):
     """Samples the policy's responses. The arguments of the constructor are the settings."""
 
-    takes_weights: ClassVar[bool] = False
+    takes_weights: bool = False
     """Whether the sampler works on a copy of the policy's weights, which `publish` gives."""
+
+    min_per_prompt: int = 1
+    """Fewest responses per prompt in training that the sampler needs."""
+    needs_critique: ClassVar[bool] = False
+    """Whether the sampler asks for `PolicyHandle.critique`, which few rewards can give."""
+    max_prompt_length: int | None = None
+    """Tokens of the longest prompt that the sampler writes itself; None where it writes none."""
 
     def check(self, start: str | None, read: list[str]) -> None:
         """Refuse settings that would harm a run, before models are loaded; does nothing by default.
@@ -59,3 +69,7 @@ class Sampler(ABC):
             batch: B prompts; a prompt with several responses is repeated.
             policy: the policy in training.
         """
+
+    def numbers(self) -> dict[str, float]:
+        """Return numbers of the last rollout over all processes, to log by their tags; none by default."""
+        return {}

@@ -37,6 +37,26 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.rollout_server i.rollout_server",
         (("server-keeps-the-first-policy", "self._served = policy.version\n", "self._served = 10**9\n"),),
     ),
+    "prl/rollouts/self_refine.py": (
+        "u.self_refine",
+        (
+            ("unmet-criteria-are-not-told", "self.instruction + unmet}", "self.instruction}"),
+            ("best-of-missing-rewards", "if each.reward == each.reward]", "]"),
+            ("best-is-the-first-of-equals", "(each.reward, each.share)", "each.reward"),
+            ("too-long-prompts-are-read", "if len(written) > self.max_prompt_length:", "if False:"),
+            ("all-are-guided", "masked_scatter(last, refined)", "masked_fill(last, True)"),
+            ("draws-stand-in-their-own-order", "torch.cat(parts)[order]", "torch.cat(parts)"),
+            ("single-responses-are-refined", "and count[n] > 1 for row", "for row"),
+            ("what-is-complete-is-refined", "if critique is not None and critique.failed:", "if critique is not None:"),
+        ),
+    ),
+    "prl/rl/phase_timer.py": (
+        "u.phase_timer",
+        (
+            ("inner-phases-count-twice", "passed - self._inside", "passed"),
+            ("second-inner-phase-alone-is-taken", "self._inside = before + passed", "self._inside = passed"),
+        ),
+    ),
     "prl/rl/minibatch.py": (
         f"u.minibatch u.policy_losses u.distributed {_PPO}",
         (
@@ -319,6 +339,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 "batch.prompts[row], text], sort_keys",
             ),
             ("any-truth-is-a-grade", "if isinstance(found, bool):", "if found is not None:"),
+            ("grades-are-kept-for-ever", "self._known = {}  #", "pass  #"),
+            ("missing-grades-are-kept", "in grades.items() if not any(map(math.isnan, each))}", "in grades.items()}"),
             ("anchors-are-logged", "for each in said[0]]).to", "for each in said[-1]]).to"),
         ),
     ),

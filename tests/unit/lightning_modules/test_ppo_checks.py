@@ -10,6 +10,10 @@ from prl.advantages import GroupNormalized, PairwiseMatrix
 from prl.anchors import DatasetAnchors, GroupReference, RoundRobin
 from prl.config import Sampling, Update
 from prl.objectives.policy import GPO, P3O, PPO
+from prl.rewards import RuleReward
+from prl.rollouts import LocalSampler
+
+DRAWN: dict[str, Any] = {"sampler": LocalSampler(), "reward": RuleReward()}
 
 
 def run(microbatch_size: int, minibatches: int, objective: Any, per_prompt: int) -> None:
@@ -18,7 +22,7 @@ def run(microbatch_size: int, minibatches: int, objective: Any, per_prompt: int)
 
 
 def test_an_objective_that_compares_responses_needs_several_of_a_prompt() -> None:
-    settings: dict[str, Any] = {"filters": [], "anchors": DatasetAnchors(), "critic": None}
+    settings: dict[str, Any] = {"filters": [], "anchors": DatasetAnchors(), "critic": None, **DRAWN}
     advantage: Any = GroupNormalized()
     advantage.min_per_prompt = 1
     with pytest.raises(ValueError, match="objective: P3O compares the responses of a prompt, at least 2, .* is 1"):
@@ -46,6 +50,7 @@ def test_minibatches_are_counted_in_whole_prompts() -> None:
 
 def test_an_estimator_that_compares_a_group_needs_the_group_as_anchors() -> None:
     settings: dict[str, Any] = {"filters": [], "critic": None, "objective": PPO(), "sampling": Sampling(per_prompt=4)}
+    settings |= DRAWN
     for anchors in (DatasetAnchors(), GroupReference()):
         with pytest.raises(ValueError, match=f"PairwiseMatrix compares .* {type(anchors).__name__} gives other"):
             check_methods(PairwiseMatrix(), anchors=anchors, **settings)
