@@ -170,7 +170,7 @@ class PairwisePPOModule(PolicyUpdate):
         models = {"policy": self.policy_source, "reference": self.reference_source, "critic": critic}
         check_lengths(models, self.tokenizer, self.max_prompt_length, self.sampling, self.sampler)
         compared = self.reward.needs_anchors or any(shaper.needs_anchors for shaper in self.shaping)
-        needs_anchors = self.anchors.reads_column and compared
+        needs_anchors = self.sampler.needs_anchors or (self.anchors.reads_column and compared)
         criteria = [column for source in self.reward.leaves() for column in source.criteria_columns]
         return PromptEncoder(self.tokenizer, self.max_prompt_length, self.on_too_long, needs_anchors, criteria)
 

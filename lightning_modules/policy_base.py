@@ -50,11 +50,11 @@ class PolicyTrainingModule(TrainingModule):
         self.validation = PolicyValidation(settings, self.batches_done)
         self.run_state.register("validation", self.validation)
 
-    def generate(self, batch: PromptBatch) -> Rollout:
-        """Sample one response to each prompt."""
+    def generate(self, batch: PromptBatch, *, training: bool = True) -> Rollout:
+        """Sample one response to each prompt, to learn from or (`training` false) to validate and predict."""
         self.offload.to_cpu(self.judging.reward, self.judging.heldout, self.actors.reference)
         with self.phase("rollout"):
-            return self.actors.sample(batch, version=self.batches_done())
+            return self.actors.sample(batch, version=self.batches_done(), training=training)
 
     def judge_responses(self, rollout: Rollout) -> Scores:
         """Reward each response. Raises ValueError when no response on any rank got a reward."""
@@ -128,7 +128,7 @@ class PolicyTrainingModule(TrainingModule):
         A row without an anchor gets a sample of the reference, drawn with fixed draws too.
         """
         with forked(seed=batch_idx * world_size() + rank()):
-            rollout = self.generate(batch)
+            rollout = self.generate(batch, training=False)
             if any(gathered(not all(batch.anchors))):  # on all ranks or none, because ranks sample together
                 drawn = self.actors.reference_responses(batch)
                 anchors = [own or (text,) for own, text in zip(batch.anchors, drawn, strict=True)]

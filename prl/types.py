@@ -107,7 +107,7 @@ class Rollout:
     response_ids: Tensor
     """[B, T] right padded."""
     response_mask: Tensor
-    """[B, T] True on sampled tokens, the end-of-sequence token included."""
+    """[B, T] True on tokens that the policy made, the end-of-sequence token included. They alone are learnt from."""
     finished: Tensor
     """[B] True where the end-of-sequence token was sampled within the length limit."""
     texts: list[str]
@@ -116,10 +116,17 @@ class Rollout:
     """Length limit of the responses, tokens."""
     guided: Tensor | None = None
     """[B] bool, True where the response was drawn behind another prompt than its own; None where none was."""
+    context_mask: Tensor | None = None
+    """[B, T] True on every token of the response that is not padding, also on those that the policy reads and did not
+    make: the beginning of another response, an environment's turn. None where it made them all."""
 
     def __post_init__(self) -> None:
         rows = len(self.batch)
         _check_mask("response_mask", self.response_mask, tuple(self.response_ids.shape))
+        if self.context_mask is not None:
+            _check_mask("context_mask", self.context_mask, tuple(self.response_ids.shape))
+            if bool((self.response_mask & ~self.context_mask).any()):
+                raise ValueError("response_mask counts tokens that context_mask leaves out as padding")
         _check_mask("finished", self.finished, (rows,))
         if self.guided is not None:
             _check_mask("guided", self.guided, (rows,))
@@ -152,7 +159,12 @@ class Rollout:
     @property
     def attention_mask(self) -> Tensor:
         """[B, P + T] True on every token that is not padding."""
-        return torch.cat([self.prompt_mask, self.response_mask], dim=1)
+        return torch.cat([self.prompt_mask, self.read_mask], dim=1)
+
+    @property
+    def read_mask(self) -> Tensor:
+        """[B, T] True on every token of the response that is not padding, whoever made it."""
+        return self.response_mask if self.context_mask is None else self.context_mask
 
     def anchored(self, anchors: list[tuple[str, ...]]) -> "Rollout":
         """Replace the anchors of the responses."""
@@ -160,23 +172,25 @@ class Rollout:
 
     def without(self, rows: Tensor) -> "Rollout":
         """Empty the masks of the responses of `rows` ([B] bool), so that they count in no loss or mean."""
-        return replace(self, response_mask=self.response_mask & ~rows[:, None])
+        kept = ~rows[:, None]
+        context_mask = None if self.context_mask is None else self.context_mask & kept
+        return replace(self, response_mask=self.response_mask & kept, context_mask=context_mask)
 
     def select(self, rows: Tensor) -> "Rollout":
         """Take some rows, cut to the widest prompt and response among them.
 
         Cutting is a pure function of the rows, so scoring before the update and inside it see the same tensors.
         """
-        response_mask = self.response_mask[rows]
-        width = int(response_mask.sum(1).max())
+        width = int(self.read_mask[rows].sum(1).max())
         return Rollout(
             self.batch.select(rows),
             self.response_ids[rows, :width],
-            response_mask[:, :width],
+            self.response_mask[rows, :width],
             self.finished[rows],
             [self.texts[n] for n in torch.arange(len(self))[rows.cpu()].tolist()],
             self.max_new_tokens,
             guided=None if self.guided is None else self.guided[rows],
+            context_mask=None if self.context_mask is None else self.context_mask[rows, :width],
         )
 
 
@@ -240,9 +254,9 @@ class Experience:
 
     rollout: Rollout
     old_logprobs: Tensor
-    """[B, T] log-probability of each sampled token under the policy that sampled it; zero outside the mask."""
+    """[B, T] log-probability of each token that the policy made, under the policy then; zero outside the mask."""
     ref_logprobs: Tensor
-    """[B, T] log-probability of each sampled token under the frozen reference; zero outside the mask."""
+    """[B, T] log-probability of each such token under the frozen reference; zero outside the mask."""
     values: Tensor | None
     """[B, T] the critic's value of the state before each token; None without a critic."""
     rewards: Tensor

@@ -63,19 +63,20 @@ class Actors:
 
     # ---- sampling
 
-    def sample(self, batch: PromptBatch, version: int = 0) -> Rollout:
+    def sample(self, batch: PromptBatch, version: int = 0, *, training: bool = True) -> Rollout:
         """Sample one response of the policy to each prompt.
 
         Args:
             batch: B prompts.
             version: changes with each update; a sampler with a copy of the weights gets each version once.
+            training: sample to learn from; otherwise to validate or predict.
         """
         self.version = version
-        return self.sampler.sample(batch, self)
+        return self.sampler.sample(batch, self) if training else self.sampler.answer(batch, self)
 
-    def generate(self, batch: PromptBatch) -> Rollout:
-        """Sample one response of the policy to each prompt in this process."""
-        return self._sample(self.policy, batch)
+    def generate(self, batch: PromptBatch, limits: Tensor | None = None) -> Rollout:
+        """Sample one response of the policy to each prompt in this process; see `PolicyHandle`."""
+        return self._sample(self.policy, batch, limits)
 
     def critique(self, rollout: Rollout) -> list[Critique]:
         """Ask the reward of the run what each response lacks."""
@@ -109,10 +110,11 @@ class Actors:
         """Ask the judges for a second opinion on each pair."""
         return self.judging.second_opinion(prompts, a, b)
 
-    def _sample(self, model: Any, batch: PromptBatch) -> Rollout:
+    def _sample(self, model: Any, batch: PromptBatch, limits: Tensor | None = None) -> Rollout:
         tokens = len(batch.prompts) * (batch.prompt_ids.shape[1] + self.sampling.max_new_tokens)
         with self.sharding.sampling(model, self.gather, tokens=tokens) as synced:
-            return generate(model, self.tokenizer, batch, self.sampling, end_ids=self.end_ids, synced=synced)
+            settings: Any = {"end_ids": self.end_ids, "limits": limits, "synced": synced}
+            return generate(model, self.tokenizer, batch, self.sampling, **settings)
 
     @contextmanager
     def _replaced(self, weights: Weights) -> Iterator[None]:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from torch import Tensor
+
 from prl.config import Sampling
 from prl.types import Critique, PromptBatch, Rollout
 
@@ -20,8 +22,13 @@ class PolicyHandle(Protocol):
     version: int
     """Changes with each update."""
 
-    def generate(self, batch: PromptBatch) -> Rollout:
-        """Sample one response to each prompt in this process."""
+    def generate(self, batch: PromptBatch, limits: Tensor | None = None) -> Rollout:
+        """Sample one response to each prompt in this process.
+
+        Args:
+            batch: B prompts.
+            limits: [B] most new tokens of each row, 0 for none; `sampling.max_new_tokens` for all when None.
+        """
 
     def critique(self, rollout: Rollout) -> list[Critique]:
         """Ask the reward of the run what each response lacks; every process must call it equally often."""
@@ -39,6 +46,8 @@ class Sampler(ABC):
 
     takes_weights: bool = False
     """Whether the sampler works on a copy of the policy's weights, which `publish` gives."""
+    needs_anchors: ClassVar[bool] = False
+    """Whether the sampler reads an anchor of the data in every row."""
 
     min_per_prompt: int = 1
     """Fewest responses per prompt in training that the sampler needs."""
@@ -63,13 +72,25 @@ class Sampler(ABC):
     def sample(self, batch: PromptBatch, policy: PolicyHandle) -> Rollout:
         """Sample one response to each prompt from softmax(logits / temperature) of the policy, without truncation.
 
-        The policy computes log-probabilities of the sampled ids afterwards.
+        The policy computes log-probabilities of the sampled ids afterwards. Tokens of the response that it did not make
+        are in `Rollout.context_mask` and not in `response_mask`.
 
         Args:
-            batch: B prompts; a prompt with several responses is repeated.
+            batch: B prompts with the anchors of the data; a prompt with several responses is repeated.
             policy: the policy in training.
         """
 
     def numbers(self) -> dict[str, float]:
         """Return numbers of the last rollout over all processes, to log by their tags; none by default."""
         return {}
+
+    def answer(self, batch: PromptBatch, policy: PolicyHandle) -> Rollout:
+        """Sample the responses of validations and predictions; as in training by default.
+
+        A sampler that helps the policy in training leaves it alone here.
+
+        Args:
+            batch: B prompts.
+            policy: the policy.
+        """
+        return self.sample(batch, policy)

@@ -89,6 +89,10 @@ class SelfRefine(Sampler):
         guided = torch.tensor(refined, device=batch.group.device)
         return _merged(batch, last, first, drawn, refined=guided, pad_id=int(policy.tokenizer.pad_token_id))
 
+    def answer(self, batch: PromptBatch, policy: PolicyHandle) -> Rollout:
+        """Sample one response to each prompt, from the prompt alone."""
+        return self.sampler.answer(batch, policy)
+
     def numbers(self) -> dict[str, float]:
         """Return the shares of prompts of all processes with a refinement, and of those where it would be too long."""
         prompts, refined, too_long = global_sum(self._counts).tolist()
@@ -161,4 +165,4 @@ def _merged(
     ids = both("response_ids").masked_fill(~mask, pad_id)
     guided = torch.zeros_like(last).masked_scatter(last, refined)
     found = [texts[place] for place in order.tolist()]
-    return Rollout(batch, ids, mask, both("finished"), found, first.max_new_tokens, guided)
+    return Rollout(batch, ids, mask, both("finished"), found, first.max_new_tokens, guided=guided)

@@ -12,7 +12,7 @@ from prl.types import PromptBatch, Rollout
 class PlannedPPO(PairwisePPOModule):
     """Responses of very unequal lengths, always the same ones to a prompt."""
 
-    def generate(self, batch: PromptBatch) -> Rollout:
+    def generate(self, batch: PromptBatch, *, training: bool = True) -> Rollout:
         limit, vocabulary = self.sampling.max_new_tokens, len(self.tokenizer)
         rows, lengths = [], []
         for prompt in batch.prompts:

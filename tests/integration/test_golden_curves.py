@@ -33,8 +33,8 @@ class FixedRollouts(Callback):
         actors, draw = pl_module.actors, random.Random(0)
         sample, width = actors.sample, pl_module.sampling.max_new_tokens
 
-        def fixed(batch: PromptBatch, version: int) -> Rollout:
-            sampled = sample(batch, version)
+        def fixed(batch: PromptBatch, version: int, *, training: bool) -> Rollout:
+            sampled = sample(batch, version, training=training)
             rows = len(sampled)
             lengths = torch.tensor([draw.randint(1, width) for _ in range(rows)])
             ids = torch.tensor([[draw.randint(10, 40) for _ in range(width)] for _ in range(rows)])

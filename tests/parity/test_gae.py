@@ -82,6 +82,17 @@ def test_lambda_one_and_gamma_one_make_returns_the_rewards_to_go() -> None:
     assert returns[0].tolist() == pytest.approx([1.75, 1.5, 1.0, 0.0], abs=3e-7)
 
 
+@pytest.mark.parametrize("other", [9.0, -100.0])
+def test_tokens_of_an_environment_are_skipped(other: float) -> None:
+    """The third token is not the policy's: what the critic says of it does not matter. Worked out by hand."""
+    rewards, mask = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]]), torch.tensor([[True, True, False, True, True]])
+    values = torch.tensor([[0.2, 0.3, other, 0.5, 0.6]])
+    advantages, _ = gae(rewards, values, mask, gamma=1.0, gae_lambda=0.95)
+    assert advantages[mask].tolist() == pytest.approx([0.7232, 0.656, 0.48, 0.4], abs=1e-6, rel=0)
+    whole = gae(rewards[mask][None], values[mask][None], torch.ones(1, 4, dtype=torch.bool), gae_lambda=0.95)
+    assert torch.equal(advantages[mask], whole[0][0])
+
+
 def test_the_results_are_constants() -> None:
     values = torch.rand(2, 3, requires_grad=True)
     advantages, returns = gae(torch.rand(2, 3), values, torch.ones(2, 3, dtype=torch.bool))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -101,3 +103,39 @@ def test_experience_selects_and_cuts_every_tensor_alike() -> None:
 def test_experience_checks_shapes() -> None:
     with pytest.raises(ValueError, match="returns has shape"):
         make_experience(ragged_mask([2, 4]), returns=torch.zeros(2, 3))
+
+
+def with_context() -> Rollout:
+    """Rows with a beginning that is not the policy's, a gap that is not, and none of its own."""
+    context = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
+    own = torch.tensor([[False, True, False], [True, False, True], [False, False, False]])
+    return replace(rollout(), response_mask=own, context_mask=context)
+
+
+def test_tokens_that_the_policy_did_not_make_are_read() -> None:
+    found = with_context()
+    assert torch.equal(found.attention_mask, torch.cat([found.prompt_mask, found.context_mask], 1))
+    assert torch.equal(found.read_mask, found.context_mask)
+    assert torch.equal(rollout().read_mask, rollout().response_mask)
+
+
+def test_select_is_as_wide_as_what_is_read() -> None:
+    chosen = with_context().select(torch.tensor([2, 0]))
+    assert chosen.response_ids.tolist() == [[13, 14], [11, 1]]
+    assert chosen.response_mask.tolist() == [[False, False], [False, True]]
+    assert chosen.context_mask.tolist() == [[True, False], [True, True]]
+    assert rollout().select(torch.tensor([0])).context_mask is None
+
+
+def test_a_response_that_does_not_count_is_not_read_either() -> None:
+    left = with_context().without(torch.tensor([False, True, False]))
+    assert left.response_mask.tolist() == [[False, True, False], [False] * 3, [False] * 3]
+    assert left.context_mask.tolist() == [[True, True, False], [False] * 3, [True, False, False]]
+    assert rollout().without(torch.tensor([True] * 3)).context_mask is None
+
+
+def test_own_tokens_are_among_those_read() -> None:
+    with pytest.raises(ValueError, match="response_mask counts tokens that context_mask leaves out"):
+        replace(with_context(), context_mask=torch.zeros(3, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="context_mask has shape"):
+        replace(with_context(), context_mask=torch.ones(3, 2, dtype=torch.bool))

@@ -29,5 +29,5 @@ class Overlong(RewardShaper):
 
     def __call__(self, scores: Scores, rollout: Rollout) -> Scores:
         """Subtract the penalty of its length from each reward."""
-        beyond = rollout.response_mask.sum(1) - (rollout.max_new_tokens - self.buffer)
+        beyond = rollout.read_mask.sum(1) - (rollout.max_new_tokens - self.buffer)
         return scores.with_rewards(scores.rewards - self.penalty * (beyond / self.buffer).clamp(0, 1))

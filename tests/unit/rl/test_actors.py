@@ -8,6 +8,8 @@ from lightning import Trainer
 
 from lightning_modules import PairwisePPOModule
 from prl.config import LoRA, ModelSource, Sampling
+from prl.rewards import RuleReward
+from prl.rollouts import LocalSampler, Sampler
 from prl.types import PromptBatch
 from tests.helpers.tiny import LengthJudge, PositionJudge, tiny_tokenizer
 
@@ -79,3 +81,35 @@ def test_responses_of_the_reference_are_stripped_like_the_anchors_of_a_file(
     monkeypatch.setattr("prl.rollouts.generate.decode", lambda *_: ["\n a b ", "c", "  "])
     assert module.actors.reference_responses(batch()) == ["a b", "c", ""]
     assert module.actors.sample_with_weights(module.actors.weights(), batch()) == ["a b", "c", ""]
+
+
+class Marking(Sampler):
+    """Says which of its methods was called."""
+
+    needs_anchors = True
+
+    def sample(self, batch: PromptBatch, policy: Any) -> Any:
+        return "to learn from"
+
+    def answer(self, batch: PromptBatch, policy: Any) -> Any:
+        return "to validate"
+
+
+def test_a_sampler_knows_what_its_responses_are_for(tiny_folder: Any) -> None:
+    module = build(tiny_folder, sampler=Marking())
+    assert (module.actors.sample(batch()), module.generate(batch())) == ("to learn from",) * 2
+    assert (module.actors.sample(batch(), training=False), module.generate(batch(), training=False)) == (
+        "to validate",
+        "to validate",
+    )
+    assert torch.equal(
+        draws(LocalSampler().answer, batch(), module.actors).response_ids,
+        draws(module.actors.generate, batch()).response_ids,
+    )
+
+
+def test_a_sampler_that_reads_anchors_has_the_rows_checked_for_them(tiny_folder: Any) -> None:
+    rewarded: dict[str, Any] = {"reward": RuleReward(), "sampling": Sampling(max_new_tokens=12)}
+    policy = ModelSource(path=str(tiny_folder))
+    assert PairwisePPOModule(policy, sampler=Marking(), **rewarded).build_encoder().needs_anchors
+    assert not PairwisePPOModule(policy, **rewarded).build_encoder().needs_anchors

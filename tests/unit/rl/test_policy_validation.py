@@ -59,6 +59,7 @@ def test_a_row_without_an_anchor_is_compared_with_the_reference_and_the_others_a
     rollout, _ = PolicyTrainingModule._sample(stage, batch, 0)
     assert rollout.batch.anchors == [("own",), ("from it too",)]
     assert stage.judge_responses.call_args.args == (rollout,)
+    assert stage.generate.call_args.kwargs == {"training": False}  # a sampler that helps in training does not here
 
 
 def test_figures_are_of_all_rows_in_one_order_whichever_process_had_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,3 +238,30 @@ def test_scoring_again_gives_the_logprobs_that_generation_had() -> None:
             step = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token]
             assert found[row, place].item() == pytest.approx(step.item(), abs=1e-5)
             ids.append(token)
+
+
+@pytest.mark.parametrize("token", [EOS, 20])
+def test_each_row_may_have_a_limit_of_its_own(token: int) -> None:
+    batch, limits = prompts(["a", "bc", "d", "e"]), torch.tensor([0, 1, 3, 5])
+    rollout = generate(always(token), TOKENIZER, batch, Sampling(max_new_tokens=9), end_ids=[EOS], limits=limits)
+    lengths = [min(limit, 1) if token == EOS else limit for limit in limits.tolist()]
+    assert torch.equal(rollout.response_mask, ragged_mask(lengths))
+    assert rollout.finished.tolist() == [token == EOS and limit > 0 for limit in limits.tolist()]
+    assert (rollout.response_ids[~rollout.response_mask] == PAD).all()
+    assert rollout.texts == ["" if token == EOS else TOKENIZER.decode([token] * length) for length in lengths]
+
+
+def test_an_end_token_beyond_the_limit_of_a_row_does_not_end_it() -> None:
+    """Padding may be an end token, and stands behind rows that were cut."""
+    batch, limits = prompts(["a", "bc"]), torch.tensor([2, 4])
+    rollout = generate(always(20), TOKENIZER, batch, Sampling(), end_ids=[EOS, PAD], limits=limits)
+    assert rollout.response_mask.sum(1).tolist() == [2, 4]
+    assert rollout.finished.tolist() == [False, False]
+
+
+def test_rows_end_at_their_limits_and_the_batch_with_the_last() -> None:
+    model, steps = always(20), []
+    model.register_forward_pre_hook(lambda *_: steps.append(1))
+    limits = torch.tensor([2, 4])
+    generate(model, TOKENIZER, prompts(["a", "bc"]), Sampling(max_new_tokens=50), end_ids=[EOS], limits=limits)
+    assert len(steps) == 4

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -59,6 +61,12 @@ def test_a_response_near_the_limit_loses_more_and_more() -> None:
     rollout: Rollout = make_rollout(ragged_mask([3, 8, 9, 11, 12]))
     found = Overlong(2.0, buffer=4)(Scores(torch.zeros(5)), rollout).rewards
     assert found.tolist() == [0.0, 0.0, -0.5, -1.5, -2.0]
+
+
+def test_the_limit_is_that_of_all_tokens_of_a_response_whoever_made_them() -> None:
+    read = ragged_mask([3, 10, 12])
+    rollout = replace(make_rollout(read & (torch.arange(12) > 1)), context_mask=read)
+    assert Overlong(2.0, buffer=4)(Scores(torch.zeros(3)), rollout).rewards.tolist() == [0.0, -1.0, -2.0]
 
 
 @pytest.mark.parametrize(
