@@ -43,7 +43,7 @@ class _RowLimits(StoppingCriteria):
     def __init__(self, limits: Tensor, width: int) -> None:
         self.limits, self.width = limits, width
 
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         return input_ids.shape[1] - self.width >= self.limits
 
 

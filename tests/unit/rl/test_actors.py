@@ -102,14 +102,12 @@ def test_a_sampler_knows_what_its_responses_are_for(tiny_folder: Any) -> None:
         "to validate",
         "to validate",
     )
-    assert torch.equal(
-        draws(LocalSampler().answer, batch(), module.actors).response_ids,
-        draws(module.actors.generate, batch()).response_ids,
-    )
+    plain = draws(LocalSampler().answer, batch(), module.actors)
+    assert torch.equal(plain.response_ids, draws(module.actors.generate, batch()).response_ids)
 
 
 def test_a_sampler_that_reads_anchors_has_the_rows_checked_for_them(tiny_folder: Any) -> None:
-    rewarded: dict[str, Any] = {"reward": RuleReward(), "sampling": Sampling(max_new_tokens=12)}
+    rewarded: dict[str, Any] = {"reward": RuleReward(), "max_prompt_length": 64}
     policy = ModelSource(path=str(tiny_folder))
     assert PairwisePPOModule(policy, sampler=Marking(), **rewarded).build_encoder().needs_anchors
     assert not PairwisePPOModule(policy, **rewarded).build_encoder().needs_anchors
