@@ -171,8 +171,8 @@ class PairwisePPOModule(PolicyUpdate):
         check_lengths(models, self.tokenizer, self.max_prompt_length, self.sampling, self.sampler)
         compared = self.reward.needs_anchors or any(shaper.needs_anchors for shaper in self.shaping)
         needs_anchors = self.sampler.needs_anchors or (self.anchors.reads_column and compared)
-        criteria = [column for source in self.reward.leaves() for column in source.criteria_columns]
-        return PromptEncoder(self.tokenizer, self.max_prompt_length, self.on_too_long, needs_anchors, criteria)
+        readers = list(self.reward.leaves())
+        return PromptEncoder(self.tokenizer, self.max_prompt_length, self.on_too_long, needs_anchors, readers)
 
     def setup(self, stage: str) -> None:
         """Hold the settings of an iteration against each other, before a model is read. Raises ValueError."""
@@ -214,6 +214,7 @@ class PairwisePPOModule(PolicyUpdate):
             sampling=self.sampling,
             judging=self.judging,
             sampler=self.sampler,
+            max_prompt_length=self.max_prompt_length,
             gather=self.resources.gather_rollouts,
             with_entropy=self.objective.needs_entropy,
             **shared,

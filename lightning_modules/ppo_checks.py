@@ -89,6 +89,7 @@ def check_methods(
     anchors.check(sampling)
     _check_sampler(sampler, reward, sampling)
     comparing: list[tuple[str, Any]] = [("advantage", advantage), ("objective", objective)]
+    comparing += [("reward", each) for each in reward.leaves()]
     for setting, each in comparing + [("filters", each) for each in filters]:
         if sampling.per_prompt < each.min_per_prompt:
             raise ValueError(

@@ -221,6 +221,8 @@ class Scores:
     """[B] each: rewards of the sources of a weighted sum, by their names."""
     token_rewards: Tensor | None = None
     """[B, T] dense rewards of single tokens, zero outside the mask; None without any."""
+    left_out: Tensor | None = None
+    """[B] True where a response has no reward on purpose, which is no failure; None for none."""
 
     def __post_init__(self) -> None:
         if (self.verdict is None) != (self.response_index is None):
@@ -236,7 +238,8 @@ class Scores:
             response_index = response_index.to(device)
         components = {name: each.to(device) for name, each in self.components.items()}
         token_rewards = None if self.token_rewards is None else self.token_rewards.to(device)
-        return Scores(self.rewards.to(device), verdict, response_index, components, token_rewards)
+        left_out = None if self.left_out is None else self.left_out.to(device)
+        return Scores(self.rewards.to(device), verdict, response_index, components, token_rewards, left_out)
 
     def with_rewards(self, rewards: Tensor) -> "Scores":
         """Replace the rewards, [B]; verdict, components and token rewards stay."""
@@ -246,6 +249,11 @@ class Scores:
     def failed(self) -> Tensor:
         """[B] True where there is no reward."""
         return self.rewards.isnan()
+
+    @property
+    def lost(self) -> Tensor:
+        """[B] True where there is no reward although there should be one."""
+        return self.failed if self.left_out is None else self.failed & ~self.left_out
 
 
 @dataclass(frozen=True)

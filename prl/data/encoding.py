@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from prl.data.chat import encode_chat
 from prl.data.columns import number_tensors, read_numbers, read_optional
 from prl.data.fitting import fit_prompt
 from prl.data.marks import encode_content
-from prl.data.rows.criteria import read_criteria
 from prl.data.rows.records import AnchoredPrompt, Demonstration, PreferencePair
 from prl.data.rows.row_errors import RowError
 from prl.data.templates import TemplateFailure
@@ -261,6 +260,16 @@ class ScalarPairEncoder(ConversationEncoder):
         return {"input_ids": ids, "attention_mask": mask, **columns, **pair_tensors(rows)}
 
 
+class ReadsColumns(Protocol):
+    """What reads further columns of prompts."""
+
+    columns: tuple[str, ...]
+    """Their names; one that checks none has none."""
+
+    def check_row(self, row: dict[str, Any]) -> None:
+        """Refuse a row by its further columns. Raises RowError."""
+
+
 class PromptEncoder(_Encoder):
     """Prompts for sampling, left padded.
 
@@ -269,7 +278,7 @@ class PromptEncoder(_Encoder):
         max_length: longest prompt in tokens.
         on_too_long: error, truncate (see `fit_prompt`; counted) or skip (counted).
         needs_anchors: whether a prompt without an anchor is of no use.
-        criteria: columns that hold the criteria of a rubric, for the reward.
+        readers: what reads further columns of the rows, and checks them.
     """
 
     def __init__(
@@ -278,31 +287,31 @@ class PromptEncoder(_Encoder):
         max_length: int,
         on_too_long: OnTooLong = "error",
         needs_anchors: bool = True,
-        criteria: Sequence[str] = (),
+        readers: Sequence[ReadsColumns] = (),
     ) -> None:
         super().__init__(tokenizer, max_length, on_too_long)
-        self.needs_anchors, self.criteria = needs_anchors, tuple(criteria)
+        self.needs_anchors, self.readers = needs_anchors, [each for each in readers if each.columns]
 
     @property
-    def declared(self) -> tuple[str, ...]:
-        """Columns that a row is read for beside prompt and anchors."""
-        return self.criteria
+    def declared(self) -> list[str]:
+        """Further columns that are read, so that a data source may map them."""
+        return [name for reader in self.readers for name in reader.columns]
 
     @property
     def fingerprint(self) -> str:
         """Hash all settings, `needs_anchors` included: a run that needs anchors cannot use rows without."""
-        checked = [self.criteria] if self.criteria else []
-        return settings_hash(super().fingerprint, self.needs_anchors, *checked)
+        checked = [(type(each).__name__, each.columns) for each in self.readers]
+        return settings_hash(super().fingerprint, self.needs_anchors, *([checked] if checked else []))
 
     def encode(self, record: AnchoredPrompt) -> dict[str, Any] | None:
         """Encode one prompt with its anchors; None when it is skipped.
 
         Raises:
+            RowError: for further columns that a reader refuses.
             TooLongError: when it does not fit and `on_too_long` is error.
-            RowError: for a row without the criteria that the reward reads.
         """
-        for column in self.criteria:
-            read_criteria(record.extra, column)
+        for reader in self.readers:
+            reader.check_row(record.extra)
         ids, truncation = self._encode_prompt(record.prompt), Truncation(0)
         if len(ids) > self.max_length and self.on_too_long == "error":
             raise TooLongError(

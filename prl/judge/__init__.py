@@ -10,6 +10,7 @@ from prl.judge.generative import GenerativeJudge
 from prl.judge.generative_rubric import GenerativeRubric
 from prl.judge.implicit import ImplicitJudge
 from prl.judge.loading import Judge, load_judge
+from prl.judge.self_referee import SelfReferee
 from prl.judge.template import JudgeTemplate
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "Judge",
     "JudgeTemplate",
     "PairwiseJudge",
+    "SelfReferee",
     "load_judge",
 ]

@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from prl.config import ModelSource
 from prl.models.loading import freeze
+from prl.rollouts.base import PolicyHandle
 from prl.types import Conversation, Critique, Rollout, Scores
 from prl.verdict import Verdict
 
@@ -28,10 +29,12 @@ class RewardSource(nn.Module, ABC):
     """Type in which the model works; None for a source without a model, such as a rule."""
     needs_anchors = True
     """Whether a response without an anchor has no reward."""
-    criteria_columns: tuple[str, ...] = ()
-    """Columns of the prompts with criteria (`prl.data.rows.criteria`), checked in every row before a run begins."""
     gives_critique = False
     """Whether `critique` tells what a response lacks."""
+    min_per_prompt: ClassVar[int] = 1
+    """Fewest responses per prompt that the source needs."""
+    columns: tuple[str, ...] = ()
+    """Columns of the prompts that `check_row` looks at."""
 
     def load(self) -> None:
         """Load weights and tokenizer; safe to call twice."""
@@ -47,6 +50,12 @@ class RewardSource(nn.Module, ABC):
 
     def attach_policy(self, policy: Any, policy_path: str | None) -> None:
         """Offer the policy before `load` to a source that can share its weights; does nothing by default."""
+
+    def attach_handle(self, policy: PolicyHandle) -> None:
+        """Offer the policy in training to a source that has it sample; does nothing by default."""
+
+    def check_row(self, row: dict[str, Any]) -> None:
+        """Refuse a row of prompts before the run, by its further columns. Raises RowError; does nothing by default."""
 
     def leaves(self) -> "Iterator[RewardSource]":
         """Yield the source itself, or the sources of a weighted sum."""

@@ -79,9 +79,13 @@ class Rubric(RewardSource):
 
     def __init__(self, column: str = "rubric") -> None:
         super().__init__()
-        self.column, self.criteria_columns = column, (column,)
+        self.column, self.columns = column, (column,)
         self._failure: str | None = None
         self._known: dict[str, list[float]] = {}
+
+    def check_row(self, row: dict[str, Any]) -> None:
+        """Refuse a row whose criteria cannot be read. Raises RowError."""
+        read_criteria(row, self.column)
 
     @abstractmethod
     def grade(self, questions: list[Question]) -> list[list[float]]:

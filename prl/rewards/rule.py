@@ -44,7 +44,8 @@ class RuleReward(RewardSource):
         """Return the last error of the rule, or what it returned instead of a number."""
         return self._failure
 
-    def _value(self, prompt: Conversation, response: str, row: dict[str, Any]) -> float:
+    def value(self, prompt: Conversation, response: str, row: dict[str, Any]) -> float:
+        """Apply the rule to one response; NaN where it has no number."""
         name = getattr(self.rule, "__name__", type(self.rule).__name__)
         try:
             value = self.rule(prompt, response, row)
@@ -62,7 +63,7 @@ class RuleReward(RewardSource):
         extras = batch.extras or [{}] * len(batch)
 
         def values_of(rows: list[int], texts: list[str]) -> torch.Tensor:
-            values = [self._value(batch.prompts[i], text, extras[i]) for i, text in zip(rows, texts, strict=True)]
+            values = [self.value(batch.prompts[i], text, extras[i]) for i, text in zip(rows, texts, strict=True)]
             return torch.tensor(values, device=batch.prompt_ids.device)
 
         return scores_from_values(rollout, values_of)

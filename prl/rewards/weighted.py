@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from prl.rewards.base import RewardSource
@@ -79,7 +80,9 @@ class WeightedReward(RewardSource):
         told = next((each for each in scores.values() if each.verdict is not None), None)
         nested = {f"{name}/{inner}": part for name, each in scores.items() for inner, part in each.components.items()}
         verdict, index = (told.verdict, told.response_index) if told is not None else (None, None)
-        return Scores(total, verdict, index, {**parts, **nested})
+        marked = [each.left_out.to(device) for each in scores.values() if each.left_out is not None]
+        left_out = torch.stack(marked).any(0) if marked else None
+        return Scores(total, verdict, index, {**parts, **nested}, left_out=left_out)
 
     def combine(self, parts: dict[str, Tensor]) -> Tensor:
         """Sum the rewards of all sources by their weights: [B] each -> [B]."""

@@ -36,6 +36,7 @@ class Actors:
         offload: keeps the reference off the device while it is idle.
         sharding: how weights are sharded over processes.
         sampler: samples the policy's responses.
+        max_prompt_length: longest prompt, tokens.
         gather: when sharded weights are gathered for a rollout.
         with_entropy: have `evaluate` compute the entropy as well.
     """
@@ -52,14 +53,18 @@ class Actors:
         offload: Offload,
         sharding: Sharding,
         sampler: Sampler,
+        max_prompt_length: int,
         gather: Gather = "auto",
         with_entropy: bool = False,
     ) -> None:
         self.policy, self.critic, self.reference, self.tokenizer = policy, critic, reference, tokenizer
         self.sampling, self.judging, self.offload, self.sharding = sampling, judging, offload, sharding
         self.sampler, self.gather, self.with_entropy = sampler, gather, with_entropy
+        self.max_prompt_length = max_prompt_length
         self.end_ids = end_token_ids(policy, tokenizer)
         self.version = 0
+        for source in judging.reward.leaves():
+            source.attach_handle(self)
 
     # ---- sampling
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from prl.data.thoughts import CLOSE, opens_thoughts, without_thoughts
 from prl.distributed import global_sum
 from prl.judge.base import PairwiseJudge
@@ -59,11 +61,12 @@ class Judging:
         """Reward each response, against its anchors.
 
         Raises:
-            ValueError: when no response on any rank got a reward.
+            ValueError: when no response on any rank got a reward, though some should have.
         """
         with self.at_work(self.reward):
             scores = self.reward.score(self.answers(rollout)).to(self._sharding.device)
-        if not int(global_sum((~scores.failed).sum())):
+        rewarded, lost = global_sum(torch.stack([(~scores.failed).sum(), scores.lost.sum()])).tolist()
+        if lost and not rewarded:
             raise ValueError(
                 f"none of the {len(rollout)} responses could be rewarded; the last failure: "
                 f"{self.reward.failure() or 'the reward is not a number, as of a model whose weights are damaged'}"

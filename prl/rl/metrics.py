@@ -68,7 +68,7 @@ def iteration_metrics(
     rewarded, num_counted = ~scores.failed, int(global_sum(experience.counted.sum()))
     numbers = {
         "reward/score": mean_over_ranks(experience.rewards[rewarded]),
-        "reward/failed_frac": mean_over_ranks(scores.failed),
+        "reward/failed_frac": mean_over_ranks(scores.lost),
         "kl/k1": sequence_kl(experience),
         "kl/k3": mean_over_ranks(_per_response(experience, "k3")),
         "kl/coef": kl_coef,

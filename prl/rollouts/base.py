@@ -20,7 +20,9 @@ class PolicyHandle(Protocol):
     end_ids: list[int]
     """Ids that end a response."""
     version: int
-    """Changes with each update."""
+    """Training batches done when the responses at hand were sampled; changes with each update."""
+    max_prompt_length: int
+    """Longest prompt, tokens, for which the models of the run have room."""
 
     def generate(self, batch: PromptBatch, limits: Tensor | None = None) -> Rollout:
         """Sample one response to each prompt in this process.

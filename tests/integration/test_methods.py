@@ -84,6 +84,24 @@ def with_columns(overlay: Path, home: Home, folder: Path) -> list[str]:
     return ["--data.init_args.train.path", str(folder / "prompts.jsonl")]
 
 
+def of_three_kinds(overlay: Path, home: Home, folder: Path) -> list[str]:
+    """Give a policy that is its own referee verifiable rows, rankings to score, and open instructions."""
+    if "SelfReferee" not in overlay.read_text():
+        return []
+    from prl.cli.entry import main
+
+    folder.mkdir(exist_ok=True)
+    if not (path := folder / "rankings.jsonl").exists():
+        limit = ("--limit", "12")
+        main(["referee", str(home.data("pairs.train")), "--instruction", "Score.", *limit, "--output", str(path)])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, line in enumerate(home.data("prompts.train").read_text().splitlines()[:20]):
+        row = json.loads(line)
+        rows.append({"prompt": row["prompt"], "answer": row["anchor"]} if number % 2 else row)
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ["--data.init_args.train.path", str(folder / "prompts.jsonl")]
+
+
 def settings_of(overlay: Path, home: Home, folder: Path) -> list[str]:
     """Make the run tiny, with the models of the test in place of those of the quickstart."""
     text, own = overlay.read_text(), folder / overlay.name
@@ -125,6 +143,7 @@ def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
         place = arguments.index(f"{MODEL}reward.init_args.path")
         del arguments[place : place + 2]
         arguments += with_columns(overlay, home, run.parent / "rows")
+        arguments += of_three_kinds(overlay, home, run.parent / "rows")
         arguments += room_for_prompts(overlay)
     if stage_of(overlay) == "preference":
         arguments += what_it_reads(overlay, home, run.parent / "rows")

@@ -110,8 +110,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ),
             (
                 "anchors-are-no-part-of-the-fingerprint",
-                "settings_hash(super().fingerprint, self.needs_anchors)",
-                "super().fingerprint",
+                "super().fingerprint, self.needs_anchors, *(",
+                "super().fingerprint, *(",
             ),
             ("prompts-keep-their-end-token", "            ids.pop()  #", "            pass  #"),
         ),

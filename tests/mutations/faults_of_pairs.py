@@ -10,6 +10,14 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("differences-turned", "each[:, None] - each[None, :]", "each[None, :] - each[:, None]"),
         ),
     ),
+    "prl/pairs/referee.py": (
+        "i.referee_command",
+        (
+            ("ranks-as-scores", 'order == "rank" else', 'order == "none" else'),
+            ("gold-as-it-comes", "[ranking.gold[number] for number in order]", "list(ranking.gold)"),
+            ("soft-labels-are-hard", "(pair.preference, 1 - pair.preference)", "(1.0, 0.0)"),
+        ),
+    ),
     "prl/pairs/corruption.py": (
         "u.corruption i.corrupt_command",
         (

@@ -20,6 +20,7 @@ NAMES = (
     "pairs",
     "corrupt",
     "strength",
+    "referee",
     "rounds",
     "control",
     "resume",

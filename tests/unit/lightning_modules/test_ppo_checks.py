@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from lightning_modules.ppo_checks import check_methods, check_run
-from prl.advantages import GroupNormalized, PairwiseMatrix
+from prl.advantages import GAE, GroupNormalized, PairwiseMatrix
 from prl.anchors import DatasetAnchors, GroupReference, RoundRobin
 from prl.config import Sampling, Update
+from prl.judge import SelfReferee
 from prl.objectives.policy import GPO, P3O, PPO
-from prl.rewards import RuleReward
+from prl.rewards import RuleReward, WeightedReward
 from prl.rollouts import LocalSampler
 
 DRAWN: dict[str, Any] = {"sampler": LocalSampler(), "reward": RuleReward()}
@@ -29,6 +30,14 @@ def test_an_objective_that_compares_responses_needs_several_of_a_prompt() -> Non
         check_methods(advantage, objective=P3O(), sampling=Sampling(per_prompt=1), **settings)
     check_methods(advantage, objective=P3O(), sampling=Sampling(per_prompt=2), **settings)
     check_methods(advantage, objective=PPO(), sampling=Sampling(per_prompt=1), **settings)
+
+
+def test_a_reward_that_compares_responses_needs_several_of_a_prompt() -> None:
+    nested = WeightedReward({"referee": SelfReferee()}, {"referee": 1.0})
+    settings: dict[str, Any] = {"filters": [], "anchors": DatasetAnchors(), "critic": None, **DRAWN, "reward": nested}
+    with pytest.raises(ValueError, match="reward: SelfReferee compares the responses of a prompt, at least 2, .* is 1"):
+        check_methods(GAE(), objective=PPO(), sampling=Sampling(per_prompt=1), **settings)
+    check_methods(GAE(), objective=PPO(), sampling=Sampling(per_prompt=2), **settings)
 
 
 def test_a_microbatch_has_room_for_a_prompt_whose_responses_are_compared() -> None:

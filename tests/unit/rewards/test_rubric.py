@@ -139,7 +139,7 @@ def test_a_row_without_criteria_has_no_reward_outside_of_a_run() -> None:
     assert found.failed.all()
     assert "Add the column 'items'" in str(source.failure())
     assert source.score(replace(rows(["1"], []))).failed.all()
-    assert source.criteria_columns == ("items",)
+    assert source.columns == ("items",)
 
 
 def test_a_rubric_is_a_source_of_a_weighted_sum() -> None:
@@ -147,4 +147,4 @@ def test_a_rubric_is_a_source_of_a_weighted_sum() -> None:
     found = source.score(rows(["1 3"], [{"rubric": json.loads(json.dumps(column(*criteria())))}]))
     assert found.rewards.tolist() == pytest.approx([2 * 4 / 6])
     assert set(found.components) == {"rubric", "rubric/rubric", "rubric/factual", "rubric/other"}
-    assert [column for each in source.leaves() for column in each.criteria_columns] == ["rubric"]
+    assert [column for each in source.leaves() for column in each.columns] == ["rubric"]

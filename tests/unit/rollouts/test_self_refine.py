@@ -193,9 +193,8 @@ def test_settings_and_runs_that_cannot_be_are_refused(tiny_folder: Path) -> None
     policy = ModelSource(path=str(tiny_folder))
 
     def module(reward: Any, per_prompt: int, **settings: Any) -> Any:
-        return PairwisePPOModule(
-            policy, reward, sampler=SelfRefine(**settings), sampling=Sampling(per_prompt=per_prompt, max_new_tokens=12)
-        )
+        sampler, sampling = SelfRefine(**settings), Sampling(per_prompt=per_prompt, max_new_tokens=12)
+        return PairwisePPOModule(policy, reward, sampler=sampler, sampling=sampling, max_prompt_length=64)
 
     with pytest.raises(ValueError, match="sampler: SelfRefine needs at least 2 responses .*per_prompt is 1"):
         module(RuleRubric(has), 1)
@@ -204,7 +203,7 @@ def test_settings_and_runs_that_cannot_be_are_refused(tiny_folder: Path) -> None
             module(reward, 2)
     with pytest.raises(ValueError, match="512 positions, but SelfRefine.max_prompt_length plus sampling.max_new"):
         module(RuleRubric(has), 2, max_prompt_length=501).build_encoder()
-    assert module(RuleRubric(has), 2, max_prompt_length=500).build_encoder().criteria == ("rubric",)
+    assert module(RuleRubric(has), 2, max_prompt_length=500).build_encoder().declared == ["rubric"]
 
 
 def test_a_server_samples_for_it_as_well(tmp_path: Path) -> None:

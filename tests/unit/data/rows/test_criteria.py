@@ -11,6 +11,7 @@ from prl.data import AnchoredPrompt, DataError, DataSource
 from prl.data.encoding import PromptEncoder
 from prl.data.rows.criteria import Criterion, read_criteria
 from prl.data.rows.row_errors import RowError
+from prl.rewards import RuleRubric
 from tests.helpers.tiny import tiny_tokenizer
 
 GOOD = {"criterion": " is short ", "weight": 2, "factual": False}
@@ -51,7 +52,8 @@ def test_a_missing_column_is_named_with_those_there_are() -> None:
 
 
 def encoder(*criteria: str) -> PromptEncoder:
-    return PromptEncoder(tiny_tokenizer(), 40, needs_anchors=False, criteria=criteria)
+    readers = [RuleRubric(lambda *_: True, column=column) for column in criteria]
+    return PromptEncoder(tiny_tokenizer(), 40, needs_anchors=False, readers=readers)
 
 
 def test_the_encoder_refuses_rows_without_criteria_and_keeps_them_apart_in_the_cache() -> None:
