@@ -245,6 +245,15 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("trpa-lowers-right-answers", "torch.where(right, -ratios, ratios)", "torch.where(right, ratios, -ratios)"),
         ),
     ),
+    "prl/objectives/policy/rgr_grpo.py": (
+        "u.rgr_grpo u.every_policy_objective",
+        (
+            ("denominators-are-exchanged", 'if self.denominator == "policy" else', 'if self.denominator == "old" else'),
+            ("gamma-stands-in-the-numerator", "return p / (", "return (p + self.gamma) / ("),
+            ("all-but-the-guided-are-shaped", "torch.where(guided[:, None],", "torch.where(~guided[:, None],"),
+            ("guided-loss-is-turned", "(-experience.advantages * factor", "(experience.advantages * factor"),
+        ),
+    ),
     "prl/objectives/policy/gpo.py": (
         "u.gpo u.every_policy_objective",
         (("gpo-multiplies-by-beta", "advantages / self.beta", "advantages * self.beta"),),

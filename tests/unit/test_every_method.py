@@ -50,7 +50,8 @@ class Case:
         batch = PromptBatch(ids, ids.bool(), turn, [("a", "b", "c")] * PROMPTS, columns).repeat(PER_PROMPT)
         self.mask = ragged_mask(torch.randint(1, WIDTH + 1, (rows,)).tolist(), WIDTH)
         texts = ["x" * int(length) for length in self.mask.sum(1)]
-        self.rollout = Rollout(batch, self.mask.long(), self.mask, torch.rand(rows) < 0.6, texts, WIDTH)
+        guided = torch.arange(rows) % PER_PROMPT == PER_PROMPT - 1
+        self.rollout = Rollout(batch, self.mask.long(), self.mask, torch.rand(rows) < 0.6, texts, WIDTH, guided)
         anchors = PER_PROMPT - 1  # as many as there are other responses to the prompt
         margins = 3 * torch.randn(2, anchors * rows)
         # Prompts whose rewards are all equal, nearly equal, and far apart.

@@ -18,6 +18,7 @@ METHODS = methods_in("prl.objectives.policy", prl.objectives.policy.__path__, Po
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "P3O": [{}, {"clip": "joint"}],
     "PPO": [{}, {"dual_clip": 1.5}, {"entropy_coef": 0.1}],
+    "RGRGRPO": [{}, {"denominator": "old"}],
 }
 """Settings to try beside the defaults."""
 every = pytest.mark.parametrize(
@@ -40,6 +41,8 @@ def experience(seed: int = 0) -> Experience:
     mask = found.rollout.response_mask
     old, ref = (-torch.rand(mask.shape, generator=generator, dtype=torch.float64) * mask for _ in range(2))
     weights = torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    guided = torch.tensor([False, True, False] * 3)
+    found = replace(found, rollout=replace(found.rollout, guided=guided))
     return replace(found, old_logprobs=old, ref_logprobs=ref, weights=weights)
 
 
