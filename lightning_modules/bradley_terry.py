@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from lightning_modules.judge_validation import JudgeValidation
-from lightning_modules.reward_checks import check_optional, check_scalar_needs
+from lightning_modules.look_ahead import LookAhead, check_look_ahead, read_unlabelled
+from lightning_modules.reward_checks import check_optional, check_passes, check_scalar_needs
 from prl.config import ModelSource, Optimization, check_length
+from prl.data import DataSource
 from prl.data.columns import numbers_of
 from prl.data.encoding import ScalarPairEncoder
 from prl.data.rows.records import PreferencePair
@@ -16,10 +18,12 @@ from prl.data.tokens import OnTooLong, tokenizer_hash
 from prl.judge.bradley_terry import save_bradley_terry
 from prl.judge.general_preference import save_general_preference
 from prl.models.critic import hidden_size
+from prl.models.dropout import using_dropout
 from prl.models.limits import check_fits
 from prl.models.loading import load_scalar_classifier, load_tokenizer
 from prl.objectives.reward import BradleyTerry, PairBatch, RewardObjective
-from prl.rewards.scalar import head_rewards, weighted_reward
+from prl.rewards.scalar import end_states, head_rewards, weighted_reward
+from prl.run_folder.inputs import Inputs
 from prl.verdict import Verdict
 
 
@@ -35,9 +39,11 @@ class BradleyTerryRewardModule(JudgeValidation):
         on_too_long: error, truncate or skip, with counts, for longer ones.
         passport_pairs: validation pairs, from the first, on which the finished judge is measured for its passport; 0
             writes none.
+        unlabelled: prompts with several responses each in the column `responses`, for an objective that looks ahead,
+            such as `MetaRM`; null for others.
 
     Raises:
-        ValueError: for an objective that needs what a scalar model cannot give.
+        ValueError: for an objective that needs what a scalar model cannot give, or what is not set.
     """
 
     record_type = PreferencePair
@@ -50,15 +56,35 @@ class BradleyTerryRewardModule(JudgeValidation):
         max_length: int = 1024,
         on_too_long: OnTooLong = "truncate",
         passport_pairs: int = 200,
+        unlabelled: DataSource | None = None,
     ) -> None:
         super().__init__(objective or BradleyTerry(), passport_pairs)
         check_scalar_needs(self.objective)
+        check_passes(self.objective, model, unlabelled)
         self.head_weights, self.operator = self.objective.head_weights or (1.0,), self.objective.operator
         self.num_outputs = len(self.head_weights) if self.operator is None else self.operator.outputs
         self.source, self.optimization = model, optimization
         check_length("max_length", max_length)
         self.max_length, self.on_too_long = max_length, on_too_long
         self.model: Any = None
+        self.unlabelled = unlabelled
+        self.look_ahead: LookAhead | None = None
+        self._unlabelled_hash: str | None = None
+
+    def setup(self, stage: str) -> None:
+        """Read the unlabelled responses of an objective that looks ahead, before the model. Raises ValueError."""
+        super().setup(stage)
+        if stage == "fit" and self.unlabelled is not None:
+            check_look_ahead(self.trainer, self.sharding)
+            encoder = self.build_encoder()
+            prompts, self._unlabelled_hash = read_unlabelled(self.unlabelled, encoder)
+            pad_id = int(encoder.tokenizer.pad_token_id)
+            self.look_ahead = LookAhead(self.objective, prompts, pad_id, self.head_weights)
+
+    def inputs(self) -> Inputs:
+        """Hash the folder of the model, and the unlabelled responses."""
+        unlabelled: Inputs = {"model.unlabelled": self._unlabelled_hash and self._unlabelled_hash[:32]}
+        return {**super().inputs(), **(unlabelled if self.unlabelled is not None else {})}
 
     def build_encoder(self) -> ScalarPairEncoder:
         """Build the encoder of preference pairs; the data module calls this."""
@@ -110,12 +136,34 @@ class BradleyTerryRewardModule(JudgeValidation):
         return Verdict(margin, -margin)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Compute the weighted mean loss per pair."""
+        """Compute the weighted mean loss per pair, where an objective that looks ahead has moved the weights to."""
+        if self.look_ahead is not None:
+            step = 0 if self._trainer is None else self.trainer.global_step
+            self.log("train/ascended", self.look_ahead.ascend(self.model, step))
         pairs = self._pairs(batch)
         loss, of_batch = self.mean_loss(pairs, batch)
         self.log("train/loss", of_batch, prog_bar=True)
         self.log_training(pairs.margin[0].detach(), batch["targets"])
         return loss
+
+    def on_after_backward(self) -> None:
+        """Put the weights back from a look ahead, before a step is taken from them."""
+        if self.look_ahead is not None:
+            self.look_ahead.go_back()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save as every module does, and never weights of a look ahead."""
+        self.on_after_backward()
+        super().on_save_checkpoint(checkpoint)
+
+    def _states(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the hidden states at the ends of chosen and of rejected in each pass with dropout: [P, N, D]."""
+        rows = 2 * len(batch["targets"])
+        inputs = batch["input_ids"][:rows], batch["attention_mask"][:rows]
+        with using_dropout(self.model, self.objective.dropout):
+            passes = [end_states(self.model, *inputs) for _ in range(self.objective.dropout_passes)]
+        chosen, rejected = torch.stack(passes).chunk(2, dim=1)
+        return {"chosen_states": chosen, "rejected_states": rejected}
 
     def _pairs(self, batch: dict[str, Tensor]) -> PairBatch:
         chosen, rejected, blocks = self._rewards(batch)
@@ -123,6 +171,8 @@ class BradleyTerryRewardModule(JudgeValidation):
         heads: dict[str, Any] = {}
         if self.objective.head_weights or self.operator is not None:
             heads = {"chosen_rewards": chosen, "rejected_rewards": rejected, "prompt_blocks": blocks}
+        if self.objective.dropout_passes:
+            heads |= self._states(batch)
         columns = numbers_of(batch, [*self.objective.columns, *self.objective.optional_columns])
         return PairBatch(margin, torch.ones_like(margin, dtype=torch.bool), batch["targets"].float(), columns, **heads)
 

@@ -116,9 +116,13 @@ def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
     judge = isinstance(module, GenerativeRewardModule)
     readings = 2 if scalar or (judge and module.order == "both") else 1
     readings += scalar and module.operator is not None and module.operator.prompt_head  # of each prompt by itself
+    readings += 2 * module.objective.dropout_passes if scalar else 0
     whole_logits = not scalar and (not judge or module.text_coef > 0)
     work = partial(_train, model.train(), rows * readings, module.max_length, whole_logits=whole_logits)
-    return MemoryPlan([model_memory("model", model, trained=True)], [], {"train": working_memory(model, work)})
+    working = working_memory(model, work)
+    if scalar and module.objective.look_ahead:  # the weights before it, and its gradients
+        working += 2 * sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
+    return MemoryPlan([model_memory("model", model, trained=True)], [], {"train": working})
 
 
 def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from lightning_modules.preference_checks import check_columns
+from prl.config import ModelSource
+from prl.data import DataSource
 from prl.data.columns import COLUMN
 from prl.objectives.reward import RewardObjective
 
@@ -31,6 +33,12 @@ def check_judge_needs(objective: RewardObjective, order: str) -> None:
             f"objective: {name} reads rewards of single responses (head_weights), which a generative judge does not "
             "give; train a scalar model by BradleyTerryRewardModule, or choose an objective of margins"
         )
+    for need in ("dropout_passes", "look_ahead"):
+        if getattr(objective, need):
+            raise ValueError(
+                f"objective: {name} names {need}, which only a scalar reward model serves; train one by "
+                "BradleyTerryRewardModule, or choose an objective of margins"
+            )
     if objective.needs_both_orders and order != "both":
         raise ValueError(f"objective: {name} reads both orders of a pair, and order is {order}; it needs order: both")
     if objective.optional_columns:
@@ -70,6 +78,32 @@ def check_scalar_needs(objective: RewardObjective) -> None:
             f"{len(objective.head_weights)} in head_weights"
         )
     check_columns(name, [*objective.columns, *objective.optional_columns])
+
+
+def check_passes(objective: RewardObjective, model: ModelSource, unlabelled: DataSource | None) -> None:
+    """Refuse further passes that would be wrong, a look ahead without responses, and responses that nobody reads.
+
+    Args:
+        objective: of the run.
+        model: source of the model.
+        unlabelled: responses for a look ahead.
+
+    Raises:
+        ValueError: naming the objective and the setting.
+    """
+    name = type(objective).__name__
+    if objective.dropout_passes and model.gradient_checkpointing:
+        raise ValueError(
+            f"objective: {name} reads passes with dropout, and model.gradient_checkpointing computes activations again "
+            "without it, so gradients would be wrong; set it to false"
+        )
+    if objective.look_ahead and unlabelled is None:
+        raise ValueError(
+            f"objective: {name} looks ahead along unlabelled responses; set model.init_args.unlabelled.path to a file "
+            "of prompts with their responses, as `prl pairs --rule BestOfN --lists` writes it"
+        )
+    if unlabelled is not None and not objective.look_ahead:
+        raise ValueError(f"unlabelled is set, and {name} does not look ahead, so nothing reads it; leave it out")
 
 
 def check_optional(objective: RewardObjective, rows: Any) -> None:

@@ -27,6 +27,33 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 @contextmanager
+def using_dropout(model: nn.Module, share: float) -> Iterator[None]:
+    """Drop this share inside the block, wherever the architecture has a dropout, in train mode alone.
+
+    A backward pass behind the block is exact, unless it computes activations again (gradient checkpointing).
+
+    Raises:
+        ValueError: for a model without any dropout.
+    """
+    places: list[tuple[nn.Module, str]] = []
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            places.append((module, "p"))
+        named = [name for name, value in vars(module).items() if isinstance(value, float)]
+        places += [(module, name) for name in named if "dropout" in name or name.endswith("pdrop")]
+    if not places:
+        raise ValueError(f"{type(model).__name__} has no dropout, so two passes would agree; choose another model")
+    before = [getattr(module, name) for module, name in places]
+    try:
+        for module, name in places:
+            setattr(module, name, share)
+        yield
+    finally:
+        for (module, name), value in zip(places, before, strict=True):
+            setattr(module, name, value)
+
+
+@contextmanager
 def own_dropout(model: Any) -> Iterator[None]:
     """Return the configs of a model with their original dropout."""
     own = getattr(model, "_prl_own_dropout", [])

@@ -34,6 +34,14 @@ def head_rewards(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tenso
     return model(**model_inputs(input_ids, attention_mask)).logits.float()
 
 
+def end_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Compute the last hidden state at the token that heads read: [N, S] -> [N, D]."""
+    states = model(**model_inputs(input_ids, attention_mask), output_hidden_states=True).hidden_states[-1]
+    is_text = input_ids != model.config.get_text_config().pad_token_id
+    last = (is_text * torch.arange(input_ids.shape[1], device=input_ids.device)).argmax(-1)
+    return states[torch.arange(len(last), device=last.device), last]
+
+
 def weighted_reward(rewards: Tensor, head_weights: Sequence[float] = (1.0,)) -> Tensor:
     """Add up what the heads say, each with its weight, as r(x, y): [N, H] -> [N]."""
     return (rewards * rewards.new_tensor(head_weights)).sum(-1)

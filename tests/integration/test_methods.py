@@ -67,6 +67,10 @@ def scored(overlay: Path, home: Home, folder: Path) -> list[str]:
             row |= {name: (number + place) % 7 / 7 for place, name in enumerate(names)}
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         given += [f"--data.init_args.{split}.path", str(folder / f"{split}.jsonl")]
+    if objective.look_ahead:
+        samples = [{"prompt": row["prompt"], "responses": [row["chosen"], row["rejected"], "ab"]} for row in rows]
+        (folder / "unlabelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+        given += [f"{MODEL}unlabelled.path", str(folder / "unlabelled.jsonl")]
     return given
 
 

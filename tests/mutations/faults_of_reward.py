@@ -1,6 +1,6 @@
 """Faults of judges and reward models in training: their stages, what is checked, and their objectives."""
 
-_STAGES = "u.judge_levers u.pair_weights u.accumulation u.fused_training u.reward_objectives u.general_preference_judge"
+_STAGES = "u.reward_passes u.judge_levers u.pair_weights u.accumulation u.fused_training u.reward_objectives u.general_preference_judge"
 _OBJECTIVES = "u.reward_losses u.reward_socket u.every_method"
 
 BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
@@ -26,6 +26,10 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("prompts-are-not-asked", "prompts=self._reads_prompts", "prompts=False"),
             ("heads-of-embeddings-are-wide", "small_head=embeds", "small_head=False"),
             ("scalar-does-as-it-likes", "        check_scalar_needs(self.objective)\n", ""),
+            ("passes-without-checks", "        check_passes(self.objective, model, unlabelled)\n", ""),
+            ("states-of-chosen-alone", '"rejected_states": rejected}', '"rejected_states": chosen}'),
+            ("dropout-of-its-own", "using_dropout(self.model, self.objective.dropout)", "using_dropout(self.model, 0.1)"),
+            ("saves-what-is-ahead", "        self.on_after_backward()\n        super()", "        super()"),
         ),
     ),
     "lightning_modules/reward_checks.py": (
@@ -142,6 +146,49 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("labels-stay-hard", "mean.sigmoid() if self.soft_labels else", "mean.sigmoid() if False else"),
             ("strength-forgets-smoothing", "batch.target, self.label_smoothing)", "batch.target, 0.0)"),
             ("margins-of-any-weight", "self.margin_coef * of_first", "of_first"),
+        ),
+    ),
+    "prl/objectives/reward/contrastive.py": (
+        "u.contrastive u.every_method",
+        (
+            ("states-of-any-length", "one, other = normalize(views.float(), dim=-1)", "one, other = views.float()"),
+            ("one-view-of-itself", "one @ other.T", "one @ one.T"),
+            ("rejected-are-let-be", ".view(2, -1).mean(0)", ".view(2, -1)[0]"),
+            ("sums-in-place-of-differences", "info_nce(chosen - rejected", "info_nce(chosen + rejected"),
+            ("term-of-any-weight", "loss + self.beta * apart", "loss + apart"),
+            ("passes-without-weight", "        if beta:\n", "        if True:\n"),
+            ("one-pair-is-enough", "elif len(batch) > 1:", "elif True:"),
+        ),
+    ),
+    "prl/objectives/reward/meta_rm.py": (
+        "u.meta_rm u.every_method",
+        (
+            ("responses-are-compared-with-themselves", "offset=1", "offset=0"),
+            ("apart-in-one-direction", ".abs().sigmoid()", ".sigmoid()"),
+            ("sum-over-pairs", "2 / count**2 * (", "2 / count * ("),
+            ("looks-ahead-without-a-step", "        if eta:\n", "        if True:\n"),
+        ),
+    ),
+    "prl/models/dropout.py": (
+        "u.reward_passes",
+        (
+            ("dropout-stays-on", "            setattr(module, name, value)\n\n\n@contextmanager", "            pass\n\n\n@contextmanager"),
+            ("any-model-drops", "    if not places:\n", "    if False:\n"),
+        ),
+    ),
+    "lightning_modules/look_ahead.py": (
+        "u.reward_passes",
+        (
+            ("looks-behind", "alpha=self.objective.look_ahead", "alpha=-self.objective.look_ahead"),
+            ("looks-ahead-by-one", "gradient, alpha=self.objective.look_ahead)", "gradient)"),
+            ("stays-ahead", "            parameter.copy_(value)\n", "            pass\n"),
+            ("old-weights-in-bfloat16", "        torch.clear_autocast_cache()  # which", "        # which"),
+            ("one-order-for-all-passes", 'Random(f"unlabelled {number}")', 'Random("unlabelled")'),
+            ("same-prompts-every-step", "range(step * self.objective.unlabelled_prompts, (step + 1) * self", "range(0, self"),
+            ("shards-are-moved", "if sharding.cuts_weights or sharding.keeps_float32_copies:", "if False:"),
+            ("half-precision-vanishes", 'if trainer.precision == "16-mixed":', "if False:"),
+            ("one-response-is-compared", "if len(kept) < 2:", "if False:"),
+            ("equal-responses-are-two", "len(set(texts)) < 2", "len(texts) < 2"),
         ),
     ),
     "prl/pairs/strength.py": (

@@ -95,7 +95,9 @@ def paired(method: PreferenceObjective, case: Case) -> list[Tensor | None]:
 
 
 def judged(method: RewardObjective, case: Case) -> list[Tensor | None]:
-    return [method.loss(pair_batch(method, case.seed))]
+    asked = torch.tensor([method.dropout_passes * method.dropout, method.look_ahead, method.unlabelled_prompts])
+    ascended = method.ascended(case.scores.rewards) if method.look_ahead else None
+    return [method.loss(pair_batch(method, case.seed)), asked, ascended]
 
 
 SOCKETS: list[tuple[Any, type, Callable[[Any, Case], list[Tensor | None]]]] = [
@@ -128,6 +130,8 @@ def other_values(kind: Any, given: Any) -> Iterator[Any]:
             yield from other_values(each, given) if each is not type(None) else ()
     elif kind is PreferenceObjective:
         yield prl.objectives.preference.SLiC()
+    elif kind is RewardObjective:
+        yield prl.objectives.reward.BradleyTerry(0.2)
     elif get_origin(kind) is dict:
         yield from (each for each in ({"one": 1.0}, {"one": 1.0, "other": 0.5}) if each != given)
     elif kind is bool:

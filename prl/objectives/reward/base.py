@@ -1,12 +1,13 @@
 """The socket of reward objectives: what a judge or a scalar reward model says of pairs in, one loss for each pair out.
 
-Shape letters: B pairs of a batch, R readings of each pair, V tokens of the vocabulary, H heads of a scalar model.
+Shape letters: B pairs of a batch, R readings of each pair, V tokens of the vocabulary, H heads of a scalar model, P
+passes with dropout, D numbers of a hidden state.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,10 @@ class PairBatch:
     """[B, H] what it says of rejected."""
     prompt_blocks: Tensor | None = None
     """[B, K] what a prompt head says of each block of the operator, with gradient; None without one."""
+    chosen_states: Tensor | None = None
+    """[P, B, D] last hidden state at the end of chosen in each pass with dropout, with gradient; None without any."""
+    rejected_states: Tensor | None = None
+    """[P, B, D] that of rejected."""
 
     def __post_init__(self) -> None:
         if self.margin.dim() != 2 or self.target.dim() != 1:
@@ -63,6 +68,9 @@ class PairBatch:
                 check_shape(name, rewards, (pairs, rewards.shape[-1]))
         if self.prompt_blocks is not None:
             check_shape("prompt_blocks", self.prompt_blocks, (pairs, self.prompt_blocks.shape[-1]))
+        for name in ("chosen_states", "rejected_states"):
+            if (states := getattr(self, name)) is not None:
+                check_shape(name, states, (states.shape[0], pairs, states.shape[-1]))
         for name, column in self.columns.items():
             check_shape(f"columns[{name!r}]", column, (pairs,))
 
@@ -99,6 +107,16 @@ class PairBatch:
             )
         return self.chosen_rewards, self.rejected_rewards
 
+    def dropout_states(self) -> tuple[Tensor, Tensor]:
+        """Return the hidden states at the ends of chosen and of rejected in each pass with dropout: [P, B, D] each.
+
+        Raises:
+            ValueError: when there are none.
+        """
+        if self.chosen_states is None or self.rejected_states is None:
+            raise ValueError("there are no hidden states; an objective that reads them declares dropout_passes")
+        return self.chosen_states, self.rejected_states
+
 
 class RewardObjective(ABC):
     """One loss for each preference pair, of a judge or a scalar reward model.
@@ -123,12 +141,57 @@ class RewardObjective(ABC):
     operator: SkewSymmetric | None = None
     """Comparison of the embeddings of two responses; None for an objective whose model gives each response a reward.
     Whoever names one reads `chosen_rewards` and `rejected_rewards`, and `prompt_blocks` with a prompt head."""
-    columns: ClassVar[tuple[str, ...]] = ()
+    columns: tuple[str, ...] = ()
     """Columns of the data that hold a number for each row, such as margins or ratings."""
     optional_columns: tuple[str, ...] = ()
     """Columns that hold a number in some rows, and nothing or null in others. Each row has at least one of them, and
     each of them is in some row. Only a scalar model reads them."""
+    dropout_passes: int = 0
+    """Passes with dropout over the responses of each pair, beside the plain one that rewards are read from. Whoever
+    names any reads `chosen_states` and `rejected_states`. Only a scalar model makes them."""
+    dropout: float = 0.1
+    """Share that is dropped in these passes, wherever the architecture has a dropout."""
+    look_ahead: float = 0.0
+    """Step size of an ascent on `ascended`, from which each gradient is taken; the step itself starts from the weights
+    before it. 0 for none. Only a scalar model takes it, whose stage then has `unlabelled` responses."""
+    unlabelled_prompts: int = 0
+    """Prompts whose unlabelled responses each of these ascents reads."""
 
     @abstractmethod
     def loss(self, batch: PairBatch) -> Tensor:
         """Compute the loss of each pair: [B]."""
+
+    def ascended(self, rewards: Tensor) -> Tensor:
+        """Compute what a look-ahead ascends, of the rewards of unlabelled responses to one prompt: [k] -> scalar."""
+        raise NotImplementedError(f"{type(self).__name__} names a look_ahead, but has no ascended()")
+
+
+NEEDS = tuple(RewardObjective.__annotations__)
+"""What an objective may declare, for one that is made of another."""
+
+
+class WrappedObjective(RewardObjective):
+    """Base of an objective that is made of another one: it needs what that one needs, and keeps its state.
+
+    Args:
+        objective: the other one.
+    """
+
+    def __init__(self, objective: RewardObjective) -> None:
+        self.objective = objective
+        for need in NEEDS:
+            setattr(self, need, getattr(objective, need))
+
+    def ascended(self, rewards: Tensor) -> Tensor:
+        """Compute what a look-ahead of the other objective ascends: [k] -> scalar."""
+        return self.objective.ascended(rewards)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the other objective; nothing where it has none."""
+        state = getattr(self.objective, "state_dict", None)
+        return {} if state is None else state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state of the other objective."""
+        if (load := getattr(self.objective, "load_state_dict", None)) is not None:
+            load(state)

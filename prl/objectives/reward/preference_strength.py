@@ -17,7 +17,7 @@ class PreferenceStrength(RewardObjective):
     d is the margin of a pair, and m its column `strength_mean`, the mean of r(chosen) - r(rejected), as `prl strength`
     writes it. Strong pairs are to be far apart and weak ones need not be. Without a margin and soft labels it is
     `BradleyTerry`, bit for bit. Flipped labels are in the data already. The paper was not at hand: its losses are
-    taken from a summary, and the contrastive and meta-learning terms are not here.
+    taken from a summary. Its contrastive term is `Contrastive`, its meta-learning `MetaRM`.
 
     Args:
         margin_coef: c, how much of the mean vote a pair has to be apart (1 in the paper); 0 is no margin.
