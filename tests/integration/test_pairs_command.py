@@ -320,3 +320,25 @@ def test_the_first_signal_that_differs_labels_a_pair_and_undecided_pairs_are_cou
     with pytest.raises(SystemExit):
         main(command(home, tmp_path / "other.jsonl", *args, "--lists"))
     assert "lists is about how far apart responses are, and HERON says only which wins" in capsys.readouterr().err
+
+
+def test_demonstrations_are_chosen_over_one_sample_of_the_policy(home: Home, tmp_path: Path) -> None:
+    """The pairs of inverse reinforcement learning: no judge is asked, and no sample is preferred to another."""
+    given = [{"prompt": row["prompt"], "demo": row["prompt"][::-1]} for row in rows(home.data("prompts.train"))]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(
+        "".join(
+            json.dumps({"prompt": row["prompt"], "answer": row["demo"], "more": {"demo": [row["demo"]]}}) + "\n"
+            for row in given
+        )
+    )
+    rule = json.dumps({"class_path": "BySource", "init_args": {"chosen": "demo", "rejected": "self"}})
+    args = command(home, tmp_path / "pairs.jsonl", "--written", "more", "--rule", rule, "--reward", "RuleReward")
+    args[args.index("--prompts") + 1], args[args.index("--samples") + 1] = str(prompts), "1"
+    main(args)
+    made = rows(tmp_path / "pairs.jsonl")
+    demos = {row["prompt"]: row["demo"] for row in given}
+    assert len(made) == 10
+    for row in made:
+        assert row["chosen"] == demos[row["prompt"][-1]["content"]] != row["rejected"]
+        assert (row["chosen_source"], row["rejected_source"]) == ("demo", "self")

@@ -52,6 +52,30 @@ def launch(
 
 
 @pytest.mark.slow
+def test_a_look_ahead_is_that_of_one_process_and_is_refused_for_shards(home: Home, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in home.data("pairs.train").read_text().splitlines()]
+    samples = [{"prompt": row["prompt"], "responses": [row["chosen"], row["rejected"], "ab"]} for row in rows]
+    (tmp_path / "unlabelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+    objective = {"class_path": "prl.objectives.reward.MetaRM", "init_args": {"eta": 0.3}}
+    settings = (
+        f"{MODEL}objective",
+        json.dumps(objective),
+        f"{MODEL}unlabelled.path",
+        str(tmp_path / "unlabelled.jsonl"),
+    )
+    alone, together = (run(home, "bradley_terry", tmp_path / str(n), n, *settings) for n in (1, 2))
+    for name, weight in alone.items():
+        torch.testing.assert_close(together[name], weight, rtol=1e-5, atol=1e-5, msg=name)
+    plain = run(home, "bradley_terry", tmp_path / "plain", 1)
+    assert max(float((plain[name] - weight).abs().max()) for name, weight in alone.items()) > 1e-3
+    for strategy in ("fsdp2", "zero2"):
+        done = launch(home, "bradley_terry", tmp_path / strategy, 2, *settings, *STRATEGIES[strategy])
+        assert done.returncode != 0
+        assert "a look ahead moves the weights before each gradient" in done.stderr
+        assert "use trainer.strategy auto or ddp" in done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["supervised", "generative_reward", "bradley_terry", "preference"])
 def test_weights_do_not_depend_on_the_number_of_processes(stage: str, home: Home, tmp_path: Path) -> None:
     settings = (f"{MODEL}text_coef", "1.0") if stage == "generative_reward" else ()

@@ -169,6 +169,16 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("looks-ahead-without-a-step", "        if eta:\n", "        if True:\n"),
         ),
     ),
+    "prl/objectives/reward/irl.py": (
+        "u.irl u.every_method",
+        (
+            ("demonstrations-are-worse", "(chosen - rejected)\n", "(rejected - chosen)\n"),
+            ("demonstrations-have-no-bound", "(chosen.square() + rejected.square())", "rejected.square()"),
+            ("samples-have-no-bound", "(chosen.square() + rejected.square())", "chosen.square()"),
+            ("rewards-of-any-scale", "rewards[:, 0] / self.beta for", "rewards[:, 0] for"),
+            ("ties-of-demonstrations-count", "(2 * batch.target - 1)", "batch.target"),
+        ),
+    ),
     "prl/models/dropout.py": (
         "u.reward_passes",
         (
