@@ -7,12 +7,13 @@ import json
 import re
 from importlib import import_module
 from pathlib import Path
-from shutil import copytree
+from shutil import copyfile, copytree
 from typing import Any
 
 import pytest
 import yaml
 
+from prl.quickstart.rubric import write_rubrics
 from tests.integration.runs import CONFIGS, Home, differences, last_checkpoint
 from tests.integration.test_tensorboard import events, scalars
 
@@ -106,6 +107,17 @@ def of_three_kinds(overlay: Path, home: Home, folder: Path) -> list[str]:
     return ["--data.init_args.train.path", str(folder / "prompts.jsonl")]
 
 
+def with_rubrics(overlay: Path, home: Home, folder: Path) -> list[str]:
+    """Give a rubric the criteria of the prompts."""
+    if "world/rubrics" not in overlay.read_text():
+        return []
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "validation"):
+        copyfile(home.data(f"prompts.{split}"), folder / f"prompts.{split}.jsonl")
+    train, validation = write_rubrics(folder)
+    return ["--data.init_args.train.path", str(train), "--data.init_args.validation.path", str(validation)]
+
+
 def settings_of(overlay: Path, home: Home, folder: Path) -> list[str]:
     """Make the run tiny, with the models of the test in place of those of the quickstart."""
     text, own = overlay.read_text(), folder / overlay.name
@@ -123,9 +135,7 @@ def settings_of(overlay: Path, home: Home, folder: Path) -> list[str]:
         for member in members:
             copytree(home.bradley_terry, member, dirs_exist_ok=True)
         given += [f"{MODEL}reward.init_args.paths", json.dumps(members)]
-    elif (
-        stage_of(overlay) == "pairwise_ppo" and text == overlay.read_text()
-    ):  # the reward is that of the config beneath
+    elif stage_of(overlay) == "pairwise_ppo" and "reward" not in yaml.safe_load(text)["model"]["init_args"]:
         given += [f"{MODEL}reward.init_args.path", str(home.judge)]
     return given
 
@@ -148,6 +158,7 @@ def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
         del arguments[place : place + 2]
         arguments += with_columns(overlay, home, run.parent / "rows")
         arguments += of_three_kinds(overlay, home, run.parent / "rows")
+        arguments += with_rubrics(overlay, home, run.parent / "rows")
         arguments += room_for_prompts(overlay)
     if stage_of(overlay) == "preference":
         arguments += what_it_reads(overlay, home, run.parent / "rows")

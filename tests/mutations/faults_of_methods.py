@@ -353,6 +353,14 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("anchors-are-logged", "for each in said[0]]).to", "for each in said[-1]]).to"),
         ),
     ),
+    "prl/quickstart/rubric.py": (
+        "u.quickstart_rubric",
+        (
+            ("places-count-from-nothing", "response[int(place) - 1 :]", "response[int(place) :]"),
+            ("other-kinds-do-not-hold", "    return None\n\n\ndef write", "    return False\n\n\ndef write"),
+            ("criteria-are-found-inside-others", "re.fullmatch(pattern, criterion)", "re.match(pattern, criterion)"),
+        ),
+    ),
     "prl/judge/endpoint_rubric.py": (
         "u.endpoint_rubric",
         (

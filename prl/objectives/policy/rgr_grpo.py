@@ -22,12 +22,13 @@ class RGRGRPO(PolicyObjective):
         policy (the default), d = pi:  f (1 - f) = gamma p / (p + gamma)^2,
         old, d = pi_old:               f = p / (p_old + gamma).
 
-    At p = p_old both have the same f. With `policy` a step is largest at p = gamma, where it is 1/4, and vanishes for
-    tokens that are certain: the unlikely tokens of a refinement teach most, and no weight grows from step to step,
-    which matters where nothing is clipped. With `old` a step grows with p, so that tokens which were likely anyhow
-    teach most, and has no bound but 1 / (p_old + gamma); for gamma near 0 it is the ratio, as if the response had been
-    sampled from q. Hence the default. Weights are per token: `update.aggregation: token_mean` is the sum over tokens up
-    to a factor that all of them share. Without guided responses J is the unclipped surrogate.
+    At p = p_old both have the same f. With `policy` a step is largest at p = gamma, where it is 1/4, and falls to
+    gamma / (1 + gamma)^2 for tokens that are certain: the unlikely tokens of a refinement teach most, and no weight is
+    ever larger, which matters where nothing is clipped. With `old` a step grows with p, so that tokens which were
+    likely anyhow teach most, and has no bound but 1 / (p_old + gamma); for gamma near 0 it is the ratio, as if the
+    response had been sampled from q. Hence the default. Weights are per token: with `update.aggregation: token_mean` J
+    is the sum over tokens, up to a factor that all of them share. Without guided responses it is the unclipped
+    surrogate.
 
     Args:
         gamma: where the shaping bends, a probability. 0.1 is that of LUFFY's scripts; the paper's was not found.
