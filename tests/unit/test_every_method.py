@@ -51,7 +51,8 @@ class Case:
         self.mask = ragged_mask(torch.randint(1, WIDTH + 1, (rows,)).tolist(), WIDTH)
         texts = ["x" * int(length) for length in self.mask.sum(1)]
         guided = torch.arange(rows) % PER_PROMPT == PER_PROMPT - 1
-        self.rollout = Rollout(batch, self.mask.long(), self.mask, torch.rand(rows) < 0.6, texts, WIDTH, guided)
+        finished = torch.rand(rows) < 0.6
+        self.rollout = Rollout(batch, self.mask.long(), self.mask, finished, texts, WIDTH, guided=guided)
         anchors = PER_PROMPT - 1  # as many as there are other responses to the prompt
         margins = 3 * torch.randn(2, anchors * rows)
         # Prompts whose rewards are all equal, nearly equal, and far apart.
