@@ -43,7 +43,7 @@ class Judging:
         tokenizer: Any,
         offload: Offload,
         sharding: Sharding,
-        phase: Callable[[str], AbstractContextManager[None]] = nullcontext,
+        phase: Callable[[str], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.reward, self.heldout, self.with_thoughts = reward, heldout, with_thoughts
         self._tokenizer, self._offload, self._sharding = tokenizer, offload, sharding

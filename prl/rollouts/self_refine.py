@@ -48,6 +48,7 @@ class SelfRefine(Sampler):
 
     min_per_prompt = 2
     needs_critique = True
+    max_prompt_length: int
 
     def __init__(
         self, instruction: str = INSTRUCTION, max_prompt_length: int = 2048, sampler: Sampler | None = None
