@@ -91,6 +91,9 @@ class PolicyTrainingModule(TrainingModule):
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Sample with fixed draws, judge against the anchors, and measure the KL to the reference."""
         rollout, scores = self._sample(batch, batch_idx)
+        if not self.judging.reward.compares:
+            self.validation.add_components(scores)
+            return
         if scores.verdict is None or scores.response_index is None:
             raise ValueError(
                 f"{type(self.judging.reward).__name__} rewards responses without saying who beats the anchors, which "
@@ -129,7 +132,8 @@ class PolicyTrainingModule(TrainingModule):
         """
         with forked(seed=batch_idx * world_size() + rank()):
             rollout = self.generate(batch, training=False)
-            if any(gathered(not all(batch.anchors))):  # on all ranks or none, because ranks sample together
+            lacking = self.judging.reward.compares and not all(batch.anchors)
+            if any(gathered(lacking)):  # on all ranks or none, because ranks sample together
                 drawn = self.actors.reference_responses(batch)
                 anchors = [own or (text,) for own, text in zip(batch.anchors, drawn, strict=True)]
                 rollout = rollout.anchored(anchors)
@@ -142,6 +146,11 @@ class PolicyTrainingModule(TrainingModule):
             return  # a few batches are a check of the code, not a validation
         in_training = trainer.state.fn == "fit"
         has_heldout = self.judging.heldout is not None
+        if not self.judging.reward.compares:
+            if not trainer.sanity_checking:
+                means = {f"val/{name}": value for name, value in self.validation.component_means().items()}
+                self.log_dict(means, rank_zero_only=True)
+            return
         numbers = self.validation.report(rows, has_heldout=has_heldout, in_training=in_training)
         if in_training:
             self.end_if_over()

@@ -54,6 +54,35 @@ def encode_turn(
     return ids[len(prompt_ids) :], end
 
 
+def encode_reply(tokenizer: PreTrainedTokenizerBase, prompt: Conversation, text: str) -> list[int]:
+    """Encode what another says behind a model's turn, and all that the template writes up to the model's next turn.
+
+    Args:
+        tokenizer: the model's.
+        prompt: messages in front of the model's turn.
+        text: the other's turn, as of a user; marks in it are encoded as characters.
+
+    Raises:
+        TemplateFailure: when the template refuses the dialogue.
+        ValueError: for a tokenizer without a chat template, or one whose turns cannot be told apart.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path} has no chat template, which would say how a dialogue goes on "
+            "behind a turn; take an instruct model, or set a template"
+        )
+    end, behind = _end(tokenizer, str(tokenizer.chat_template), len(tokenizer))
+    dialogue = [*prompt, {"role": "assistant", "content": _PROBE}, {"role": "user", "content": text}]
+    _, found, rest = frame_chat(tokenizer, dialogue).rpartition(_PROBE + behind)
+    if not found:
+        raise ValueError(
+            f"the chat template of {tokenizer.name_or_path} writes the end of a turn differently when another turn "
+            "follows, so that an answer cannot be put behind what the model has said"
+        )
+    marks, ended = marks_of(tokenizer), _PROBE + end
+    return marks.encode(ended + behind[len(end) :] + rest)[len(marks.encode(ended)) :]
+
+
 @lru_cache
 def _end(tokenizer: PreTrainedTokenizerBase, template: str, _: int) -> tuple[str, str]:
     """Return the end of a turn, and all template text behind it, with aliases; both empty without an end."""

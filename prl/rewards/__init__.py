@@ -2,6 +2,7 @@
 
 from prl.rewards.base import RewardSource
 from prl.rewards.ensemble import Ensemble
+from prl.rewards.environment import EnvironmentReward
 from prl.rewards.gated import GatedReward
 from prl.rewards.heron import HERON
 from prl.rewards.implicit import ImplicitReward
@@ -14,6 +15,7 @@ from prl.rewards.weighted import WeightedReward
 __all__ = [
     "HERON",
     "Ensemble",
+    "EnvironmentReward",
     "GatedReward",
     "ImplicitReward",
     "MultiHead",

@@ -35,6 +35,8 @@ class RewardSource(nn.Module, ABC):
     """Fewest responses per prompt that the source needs."""
     columns: tuple[str, ...] = ()
     """Columns of the prompts that `check_row` looks at."""
+    compares = True
+    """Whether validations compare with anchors; otherwise they log the mean of each of `Scores.components`."""
 
     def load(self) -> None:
         """Load weights and tokenizer; safe to call twice."""

@@ -1,6 +1,7 @@
 """Validation of a policy: win rates under the training judge and a held-out judge, their gap, and the KL."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,7 +15,7 @@ from prl.evaluation.policy.frontier import EXTRAPOLATED, beyond_equal_lengths
 from prl.evaluation.policy.patience import Patience
 from prl.evaluation.policy.report import goodhart_gap, judge_difference, policy_report, with_interval
 from prl.evaluation.policy.validation_log import ComparisonRow
-from prl.types import Rollout
+from prl.types import Rollout, Scores
 from prl.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class PolicyValidation:
         self.first: dict[str, float] | None = None
         self.patience = Patience(settings.patience)
         self._rows: list[ComparisonRow] = []
+        self._components: dict[str, list[float]] = {}
         self._responses = 0
         self._batch, self._alarmed = 0, False
 
@@ -59,6 +61,19 @@ class PolicyValidation:
     def start(self) -> None:
         """Reset the collected comparisons."""
         self._rows, self._responses = [], 0
+        self._components = {}
+
+    def add_components(self, scores: Scores) -> None:
+        """Add the components of rewards that are compared with nothing."""
+        for name, values in scores.components.items():
+            self._components.setdefault(name, []).extend(values.tolist())
+
+    def component_means(self) -> dict[str, float]:
+        """Compute the mean of each component over all ranks; every rank must call it."""
+        everywhere = gathered(self._components)
+        found = {name: [each for own in everywhere for each in own.get(name, [])] for name in everywhere[0]}
+        known = {name: [each for each in values if not math.isnan(each)] for name, values in found.items()}
+        return {name: math.fsum(values) / max(len(values), 1) for name, values in known.items()}
 
     def add(self, rollout: Rollout, verdicts: dict[str, Verdict], response_index: Tensor, kl: Tensor) -> None:
         """Add the comparisons of a batch.

@@ -7,13 +7,13 @@ import json
 import re
 from importlib import import_module
 from pathlib import Path
-from shutil import copyfile, copytree
+from shutil import copytree
 from typing import Any
 
 import pytest
 import yaml
 
-from prl.quickstart.rubric import write_rubrics
+from tests.integration.prompts_of_methods import OWN_PROMPTS
 from tests.integration.runs import CONFIGS, Home, differences, last_checkpoint
 from tests.integration.test_tensorboard import events, scalars
 
@@ -89,35 +89,6 @@ def with_columns(overlay: Path, home: Home, folder: Path) -> list[str]:
     return ["--data.init_args.train.path", str(folder / "prompts.jsonl")]
 
 
-def of_three_kinds(overlay: Path, home: Home, folder: Path) -> list[str]:
-    """Give a policy that is its own referee verifiable rows, rankings to score, and open instructions."""
-    if "SelfReferee" not in overlay.read_text():
-        return []
-    from prl.cli.entry import main
-
-    folder.mkdir(exist_ok=True)
-    if not (path := folder / "rankings.jsonl").exists():
-        limit = ("--limit", "12")
-        main(["referee", str(home.data("pairs.train")), "--instruction", "Score.", *limit, "--output", str(path)])
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    for number, line in enumerate(home.data("prompts.train").read_text().splitlines()[:20]):
-        row = json.loads(line)
-        rows.append({"prompt": row["prompt"], "answer": row["anchor"]} if number % 2 else row)
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return ["--data.init_args.train.path", str(folder / "prompts.jsonl")]
-
-
-def with_rubrics(overlay: Path, home: Home, folder: Path) -> list[str]:
-    """Give a rubric the criteria of the prompts."""
-    if "world/rubrics" not in overlay.read_text():
-        return []
-    folder.mkdir(exist_ok=True)
-    for split in ("train", "validation"):
-        copyfile(home.data(f"prompts.{split}"), folder / f"prompts.{split}.jsonl")
-    train, validation = write_rubrics(folder)
-    return ["--data.init_args.train.path", str(train), "--data.init_args.validation.path", str(validation)]
-
-
 def settings_of(overlay: Path, home: Home, folder: Path) -> list[str]:
     """Make the run tiny, with the models of the test in place of those of the quickstart."""
     text, own = overlay.read_text(), folder / overlay.name
@@ -157,8 +128,9 @@ def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
         place = arguments.index(f"{MODEL}reward.init_args.path")
         del arguments[place : place + 2]
         arguments += with_columns(overlay, home, run.parent / "rows")
-        arguments += of_three_kinds(overlay, home, run.parent / "rows")
-        arguments += with_rubrics(overlay, home, run.parent / "rows")
+        for marker, prepare in OWN_PROMPTS.items():
+            if marker in overlay.read_text():
+                arguments += prepare(home, run.parent / "rows")
         arguments += room_for_prompts(overlay)
     if stage_of(overlay) == "preference":
         arguments += what_it_reads(overlay, home, run.parent / "rows")

@@ -66,6 +66,70 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("continued-without-the-beginning", "[*ids[mask].tolist(), *each.ids]", "[*ids[mask].tolist()]"),
         ),
     ),
+    "prl/data/turns.py": (
+        "u.turns",
+        (
+            (
+                "answers-begin-with-the-end-of-a-turn",
+                "encode(ended + behind[len(end) :] + rest)",
+                "encode(ended + behind + rest)",
+            ),
+            ("answers-are-not-of-a-user", '{"role": "user", "content": text}]', '{"role": "tool", "content": text}]'),
+        ),
+    ),
+    "prl/environments/guess.py": (
+        "u.guess",
+        (
+            ("range-keeps-what-was-guessed", "self.low = guess + 1", "self.low = guess"),
+            ("numbers-outside-the-range-count", "not self.low <= guess <= self.high", "False"),
+        ),
+    ),
+    "prl/rewards/environment.py": (
+        "u.environment_reward",
+        (
+            (
+                "last-turn-is-paid-twice",
+                "list(each.ends[:-1])] = torch.tensor(each.rewards[:-1])",
+                "list(each.ends)] = torch.tensor(each.rewards)",
+            ),
+            (
+                "dense-or-not",
+                "dense = token_rewards.to(device) if self.dense",
+                "dense = token_rewards.to(device) if not self.dense",
+            ),
+        ),
+    ),
+    "prl/rl/validation.py": (
+        "u.policy_validation",
+        (
+            ("components-of-one-process", "for own in everywhere for each", "for own in everywhere[:1] for each"),
+            (
+                "components-of-all-validations",
+                "        self._components = {}\n\n    def add_components",
+                "\n    def add_components",
+            ),
+        ),
+    ),
+    "prl/rollouts/conversation.py": (
+        "u.conversation",
+        (
+            ("last-answers-are-written", "[] if is_over or is_last else", "[] if is_over else"),
+            ("answers-fill-the-limit", "+ len(answer) < most:", "+ len(answer) <= most:"),
+            ("answers-are-the-policys", "add(answer, own=False)", "add(answer, own=True)"),
+            (
+                "cut-turns-are-answered",
+                "if not finished:\n                continue",
+                "if False:\n                continue",
+            ),
+            (
+                "turns-without-a-limit",
+                "min(self.max_turn_tokens or most, most - len(each.ids))",
+                "most - len(each.ids)",
+            ),
+            ("limits-of-a-turn-alone", "most - len(each.ids)) if playing", "most) if playing"),
+            ("processes-do-not-wait", "any(gathered(bool(playing)))", "playing"),
+        ),
+    ),
     "prl/rollouts/prefix_reset.py": (
         "u.prefix_reset",
         (

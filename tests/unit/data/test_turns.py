@@ -8,9 +8,9 @@ from tokenizers import AddedToken, pre_tokenizers
 from transformers import GenerationConfig
 
 from prl.data import Demonstration
-from prl.data.encoding import DemonstrationEncoder
+from prl.data.encoding import DemonstrationEncoder, encode_prompt
 from prl.data.thoughts import opens_thoughts, without_thoughts
-from prl.data.turns import end_of_turn
+from prl.data.turns import encode_reply, encode_turn, end_of_turn
 from prl.models.offload import Offload
 from prl.rewards.base import against_anchors
 from prl.rl.judging import Judging
@@ -75,6 +75,46 @@ def test_a_demonstration_is_the_dialogue_as_the_template_writes_it(name, questio
         assert row["ids"] == whole[:last]
         assert row["ids"][: -row["num_response"]] == asked
         assert end_of_turn(tokenizer)[-1] == end_id
+
+
+@pytest.mark.parametrize("name", ["plain", "trimmed", "no generation prompt"])
+@settings(max_examples=40)
+@given(question=answers, answer=answers, reply=answers)
+def test_an_answer_to_a_turn_is_the_dialogue_as_the_template_writes_it(name, question, answer, reply) -> None:
+    """Prompt, turn, its end and what another says give the tokens of the whole dialogue, ready for the next turn."""
+    for make in (tiny_tokenizer, byte_pair_tokenizer):
+        tokenizer = TOKENIZERS[name, make]
+        prompt = [{"role": "user", "content": question}]
+        asked = encode_prompt(tokenizer, prompt)
+        turn, end = encode_turn(tokenizer, prompt, asked, answer)
+        dialogue = [*prompt, {"role": "assistant", "content": answer}, {"role": "user", "content": reply}]
+        whole = tokenizer.apply_chat_template(dialogue, add_generation_prompt=True, return_dict=False)
+        assert [*asked, *turn, *end, *encode_reply(tokenizer, prompt, reply)] == whole
+
+
+def test_an_answer_goes_on_behind_turns_that_a_template_shortens_later() -> None:
+    """The template drops thoughts of earlier turns, which stay as they were sampled; what follows is the same."""
+    tokenizer = TOKENIZERS["thinking", tiny_tokenizer]
+    found = tokenizer.decode(encode_reply(tokenizer, [{"role": "user", "content": "q"}], "no"))
+    assert found == "\n<|im_start|>user\nno<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_an_answer_that_quotes_a_mark_forges_none() -> None:
+    tokenizer = TOKENIZERS["plain", tiny_tokenizer]
+    end, text = tokenizer.convert_tokens_to_ids("<|im_end|>"), "a<|im_end|>b"
+    ids = encode_reply(tokenizer, [{"role": "user", "content": text}], text)
+    assert ids.count(end) == 1
+    assert text in tokenizer.decode(ids)
+
+
+def test_an_answer_needs_a_template_that_says_how_turns_end() -> None:
+    prompt = [{"role": "user", "content": "q"}]
+    with pytest.raises(ValueError, match="has no chat template, which would say how a dialogue goes on"):
+        encode_reply(tokenizer_with(None), prompt, "no")
+    shortens = TEMPLATES["plain"].replace("{{ m.content  }}", "{{ m.content if loop.last else '' }}")
+    assert shortens != TEMPLATES["plain"]
+    with pytest.raises(ValueError, match="writes the end of a turn differently when another turn follows"):
+        encode_reply(tokenizer_with(shortens), prompt, "no")
 
 
 def test_a_demonstration_that_quotes_a_mark_forges_none() -> None:

@@ -12,7 +12,7 @@ from prl.config import Validation
 from prl.evaluation.bootstrap import Interval
 from prl.rl import validation as module
 from prl.rl.validation import PolicyValidation
-from prl.types import PromptBatch
+from prl.types import PromptBatch, Scores
 from tests.helpers.records import answered
 
 
@@ -83,3 +83,38 @@ def test_a_resumed_run_knows_its_first_difference_and_that_it_has_warned(
     assert again.first == {"a prompt": 0.5}
     again._gap([])
     assert caplog.text.count("over-optimisation") == 1
+
+
+def test_rewards_that_are_compared_with_nothing_are_averaged_over_all_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A reward that failed is in no mean."""
+    found = validation()
+    found.start()
+    for values in ([1.0, 0.0], [0.5, float("nan")]):
+        found.add_components(Scores(torch.zeros(2), components={"return": torch.tensor(values)}))
+    monkeypatch.setattr(module, "gathered", lambda own: [own, {"return": [0.25]}])
+    assert found.component_means() == {"return": 1.75 / 4}
+    found.start()
+    monkeypatch.setattr(module, "gathered", lambda own: [own])
+    assert found.component_means() == {}
+
+
+def test_a_reward_that_compares_nothing_needs_no_anchors_and_is_logged_by_its_components() -> None:
+    stage = Mock()
+    stage.judging.reward.compares = False
+    tokens = torch.ones(1, 1, dtype=torch.long)
+    batch = PromptBatch(tokens, tokens.bool(), [({"role": "user", "content": "p"},)], [()])
+    stage.generate.return_value = answered(batch, ["x"])
+    rollout, _ = PolicyTrainingModule._sample(stage, batch, 0)
+    assert rollout.batch.anchors == [()]
+    assert not stage.actors.reference_responses.called
+    scores = Scores(torch.zeros(1))
+    stage._sample.return_value = rollout, scores
+    PolicyTrainingModule.validation_step(stage, batch, 0)
+    assert stage.validation.add_components.call_args.args == (scores,)
+    stage.validation.gather.return_value, stage.validation.component_means.return_value = [], {"return": 0.5}
+    stage.trainer.sanity_checking = False
+    PolicyTrainingModule.on_validation_epoch_end(stage)
+    assert stage.log_dict.call_args.args == ({"val/return": 0.5},)
+    assert not stage.validation.report.called
