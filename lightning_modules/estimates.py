@@ -31,6 +31,7 @@ from prl.models.prefix_sharing.tree_attention import packed_inputs
 from prl.rewards.base import RewardSource
 from prl.rewards.folder import outputs_of, read_judge_file
 from prl.rewards.implicit import ImplicitReward
+from prl.rewards.token_guide import TokenGuide
 
 Make = Callable[[Callable[[], Any]], Any]
 COPIES_OF_LOGITS = {True: 3, False: 2}
@@ -182,22 +183,27 @@ def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: 
         reference = make(lambda: freeze(init_model(AutoModelForCausalLM, source)))
         cut.append(model_memory("reference", reference, trained=False))
     judges = {"judge": module.reward, "held-out judge": module.heldout_judge}
-    asked = {name: _read_once(judge, rows, make_judge) for name, judge in judges.items() if judge is not None}
-    judging = [each for found, _ in asked.values() for each in found]
     prompt, answer = module.max_prompt_length, module.sampling.max_new_tokens
+    asked = {
+        name: _read_once(judge, rows, make_judge, prompt + answer)
+        for name, judge in judges.items()
+        if judge is not None
+    }
+    whole = [each for models, _, _ in asked.values() for each in models]
+    judging = [each for _, models, _ in asked.values() for each in models]
     group, vocabulary = min(module.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
     slices = _slice_of_logits(policy, group * answer)
     both = _train_both(policy, critic, module.critic_kind, group, prompt + answer)
     read = working_memory(policy, partial(_read, policy, group, prompt + answer))
     working = {
         "rollout": _generation(policy, rows, prompt, answer, vocabulary),
-        **{name: work for name, (_, work) in asked.items()},
+        **{name: work for name, (_, _, work) in asked.items()},
         "score": read + slices * COPIES_OF_LOGITS[False],
         "update": both + slices * COPIES_OF_LOGITS[True],
     }
-    return MemoryPlan(
-        cut + judging * module.resources.shard_judges, judging * (not module.resources.shard_judges), working
-    )
+    if module.resources.shard_judges:
+        return MemoryPlan(cut + judging, whole, working)
+    return MemoryPlan(cut, whole + judging, working)
 
 
 def _with_critic(source: ModelSource, kind: str | None) -> Any:
@@ -236,27 +242,48 @@ def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: in
     return rows * (prompt + answer) * per_token + max(reading, 4 * 3 * rows * vocabulary)
 
 
-def _read_once(judge: RewardSource, rows: int, make: Make) -> tuple[list[ModelMemory], int]:
-    """List the models of a reward source, and the bytes of its largest forward pass: one anchor each, both orders."""
-    models, most = [], 0
+def _read_once(
+    judge: RewardSource, rows: int, make: Make, rollout: int
+) -> tuple[list[ModelMemory], list[ModelMemory], int]:
+    """List the models of a reward source, and the bytes of its largest forward pass: one anchor each, both orders.
+
+    Args:
+        judge: the source.
+        rows: rollouts.
+        make: makes a model.
+        rollout: longest prompt and response together, tokens.
+
+    Returns:
+        Models that are whole on each process, models that `resources.shard_judges` shards, and bytes.
+    """
+    whole: list[ModelMemory] = []
+    sharded: list[ModelMemory] = []
+    most = 0
     for source in judge.leaves():
         for role, weights in source.model_sources().items():
-            settings = _judge_settings(source, weights)
+            settings = _judge_settings(source, weights, rollout)
             is_generative = settings["kind"] == "generative"
             auto_class = AutoModelForCausalLM if is_generative else AutoModelForSequenceClassification
             extra = {} if is_generative else {"num_labels": outputs_of(settings)}
             model: Any = make(partial(_frozen, auto_class, weights, **extra))
             length = settings["max_length"]
-            at_once = getattr(source, "max_batch_tokens", 64 * length) // length
+            at_once = getattr(source, "max_batch_tokens", getattr(source, "batch_size", 64) * length) // length
+            at_once = max(1, min(2 * rows, at_once))
             model.config.pad_token_id = 0
             with in_own_type(torch.device("cpu")):
-                most = max(most, working_memory(model, partial(_read, model, max(1, min(2 * rows, at_once)), length)))
-            models.append(model_memory(f"{type(source).__name__} {role}".strip(), model, trained=False))
-    return models, most
+                work = working_memory(model, partial(_read, model, at_once, length))
+            if isinstance(source, ImplicitReward | TokenGuide):  # which read log-probabilities
+                work += COPIES_OF_LOGITS[False] * _slice_of_logits(model, at_once * length)
+            most = max(most, work)
+            found = model_memory(f"{type(source).__name__} {role}".strip(), model, trained=False)
+            (sharded if hasattr(source, "model") else whole).append(found)
+    return whole, sharded, most
 
 
-def _judge_settings(source: RewardSource, weights: ModelSource) -> Mapping[str, Any]:
+def _judge_settings(source: RewardSource, weights: ModelSource, rollout: int) -> Mapping[str, Any]:
     """Return kind and longest text of a model of a reward source. Raises ValueError for one of an unknown kind."""
+    if isinstance(source, TokenGuide):
+        return {"kind": "generative", "max_length": rollout}
     if isinstance(source, ImplicitReward):
         return {"kind": "generative", "max_length": source.longest()}
     settings = read_judge_file(str(weights.path))

@@ -168,7 +168,7 @@ class PairwisePPOModule(PolicyUpdate):
         """Build the encoder of prompts; the data module calls this."""
         critic = self.critic_source if self.critic_kind == "own" else None
         models = {"policy": self.policy_source, "reference": self.reference_source, "critic": critic}
-        check_lengths(models, self.tokenizer, self.max_prompt_length, self.sampling, self.sampler)
+        check_lengths(models, self.tokenizer, self.max_prompt_length, self.sampling, self.sampler, self.reward)
         compared = self.reward.needs_anchors or any(shaper.needs_anchors for shaper in self.shaping)
         needs_anchors = self.sampler.needs_anchors or (self.anchors.reads_column and compared)
         readers = list(self.reward.leaves())
@@ -230,7 +230,8 @@ class PairwisePPOModule(PolicyUpdate):
         """Check models and strategy against each other before the first rollout, and start the logs."""
         check_warmup(self.warmup.budget, self.trainer)
         judges = [each for judge in filter(None, (self.reward, self.heldout_judge)) for each in judge.leaves()]
-        read = [getattr(each, "path", None) for each in (self.reference_source, self.critic_source, *judges)]
+        models = [model for each in judges for model in each.model_sources().values()]
+        read = [getattr(each, "path", None) for each in (self.reference_source, self.critic_source, *judges, *models)]
         check_sampler(self.sampler, self.policy, self.sharding, self.policy_source.path, read)
         self.health.folder = health_folder(self.trainer)
         self.start_validations()

@@ -33,19 +33,25 @@ def check_roles(
 
 
 def check_lengths(
-    models: dict[str, ModelSource | None], tokenizer: Any, max_prompt_length: int, sampling: Sampling, sampler: Sampler
+    models: dict[str, ModelSource | None],
+    tokenizer: Any,
+    max_prompt_length: int,
+    sampling: Sampling,
+    sampler: Sampler,
+    reward: RewardSource,
 ) -> None:
-    """Refuse models that cannot read a rollout, and a policy that cannot read the prompts that the sampler writes.
+    """Refuse models that cannot read what a run gives them, and tell the reward source what its token ids mean.
 
     Args:
         models: the models by role; None for a role without a model.
         tokenizer: tokenizer of all models.
         max_prompt_length: longest prompt, tokens.
         sampling: settings of sampling.
-        sampler: the sampler of responses.
+        sampler: the sampler of responses, and of prompts that it writes for the policy.
+        reward: the reward source.
 
     Raises:
-        ValueError: naming the role, when a model lacks tokens or positions.
+        ValueError: naming the role, when a model lacks tokens or positions, or reads the ids otherwise.
     """
     for role, source in models.items():
         if source is not None:
@@ -55,6 +61,8 @@ def check_lengths(
     if written is not None and policy is not None:
         setting = f"{type(sampler).__name__}.max_prompt_length plus sampling.max_new_tokens"
         check_fits(policy, tokenizer, written + sampling.max_new_tokens, role="policy", setting=setting)
+    for each in reward.leaves():
+        each.attach_tokenizer(tokenizer, max_prompt_length + sampling.max_new_tokens)
 
 
 def check_methods(

@@ -10,6 +10,7 @@ from prl.rewards.multi_head import MultiHead
 from prl.rewards.rubric import Rubric, RuleRubric
 from prl.rewards.rule import RuleReward
 from prl.rewards.scalar import ScalarReward
+from prl.rewards.token_guide import TokenGuide
 from prl.rewards.weighted import WeightedReward
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "RuleReward",
     "RuleRubric",
     "ScalarReward",
+    "TokenGuide",
     "WeightedReward",
 ]

@@ -59,6 +59,19 @@ class RewardSource(nn.Module, ABC):
     def check_row(self, row: dict[str, Any]) -> None:
         """Refuse a row of prompts before the run, by its further columns. Raises RowError; does nothing by default."""
 
+    def attach_tokenizer(self, tokenizer: Any, length: int) -> None:
+        """Offer the policy's tokenizer, before models are read, to a source that reads token ids.
+
+        Does nothing by default.
+
+        Args:
+            tokenizer: tokenizer of the rollouts.
+            length: longest prompt and response together, tokens.
+
+        Raises:
+            ValueError: naming the setting, when a model of the source would read the ids otherwise, or not so many.
+        """
+
     def leaves(self) -> "Iterator[RewardSource]":
         """Yield the source itself, or the sources of a weighted sum."""
         yield self

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prl.rewards.base import RewardSource
+from prl.rewards.per_token import PerTokenSource
 from prl.rewards.shapers.base import RewardShaper, shape
 from prl.types import Rollout, Scores
 
@@ -22,7 +23,8 @@ class WeightedReward(RewardSource):
         shaping: shapers of single sources by name, applied before the sum; the run's shapers are applied to the sum.
 
     Raises:
-        ValueError: when the names differ, there is no source, or a source has a shaper with a state.
+        ValueError: when the names differ, there is no source, a source has a shaper with a state, or says something of
+            single tokens, which has no place in a sum.
     """
 
     def __init__(
@@ -36,6 +38,12 @@ class WeightedReward(RewardSource):
             raise ValueError(
                 f"sources are named {sorted(sources)}, weights {sorted(weights)}; expected one weight for each source"
             )
+        for name, source in sources.items():
+            if per_token := [type(each).__name__ for each in source.leaves() if isinstance(each, PerTokenSource)]:
+                raise ValueError(
+                    f"sources.{name} has {per_token[0]}, and what it says of tokens has no place in a sum; put the sum "
+                    f"into {per_token[0]}.reward"
+                )
         self.parts = nn.ModuleDict(cast(dict[str, nn.Module], sources))
         self.weights, self.shaping = dict(weights), dict(shaping or {})
         if unknown := sorted(self.shaping.keys() - sources.keys()):

@@ -156,6 +156,32 @@ def test_both_models_of_an_implicit_reward_are_counted(home: Home, tmp_path: Pat
     assert [each["total"] for each in both] == [found["reference"]["total"]] * 2
 
 
+def test_a_guide_and_its_reference_are_counted_and_stay_whole(home: Home, tmp_path: Path) -> None:
+    inner = {"class_path": "BradleyTerryJudge", "init_args": {"path": str(home.bradley_terry)}}
+    models_of = {"guide": str(home.judge), "reference": str(home.policy)}
+    reward = json.dumps({"class_path": "TokenGuide", "init_args": {"reward": inner, **models_of}})
+    given = (f"{MODEL}reward", reward, f"{MODEL}resources.shard_judges", "true", "--processes", "4")
+    overlay = ("--config", str(CONFIGS / "strategies" / "fsdp2.yaml"))
+    whole, shared = (estimated(home, "pairwise_ppo", tmp_path, *more, *given) for more in ((), overlay))
+    one, four = models(whole), models(shared)
+    assert one.keys() == {
+        "policy",
+        "critic",
+        "reference",
+        "BradleyTerryJudge",
+        "TokenGuide guide",
+        "TokenGuide reference",
+    }
+    assert one["TokenGuide reference"]["total"] == one["reference"]["total"]
+    assert one["TokenGuide guide"]["total"] > one["TokenGuide reference"]["total"]  # its head is not tied
+    for name in ("BradleyTerryJudge", "reference"):
+        assert four[name]["weights"] == (one[name]["weights"] + 3) // 4
+    for name in ("TokenGuide guide", "TokenGuide reference"):
+        assert four[name]["total"] == one[name]["total"]
+    longer = (f"{MODEL}max_prompt_length", "400")
+    assert estimated(home, "pairwise_ppo", tmp_path, *longer, *given)["phases"]["judge"] > whole["phases"]["judge"]
+
+
 @pytest.mark.parametrize("overlay", sorted(path.name for path in (CONFIGS / "strategies").iterdir()))
 def test_every_overlay_is_estimated(overlay: str, home: Home, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
@@ -195,4 +221,4 @@ def test_a_judge_of_a_kind_that_nobody_knows_is_named(tmp_path: Path) -> None:
     source = SimpleNamespace(model_sources=lambda: {"": ModelSource(path=str(tmp_path))})
     judge: Any = SimpleNamespace(leaves=lambda: [source])
     with pytest.raises(ValueError, match="is a judge of the kind 'mine', which cannot be estimated"):
-        estimates._read_once(judge, 1, lambda make: make())
+        estimates._read_once(judge, 1, lambda make: make(), 8)

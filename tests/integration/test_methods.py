@@ -95,6 +95,8 @@ def settings_of(overlay: Path, home: Home, folder: Path) -> list[str]:
     models = {
         "quickstart/judge": home.judge,
         "quickstart/bradley_terry": home.bradley_terry,
+        "quickstart/preference": home.judge,
+        "quickstart/supervised": home.policy,
         "dpa/reward": home.multi_head,
     }
     for run, model in models.items():

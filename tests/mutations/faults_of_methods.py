@@ -289,7 +289,10 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     ),
     "prl/rewards/shapers/ceiling.py": (
         "u.centred",
-        (("ceiling-is-a-floor", "clamp(max=self.limit)", "clamp(min=self.limit)"),),
+        (
+            ("ceiling-is-a-floor", "clamp(self.floor, self.limit)", "clamp(min=self.limit)"),
+            ("ceiling-without-a-floor", "clamp(self.floor, self.limit)", "clamp(max=self.limit)"),
+        ),
     ),
     "prl/rewards/shapers/centred.py": (
         "u.centred",
@@ -389,10 +392,11 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "prl/rewards/weighted.py": (
-        "u.running u.gated u.reward_sources u.self_referee",
+        "u.running u.gated u.reward_sources u.self_referee u.token_guide",
         (
             ("sources-keep-states", 'hasattr(each, "load_state_dict")', "False"),
             ("sums-forget-what-is-left-out", "left_out=left_out", "left_out=None"),
+            ("sums-drop-rewards-of-tokens", "if isinstance(each, PerTokenSource)]", "if False]"),
         ),
     ),
     "prl/judge/referee_prompt.py": (

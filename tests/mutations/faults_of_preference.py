@@ -100,6 +100,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("policy-reads-one-response-of-a-pair", "_train_both(policy, critic, kind, rows * views, length)", "_train_both(policy, critic, kind, rows, length)"),
             ("critics-take-no-memory", "cut += [] if critic is None else [", "cut += [] if True else ["),
             ("heads-take-no-memory", "for name, outputs in reads.heads.items()}", "for name, outputs in ()}"),
+            ("guides-of-tokens-read-their-positions", "    if isinstance(source, TokenGuide):\n        return", "    if False:\n        return"),
+            ("guides-of-tokens-are-sharded", '(sharded if hasattr(source, "model") else whole)', "sharded"),
             ("masks-of-trees-are-free", "train = max(train, working_memory(policy, partial(_train, policy, rows, tree, trees=True)))", "pass"),
         ),
     ),

@@ -221,6 +221,31 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("soft-labels-of-the-data", "mean.sigmoid() if options.soft_labels", "labels if options.soft_labels"),
         ),
     ),
+    "prl/rewards/token_guide.py": (
+        "u.token_guide",
+        (
+            ("clip-before-the-scale", "rewards = scale * log_ratio\n    return rewards if clip is None else rewards.clamp(-clip, clip)", "return scale * (log_ratio if clip is None else log_ratio.clamp(-clip, clip))"),
+            ("clip-from-above-alone", "rewards.clamp(-clip, clip)", "rewards.clamp(max=clip)"),
+            ("guide-and-reference-are-turned", "said[0] - said[1]", "said[1] - said[0]"),
+            ("guide-reads-hot", "temperature=1.0", "temperature=2.0"),
+            ("guide-is-read-without-need", "        if self.scale == 0:\n            return scores\n", ""),
+            ("guide-alone-rewards-tokens", "            dense = dense + scores.token_rewards.to(dense.device)\n", "            pass\n"),
+            ("damaged-guide-rewards", ".masked_fill(~known, torch.nan)", ""),
+            ("damaged-guide-says-nan", "self.clip).masked_fill(~known[:, None], 0)", "self.clip)"),
+            ("guide-has-any-tokenizer", "            check_same_ids(source, tokenizer, setting=f\"TokenGuide.{role}\")\n", ""),
+            ("guide-has-any-length", "            check_fits(source, tokenizer, length, role=role, setting=setting)\n", ""),
+            ("guide-is-read-twice", "        if self.guide is None:\n", "        if True:\n"),
+            ("guide-keeps-no-type", "ModelSource(path=path, dtype=self.dtype)", "ModelSource(path=path)"),
+        ),
+    ),
+    "prl/rewards/per_token.py": (
+        "u.token_guide",
+        (
+            ("per-token-source-hides-the-other", "        yield from self.reward.leaves()\n", ""),
+            ("per-token-source-hides-itself", "        yield from self.reward.leaves()\n        yield self\n", "        yield from self.reward.leaves()\n"),
+            ("ids-of-anybody", "        if self.tokenizer is None:\n", "        if False:\n"),
+        ),
+    ),
     "prl/rewards/ensemble.py": (
         "u.ensemble",
         (

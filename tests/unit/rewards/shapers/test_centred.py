@@ -82,11 +82,19 @@ def test_the_ceiling_is_an_upper_bound_alone() -> None:
     found = Ceiling(1.5)(scores, make_rollout(ragged_mask([1] * 5))).rewards
     assert found[[0, 1, 2, 4]].tolist() == [-9.0, 0.5, 1.5, 1.5]
     assert found[3].isnan()
+    found = Ceiling(1.5, floor=-2.0)(scores, make_rollout(ragged_mask([1] * 5))).rewards
+    assert found[[0, 1, 2, 4]].tolist() == [-2.0, 0.5, 1.5, 1.5]
+    assert found[3].isnan()
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda: Ceiling(1.0, floor=1.5),
+            "Ceiling.floor is 1.5; expected null, or a finite number up to the limit, 1.0",
+        ),
+        (lambda: Ceiling(1.0, floor=float("nan")), "Ceiling.floor is nan"),
         (lambda: Ceiling(float("nan")), "Ceiling.limit is nan; expected a finite number"),
         (lambda: ShiftedSigmoid(float("inf")), "ShiftedSigmoid.shift is inf; expected a finite number"),
         (lambda: LogSigmoidCentred(1.0), r"LogSigmoidCentred.percentile is 1.0; expected a number in \(0, 1\)"),

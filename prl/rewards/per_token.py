@@ -1,0 +1,58 @@
+"""Base of sources that say something of single tokens, beside the reward of another source."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from prl.rewards.base import RewardSource
+
+
+class PerTokenSource(RewardSource):
+    """Gives responses the rewards of another source, and something to their tokens as well.
+
+    It reads the token ids of a rollout, so it works in training alone: `prl pairs` takes the other source by itself.
+
+    Args:
+        reward: source of the reward of each response.
+    """
+
+    def __init__(self, reward: RewardSource) -> None:
+        super().__init__()
+        self.reward = reward
+        self.needs_anchors = reward.needs_anchors
+        self.tokenizer: Any = None
+        """Tokenizer of the policy; None until `attach_tokenizer`."""
+
+    def attach_tokenizer(self, tokenizer: Any, length: int) -> None:
+        """Keep the policy's tokenizer."""
+        self.tokenizer = tokenizer
+
+    def load(self) -> None:
+        """Load the other source.
+
+        Raises:
+            ValueError: outside of training, where nobody knows the tokenizer.
+        """
+        if self.tokenizer is None:
+            name = type(self).__name__
+            raise ValueError(
+                f"{name} reads the token ids of the policy in training, which are not known here; give the source in "
+                f"{name}.reward by itself"
+            )
+        self.reward.load()
+
+    def leaves(self) -> Iterator[RewardSource]:
+        """Yield the other source, or the sources in it, and then this one."""
+        yield from self.reward.leaves()
+        yield self
+
+    def failure(self) -> str | None:
+        """Return the reason of the other source's last failed reward."""
+        return self.reward.failure()
+
+    def truncated_fraction(self) -> float:
+        """Return the truncated share of the other source."""
+        return self.reward.truncated_fraction()
+
+    def cached_token_fraction(self) -> float:
+        """Return the cached share of the other source."""
+        return self.reward.cached_token_fraction()
