@@ -57,9 +57,12 @@ class PolicyTrainingModule(TrainingModule):
             return self.actors.sample(batch, version=self.batches_done(), training=training)
 
     def judge_responses(self, rollout: Rollout) -> Scores:
-        """Reward each response. Raises ValueError when no response on any rank got a reward."""
+        """Reward each response, and in training its tokens.
+
+        Raises ValueError when no response on any rank got a reward.
+        """
         with self.phase("judge"):
-            return self.judging.score(rollout)
+            return self.judging.score(rollout, per_token=self.trainer.training)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

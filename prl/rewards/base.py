@@ -37,6 +37,8 @@ class RewardSource(nn.Module, ABC):
     """Columns of the prompts that `check_row` looks at."""
     compares = True
     """Whether validations compare with anchors; otherwise they log the mean of each of `Scores.components`."""
+    marks_steps = False
+    """Whether the source marks the steps of responses (`Scores.step_marks`)."""
 
     def load(self) -> None:
         """Load weights and tokenizer; safe to call twice."""
@@ -75,6 +77,10 @@ class RewardSource(nn.Module, ABC):
     def leaves(self) -> "Iterator[RewardSource]":
         """Yield the source itself, or the sources of a weighted sum."""
         yield self
+
+    def per_response(self) -> "RewardSource":
+        """Return the source that rewards responses alike and says nothing of their tokens; itself by default."""
+        return self
 
     @abstractmethod
     def score(self, rollout: Rollout) -> Scores:

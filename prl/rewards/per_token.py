@@ -45,6 +45,10 @@ class PerTokenSource(RewardSource):
         yield from self.reward.leaves()
         yield self
 
+    def per_response(self) -> RewardSource:
+        """Return the other source."""
+        return self.reward.per_response()
+
     def failure(self) -> str | None:
         """Return the reason of the other source's last failed reward."""
         return self.reward.failure()

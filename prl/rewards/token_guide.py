@@ -43,8 +43,7 @@ class TokenGuide(PerTokenSource):
     model and gives the other source's rewards to the bit. A response for which a log-ratio is not finite has no reward.
 
     Both models read the policy's token ids, so all three need one tokenizer. They are whole on each process,
-    `resources.shard_judges` or not, and read validations too. `rewards/token_guide/mean` is what a response's tokens
-    get together.
+    `resources.shard_judges` or not. `rewards/token_guide/mean` is what a response's tokens get together.
 
     Args:
         reward: source of the reward of each response.

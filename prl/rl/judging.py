@@ -57,14 +57,19 @@ class Judging:
             yield
             self._finish(judge)
 
-    def score(self, rollout: Rollout) -> Scores:
+    def score(self, rollout: Rollout, *, per_token: bool = True) -> Scores:
         """Reward each response, against its anchors.
+
+        Args:
+            rollout: the responses.
+            per_token: have the source say what it says of single tokens, which only an update reads.
 
         Raises:
             ValueError: when no response on any rank got a reward, though some should have.
         """
-        with self.at_work(self.reward):
-            scores = self.reward.score(self.answers(rollout)).to(self._sharding.device)
+        source = self.reward if per_token else self.reward.per_response()
+        with self.at_work(source):
+            scores = source.score(self.answers(rollout)).to(self._sharding.device)
         rewarded, lost = global_sum(torch.stack([(~scores.failed).sum(), scores.lost.sum()])).tolist()
         if lost and not rewarded:
             raise ValueError(

@@ -235,6 +235,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("validation-kl-reversed", "(policy - reference).sum(1)", "(reference - policy).sum(1)"),
             ("patience-counts-repeats", 'in_training = trainer.state.fn == "fit"', "in_training = True"),
             ("one-draw-for-all-batches", "seed=batch_idx * world_size() + rank()", "seed=rank()"),
+            ("validations-ask-about-tokens-too", "per_token=self.trainer.training", "per_token=True"),
         ),
     ),
     "prl/rl/judging.py": (

@@ -243,6 +243,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("per-token-source-hides-the-other", "        yield from self.reward.leaves()\n", ""),
             ("per-token-source-hides-itself", "        yield from self.reward.leaves()\n        yield self\n", "        yield from self.reward.leaves()\n"),
+            ("validations-ask-about-tokens", "return self.reward.per_response()", "return self"),
             ("ids-of-anybody", "        if self.tokenizer is None:\n", "        if False:\n"),
         ),
     ),

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 import torch
@@ -60,6 +60,15 @@ def test_a_row_without_an_anchor_is_compared_with_the_reference_and_the_others_a
     assert rollout.batch.anchors == [("own",), ("from it too",)]
     assert stage.judge_responses.call_args.args == (rollout,)
     assert stage.generate.call_args.kwargs == {"training": False}  # a sampler that helps in training does not here
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_a_reward_says_of_tokens_is_asked_for_in_training_alone(training: bool) -> None:
+    stage = MagicMock()
+    stage.trainer.training = training
+    found = PolicyTrainingModule.judge_responses(stage, "rollout")  # type: ignore[arg-type]
+    assert found is stage.judging.score.return_value
+    stage.judging.score.assert_called_once_with("rollout", per_token=training)
 
 
 def test_figures_are_of_all_rows_in_one_order_whichever_process_had_them(monkeypatch: pytest.MonkeyPatch) -> None:
