@@ -92,7 +92,8 @@ def check_methods(
 
     Raises:
         ValueError: for a critic that no method needs, fewer responses to a prompt than a method compares, or anchors
-            that are not the other responses where a method compares with these; for a sampler as `_check_sampler`.
+            that are not the other responses where a method compares with these, or marks of steps that nobody gives;
+            for a sampler as `_check_sampler`.
     """
     anchors.check(sampling)
     _check_sampler(sampler, reward, sampling)
@@ -108,6 +109,11 @@ def check_methods(
         raise ValueError(
             f"advantage: {type(advantage).__name__} compares the responses of a prompt with each other, and anchors: "
             f"{type(anchors).__name__} gives other responses to compare with; use prl.anchors.RoundRobin"
+        )
+    if advantage.needs_marks and not any(each.marks_steps for each in reward.leaves()):
+        raise ValueError(
+            f"advantage: {type(advantage).__name__} reads marks of steps, and reward: {type(reward).__name__} gives "
+            "none; put it into prl.rewards.RuleMarks or prl.judge.ThoughtProcessJudge"
         )
     if advantage.needs_critic:
         return critic or CriticSettings()

@@ -223,6 +223,8 @@ class Scores:
     """[B, T] dense rewards of single tokens, zero outside the mask; None without any."""
     left_out: Tensor | None = None
     """[B] True where a response has no reward on purpose, which is no failure; None for none."""
+    step_marks: Tensor | None = None
+    """[B, T] mark of the step that each token is in: 1 right, 0 wrong, NaN without a mark; None where nobody marks."""
 
     def __post_init__(self) -> None:
         if (self.verdict is None) != (self.response_index is None):
@@ -237,12 +239,14 @@ class Scores:
             verdict = Verdict(verdict.margin_ab.to(device), verdict.margin_ba.to(device))
             response_index = response_index.to(device)
         components = {name: each.to(device) for name, each in self.components.items()}
-        token_rewards = None if self.token_rewards is None else self.token_rewards.to(device)
-        left_out = None if self.left_out is None else self.left_out.to(device)
-        return Scores(self.rewards.to(device), verdict, response_index, components, token_rewards, left_out)
+        moved = {}
+        for name in ("token_rewards", "left_out", "step_marks"):
+            value = getattr(self, name)
+            moved[name] = None if value is None else value.to(device)
+        return Scores(self.rewards.to(device), verdict, response_index, components, **moved)
 
     def with_rewards(self, rewards: Tensor) -> "Scores":
-        """Replace the rewards, [B]; verdict, components and token rewards stay."""
+        """Replace the rewards, [B]; all else stays."""
         return replace(self, rewards=rewards)
 
     @property

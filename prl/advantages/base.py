@@ -72,6 +72,8 @@ class AdvantageEstimator(ABC):
     """Fewest responses per prompt that the estimator needs."""
     compares_group: ClassVar[bool] = False
     """Whether the estimator needs each response compared with all other responses to its prompt, as anchors."""
+    needs_marks: ClassVar[bool] = False
+    """Whether the estimator reads marks of steps (`Scores.step_marks`), which not every reward source gives."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the prompts with a number in each row, which the estimator reads under its default settings."""
 

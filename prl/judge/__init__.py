@@ -12,6 +12,7 @@ from prl.judge.implicit import ImplicitJudge
 from prl.judge.loading import Judge, load_judge
 from prl.judge.self_referee import SelfReferee
 from prl.judge.template import JudgeTemplate
+from prl.judge.thought_process import ThoughtProcessJudge
 
 __all__ = [
     "BradleyTerryJudge",
@@ -26,5 +27,6 @@ __all__ = [
     "JudgeTemplate",
     "PairwiseJudge",
     "SelfReferee",
+    "ThoughtProcessJudge",
     "load_judge",
 ]

@@ -10,6 +10,7 @@ from prl.rewards.multi_head import MultiHead
 from prl.rewards.rubric import Rubric, RuleRubric
 from prl.rewards.rule import RuleReward
 from prl.rewards.scalar import ScalarReward
+from prl.rewards.step_marks import RuleMarks, StepMarks
 from prl.rewards.token_guide import TokenGuide
 from prl.rewards.weighted import WeightedReward
 
@@ -22,9 +23,11 @@ __all__ = [
     "MultiHead",
     "RewardSource",
     "Rubric",
+    "RuleMarks",
     "RuleReward",
     "RuleRubric",
     "ScalarReward",
+    "StepMarks",
     "TokenGuide",
     "WeightedReward",
 ]

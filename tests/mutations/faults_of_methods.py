@@ -445,6 +445,72 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.shaping",
         (("only-the-first-shaper-counts", "        scores = shaped\n", "        return shaped\n"),),
     ),
+    "prl/advantages/thought_level.py": (
+        "u.thought_level",
+        (
+            ("thoughts-go-on-in-the-next-response", "(rows[1:] != rows[:-1]) | (told", "(told"),
+            ("each-token-is-a-thought", "begins[1:] = (rows[1:] != rows[:-1]) | (told[1:] != told[:-1])", "pass"),
+            ("detours-cost-all", "torch.where(correct, share, 1.0)", "torch.where(correct, 1.0, 1.0)"),
+            ("wrong-responses-cost-little", "torch.where(correct, share, 1.0)", "share"),
+            (
+                "share-of-all-prompts",
+                "chosen.to(wide)) / number)[group]",
+                "chosen.to(wide)).sum() / number.sum()) + 0 * group",
+            ),
+            ("any-reward-is-correct", "> self.correct_above)", "> 0.5)"),
+            ("unmarked-tokens-are-wrong", "[found.row], *how).masked_fill(~marked, 0)", "[found.row], *how)"),
+            (
+                "unmarked-tokens-are-in-the-mean",
+                "level = group_normalized(reward, marked,",
+                "level = group_normalized(reward, marked | True,",
+            ),
+            ("thoughts-of-all-prompts", "group[found.row], *how", "0 * found.row, *how"),
+            ("thoughts-alone", "Advantages(plain + added, None)", "Advantages(added, None)"),
+            ("weight-of-one", "(self.eta * level)", "(level)"),
+        ),
+    ),
+    "prl/advantages/group.py": (
+        "u.thought_level u.group",
+        (("equal-values-are-nan", "scale.where(scale > 0, 1.0)[group]", "scale[group]"),),
+    ),
+    "prl/rewards/step_marks.py": (
+        "u.step_marks",
+        (
+            (
+                "marks-on-other-tokens",
+                "marks[row, rollout.response_mask[row].cpu()] =",
+                "marks[row, : len(split[row][0])] =",
+            ),
+            ("first-mark-for-all", "each[split[row][0]]", "each[[0] * len(split[row][0])]"),
+            ("failed-responses-are-marked", "if not failed]", "if True]"),
+            ("missing-marks-are-not-counted", "float(found is None)", "0.0"),
+            ("rules-say-anything", "or not {*labels} <= {0, 1, None}:", "or False:"),
+            ("rules-mark-some-steps", "len(labels) != len(solution.steps)", "False"),
+            ("rules-see-no-anchors", '{"anchors": list(rollout.batch.anchors[row]), **extras[row]}', "{**extras[row]}"),
+            (
+                "end-is-a-step",
+                "max(count - 1, 0) for count in accumulate(map(int, shown))",
+                "n for n, _ in enumerate(shown)",
+            ),
+            (
+                "reasons-are-lost",
+                "filter(None, (super().failure(), self._failure))",
+                "filter(None, (super().failure(),))",
+            ),
+        ),
+    ),
+    "prl/judge/thought_process.py": (
+        "u.thought_process_judge",
+        (
+            ("first-list-counts", 'findall("[01]", lists[-1])', 'findall("[01]", lists[0])'),
+            ("any-number-of-marks", "    if len(found) != steps:\n", "    if False:\n"),
+            ("cut-answers-count", 'if choice.get("finish_reason") == "length":', "if False:"),
+            ("all-solutions-are-right", "solution.reward > self.correct_above,", "True,"),
+            ("answers-are-hidden", "solution.row.get(self.answer)", "None"),
+            ("judge-is-not-tried", "if self._mark(_PROBE, latest()) is None:", "if False:"),
+            ("templates-leave-out-steps", "[each for each in shown if each not in rendered]", "[]"),
+        ),
+    ),
     "prl/rollouts/filters/equal_groups.py": (
         "u.filters",
         (
