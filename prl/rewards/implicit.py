@@ -9,7 +9,7 @@ from prl.config import ModelSource
 from prl.data.encoding import TurnEncoder
 from prl.data.tokens import right_pad
 from prl.models.limits import check_fits, check_same_ids, most_positions
-from prl.models.loading import freeze, load_causal_lm, load_tokenizer, read_config
+from prl.models.loading import freeze, load_causal_lm, load_tokenizer, on_meta_device, read_config
 from prl.models.logprobs import completion_logprobs
 from prl.models.policy import in_own_type
 from prl.objectives.logistic import check_beta
@@ -94,7 +94,8 @@ class ImplicitReward(PerResponseReward):
             check_fits(source, tokenizer, length, role=role, setting="max_length")
         check_same_ids(sources["reference"], tokenizer, setting="reference")
         self.encoder = TurnEncoder(tokenizer, length, "truncate")
-        self.policy, self.reference = (freeze(load_causal_lm(source)) for source in sources.values())
+        with on_meta_device(False):  # other judges' weights may come from the first process, in shards
+            self.policy, self.reference = (freeze(load_causal_lm(source)) for source in sources.values())
 
     def _read(self, rows: list[dict[str, Any]], device: torch.device) -> Tensor:
         assert self.encoder is not None

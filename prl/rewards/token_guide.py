@@ -10,7 +10,7 @@ from torch import Tensor
 from prl.config import ModelSource
 from prl.models.actor_critic import evaluate_frozen
 from prl.models.limits import check_fits, check_same_ids
-from prl.models.loading import freeze, load_causal_lm
+from prl.models.loading import freeze, load_causal_lm, on_meta_device
 from prl.rewards.base import RewardSource
 from prl.rewards.per_token import PerTokenSource
 from prl.types import Rollout, Scores
@@ -96,7 +96,8 @@ class TokenGuide(PerTokenSource):
         """Load the other source and both models; safe to call twice."""
         super().load()
         if self.guide is None:
-            self.guide, self.reference = (freeze(load_causal_lm(each)) for each in self.model_sources().values())
+            with on_meta_device(False):  # other judges' weights may come from the first process, in shards
+                self.guide, self.reference = (freeze(load_causal_lm(each)) for each in self.model_sources().values())
 
     def score(self, rollout: Rollout) -> Scores:
         """Reward each response by the other source, and each of its tokens by the guide."""

@@ -235,6 +235,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("guide-has-any-tokenizer", "            check_same_ids(source, tokenizer, setting=f\"TokenGuide.{role}\")\n", ""),
             ("guide-has-any-length", "            check_fits(source, tokenizer, length, role=role, setting=setting)\n", ""),
             ("guide-is-read-twice", "        if self.guide is None:\n", "        if True:\n"),
+            ("guide-on-the-first-process-alone", "with on_meta_device(False):", "if True:"),
             ("guide-keeps-no-type", "ModelSource(path=path, dtype=self.dtype)", "ModelSource(path=path)"),
         ),
     ),

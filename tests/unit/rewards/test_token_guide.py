@@ -15,8 +15,9 @@ from lightning_modules import PairwisePPOModule
 from prl.advantages.base import TokenRewards
 from prl.advantages.gae import GAE
 from prl.config import KLPenalty, ModelSource, Sampling
+from prl.models.loading import on_meta_device
 from prl.models.offload import Offload
-from prl.rewards import RuleReward, TokenGuide, WeightedReward
+from prl.rewards import ImplicitReward, RuleReward, TokenGuide, WeightedReward
 from prl.rewards.base import RewardSource, load_frozen
 from prl.rewards.shapers import Ceiling
 from prl.rewards.shapers.base import shape
@@ -216,6 +217,16 @@ def test_models_are_frozen_and_of_their_own_type_and_move_with_the_source(folder
     alone = judging.score(rollout(), per_token=False)  # as validations do
     assert alone.token_rewards is None
     assert torch.equal(alone.rewards.nan_to_num(), found.rewards.nan_to_num())
+
+
+def test_both_models_are_whole_on_each_process_where_judges_are_read_in_shards(folders: dict[str, str]) -> None:
+    paths = {"path": folders["guide"], "reference": folders["reference"]}
+    with on_meta_device():
+        sources = loaded(folders), ImplicitReward(**paths)
+        sources[1].load()
+    for source in sources:
+        assert not any(each.is_meta for each in source.parameters())
+        assert len(list(source.parameters())) > 0
 
 
 # ---- mistakes
