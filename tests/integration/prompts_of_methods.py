@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from shutil import copyfile
 
-from prl.quickstart.rubric import write_rubrics
-
 from prl.cli.entry import main
 from prl.environments import rows as environment_rows
+from prl.quickstart.rubric import write_rubrics
 from tests.integration.runs import Home
 
 TRAIN, VALIDATION = "--data.init_args.train.path", "--data.init_args.validation.path"

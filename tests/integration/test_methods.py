@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.helpers.server import listening
 from tests.integration.prompts_of_methods import OWN_PROMPTS
 from tests.integration.runs import CONFIGS, Home, differences, last_checkpoint
 from tests.integration.test_tensorboard import events, scalars
+from tests.unit.judge.test_thought_process_judge import Handler
 
 OVERLAYS = sorted((CONFIGS / "methods").glob("*.yaml"))
 MODEL = "--model.init_args."
@@ -169,3 +171,15 @@ def test_the_recipe_of_unpacking_starts_at_the_policy_that_sampled(home: Home, t
     assert found["policy/first_ratio"] == pytest.approx(1.0, abs=1e-6)  # a mean over tokens
     for name in ("policy/approx_kl", "policy/clip_frac_low", "policy/clip_frac_high", "kl/k1"):
         assert found[name] == 0.0, name
+
+
+def test_a_judge_behind_a_server_marks_steps_in_training_alone(home: Home, tmp_path: Path) -> None:
+    outcome = {"class_path": "GenerativeJudge", "init_args": {"path": str(home.judge)}}
+    with listening(Handler) as server:
+        settings = {"reward": outcome, "base_url": f"{server.root}/v1", "model": "m", "separator": "a"}
+        reward = json.dumps({"class_path": "ThoughtProcessJudge", "init_args": settings})
+        tiny(CONFIGS / "methods" / "tp_grpo.yaml", home, tmp_path / "run", f"{MODEL}reward", reward)
+    assert len(server.seen) == 1 + 4 * 8 * 8  # a trial, and each rollout of four iterations
+    found = scalars(events(tmp_path / "run"))
+    assert [value for _, value in found["rewards/steps_unmarked/mean"]] == [0.0] * 4
+    assert all(0 < value <= 1 for _, value in found["rewards/steps_right/mean"])
