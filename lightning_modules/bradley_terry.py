@@ -15,14 +15,17 @@ from prl.data.columns import numbers_of
 from prl.data.encoding import ScalarPairEncoder
 from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong, tokenizer_hash
+from prl.data.traces import TracePairEncoder
 from prl.judge.bradley_terry import save_bradley_terry
 from prl.judge.general_preference import save_general_preference
 from prl.models.critic import hidden_size
 from prl.models.dropout import using_dropout
+from prl.models.language_scorer import load_language_scorer, read_rows
 from prl.models.limits import check_fits
 from prl.models.loading import load_scalar_classifier, load_tokenizer
 from prl.objectives.reward import BradleyTerry, PairBatch, RewardObjective
 from prl.rewards.scalar import end_states, head_rewards, weighted_reward
+from prl.rewards.tool_reward import save_tool_reward
 from prl.run_folder.inputs import Inputs
 from prl.verdict import Verdict
 
@@ -90,6 +93,9 @@ class BradleyTerryRewardModule(JudgeValidation):
         """Build the encoder of preference pairs; the data module calls this."""
         tokenizer = load_tokenizer(self.source)
         check_fits(self.source, tokenizer, self.max_length, role="model", setting="max_length")
+        if self.objective.needs_traces:
+            reads = (self.objective.columns, self.objective.learns_observations)
+            return TracePairEncoder(tokenizer, self.max_length, self.on_too_long, *reads)
         columns = (self.objective.columns, self.objective.optional_columns)
         return ScalarPairEncoder(tokenizer, self.max_length, self.on_too_long, *columns, prompts=self._reads_prompts)
 
@@ -98,8 +104,11 @@ class BradleyTerryRewardModule(JudgeValidation):
         if self.model is None:
             with self.loading_models():
                 embeds = self.operator is not None
-                model = load_scalar_classifier(self.source, heads=self.num_outputs, small_head=embeds).train()
-            self.model = self.shard(model)
+                if self.objective.needs_traces:
+                    model: Any = load_language_scorer(self.source)
+                else:
+                    model = load_scalar_classifier(self.source, heads=self.num_outputs, small_head=embeds)
+            self.model = self.shard(model.train())
 
     def on_fit_start(self) -> None:
         """Refuse an optional column that no training row has: its name may be wrong."""
@@ -166,6 +175,8 @@ class BradleyTerryRewardModule(JudgeValidation):
         return {"chosen_states": chosen, "rejected_states": rejected}
 
     def _pairs(self, batch: dict[str, Tensor]) -> PairBatch:
+        if self.objective.needs_traces:
+            return self._pairs_with_traces(batch)
         chosen, rejected, blocks = self._rewards(batch)
         margin = self._margin(chosen, rejected, blocks)[None]
         heads: dict[str, Any] = {}
@@ -176,9 +187,26 @@ class BradleyTerryRewardModule(JudgeValidation):
         columns = numbers_of(batch, [*self.objective.columns, *self.objective.optional_columns])
         return PairBatch(margin, torch.ones_like(margin, dtype=torch.bool), batch["targets"].float(), columns, **heads)
 
+    def _pairs_with_traces(self, batch: dict[str, Tensor]) -> PairBatch:
+        scores, nll = read_rows(self.model, batch["input_ids"], batch["attention_mask"], batch["learnt"])
+        chosen, rejected = scores.float().chunk(2)
+        margin = self._margin(chosen, rejected, None)[None]
+        assert nll is not None
+        self.log("train/trace_nll", (trace_nll := torch.stack(nll.chunk(2)).mean(0)).detach().mean())
+        first, columns = torch.ones_like(margin, dtype=torch.bool), numbers_of(batch, self.objective.columns)
+        return PairBatch(margin, first, batch["targets"].float(), columns, trace_nll=trace_nll)
+
+    def after_export(self, folder: Path) -> None:
+        """Measure the judge that was just written; not one that calls tools, which are settings of `ToolReward`."""
+        if not self.objective.needs_traces:
+            super().after_export(folder)
+
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the model for AutoModelForSequenceClassification and the judge of its kind."""
         tokenizer = load_tokenizer(self.source)
+        if self.objective.needs_traces:
+            save_tool_reward(folder, self.model, tokenizer, self.max_length, merge=merge)
+            return
         if self.operator is not None:
             written = (folder, self.model, tokenizer, self.max_length)
             save_general_preference(*written, operator=self.operator, merge=merge)

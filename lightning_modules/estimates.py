@@ -262,7 +262,7 @@ def _read_once(
     for source in judge.leaves():
         for role, weights in source.model_sources().items():
             settings = _judge_settings(source, weights, rollout)
-            is_generative = settings["kind"] == "generative"
+            is_generative = settings["kind"] in ("generative", "tool_reward")
             auto_class = AutoModelForCausalLM if is_generative else AutoModelForSequenceClassification
             extra = {} if is_generative else {"num_labels": outputs_of(settings)}
             model: Any = make(partial(_frozen, auto_class, weights, **extra))
@@ -287,7 +287,7 @@ def _judge_settings(source: RewardSource, weights: ModelSource, rollout: int) ->
     if isinstance(source, ImplicitReward):
         return {"kind": "generative", "max_length": source.longest()}
     settings = read_judge_file(str(weights.path))
-    if settings["kind"] not in ("generative", "bradley_terry", "general_preference"):
+    if settings["kind"] not in ("generative", "bradley_terry", "general_preference", "tool_reward"):
         raise ValueError(f"{weights.path} is a judge of the kind {settings['kind']!r}, which cannot be estimated")
     return settings
 

@@ -39,6 +39,11 @@ def check_judge_needs(objective: RewardObjective, order: str) -> None:
                 f"objective: {name} names {need}, which only a scalar reward model serves; train one by "
                 "BradleyTerryRewardModule, or choose an objective of margins"
             )
+    if objective.needs_traces:
+        raise ValueError(
+            f"objective: {name} reads traces behind single responses (needs_traces), which a generative judge does not "
+            "read; train a scalar model by BradleyTerryRewardModule, or choose an objective of margins"
+        )
     if objective.needs_both_orders and order != "both":
         raise ValueError(f"objective: {name} reads both orders of a pair, and order is {order}; it needs order: both")
     if objective.optional_columns:
@@ -69,6 +74,13 @@ def check_scalar_needs(objective: RewardObjective) -> None:
         raise ValueError(
             f"objective: {name} names both an operator and head_weights; a model gives embeddings or rewards, so leave "
             "one of them out"
+        )
+    if objective.needs_traces and (
+        objective.operator is not None or objective.head_weights or objective.optional_columns
+    ):
+        raise ValueError(
+            f"objective: {name} reads traces, behind which there is one score; leave operator, head_weights and "
+            "optional_columns out"
         )
     if wrong := [weight for weight in objective.head_weights if not math.isfinite(weight)]:
         raise ValueError(f"objective: {name} has a head of weight {wrong[0]}; expected finite numbers in head_weights")

@@ -96,21 +96,21 @@ class ConversationEncoder(_Encoder):
     closes_cut_responses = True
     """Whether a truncated response is closed by the end-of-sequence token too."""
 
-    def encode_response(self, prompt: Conversation, response: str) -> dict[str, Any] | None:
+    def encode_response(self, prompt: Conversation, response: str, reserved: int = 0) -> dict[str, Any] | None:
         """Encode prompt and response; return ids and the number that belong to the response.
 
-        None when skipped for its length.
+        None when skipped for its length. `reserved` tokens of the row stay free for what follows.
 
         Raises:
             TooLongError: when it does not fit and `on_too_long` is error.
         """
         prompt_ids = self._encode_prompt(prompt)
         response_ids, end = self._encode_response(prompt, prompt_ids, response)
-        room = self.max_length - len(end)
+        room = self.max_length - len(end) - reserved
         total, truncation = len(prompt_ids) + len(response_ids), Truncation(0)
         if total > room and self.on_too_long == "error":
             raise TooLongError(
-                f"prompt and response take {total + len(end)} tokens, max_length is {self.max_length}; "
+                f"prompt and response take {total + len(end) + reserved} tokens, max_length is {self.max_length}; "
                 "raise max_length or set on_too_long"
             )
         if total > room and self.on_too_long == "skip":
@@ -233,8 +233,7 @@ class ScalarPairEncoder(ConversationEncoder):
             RowError: for a row without a declared column, or without any of the optional ones.
         """
         numbers = read_numbers(record, self.columns) | read_optional(record, self.optional)
-        chosen = self.encode_response(record.prompt, record.chosen)
-        rejected = self.encode_response(record.prompt, record.rejected)
+        chosen, rejected = self._encode_sides(record)
         if chosen is None or rejected is None:
             return None
         if chosen["ids"] == rejected["ids"]:
@@ -248,6 +247,10 @@ class ScalarPairEncoder(ConversationEncoder):
             **pair_facts(record),
             "length": max(len(chosen["ids"]), len(rejected["ids"])),
         }
+
+    def _encode_sides(self, record: PreferencePair) -> list[dict[str, Any] | None]:
+        """Encode chosen and rejected."""
+        return [self.encode_response(record.prompt, text) for text in (record.chosen, record.rejected)]
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate right-padded [2N, S], N chosen rows, then N rejected ones; with `pair_tensors` and numbers.

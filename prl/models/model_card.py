@@ -51,6 +51,7 @@ KINDS = {
     "general_preference": Kind(
         "General preference model", "text-classification", "AutoModelForSequenceClassification", _JUDGE_TAGS
     ),
+    "tool_reward": Kind("Reward model that calls tools", "text-generation", "AutoModelForCausalLM", ("prl",)),
     "control": Kind("Policy of a control task", "reinforcement-learning", "", ("prl",), "prl"),
     None: Kind("Language model", "text-generation", "AutoModelForCausalLM"),
 }

@@ -12,6 +12,7 @@ from prl.rewards.rule import RuleReward
 from prl.rewards.scalar import ScalarReward
 from prl.rewards.step_marks import RuleMarks, StepMarks
 from prl.rewards.token_guide import TokenGuide
+from prl.rewards.tool_reward import ToolReward
 from prl.rewards.weighted import WeightedReward
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "ScalarReward",
     "StepMarks",
     "TokenGuide",
+    "ToolReward",
     "WeightedReward",
 ]

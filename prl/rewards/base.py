@@ -37,6 +37,8 @@ class RewardSource(nn.Module, ABC):
     """Columns of the prompts that `check_row` looks at."""
     compares = True
     """Whether validations compare with anchors; otherwise they log the mean of each of `Scores.components`."""
+    rewards_tokens = False
+    """Whether the source says something of single tokens, beside the reward of the response."""
     marks_steps = False
     """Whether the source marks the steps of responses (`Scores.step_marks`)."""
 

@@ -26,7 +26,7 @@ class EnvironmentReward(RewardSource):
 
     def __init__(self, dense: bool = True) -> None:
         super().__init__()
-        self.dense = dense
+        self.dense = self.rewards_tokens = dense
 
     def score(self, rollout: Rollout) -> Scores:
         """Reward each response. Raises ValueError where no environment has answered."""

@@ -15,6 +15,8 @@ class PerTokenSource(RewardSource):
         reward: source of the reward of each response.
     """
 
+    rewards_tokens = True
+
     def __init__(self, reward: RewardSource) -> None:
         super().__init__()
         self.reward = reward

@@ -39,11 +39,13 @@ class WeightedReward(RewardSource):
                 f"sources are named {sorted(sources)}, weights {sorted(weights)}; expected one weight for each source"
             )
         for name, source in sources.items():
-            if per_token := [type(each).__name__ for each in source.leaves() if isinstance(each, PerTokenSource)]:
-                raise ValueError(
-                    f"sources.{name} has {per_token[0]}, and what it says of tokens has no place in a sum; put the sum "
-                    f"into {per_token[0]}.reward"
-                )
+            for each in source.leaves():
+                if each.rewards_tokens:
+                    kind = type(each).__name__
+                    fix = f"put the sum into {kind}.reward" if isinstance(each, PerTokenSource) else "set dense: false"
+                    raise ValueError(
+                        f"sources.{name} has {kind}, and what it says of tokens has no place in a sum; {fix}"
+                    )
         self.parts = nn.ModuleDict(cast(dict[str, nn.Module], sources))
         self.weights, self.shaping = dict(weights), dict(shaping or {})
         if unknown := sorted(self.shaping.keys() - sources.keys()):

@@ -114,6 +114,7 @@ def pair_batch(objective: RewardObjective, seed: int) -> PairBatch:
     more |= {"prompt_blocks": operator.blocks(numbers(6, heads), 16)} if operator is not None else {}
     if passes := objective.dropout_passes:
         more |= {name: numbers(passes, 6, 4) for name in ("chosen_states", "rejected_states")}
+    more |= {"trace_nll": numbers(6).abs()} if objective.needs_traces else {}
     columns = {name: numbers(6) for name in objective.columns}
     for number, name in enumerate(objective.optional_columns):
         columns[name] = numbers(6).index_fill(0, torch.tensor([number % 6]), float("nan"))

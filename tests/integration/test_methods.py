@@ -68,6 +68,9 @@ def scored(overlay: Path, home: Home, folder: Path) -> list[str]:
         for number, row in enumerate(rows):
             names = (*objective.columns, *objective.optional_columns)
             row |= {name: (number + place) % 7 / 7 for place, name in enumerate(names)}
+            if objective.needs_traces:
+                call = {"action": "length", "input": row["chosen"], "observation": str(len(row["chosen"]))}
+                row |= {"chosen_trace": [call, {"text": "good"}], "rejected_trace": [{"text": "bad"}]}
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         given += [f"--data.init_args.{split}.path", str(folder / f"{split}.jsonl")]
     if objective.look_ahead:

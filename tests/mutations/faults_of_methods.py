@@ -396,7 +396,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("sources-keep-states", 'hasattr(each, "load_state_dict")', "False"),
             ("sums-forget-what-is-left-out", "left_out=left_out", "left_out=None"),
-            ("sums-drop-rewards-of-tokens", "if isinstance(each, PerTokenSource)]", "if False]"),
+            ("sums-drop-rewards-of-tokens", "if each.rewards_tokens:", "if False:"),
         ),
     ),
     "prl/judge/referee_prompt.py": (

@@ -1,4 +1,4 @@
-"""Faults around code of others and tools: the restricted process."""
+"""Faults around code of others and tools: the restricted process, tools, reward models that call them."""
 
 BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/system/restricted.py": (
@@ -33,6 +33,88 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("memory-is-not-limited", "(resource.RLIMIT_AS, *", "(resource.RLIMIT_CORE, *"),
             ("output-is-not-limited", "(resource.RLIMIT_FSIZE, *", "(resource.RLIMIT_CORE, *"),
             ("time-is-not-limited", "(resource.RLIMIT_CPU, seconds, seconds + 1)", "(resource.RLIMIT_CPU, 3600, 3600)"),
+        ),
+    ),
+    "prl/tools/base.py": (
+        "u.tools",
+        (
+            ("errors-of-tools-are-not-told", "True\n    except Exception", "False\n    except Exception"),
+            ("observations-have-no-end", '[:longest] or "nothing"', ' or "nothing"'),
+        ),
+    ),
+    "prl/tools/calculator.py": (
+        "u.tools",
+        (
+            (
+                "powers-are-computed-first",
+                '> self.digits:\n            raise ToolError(f"the power',
+                '> 10**9:\n            raise ToolError(f"the power',
+            ),
+            ("numbers-have-no-end", "abs(value) >= 10**self.digits", "False"),
+        ),
+    ),
+    "prl/tools/search.py": (
+        "u.tools",
+        (
+            ("rare-words-count-alike", "rarity * often", "often"),
+            ("lengths-do-not-count", "length = 1 - self.b + self.b", "length = 1 + 0 * self.b"),
+        ),
+    ),
+    "prl/data/traces.py": (
+        "u.traces u.tool_reward",
+        (
+            (
+                "answers-are-learnt",
+                '(observation_text(part["observation"]), learns_observations)',
+                '(observation_text(part["observation"]), True)',
+            ),
+            ("traces-have-no-end", "end = [int(self.tokenizer.eos_token_id)] if ids else []", "end: list[int] = []"),
+            ("responses-take-the-room-of-traces", "reserved=len(ids)", "reserved=0"),
+            (
+                "masks-are-a-token-off",
+                "[False] * (len(row[side]) - len(learnt)) + learnt",
+                "[False] * (len(row[side]) - len(learnt) - 1) + learnt + [False]",
+            ),
+            ("observations-are-not-hashed", '"traces", self.learns_observations)', '"traces")'),
+        ),
+    ),
+    "prl/models/language_scorer.py": (
+        "u.traces u.tool_reward",
+        (
+            (
+                "score-is-read-before-the-end",
+                "last = attention_mask.long().sum(1) - 1",
+                "last = attention_mask.long().sum(1) - 2",
+            ),
+            ("long-traces-count-more", "/ mask.sum(1).clamp(min=1)", ""),
+            ("likelihood-of-the-token-itself", "input_ids[:, 1:], learnt[:, 1:]", "input_ids[:, 1:], learnt[:, :-1]"),
+            ("head-is-always-new", "    if path.is_file():\n", "    if False:\n"),
+        ),
+    ),
+    "prl/objectives/reward/tool_augmented.py": (
+        "u.tool_augmented u.traces",
+        (
+            (
+                "text-is-not-learnt",
+                "return loss + self.language_coef * batch.text_nll() if self.language_coef else loss",
+                "return loss",
+            ),
+            ("comparison-has-no-weight", "self.ranking_coef * bradley", "bradley"),
+        ),
+    ),
+    "prl/rewards/tool_reward.py": (
+        "u.tool_reward",
+        (
+            ("calls-have-no-end", "if call is None or calls[number] == self.max_calls:", "if call is None:"),
+            ("answers-take-no-room", "            left[number] -= len(ids)\n", ""),
+            ("trace-has-no-end-in-scoring", "*ids, *(end if ids else [])", "*ids"),
+            ("failed-calls-are-not-counted", "failed[number] + is_failed", "failed[number]"),
+            (
+                "what-follows-a-call-is-kept",
+                "        if OBSERVATION not in self._text(ids):\n            return ids\n",
+                "        return ids\n",
+            ),
+            ("score-is-the-number-of-calls", "return found[-1][:, 0]", "return found[-1][:, 1]"),
         ),
     ),
 }

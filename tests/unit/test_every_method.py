@@ -97,7 +97,8 @@ def paired(method: PreferenceObjective, case: Case) -> list[Tensor | None]:
 
 
 def judged(method: RewardObjective, case: Case) -> list[Tensor | None]:
-    asked = torch.tensor([method.dropout_passes * method.dropout, method.look_ahead, method.unlabelled_prompts])
+    numbers = [method.dropout_passes * method.dropout, method.look_ahead, method.unlabelled_prompts]
+    asked = torch.tensor([*numbers, method.learns_observations])  # decide what is read
     ascended = method.ascended(case.scores.rewards) if method.look_ahead else None
     return [method.loss(pair_batch(method, case.seed)), asked, ascended]
 

@@ -51,6 +51,9 @@ class PairBatch:
     """[P, B, D] last hidden state at the end of chosen in each pass with dropout, with gradient; None without any."""
     rejected_states: Tensor | None = None
     """[P, B, D] that of rejected."""
+    trace_nll: Tensor | None = None
+    """[B] mean negative log-likelihood of what the model writes about either response, with gradient; None unless the
+    objective needs traces."""
 
     def __post_init__(self) -> None:
         if self.margin.dim() != 2 or self.target.dim() != 1:
@@ -71,6 +74,8 @@ class PairBatch:
         for name in ("chosen_states", "rejected_states"):
             if (states := getattr(self, name)) is not None:
                 check_shape(name, states, (states.shape[0], pairs, states.shape[-1]))
+        if self.trace_nll is not None:
+            check_shape("trace_nll", self.trace_nll, (pairs,))
         for name, column in self.columns.items():
             check_shape(f"columns[{name!r}]", column, (pairs,))
 
@@ -94,6 +99,16 @@ class PairBatch:
         if self.logits is None or self.verdict_ids is None:
             raise ValueError("there are no logits; an objective that reads them declares needs_logits = True")
         return self.logits, self.verdict_ids
+
+    def text_nll(self) -> Tensor:
+        """Return the mean negative log-likelihood of the traces of each pair: [B].
+
+        Raises:
+            ValueError: when there are no traces.
+        """
+        if self.trace_nll is None:
+            raise ValueError("there are no traces; an objective that reads them declares needs_traces = True")
+        return self.trace_nll
 
     def head_rewards(self) -> tuple[Tensor, Tensor]:
         """Return what the heads of a scalar model say of chosen and of rejected: [B, H] each.
@@ -141,6 +156,11 @@ class RewardObjective(ABC):
     operator: SkewSymmetric | None = None
     """Comparison of the embeddings of two responses; None for an objective whose model gives each response a reward.
     Whoever names one reads `chosen_rewards` and `rejected_rewards`, and `prompt_blocks` with a prompt head."""
+    needs_traces: bool = False
+    """Whether each response is read with a trace, a column of the data, whose likelihood it reads. Only a scalar model
+    gives that, which is then a language model with a scalar head."""
+    learns_observations: bool = False
+    """Whether the likelihood of traces counts what tools answered too."""
     columns: tuple[str, ...] = ()
     """Columns of the data that hold a number for each row, such as margins or ratings."""
     optional_columns: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ import torch
 
 from prl.advantages.base import TokenRewards
 from prl.environments.base import PLAYED, Played
-from prl.rewards import EnvironmentReward
+from prl.rewards import EnvironmentReward, WeightedReward
 from prl.types import PromptBatch, Rollout, Scores
 
 EPISODES = [Played((1, 4), (0.5, 1.0), True), Played((0,), (-0.1,), False), Played((), (), False)]
@@ -57,3 +57,9 @@ def test_a_turn_without_a_reward_leaves_the_response_out(dense: bool) -> None:
 def test_responses_that_nobody_answered_are_refused() -> None:
     with pytest.raises(ValueError, match="none has answered; set sampler to prl.rollouts.Conversation"):
         EnvironmentReward().score(rollout([None]))
+
+
+def test_a_sum_of_sources_takes_it_at_the_end_alone() -> None:
+    with pytest.raises(ValueError, match="sources.game has EnvironmentReward, .* set dense: false"):
+        WeightedReward({"game": EnvironmentReward()}, {"game": 1.0})
+    WeightedReward({"game": EnvironmentReward(dense=False)}, {"game": 1.0})
