@@ -243,8 +243,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         (
             (
                 "judges-read-thoughts",
-                "self.reward.score(self.answers(rollout))",
-                "self.reward.score(rollout)",
+                "source.score(self.answers(rollout))",
+                "source.score(rollout)",
             ),
             (
                 "training-judge-confirms",

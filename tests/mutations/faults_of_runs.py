@@ -306,8 +306,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ),
             (
                 "reference-answers-only-bare-ranks",
-                "if any(gathered(not all(batch.anchors))):",
-                "if not any(batch.anchors):",
+                "if any(gathered(lacking)):  #",
+                "if not any(batch.anchors):  #",
             ),
         ),
     ),
