@@ -23,6 +23,12 @@ def test_two_rows_at_a_right_angle(temperature: float, expected: float) -> None:
     assert info_nce(views, temperature).tolist() == pytest.approx([expected] * 2, abs=1e-6)
 
 
+def test_the_second_view_is_what_a_row_is_looked_for_in() -> None:
+    """Two rows that changed places are each other: ln(1 + e)."""
+    swapped = torch.stack([torch.eye(2), torch.eye(2).flip(0)])
+    assert info_nce(swapped, 1.0).tolist() == pytest.approx([1.313262] * 2, abs=1e-6)
+
+
 def test_rows_that_are_all_alike_cannot_be_told_apart() -> None:
     assert info_nce(torch.ones(2, 5, 3), 0.05).tolist() == pytest.approx([math.log(5)] * 5)
     assert info_nce(torch.randn(2, 1, 3), 0.05).tolist() == [0.0]  # nothing to tell it from
