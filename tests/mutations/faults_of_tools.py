@@ -1,4 +1,4 @@
-"""Faults around code of others and tools: the restricted process, tools, reward models that call them."""
+"""Faults around code of others and tools: the restricted process, tools, reward models that call them, rewards as code."""
 
 BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/system/restricted.py": (
@@ -115,6 +115,32 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 "        return ids\n",
             ),
             ("score-is-the-number-of-calls", "return found[-1][:, 0]", "return found[-1][:, 1]"),
+        ),
+    ),
+    "prl/control/icpl.py": (
+        "u.icpl",
+        (
+            ("best-so-far-is-forgotten", "shown = made if best is None else [*made, best]", "shown = made"),
+            ("worst-is-the-best", "for place in reversed(order)", "for place in order"),
+            ("code-is-not-tried-before", "            _try(environment, code, seed)\n", ""),
+            ("faults-are-not-told", "asked = prompt if not faults else", "asked = prompt if True else"),
+            ("any-ranking-will-do", "    if sorted(order) != list(range(count)):\n", "    if False:\n"),
+            ("lowest-return-is-best", "key=lambda number: -found[number]", "key=lambda number: found[number]"),
+        ),
+    ),
+    "prl/control/reward_code.py": (
+        "u.icpl",
+        (
+            ("numbers-may-be-anything", "if not isinstance(number, float) or not math.isfinite(number):", "if False:"),
+            ("lengths-may-be-anything", "len(found) != count", "False"),
+            ("components-may-change", "any(each.keys() != names for each in found)", "False"),
+        ),
+    ),
+    "prl/control/reward_training.py": (
+        "u.icpl",
+        (
+            ("worst-policies-are-kept", ".topk(settings.elite)", ".topk(settings.elite, largest=False)"),
+            ("curves-are-of-all", "for number in best.tolist() for n in", "for number in range(len(weights)) for n in"),
         ),
     ),
 }

@@ -23,6 +23,7 @@ NAMES = (
     "referee",
     "rounds",
     "control",
+    "icpl",
     "resume",
     "frontier",
     "export",
