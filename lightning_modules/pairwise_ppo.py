@@ -47,7 +47,7 @@ from prl.models.offload import Offload
 from prl.objectives.policy.base import PolicyObjective
 from prl.objectives.policy.ppo import PPO
 from prl.rewards.base import RewardSource, load_frozen
-from prl.rewards.shapers.base import RewardShaper, shape
+from prl.rewards.shapers.base import RewardShaper, logged, shape
 from prl.rewards.shapers.missing_eos import MissingEOS
 from prl.rl.actors import Actors, check_sampler
 from prl.rl.critic_warmup import CriticWarmup
@@ -137,9 +137,8 @@ class PairwisePPOModule(PolicyUpdate):
         self.anchors, self.sampler, self.filters = anchors or DatasetAnchors(), sampler or LocalSampler(), filters or []
         self.shaping = [MissingEOS()] if shaping is None else shaping
         self.advantage, self.objective = advantage or GAE(), objective or PPO()
-        self.critic_settings = check_methods(
-            self.advantage, critic, self.filters, self.anchors, self.objective, sampling, self.sampler, reward
-        )
+        methods = (self.advantage, critic, self.filters, self.anchors, self.objective, sampling, self.sampler, reward)
+        self.critic_settings = check_methods(*methods, shaping=self.shaping)
         self.iterations, self.on_too_long, self.judge_thoughts = iterations, on_too_long, judge_thoughts
         self.sampling, self.kl_penalty, self.update_settings = sampling, kl, update
         self.optimization, self.resources, self.max_prompt_length = optimization, resources, max_prompt_length
@@ -262,7 +261,7 @@ class PairwisePPOModule(PolicyUpdate):
             self.lr_schedulers().step()  # type: ignore[union-attr]  # the schedule counts iterations
             return {"responses": rollout.response_ids, "rewards": experience.rewards}
         stats = self.update(experience)
-        stats |= self.anchors.update(rollout, scores, self.actors) | self.sampler.numbers()
+        stats |= self.anchors.update(rollout, scores, self.actors) | self.sampler.numbers() | logged(self.shaping)
         self.log_iteration(scores, rollout, experience, stats)
         if not self.warmup.is_active(self.batches_done()):  # a policy that does not move has no KL to steer
             self.kl.update(sequence_kl(experience), int(global_sum(experience.counted.sum())))

@@ -11,6 +11,7 @@ from prl.judge.base import PairwiseJudge
 from prl.models.limits import check_fits
 from prl.objectives.policy.base import PolicyObjective
 from prl.rewards.base import RewardSource
+from prl.rewards.shapers.base import RewardShaper
 from prl.rl.minibatch import check_minibatches
 from prl.rollouts.base import Sampler
 from prl.rollouts.filters.base import RolloutFilter
@@ -74,6 +75,7 @@ def check_methods(
     sampling: Sampling,
     sampler: Sampler,
     reward: RewardSource,
+    shaping: Sequence[RewardShaper] = (),
 ) -> CriticSettings | None:
     """Check what the chosen methods need against what the run has.
 
@@ -86,17 +88,20 @@ def check_methods(
         sampling: settings of sampling.
         sampler: the sampler of responses.
         reward: the reward source.
+        shaping: the reward shapers.
 
     Returns:
         The settings of the critic to build; None for none.
 
     Raises:
-        ValueError: for a critic that no method needs, fewer responses to a prompt than a method compares, or anchors
-            that are not the other responses where a method compares with these, or marks of steps that nobody gives;
-            for a sampler as `_check_sampler`.
+        ValueError: for a shaper that reads another reward, a critic that no method needs, fewer responses to a prompt
+            than a method compares, anchors that are not the other responses where a method compares with these, marks
+            of steps that nobody gives, or a sampler as `_check_sampler`.
     """
     anchors.check(sampling)
     _check_sampler(sampler, reward, sampling)
+    for shaper in shaping:
+        shaper.check(reward.component_names)
     comparing: list[tuple[str, Any]] = [("advantage", advantage), ("objective", objective)]
     comparing += [("reward", each) for each in reward.leaves()]
     for setting, each in comparing + [("filters", each) for each in filters]:

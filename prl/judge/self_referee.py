@@ -72,6 +72,7 @@ class SelfReferee(RewardSource):
 
     needs_anchors = False
     min_per_prompt = 2
+    component_names = (*KINDS, "unreadable")
 
     def __init__(
         self,

@@ -33,6 +33,8 @@ class RewardSource(nn.Module, ABC):
     """Whether `critique` tells what a response lacks."""
     min_per_prompt: ClassVar[int] = 1
     """Fewest responses per prompt that the source needs."""
+    component_names: tuple[str, ...] | None = ()
+    """Names in `Scores.components`; None where they are known from the models alone."""
     columns: tuple[str, ...] = ()
     """Columns of the prompts that `check_row` looks at."""
     compares = True

@@ -68,6 +68,7 @@ class Ensemble(RewardSource):
     """
 
     needs_anchors = False
+    component_names = None
 
     def __init__(
         self,

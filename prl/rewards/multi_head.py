@@ -32,6 +32,8 @@ class MultiHead(ScalarReward):
             weights of heads that it has not.
     """
 
+    component_names = None
+
     def __init__(
         self,
         path: str,

@@ -57,6 +57,12 @@ class WeightedReward(RewardSource):
                 f"shaping of a source has {stateful}, whose state is to follow the rewards of training alone; put it "
                 "into the run's shaping"
             )
+        inner = {name: source.component_names for name, source in sources.items()}
+        if None not in inner.values():
+            nested = (f"{name}/{each}" for name, names in inner.items() for each in names or ())
+            self.component_names = (*sources, *nested)
+        else:
+            self.component_names = None
         self.needs_anchors = any(source.needs_anchors for source in sources.values())
         self.needs_anchors |= any(shaper.needs_anchors for shaper in shapers)
 

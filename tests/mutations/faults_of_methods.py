@@ -391,6 +391,37 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("criteria-are-read-as-responses", "row[0] for row in rows if row", "row[1] for row in rows if row"),
         ),
     ),
+    "prl/rewards/shapers/implicit_gradient.py": (
+        "u.implicit_gradient",
+        (
+            ("series-of-the-hessian", "term - step * product(term)", "term + step * product(term)"),
+            ("series-without-its-scale", "return step * total", "return total"),
+            ("series-of-one-term-more", "range(terms - 1)", "range(terms + 1)"),
+            ("hessian-of-the-other-sign", "return -torch.autograd.grad(slope", "return torch.autograd.grad(slope"),
+        ),
+    ),
+    "prl/rewards/shapers/learned_mix.py": (
+        "u.learned_mix",
+        (
+            ("phi-of-one-process", "gathered(self._gradients(scores, rollout))", "[self._gradients(scores, rollout)]"),
+            ("phi-falls-below-0", "max(0.0, weight + self", "(weight + self"),
+            ("decay-is-a-growth", "- self.decay * weight", "+ self.decay * weight"),
+            ("decay-without-prompts", "if self.prompts:\n", "if True:\n"),
+            ("equal-prompts-are-averaged", "unique()) > 1]", "unique()) > 0]"),
+            ("phi-steps-early", "if self.waited < self.every:", "if self.waited < 0:"),
+            ("optimum-without-beta", "optimum = rewards @ phi / self.beta", "optimum = rewards @ phi"),
+            ("infinite-rewards-teach", "rewards.isfinite().all(1)", "rewards.isfinite().any(1)"),
+            ("outer-is-the-mix", "theta.softmax(0) @ true", "theta.softmax(0) @ (rewards @ phi)"),
+            ("learnt-weights-are-not-used", "self.weights[name] * each for", "1.0 * each for"),
+            (
+                "waiting-is-forgotten",
+                "else each for name, each in state.items()",
+                "else 0 for name, each in state.items()",
+            ),
+            ("state-is-shared", '"weights": dict(self.weights),', '"weights": self.weights,'),
+            ("failed-responses-are-rewarded", "scores.failed, torch.nan)", "scores.failed, 0.0)"),
+        ),
+    ),
     "prl/rewards/weighted.py": (
         "u.running u.gated u.reward_sources u.self_referee u.token_guide",
         (

@@ -59,8 +59,11 @@ class Case:
         spread = torch.tensor([0.0, 1e-3, 0.2, 0.5, 1.0, 4.0])[batch.group]
         rewards = 0.3 + spread * torch.randn(rows)
         index = torch.arange(rows).repeat_interleave(anchors)
+        # By the names that settings of sources are turned to, see `other_values`.
+        names, generator = ("one", "other", "target", "target target"), torch.Generator().manual_seed(seed)
+        sources = dict(zip(names, 0.3 + spread * torch.randn(4, rows, generator=generator), strict=True))
         marks = torch.tensor([1.0, 0.0, torch.nan])[torch.randint(3, (rows, WIDTH))]
-        self.scores = Scores(rewards, Verdict(margins[0], margins[1]), index, step_marks=marks)
+        self.scores = Scores(rewards, Verdict(margins[0], margins[1]), index, sources, step_marks=marks)
         old, ref, new, values = (torch.randn(rows, WIDTH).masked_fill(~self.mask, 0) for _ in range(4))
         self.signal = TokenRewards(rewards, None, old, ref, self.mask, 0.1, "k1")
         self.values, self.new = values, PolicyOutputs(old + 0.5 * new, torch.rand(rows, WIDTH))

@@ -1,7 +1,7 @@
 """Socket of reward shapers: a list in the configuration, applied in order before advantages are estimated."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -19,6 +19,21 @@ class RewardShaper(ABC):
 
     needs_anchors: ClassVar[bool] = False
     """Whether the shaper reads comparisons with anchors, so that every response must have one."""
+
+    def check(self, components: Collection[str] | None) -> None:
+        """Refuse a reward source before the run; does nothing by default.
+
+        Args:
+            components: names of its components; None where they are known from its models alone.
+
+        Raises:
+            ValueError: when one that the shaper reads is missing.
+        """
+        return
+
+    def numbers(self) -> dict[str, float]:
+        """Return what is to be logged of the shaper, by whole tags; nothing by default."""
+        return {}
 
     @abstractmethod
     def __call__(self, scores: Scores, rollout: Rollout) -> Scores:
@@ -45,6 +60,11 @@ def shape(scores: Scores, rollout: Rollout, shapers: Sequence[RewardShaper]) -> 
             )
         scores = shaped
     return scores
+
+
+def logged(shapers: Sequence[RewardShaper]) -> dict[str, float]:
+    """Collect what is to be logged of all shapers."""
+    return {name: number for each in shapers for name, number in each.numbers().items()}
 
 
 def comparisons(scores: Scores, shaper: RewardShaper) -> tuple[Verdict, Tensor]:

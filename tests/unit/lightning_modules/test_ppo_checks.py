@@ -11,7 +11,8 @@ from prl.anchors import DatasetAnchors, GroupReference, RoundRobin
 from prl.config import Sampling, Update
 from prl.judge import SelfReferee
 from prl.objectives.policy import GPO, P3O, PPO
-from prl.rewards import RuleReward, WeightedReward
+from prl.rewards import MultiHead, RuleReward, WeightedReward
+from prl.rewards.shapers import LearnedMix
 from prl.rollouts import LocalSampler
 
 DRAWN: dict[str, Any] = {"sampler": LocalSampler(), "reward": RuleReward()}
@@ -38,6 +39,24 @@ def test_a_reward_that_compares_responses_needs_several_of_a_prompt() -> None:
     with pytest.raises(ValueError, match="reward: SelfReferee compares the responses of a prompt, at least 2, .* is 1"):
         check_methods(GAE(), objective=PPO(), sampling=Sampling(per_prompt=1), **settings)
     check_methods(GAE(), objective=PPO(), sampling=Sampling(per_prompt=2), **settings)
+
+
+def test_a_shaper_reads_a_reward_that_is_there() -> None:
+    parts = {name: RuleReward() for name in ("helpful", "correct")}
+    given = WeightedReward(parts, {"helpful": 1.0, "correct": 0.0})
+    nested = WeightedReward({"sum": given, "length": RuleReward()}, {"sum": 1.0, "length": 1.0})
+    from_models = WeightedReward({"heads": MultiHead("folder")}, {"heads": 1.0})
+    settings: dict[str, Any] = {"filters": [], "anchors": DatasetAnchors(), "critic": None, "objective": PPO()}
+    settings |= {"advantage": GAE(), "sampling": Sampling(), "sampler": LocalSampler()}
+    mix = LearnedMix({"helpful": 1.0}, target="correct")
+    check_methods(reward=given, shaping=[mix], **settings)
+    check_methods(reward=nested, shaping=[LearnedMix({"sum/helpful": 1.0}, target="length")], **settings)
+    check_methods(reward=from_models, shaping=[mix], **settings)
+    for reward in (nested, RuleReward()):
+        with pytest.raises(
+            ValueError, match=r"LearnedMix reads the sources \['correct', 'helpful'\], and the reward has"
+        ):
+            check_methods(reward=reward, shaping=[mix], **settings)
 
 
 def test_a_microbatch_has_room_for_a_prompt_whose_responses_are_compared() -> None:
