@@ -16,7 +16,6 @@ from typing import Any
 
 MODEL = "--model.init_args."
 NAMES = ("exact", "beginning", "length")
-GRID = tuple(product((0.0, 0.5, 1.0), repeat=2))
 
 
 def beginning(prompt: Any, response: str, row: dict[str, Any]) -> float:
@@ -94,10 +93,15 @@ def main() -> None:
     parser.add_argument("--quickstart", type=Path, default=Path("runs/quickstart"))
     parser.add_argument("--out", type=Path, default=Path("runs/learned_mix"))
     parser.add_argument("--iterations", type=int, default=45)
+    parser.add_argument(
+        "--grid", type=float, nargs="+", default=[0.0, 0.5, 1.0], help="weights of either auxiliary reward"
+    )
+    parser.add_argument("--learning-rate", type=float, default=0.1, help="of the weights that are learnt")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    wanted = {f"grid_{along:g}_{against:g}": ((1.0, along, against), 0.0) for along, against in GRID}
-    wanted["learnt"] = ((1.0, 1.0, 1.0), 0.1)
+    grid = list(product(options.grid, repeat=2))
+    wanted = {f"grid_{along:g}_{against:g}": ((1.0, along, against), 0.0) for along, against in grid}
+    wanted["learnt"] = ((1.0, 1.0, 1.0), options.learning_rate)
     found = {}
     for name, (weights, learning_rate) in wanted.items():
         if not (options.out / name / "model").is_dir():
@@ -109,7 +113,7 @@ def main() -> None:
         weights = [f"{line['weights'][each]:.2f}" for each in NAMES]
         print(f"| {' | '.join([name, *shares, *weights])} |")
     best = max((name for name in found if name != "learnt"), key=lambda name: found[name]["right"])
-    print(f"search: {len(GRID)} runs, best {best}; learnt: 1 run")
+    print(f"search: {len(grid)} runs, best {best}; learnt: 1 run")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def test_the_series_is_of_minus_the_hessian() -> None:
         assert float(neumann_inverse(lambda v: v, number(1.0), 400, step)) == pytest.approx(1.0, abs=1e-6)
         assert float(neumann_inverse(lambda v: -v, number(1.0), 400, step)) > 1e6  # the Hessian itself diverges
     assert abs(float(neumann_inverse(lambda v: v, number(1.0), 400, 2.1))) > 1e6
+    assert [float(neumann_inverse(lambda v: v, number(1.0), terms, 0.5)) for terms in (1, 2, 3)] == [0.5, 0.75, 0.875]
 
 
 @settings(max_examples=20)
