@@ -24,13 +24,18 @@ def check_roles(
     heldout: PairwiseJudge | None,
     iterations: int,
 ) -> None:
-    """Refuse a run without a reference or iterations, or with one judge in two roles. Raises ValueError."""
+    """Refuse a run without a reference or iterations, or with a judge that has no part in it. Raises ValueError."""
     if iterations < 1:
         raise ValueError(f"model.init_args.iterations is {iterations}; expected at least 1")
     if policy.path is None and reference is None:
         raise ValueError("policy has random weights (config), so there is no start to read as reference; use path")
     if heldout is not None and reward.folder is not None and heldout.folder == reward.folder:
         raise ValueError(f"heldout_judge is the judge itself ({reward.folder}) and would show no gap; give another")
+    if heldout is not None and not reward.compares:
+        raise ValueError(
+            f"heldout_judge compares responses with anchors, and validations of reward: {type(reward).__name__} have "
+            "none; set heldout_judge to null"
+        )
 
 
 def check_lengths(

@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.ppo_checks import check_methods, check_run
+from lightning_modules.ppo_checks import check_methods, check_roles, check_run
 from prl.advantages import GAE, GroupNormalized, PairwiseMatrix
 from prl.anchors import DatasetAnchors, GroupReference, RoundRobin
-from prl.config import Sampling, Update
+from prl.config import ModelSource, Sampling, Update
 from prl.judge import SelfReferee
 from prl.objectives.policy import GPO, P3O, PPO
-from prl.rewards import MultiHead, RuleReward, WeightedReward
+from prl.rewards import EnvironmentReward, MultiHead, RuleReward, WeightedReward
 from prl.rewards.shapers import LearnedMix
 from prl.rollouts import LocalSampler
+from tests.helpers.tiny import LengthJudge
 
 DRAWN: dict[str, Any] = {"sampler": LocalSampler(), "reward": RuleReward()}
 
@@ -83,3 +84,11 @@ def test_an_estimator_that_compares_a_group_needs_the_group_as_anchors() -> None
         with pytest.raises(ValueError, match=f"PairwiseMatrix compares .* {type(anchors).__name__} gives other"):
             check_methods(PairwiseMatrix(), anchors=anchors, **settings)
     assert check_methods(PairwiseMatrix(), anchors=RoundRobin(), **settings) is None
+
+
+def test_a_heldout_judge_needs_validations_that_compare() -> None:
+    policy = ModelSource(path="policy")
+    with pytest.raises(ValueError, match="validations of reward: EnvironmentReward have none; set heldout_judge"):
+        check_roles(policy, None, EnvironmentReward(), LengthJudge(), 1)
+    check_roles(policy, None, EnvironmentReward(), None, 1)
+    check_roles(policy, None, RuleReward(), LengthJudge(), 1)
