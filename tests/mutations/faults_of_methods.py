@@ -335,7 +335,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "prl/rewards/rubric.py": (
-        "u.rubric",
+        "u.rubric u.self_refine",
         (
             ("no-facts-are-all-facts", "if facts and all(facts) else rubric", "if all(facts) else rubric"),
             ("one-fact-is-enough", "if facts and all(facts) else rubric", "if any(facts) else rubric"),
