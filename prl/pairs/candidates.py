@@ -30,7 +30,7 @@ class Candidates:
     signals: Mapping[str, Tensor] = field(default_factory=dict)
     """[K] float64 each, what each signal of `HERON` says of each response; empty of other sources."""
     decided_by: tuple[tuple[str, ...], ...] = ()
-    """[K][K] names of the signals that decided the comparisons; empty of other sources."""
+    """For each of K responses the K names of the signals that decided its comparisons; empty of other sources."""
 
     def __post_init__(self) -> None:
         shape = (len(self.texts), len(self.texts))
