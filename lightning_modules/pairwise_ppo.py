@@ -129,7 +129,7 @@ class PairwisePPOModule(PolicyUpdate):
         resources: Resources = Resources(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(validation, Offload(resources.offload_frozen))
-        check_roles(policy, reference, reward, heldout_judge, iterations)
+        check_roles(policy, reference, reward, heldout_judge, iterations, validation.patience)
         check_length("max_prompt_length", max_prompt_length)
         self.automatic_optimization = False
         self.policy_source, self.reference_source = policy, reference

@@ -23,8 +23,13 @@ def check_roles(
     reward: RewardSource,
     heldout: PairwiseJudge | None,
     iterations: int,
+    patience: int | None = None,
 ) -> None:
-    """Refuse a run without a reference or iterations, or with a judge that has no part in it. Raises ValueError."""
+    """Refuse a run without a reference or iterations, or with a judge or patience that has no part in it.
+
+    Raises:
+        ValueError: naming the setting.
+    """
     if iterations < 1:
         raise ValueError(f"model.init_args.iterations is {iterations}; expected at least 1")
     if policy.path is None and reference is None:
@@ -35,6 +40,11 @@ def check_roles(
         raise ValueError(
             f"heldout_judge compares responses with anchors, and validations of reward: {type(reward).__name__} have "
             "none; set heldout_judge to null"
+        )
+    if patience is not None and not reward.compares:
+        raise ValueError(
+            f"validation.patience waits for a better win rate, and validations of reward: {type(reward).__name__} have "
+            "none; set it to null"
         )
 
 

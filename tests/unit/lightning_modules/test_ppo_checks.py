@@ -90,5 +90,7 @@ def test_a_heldout_judge_needs_validations_that_compare() -> None:
     policy = ModelSource(path="policy")
     with pytest.raises(ValueError, match="validations of reward: EnvironmentReward have none; set heldout_judge"):
         check_roles(policy, None, EnvironmentReward(), LengthJudge(), 1)
+    with pytest.raises(ValueError, match="validation.patience waits for a better win rate, .* EnvironmentReward have"):
+        check_roles(policy, None, EnvironmentReward(), None, 1, patience=2)
     check_roles(policy, None, EnvironmentReward(), None, 1)
     check_roles(policy, None, RuleReward(), LengthJudge(), 1)
