@@ -125,6 +125,19 @@ def check_methods(
                 f"{setting}: {type(each).__name__} compares the responses of a prompt, at least {each.min_per_prompt}, "
                 f"and sampling.per_prompt is {sampling.per_prompt}; raise it"
             )
+    _check_advantage(advantage, anchors, reward)
+    if advantage.needs_critic:
+        return critic or CriticSettings()
+    if critic is not None:
+        raise ValueError(
+            f"critic is set, but advantage: {type(advantage).__name__} needs none, so none would be built; set critic "
+            "to null"
+        )
+    return None
+
+
+def _check_advantage(advantage: AdvantageEstimator, anchors: AnchorSource, reward: RewardSource) -> None:
+    """Refuse an estimator that reads comparisons or marks of steps that nobody gives. Raises ValueError."""
     if advantage.compares_group and not anchors.are_group:
         raise ValueError(
             f"advantage: {type(advantage).__name__} compares the responses of a prompt with each other, and anchors: "
@@ -135,14 +148,6 @@ def check_methods(
             f"advantage: {type(advantage).__name__} reads marks of steps, and reward: {type(reward).__name__} gives "
             "none; put it into prl.rewards.RuleMarks or prl.judge.ThoughtProcessJudge"
         )
-    if advantage.needs_critic:
-        return critic or CriticSettings()
-    if critic is not None:
-        raise ValueError(
-            f"critic is set, but advantage: {type(advantage).__name__} needs none, so none would be built; set critic "
-            "to null"
-        )
-    return None
 
 
 def _check_sampler(sampler: Sampler, reward: RewardSource, sampling: Sampling) -> None:

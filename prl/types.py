@@ -114,11 +114,11 @@ class Rollout:
     """B responses, decoded without any cleaning up; the token that ended each is left out."""
     max_new_tokens: int
     """Length limit of the responses, tokens."""
-    guided: Tensor | None = None
-    """[B] bool, True where the response was drawn behind another prompt than its own; None where none was."""
     context_mask: Tensor | None = None
     """[B, T] True on every token of the response that is not padding, also on those that the policy reads and did not
     make: the beginning of another response, an environment's turn. None where it made them all."""
+    guided: Tensor | None = None
+    """[B] bool, True where the response was drawn behind another prompt than its own; None where none was."""
 
     def __post_init__(self) -> None:
         rows = len(self.batch)
@@ -189,8 +189,8 @@ class Rollout:
             self.finished[rows],
             [self.texts[n] for n in torch.arange(len(self))[rows.cpu()].tolist()],
             self.max_new_tokens,
-            guided=None if self.guided is None else self.guided[rows],
             context_mask=None if self.context_mask is None else self.context_mask[rows, :width],
+            guided=None if self.guided is None else self.guided[rows],
         )
 
 

@@ -273,15 +273,20 @@ def _owners(place: str) -> list[str]:
     return [name for name in modules.__all__ if _has(getattr(modules, name), place)]
 
 
+def _listed(names: list[str]) -> str:
+    *first, last = names or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _having(place: str) -> str:
     names = _owners(place)
-    return f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'}"
+    return f"{_listed(names)} {'has' if len(names) == 1 else 'have'}"
 
 
 def _of_whom(place: str) -> str:
     """Bracket the modules that have a setting, unless all have."""
     names = _owners(place)
-    return "" if len(names) == len(import_module("lightning_modules").__all__) else f" ({' and '.join(names)})"
+    return "" if len(names) == len(import_module("lightning_modules").__all__) else f" ({_listed(names)})"
 
 
 def _chosen(given: list[str]) -> str:

@@ -183,10 +183,9 @@ def test_every_name_of_the_page_for_users_of_trl_is_answered() -> None:
         ("beta", PREFERENCE, f"in prl it is beta of {MODEL}.objective"),
         (
             "beta",
-            BRADLEY_TERRY,
-            f"PairwisePPOModule has it ({MODEL}.kl.coef), PairwisePPOModule and PreferenceModule have it (beta of "
-            f"{MODEL}.objective), "
-            "BradleyTerryRewardModule has not",
+            SUPERVISED,
+            f"PairwisePPOModule has it ({MODEL}.kl.coef), BradleyTerryRewardModule, GenerativeRewardModule, "
+            f"PairwisePPOModule and PreferenceModule have it (beta of {MODEL}.objective), SupervisedModule has not",
         ),
         *(
             (name, config, f"PairwisePPOModule has it ({place}), {module} has not")
