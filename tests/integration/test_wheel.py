@@ -20,12 +20,16 @@ pytest.importorskip("setuptools", minversion="77", reason="setup.py needs setupt
 pytestmark = pytest.mark.slow
 
 
-def run(*command: object, cwd: Path) -> str:
-    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    line, env = list(map(str, command)), outside | {"PRL_BUILD": "none"}
-    done = subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True)
+def run(*command: object, cwd: Path, **variables: str) -> str:
+    done = attempt(*command, cwd=cwd, **variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def attempt(*command: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    line, env = list(map(str, command)), {**outside, "PRL_BUILD": "none", **variables}
+    return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +67,17 @@ def test_the_installed_program_runs_from_any_folder(program: Path, tmp_path: Pat
     assert (tmp_path / "here" / "world" / "tokenizer").is_dir()
 
 
-def test_shipped_configs_and_classes_of_the_current_folder_are_found(program: Path, tmp_path: Path) -> None:
+def test_shipped_configs_are_found_and_classes_of_the_current_folder_where_the_path_says_so(
+    program: Path, tmp_path: Path
+) -> None:
+    """The current folder is not on the path by itself: libraries probe for packages, and would run its files."""
     module = "from lightning_modules.supervised import SupervisedModule\n\n\nclass Mine(SupervisedModule):\n    pass\n"
     (tmp_path / "mine.py").write_text(module)
     args = ["--config", "configs/quickstart/supervised.yaml", "--model.class_path", "mine.Mine", "--print_config"]
-    shown = run(program, "fit", *args, cwd=tmp_path)
+    refused = attempt(program, "fit", *args, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "it lies in this folder, where Python does not look: PYTHONPATH=. prl" in refused.stderr
+    shown = run(program, "fit", *args, cwd=tmp_path, PYTHONPATH=".")
     assert "class_path: mine.Mine" in shown
     assert "run_dir: runs/quickstart/supervised" in shown
 
