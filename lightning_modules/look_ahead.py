@@ -98,7 +98,7 @@ class LookAhead:
 
     @property
     def is_ahead(self) -> bool:
-        """Whether the weights are moved."""
+        """Tell whether the weights stand where the look ahead has moved them."""
         return bool(self._before)
 
     def of_step(self, step: int) -> Prompts:

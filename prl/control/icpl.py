@@ -26,7 +26,7 @@ TASK = (
     "only. It returns the reward of a step: a number, or a dict of components by name, which are added up. Answer with "
     "one block of code."
 )
-"""What a model is told of the control task."""
+"""Description of the control task for the language model."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Candidate:
     policy: Policy
     curves: dict[str, list[float]]
     faults: tuple[str, ...] = ()
-    """What was wrong with the answers before this one."""
+    """Faults of the answers before this one."""
 
 
 Rank = Callable[[Sequence[Candidate]], list[int]]

@@ -1,14 +1,14 @@
 """Labels from a ranked list of cheap signals: the first one that tells two responses apart decides (HERON)."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prl.rewards.base import RewardSource
+from prl.rewards.named import NamedSources
 from prl.types import Rollout, Scores
 from prl.verdict import Verdict, mean_per_row
 
@@ -44,7 +44,7 @@ def deviation(values: Tensor) -> float:
     return float(known.std()) if len(known) > 1 else 0.0
 
 
-class HERON(RewardSource):
+class HERON(NamedSources):
     """Compare two responses by signals in the order of their importance (2309.02632, the authors' code).
 
     The first signal in which they differ by more than its margin names the winner, by its direction. Two responses that
@@ -79,7 +79,7 @@ class HERON(RewardSource):
         margins: dict[str, float] | None = None,
         sigma_mults: dict[str, float] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__({name: sources[name] for name in ranking if name in sources})
         if not sources or sorted(ranking) != sorted(sources):
             raise ValueError(
                 f"HERON.ranking is {list(ranking)}, but the sources are {sorted(sources)}; expected each of them once"
@@ -104,35 +104,11 @@ class HERON(RewardSource):
         for place, name in enumerate(self.ranking):
             if name not in self.margins:
                 self.sigma_mults.setdefault(name, 1.0 if place else 0.0)
-        self.parts = nn.ModuleDict({name: cast(nn.Module, sources[name]) for name in self.ranking})
-
-    def _named(self) -> Iterator[tuple[str, RewardSource]]:
-        parts: Any = self.parts.items()
-        yield from parts
-
-    def load(self) -> None:
-        """Load each source."""
-        for _, source in self._named():
-            source.load()
-
-    def leaves(self) -> Iterator[RewardSource]:
-        """Yield every source."""
-        for _, source in self._named():
-            yield from source.leaves()
-
-    def failure(self) -> str | None:
-        """Return the last failure of each source, with the source's name."""
-        told = [f"{name}: {source.failure()}" for name, source in self._named() if source.failure()]
-        return "; ".join(told) or None
-
-    def truncated_fraction(self) -> float:
-        """Return the largest truncated share of any source."""
-        return max(source.truncated_fraction() for _, source in self._named())
 
     def signals(self, rollout: Rollout) -> dict[str, Tensor]:
         """Rate each response by every source, whatever its anchors: [B] float64 each, in the order of the ranking."""
         alone = rollout.anchored([()] * len(rollout))
-        return {name: source.score(alone).rewards.double().cpu() for name, source in self._named()}
+        return {name: source.score(alone).rewards.double().cpu() for name, source in self.named()}
 
     def thresholds(self, deviations: Mapping[str, float]) -> dict[str, float]:
         """Compute the margin of each signal in its own units, from standard deviations by name."""

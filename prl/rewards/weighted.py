@@ -1,18 +1,18 @@
 """A weighted sum of reward sources."""
 
-from collections.abc import Iterator
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prl.rewards.base import RewardSource
+from prl.rewards.named import NamedSources
 from prl.rewards.per_token import PerTokenSource
 from prl.rewards.shapers.base import RewardShaper, shape
 from prl.types import Rollout, Scores
 
 
-class WeightedReward(RewardSource):
+class WeightedReward(NamedSources):
     """Reward sum_k weight_k * reward_k; a response for which any source fails has no reward.
 
     Win rates are computed from the verdict of the first source that has one.
@@ -33,7 +33,7 @@ class WeightedReward(RewardSource):
         weights: dict[str, float],
         shaping: dict[str, list[RewardShaper]] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(sources)
         if not sources or sources.keys() != weights.keys():
             raise ValueError(
                 f"sources are named {sorted(sources)}, weights {sorted(weights)}; expected one weight for each source"
@@ -46,7 +46,6 @@ class WeightedReward(RewardSource):
                     raise ValueError(
                         f"sources.{name} has {kind}, and what it says of tokens has no place in a sum; {fix}"
                     )
-        self.parts = nn.ModuleDict(cast(dict[str, nn.Module], sources))
         self.weights, self.shaping = dict(weights), dict(shaping or {})
         if unknown := sorted(self.shaping.keys() - sources.keys()):
             raise ValueError(f"shaping names {unknown}, but the sources are {sorted(sources)}")
@@ -66,29 +65,10 @@ class WeightedReward(RewardSource):
         self.needs_anchors = any(source.needs_anchors for source in sources.values())
         self.needs_anchors |= any(shaper.needs_anchors for shaper in shapers)
 
-    def _named(self) -> Iterator[tuple[str, RewardSource]]:
-        parts: Any = self.parts.items()
-        yield from parts
-
-    def load(self) -> None:
-        """Load each source."""
-        for _, source in self._named():
-            source.load()
-
-    def leaves(self) -> Iterator[RewardSource]:
-        """Yield every source, those of nested sums too."""
-        for _, source in self._named():
-            yield from source.leaves()
-
-    def failure(self) -> str | None:
-        """Return the last failure of each source, with the source's name."""
-        told = [f"{name}: {source.failure()}" for name, source in self._named() if source.failure()]
-        return "; ".join(told) or None
-
     def score(self, rollout: Rollout) -> Scores:
         """Reward each response by the weighted sum, and keep each part of it."""
         scores = {
-            name: shape(source.score(rollout), rollout, self.shaping.get(name, ())) for name, source in self._named()
+            name: shape(source.score(rollout), rollout, self.shaping.get(name, ())) for name, source in self.named()
         }
         device = rollout.response_ids.device
         parts = {name: each.rewards.float().to(device) for name, each in scores.items()}
@@ -103,11 +83,3 @@ class WeightedReward(RewardSource):
     def combine(self, parts: dict[str, Tensor]) -> Tensor:
         """Sum the rewards of all sources by their weights: [B] each -> [B]."""
         return cast(Tensor, sum(self.weights[name] * values for name, values in parts.items()))
-
-    def truncated_fraction(self) -> float:
-        """Return the largest truncated share of any source."""
-        return max(source.truncated_fraction() for _, source in self._named())
-
-    def cached_token_fraction(self) -> float:
-        """Return the largest cached share of any source."""
-        return max(source.cached_token_fraction() for _, source in self._named())

@@ -71,7 +71,7 @@ def _proposer(options: argparse.Namespace) -> Any:
 
 
 def _content(answer: Any) -> str:
-    """Read the text of an answer. Raises ValueError where there is none."""
+    """Read the text of an answer. Raises ValueError for an answer without text."""
     try:
         found = answer["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):

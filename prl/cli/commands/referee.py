@@ -42,7 +42,7 @@ def write(options: argparse.Namespace) -> tuple[int, int]:
 
     Raises:
         DataError: for a row that cannot be read.
-        ValueError: for a scale that is none.
+        ValueError: for a scale whose ends are not two rising finite numbers.
     """
     from prl.data import DataSource, load_records
     from prl.judge.referee_prompt import INSTRUCTION, SCALE, check_scale
