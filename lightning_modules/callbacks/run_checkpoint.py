@@ -16,7 +16,7 @@ from lightning_modules.callbacks.stop_signals import StoppedRun, StopSignals
 from lightning_modules.strategies import use_sharded_checkpoints
 from prl.checkpoints import files as checkpoint_files
 from prl.checkpoints import sharded as sharded_files
-from prl.checkpoints.position import batches_done, is_dry_run
+from prl.checkpoints.position import batches_done, begin_epoch, is_dry_run
 from prl.checkpoints.random_states import random_states, set_random_states
 from prl.distributed import world_size
 from prl.run_folder.contents import clear_model
@@ -98,7 +98,7 @@ class RunCheckpoint(Checkpoint):
         self.folder, self.every_n_batches, self.keep = Path(dirpath), every_n_batches, keep
         self.sharded = sharded
         self.signals = StopSignals()
-        self._saved_at = -1
+        self._saved_at = self._epoch_ended_at = -1
         self._due = False
         self._boundary: _Boundary | None = None
         self._own_save = self._validates_first = False
@@ -117,6 +117,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Delete checkpoints and model of an overwritten run; note what a resumed run has saved already."""
         pl_module.run_state.check(pl_module)
+        begin_epoch(trainer)
         if is_dry_run(trainer):
             return
         for callback in trainer.checkpoint_callbacks:
@@ -164,6 +165,20 @@ class RunCheckpoint(Checkpoint):
             self._boundary = _Boundary(done, trainer.current_epoch, loops, random_states(), validation_due)
             self._save_if_due(trainer)
         self.poll(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse two ends of an epoch without a batch in between: Lightning would go on like that for ever.
+
+        Raises:
+            RuntimeError: when the counters of a checkpoint are not those of a run.
+        """
+        done = batches_done(trainer)
+        if done == self._epoch_ended_at:
+            raise RuntimeError(
+                f"an epoch ended after {done} batches, and the next one ended without a batch: the counters of the "
+                f"checkpoint {trainer.ckpt_path} are not those of a run. Resume from an earlier checkpoint"
+            )
+        self._epoch_ended_at = done
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """End the run here if a signal asked for it; the validation is repeated on resume."""

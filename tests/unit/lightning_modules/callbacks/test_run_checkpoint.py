@@ -70,3 +70,10 @@ def test_lightnings_last_checkpoint_has_another_name_in_the_same_folder_alone(tm
     for each in (own, other):
         _leave_last_alone(each, tmp_path / "own")
     assert (own.CHECKPOINT_NAME_LAST, other.CHECKPOINT_NAME_LAST) == ("model-checkpoint-last", "last")
+
+
+def test_a_second_epoch_without_a_batch_is_an_error(callback: RunCheckpoint) -> None:
+    callback.on_train_epoch_end(training(done=4), Mock())  # one such epoch comes with a resume at its end
+    callback.on_train_epoch_end(training(done=8), Mock())
+    with pytest.raises(RuntimeError, match="ended after 8 batches, and the next one ended without a batch"):
+        callback.on_train_epoch_end(training(done=8), Mock())
