@@ -1,27 +1,30 @@
 """Methods that learn from rollouts on the quickstart's world: several seeds of each, their true quality and their cost.
 
-Takes a finished quickstart at runs/quickstart and a Bradley-Terry model beside it
-(`configs/quickstart/bradley_terry.yaml`). A method is its overlay of configs/methods on top of the quickstart's
-pairwise PPO; a seed decides draws, batches and new weights. The reward is that of the overlay, the judge or the scalar,
-unless the name says verifier: 1 for the right answer, 0 for all others. Methods about length start from a policy that
-learnt to write dots after each answer, and their verifier does not mind dots. Costs are processor seconds, and texts
-that a judge or reward model reads (equal ones once, a comparison in both orders twice), over those of Pairwise-RL with
-the same seed. A run that is in the results file already is not repeated.
+Takes a finished quickstart at runs/quickstart; reward models and prompts beyond it are made when they are missing. A
+method is its overlay of configs/methods on top of the quickstart's pairwise PPO; a seed decides draws, batches and new
+weights. The reward is that of the overlay, the judge or the scalar, unless the name says verifier: 1 for the right
+answer, 0 for all others. Methods about length start from a policy that learnt to write dots after each answer, and
+their verifier does not mind dots; the policy that is its own referee starts from one that has seen the question. The
+gain is in what the method is to improve, over its start: true quality, right answers, tokens, or for several objectives
+their weighted sum. Costs are processor seconds, and texts that a judge or reward model reads (equal ones once, a
+comparison in both orders twice), over those of Pairwise-RL with the same seed. A run that is in the results file
+already is not repeated.
 """
 
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
+
+from online_inputs import INPUTS, QUICKSTART, QUIET, STARTS, THREE_KINDS
 
 from runs import missing_runs, run_options, table
 
-MODEL, QUICKSTART = "--model.init_args.", Path("runs/quickstart")
+MODEL, TRAIN, VALIDATION = "--model.init_args.", "--data.init_args.train.path", "--data.init_args.validation.path"
 COLUMNS = {
     **{"gold": ("gold quality", 3), "right": ("right answers", 3), "tokens": ("tokens", 2), "kl": ("KL, nats", 2)},
-    **{"cost": ("processor time", 2), "readings": ("readings", 2)},
+    **{"gain": ("gain in its target", 3), "cost": ("processor time", 2), "readings": ("readings", 2)},
 }
 
 
@@ -33,9 +36,14 @@ class Method:
     verifier: str | None = None
     settings: tuple[str, ...] = ()
     start: str = "supervised"
+    needs: tuple[str, ...] = ()
+    """What is made before the run, when it is missing."""
+    target: str = "gold"
+    """Figure that the method is to improve."""
 
 
 VERIFIER, DOTTED = "world_rules.is_right", "world_rules.is_right_before_dots"
+SCALAR = ("bradley_terry",)
 METHODS = {
     "Pairwise-RL": Method(),
     "GRPO": Method("grpo"),
@@ -44,20 +52,28 @@ METHODS = {
     "BRPO": Method("brpo"),
     "VAPO": Method("vapo"),
     "GRPO-S": Method("dr_irl", settings=(f"{MODEL}advantage.init_args.hardness", "false")),
+    "TP-GRPO": Method("tp_grpo"),
     "P3O": Method("p3o"),
     "GPO": Method("gpo"),
     "PF-PPO": Method("pf_ppo"),
-    "Posterior-GRPO": Method("posterior_grpo"),
-    "PAR": Method("par"),
-    "LSC": Method("lsc"),
-    "running mean and std": Method("running_mean_std"),
-    "GRPO, verifier": Method("grpo", VERIFIER),
-    "NGRPO, verifier": Method("ngrpo", VERIFIER),
-    "DRPO, verifier": Method("drpo", VERIFIER),
-    "TRPA, verifier": Method("trpa", VERIFIER),
-    "GRPO, dots": Method("grpo", DOTTED, start="dotted"),
-    "GRPO-lambda, dots": Method("grpo_lambda", DOTTED, start="dotted"),
-    "DRPO, dots": Method("drpo", DOTTED, start="dotted"),
+    "DR-PO": Method("dr_po"),
+    "Posterior-GRPO": Method("posterior_grpo", needs=SCALAR),
+    "BARFI": Method("barfi", needs=SCALAR),
+    "PAR": Method("par", needs=SCALAR),
+    "LSC": Method("lsc", needs=SCALAR),
+    "running mean and std": Method("running_mean_std", needs=SCALAR),
+    "the recipe of Unpacking": Method("unpacking_ppo", needs=SCALAR),
+    "RTO": Method("rto", needs=(*SCALAR, "preference")),
+    "multi-objective GRPO": Method("mo_grpo", needs=("heads",), target="objectives"),
+    "RGR-GRPO": Method("rgr_grpo", needs=("rubrics",)),
+    "URPO": Method("urpo", settings=(TRAIN, str(THREE_KINDS)), start="refereed"),
+    "GRPO, verifier": Method("grpo", VERIFIER, target="right"),
+    "NGRPO, verifier": Method("ngrpo", VERIFIER, target="right"),
+    "DRPO, verifier": Method("drpo", VERIFIER, target="right"),
+    "TRPA, verifier": Method("trpa", VERIFIER, target="right"),
+    "GRPO, dots": Method("grpo", DOTTED, start="dotted", target="tokens"),
+    "GRPO-lambda, dots": Method("grpo_lambda", DOTTED, start="dotted", target="tokens"),
+    "DRPO, dots": Method("drpo", DOTTED, start="dotted", target="tokens"),
 }
 
 
@@ -78,30 +94,6 @@ class Readings:
             return read(source, texts)
 
         return counted
-
-
-def write_dotted(out: Path) -> Path:
-    """Train the start of methods about length: the quickstart's supervised stage, with up to six dots after answers."""
-    from prl.cli.app import run_stage
-
-    run, draw = out / "dotted", Random(0)
-    if (run / "model").is_dir():
-        return run / "model"
-    run.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for split in ("train", "validation"):
-        source = QUICKSTART / "world" / f"demonstrations.{split}.jsonl"
-        rows = [json.loads(line) for line in source.open(encoding="utf-8")]
-        for row in rows:
-            row["completion"] += "." * draw.randint(0, 6)
-        path = out / f"dotted.{split}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        paths += [f"--data.init_args.{split}.path", str(path)]
-    run_stage(["fit", "--config", "configs/quickstart/supervised.yaml", "--run_dir", str(run), *paths, *QUIET])
-    return run / "model"
-
-
-QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--checkpoint.keep", "1")
 
 
 def settings(method: Method, start: Path, seed: int) -> list[str]:
@@ -133,10 +125,13 @@ def measure(model: Path, start: Path, *, dots: bool) -> dict[str, float]:
     found = evaluate(model, prompts, Sampling(max_new_tokens=12), reference=start)
     texts = [(prompt, text.rstrip(".") if dots else text, text) for prompt, text, _ in found.responses]
     said = [([{"role": "user", "content": prompt}], text) for prompt, text, _ in texts]
+    gold = sum(quality(prompt, text, {}) for prompt, text in said) / len(said)
+    tokens = sum(len(text) for *_, text in texts) / len(texts)
     return {
-        "gold": sum(quality(prompt, text, {}) for prompt, text in said) / len(said),
+        "gold": gold,
         "right": sum(is_right(prompt, text, {}) for prompt, text in said) / len(said),
-        "tokens": sum(len(text) for *_, text in texts) / len(texts),
+        "tokens": tokens,
+        "objectives": 0.5 * gold + 0.5 * tokens / 2,  # weights of configs/methods/mo_grpo.yaml, scores of dpa.py
         "kl": found.kl,
     }
 
@@ -144,9 +139,10 @@ def measure(model: Path, start: Path, *, dots: bool) -> dict[str, float]:
 def main() -> None:
     """Run what is missing, then print the table."""
     options = run_options(__doc__, "runs/online", METHODS)
-    starts = {"supervised": QUICKSTART / "supervised" / "model"}
-    if any(METHODS[name].start == "dotted" for name, _ in options.wanted):
-        starts["dotted"] = write_dotted(options.out)
+    used = [METHODS[name] for name in dict(options.wanted)]
+    for name in dict.fromkeys(each for method in used for each in method.needs):
+        INPUTS[name]()
+    starts = {name: STARTS[name](options.out) for name in dict.fromkeys(["supervised", *(each.start for each in used)])}
     readings = Readings()
 
     def one(name: str, seed: int) -> dict[str, Any]:
@@ -161,15 +157,19 @@ def main() -> None:
         return {**found, "cpu_seconds": cost, "read": read}
 
     rows = missing_runs(options.out / "results.jsonl", options.wanted, one)
+    at_start = {
+        name: measure(start, QUICKSTART / "supervised" / "model", dots=name == "dotted")
+        for name, start in starts.items()
+    }
     beside = {row["seed"]: row for row in rows if row["variant"] == "Pairwise-RL"}
     for row in rows:
+        method = METHODS[row["variant"]]
+        row["gain"] = row[method.target] - at_start[method.start][method.target]
         if row["seed"] in beside:
             row["cost"] = row["cpu_seconds"] / beside[row["seed"]]["cpu_seconds"]
             row["readings"] = row["read"] / beside[row["seed"]]["read"]
-    for name, start in starts.items():
-        found = measure(start, QUICKSTART / "supervised" / "model", dots=name == "dotted")
-        rows.insert(0, {"variant": f"the start, {name}", "seed": 0, **found, "kl": 0.0})
-    print(table(rows, "method", COLUMNS))
+    first = [{"variant": f"the start, {name}", **found, "kl": 0.0} for name, found in at_start.items()]
+    print(table([*first, *rows], "method", COLUMNS))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ from typing import Any
 from methods import measure
 from runs import make_missing, run_options, table
 
-LOOPS = {"iterative DPO": (), "SPPO": ("sppo",), "DNO": ("dno",), "RSO": ("rso",), "APO": ("apo",)}
+LOOPS = {
+    **{"iterative DPO": (), "SPPO": ("sppo",), "DNO": ("dno",), "RSO": ("rso",), "APO": ("apo",)},
+    "HERON": ("heron",),  # takes the quickstart's Bradley-Terry model
+}
 """Loop -> overlays of configs/rounds on top of its dpo.yaml."""
 QUICKSTART = Path("runs/quickstart")
 """Folder of the models and prompts that the configs name."""
