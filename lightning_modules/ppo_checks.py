@@ -77,6 +77,7 @@ def check_lengths(
     if written is not None and policy is not None:
         setting = f"{type(sampler).__name__}.max_prompt_length plus sampling.max_new_tokens"
         check_fits(policy, tokenizer, written + sampling.max_new_tokens, role="policy", setting=setting)
+    sampler.attach_tokenizer(tokenizer)
     for each in reward.leaves():
         each.attach_tokenizer(tokenizer, max_prompt_length + sampling.max_new_tokens)
 
@@ -154,9 +155,14 @@ def _check_sampler(sampler: Sampler, reward: RewardSource, sampling: Sampling) -
     """Check what the sampler needs against what the run has.
 
     Raises:
-        ValueError: for fewer responses to a prompt than the sampler needs, or a reward that cannot tell it what
-            responses lack.
+        ValueError: for fewer responses to a prompt than the sampler needs, a reward that cannot tell it what responses
+            lack, or one that takes the rewards of an environment where none answers.
     """
+    if not sampler.has_environment and any(each.needs_environment for each in reward.leaves()):
+        raise ValueError(
+            f"reward: {type(reward).__name__} takes the rewards of an environment, and sampler: "
+            f"{type(sampler).__name__} has none that answers; use prl.rollouts.Conversation"
+        )
     if sampling.per_prompt < sampler.min_per_prompt:
         raise ValueError(
             f"sampler: {type(sampler).__name__} needs at least {sampler.min_per_prompt} responses to a prompt, and "

@@ -29,6 +29,8 @@ class RewardSource(nn.Module, ABC):
     """Type in which the model works; None for a source without a model, such as a rule."""
     needs_anchors = True
     """Whether a response without an anchor has no reward."""
+    needs_environment = False
+    """Whether the rewards are those of an environment that answers the policy."""
     gives_critique = False
     """Whether `critique` tells what a response lacks."""
     min_per_prompt: ClassVar[int] = 1

@@ -22,6 +22,7 @@ class EnvironmentReward(RewardSource):
     """
 
     needs_anchors = False
+    needs_environment = True
     compares = False
 
     def __init__(self, dense: bool = True) -> None:

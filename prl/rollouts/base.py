@@ -55,6 +55,8 @@ class Sampler(ABC):
     """Fewest responses per prompt in training that the sampler needs."""
     needs_critique: ClassVar[bool] = False
     """Whether the sampler asks for `PolicyHandle.critique`, which few rewards can give."""
+    has_environment: ClassVar[bool] = False
+    """Whether an environment answers the policy and rewards its turns."""
     max_prompt_length: int | None = None
     """Tokens of the longest prompt that the sampler writes itself; None where it writes none."""
 
@@ -67,6 +69,14 @@ class Sampler(ABC):
 
         Raises:
             ValueError: naming the setting.
+        """
+        return
+
+    def attach_tokenizer(self, tokenizer: Any) -> None:
+        """Check the policy's tokenizer before models are loaded; does nothing by default.
+
+        Raises:
+            ValueError: naming what the tokenizer lacks.
         """
         return
 

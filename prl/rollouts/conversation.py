@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from prl.data.turns import encode_reply
 from prl.distributed import gathered
@@ -46,11 +47,17 @@ class Conversation(Sampler):
         ValueError: for settings below 1.
     """
 
+    has_environment = True
+
     def __init__(self, environment: Environment, max_turns: int = 8, max_turn_tokens: int | None = None) -> None:
         for name, value in (("max_turns", max_turns), ("max_turn_tokens", max_turn_tokens)):
             if value is not None and value < 1:
                 raise ValueError(f"Conversation.{name} is {value}; expected at least 1")
         self.environment, self.max_turns, self.max_turn_tokens = environment, max_turns, max_turn_tokens
+
+    def attach_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse a tokenizer whose chat template cannot say how a dialogue goes on. Raises ValueError."""
+        encode_reply(tokenizer, [{"role": "user", "content": "?"}], "!")
 
     def sample(self, batch: PromptBatch, policy: PolicyHandle) -> Rollout:
         """Play one episode from each prompt.

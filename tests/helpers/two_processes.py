@@ -12,7 +12,9 @@ import torch.multiprocessing as mp
 
 def in_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
     """Call `work`, a function of a module, with the number of each process, and return what each gave."""
-    mp.spawn(_worker, args=(work, str(folder)), nprocs=2)
+    # Forked from a server that has imported what they need; the imports of each took longer than the tests.
+    mp.get_context("forkserver").set_forkserver_preload(["prl.cli.app"])
+    mp.start_processes(_worker, args=(work, str(folder)), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{process}.pt") for process in range(2)]
 
 

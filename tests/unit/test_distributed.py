@@ -1,15 +1,13 @@
-import os
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from prl.distributed import global_sum, rank, world_size
 from prl.masking import masked_mean, masked_var, weighted_mean, whiten
 from prl.models.critic import explained_variance
 from tests.helpers.records import ragged_mask
+from tests.helpers.two_processes import in_two_processes
 
 MASK = ragged_mask([5, 1, 3, 0, 2, 4, 5])
 SPLIT = 2  # rows 0 and 1 on the first process, the other five on the second: neither rows nor tokens are shared evenly
@@ -34,10 +32,7 @@ def weighted() -> tuple[torch.Tensor, torch.Tensor]:
     return numbers()[0, :4], torch.tensor([1.0, 0.5, 3.0, 2.0])
 
 
-def worker(process: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=process, world_size=2)
+def worker(process: int) -> dict[str, Any]:
     rows = slice(0, SPLIT) if process == 0 else slice(SPLIT, None)
     seen = {"rank": rank(), "world_size": world_size(), **results(numbers()[rows], MASK[rows])}
     nothing = torch.zeros_like(MASK[rows]) if process == 0 else MASK[rows]
@@ -49,15 +44,12 @@ def worker(process: int, folder: str) -> None:
     with_gradient = torch.ones(2, requires_grad=True)
     seen["detached"] = not global_sum(with_gradient).requires_grad
     seen["untouched"] = torch.equal(with_gradient.detach(), torch.ones(2))
-    torch.save(seen, f"{folder}/{process}.pt")
-    dist.destroy_process_group()
+    return seen
 
 
 @pytest.fixture(scope="module")
 def shares(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    folder = tmp_path_factory.mktemp("gloo")
-    mp.spawn(worker, args=(str(folder),), nprocs=2)
-    return [torch.load(Path(folder) / f"{process}.pt") for process in range(2)]
+    return in_two_processes(worker, tmp_path_factory.mktemp("gloo"))
 
 
 def test_ranks(shares) -> None:

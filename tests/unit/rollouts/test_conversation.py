@@ -1,14 +1,21 @@
 """Conversations with an environment: whose tokens are whose, when they end, and what is paid for which turn."""
 
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
+from lightning_modules import PairwisePPOModule
+from prl.config import ModelSource
 from prl.environments import Environment, Episode, Reply
 from prl.environments.base import PLAYED, Played
 from prl.models.actor_critic import evaluate_frozen
+from prl.rewards import EnvironmentReward, WeightedReward
 from prl.rollouts import Conversation
 from prl.types import PromptBatch, Rollout
 from tests.helpers.policy_handle import Handle, prompt_batch
@@ -168,3 +175,21 @@ def test_bad_input_is_named() -> None:
             Conversation(Echo(), **settings)
     with pytest.raises(ValueError, match="the data have a column 'episode'"):
         Conversation(Echo()).sample(prompt_batch(["p0"], (), [{PLAYED: 1}]), Handle())
+
+
+def test_rewards_without_an_environment_and_a_tokenizer_without_turns_are_told_before_models_are_read(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    rewarded = WeightedReward({"game": EnvironmentReward(dense=False)}, {"game": 1.0})
+    with pytest.raises(ValueError, match="takes the rewards of an environment, and sampler: LocalSampler has none"):
+        PairwisePPOModule(ModelSource(path=str(tiny_folder)), rewarded)
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "plain"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = None
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(folder)
+    for path, refused in ((tiny_folder, False), (folder, True)):
+        given: Any = {"sampler": Conversation(Echo()), "max_prompt_length": 64}
+        module = PairwisePPOModule(ModelSource(path=str(path)), EnvironmentReward(), **given)
+        with pytest.raises(ValueError, match="has no chat template") if refused else nullcontext():
+            module.build_encoder()
