@@ -42,7 +42,13 @@ class Method:
     """Figure that the method is to improve."""
 
 
+def source(kind: str, model: str) -> str:
+    """Write a reward source by a model of the quickstart for the command line."""
+    return json.dumps({"class_path": kind, "init_args": {"path": str(QUICKSTART / model / "model")}})
+
+
 VERIFIER, DOTTED = "world_rules.is_right", "world_rules.is_right_before_dots"
+GAP_ALONE = (f"{MODEL}advantage.init_args.hardness", "false")
 SCALAR = ("bradley_terry",)
 METHODS = {
     "Pairwise-RL": Method(),
@@ -50,8 +56,11 @@ METHODS = {
     "RLOO": Method("rloo"),
     "Think-RM": Method("think_rm"),
     "BRPO": Method("brpo"),
+    "BRPO, KL 0.1": Method("brpo", settings=(f"{MODEL}kl.coef", "0.1")),
     "VAPO": Method("vapo"),
-    "GRPO-S": Method("dr_irl", settings=(f"{MODEL}advantage.init_args.hardness", "false")),
+    "GRPO, scalar": Method("grpo", settings=(f"{MODEL}reward", source("ScalarReward", "bradley_terry")), needs=SCALAR),
+    "GRPO-S": Method("dr_irl", settings=GAP_ALONE, needs=SCALAR),
+    "GRPO-S, judge": Method("dr_irl", settings=(*GAP_ALONE, f"{MODEL}reward", source("GenerativeJudge", "judge"))),
     "TP-GRPO": Method("tp_grpo"),
     "P3O": Method("p3o"),
     "GPO": Method("gpo"),
@@ -82,10 +91,10 @@ class Readings:
 
     def __init__(self) -> None:
         from prl.judge.generative import GenerativeJudge
-        from prl.rewards.per_response import PerResponse
+        from prl.rewards.per_response import PerResponseReward
 
         self.count = 0
-        for kind, name in ((GenerativeJudge, "margins"), (PerResponse, "_values")):
+        for kind, name in ((GenerativeJudge, "margins"), (PerResponseReward, "_values")):
             setattr(kind, name, self._counted(getattr(kind, name)))
 
     def _counted(self, read: Any) -> Any:

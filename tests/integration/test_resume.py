@@ -93,7 +93,7 @@ def killed(home: Home, stage: str, run: Path, **moment: Any) -> None:
     ("stage", "moment", "resumes_at"),
     [
         # In the middle of the second epoch.
-        pytest.param("generative_reward", {"batch": 7, "moment": "backward"}, 6, id="judge"),
+        pytest.param("generative_reward", {"batch": 7, "moment": "backward"}, 6, id="judge", marks=pytest.mark.slow),
         # In the middle of an iteration's updates, after a validation that no checkpoint knows, before the warm-up ends.
         pytest.param("pairwise_ppo", {"batch": 3, "moment": "backward", "times": 5}, 2, id="ppo"),
         pytest.param("supervised", {"batch": 8, "moment": "saving"}, 6, id="supervised", marks=pytest.mark.slow),
