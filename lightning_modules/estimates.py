@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -108,7 +108,8 @@ def plan_memory(
 
 def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
     scalar = isinstance(module, BradleyTerryRewardModule)
-    if scalar:
+    writes = scalar and module.objective.needs_traces  # a language model with a scalar head
+    if scalar and not writes:
         heads = module.num_outputs
         model = make(lambda: init_model(AutoModelForSequenceClassification, module.source, num_labels=heads))
         model.config.pad_token_id = 0
@@ -121,9 +122,14 @@ def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
     whole_logits = not scalar and (not judge or module.text_coef > 0)
     work = partial(_train, model.train(), rows * readings, module.max_length, whole_logits=whole_logits)
     working = working_memory(model, work)
+    models = [model_memory("model", model, trained=True)]
+    if writes:
+        head = make(lambda: nn.Linear(hidden_size(model), 1, bias=False))
+        models.append(model_memory("score", head, trained=True))
+        working += COPIES_OF_LOGITS[True] * _slice_of_logits(model, rows * readings * module.max_length)
     if scalar and module.objective.look_ahead:  # the weights before it, and its gradients
         working += 2 * sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
-    return MemoryPlan([model_memory("model", model, trained=True)], [], {"train": working})
+    return MemoryPlan(models, [], {"train": working})
 
 
 def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:
@@ -196,7 +202,7 @@ def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: 
     both = _train_both(policy, critic, module.critic_kind, group, prompt + answer)
     read = working_memory(policy, partial(_read, policy, group, prompt + answer))
     working = {
-        "rollout": _generation(policy, rows, prompt, answer, vocabulary),
+        "rollout": max(_generation(policy, *each, answer, vocabulary) for each in _sampled(module, rows, prompt)),
         **{name: work for name, (_, _, work) in asked.items()},
         "score": read + slices * COPIES_OF_LOGITS[False],
         "update": both + slices * COPIES_OF_LOGITS[True],
@@ -204,6 +210,12 @@ def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: 
     if module.resources.shard_judges:
         return MemoryPlan(cut + judging, whole, working)
     return MemoryPlan(cut, whole + judging, working)
+
+
+def _sampled(module: PairwisePPOModule, rows: int, prompt: int) -> list[tuple[int, int]]:
+    """List rows and prompt length of what is sampled at once: rollouts, and one row for each prompt of the sampler."""
+    written = module.sampler.max_prompt_length
+    return [(rows, prompt)] + ([] if written is None else [(-(-rows // module.sampling.per_prompt), written)])
 
 
 def _with_critic(source: ModelSource, kind: str | None) -> Any:

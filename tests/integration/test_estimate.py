@@ -75,6 +75,33 @@ def test_every_stage_is_estimated(stage: str, home: Home, tmp_path: Path) -> Non
     assert found["peak"] > found["models"][0]["total"] > 0
 
 
+def test_prompts_that_a_sampler_writes_are_sampled_from_too(home: Home, tmp_path: Path) -> None:
+    overlay = ("--config", str(CONFIGS / "methods" / "rgr_grpo.yaml"))
+    rollout = {}
+    for length in (20, 480):
+        arguments = home.arguments("pairwise_ppo", tmp_path)[1:]
+        for other in (f"{MODEL}reward.init_args.path", f"{MODEL}critic.warmup"):  # what the overlay has none of
+            place = arguments.index(other)
+            del arguments[place : place + 2]
+        settings = (f"{MODEL}sampler.init_args.max_prompt_length", str(length), "--processes", "1")
+        arguments = [*arguments[:2], *overlay, *arguments[2:], *settings]
+        main(["estimate", *arguments, "--json", str(tmp_path / "estimate.json")])
+        rollout[length] = json.loads((tmp_path / "estimate.json").read_text())["phases"]["rollout"]
+    assert rollout[480] > rollout[20]
+
+
+def test_a_reward_model_that_writes_has_its_head_and_its_logits(home: Home, tmp_path: Path) -> None:
+    overlay = ("--config", str(CONFIGS / "methods" / "themis.yaml"))
+    arguments = home.arguments("bradley_terry", tmp_path)[1:]
+    plain = estimated(home, "bradley_terry", tmp_path, f"{MODEL}max_length", "160", "--processes", "1")
+    main(
+        ["estimate", *arguments[:2], *overlay, *arguments[2:], "--processes", "1", "--json", str(tmp_path / "one.json")]
+    )
+    found = json.loads((tmp_path / "one.json").read_text())
+    assert models(found)["score"]["num_trained"] == 16
+    assert found["peak"] > plain["peak"] + 4 * 3 * 2 * 8 * 160 * 50  # at least fifty tokens of a vocabulary
+
+
 def test_a_reference_is_there_where_it_is_needed_and_as_long(home: Home, tmp_path: Path) -> None:
     settings: dict[str, tuple[str, ...]] = {
         "live": (),
