@@ -99,7 +99,7 @@ def one(name: str, seed: int, out: Path, overrides: list[str]) -> dict[str, Any]
     reward.load(), alone.load()
     traces = reward.traces([({"role": "user", "content": row["prompt"]},) for row in rows], [r["chosen"] for r in rows])
     calls = [CALL.search(trace) for trace in traces]
-    asked = [call is not None and call[2] == row["prompt"] for call, row in zip(calls, rows, strict=True)]
+    asked = [call is not None and call[2].strip() == row["prompt"] for call, row in zip(calls, rows, strict=True)]
     return {
         "accuracy": measure(reward, rows),
         "without": measure(alone, rows),

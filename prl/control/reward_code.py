@@ -25,6 +25,8 @@ def _prl_sums(states, actions):
 """
 MOST_PARTS = 8
 """Components of a reward that are kept apart."""
+LONGEST_NAME = 40
+"""Characters of a component's name."""
 
 
 class FaultyCodeError(ValueError):
@@ -72,8 +74,10 @@ def _checked(found: Any, count: int) -> list[dict[str, float]]:
     names = found[0].keys()
     if not 1 <= len(names) <= MOST_PARTS or any(each.keys() != names for each in found):
         raise FaultyCodeError(f"reward is to have the same 1 to {MOST_PARTS} components in every step")
+    if wrong := [name for name in names if len(name) > LONGEST_NAME or not name.isprintable()]:
+        raise FaultyCodeError(f"{wrong[0][:LONGEST_NAME]!a} is no name of a component; use one word")
     for each in found:
         for name, number in each.items():
             if not isinstance(number, float) or not math.isfinite(number):
-                raise FaultyCodeError(f"component {name[:40]!r} is {str(number)[:40]}; expected a finite number")
+                raise FaultyCodeError(f"component {name[:40]!r} is {repr(number)[:40]}; expected a finite number")
     return found

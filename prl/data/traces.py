@@ -22,8 +22,8 @@ from prl.data.tokens import OnTooLong, TooLongError, Truncation, settings_hash
 SIDES = ("chosen", "rejected")
 OBSERVATION = "Observation:"
 """What the model writes last of a call; the tool's answer follows."""
-CALL = re.compile(r"Action: *([^\n]*?) *\nAction Input: *([^\n]*)\nObservation:")
-"""A call as a model writes it: the tool's name and its input, in a line each."""
+CALL = re.compile(r"Action:([^\n]*+)\nAction Input:([^\n]*+)\nObservation:")
+"""A call as a model writes it: the tool's name and its input, in a line each, with spaces around them."""
 LEAST_ROOM = 8
 """Tokens that a trace leaves to prompt and response at least."""
 _KEYS = (("text",), ("action", "input", "observation"))

@@ -176,7 +176,7 @@ class ToolReward(PerResponseReward):
                 if call is None or calls[number] == self.max_calls:
                     del left[number]
                     continue
-                answer, is_failed = observe(self.tools, call[1], call[2], self.max_observation)
+                answer, is_failed = observe(self.tools, call[1].strip(), call[2].strip(), self.max_observation)
                 observed = encode_content(self.encoder.tokenizer, observation_text(answer))[: left[number]]
                 written[number] += observed
                 left[number] -= len(observed)

@@ -5,9 +5,10 @@ What the process has, on Linux with x86_64 or aarch64, as root and as any user:
 - **No network, processes, signals or writes.** seccomp refuses every system call that is not on a short list, in the
   kernel, before the code starts. Sockets, threads, `ptrace` and opening a file for writing are not on it. There is no
   folder to write to: one could be filled with files, and nothing short of a mount limits that.
-- **No reads but Python's own library**, and what packages lie in its folder, by Landlock (Linux 5.13). Other files can
+- **No reads but Python's own library**, without the packages in its folder, by Landlock (Linux 5.13). Other files can
   be seen to exist, with their sizes, and not be read. Without Landlock no file can be opened at all, and code imports
   only what was loaded before (math, random, re and their like). There are never fewer guards, only fewer modules.
+- **No rights**: no capabilities, also as root.
 - **Limits** of CPU time, time, memory, open files and output.
 - **Nothing inherited**: no environment, no open files, no packages; the working folder is `/`.
 
@@ -120,13 +121,14 @@ def _run(code: str, function: str | None, arguments: Sequence[Any], limits: Limi
     names = {"code": code, "function": function, "arguments": list(arguments)}
     # Files, not pipes: their size is limited by the kernel, and neither side waits for the other.
     with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as answer:
-        request.write(json.dumps({**names, "limits": bounds, "read_library": read_library}).encode())
+        asked = {**names, "limits": bounds, "read_library": read_library, "parent": os.getpid()}
+        request.write(json.dumps(asked).encode())
         request.seek(0)
         begun = time.monotonic()
         exit_code = _waited(_started(request, printed, answer), limits.wall_seconds)
         seconds, text, told = time.monotonic() - begun, _content(printed, most), _content(answer, most)
+        full = os.fstat(printed.fileno()).st_size >= most
     found = _outcome(exit_code, told, text, seconds, limits)
-    full = len(text.encode()) >= most
     return Outcome("output", None, text, f"it printed {most} bytes or more") if full else found
 
 
@@ -172,12 +174,17 @@ def _outcome(exit_code: int | None, told: str, printed: str, seconds: float, lim
     try:
         answer = parse_object(told, with_nan=True)
     except ValueError:
-        return Outcome("crash", None, printed, f"it ended with code {exit_code}: {told[-300:].strip()}")
+        return Outcome("crash", None, printed, f"it ended with code {exit_code}: {_one_line(told[-300:].strip())}")
     ending: Any = answer.get("ending")
     if ending not in get_args(Ending):
         return Outcome("crash", None, printed, "it gave no result")
     value = answer.get("value") if ending == "done" else None
-    return Outcome(ending, value, printed, str(answer.get("reason", ""))[:400])
+    return Outcome(ending, value, printed, _one_line(str(answer.get("reason", ""))))
+
+
+def _one_line(text: str) -> str:
+    """Make a text of others fit to be shown: one line, without signs that steer a terminal or are no text."""
+    return "".join(sign if sign.isprintable() else " " for sign in text[:400])
 
 
 # ---- the trial

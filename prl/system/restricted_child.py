@@ -36,7 +36,6 @@ _HARMLESS = {
     "pread64": (17, 67),
     "sched_yield": (24, 124),
     "mremap": (25, 216),
-    "madvise": (28, 233),
     "nanosleep": (35, 101),
     "getpid": (39, 172),
     "exit": (60, 93),
@@ -46,13 +45,17 @@ _HARMLESS = {
     "gettid": (186, 178),
     "futex": (202, 98),
     "restart_syscall": (219, 128),
-    "clock_gettime": (228, 113),
-    "clock_getres": (229, 114),
-    "clock_nanosleep": (230, 115),
     "exit_group": (231, 94),
     "getrandom": (318, 278),
 }
 """System calls that stay allowed, with their numbers on x86_64 and aarch64: own memory, own files, clocks, the end."""
+_BOUNDED = {
+    "madvise": ((28, 233), 32, 100),  # from 100 on pages are reported as broken hardware
+    "clock_gettime": ((228, 113), 16, 16),  # others are clocks of other processes
+    "clock_getres": ((229, 114), 16, 16),
+    "clock_nanosleep": ((230, 115), 16, 16),
+}
+"""Calls that stay allowed where an argument, at this offset, is below a number."""
 _OF_FILES = {"getdents64": (217, 61), "newfstatat": (262, 79)}
 _OPENAT = (257, 56)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -80,11 +83,15 @@ def set_limits(limits: dict[str, int]) -> None:
         resource.setrlimit(kind, (soft, hard))
 
 
-def close_in(read_library: bool) -> None:
+def close_in(read_library: bool, parent: int) -> None:
     """Give up everything but computing. Raises OSError where the machine has no such guard."""
     if not _AUDIT_ARCH:
         raise OSError(f"prl has no list of system calls for {platform.machine()}; it has x86_64 and aarch64")
     _call("prctl", 1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: end with the parent
+    if os.getppid() != parent:  # which may have ended before
+        os._exit(1)
+    _call("prctl", 4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no handler of crashes gets to see the process
+    _drop_rights()
     _call("prctl", 38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS, which both guards ask for
     can_read = read_library and _only_library()
     if not can_read:
@@ -102,6 +109,19 @@ def _call(name: str, *arguments: Any) -> int:
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class _Header(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("process", ctypes.c_int32)]
+
+
+def _drop_rights() -> None:
+    """Give up every capability, which root and some containers have."""
+    for capability in range(64):
+        with contextlib.suppress(OSError):  # one that this kernel does not know, or a user who has none to drop
+            _call("prctl", 24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+    none = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, twice 32 bits each
+    _call("syscall", (126, 91)[_COLUMN], ctypes.byref(_Header(0x20080522, 0)), none)  # capset
 
 
 class _Ruleset(ctypes.Structure):
@@ -124,14 +144,28 @@ def _only_library() -> bool:
     rules = _Ruleset(files, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
     size = 8 if version < 4 else 16 if version < 6 else 24
     handle = _call("syscall", create, ctypes.byref(rules), size, 0)
-    for path in filter(os.path.exists, sys.path):
+    for path, read in _readable():
         folder = os.open(path, os.O_PATH)
-        read = 4 | (8 if os.path.isdir(path) else 0)  # READ_FILE, READ_DIR
         _call("syscall", add, handle, 1, ctypes.byref(_Beneath(read, folder)), 0)
         os.close(folder)
     _call("syscall", restrict, handle, 0)
     os.close(handle)
     return True
+
+
+def _readable() -> list[tuple[str, int]]:
+    """List what may be read, with Landlock's rights: Python's library, and of its folder no packages."""
+    file, listing = 4, 8
+    found = []
+    for path in filter(os.path.exists, sys.path):
+        if not os.path.isdir(path):
+            found.append((path, file))
+            continue
+        found.append((path, listing))
+        for entry in os.scandir(path):
+            if entry.name not in ("site-packages", "dist-packages"):
+                found.append((entry.path, file | listing if entry.is_dir() else file))
+    return found
 
 
 class _Step(ctypes.Structure):
@@ -144,13 +178,16 @@ class _Program(ctypes.Structure):
 
 def _filter_calls(can_read: bool) -> None:
     """Refuse every system call that is not on the list, by seccomp; files open for reading, or not at all."""
-    load, equal, any_of, leave = 0x20, 0x15, 0x45, 0x06
+    load, equal, any_of, at_least, leave = 0x20, 0x15, 0x45, 0x35, 0x06
     allow, refuse, kill = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
     number, architecture, third_argument = 0, 4, 32
     calls = {**_HARMLESS, **(_OF_FILES if can_read else {})}
     steps = [(load, 0, 0, architecture), (equal, 1, 0, _AUDIT_ARCH), (leave, 0, 0, kill), (load, 0, 0, number)]
     for numbers in calls.values():
         steps += [(equal, 0, 1, numbers[_COLUMN]), (leave, 0, 0, allow)]
+    for numbers, argument, bound in _BOUNDED.values():
+        steps += [(equal, 0, 4, numbers[_COLUMN]), (load, 0, 0, argument), (at_least, 1, 0, bound)]
+        steps += [(leave, 0, 0, allow), (leave, 0, 0, refuse)]
     if can_read:
         steps += [(equal, 0, 3, _OPENAT[_COLUMN]), (load, 0, 0, third_argument), (any_of, 1, 0, _WRITES)]
         steps += [(leave, 0, 0, allow)]
@@ -211,7 +248,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     set_limits(request["limits"])
     try:
-        close_in(request["read_library"])
+        close_in(request["read_library"], request["parent"])
     except OSError as error:
         os.write(answers, str(error).encode())
         os._exit(1)

@@ -35,4 +35,5 @@ def observe(tools: Mapping[str, Tool], name: str, text: str, longest: int) -> tu
         found, failed = f"Error: {error}", True
     except Exception as error:  # a tool of a user's own: one input must not end the run
         found, failed = f"Error: {type(error).__name__}", True
-    return " ".join(found.split())[:longest] or "nothing", failed
+    text = " ".join(found.split()).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    return text[:longest] or "nothing", failed

@@ -3,6 +3,7 @@
 import ast
 import math
 import operator
+import warnings
 from collections.abc import Callable
 
 from prl.tools.base import Tool, ToolError
@@ -42,7 +43,9 @@ class Calculator(Tool):
         if len(text) > self.longest:
             raise ToolError(f"the expression has {len(text)} characters, the limit is {self.longest}")
         try:
-            tree = ast.parse(text.strip().replace("^", "**"), mode="eval")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what Python takes for a slip in code
+                tree = ast.parse(text.strip().replace("^", "**"), mode="eval")
             value = self._value(tree.body)
         except ToolError:
             raise
@@ -64,7 +67,10 @@ class Calculator(Tool):
             return _PLAIN[type(node.op)](self._value(node.operand))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
             if node.func.id in _FUNCTIONS:
-                return self._checked(_FUNCTIONS[node.func.id](*map(self._value, node.args)))
+                numbers = list(map(self._value, node.args))
+                if node.func.id == "round" and len(numbers) > 1 and abs(numbers[1]) > self.digits:
+                    raise ToolError(f"round keeps at most {self.digits} digits")
+                return self._checked(_FUNCTIONS[node.func.id](*numbers))
             raise ToolError(f"there is no function {node.func.id!r}; there are {', '.join(_FUNCTIONS)}")
         raise ToolError("only numbers, + - * / // % ** and parentheses")
 

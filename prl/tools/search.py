@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from prl.tools.base import Tool, ToolError
@@ -33,20 +33,25 @@ class Search(Tool):
             raise ValueError(f"Search has results {results}, k1 {k1}, b {b}; expected 1 or more, 0 or more, 0 to 1")
         self.results, self.k1, self.b = results, k1, b
         self.texts = _read(Path(path))
-        self._counts = [Counter(_words(text)) for text in self.texts]
-        self._held_by = Counter(word for counts in self._counts for word in counts)
-        self._mean_length = sum(counts.total() for counts in self._counts) / len(self._counts)
+        self._held_by: dict[str, list[tuple[int, int]]] = defaultdict(list)  # word -> documents, and how often in each
+        lengths = []
+        for number, text in enumerate(self.texts):
+            counts = Counter(_words(text))
+            lengths.append(counts.total())
+            for word, often in counts.items():
+                self._held_by[word].append((number, often))
+        mean = max(sum(lengths) / len(lengths), 1e-9)
+        self._lengths = [1 - b + b * length / mean for length in lengths]
 
     def scores(self, query: str) -> list[float]:
         """Compute the score of each document."""
-        words = [word for word in _words(query) if word in self._held_by]
-        return [sum(self._score(word, counts) for word in words) for counts in self._counts]
-
-    def _score(self, word: str, counts: Counter[str]) -> float:
-        held, often = self._held_by[word], counts[word]
-        rarity = math.log(1 + (len(self.texts) - held + 0.5) / (held + 0.5))
-        length = 1 - self.b + self.b * counts.total() / max(self._mean_length, 1e-9)
-        return rarity * often * (self.k1 + 1) / (often + self.k1 * length) if often else 0.0
+        scores = [0.0] * len(self.texts)
+        for word, asked in Counter(_words(query)).items():
+            held = self._held_by.get(word, [])
+            rarity = math.log(1 + (len(scores) - len(held) + 0.5) / (len(held) + 0.5))
+            for number, often in held:
+                scores[number] += asked * rarity * often * (self.k1 + 1) / (often + self.k1 * self._lengths[number])
+        return scores
 
     def answer(self, text: str) -> str:
         """Search; of equal documents the earlier ones come first."""
@@ -61,9 +66,14 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def _is_torn(text: str) -> bool:
+    """Tell whether a text holds half a surrogate pair, which no tokenizer takes."""
+    return any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 def _read(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Search.path {path} cannot be read ({error}); give a .jsonl file of documents") from None
     texts = []
@@ -74,7 +84,7 @@ def _read(path: Path) -> list[str]:
             text = json.loads(line)["text"]
         except (ValueError, KeyError, TypeError, RecursionError):
             text = None
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str) or not text.strip() or _is_torn(text):
             raise ValueError(f'{path}, line {number}: no document; expected {{"text": "..."}}')
         texts.append(text.strip())
     if not texts:

@@ -448,6 +448,66 @@ def _is_closed_in(pid: int) -> bool:
         return False
 
 
+@guarded
+def test_a_process_whose_parent_has_ended_before_it_was_closed_in_does_not_begin(monkeypatch: Any) -> None:
+    monkeypatch.setattr(restricted.os, "getpid", lambda: 1)
+    assert restricted._run("print('ran')", None, [], ROOMY, True).printed == ""
+
+
+@guarded
+def test_root_has_no_rights_either() -> None:
+    code = """
+import ctypes, ctypes.util
+def tried():
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    page = libc.mmap(None, 4096, 3, 0x22, -1, 0)
+    first = libc.mmap(None, 4096, 3, 0x32, -1, 0)  # the first page, which takes a right of its own
+    return {
+        "the first page": first != 2**64 - 1,  # 0 comes as None
+        "broken hardware": libc.madvise(ctypes.c_void_p(page), 4096, 101) == 0,
+        "its own advice": libc.madvise(ctypes.c_void_p(page), 4096, 4) == 0,
+    }
+"""
+    least = int(Path("/proc/sys/vm/mmap_min_addr").read_text())
+    found = run_code(code, "tried", [], ROOMY).value
+    assert found["its own advice"]
+    assert not found["broken hardware"]
+    assert least == 0 or not found["the first page"]
+
+
+@guarded
+def test_clocks_of_other_processes_are_refused() -> None:
+    code = "import time\ndef read(clock): return time.clock_gettime(clock)"
+    assert run_code(code, "read", [time.CLOCK_PROCESS_CPUTIME_ID], ROOMY).ending == "done"
+    refused(run_code(code, "read", [(~os.getpid() << 3) | 2], ROOMY))
+
+
+@guarded
+def test_packages_in_the_folder_of_the_library_are_not_read(tmp_path: Path) -> None:
+    code = "import os, sys\ndef found(name):\n    return os.listdir(os.path.dirname(os.__file__) + '/' + name)"
+    folders = [each for each in ("site-packages", "dist-packages") if (Path(os.__file__).parent / each).is_dir()]
+    packages = [p for each in folders for p in (Path(os.__file__).parent / each).glob("*/__init__.py")]
+    read = "import os\ndef read(path):\n    return len(open(path).read())"
+    for package in packages[:3]:
+        refused(run_code(read, "read", [str(package)], ROOMY))
+    assert run_code(code, "found", ["json"], ROOMY).ending == "done"
+    assert run_code(read, "read", [json.__file__], ROOMY).value > 0
+
+
+@guarded
+def test_what_it_says_is_one_line_of_text() -> None:
+    found = run_code("raise ValueError('\\ud800 \\x1b]0;title\\n\\nmore')", limits=ROOMY)
+    assert found.ending == "error"
+    assert found.reason.isprintable()
+    assert "title" in found.reason
+    printed = run_code("import os; os.write(1, b'\\xff' * 1000)", limits=ROOMY)
+    assert (printed.ending, len(printed.printed)) == ("done", 1000)
+    half = Limits(wall_seconds=60, output_kib=2)  # 3000 bytes in UTF-8, where each is replaced by a longer sign
+    assert run_code("import os; os.write(1, b'\\xff' * 1000)", limits=half).ending == "done"
+
+
 # ---- machines without guards
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prl.data.traces import CALL
 from prl.system.restricted import Limits, RestrictedError, check_restricted
 from prl.tools import Calculator, Calendar, Code, Search, Tool, ToolError, observe
 
@@ -55,6 +56,7 @@ def test_the_calculator_computes(text: str, answer: str) -> None:
         ("True", "only numbers"),
         ("1j", "only numbers"),
         ("round(1, ndigits=2)", "only numbers"),
+        ("round(1, -4000000)", "round keeps at most 50 digits"),  # which takes seconds, and longer numbers hours
         ("9**9**9**9", "more than 50 digits"),
         ("10**50", "more than 50 digits"),
         ("99999999999999999999999999 * 99999999999999999999999999999", "more than 50 digits"),
@@ -197,6 +199,39 @@ class Broken(Tool):
 class Talks(Tool):
     def answer(self, text: str) -> str:
         return "  one\n\ntwo " + "x" * 100
+
+
+def test_half_a_surrogate_pair_reaches_no_tokenizer(tmp_path: Path) -> None:
+    class Torn(Tool):
+        def answer(self, text: str) -> str:
+            return "a \ud800 b"
+
+    assert observe({"torn": Torn()}, "torn", "", 99) == ("a ? b", False)
+    path = tmp_path / "documents.jsonl"
+    path.write_text('{"text": "fine"}\n{"text": "other \\ud800 zz"}\n')
+    with pytest.raises(ValueError, match="documents.jsonl, line 2: no document"):
+        Search(str(path))
+
+
+def test_a_line_of_documents_ends_where_json_lines_end(tmp_path: Path) -> None:
+    path = tmp_path / "documents.jsonl"
+    path.write_text('{"text": "one\u2028two"}\n{"text": "three"}\n', encoding="utf-8")
+    assert Search(str(path)).texts == ["one\u2028two", "three"]
+
+
+def test_words_that_are_asked_for_twice_count_twice(tmp_path: Path) -> None:
+    path = tmp_path / "documents.jsonl"
+    path.write_text('{"text": "cat dog"}\n{"text": "cat bird"}\n{"text": "fish"}\n')
+    search = Search(str(path))
+    twice, once, other = (search.scores(query) for query in ("cat dog cat", "cat dog", "cat"))
+    assert twice == pytest.approx([a + b for a, b in zip(once, other, strict=True)])
+
+
+def test_a_call_has_spaces_around_its_parts_and_a_line_full_of_them_takes_no_time() -> None:
+    found = CALL.search("Look.\nAction:  sum \nAction Input: 1 + 2 \nObservation:")
+    assert found is not None
+    assert (found[1].strip(), found[2].strip()) == ("sum", "1 + 2")
+    assert CALL.search("Action:" + " " * 200_000 + "x") is None  # cubic, this was hours
 
 
 @pytest.mark.parametrize(
