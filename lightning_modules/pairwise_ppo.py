@@ -177,7 +177,7 @@ class PairwisePPOModule(PolicyUpdate):
         """Hold the settings of an iteration against each other, before a model is read. Raises ValueError."""
         super().setup(stage)
         if stage == "fit":
-            check_run(self.update_settings, self.objective, self.sampling.per_prompt, self.trainer)
+            check_run(self.update_settings, self.objective, self.kl_penalty, self.sampling.per_prompt, self.trainer)
 
     def configure_model(self) -> None:
         """Load the models one by one, sharding each before the next; safe to call twice."""
@@ -207,7 +207,7 @@ class PairwisePPOModule(PolicyUpdate):
     def _build_actors(self) -> None:
         shared: Any = {"tokenizer": self.tokenizer, "offload": self.offload, "sharding": self.sharding}
         judged: Any = {**shared, "with_thoughts": self.judge_thoughts, "phase": self.phase}
-        self.judging = Judging(self.reward, self.heldout_judge, **judged)
+        self.judging = Judging(self.reward, self.heldout_judge, own_anchors=not self.anchors.reads_column, **judged)
         self.actors = Actors(
             *(self.policy, self.critic, self.reference),
             sampling=self.sampling,

@@ -6,7 +6,7 @@ from typing import Any
 from lightning_modules.strategies import sharding_of
 from prl.advantages.base import AdvantageEstimator
 from prl.anchors.base import AnchorSource
-from prl.config import CriticSettings, ModelSource, Sampling, Update
+from prl.config import CriticSettings, KLPenalty, ModelSource, Sampling, Update
 from prl.judge.base import PairwiseJudge
 from prl.models.limits import check_fits
 from prl.objectives.policy.base import PolicyObjective
@@ -184,19 +184,26 @@ def check_warmup(warmup: int, trainer: Any) -> None:
         )
 
 
-def check_run(update: Update, objective: PolicyObjective, per_prompt: int, trainer: Any) -> None:
+def check_run(update: Update, objective: PolicyObjective, kl: KLPenalty, per_prompt: int, trainer: Any) -> None:
     """Refuse settings that contradict each other.
 
     Args:
         update: epochs and minibatches.
         objective: objective of the policy.
+        kl: settings of the KL penalty.
         per_prompt: rollouts of each prompt.
         trainer: the trainer, with its data module attached.
 
     Raises:
         ValueError: when an iteration has fewer micro-batches than minibatches, a micro-batch has no room for a prompt
-            whose responses are compared, or the precision scales losses.
+            whose responses are compared, a KL would be in rewards that the objective does not read, or the precision
+            scales losses.
     """
+    if kl.coef > 0 and kl.placement == "reward" and not objective.reads_advantages:
+        raise ValueError(
+            f"kl.coef is {kl.coef} with placement: reward, and objective: {type(objective).__name__} reads no "
+            "advantages, so that it would have no effect; set it to 0, or take placement: loss with estimator k2"
+        )
     if trainer.precision == "16-mixed":
         raise ValueError(
             "trainer.precision 16-mixed scales gradients, and clipping them would clip the scale; use bf16-mixed"

@@ -12,6 +12,10 @@ from prl.distributed import gathered
 from prl.types import Rollout, Scores
 from prl.verdict import mean_per_row
 
+LARGEST = 100.0
+"""Largest factor of a prompt. It has no bound of its own where the mean is far below 0: once the policy is ahead of
+most demonstrations, a prompt on which it is behind would be all that is learnt."""
+
 
 class DifficultyScaled(AdvantageEstimator):
     """A_i = a_D a_M (r_i - mean) / (std + epsilon): GRPO-S of DR-IRL (2503.18991, as far as public notes tell it).
@@ -25,7 +29,7 @@ class DifficultyScaled(AdvantageEstimator):
 
     The rule for outliers is ours: responses whose gap is further than `outlier` standard deviations from the mean gap;
     a prompt of outliers alone keeps them. A response without a reward or without a comparison is in no gap, and a
-    prompt without any gap has a_M = 1.
+    prompt without any gap has a_M = 1. Either factor is at most 100.
 
     Args:
         hardness: scale by the column `hardness`, a number in each row.
@@ -77,7 +81,7 @@ class DifficultyScaled(AdvantageEstimator):
         present = sorted(set(rollout.group.tolist()))
         everywhere = [each for own in gathered([of_prompt[group] for group in present]) for each in own]
         mean = math.fsum(everywhere) / len(everywhere)
-        return [_sigmoid(each) / _sigmoid(mean) for each in of_prompt]
+        return [_ratio(each, mean) for each in of_prompt]
 
     def _gaps(self, scores: Scores, counted: Tensor) -> Tensor:
         """Compute how far each response is behind its demonstrations: [B]; NaN where there is no comparison."""
@@ -100,7 +104,7 @@ class DifficultyScaled(AdvantageEstimator):
         for prompt in range(number):
             own = [gap for gap, each in zip(gaps, group, strict=True) if each == prompt and math.isfinite(gap)]
             own = [gap for gap in own if abs(gap - mean) <= self.outlier * std] or own
-            found.append(_sigmoid(math.fsum(own) / len(own)) / _sigmoid(mean) if own else 1.0)
+            found.append(_ratio(math.fsum(own) / len(own), mean) if own else 1.0)
         return found
 
 
@@ -115,5 +119,10 @@ def _number(row: dict[str, Any]) -> float:
     return float(value)
 
 
-def _sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-value)) if value > -700 else math.exp(value)
+def _ratio(value: float, mean: float) -> float:
+    """Compute sigma(value) / sigma(mean), at most LARGEST."""
+    return math.exp(min(_log_sigmoid(value) - _log_sigmoid(mean), math.log(LARGEST)))
+
+
+def _log_sigmoid(value: float) -> float:
+    return min(value, 0.0) - math.log1p(math.exp(-abs(value)))

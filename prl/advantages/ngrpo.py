@@ -52,5 +52,6 @@ class NGRPO(AdvantageEstimator):
         centred = total - mean[group]
         squares = torch.bincount(group, weights=centred.square() * counted)
         variance = (squares + self.virtual * (self.max_reward - mean).square()) / (counts - 1).clamp(min=1)
-        scaled = centred / (variance.sqrt() + self.epsilon)[group]
+        scale = variance.sqrt() + self.epsilon
+        scaled = centred / scale.where(scale > 0, 1.0)[group]  # equal rewards give 0, whatever epsilon is
         return Advantages((scaled[:, None] * rewards.mask).to(rewards.logprobs.dtype), None)

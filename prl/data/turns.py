@@ -72,14 +72,17 @@ def encode_reply(tokenizer: PreTrainedTokenizerBase, prompt: Conversation, text:
             "behind a turn; take an instruct model, or set a template"
         )
     end, behind = _end(tokenizer, str(tokenizer.chat_template), len(tokenizer))
-    dialogue = [*prompt, {"role": "assistant", "content": _PROBE}, {"role": "user", "content": text}]
-    _, found, rest = frame_chat(tokenizer, dialogue).rpartition(_PROBE + behind)
+    probe = _PROBE
+    while probe in text:  # which may hold what stands behind a turn as well, in a template without special tokens
+        probe += _PROBE[-1]
+    dialogue = [*prompt, {"role": "assistant", "content": probe}, {"role": "user", "content": text}]
+    _, found, rest = frame_chat(tokenizer, dialogue).rpartition(probe + behind)
     if not found:
         raise ValueError(
             f"the chat template of {tokenizer.name_or_path} writes the end of a turn differently when another turn "
             "follows, so that an answer cannot be put behind what the model has said"
         )
-    marks, ended = marks_of(tokenizer), _PROBE + end
+    marks, ended = marks_of(tokenizer), probe + end
     return marks.encode(ended + behind[len(end) :] + rest)[len(marks.encode(ended)) :]
 
 

@@ -47,6 +47,8 @@ class GatedReward(WeightedReward):
                 f"GatedReward.gates is {gates}, where {chained} gate and are gated; expected gates without a gate"
             )
         self.gates = dict(gates)
+        if self.component_names is not None:  # a shaper would read a gated source without its gate
+            self.component_names = tuple(name for name in self.component_names if name not in gates)
 
     def combine(self, parts: dict[str, Tensor]) -> Tensor:
         """Sum the rewards of all sources by their weights and gates: [B] each -> [B]."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prl.rewards.base import RewardSource
+from prl.types import Critique, Rollout
 
 
 class PerTokenSource(RewardSource):
@@ -20,7 +21,8 @@ class PerTokenSource(RewardSource):
     def __init__(self, reward: RewardSource) -> None:
         super().__init__()
         self.reward = reward
-        self.needs_anchors = reward.needs_anchors
+        self.needs_anchors, self.compares = reward.needs_anchors, reward.compares
+        self.gives_critique, self.component_names = reward.gives_critique, reward.component_names
         self.tokenizer: Any = None
         """Tokenizer of the policy; None until `attach_tokenizer`."""
 
@@ -50,6 +52,10 @@ class PerTokenSource(RewardSource):
     def per_response(self) -> RewardSource:
         """Return the other source."""
         return self.reward.per_response()
+
+    def critique(self, rollout: Rollout) -> list[Critique]:
+        """Ask the other source what each response lacks."""
+        return self.reward.critique(rollout)
 
     def failure(self) -> str | None:
         """Return the reason of the other source's last failed reward."""

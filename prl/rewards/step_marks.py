@@ -38,12 +38,14 @@ class Solution:
 def begins_answer(prompt: Conversation, steps: list[str], row: dict[str, Any]) -> list[int] | None:
     """Mark a step as right where the text up to its end begins the right answer, with nothing between steps.
 
-    The answer is the column `answer`, or the first anchor of a row without it; None for a row that has neither.
+    The last step is right where the whole text is the answer: one that ends too early is wrong at its end. The answer
+    is the column `answer`, or the first anchor of a row without it; None for a row that has neither.
     """
     answers = [row["answer"]] if row.get("answer") is not None else list(row.get("anchors", ()))
     if not answers:
         return None
-    return [int(str(answers[0]).strip().startswith(text)) for text in accumulate(steps)]
+    answer, texts = str(answers[0]).strip(), list(accumulate(steps))
+    return [int(answer.startswith(text)) for text in texts[:-1]] + [int(text == answer) for text in texts[-1:]]
 
 
 class StepMarks(PerTokenSource):
@@ -71,6 +73,8 @@ class StepMarks(PerTokenSource):
                 f"{type(self).__name__}.separator is empty; expected the text that ends a step, or null for every token"
             )
         self.separator = separator
+        if self.component_names is not None:
+            self.component_names += ("steps_right", "steps_unmarked")
         self._finder: StepFinder | None = None
         self._failure: str | None = None
 
@@ -114,7 +118,8 @@ class StepMarks(PerTokenSource):
             unmarked[row] = float(found is None)
             if found is not None:
                 each = torch.tensor([torch.nan if label is None else float(label) for label in found])
-                marks[row, rollout.response_mask[row].cpu()] = each[split[row][0]]
+                own = rollout.response_mask[row]
+                marks[row, own.cpu()] = each[split[row][0]][own[rollout.read_mask[row]].cpu()]
                 right[row] = each.nanmean()
         if missing := sum(found is None for found in labels):
             log.warning("%d of %d responses have no marks of steps; the last: %s", missing, len(rows), self._failure)
@@ -122,8 +127,11 @@ class StepMarks(PerTokenSource):
         return replace(scores, components=parts, step_marks=marks.to(rollout.response_ids.device))
 
     def _split(self, rollout: Rollout, row: int) -> tuple[list[int], list[str]]:
-        """Return the step of each token of a response, from 0, and the texts of its steps."""
-        ids = rollout.response_ids[row][rollout.response_mask[row]].tolist()
+        """Return the step of each token of a response, from 0, and the texts of its steps.
+
+        Tokens that the policy did not make, such as a prefix that it went on from, belong to steps and have no mark.
+        """
+        ids = rollout.response_ids[row][rollout.read_mask[row]].tolist()
         numbers = self._numbers(ids)
         of_step: list[list[int]] = [[] for _ in range(max(numbers, default=-1) + 1)]
         for token, number in zip(ids, numbers, strict=True):
@@ -161,11 +169,11 @@ class RuleMarks(StepMarks):
         name = getattr(self.rule, "__name__", type(self.rule).__name__)
         try:
             found = self.rule(solution.prompt, list(solution.steps), solution.row)
-            labels = None if found is None else [None if each is None else int(each) for each in found]
+            given = None if found is None else list(found)
         except Exception as error:  # a rule is user code: one bad response must not end the run
             self.fail(f"{name} raised {type(error).__name__}: {error}")
             return None
-        if labels is None or len(labels) != len(solution.steps) or not {*labels} <= {0, 1, None}:
+        if given is None or len(given) != len(solution.steps) or not all(each in (0, 1, None) for each in given):
             self.fail(f"{name} returned {str(found)[:200]} for {len(solution.steps)} steps; expected 0 or 1 for each")
             return None
-        return labels
+        return [None if each is None else int(each) for each in given]

@@ -44,10 +44,11 @@ class Judging:
         offload: Offload,
         sharding: Sharding,
         phase: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+        own_anchors: bool = False,
     ) -> None:
         self.reward, self.heldout, self.with_thoughts = reward, heldout, with_thoughts
         self._tokenizer, self._offload, self._sharding = tokenizer, offload, sharding
-        self._phase = phase
+        self._phase, self._own_anchors = phase, own_anchors
 
     @contextmanager
     def at_work(self, judge: RewardSource) -> Iterator[None]:
@@ -112,8 +113,9 @@ class Judging:
         return replace(rollout.anchored(anchors), texts=texts)
 
     def _anchor_answer(self, text: str) -> str:
-        # An anchor of a file may have come without its thoughts, whatever the policy's prompts end with.
-        return without_thoughts(text, opened=self._opens and CLOSE in text)
+        # An anchor of a file may have come without its thoughts, whatever the policy's prompts end with. One that a
+        # policy wrote is read as a response is, so that a response is always the equal of itself.
+        return without_thoughts(text, opened=self._opens and (self._own_anchors or CLOSE in text))
 
     @cached_property
     def _opens(self) -> bool:

@@ -59,6 +59,11 @@ class SelfRefine(Sampler):
             raise ValueError(f"SelfRefine.max_prompt_length is {max_prompt_length}; expected at least 1")
         self.instruction, self.max_prompt_length = instruction, max_prompt_length
         self.sampler = sampler or LocalSampler()
+        if self.sampler.needs_anchors or self.sampler.has_environment or self.sampler.needs_critique:
+            raise ValueError(
+                f"SelfRefine.sampler is {type(self.sampler).__name__}, which writes more than the policy's answer to a "
+                "prompt; use LocalSampler or RolloutServer"
+            )
         self.takes_weights = self.sampler.takes_weights
         self._counts = torch.zeros(3)
 

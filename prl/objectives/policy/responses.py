@@ -11,9 +11,12 @@ def of_response(values: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         values: [B, T].
-        mask: [B, T] bool; a response begins at the first place.
+        mask: [B, T] bool, the tokens that the policy made; in front of the first one others may stand.
     """
-    return values[:, 0] * mask[:, 0] if values.shape[1] else values.new_zeros(len(values))
+    if not values.shape[1]:
+        return values.new_zeros(len(values))
+    first = mask.int().argmax(1, keepdim=True)
+    return (values.gather(1, first) * mask.gather(1, first))[:, 0]
 
 
 def sum_over_tokens(values: Tensor, mask: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class TRPA(PolicyObjective):
     """
 
     min_per_prompt = 2
+    reads_advantages = False
 
     def __init__(self, beta: float = 0.1, anisotropy: float = 2.5, kl_coef: float = 0.001, best: float = 1.0) -> None:
         for name, value in {"beta": beta, "anisotropy": anisotropy}.items():

@@ -87,6 +87,14 @@ def test_outliers_and_what_has_no_gap_are_in_no_gap_of_a_prompt() -> None:
     assert torch.equal(lost, plain)
 
 
+def test_a_policy_far_ahead_gives_no_prompt_an_endless_weight() -> None:
+    rewards, gaps = [1.0, 0.0, 2.0] * 2, [-2000.0] * 3 + [5.0] * 3
+    plain = advantages(GroupNormalized(), rewards, 3)[:, 0]
+    found = scaled(rewards, gaps)
+    assert found[3:].tolist() == pytest.approx((100 * plain[3:]).tolist())
+    assert found.isfinite().all()
+
+
 def test_outliers_alone_are_kept() -> None:
     rewards = [1.0, 0.0, 0.5] * 3
     found = scaled(rewards, [3.0] * 3 + [0.0] * 6, outlier=0.1)  # the mean is 1, and all are further away

@@ -25,6 +25,10 @@ def test_the_authors_figures(rewards: list[float], expected: list[float]) -> Non
     assert torch.equal(found, found[:, :1].expand(4, 3))
 
 
+def test_equal_rewards_give_0_without_an_epsilon_too() -> None:
+    assert advantages(NGRPO(epsilon=0.0), [1.0] * 4, 4).tolist() == [[0.0] * 3] * 4
+
+
 def test_without_a_virtual_response_the_figures_are_those_of_grpo() -> None:
     found = advantages(NGRPO(virtual=0), [1.0, 0.0, 0.0, 0.0], 4)[:, 0]
     assert found.tolist() == pytest.approx([1.499997, -0.499999, -0.499999, -0.499999], abs=1e-6)

@@ -1,5 +1,7 @@
 """A model's own turn: written as its chat template writes it, ended by its end, judged without its thoughts."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -99,6 +101,14 @@ def test_an_answer_goes_on_behind_turns_that_a_template_shortens_later() -> None
     assert found == "\n<|im_start|>user\nno<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_an_answer_may_say_what_a_turn_is_told_by() -> None:
+    lines = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    tokenizer = tokenizer_with(lines + "{% if add_generation_prompt %}assistant: {% endif %}")
+    for text in ("Hello\n1..3", "Hello", "Helloo\nHello\n"):
+        found = tokenizer.decode(encode_reply(tokenizer, [{"role": "user", "content": "q"}], text))
+        assert found == f"\nuser: {text}\nassistant: "
+
+
 def test_an_answer_that_quotes_a_mark_forges_none() -> None:
     tokenizer = TOKENIZERS["plain", tiny_tokenizer]
     end, text = tokenizer.convert_tokens_to_ids("<|im_end|>"), "a<|im_end|>b"
@@ -175,14 +185,25 @@ def test_the_answer_is_what_follows_the_thoughts(text, opened, answer) -> None:
     assert without_thoughts(text, opened=opened) == answer
 
 
-def judging(judge_thoughts: bool, template: str) -> Judging:
+def judging(judge_thoughts: bool, template: str, **more: Any) -> Judging:
     return Judging(
         *(LengthJudge(), None),
         with_thoughts=judge_thoughts,
         tokenizer=tokenizer_with(template),
         offload=Offload(False),
         sharding=Sharding(),
+        **more,
     )
+
+
+def test_an_anchor_that_a_policy_wrote_is_read_as_its_response() -> None:
+    """A response that hit its limit within its thoughts has no answer, compared with itself as well."""
+    template = TEMPLATES["plain"] + "{% if add_generation_prompt %}<think>{% endif %}"
+    cut, tokens = "thoughts without an end", torch.ones(1, 1, dtype=torch.long)
+    batch = PromptBatch(tokens, tokens.bool(), [[{"role": "user", "content": "q"}]], [(cut,)])
+    for own, margin in ((True, 0.0), (False, -float(len(cut)))):
+        verdict = judging(False, template, own_anchors=own).score(answered(batch, [cut])).verdict
+        assert verdict.win_logit.tolist() == [margin]
 
 
 @pytest.mark.parametrize("opened", [False, True])

@@ -8,9 +8,9 @@ import pytest
 from lightning_modules.ppo_checks import check_methods, check_roles, check_run
 from prl.advantages import GAE, GroupNormalized, PairwiseMatrix
 from prl.anchors import DatasetAnchors, GroupReference, RoundRobin
-from prl.config import ModelSource, Sampling, Update
+from prl.config import KLPenalty, ModelSource, Sampling, Update
 from prl.judge import SelfReferee
-from prl.objectives.policy import GPO, P3O, PPO
+from prl.objectives.policy import DRPO, GPO, P3O, PPO, TRPA
 from prl.rewards import EnvironmentReward, MultiHead, RuleReward, WeightedReward
 from prl.rewards.shapers import LearnedMix
 from prl.rollouts import LocalSampler
@@ -19,9 +19,10 @@ from tests.helpers.tiny import LengthJudge
 DRAWN: dict[str, Any] = {"sampler": LocalSampler(), "reward": RuleReward()}
 
 
-def run(microbatch_size: int, minibatches: int, objective: Any, per_prompt: int) -> None:
+def run(microbatch_size: int, minibatches: int, objective: Any, per_prompt: int, kl: KLPenalty | None = None) -> None:
     trainer = SimpleNamespace(precision="32-true", datamodule=SimpleNamespace(batch_size=4), world_size=1)
-    check_run(Update(microbatch_size=microbatch_size, minibatches=minibatches), objective, per_prompt, trainer)
+    update = Update(microbatch_size=microbatch_size, minibatches=minibatches)
+    check_run(update, objective, kl or KLPenalty(0.0), per_prompt, trainer)
 
 
 def test_an_objective_that_compares_responses_needs_several_of_a_prompt() -> None:
@@ -32,6 +33,14 @@ def test_an_objective_that_compares_responses_needs_several_of_a_prompt() -> Non
         check_methods(advantage, objective=P3O(), sampling=Sampling(per_prompt=1), **settings)
     check_methods(advantage, objective=P3O(), sampling=Sampling(per_prompt=2), **settings)
     check_methods(advantage, objective=PPO(), sampling=Sampling(per_prompt=1), **settings)
+
+
+@pytest.mark.parametrize("objective", [DRPO(), TRPA()])
+def test_a_kl_in_rewards_that_nobody_reads_is_refused(objective: Any) -> None:
+    with pytest.raises(ValueError, match="kl.coef is 0.05 with placement: reward, and objective: .* reads no advant"):
+        run(2, 1, objective, 2, KLPenalty(0.05))
+    run(2, 1, objective, 2, KLPenalty(0.05, "k2", "loss"))
+    run(2, 1, PPO(), 2, KLPenalty(0.05))
 
 
 def test_a_reward_that_compares_responses_needs_several_of_a_prompt() -> None:

@@ -5,6 +5,7 @@ import torch
 
 from prl.advantages.group import GroupNormalized
 from prl.rewards import GatedReward, RewardSource, RuleReward, WeightedReward
+from prl.rewards.shapers import LearnedMix
 from prl.rewards.shapers.overlong import Overlong
 from prl.types import PromptBatch, Scores
 from tests.helpers.groups import advantages
@@ -73,6 +74,13 @@ def test_an_open_gate_and_no_gate_are_the_weighted_sum() -> None:
 def test_a_source_gates_with_its_shaped_reward() -> None:
     shaper = Overlong(penalty=1.0, buffer=1)  # texts of tests have one token, the limit
     assert gated("1 1 0.9", shaping={"outcome": [shaper]}).rewards.item() == pytest.approx(1.0)
+
+
+def test_a_shaper_of_the_sum_cannot_read_a_source_without_its_gate() -> None:
+    source = GatedReward({name: column(name) for name in NAMES}, dict.fromkeys(NAMES, 1.0), {"think": "outcome"})
+    LearnedMix({"format": 1.0}, "outcome").check(source.component_names)
+    with pytest.raises(ValueError, match=r"LearnedMix reads the sources \['think'\], and the reward has"):
+        LearnedMix({"think": 1.0}, "outcome").check(source.component_names)
 
 
 @pytest.mark.parametrize(

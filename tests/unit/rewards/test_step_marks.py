@@ -1,5 +1,6 @@
 """Marks of steps: which tokens are in which, what a rule may say, and what is counted where it says nothing."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from lightning_modules import PairwisePPOModule
 from prl.advantages import ThoughtLevel
 from prl.config import ModelSource, Sampling
-from prl.rewards import RuleMarks, RuleReward, TokenGuide
+from prl.rewards import EnvironmentReward, RuleMarks, RuleReward, RuleRubric, TokenGuide
 from prl.rewards.base import RewardSource
 from prl.rewards.step_marks import begins_answer
 from prl.types import PromptBatch, Rollout
@@ -65,8 +66,8 @@ def test_tokens_have_the_mark_of_their_step_and_the_end_that_of_the_last() -> No
 def test_every_token_is_a_step_without_a_separator() -> None:
     found, _ = marked(["abd", ""], begins_answer, None)
     assert found.step_marks[0].tolist() == [1.0, 1.0, 0.0, 0.0]  # what ends a response is in its last step
-    assert found.step_marks[1, 0] == 1.0
-    assert found.components["steps_right"].tolist() == pytest.approx([2 / 3, 1.0])
+    assert found.step_marks[1, 0] == 0.0  # an end where the answer has not begun
+    assert found.components["steps_right"].tolist() == pytest.approx([2 / 3, 0.0])
 
 
 def test_the_answer_is_a_column_or_else_the_first_anchor() -> None:
@@ -74,6 +75,13 @@ def test_the_answer_is_a_column_or_else_the_first_anchor() -> None:
     assert begins_answer((), ["a", "b"], {"answer": "ba", "anchors": ["ab"]}) == [0, 0]
     assert begins_answer((), ["4", "2"], {"answer": 42}) == [1, 1]
     assert begins_answer((), ["a"], {"anchors": []}) is None
+
+
+def test_a_text_that_ends_before_the_answer_does_is_wrong_at_its_end() -> None:
+    assert begins_answer((), ["a", "b"], {"answer": "abc"}) == [1, 0]
+    assert begins_answer((), ["a", "b", "c"], {"answer": "abc"}) == [1, 1, 1]
+    assert begins_answer((), [""], {"answer": "abc"}) == [0]
+    assert begins_answer((), [], {"answer": "abc"}) == []
 
 
 def odd(prompt: Any, steps: list[str], row: dict[str, Any]) -> Any:
@@ -90,7 +98,7 @@ def odd(prompt: Any, steps: list[str], row: dict[str, Any]) -> Any:
         ("none", "odd returned None for 2 steps; expected 0 or 1 for each"),
         ("short", r"odd returned [1] for 2 steps"),
         ("two", r"odd returned [2, 0] for 2 steps"),
-        ("word", "odd raised ValueError"),
+        ("word", "odd returned xy for 2 steps; expected 0 or 1"),
     ],
 )
 def test_what_is_no_mark_is_counted_and_told(first: str, reason: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -123,6 +131,38 @@ def test_tokens_between_those_of_the_policy_have_no_mark() -> None:
     found = source.score(rows).step_marks
     assert found is not None
     assert found[0].isnan().tolist() == [False, True, False, False, False]
+
+
+def test_a_prefix_of_others_belongs_to_the_steps_and_has_no_mark() -> None:
+    seen = []
+
+    def rule(prompt: Any, steps: list[str], row: dict[str, Any]) -> list[int]:
+        seen.append(steps)
+        return [number % 2 for number in range(len(steps))]
+
+    source = RuleMarks(RuleReward(length), rule, None)
+    source.attach_tokenizer(TOKENIZER, 64)
+    rows = rollout(["abcd"])
+    own = rows.response_mask.clone()
+    own[0, :2] = False
+    found = source.score(replace(rows, response_mask=own, context_mask=rows.response_mask)).step_marks
+    assert seen == [["a", "b", "c", "d"]]
+    assert found is not None
+    assert found[0, :2].isnan().all()
+    assert found[0, 2:].tolist() == [0.0, 1.0, 1.0]  # of the third and the fourth step, and of the end
+
+
+def test_shares_are_no_marks() -> None:
+    found, source = marked(["abc"], lambda prompt, steps, row: [0.9] * len(steps))
+    assert found.step_marks.isnan().all()
+    assert "returned [0.9]" in str(source.failure())
+
+
+def test_a_source_around_another_has_its_traits() -> None:
+    source = RuleMarks(EnvironmentReward())
+    assert (source.compares, source.needs_anchors, source.gives_critique) == (False, False, False)
+    assert source.component_names == ("steps_right", "steps_unmarked")
+    assert RuleMarks(RuleRubric(length)).gives_critique
 
 
 def test_marks_go_along_with_scores() -> None:

@@ -15,7 +15,7 @@ from prl.data.encoding import encode_prompt
 from prl.data.tokens import left_pad
 from prl.rewards import RuleReward, RuleRubric
 from prl.rewards.rubric import Question
-from prl.rollouts import LocalSampler, RolloutServer, Sampler, SelfRefine
+from prl.rollouts import LocalSampler, PrefixReset, RolloutServer, Sampler, SelfRefine
 from prl.rollouts.self_refine import find_best
 from prl.types import Critique, PromptBatch, Rollout
 from tests.helpers.tiny import LengthJudge, tiny_tokenizer
@@ -190,6 +190,9 @@ def test_settings_and_runs_that_cannot_be_are_refused(tiny_folder: Path) -> None
         SelfRefine(instruction=" ")
     with pytest.raises(ValueError, match="SelfRefine.max_prompt_length is 0"):
         SelfRefine(max_prompt_length=0)
+    for other in (PrefixReset(), SelfRefine()):
+        with pytest.raises(ValueError, match=f"SelfRefine.sampler is {type(other).__name__}, which writes more"):
+            SelfRefine(sampler=other)
     policy = ModelSource(path=str(tiny_folder))
 
     def module(reward: Any, per_prompt: int, **settings: Any) -> Any:
