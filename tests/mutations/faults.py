@@ -241,6 +241,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
     "prl/rl/judging.py": (
         _tests("u.turns u.actors u.policy_validation i.validation i.ppo_by_hand"),
         (
+            ("a-policys-anchor-shows-its-thoughts", "(self._own_anchors or CLOSE in text)", "CLOSE in text"),
             (
                 "judges-read-thoughts",
                 "source.score(self.answers(rollout))",

@@ -201,6 +201,11 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.p3o u.drpo u.trpa u.gpo u.every_policy_objective u.every_method",
         (
             (
+                "a-response-is-its-first-place",
+                "first = mask.int().argmax(1, keepdim=True)",
+                "first = 0 * mask.int().argmax(1, keepdim=True)",
+            ),
+            (
                 "other-prompts-are-compared",
                 "(group[:, None] == group) & counted",
                 "(group[:, None] >= group) & counted",
@@ -325,6 +330,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/rewards/gated.py": (
         "u.gated",
         (
+            ("shapers-read-past-the-gate", "if name not in gates)", "if name)"),
             ("gate-is-not-looked-at", "parts[gate] * parts[name]", "parts[name]"),
             (
                 "closed-gates-need-what-they-gate",
@@ -509,14 +515,19 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             (
                 "marks-on-other-tokens",
-                "marks[row, rollout.response_mask[row].cpu()] =",
-                "marks[row, : len(split[row][0])] =",
+                "marks[row, own.cpu()] =",
+                "marks[row, : int(own.sum())] =",
             ),
             ("first-mark-for-all", "each[split[row][0]]", "each[[0] * len(split[row][0])]"),
             ("failed-responses-are-marked", "if not failed]", "if True]"),
             ("missing-marks-are-not-counted", "float(found is None)", "0.0"),
-            ("rules-say-anything", "or not {*labels} <= {0, 1, None}:", "or False:"),
-            ("rules-mark-some-steps", "len(labels) != len(solution.steps)", "False"),
+            (
+                "an-early-end-is-right",
+                "[int(text == answer) for text in texts[-1:]]",
+                "[int(answer.startswith(text)) for text in texts[-1:]]",
+            ),
+            ("rules-say-anything", "or not all(each in (0, 1, None) for each in given):", "or False:"),
+            ("rules-mark-some-steps", "len(given) != len(solution.steps)", "False"),
             ("rules-see-no-anchors", '{"anchors": list(rollout.batch.anchors[row]), **extras[row]}', "{**extras[row]}"),
             (
                 "end-is-a-step",

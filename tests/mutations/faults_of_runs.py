@@ -54,6 +54,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "i.resume::test_a_run_that_is_stopped_before_its_first_batch_is_done_leaves_no_checkpoint "
         "i.resume::test_stopped_run_ends_like_an_uninterrupted_one",
         (
+            ("an-epoch-is-not-counted", "        begin_epoch(trainer)\n", ""),
+            ("an-epoch-without-a-batch-goes-on", "if done == self._epoch_ended_at:", "if False:"),
             ("checkpoints-are-torn-in-place", "        if path.is_symlink():  #", "        if False:  #"),
             (
                 "checkpoints-never-fall-due",

@@ -9,7 +9,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("code-inherits-the-environment", 'env={"PYTHONHASHSEED": "0"}', "env=None"),
             ("code-inherits-packages", '"-s", "-S", "-P"', '"-s", "-P"'),
             ("a-crash-is-an-error", "    if exit_code < 0:\n", "    if False:\n"),
-            ("what-is-cut-is-done", "full = len(text.encode()) >= most", "full = False"),
+            ("what-is-cut-is-done", "full = os.fstat(printed.fileno()).st_size >= most", "full = False"),
             ("any-ending-is-believed", "if ending not in get_args(Ending):", "if False:"),
             ("sets-are-shuffled", '"PYTHONHASHSEED": "0"', '"PYTHONHASHSEED": "random"'),
         ),
@@ -17,6 +17,14 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/system/restricted_child.py": (
         "u.restricted",
         (
+            ("root-keeps-its-rights", "    _drop_rights()\n", ""),
+            ("an-orphan-begins", "if os.getppid() != parent:", "if False:"),
+            ("packages-are-read", 'not in ("site-packages", "dist-packages")', "not in ()"),
+            (
+                "any-clock-is-read",
+                '"clock_gettime": ((228, 113), 16, 16)',
+                '"clock_gettime": ((228, 113), 16, 2**32 - 1)',
+            ),
             ("calls-are-not-filtered", "    _filter_calls(can_read)\n\n", "\n"),
             ("all-files-are-read", '    _call("syscall", restrict, handle, 0)\n', ""),
             (
@@ -57,7 +65,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.tools",
         (
             ("rare-words-count-alike", "rarity * often", "often"),
-            ("lengths-do-not-count", "length = 1 - self.b + self.b", "length = 1 + 0 * self.b"),
+            ("lengths-do-not-count", "[1 - b + b * length / mean for", "[1.0 for"),
         ),
     ),
     "prl/data/traces.py": (
