@@ -32,7 +32,15 @@ PURE = {
 ORDER = (
     *("prl", "prl.config", "prl.plugins", "prl.distributed", "prl.masking", "prl.kl", "prl.shapes", "prl.verdict"),
     *("prl.types", "prl.system", "prl.ops", "prl.tools", "prl.data", "prl.models", "prl.checkpoints", "prl.evaluation"),
-    *("prl.environments", "prl.rollouts", "prl.advantages", "prl.objectives", "prl.rewards", "prl.judge"),
+    *(
+        "prl.environments",
+        "prl.diffusion",
+        "prl.rollouts",
+        "prl.advantages",
+        "prl.objectives",
+        "prl.rewards",
+        "prl.judge",
+    ),
     *("prl.anchors", "prl.rl"),
     *("prl.run_folder", "prl.control", "prl.pairs", "prl.rounds", "prl.renamed", "prl.quickstart", "datamodules"),
     *("lightning_modules", "prl.cli", "prl.__main__"),
