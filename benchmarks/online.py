@@ -166,6 +166,8 @@ def main() -> None:
         return {**found, "cpu_seconds": cost, "read": read}
 
     rows = missing_runs(options.out / "results.jsonl", options.wanted, one)
+    for name in {METHODS[row["variant"]].start for row in rows} - starts.keys():
+        starts[name] = STARTS[name](options.out)
     at_start = {
         name: measure(start, QUICKSTART / "supervised" / "model", dots=name == "dotted")
         for name, start in starts.items()
