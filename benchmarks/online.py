@@ -6,9 +6,9 @@ weights. The reward is that of the overlay, the judge or the scalar, unless the 
 answer, 0 for all others. Methods about length start from a policy that learnt to write dots after each answer, and
 their verifier does not mind dots; the policy that is its own referee starts from one that has seen the question. The
 gain is in what the method is to improve, over its start: true quality, right answers, tokens, or for several objectives
-their weighted sum. Costs are processor seconds, and texts that a judge or reward model reads (equal ones once, a
-comparison in both orders twice), over those of Pairwise-RL with the same seed. A run that is in the results file
-already is not repeated.
+their weighted sum. The scalar reward is that of the Bradley-Terry model from which some methods learn. Costs are
+processor seconds, and texts that a judge or reward model reads (equal ones once, a comparison in both orders twice),
+over those of Pairwise-RL with the same seed. A run that is in the results file already is not repeated.
 """
 
 import json
@@ -23,7 +23,8 @@ from runs import missing_runs, run_options, table
 
 MODEL, TRAIN, VALIDATION = "--model.init_args.", "--data.init_args.train.path", "--data.init_args.validation.path"
 COLUMNS = {
-    **{"gold": ("gold quality", 3), "right": ("right answers", 3), "tokens": ("tokens", 2), "kl": ("KL, nats", 2)},
+    **{"gold": ("gold quality", 3), "right": ("right answers", 3), "scalar": ("scalar reward", 2)},
+    **{"tokens": ("tokens", 2), "kl": ("KL, nats", 2)},
     **{"gain": ("gain in its target", 3), "cost": ("processor time", 2), "readings": ("readings", 2)},
 }
 
@@ -80,6 +81,7 @@ METHODS = {
     "NGRPO, verifier": Method("ngrpo", VERIFIER, target="right"),
     "DRPO, verifier": Method("drpo", VERIFIER, target="right"),
     "TRPA, verifier": Method("trpa", VERIFIER, target="right"),
+    "TRPA, beta 1, verifier": Method("trpa", VERIFIER, (f"{MODEL}objective.init_args.beta", "1.0"), target="right"),
     "GRPO, dots": Method("grpo", DOTTED, start="dotted", target="tokens"),
     "GRPO-lambda, dots": Method("grpo_lambda", DOTTED, start="dotted", target="tokens"),
     "DRPO, dots": Method("drpo", DOTTED, start="dotted", target="tokens"),
@@ -129,7 +131,10 @@ def measure(model: Path, start: Path, *, dots: bool) -> dict[str, float]:
 
     from prl.config import Sampling
     from prl.quickstart.evaluate import evaluate
+    from prl.rewards.scalar import ScalarReward
 
+    scalar = ScalarReward(str(QUICKSTART / "bradley_terry" / "model"))
+    scalar.load()
     prompts = QUICKSTART / "world" / "prompts.validation.jsonl"
     found = evaluate(model, prompts, Sampling(max_new_tokens=12), reference=start)
     texts = [(prompt, text.rstrip(".") if dots else text, text) for prompt, text, _ in found.responses]
@@ -139,6 +144,7 @@ def measure(model: Path, start: Path, *, dots: bool) -> dict[str, float]:
     return {
         "gold": gold,
         "right": sum(is_right(prompt, text, {}) for prompt, text in said) / len(said),
+        "scalar": float(scalar.rewards([prompt for prompt, _ in said], [text for _, text in said]).mean()),
         "tokens": tokens,
         "objectives": 0.5 * gold + 0.5 * tokens / 2,  # weights of configs/methods/mo_grpo.yaml, scores of dpa.py
         "kl": found.kl,
@@ -149,7 +155,7 @@ def main() -> None:
     """Run what is missing, then print the table."""
     options = run_options(__doc__, "runs/online", METHODS)
     used = [METHODS[name] for name in dict(options.wanted)]
-    for name in dict.fromkeys(each for method in used for each in method.needs):
+    for name in dict.fromkeys(["bradley_terry", *(each for method in used for each in method.needs)]):
         INPUTS[name]()
     starts = {name: STARTS[name](options.out) for name in dict.fromkeys(["supervised", *(each.start for each in used)])}
     readings = Readings()
