@@ -82,7 +82,7 @@ def demonstrated() -> Path:
     return samples("supervised", "demonstrated.jsonl", *own, "--reward", "RuleReward", "--keep_unfinished")
 
 
-def shifted_pairs() -> list[dict[str, str]]:
+def shifted_pairs() -> list[dict[str, Any]]:
     """Read pairs of samples of the final policy to the validation prompts, whose true quality differs."""
     prompts = str(QUICKSTART / "world" / "prompts.validation.jsonl")
     truth = json.dumps({"class_path": "RuleReward", "init_args": {"rule": "world_rules.quality"}})
@@ -100,13 +100,15 @@ def fit(name: str, overlay: str | None, seed: int, pairs: Path, settings: tuple[
     return fit_model(OUT / name, *configs, *rows, *own, *STEPS, *settings)
 
 
-def accuracy(model: Path, rows: list[dict[str, str]]) -> float:
+def accuracy(model: Path, rows: list[dict[str, Any]]) -> float:
     """Compute the share of pairs whose better response has the higher reward; ties count half."""
     from prl.rewards.scalar import ScalarReward
 
     source = ScalarReward(str(model))
     source.load()
-    prompts = [({"role": "user", "content": row["prompt"]},) for row in rows]
+    # A file of the world has plain texts, one of `prl pairs` messages.
+    asked = (row["prompt"] for row in rows)
+    prompts = [tuple(each) if isinstance(each, list) else ({"role": "user", "content": each},) for each in asked]
     better, worse = (source.rewards(prompts, [row[side] for row in rows]) for side in ("chosen", "rejected"))
     return float(((better > worse).float() + 0.5 * (better == worse).float()).mean())
 
@@ -123,7 +125,9 @@ def train(name: str, seed: int, out: Path, overrides: list[str]) -> dict[str, An
         pairs = flipped_pairs()
     if name == "MetaRM":
         settings = (f"{MODEL}unlabelled.path", str(unlabelled()))
-    model = fit(f"{name.replace(', ', '_').replace(' ', '_')}.{seed}", VARIANTS[name], seed, pairs, settings)
+    model = fit(
+        f"{name.replace(', ', '_').replace(' ', '_')}.{seed}", VARIANTS[name], seed, pairs, (*settings, *overrides)
+    )
     rows = read_rows(QUICKSTART / "world" / "pairs.validation.jsonl")
     return {"accuracy": accuracy(model, rows), "shifted": accuracy(model, shifted_pairs())}
 
