@@ -21,7 +21,7 @@ from online_inputs import INPUTS, QUICKSTART, QUIET, STARTS, THREE_KINDS
 
 from runs import missing_runs, run_options, table
 
-MODEL, TRAIN, VALIDATION = "--model.init_args.", "--data.init_args.train.path", "--data.init_args.validation.path"
+MODEL, TRAIN = "--model.init_args.", "--data.init_args.train.path"
 COLUMNS = {
     **{"gold": ("gold quality", 3), "right": ("right answers", 3), "scalar": ("scalar reward", 2)},
     **{"tokens": ("tokens", 2), "kl": ("KL, nats", 2)},
@@ -38,7 +38,7 @@ class Method:
     settings: tuple[str, ...] = ()
     start: str = "supervised"
     needs: tuple[str, ...] = ()
-    """What is made before the run, when it is missing."""
+    """Names in INPUTS of the models and files to make before the run."""
     target: str = "gold"
     """Figure that the method is to improve."""
 

@@ -1,6 +1,6 @@
-"""What methods of online.py need beyond the quickstart: reward models, prompts and policies to start from.
+"""Make the reward models, prompts and starting policies that methods of online.py need beyond the quickstart.
 
-Each function makes what is missing and leaves the rest alone.
+Each function trains a model only where its folder is missing.
 """
 
 import json

@@ -73,7 +73,7 @@ class AdvantageEstimator(ABC):
     compares_group: ClassVar[bool] = False
     """Whether the estimator needs each response compared with all other responses to its prompt, as anchors."""
     needs_marks: ClassVar[bool] = False
-    """Whether the estimator reads marks of steps (`Scores.step_marks`); few reward sources give them."""
+    """Whether the estimator reads `Scores.step_marks`, which few reward sources give."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the prompts with a number in each row, which the estimator reads under its default settings."""
 

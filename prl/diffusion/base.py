@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 Reduction = Literal["mean", "sum"]
@@ -53,7 +52,7 @@ class GaussianStep(NamedTuple):
 
 
 class NoiseProcess(ABC):
-    """How a clean image x_0 becomes noise, x_t = a_t x_0 + s_t eps, and what a network's prediction says of it.
+    """Turns clean images x_0 into noisy ones, x_t = a_t x_0 + s_t eps, and reads a network's predictions of them.
 
     Times are tensors [N], so that the rows of a batch may be at different ones. The signs and ranges of times are the
     process's own; `times` lists those of a sampler. All formulas but `scales`, `target`, `split` and `step` follow from
@@ -115,8 +114,3 @@ def check_steps(steps: int) -> None:
     """Refuse a number of steps below 1. Raises ValueError."""
     if steps < 1:
         raise ValueError(f"steps is {steps}; expected at least 1")
-
-
-def zeros_like_rows(images: Tensor) -> Tensor:
-    """Return [N] zeros for the rows of images."""
-    return torch.zeros(len(images), device=images.device)

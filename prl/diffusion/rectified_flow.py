@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prl.diffusion.base import GaussianStep, NoiseProcess, as_rows, check_steps, zeros_like_rows
+from prl.diffusion.base import GaussianStep, NoiseProcess, as_rows, check_steps
 
 FlowStep = Literal["sde", "cps", "ode"]
 
@@ -63,7 +63,7 @@ class RectifiedFlow(NoiseProcess):
         if bool((then >= now).any()):
             raise ValueError(f"a step goes to less noise: from {time.tolist()} to {to.tolist()}")
         if self.kind == "ode" or self.level == 0:
-            return GaussianStep(self.move(noisy, prediction, time, to), zeros_like_rows(noisy))
+            return GaussianStep(self.move(noisy, prediction, time, to), noisy.new_zeros(len(noisy)))
         if self.kind == "cps":
             std = then * math.sin(self.level * math.pi / 2)
             clean, noise = self.split(noisy, prediction, time)

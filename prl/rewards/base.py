@@ -30,7 +30,7 @@ class RewardSource(nn.Module, ABC):
     needs_anchors = True
     """Whether a response without an anchor has no reward."""
     needs_environment = False
-    """Whether the rewards are those of an environment that answers the policy."""
+    """Whether the source needs a sampler with an environment, whose rewards it takes."""
     gives_critique = False
     """Whether `critique` tells what a response lacks."""
     min_per_prompt: ClassVar[int] = 1

@@ -56,7 +56,7 @@ class Sampler(ABC):
     needs_critique: ClassVar[bool] = False
     """Whether the sampler asks for `PolicyHandle.critique`, which few rewards can give."""
     has_environment: ClassVar[bool] = False
-    """Whether an environment answers the policy and rewards its turns."""
+    """Whether the sampler lets an environment answer the policy and reward its turns."""
     max_prompt_length: int | None = None
     """Tokens of the longest prompt that the sampler writes itself; None where it writes none."""
 

@@ -36,7 +36,7 @@ class PolicyObjective(ABC):
     needs_entropy: bool = False
     """Whether the loss reads the entropy of the policy's distributions, which costs a pass over the vocabulary."""
     reads_advantages: bool = True
-    """Whether the loss reads advantages, in which a KL in the reward is."""
+    """Whether the loss reads advantages, through which alone a KL in the reward acts."""
     min_per_prompt: int = 1
     """Fewest responses per prompt that the loss needs. Where it needs several, it compares them, and a micro-batch has
     all responses of its prompts."""
