@@ -94,8 +94,9 @@ def fit(name: str, overlay: str | None, seed: int, pairs: Path, settings: tuple[
     """Train one reward model, unless it is there."""
     configs = ["--config", "configs/quickstart/bradley_terry.yaml"]
     configs += ["--config", f"configs/methods/{overlay}.yaml"] if overlay else []
-    world = str(QUICKSTART / "world" / "pairs.validation.jsonl")
-    rows = ["--data.init_args.train.path", str(pairs), "--data.init_args.validation.path", world]
+    # Nothing is validated, but validation rows too must have the columns that the objective reads.
+    held_out = pairs if overlay == "preference_strength" else QUICKSTART / "world" / "pairs.validation.jsonl"
+    rows = ["--data.init_args.train.path", str(pairs), "--data.init_args.validation.path", str(held_out)]
     own = ["--seed_everything", str(seed), "--data.init_args.seed", str(seed), "--trainer.limit_val_batches", "0"]
     return fit_model(OUT / name, *configs, *rows, *own, *STEPS, *settings)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.base import TrainingModule
+from lightning_modules.pair_training import PairTraining
 from lightning_modules.preference_checks import check_steps
 from lightning_modules.reference import REFERENCE, cached_reference, reference_logprobs, role_of
 from prl.checkpoints.position import is_dry_run
@@ -22,21 +22,20 @@ from prl.models.logprobs import completion_mask, placed_values
 from prl.models.prefix_sharing.completions import read_shared_completions
 from prl.models.prefix_sharing.tree_attention import PrefixSharing
 from prl.models.token_kl import base_head, check_heads, token_kl
-from prl.objectives.preference import PreferenceBatch, PreferenceObjective, ScoredResponses
+from prl.objectives.preference import PreferenceBatch, ScoredResponses
 from prl.objectives.preference.base import STATES
 from prl.run_folder.inputs import Inputs, model_inputs
 
 _INPUTS = ("input_ids", "attention_mask", "loss_mask")
 
 
-class PreferenceScoring(TrainingModule):
+class PreferenceScoring(PairTraining):
     """Policy with the heads, the critic and the frozen models of its objective, and what they say of batches."""
 
     source: ModelSource
     reference_source: ModelSource | None
     guide_sources: dict[str, ModelSource]
     sharing: dict[str, PrefixSharing]
-    objective: PreferenceObjective
     critic_settings: CriticSettings | None
     critic_source: ModelSource
     reference_logprobs: Literal["live", "cached"]

@@ -268,9 +268,15 @@ def _has(model: type, place: str) -> bool:
 
 
 def _owners(place: str) -> list[str]:
-    """List the modules of prl that have a setting."""
+    """List the modules of texts that have a setting: other libraries' names are of these."""
     modules = import_module("lightning_modules")
-    return [name for name in modules.__all__ if _has(getattr(modules, name), place)]
+    return [name for name in _modules_of_texts() if _has(getattr(modules, name), place)]
+
+
+def _modules_of_texts() -> list[str]:
+    modules = import_module("lightning_modules")
+    kinds = {name: getattr(modules, name).record_type.__module__ for name in modules.__all__}
+    return [name for name, kind in kinds.items() if not kind.endswith("image_records")]
 
 
 def _listed(names: list[str]) -> str:
@@ -286,7 +292,7 @@ def _having(place: str) -> str:
 def _of_whom(place: str) -> str:
     """Bracket the modules that have a setting, unless all have."""
     names = _owners(place)
-    return "" if len(names) == len(import_module("lightning_modules").__all__) else f" ({_listed(names)})"
+    return "" if len(names) == len(_modules_of_texts()) else f" ({_listed(names)})"
 
 
 def _chosen(given: list[str]) -> str:

@@ -79,6 +79,10 @@ class NoiseProcess(ABC):
     def times(self, steps: int) -> Tensor:
         """List the times of a sampler from noise to clean: [steps + 1]."""
 
+    @abstractmethod
+    def quantile(self, share: Tensor) -> Tensor:
+        """Return the times at shares from 0 to 1 of the way from clean to noise, to draw times in training: [N]."""
+
     def corrupt(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         """Compute x_t = a_t x_0 + s_t eps."""
         signal, spread = self.scales(time)

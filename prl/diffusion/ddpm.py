@@ -44,6 +44,10 @@ class DDPM(NoiseProcess):
         """Take the noise and the prediction of a scheduler of diffusers, such as a pipeline's."""
         return cls(scheduler.alphas_cumprod, scheduler.config.prediction_type, eta)
 
+    def with_eta(self, eta: float) -> "DDPM":
+        """Return the process with other noise in its steps. Raises ValueError for an eta out of range."""
+        return DDPM(self._abar[:-1], self.prediction, eta)
+
     def __len__(self) -> int:
         return len(self._abar) - 1
 
@@ -95,3 +99,7 @@ class DDPM(NoiseProcess):
             raise ValueError(f"steps is {steps}, and the process has {len(self)} times; lower it")
         spaced = torch.arange(steps, dtype=torch.float64)
         return torch.cat([(len(self) - spaced * len(self) / steps).round().long() - 1, torch.tensor([CLEAN])])
+
+    def quantile(self, share: Tensor) -> Tensor:
+        """Return the whole times that lie at shares of the way from 0 to T."""
+        return (share.double() * len(self)).long().clamp(max=len(self) - 1)

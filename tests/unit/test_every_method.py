@@ -61,7 +61,8 @@ class Case:
         index = torch.arange(rows).repeat_interleave(anchors)
         # By the names that settings of sources are turned to, see `other_values`.
         names, generator = ("one", "other", "target", "target target"), torch.Generator().manual_seed(seed)
-        sources = dict(zip(names, 0.3 + spread * torch.randn(4, rows, generator=generator), strict=True))
+        # Above -1, for shapers that take logarithms.
+        sources = dict(zip(names, 0.3 + spread * torch.randn(4, rows, generator=generator).abs(), strict=True))
         marks = torch.tensor([1.0, 0.0, torch.nan])[torch.randint(3, (rows, WIDTH))]
         self.scores = Scores(rewards, Verdict(margins[0], margins[1]), index, sources, step_marks=marks)
         old, ref, new, values = (torch.randn(rows, WIDTH).masked_fill(~self.mask, 0) for _ in range(4))

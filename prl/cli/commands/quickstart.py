@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import logging
 import shutil
-import warnings
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -26,7 +24,16 @@ console = Console()
 
 def main(args: list[str]) -> None:
     """Run the stages, then print the table and write report.json."""
+    worlds = argparse.ArgumentParser(add_help=False)
+    worlds.add_argument("--world", choices=("text", "images"), default="text")
+    chosen, rest = worlds.parse_known_args(args)
+    if chosen.world == "images":
+        from prl.cli.commands.quickstart_images import main as of_images
+
+        of_images(rest)
+        return
     parser = argparse.ArgumentParser("prl quickstart", description=__doc__)
+    parser.add_argument("--world", choices=("text", "images"), default="text", help="text, or a world of pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the world, the weights and every draw")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/quickstart"), help="folder; an earlier quickstart in it is replaced"
@@ -39,7 +46,9 @@ def main(args: list[str]) -> None:
         raise SystemExit(
             f"prl quickstart: no folder {options.configs}; leave --configs out for those that come with prl"
         )
-    _quiet()
+    from prl.cli.quiet import quiet_lightning
+
+    quiet_lightning()
     stages = (options.only,) if options.only else STAGES
     if options.only is None:
         _remove_earlier(options.out)
@@ -177,10 +186,3 @@ def measure_judge(out: Path) -> dict[str, float]:
     right = wins(verdict.win_logit).tolist()
     interval = bootstrap_mean(right, [p.prompt[-1]["content"] for p in pairs])
     return {**metrics, "accuracy_lo": interval.low, "accuracy_hi": interval.high}
-
-
-def _quiet() -> None:
-    """Hide Lightning's tips and tables, which are for runs of one stage."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=UserWarning, module="lightning")

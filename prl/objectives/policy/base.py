@@ -37,6 +37,9 @@ class PolicyObjective(ABC):
     """Whether the loss reads the entropy of the policy's distributions, which costs a pass over the vocabulary."""
     reads_advantages: bool = True
     """Whether the loss reads advantages, through which alone a KL in the reward acts."""
+    reads_reference: bool = True
+    """Whether the loss reads log-probabilities of the reference. Where nothing does, a policy of pictures has none; a
+    policy of texts has one for its logs."""
     min_per_prompt: int = 1
     """Fewest responses per prompt that the loss needs. Where it needs several, it compares them, and a micro-batch has
     all responses of its prompts."""

@@ -40,6 +40,7 @@ class P3O(PolicyObjective):
     """
 
     min_per_prompt = 2
+    reads_reference = False
 
     def __init__(self, clip: Literal["separate", "joint"] = "separate", clip_range: float = 0.2) -> None:
         if clip not in ("separate", "joint"):

@@ -22,6 +22,8 @@ class PPO(PolicyObjective):
         ValueError: for a setting out of its range.
     """
 
+    reads_reference = False
+
     def __init__(
         self,
         clip_range: float = 0.2,

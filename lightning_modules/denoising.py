@@ -1,0 +1,82 @@
+"""Supervised training of a diffusion or flow model on pictures with captions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.denoising_stage import DenoisingStage
+from prl.config import ModelSource, Optimization
+from prl.data.image_encoding import CaptionEncoder
+from prl.data.rows.image_records import CaptionedImage
+from prl.diffusion.draws import normal, uniform
+from prl.diffusion.rewards import ImageReward
+from prl.diffusion.sampling import ImageSampling
+from prl.diffusion.settings import NoiseDraws
+from prl.masking import weighted_mean
+
+
+class DenoisingModule(DenoisingStage):
+    """Learns to predict the noise in pictures, for the base model of the methods on preferences.
+
+    Args:
+        model: folder or hub id of a pipeline of diffusers; with `lora` adapters are trained.
+        noise: how pictures are made noisy.
+        optimization: learning rate and schedule.
+        sampling: how validations make pictures.
+        reward: reward of the pictures that validations make; none is measured when null.
+        measured: validation prompts for which a picture is made and scored.
+        shown: those of them whose pictures are drawn in TensorBoard.
+        prompt_tokens: tokens of the third text encoder of Stable Diffusion 3 (`max_sequence_length` in diffusers).
+    """
+
+    record_type = CaptionedImage
+
+    def __init__(
+        self,
+        model: ModelSource,
+        noise: NoiseDraws = NoiseDraws(prompt_dropout=0.1),  # noqa: B008 - frozen
+        optimization: Optimization = Optimization(learning_rate=1e-4),  # noqa: B008 - frozen
+        sampling: ImageSampling = ImageSampling(),  # noqa: B008 - frozen
+        reward: ImageReward | None = None,
+        measured: int = 64,
+        shown: int = 16,
+        prompt_tokens: int = 256,
+    ) -> None:
+        super().__init__(model, optimization, sampling, reward, measured, shown, prompt_tokens)
+        if noise.inversion_steps:
+            raise ValueError("noise.inversion_steps is of pairs; leave it out")
+        self.noise = noise
+
+    def build_encoder(self) -> CaptionEncoder:
+        """Build the encoder of pictures with captions; the data module calls this."""
+        return CaptionEncoder(self.read_pipeline().image_shape)
+
+    def step_totals(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Count the pictures."""
+        return {"pictures": torch.ones(len(batch["index"]), device=batch["index"].device)}
+
+    def _errors(self, batch: dict[str, Any], of: tuple[Any, ...], dropout: float) -> Tensor:
+        """Compute the error of each picture: [B]."""
+        keys = [(self.noise_seed, *of, row) for row in batch["index"].tolist()]
+        latents = self.denoiser.to_latents(batch["images"])
+        time = self.noise.time_of(self.denoiser.process, uniform([("time", *key) for key in keys], self.device))
+        noise = normal([("noise", *key) for key in keys], latents.shape[1:], self.device)
+        condition = self.conditions(batch["prompts"], keys, dropout)
+        noisy = self.denoiser.process.corrupt(latents, noise, time).to(latents.dtype)
+        predicted = self.predict(self.model, noisy, time, condition)
+        return self.denoiser.process.errors(predicted, latents, noise, time, self.noise.reduction)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Compute the mean error per picture over all ranks and all batches of a step."""
+        errors = self._errors(batch, ("train", self.batches_done()), self.noise.prompt_dropout)
+        ones = torch.ones_like(errors)
+        loss, of_batch = self.means(batch, lambda totals, n: weighted_mean(errors, ones, totals["pictures"], n))
+        self.log("train/loss", of_batch, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Log the error of validation pictures, and make pictures of their prompts."""
+        errors = self._errors(batch, ("validation",), 0.0)
+        self.log("val/loss", errors.mean(), prog_bar=True, sync_dist=True, batch_size=len(errors))
+        self.validate_pictures(batch)

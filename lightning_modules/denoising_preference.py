@@ -1,0 +1,202 @@
+"""A diffusion or flow model that learns from pairs of pictures, by whichever preference objective."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.denoising_stage import DenoisingStage
+from lightning_modules.drift import DriftMonitor
+from lightning_modules.pair_training import PairTraining
+from lightning_modules.preference_checks import check_needs, check_reference
+from prl.config import ModelSource, Optimization
+from prl.data.columns import numbers_of
+from prl.data.image_encoding import COUNT, ImagePairEncoder
+from prl.data.rows.image_records import ImagePair
+from prl.diffusion.denoisers import Condition, load_denoiser
+from prl.diffusion.denoisers.base import rows_of
+from prl.diffusion.draws import normal, uniform
+from prl.diffusion.inversion import invert
+from prl.diffusion.rewards import ImageReward
+from prl.diffusion.sampling import ImageSampling
+from prl.diffusion.settings import NoiseDraws
+from prl.models.adapters import is_adapted, without_adapters
+from prl.models.loading import freeze
+from prl.objectives.preference import DPO, PreferenceBatch, PreferenceObjective, ScoredResponses
+from prl.run_folder.inputs import Inputs, model_inputs
+
+
+class DenoisingPreferenceModule(DenoisingStage, PairTraining):
+    """A preference objective on the errors of a denoiser: Diffusion-DPO (2311.12908), Flow-DPO (2501.13918) and others.
+
+    A picture counts as a response of one token, whose log-probability is minus half the error of the network's
+    prediction at a random time and noise, err(x) = |prediction - target|². That bounds the log-probability of the
+    picture up to a constant and a weight (2311.12908, equation 14; the weight of each time is taken as constant). So
+    with `objective: DPO` the loss is -log sigma(-beta / 2 [(err - err_ref)(chosen) - (err - err_ref)(rejected)]), and
+    every objective that needs no more than log-probabilities learns from pictures too.
+
+    Args:
+        model: folder or hub id of a pipeline of diffusers; with `lora` adapters are trained.
+        objective: what is learnt, a class of `prl.objectives.preference` or of your own with its settings; DPO with
+            beta 2000 when null, which belongs to the mean over the dimensions of large latents.
+        reference: pipeline of the reference; the model's when null. With adapters on the model, the reference is the
+            model with adapters off and costs no memory. Not for objectives that need none.
+        noise: how pictures are made noisy, and how errors are summed up.
+        optimization: learning rate and schedule.
+        sampling: how validations make pictures.
+        reward: reward of the pictures that validations make; none is measured when null.
+        measured: validation prompts for which a picture is made and scored.
+        shown: those of them whose pictures are drawn in TensorBoard.
+        prompt_tokens: tokens of the third text encoder of Stable Diffusion 3 (`max_sequence_length` in diffusers).
+
+    Raises:
+        ValueError: for an objective that needs what pictures cannot have, or a reference that is not needed.
+    """
+
+    record_type = ImagePair
+
+    def __init__(
+        self,
+        model: ModelSource,
+        objective: PreferenceObjective | None = None,
+        reference: ModelSource | None = None,
+        noise: NoiseDraws = NoiseDraws(),  # noqa: B008 - frozen
+        optimization: Optimization = Optimization(learning_rate=1e-6),  # noqa: B008 - frozen
+        sampling: ImageSampling = ImageSampling(),  # noqa: B008 - frozen
+        reward: ImageReward | None = None,
+        measured: int = 64,
+        shown: int = 16,
+        prompt_tokens: int = 256,
+    ) -> None:
+        super().__init__(model, optimization, sampling, reward, measured, shown, prompt_tokens)
+        self.objective = objective or DPO(beta=2000.0)
+        check_needs(self.objective)
+        _check_pictures(self.objective)
+        check_reference(self.objective, model, reference, "live")
+        self.reference_source, self.noise = reference, noise
+        self.reference: Any = None
+        self.drift = DriftMonitor(from_reference=self.objective.needs_reference and reference is None)
+        self.run_state.register("drift", self.drift)
+        self.run_state.register_methods(objective=self.objective)
+        self._validated: list[tuple[Tensor, Tensor]] = []
+
+    def build_encoder(self) -> ImagePairEncoder:
+        """Build the encoder of pairs; the data module calls this."""
+        needs = self.objective
+        shape = self.read_pipeline().image_shape
+        return ImagePairEncoder(shape, needs.views, needs.columns, needs.probabilities, needs.lists)
+
+    def configure_model(self) -> None:
+        """Read the pipeline, and the reference that the objective needs; safe to call twice."""
+        if self.model is not None:
+            return
+        super().configure_model()
+        network: Any = self.model
+        if self.objective.needs_reference and (self.reference_source is not None or not is_adapted(network)):
+            _, network = load_denoiser(self.reference_source or self.source, self.prompt_tokens)
+            self.reference = self.shard(freeze(network))
+
+    def inputs(self) -> Inputs:
+        """Hash the pipelines that were read."""
+        found = super().inputs()
+        return (
+            found if self.reference_source is None else found | model_inputs("model.reference", self.reference_source)
+        )
+
+    def score(self, batch: dict[str, Any]) -> PreferenceBatch:
+        """Compute the errors of all pictures of B pairs, in one pass of the network and one of the reference."""
+        lists = self.objective.lists
+        places = {name: [(n, name) for n in range(len(batch["targets"]))] for name in self.objective.views}
+        for name in lists:
+            places[name] = [(n, f"{name}.{k}") for n, of in enumerate(batch[COUNT + name].tolist()) for k in range(of)]
+        latents = self.denoiser.to_latents(torch.cat([batch[name] for name in places]))
+        logprobs, reference = self._read(batch, latents, [each for some in places.values() for each in some])
+        start, views = 0, {}
+        for name, own in places.items():
+            part, start = slice(start, start + len(own)), start + len(own)
+            of_reference = None if reference is None else reference[part, None]
+            mask = torch.ones(len(own), 1, dtype=torch.bool, device=self.device)
+            responses = ScoredResponses(logprobs[part, None], mask, of_reference)
+            views[name] = responses.of_lists(batch[COUNT + name]) if name in lists else responses
+        columns = [*self.objective.columns, *(column for some in lists.values() for column in some)]
+        return PreferenceBatch(views, batch["targets"], numbers_of(batch, columns))
+
+    def _read(
+        self, batch: dict[str, Any], latents: Tensor, places: list[tuple[int, str]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute minus half the errors of the network and of the reference: [N] each.
+
+        Args:
+            batch: B pairs.
+            latents: [N, ...] pictures of all views, one view after the other.
+            places: N pairs, by their number in the batch, each with the name of its picture there.
+        """
+        process, draws = self.denoiser.process, self.noise
+        of = ("train", self.batches_done()) if self.training else ("validation",)
+        keys = [(self.noise_seed, *of, number) for number in batch["index"].tolist()]
+        own = [(*keys[number], name) for number, name in places]
+        shared = [keys[number] for number, _ in places]
+        time_keys = [("time", *key) for key in (shared if draws.share_time else own)]
+        noise_keys = [("noise", *key) for key in (shared if draws.share_noise else own)]
+        condition = self.conditions(batch["prompts"], keys, draws.prompt_dropout if self.training else 0.0)
+        condition = rows_of(condition, torch.tensor([number for number, _ in places], device=self.device))
+        time = draws.time_of(process, uniform(time_keys, self.device))
+        noise = normal(noise_keys, latents.shape[1:], self.device)
+        if draws.inversion_steps:
+            noise = self._inverted(latents, time, condition)
+        noisy = process.corrupt(latents, noise, time).to(latents.dtype)
+
+        def halved(network: Any) -> Tensor:
+            predicted = self.predict(network, noisy, time, condition)
+            return -0.5 * process.errors(predicted, latents, noise, time, draws.reduction)
+
+        return halved(self.model), self._of_reference(halved)
+
+    def _of_reference(self, halved: Any) -> Tensor | None:
+        if not self.objective.needs_reference:
+            return None
+        with torch.no_grad():
+            if self.reference is not None:
+                return halved(self.reference)
+            with without_adapters(self.model):
+                return halved(self.model)
+
+    def _inverted(self, latents: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """Find the noise of pictures by the network as it is now."""
+
+        def predict(noisy: Tensor, at: Tensor) -> Tensor:
+            return self.predict(self.model, noisy, at, condition)
+
+        return invert(self.denoiser.process, predict, latents, time, self.noise.inversion_steps).to(latents.dtype)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start afresh."""
+        DenoisingStage.on_validation_epoch_start(self)
+        PairTraining.on_validation_epoch_start(self)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Remember the loss and the numbers of each pair, and make pictures of the prompts."""
+        PairTraining.validation_step(self, batch, batch_idx)
+        self.validate_pictures(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log means over the pairs of all ranks, and what the pictures show."""
+        PairTraining.on_validation_epoch_end(self)
+        DenoisingStage.on_validation_epoch_end(self)
+
+
+def _check_pictures(objective: PreferenceObjective) -> None:
+    """Refuse an objective that reads tokens or states, which pictures do not have. Raises ValueError."""
+    name = type(objective).__name__
+    needs = {
+        "a critic": objective.needs_critic,
+        "hidden states": objective.needs_hidden,
+        "heads": bool(objective.heads),
+        "the KL of each token": objective.needs_kl,
+        "steps of a text": objective.step_separator is not None,
+        "revisions": bool(objective.revisions),
+        "guides": bool(objective.guides),
+        "classes": bool(objective.classes),
+    }
+    if missing := [what for what, is_needed in needs.items() if is_needed]:
+        raise ValueError(f"{name} needs {missing[0]}, which pictures do not have; choose another objective")

@@ -1,0 +1,142 @@
+"""What all modules that train the network of a pipeline share: reading it, errors of its predictions, export."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules import optimizers
+from lightning_modules.base import TrainingModule
+from lightning_modules.picture_validation import PictureValidation
+from prl.config import ModelSource, Optimization
+from prl.diffusion.denoisers import Condition, Denoiser, load_denoiser
+from prl.diffusion.denoisers.loading import check_source
+from prl.diffusion.draws import uniform
+from prl.diffusion.rewards import ImageReward
+from prl.diffusion.sampling import ImageSampling
+from prl.models.adapters import own_parameters
+from prl.run_folder.inputs import Inputs, model_inputs
+
+
+class DenoisingStage(TrainingModule):
+    """Base of the modules of pictures.
+
+    Args:
+        model: folder or hub id of a pipeline of diffusers; with `lora` adapters are trained.
+        optimization: learning rate and schedule.
+        sampling: how validations make pictures.
+        reward: reward of the pictures that validations make; none is measured when null.
+        measured: validation prompts for which a picture is made and scored.
+        shown: those of them whose pictures are drawn in TensorBoard.
+        prompt_tokens: tokens of the third text encoder of Stable Diffusion 3 (`max_sequence_length` in diffusers).
+    """
+
+    denoiser: Denoiser
+    model: Any
+    reward: Any
+
+    def __init__(
+        self,
+        model: ModelSource,
+        optimization: Optimization,
+        sampling: ImageSampling,
+        reward: ImageReward | None,
+        measured: int,
+        shown: int,
+        prompt_tokens: int,
+    ) -> None:
+        super().__init__()
+        check_source(model)
+        for name, number in (("measured", measured), ("shown", shown), ("prompt_tokens", prompt_tokens)):
+            if number < 0:
+                raise ValueError(f"{name} is {number}; expected 0 or more")
+        self.source, self.optimization, self.prompt_tokens = model, optimization, prompt_tokens
+        self.reward = reward
+        self.model: Any = None
+        measurable = {} if reward is None or reward.compares else {"reward": reward}
+        self.pictures = PictureValidation(self, sampling, measurable, measured, shown)
+        self._parts: tuple[Denoiser, Any] | None = None
+
+    # ---- set-up
+
+    def read_pipeline(self) -> Denoiser:
+        """Read the pipeline once; the data module needs the size of its pictures before the models are placed."""
+        if self._parts is None:
+            self._parts = load_denoiser(self.source, self.prompt_tokens)
+        return self._parts[0]
+
+    def configure_model(self) -> None:
+        """Read the pipeline; safe to call twice."""
+        if self.model is None:
+            self.configure_export()
+            self.model = self.shard(self.model)
+
+    def configure_export(self) -> None:
+        """Read the pipeline alone."""
+        self.read_pipeline()
+        assert self._parts is not None
+        self.denoiser, self.model = self._parts
+
+    def configure_optimizers(self) -> Any:
+        """Build AdamW and its schedule over the network, or its adapters."""
+        learning = [parameter for _, parameter in own_parameters(self.model)]
+        return optimizers.configure(learning, self.optimization, self.trainer)
+
+    def inputs(self) -> Inputs:
+        """Hash the pipeline that was read."""
+        return super().inputs() | model_inputs("model.model", self.source)
+
+    def frozen_names(self) -> set[str]:
+        """Return the names of weights, and of buffers of frozen parts, that no checkpoint holds."""
+        parts = {name: part for name, part in self.named_children() if name != "model"}
+        buffers = {f"{name}.{each}" for name, part in parts.items() for each, _ in part.named_buffers()}
+        return super().frozen_names() | buffers
+
+    @property
+    def noise_seed(self) -> int:
+        """Seed of all noise: `seed_everything`. Draws are named by it, the batch and the row, not by their order."""
+        return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+    # ---- errors
+
+    def conditions(self, prompts: Sequence[str], keys: Sequence[Any] = (), dropout: float = 0.0) -> Condition:
+        """Encode prompts, leaving out a share of them where the draws of `keys` say so."""
+        if dropout:
+            left_out = (uniform([("prompt", *key) for key in keys]) < dropout).tolist()
+            prompts = ["" if out else prompt for prompt, out in zip(prompts, left_out, strict=True)]
+        return self.denoiser.encode(prompts, self.device)
+
+    def predict(self, network: nn.Module, noisy: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """Call a network, the trained one or a copy."""
+        return self.denoiser.predict(network, noisy, time, condition)
+
+    # ---- validation and export
+
+    def on_train_start(self) -> None:
+        """Go on with the schedule, and show the pictures before training."""
+        super().on_train_start()
+        self.pictures.show_before()
+
+    def on_validation_epoch_start(self) -> None:
+        """Start afresh."""
+        self.pictures.begin()
+
+    @torch.no_grad()
+    def validate_pictures(self, batch: dict[str, Any]) -> None:
+        """Make pictures for the prompts of a validation batch, as far as they are measured."""
+        self.pictures.add(batch["prompts"], batch["index"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the reward of the pictures of all processes, and draw some of them."""
+        self.pictures.finish()
+
+    def card_kind(self, folder: Path) -> str | None:
+        """Return the kind of model that a card describes; diffusers has its own cards."""
+        return None
+
+    def export(self, folder: Path, *, merge: bool = True) -> None:
+        """Write the pipeline as a folder for diffusers. Raises ValueError for merge: false without adapters."""
+        self.denoiser.save(self.model, folder, merge=merge)

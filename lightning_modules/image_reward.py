@@ -1,0 +1,169 @@
+"""Training of a reward model of pictures on pairs: Bradley-Terry, with ties, and with several heads (VideoReward)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules import optimizers
+from lightning_modules.base import TrainingModule
+from lightning_modules.reward_checks import check_scalar_needs
+from prl.config import ModelSource, Optimization
+from prl.data.image_encoding import ImagePairEncoder
+from prl.data.rows.image_records import ImagePair
+from prl.diffusion.rewards.scorers import load_scorer
+from prl.distributed import gathered
+from prl.masking import weighted_mean
+from prl.objectives.reward import BradleyTerry, PairBatch, RewardObjective
+from prl.run_folder.inputs import Inputs, model_inputs
+from prl.verdict import agreement, has_winner
+
+LABEL = "{head}_preference"
+"""Column of a head's own label: probability that chosen is better in its respect, 1/2 for a tie."""
+
+
+class ImageRewardModule(TrainingModule):
+    """A reward model of pictures that learns which of two pictures for a prompt is better: CLIP, or a `ConvScorer`.
+
+    With `BradleyTerryTies` and a head for each respect, such as looks, motion and text, it is VideoReward (2501.13918):
+    the column `NAME_preference` has the label of head NAME, and a row without it teaches that head nothing. With a
+    single head the label is that of the pair.
+
+    Args:
+        model: folder or hub id of a CLIP model, such as PickScore, or the folder of a `ConvScorer`.
+        objective: what is learnt, a class of `prl.objectives.reward` that reads margins alone; `BradleyTerry` when
+            null.
+        heads: names of the heads; without any, CLIP's similarity of text and picture is trained, as in PickScore.
+        image_size: height and width of the pictures of the data; the size of the model when null.
+        optimization: learning rate and schedule.
+
+    Raises:
+        ValueError: for an objective that needs more than margins, or heads without a usable name.
+    """
+
+    record_type = ImagePair
+
+    def __init__(
+        self,
+        model: ModelSource,
+        objective: RewardObjective | None = None,
+        heads: list[str] | None = None,
+        image_size: int | None = None,
+        optimization: Optimization = Optimization(learning_rate=1e-5),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__()
+        self.objective = objective or BradleyTerry()
+        check_scalar_needs(self.objective)
+        self.heads = tuple(heads or ())
+        if model.path is None or model.lora is not None:
+            raise ValueError("a reward model of pictures is read from model.path, and trained whole, without lora")
+        if any(not name.isidentifier() for name in self.heads) or len(set(self.heads)) < len(self.heads):
+            raise ValueError(f"heads is {list(self.heads)}; expected different plain names")
+        declared = (self.objective.head_weights, self.objective.operator, self.objective.columns)
+        if any(declared) or self.objective.dropout_passes or self.objective.look_ahead or self.objective.needs_traces:
+            name = type(self.objective).__name__
+            raise ValueError(f"{name} reads more than margins, which pictures do not have; choose another objective")
+        self.source, self.image_size, self.optimization = model, image_size, optimization
+        self.run_state.register_methods(objective=self.objective)
+        self.model: Any = None
+        self._scorer: Any = None
+        self._validated: list[tuple[Tensor, Tensor]] = []
+
+    # ---- set-up
+
+    def _read(self) -> Any:
+        if self._scorer is None:
+            assert self.source.path is not None
+            self._scorer = load_scorer(self.source.path, self.heads)
+        return self._scorer
+
+    def build_encoder(self) -> ImagePairEncoder:
+        """Build the encoder of pairs; the data module calls this."""
+        size = self.image_size or self._read().image_size
+        labels = self._labels()
+        return ImagePairEncoder((3, size, size), columns=labels, probabilities=labels)
+
+    def _labels(self) -> list[str]:
+        return [LABEL.format(head=name) for name in self.heads] if len(self.heads) > 1 else []
+
+    def configure_model(self) -> None:
+        """Read the model; safe to call twice."""
+        if self.model is None:
+            self.model = self.shard(self._read().train())
+
+    def configure_optimizers(self) -> Any:
+        """Build AdamW and its schedule."""
+        return optimizers.configure(self.model.parameters(), self.optimization, self.trainer)
+
+    def inputs(self) -> Inputs:
+        """Hash the model that was read."""
+        return super().inputs() | model_inputs("model.model", self.source)
+
+    # ---- training
+
+    def _margins(self, batch: dict[str, Any]) -> Tensor:
+        """Compute what each head says of chosen less what it says of rejected: [B, heads]."""
+        images = torch.cat([batch["chosen"], batch["rejected"]])
+        chosen, rejected = self.model(images, batch["prompts"] * 2).chunk(2)
+        return chosen - rejected
+
+    def _targets(self, batch: dict[str, Any]) -> Tensor:
+        labels = [batch["column." + name] for name in self._labels()]
+        return torch.stack(labels or [batch["targets"]], 1)
+
+    def _losses(self, margins: Tensor, targets: Tensor) -> Tensor:
+        """Compute the mean loss of the heads of each pair: [B]."""
+        each = []
+        for margin, target in zip(margins.unbind(1), targets.unbind(1), strict=True):
+            first = torch.ones_like(margin[None], dtype=torch.bool)
+            each.append(self.objective.loss(PairBatch(margin[None], first, target.to(margin.dtype))))
+        return torch.stack(each).mean(0)
+
+    def step_totals(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the weight of each pair."""
+        return {"weights": batch["weights"]}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Compute the weighted mean loss per pair over all ranks and all batches of a step."""
+        margins, targets = self._margins(batch), self._targets(batch)
+        losses, weights = self._losses(margins, targets), batch["weights"]
+        loss, of_batch = self.means(batch, lambda totals, n: weighted_mean(losses, weights, totals["weights"], n))
+        self.log("train/loss", of_batch, prog_bar=True)
+        counted = has_winner(targets)
+        right = (agreement(margins.detach(), targets) * counted).sum() / counted.sum().clamp(min=1)
+        self.log("train/accuracy", right, prog_bar=True)
+        return loss
+
+    # ---- validation and export
+
+    def on_validation_epoch_start(self) -> None:
+        """Start afresh."""
+        self._validated = []
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Remember margins and labels."""
+        self._validated.append((self._margins(batch).float().cpu(), self._targets(batch).cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss, and the share of pairs with a winner that each head gets right, over all ranks."""
+        parts = [part for own in gathered(self._validated) for part in own]
+        self._validated = []
+        margins, targets = (torch.cat(each) for each in zip(*parts, strict=True))
+        self.log("val/loss", self._losses(margins, targets).mean(), prog_bar=True, rank_zero_only=True)
+        for number, name in enumerate(self.heads if len(self.heads) > 1 else [""]):
+            counted = has_winner(targets[:, number])
+            right = (agreement(margins[:, number], targets[:, number]) * counted).sum() / counted.sum().clamp(min=1)
+            self.log(f"val/accuracy{name and '/'}{name}", right, prog_bar=not name, rank_zero_only=True)
+
+    def card_kind(self, folder: Path) -> str | None:
+        """Return None: the model is CLIP's, whose card is its maker's."""
+        return None
+
+    def export(self, folder: Path, *, merge: bool = True) -> None:
+        """Write the model for `LearnedImageReward`. Raises ValueError for merge: false."""
+        if not merge:
+            raise ValueError(
+                "merge: false writes adapters alone, and a reward model of pictures has none; leave it out"
+            )
+        self.model.save(folder)

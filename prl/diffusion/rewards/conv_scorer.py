@@ -1,0 +1,84 @@
+"""A small reward model for small pictures: convolutions, and the mean of the words of a prompt."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+from prl.system.outputs import write_text
+
+WEIGHTS, SETTINGS = "conv_scorer.safetensors", "conv_scorer.json"
+
+
+class ConvScorer(nn.Module):
+    """Scores of heads, read from the product of what convolutions find in a picture and what the words ask for.
+
+    It learns from a few thousand pairs what a transformer needs many more for. The order of words is not read.
+
+    Args:
+        tokenizer: tokenizer of the prompts.
+        image_size: height and width of the pictures, a multiple of 4.
+        channels: channels of the pictures; of a clip all frames are channels of one picture.
+        width: channels of the first convolutions.
+        heads: names of the heads.
+    """
+
+    def __init__(
+        self, tokenizer: Any, image_size: int, channels: int = 3, width: int = 32, heads: Sequence[str] = ("quality",)
+    ) -> None:
+        super().__init__()
+        self.tokenizer, self.image_size, self.channels, self.width = tokenizer, image_size, channels, width
+        self.names = tuple(heads)
+        self.words = nn.Embedding(len(tokenizer), 64)
+        self.text = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 128))
+        self.picture = nn.Sequential(
+            *(nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()),
+            *(nn.Conv2d(width, width, 3, padding=1, stride=2), nn.SiLU()),
+            *(nn.Conv2d(width, 2 * width, 3, padding=1), nn.SiLU()),
+            *(nn.Conv2d(2 * width, 2 * width, 3, padding=1, stride=2), nn.SiLU()),
+            *(nn.Flatten(), nn.Linear(2 * width * (image_size // 4) ** 2, 128)),
+        )
+        self.out = nn.Sequential(nn.SiLU(), nn.Linear(128, 64), nn.SiLU(), nn.Linear(64, len(self.names)))
+
+    def forward(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Score pictures: [N, heads].
+
+        Args:
+            images: [N, C, H, W] from -1 to 1.
+            prompts: N texts.
+        """
+        told = self.tokenizer(list(prompts), padding=True, return_tensors="pt").to(images.device)
+        mask = told["attention_mask"][..., None].to(images.dtype)
+        words = (self.words(told["input_ids"]) * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return self.out(self.picture(images) * self.text(words))
+
+    def save(self, folder: Path) -> None:
+        """Write weights, settings and tokenizer."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: each.detach().cpu().contiguous() for name, each in self.state_dict().items()}, folder / WEIGHTS
+        )
+        settings = {"image_size": self.image_size, "channels": self.channels, "width": self.width}
+        write_text(folder / SETTINGS, json.dumps({**settings, "heads": self.names}) + "\n")
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_conv_scorer(folder: Path, heads: Sequence[str] | None = None) -> ConvScorer:
+    """Read a folder of `ConvScorer.save`; with `heads` the last layer is made anew."""
+    settings = json.loads((folder / SETTINGS).read_text())
+    named = settings.pop("heads")
+    scorer = ConvScorer(AutoTokenizer.from_pretrained(folder), **settings, heads=named if heads is None else heads)
+    state = load_file(folder / WEIGHTS)
+    if heads is not None:
+        state |= {name: each for name, each in scorer.state_dict().items() if name.startswith("out.3.")}
+    scorer.load_state_dict(state)
+    return scorer
+
+
+def is_conv_scorer(folder: Path) -> bool:
+    """Return whether a folder holds such a model."""
+    return (folder / SETTINGS).is_file()
