@@ -1,5 +1,6 @@
 """Supervised training of a diffusion or flow model on pictures with captions."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from lightning_modules.denoising_stage import DenoisingStage
 from prl.config import ModelSource, Optimization
+from prl.data.columns import COLUMN
 from prl.data.image_encoding import CaptionEncoder
 from prl.data.rows.image_records import CaptionedImage
 from prl.diffusion.draws import normal, uniform
@@ -19,9 +21,14 @@ from prl.masking import weighted_mean
 class DenoisingModule(DenoisingStage):
     """Learns to predict the noise in pictures, for the base model of the methods on preferences.
 
+    With `reward_scale` it is reward-weighted regression, Flow-RWR (2501.13918): the mean of errors is weighted by
+    exp(reward_scale reward), with the number that each row has in the column `reward`. Equal rewards give plain
+    training. The weight of each time, (1 - t)² in the derivation, is left out, as the paper does.
+
     Args:
         model: folder or hub id of a pipeline of diffusers; with `lora` adapters are trained.
         noise: how pictures are made noisy.
+        reward_scale: weight of the rewards of the rows; they are not read when null.
         optimization: learning rate and schedule.
         sampling: how validations make pictures.
         reward: reward of the pictures that validations make; none is measured when null.
@@ -36,6 +43,7 @@ class DenoisingModule(DenoisingStage):
         self,
         model: ModelSource,
         noise: NoiseDraws = NoiseDraws(prompt_dropout=0.1),  # noqa: B008 - frozen
+        reward_scale: float | None = None,
         optimization: Optimization = Optimization(learning_rate=1e-4),  # noqa: B008 - frozen
         sampling: ImageSampling = ImageSampling(),  # noqa: B008 - frozen
         reward: ImageReward | None = None,
@@ -46,15 +54,23 @@ class DenoisingModule(DenoisingStage):
         super().__init__(model, optimization, sampling, reward, measured, shown, prompt_tokens)
         if noise.inversion_steps:
             raise ValueError("noise.inversion_steps is of pairs; leave it out")
-        self.noise = noise
+        if reward_scale is not None and not math.isfinite(reward_scale):
+            raise ValueError(f"reward_scale is {reward_scale}; expected null or a finite number")
+        self.noise, self.reward_scale = noise, reward_scale
 
     def build_encoder(self) -> CaptionEncoder:
         """Build the encoder of pictures with captions; the data module calls this."""
-        return CaptionEncoder(self.read_pipeline().image_shape)
+        return CaptionEncoder(self.read_pipeline().image_shape, self._columns)
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return () if self.reward_scale is None else ("reward",)
 
     def step_totals(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Count the pictures."""
-        return {"pictures": torch.ones(len(batch["index"]), device=batch["index"].device)}
+        """Return the weight of each picture."""
+        if self.reward_scale is None:
+            return {"weights": torch.ones(len(batch["index"]), device=batch["index"].device)}
+        return {"weights": (self.reward_scale * batch[COLUMN + "reward"]).exp()}
 
     def _errors(self, batch: dict[str, Any], of: tuple[Any, ...], dropout: float) -> Tensor:
         """Compute the error of each picture: [B]."""
@@ -68,10 +84,10 @@ class DenoisingModule(DenoisingStage):
         return self.denoiser.process.errors(predicted, latents, noise, time, self.noise.reduction)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Compute the mean error per picture over all ranks and all batches of a step."""
+        """Compute the weighted mean error per picture over all ranks and all batches of a step."""
         errors = self._errors(batch, ("train", self.batches_done()), self.noise.prompt_dropout)
-        ones = torch.ones_like(errors)
-        loss, of_batch = self.means(batch, lambda totals, n: weighted_mean(errors, ones, totals["pictures"], n))
+        weights = self.step_totals(batch)["weights"]
+        loss, of_batch = self.means(batch, lambda totals, n: weighted_mean(errors, weights, totals["weights"], n))
         self.log("train/loss", of_batch, prog_bar=True)
         return loss
 

@@ -103,6 +103,8 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
         self.reference: Any = None
         self.health, self.meter = HealthMonitor(health), PhaseTimer()
         self.run_state.register("health", self.health.record)
+        learners = {name: part.learner for name, part in reward.named_modules() if hasattr(part, "learner")}
+        self.run_state.register_methods(reward=learners)
         self.run_state.register_methods(shaping=self.shaping, advantage=self.advantage, objective=self.objective)
 
     def _check_methods(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from prl.data.rows.image_records import CaptionedImage
 from prl.data.rows.records import PreferencePair
 from prl.data.rows.row_errors import RowError, shown
 
@@ -21,7 +22,7 @@ _READ = ", which the objective reads"
 
 
 def read_numbers(
-    record: PreferencePair,
+    record: PreferencePair | CaptionedImage,
     names: Sequence[str],
     probabilities: Sequence[str] = (),
     classes: Mapping[str, int] = MappingProxyType({}),
@@ -116,7 +117,7 @@ def numbers_of(batch: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, T
     return {name: batch[COLUMN + name] for name in names}
 
 
-def _number(record: PreferencePair, name: str, is_probability: bool) -> float:
+def _number(record: PreferencePair | CaptionedImage, name: str, is_probability: bool) -> float:
     value = record.extra.get(name)
     expected = "a probability from 0 to 1 in every row" if is_probability else "a finite number in every row"
     if value is None:
@@ -150,12 +151,12 @@ def _list(record: PreferencePair, name: str, expected: str) -> list[Any]:
     return value
 
 
-def missing_column(record: PreferencePair, name: str, expected: str) -> RowError:
+def missing_column(record: PreferencePair | CaptionedImage, name: str, expected: str) -> RowError:
     """Build the error of a row without a column that the objective declares."""
     found = shown(record.extra[name]) if name in record.extra else _columns(record)
     fix = f"Add the column {name!r} to the data, or choose an objective that does not read it."
     return RowError("missing column", name, found, expected=expected + _READ, fix=fix)
 
 
-def _columns(record: PreferencePair) -> str:
+def _columns(record: PreferencePair | CaptionedImage) -> str:
     return "further columns " + (", ".join(map(repr, record.extra)) or "none")

@@ -172,17 +172,34 @@ class ImagePairEncoder(ImageEncoder):
 
 
 class CaptionEncoder(ImageEncoder):
-    """Pictures with captions."""
+    """Pictures with captions.
+
+    Args:
+        shape: shape of the pictures.
+        columns: columns of the rows that hold a number.
+    """
+
+    def __init__(self, shape: Sequence[int], columns: Sequence[str] = ()) -> None:
+        super().__init__(shape)
+        self.columns = tuple(columns)
+        self.declared = list(columns)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash all settings that decide the encoding of a record."""
+        return settings_hash(super().fingerprint, self.columns)
 
     def encode(self, record: CaptionedImage) -> dict[str, Any] | None:
-        """Check the picture of one row. Raises RowError for one that cannot be read."""
-        return {"image": self._kept(record.image, "image"), "prompt": text_of(record), "length": 1}
+        """Check the picture and the numbers of one row. Raises RowError for what cannot be read."""
+        picture, numbers = self._kept(record.image, "image"), read_numbers(record, self.columns)
+        return {"image": picture, "prompt": text_of(record), "length": 1, **numbers}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Read the pictures of a batch: `prompts` [B] texts, `images` [B, C, ...], and the `index` of each row [B]."""
+        """Read the pictures of a batch: `prompts` [B], `images` [B, C, ...], columns, and the `index` of each row."""
         return {
             "prompts": [row["prompt"] for row in rows],
             "images": self._stacked([row["image"] for row in rows]),
+            **number_tensors(rows, self.columns),
             "index": indices(rows),
         }
 

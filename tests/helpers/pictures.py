@@ -134,7 +134,7 @@ def write_pictures(folder: Path, count: int = 24, seed: int = 0, channels: int =
             several = [f"pictures.npy#{(2 * row + place) % len(pixels)}" for place in range(2 + row % 2)]
             listed = {"responses": several, "rewards": [1.0, 0.0, 0.5][: len(several)], "margin": 0.5 + row % 3}
             kinds["pairs"].append({**prompt, **sides, **listed})
-            kinds["captioned"].append({**prompt, "image": sides["chosen"]})
+            kinds["captioned"].append({**prompt, "image": sides["chosen"], "reward": row % 3 / 2})
             kinds["prompts"].append(prompt)
         for kind, lines in kinds.items():
             text = "".join(json.dumps(line) + "\n" for line in lines)

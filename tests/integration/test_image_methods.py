@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from prl.cli.app import run_stage
-from tests.helpers.pictures import write_pictures, write_stable_diffusion_3
+from prl.diffusion.rewards.conv_scorer import ConvScorer
+from tests.helpers.pictures import tokenizer, write_pictures, write_stable_diffusion_3
 from tests.integration.runs import CONFIGS, differences, last_checkpoint
 from tests.integration.test_image_runs import MODEL, arguments
 
 pytest.importorskip("diffusers")
 
 OVERLAYS = sorted((CONFIGS / "methods" / "images").glob("*.yaml"))
-QUICK = ("smpo", "rank_dpo", "pref_grpo", "paco_grpo", "prdp")
-"""One of each kind: inversion, lists, comparisons within a prompt, parts of a reward, an objective of pairs."""
+QUICK = ("smpo", "rank_dpo", "pref_grpo", "paco_grpo", "prdp", "adv_grpo")
+"""One of each kind: inversion, lists, comparisons, parts of a reward, an objective of pairs, a reward that learns."""
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     write_pictures(folder / "data")
     write_stable_diffusion_3(folder / "flow", latent=False)
+    ConvScorer(tokenizer(), image_size=8, width=8).save(folder / "scorer")
     return folder
 
 
@@ -37,16 +39,17 @@ def stage_of(overlay: Path) -> str:
 
 def tiny(overlay: Path, home: Path, run: Path, *more: str) -> None:
     """Make the run tiny, with a reward that reads any pictures."""
-    own = run.parent / overlay.name
-    own.write_text(
-        overlay.read_text().replace("prl.quickstart.images.rewards.GoldReward", "tests.helpers.pictures.Brightness")
-    )
-    stage, text = stage_of(overlay), own.read_text()
+    own, text = run.parent / overlay.name, overlay.read_text()
+    places = {"world/scorer": "scorer", "world/references.jsonl": "data/captioned.train.jsonl"}
+    for place, mine in places.items():
+        text = text.replace(f"runs/images/{place}", str(home / mine))
+    own.write_text(text.replace("prl.quickstart.images.rewards.GoldReward", "tests.helpers.pictures.Brightness"))
+    stage = stage_of(overlay)
     args = arguments(home, stage, run)
     if "    reward:" in text:
         place = args.index(f"{MODEL}reward")
         del args[place : place + 2]
-    if "steps:" in text:
+    if "inversion_steps:" in text:
         args += [f"{MODEL}noise.inversion_steps", "2"]
     if "per_prompt: 2" in text:
         args += [f"{MODEL}sampling.per_prompt", "2"]

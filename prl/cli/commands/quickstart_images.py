@@ -102,13 +102,14 @@ def run(stage: str, out: Path, configs: Path, seed: int) -> None:
 
 def write_world(folder: Path, seed: int) -> None:
     """Write captioned pictures, prompts, and models with random weights."""
-    from prl.quickstart.images import ALL, write_captioned, write_prompts
+    from prl.quickstart.images import ALL, own_pairs, write_captioned, write_prompts
     from prl.quickstart.images.pipeline import write_pipeline, write_scorer
 
     folder.mkdir(parents=True, exist_ok=True)
     prompts = [scene.prompt for scene in ALL]
     write_captioned(folder, "train", 6000, seed)
     write_captioned(folder, "validation", 120, seed)
+    own_pairs.write_references(folder, 10, seed)
     write_prompts(folder, "train", prompts)
     write_prompts(folder, "validation", prompts * 2)
     write_pipeline(folder / "pipeline", seed)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from prl.objectives.preference.rank_dpo import win_shares
 from prl.quickstart.images.data import Split, write_pairs
 from prl.quickstart.images.files import reference, to_uint8, write_arrays
 from prl.quickstart.images.gold import attributes, gold
-from prl.quickstart.images.scenes import ALL
+from prl.quickstart.images.scenes import ALL, random_look, render
 from prl.system.outputs import write_text
 
 PER_PROMPT = 4
@@ -49,7 +50,8 @@ def write_own_pairs(model: Path, folder: Path, split: Split, rounds: int, seed: 
     """Write pairs of a model's own pictures: the best and the worst of four by the gold check.
 
     Rows are of prompt, chosen and rejected, and for methods on lists `responses`, all four pictures, and `rewards`, the
-    share of comparisons that each wins by shape, colour, place and clarity.
+    share of comparisons that each wins by shape, colour, place and clarity. Beside them `scored` rows have each picture
+    with its `reward`, the gold check.
 
     Args:
         model: folder of the pipeline.
@@ -63,15 +65,19 @@ def write_own_pairs(model: Path, folder: Path, split: Split, rounds: int, seed: 
     images = make_pictures(model, prompts, seed, name, ImageSampling(steps=10))
     write_arrays(folder, name, to_uint8(images))
     parts = torch.stack([part.double() for part in attributes(images, prompts).values()], 1)
-    rows = []
+    rows, quality = [], gold(images, prompts)
     for first in range(0, len(prompts), PER_PROMPT):
         of = slice(first, first + PER_PROMPT)
-        quality = gold(images[of], prompts[of])
         pictures = [reference(name, number) for number in range(of.start, of.stop)]
-        best, worst = int(quality.argmax()), int(quality.argmin())
-        if quality[best] > quality[worst]:
+        best, worst = int(quality[of].argmax()), int(quality[of].argmin())
+        if quality[of][best] > quality[of][worst]:
             row: dict[str, Any] = {"prompt": prompts[first], "chosen": pictures[best], "rejected": pictures[worst]}
             rows.append({**row, "responses": pictures, "rewards": win_shares(parts[of]).tolist()})
+    scored = [
+        {"prompt": prompt, "image": reference(name, number), "reward": float(quality[number])}
+        for number, prompt in enumerate(prompts)
+    ]
+    _write_rows(folder / f"scored.{split}.jsonl", scored)
     return _write_rows(folder / f"{name}.jsonl", rows)
 
 
@@ -85,6 +91,18 @@ def write_judge_pairs(folder: Path, count: int, seed: int) -> Path:
     for row in map(json.loads, rendered.read_text().splitlines()):
         rows.append({**row, **{side: f"rendered/{row[side]}" for side in ("chosen", "rejected")}})
     return _write_rows(folder / "judge.train.jsonl", rows)
+
+
+def write_references(folder: Path, count: int, seed: int) -> Path:
+    """Write `count` right pictures for every prompt, rows of prompt and image."""
+    draw, rows = Random(seed), []
+    pictures: list[np.ndarray] = []
+    for scene in ALL:
+        for _ in range(count):
+            rows.append({"prompt": scene.prompt, "image": reference("references", len(pictures))})
+            pictures.append(render(scene, random_look(draw)))
+    write_arrays(folder, "references", to_uint8(np.stack(pictures)))
+    return _write_rows(folder / "references.jsonl", rows)
 
 
 def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
