@@ -13,6 +13,7 @@ from lightning_modules.base import TrainingModule
 from lightning_modules.picture_validation import PictureValidation
 from prl.config import ModelSource, Optimization
 from prl.diffusion.denoisers import Condition, Denoiser, load_denoiser
+from prl.diffusion.denoisers.base import rows_of
 from prl.diffusion.denoisers.loading import check_source
 from prl.diffusion.draws import uniform
 from prl.diffusion.rewards import ImageReward
@@ -103,11 +104,13 @@ class DenoisingStage(TrainingModule):
     # ---- errors
 
     def conditions(self, prompts: Sequence[str], keys: Sequence[Any] = (), dropout: float = 0.0) -> Condition:
-        """Encode prompts, leaving out a share of them where the draws of `keys` say so."""
+        """Encode prompts, each once, leaving out a share of them where the draws of `keys` say so."""
         if dropout:
             left_out = (uniform([("prompt", *key) for key in keys]) < dropout).tolist()
             prompts = ["" if out else prompt for prompt, out in zip(prompts, left_out, strict=True)]
-        return self.denoiser.encode(prompts, self.device)
+        numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+        found = self.denoiser.encode(list(numbers), self.device)
+        return rows_of(found, torch.tensor([numbers[prompt] for prompt in prompts], device=self.device))
 
     def predict(self, network: nn.Module, noisy: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Call a network, the trained one or a copy."""
