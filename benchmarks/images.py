@@ -11,7 +11,7 @@ from typing import Any
 from runs import make_missing, run_options, table
 
 WORLD = Path("runs/images")
-PAIRS, POLICY = "preference", "trajectory_policy"
+PAIRS, POLICY, BASE = "preference", "trajectory_policy", "base"
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
 MODEL = "--model.init_args."
 METHODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -26,11 +26,14 @@ METHODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "PaCo-GRPO": (POLICY, "paco_grpo", ()),
     "D3PO": (POLICY, "d3po", ()),
     "PRDP": (POLICY, "prdp", ()),
+    "Adv-GRPO": (POLICY, "adv_grpo", ()),
+    "Flow-RWR": (BASE, "flow_rwr", ()),
 }
 """Name -> config, overlay, and the pairs where they are others than best and worst of the base model's pictures."""
 LENGTHS = {
     PAIRS: ("--trainer.max_steps", "200", "--trainer.val_check_interval", "100"),
     POLICY: (f"{MODEL}iterations", "40", "--trainer.val_check_interval", "20"),
+    BASE: (),
 }
 COLUMNS = {
     **{"start": ("gold before", 3), "last": ("gold after", 3), "gain": ("gain", 3)},

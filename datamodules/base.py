@@ -30,17 +30,24 @@ log = logging.getLogger(__name__)
 
 
 class _Numbered(Dataset):
-    """Rows with their numbers, by which validations look up texts on any rank."""
+    """Rows with their numbers, by which validations look up texts on any rank.
 
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
+    Args:
+        rows: the rows.
+        first: number of the first of them.
+        every: what the number grows by from row to row.
+    """
+
+    def __init__(self, rows: Any, first: int = 0, every: int = 1) -> None:
+        self.rows, self.first, self.every = rows, first, every
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """Read the rows of a batch at once."""
-        return [{**row, "index": index} for index, row in zip(indices, self.rows.__getitems__(indices), strict=True)]
+        read = zip(indices, self.rows.__getitems__(indices), strict=True)
+        return [{**row, "index": self.first + self.every * index} for index, row in read]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -304,4 +311,5 @@ class RecordDataModule(LightningDataModule):
         rows = self.rows["validation"]
         rows = rows.select(range(self.trainer.global_rank, len(rows), self.trainer.world_size))
         size = max(1, self.validation_batch_size // self.trainer.world_size)
-        return DataLoader(rows, batch_size=size, collate_fn=self.encoder.collate)
+        numbered = _Numbered(rows, self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(numbered, batch_size=size, collate_fn=self.encoder.collate)

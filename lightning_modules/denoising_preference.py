@@ -23,7 +23,6 @@ from prl.diffusion.settings import NoiseDraws
 from prl.models.adapters import is_adapted, without_adapters
 from prl.models.loading import freeze
 from prl.objectives.preference import DPO, PreferenceBatch, PreferenceObjective, ScoredResponses
-from prl.run_folder.inputs import Inputs, model_inputs
 
 
 class DenoisingPreferenceModule(DenoisingStage, PairTraining):
@@ -95,13 +94,6 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         if self.objective.needs_reference and (self.reference_source is not None or not is_adapted(network)):
             _, network = load_denoiser(self.reference_source or self.source, self.prompt_tokens)
             self.reference = self.shard(freeze(network))
-
-    def inputs(self) -> Inputs:
-        """Hash the pipelines that were read."""
-        found = super().inputs()
-        return (
-            found if self.reference_source is None else found | model_inputs("model.reference", self.reference_source)
-        )
 
     def score(self, batch: dict[str, Any]) -> PreferenceBatch:
         """Compute the errors of all pictures of B pairs, in one pass of the network and one of the reference."""

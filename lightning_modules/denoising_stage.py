@@ -16,10 +16,10 @@ from prl.diffusion.denoisers import Condition, Denoiser, load_denoiser
 from prl.diffusion.denoisers.base import rows_of
 from prl.diffusion.denoisers.loading import check_source
 from prl.diffusion.draws import uniform
-from prl.diffusion.rewards import ImageReward
+from prl.diffusion.rewards import ImageReward, LearnedImageReward
 from prl.diffusion.sampling import ImageSampling
 from prl.models.adapters import own_parameters
-from prl.run_folder.inputs import Inputs, model_inputs
+from prl.run_folder.inputs import Inputs, folder_inputs, pipeline_inputs
 
 
 class DenoisingStage(TrainingModule):
@@ -33,6 +33,10 @@ class DenoisingStage(TrainingModule):
         measured: validation prompts for which a picture is made and scored.
         shown: those of them whose pictures are drawn in TensorBoard.
         prompt_tokens: tokens of the third text encoder of Stable Diffusion 3 (`max_sequence_length` in diffusers).
+        heldout_reward: second reward of validations.
+
+    Raises:
+        ValueError: for settings out of range, or a held-out reward that compares.
     """
 
     denoiser: Denoiser
@@ -48,6 +52,7 @@ class DenoisingStage(TrainingModule):
         measured: int,
         shown: int,
         prompt_tokens: int,
+        heldout_reward: ImageReward | None = None,
     ) -> None:
         super().__init__()
         check_source(model)
@@ -57,7 +62,13 @@ class DenoisingStage(TrainingModule):
         self.source, self.optimization, self.prompt_tokens = model, optimization, prompt_tokens
         self.reward = reward
         self.model: Any = None
-        measurable = {} if reward is None or reward.compares else {"reward": reward}
+        rewards = {"reward": reward, "heldout_reward": heldout_reward}
+        if heldout_reward is not None and heldout_reward.compares:
+            raise ValueError(
+                f"heldout_reward is {type(heldout_reward).__name__}, which rewards a picture only beside others of its "
+                "prompt; a validation makes one for each prompt, so choose a reward of single pictures"
+            )
+        measurable = {name: each for name, each in rewards.items() if each is not None and not each.compares}
         self.pictures = PictureValidation(self, sampling, measurable, measured, shown)
         self._parts: tuple[Denoiser, Any] | None = None
 
@@ -87,8 +98,16 @@ class DenoisingStage(TrainingModule):
         return optimizers.configure(learning, self.optimization, self.trainer)
 
     def inputs(self) -> Inputs:
-        """Hash the pipeline that was read."""
-        return super().inputs() | model_inputs("model.model", self.source)
+        """Hash the pipelines and reward models that were read."""
+        found = super().inputs()
+        sources = {"model": self.source, "reference": getattr(self, "reference_source", None)}
+        for name, source in sources.items():
+            if source is not None and source.path is not None:
+                found |= pipeline_inputs(f"model.{name}", source.path)
+        for name, part in self.named_modules():
+            if isinstance(part, LearnedImageReward):
+                found |= folder_inputs(f"model.{name}", part.path)
+        return found
 
     def frozen_names(self) -> set[str]:
         """Return the names of weights, and of buffers of frozen parts, that no checkpoint holds."""

@@ -34,7 +34,8 @@ class ImageRewardModule(TrainingModule):
         model: folder or hub id of a CLIP model, such as PickScore, or the folder of a `ConvScorer`.
         objective: what is learnt, a class of `prl.objectives.reward` that reads margins alone; `BradleyTerry` when
             null.
-        heads: names of the heads; without any, CLIP's similarity of text and picture is trained, as in PickScore.
+        heads: names of new heads; those of the folder when null. For a CLIP without any, as PickScore, its
+            similarity of text and picture is trained.
         image_size: height and width of the pictures of the data; the size of the model when null.
         optimization: learning rate and schedule.
 
@@ -68,24 +69,26 @@ class ImageRewardModule(TrainingModule):
         self.run_state.register_methods(objective=self.objective)
         self.model: Any = None
         self._scorer: Any = None
-        self._validated: list[tuple[Tensor, Tensor]] = []
+        self._validated: list[tuple[Tensor, ...]] = []
 
     # ---- set-up
 
     def _read(self) -> Any:
         if self._scorer is None:
             assert self.source.path is not None
-            self._scorer = load_scorer(self.source.path, self.heads)
+            self._scorer = load_scorer(self.source.path, self.heads or None)
         return self._scorer
 
     def build_encoder(self) -> ImagePairEncoder:
         """Build the encoder of pairs; the data module calls this."""
         size = self.image_size or self._read().image_size
         labels = self._labels()
-        return ImagePairEncoder((3, size, size), columns=labels, probabilities=labels)
+        return ImagePairEncoder((3, size, size), optional=labels)
 
     def _labels(self) -> list[str]:
-        return [LABEL.format(head=name) for name in self.heads] if len(self.heads) > 1 else []
+        """List the columns of the heads' own labels; none for a single head, whose label is that of the pair."""
+        names = self._read().names
+        return [LABEL.format(head=name) for name in names] if len(names) > 1 else []
 
     def configure_model(self) -> None:
         """Read the model; safe to call twice."""
@@ -113,12 +116,13 @@ class ImageRewardModule(TrainingModule):
         return torch.stack(labels or [batch["targets"]], 1)
 
     def _losses(self, margins: Tensor, targets: Tensor) -> Tensor:
-        """Compute the mean loss of the heads of each pair: [B]."""
+        """Compute the mean loss of the heads of each pair that have a label: [B]."""
         each = []
-        for margin, target in zip(margins.unbind(1), targets.unbind(1), strict=True):
+        for margin, target in zip(margins.unbind(1), targets.to(margins.dtype).unbind(1), strict=True):
             first = torch.ones_like(margin[None], dtype=torch.bool)
-            each.append(self.objective.loss(PairBatch(margin[None], first, target.to(margin.dtype))))
-        return torch.stack(each).mean(0)
+            each.append(self.objective.loss(PairBatch(margin[None], first, target.nan_to_num(1.0))))
+        there = ~targets.isnan()
+        return (torch.stack(each, 1) * there).sum(1) / there.sum(1).clamp(min=1)
 
     def step_totals(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the weight of each pair."""
@@ -130,9 +134,7 @@ class ImageRewardModule(TrainingModule):
         losses, weights = self._losses(margins, targets), batch["weights"]
         loss, of_batch = self.means(batch, lambda totals, n: weighted_mean(losses, weights, totals["weights"], n))
         self.log("train/loss", of_batch, prog_bar=True)
-        counted = has_winner(targets)
-        right = (agreement(margins.detach(), targets) * counted).sum() / counted.sum().clamp(min=1)
-        self.log("train/accuracy", right, prog_bar=True)
+        self.log("train/accuracy", _accuracy(margins.detach(), targets), prog_bar=True)
         return loss
 
     # ---- validation and export
@@ -142,18 +144,20 @@ class ImageRewardModule(TrainingModule):
         self._validated = []
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Remember margins and labels."""
-        self._validated.append((self._margins(batch).float().cpu(), self._targets(batch).cpu()))
+        """Remember margins, labels and weights."""
+        found = (self._margins(batch).float(), self._targets(batch), batch["weights"])
+        self._validated.append(tuple(each.cpu() for each in found))
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss, and the share of pairs with a winner that each head gets right, over all ranks."""
         parts = [part for own in gathered(self._validated) for part in own]
         self._validated = []
-        margins, targets = (torch.cat(each) for each in zip(*parts, strict=True))
-        self.log("val/loss", self._losses(margins, targets).mean(), prog_bar=True, rank_zero_only=True)
-        for number, name in enumerate(self.heads if len(self.heads) > 1 else [""]):
-            counted = has_winner(targets[:, number])
-            right = (agreement(margins[:, number], targets[:, number]) * counted).sum() / counted.sum().clamp(min=1)
+        margins, targets, weights = (torch.cat(each) for each in zip(*parts, strict=True))
+        losses = (self._losses(margins, targets) * weights).sum() / weights.sum()
+        self.log("val/loss", losses, prog_bar=True, rank_zero_only=True)
+        names = self._read().names
+        for number, name in enumerate(names if len(names) > 1 else [""]):
+            right = _accuracy(margins[:, number], targets[:, number])
             self.log(f"val/accuracy{name and '/'}{name}", right, prog_bar=not name, rank_zero_only=True)
 
     def card_kind(self, folder: Path) -> str | None:
@@ -167,3 +171,10 @@ class ImageRewardModule(TrainingModule):
                 "merge: false writes adapters alone, and a reward model of pictures has none; leave it out"
             )
         self.model.save(folder)
+
+
+def _accuracy(margins: Tensor, targets: Tensor) -> Tensor:
+    """Compute the share of labels with a winner that margins agree with; 0 without any."""
+    counted = has_winner(targets) & ~targets.isnan()
+    right = agreement(margins, targets).nan_to_num(0.0) * counted
+    return right.sum() / counted.sum().clamp(min=1)

@@ -1,6 +1,7 @@
 """Pictures that a validation makes: their reward, and a grid of them in TensorBoard."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from prl.diffusion.draws import normal
 from prl.diffusion.rewards import ImageReward
 from prl.diffusion.sampling import ImageSampling, Prompted, sample_latents
-from prl.distributed import gathered
+from prl.distributed import gathered, global_max
 
 
 class PictureValidation:
@@ -40,10 +41,15 @@ class PictureValidation:
     def add(self, prompts: Sequence[str], index: Tensor) -> None:
         """Make pictures for the rows of a batch whose number is below `measured`."""
         wanted = (index < self.measured).nonzero().squeeze(1).tolist()
-        if not wanted:
+        if not int(global_max(torch.tensor(len(wanted), device=self.module.device))):
             return
-        texts, rows = [prompts[n] for n in wanted], index[wanted].cpu()
-        images = self.make(texts, [("validation", int(row)) for row in rows])
+        sharding = self.module.sharding
+        # Some processes may make more pictures than others, or none, so weights in shards are put together before.
+        with sharding.unsharded(self.module.model) if sharding.cuts_weights else nullcontext():
+            if not wanted:
+                return
+            texts, rows = [prompts[n] for n in wanted], index[wanted].cpu()
+            images = self.make(texts, [("validation", int(row)) for row in rows])
         self._rows.append(rows)
         scores = [reward.score(images, texts).float().cpu() for reward in self.rewards.values()]
         self._scores.append(torch.stack(scores, 1) if scores else images.new_zeros(len(images), 0).cpu())

@@ -17,6 +17,7 @@ from prl.data.image_encoding import ImagePromptEncoder
 from prl.data.rows.image_records import ImagePrompt
 from prl.diffusion.denoisers import load_denoiser
 from prl.diffusion.draws import normal
+from prl.diffusion.rectified_flow import RectifiedFlow
 from prl.diffusion.rewards import ImageReward
 from prl.diffusion.rollouts import as_rollout
 from prl.diffusion.sampling import ImageSampling, Prompted
@@ -31,7 +32,6 @@ from prl.rl.health_monitor import HealthMonitor
 from prl.rl.metrics import mean_over_ranks, std_over_ranks
 from prl.rl.minibatch import split_microbatches, split_prompts
 from prl.rl.phase_timer import PhaseTimer
-from prl.run_folder.inputs import Inputs, model_inputs
 from prl.types import Experience, Scores
 
 _TAGS = {"policy_loss": "policy/loss"}
@@ -89,14 +89,13 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
         prompt_tokens: int = 256,
         health: Health = Health(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(model, optimization, validation_sampling, reward, measured, shown, prompt_tokens)
+        shared = (model, optimization, validation_sampling, reward, measured, shown, prompt_tokens, heldout_reward)
+        super().__init__(*shared)
         if iterations < 1:
             raise ValueError(f"iterations is {iterations}; expected at least 1")
         self.automatic_optimization = False
         self.reward: ImageReward = reward
         self.heldout_reward, self.iterations, self.trajectory_sampling = heldout_reward, iterations, sampling
-        if heldout_reward is not None:
-            self.pictures.rewards["heldout_reward"] = heldout_reward
         self.shaping, self.advantage, self.objective = shaping or [], advantage or GroupNormalized(), objective or PPO()
         self.step_kl, self.update_settings, self.reference_source = kl, update, reference
         self._check_methods()
@@ -110,6 +109,10 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
     def _check_methods(self) -> None:
         """Hold what methods need against what pictures have. Raises ValueError."""
         per_prompt = self.trajectory_sampling.per_prompt
+        for shaper in self.shaping:
+            shaper.check(self.reward.component_names)
+        if self.reference_source is not None and not self.needs_reference:
+            raise ValueError("reference is set, but nothing reads it: neither kl.coef above 0 nor the objective")
         if self.advantage.needs_critic or self.advantage.needs_marks or self.objective.needs_entropy:
             name = type(self.objective if self.objective.needs_entropy else self.advantage).__name__
             raise ValueError(f"{name} needs a critic, marks or entropies, which pictures do not have; choose another")
@@ -143,6 +146,10 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
         super().configure_model()
         network: Any = self.model
         self.noisy_process = self.trajectory_sampling.process_of(self.denoiser.process)
+        if self.step_kl.form == "released" and not isinstance(self.noisy_process, RectifiedFlow):
+            raise ValueError(
+                "kl.form: released is of flows, whose steps have lengths; leave it at exact for this model"
+            )
         if self.needs_reference and (self.reference_source is not None or not is_adapted(network)):
             _, found = load_denoiser(self.reference_source or self.source, self.prompt_tokens)
             self.reference = self.shard(freeze(found))
@@ -157,13 +164,6 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
         optimizer = optimizers.build_optimizer(groups, self.optimization, str(self.trainer.precision))
         schedule = optimizers.build_schedule(optimizer, self.optimization, self.iterations)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def inputs(self) -> Inputs:
-        """Hash the pipelines that were read."""
-        found = super().inputs()
-        return (
-            found if self.reference_source is None else found | model_inputs("model.reference", self.reference_source)
-        )
 
     def on_fit_start(self) -> None:
         """Say where batches with numbers that are not finite are kept."""
@@ -192,7 +192,7 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
         rollout = as_rollout(prompts, group, len(self.trajectory_sampling.learnt))
         shaped = shape(scores, rollout, self.shaping)
         with self.phase("score"):
-            experience = self.build_experience(rollout, shaped, made)
+            experience = self.build_experience(rollout.without(shaped.failed), shaped, made)
         stats: dict[str, float] = {}
         if self.health.is_sound(self.batches_done() + 1, rollout, scores, experience):
             with self.phase("update"):
@@ -255,7 +255,7 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
             "reward/score_std": std_over_ranks(scores.rewards[~scores.failed]),
             "reward/failed_frac": mean_over_ranks(scores.lost),
             "policy/advantage_abs": mean_over_ranks(experience.advantages.abs()),
-            **{f"reward/{name}": mean_over_ranks(part) for name, part in scores.components.items()},
+            **{f"reward/{name}": mean_over_ranks(part[~part.isnan()]) for name, part in scores.components.items()},
             **{_TAGS.get(name, name if "/" in name else f"policy/{name}"): value for name, value in stats.items()},
             **{f"time/{name}_s": seconds for name, seconds in self.meter.seconds.items()},
             **logged(self.shaping),

@@ -116,6 +116,8 @@ class TrajectoryUpdate(DenoisingStage):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the objective's loss of a micro-batch, and the KL of its steps to those of the reference."""
         step, logprobs = self.read(self.model, rollout, rows)
+        kept = weights.shape[1]  # none where no picture of the micro-batch has a reward
+        logprobs = logprobs[:, :kept]
         if self.takes_one_step:
             part = replace(part, old_logprobs=logprobs.detach())
         loss, stats = self.objective(PolicyOutputs(logprobs, None), part, weights)
@@ -125,6 +127,6 @@ class TrajectoryUpdate(DenoisingStage):
             if self.step_kl.form == "released":
                 times = rollout.trajectories.times.to(kl)
                 kl = kl * times.diff().abs().repeat(len(rows))
-            stats = {**stats, "step_kl": (kl.view(weights.shape) * weights).sum()}
+            stats = {**stats, "step_kl": (kl.unflatten(0, (len(rows), -1))[:, :kept] * weights).sum()}
             loss = loss + self.step_kl.coef * stats["step_kl"]
         return loss, {name: value.detach() for name, value in stats.items()}

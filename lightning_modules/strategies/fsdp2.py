@@ -139,9 +139,12 @@ def shard(model: Any, mesh: DeviceMesh, device: torch.device) -> Any:
     names = layer_names(model)
     # Sampling enters a model below its adapters, so the root is the model without them.
     root = model.get_base_model() if is_adapted(model) else model
+    layers: set[nn.Module] = set()
     for module in list(root.modules()):
         # A value head is float32 whatever the backbone is, and a group has one type.
-        if module is not root and (type(module).__name__ in names or isinstance(module, ValueHead)):
+        is_layer = type(module).__name__ in names or isinstance(module, ValueHead)
+        if module is not root and is_layer and module not in layers:
+            layers.update(module.modules())  # a UNet names blocks and what they are made of
             fully_shard(module, mesh=mesh)
     fully_shard(root, mesh=mesh, reshard_after_forward=False)
     _scatter_from_rank0(model, whole, device)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prl.data.columns import missing_column, number_tensors, read_number_lists, read_numbers, read_texts
+from prl.data.columns import missing_column, number_tensors, read_number_lists, read_numbers, read_optional, read_texts
 from prl.data.images import ImageFiles, as_tensor, pixel_hash
 from prl.data.rows.image_records import CaptionedImage, ImagePair, ImagePrompt
 from prl.data.rows.records import Record
@@ -101,6 +101,7 @@ class ImagePairEncoder(ImageEncoder):
         columns: columns of the rows that hold a number.
         probabilities: those of the columns that hold one from 0 to 1.
         lists: columns that hold a list of pictures; by name, the columns with a number for each.
+        optional: columns of probabilities of which a row needs one at least; NaN stands where there is none.
     """
 
     def __init__(
@@ -110,17 +111,20 @@ class ImagePairEncoder(ImageEncoder):
         columns: Sequence[str] = (),
         probabilities: Sequence[str] = (),
         lists: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        optional: Sequence[str] = (),
     ) -> None:
         super().__init__(shape)
+        self.optional = tuple(optional)
         self.views, self.columns, self.probabilities = tuple(views), tuple(columns), tuple(probabilities)
         self.lists = {name: tuple(numbers) for name, numbers in lists.items()}
         of_lists = [each for name, numbers in self.lists.items() for each in (name, *numbers)]
-        self.declared = [*self.views[2:], *self.columns, *of_lists]
+        self.declared = [*self.views[2:], *self.columns, *of_lists, *self.optional]
 
     @property
     def fingerprint(self) -> str:
         """Hash all settings that decide the encoding of a record."""
-        return settings_hash(super().fingerprint, self.views, self.columns, self.probabilities, self.lists)
+        reads = (self.views, self.columns, self.probabilities, self.lists, self.optional)
+        return settings_hash(super().fingerprint, *reads)
 
     def encode(self, record: ImagePair) -> dict[str, Any] | None:
         """Check the pictures and numbers of one pair; None where the two pictures are equal.
@@ -129,7 +133,7 @@ class ImagePairEncoder(ImageEncoder):
             RowError: for a row whose pictures or numbers cannot be read.
         """
         row: dict[str, Any] = {name: self._kept(self._name(record, name), name) for name in self.views}
-        row |= read_numbers(record, self.columns, self.probabilities)
+        row |= read_numbers(record, self.columns, self.probabilities) | self._optional(record)
         for name, columns in self.lists.items():
             names = read_texts(record, name)
             row[name] = [self._kept(each, f"{name}[{n}]") for n, each in enumerate(names)]
@@ -145,6 +149,11 @@ class ImagePairEncoder(ImageEncoder):
             "length": 1,
         }
 
+    def _optional(self, record: ImagePair) -> dict[str, float]:
+        here = [name for name in self.optional if record.extra.get(name) is not None]
+        read_numbers(record, here, here)  # a number that is no probability is refused
+        return read_optional(record, self.optional)
+
     def _name(self, record: ImagePair, name: str) -> str:
         if name in ("chosen", "rejected"):
             return str(getattr(record, name))
@@ -159,7 +168,7 @@ class ImagePairEncoder(ImageEncoder):
         `count.NAME` of [B] says how many pictures of a list each pair has. Beside them there are targets, weights and
         columns of [B], numbers of lists [B, K], and the `index` of each row [B].
         """
-        numbers = [*self.columns, *(name for some in self.lists.values() for name in some)]
+        numbers = [*self.columns, *self.optional, *(name for some in self.lists.values() for name in some)]
         return {
             "prompts": [row["prompt"] for row in rows],
             **{name: self._stacked([row[name] for row in rows]) for name in self.views},

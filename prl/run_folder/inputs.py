@@ -46,13 +46,23 @@ def folder_inputs(name: str, path: str, suffixes: tuple[str, ...] = (*_WEIGHTS, 
     return found
 
 
+def pipeline_inputs(name: str, path: str) -> Inputs:
+    """Hash the files of a pipeline of diffusers: those of its folder, and of the folder of each part."""
+    found = folder_inputs(name, path)
+    place = _local(path)
+    for part in sorted(place.iterdir()) if place is not None and place.is_dir() else ():
+        if part.is_dir():
+            found |= folder_inputs(f"{name}/{part.name}", str(part))
+    return found
+
+
 def _local(path: str) -> Path | None:
     if not is_hub_id(path):
         place = Path(path).expanduser()
         return place if place.exists() else None
     from huggingface_hub import try_to_load_from_cache
 
-    for name in ("config.json", "tokenizer_config.json", ADAPTERS):
+    for name in ("config.json", "tokenizer_config.json", ADAPTERS, "model_index.json"):
         if isinstance(cached := try_to_load_from_cache(path, name), str):
             return Path(cached).parent
     return None

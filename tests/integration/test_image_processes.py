@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.pictures import write_pictures, write_stable_diffusion_3
+from tests.helpers.pictures import write_pictures, write_stable_diffusion, write_stable_diffusion_3
 from tests.helpers.processes import run_all
 from tests.integration.runs import CONFIGS, last_checkpoint
 from tests.integration.test_image_runs import MODEL, arguments
@@ -34,6 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     write_pictures(folder / "data")
     write_stable_diffusion_3(folder / "flow", latent=False)
+    write_stable_diffusion(folder / "stable_diffusion")
     return folder
 
 
@@ -58,3 +59,12 @@ def test_two_processes_learn_and_measure_what_one_does(stage, strategy, home, tm
     one, two = (scalars(events(tmp_path / folder)) for folder in ("one", "two"))
     for tag in ("val/reward", *(["reward/score"] if stage == "trajectory_policy" else ["val/loss"])):
         assert [value for _, value in two[tag]] == pytest.approx([value for _, value in one[tag]], abs=1e-4), tag
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+def test_a_process_without_a_measured_picture_waits_for_none(strategy, home, tmp_path) -> None:
+    """One picture is measured, so one of the two processes makes none; weights are in shards, also of a nested UNet."""
+    own = (f"{MODEL}measured", "1", f"{MODEL}model.path", str(home / "stable_diffusion"), "--trainer.max_steps", "2")
+    run(home, "preference", tmp_path, 2, *own, *STRATEGIES[strategy])
+    assert "val/reward" in scalars(events(tmp_path))

@@ -8,7 +8,9 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
+from lightning_modules import ImageRewardModule
 from prl.cli.app import run_stage
+from prl.config import ModelSource
 from prl.diffusion.rewards import LearnedImageReward, RewardDifference, WeightedImageRewards, WinRate
 from prl.diffusion.rewards.clip_scorer import ClipScorer
 from prl.diffusion.rewards.conv_scorer import ConvScorer
@@ -96,6 +98,19 @@ def test_several_heads_with_ties_each_learn_their_label(home, tmp_path) -> None:
         LearnedImageReward(folder, {"sound": 1.0})
 
 
+def test_a_row_without_a_heads_label_teaches_that_head_nothing(home) -> None:
+    module: Any = ImageRewardModule(ModelSource(path=str(home / "conv")), heads=["looks", "text"])
+    module.configure_model()
+    margins = torch.randn(3, 2, requires_grad=True)
+    targets = torch.tensor([[1.0, float("nan")], [0.5, 1.0], [0.0, float("nan")]])
+    losses = module._losses(margins, targets)
+    losses.sum().backward()
+    assert (margins.grad[[0, 2], 1] == 0).all()
+    assert (margins.grad[:, 0].abs() + margins.grad[1, 1].abs() > 0).all()
+    alone = torch.nn.functional.softplus(-margins[0, 0])
+    torch.testing.assert_close(losses[0], alone)
+
+
 def test_a_label_that_is_no_probability_is_refused(home, tmp_path) -> None:
     rows = [json.loads(line) for line in (home / "data" / "labelled.train.jsonl").read_text().splitlines()]
     rows[2]["text_preference"] = 3
@@ -169,6 +184,25 @@ class TestWinRate:
         assert self.scores(Biased(Brightness()), [0] * 3, values).rewards.tolist() == pytest.approx([1, 0, 0.5])
         once = self.scores(Biased(Brightness()), [0] * 3, values, both_orders=False).rewards
         assert once.tolist() == pytest.approx([1, 0.5, 0])
+
+    def test_a_comparison_that_failed_counts_for_neither_picture(self) -> None:
+        class Failing(RewardDifference):
+            def compare(self, first, second, prompts):
+                found = super().compare(first, second, prompts)
+                return torch.where((first < -0.5).flatten(1)[:, 0] | (second < -0.5).flatten(1)[:, 0], torch.nan, found)
+
+        found = self.scores(Failing(Brightness()), [0] * 4, [0.4, -0.2, 0.1, -0.9]).rewards
+        assert found[:3].tolist() == pytest.approx([1, 0, 0.5])
+        assert bool(found[3].isnan())
+
+    def test_it_mixes_with_rewards_of_single_pictures(self) -> None:
+        images = torch.tensor([0.4, -0.2, 0.1])[:, None, None, None].expand(-1, 1, 2, 2).contiguous()
+        mixed = WeightedImageRewards(
+            {"rate": WinRate(RewardDifference(Brightness())), "mean": Brightness()}, {"mean": 2.0}
+        )
+        assert mixed.compares
+        found = mixed.scores(images, ["a"] * 3, torch.zeros(3, dtype=torch.long)).rewards
+        assert found.tolist() == pytest.approx([1 + 0.8, 0 - 0.4, 0.5 + 0.2])
 
     def test_a_single_picture_has_no_rate(self) -> None:
         with pytest.raises(ValueError, match="at least two pictures of each prompt"):

@@ -14,6 +14,7 @@ from prl.config import ModelSource
 from prl.data import DataError
 from prl.diffusion.denoisers import load_denoiser
 from tests.helpers.pictures import (
+    Brightness,
     write_class_conditional,
     write_pictures,
     write_stable_diffusion,
@@ -119,6 +120,52 @@ def test_at_learning_rate_0_every_ratio_is_exactly_1(overrides, home, tmp_path) 
     for tag in ("policy/ratio_mean", "policy/ratio_max"):
         assert {value for _, value in found[tag]} == {1.0}
     assert {value for _, value in found["policy/step_kl"]} == {0.0}
+
+
+class Failing(Brightness):
+    """No reward for every third picture."""
+
+    def score(self, images: torch.Tensor, prompts: Any) -> torch.Tensor:
+        found = super().score(images, prompts)
+        return found.masked_fill(torch.arange(len(found)) % 3 == 0, float("nan"))
+
+
+def test_a_picture_without_a_reward_is_left_out(home, tmp_path, monkeypatch) -> None:
+    """Of three pictures of a prompt the first never counts; a micro-batch of one picture may have none that does."""
+    monkeypatch.setattr("tests.helpers.pictures.Brightness", Failing)
+    own = ("--trainer.limit_val_batches", "0", f"{MODEL}update.microbatch_size", "1")
+    run_stage(arguments(home, "trajectory_policy", tmp_path, *own))
+    found = scalars(events(tmp_path))
+    assert [value for _, value in found["reward/failed_frac"]] == pytest.approx([1 / 3] * 4)
+    assert all(abs(value) < float("inf") for _, value in found["policy/grad_norm"])
+
+
+def test_validations_measure_as_many_pictures_whatever_is_shown(home, tmp_path) -> None:
+    """A reward that compares is measured by the held-out one alone."""
+    rate = {"judge": {"class_path": "prl.diffusion.rewards.RewardDifference", "init_args": {"reward": REWARD}}}
+    own = (f"{MODEL}reward", json.dumps({"class_path": "prl.diffusion.rewards.WinRate", "init_args": rate}))
+    cli = run_stage(
+        arguments(home, "trajectory_policy", tmp_path, *own, f"{MODEL}heldout_reward", REWARD, f"{MODEL}shown", "0")
+    )
+    assert cli.model.pictures.measured == 6
+    assert "val/heldout_reward" in scalars(events(tmp_path))
+    with pytest.raises(
+        (ValueError, SystemExit), match="heldout_reward is WinRate, which rewards a picture only beside"
+    ):
+        run_stage(arguments(home, "trajectory_policy", tmp_path / "other", f"{MODEL}heldout_reward", own[1]))
+
+
+def test_predictions_have_the_draws_of_validations(home, tmp_path) -> None:
+    """Whatever the size of a batch is."""
+    run_stage(arguments(home, "preference", tmp_path))
+    found = []
+    for size in ("2", "5"):
+        own = ("--ckpt_path", "last", "--data.init_args.validation_batch_size", size)
+        run_stage(arguments(home, "preference", tmp_path, *own, verb="predict"))
+        (file,) = tmp_path.rglob("predictions*.jsonl")
+        found.append([json.loads(line)["margin"] for line in file.read_text().splitlines()])
+        file.unlink()
+    assert found[0] == pytest.approx(found[1], rel=1e-3, abs=1e-6)
 
 
 LORA = json.dumps({"rank": 2, "alpha": 4, "target_modules": ["to_q", "to_k", "to_v", "to_out.0"]})

@@ -35,7 +35,9 @@ class Denoiser(nn.Module, ABC):
         super().__init__()
         self.pipeline = pipeline
         parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
-        self.settings: Any = parts.pop(self.part).config
+        network: Any = parts.pop(self.part)
+        self.settings: Any = network.config
+        self.dtype: torch.dtype = network.dtype
         self.frozen = nn.ModuleDict({name: freeze(part) for name, part in parts.items()})
         self.process = process_of(pipeline.scheduler)
         # A flow's network is told its times in the units of its scheduler.
@@ -84,11 +86,19 @@ class Denoiser(nn.Module, ABC):
             condition: of `encode`, with N rows.
         """
 
-    def network_time(self, time: Tensor, noisy: Tensor) -> Tensor:
-        """Turn times of the process into those that the network is told: [N]."""
-        if isinstance(self.process, RectifiedFlow):
-            return (time * self.time_scale).to(noisy.device, noisy.dtype)
-        return time.to(noisy.device)
+    def call(self, network: Any, noisy: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """Call a network in the type of its weights, with times in the units of its scheduler: [N, ...].
+
+        Args:
+            network: the network.
+            noisy: [N, ...] noisy latents; the result has their type.
+            time: [N] times of the process.
+            condition: further arguments of the network.
+        """
+        told = (time * self.time_scale).float() if isinstance(self.process, RectifiedFlow) else time
+        given = {key: each.to(self.dtype) if each.is_floating_point() else each for key, each in condition.items()}
+        given["timestep"] = told.to(noisy.device)
+        return network(noisy.to(self.dtype), return_dict=False, **given)[0].to(noisy.dtype)
 
     @torch.no_grad()
     def to_latents(self, images: Tensor) -> Tensor:

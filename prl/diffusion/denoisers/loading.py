@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from prl.config import ModelSource
 from prl.diffusion.denoisers.base import Denoiser
@@ -35,6 +36,9 @@ def load_denoiser(source: ModelSource, prompt_tokens: int = 256) -> tuple[Denois
     pipeline = _read(source)
     denoiser = _kind(pipeline, prompt_tokens)
     network = getattr(pipeline, denoiser.part)
+    for module in network.modules():  # ratios must be repeatable; the config keeps what it says
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     if source.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     network = add_lora(network, source.lora) if source.lora else network.requires_grad_(True)

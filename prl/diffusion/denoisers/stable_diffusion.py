@@ -22,4 +22,4 @@ class StableDiffusion(Denoiser):
 
     def predict(self, network: Any, noisy: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Call the network."""
-        return network(noisy, self.network_time(time, noisy), return_dict=False, **condition)[0]
+        return self.call(network, noisy, time, condition)

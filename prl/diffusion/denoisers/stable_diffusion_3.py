@@ -38,4 +38,4 @@ class StableDiffusion3(Denoiser):
 
     def predict(self, network: Any, noisy: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Call the network."""
-        return network(noisy, timestep=self.network_time(time, noisy), return_dict=False, **condition)[0]
+        return self.call(network, noisy, time, condition)

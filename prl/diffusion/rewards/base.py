@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,13 @@ class ImageReward(nn.Module, ABC):
     learns.
     """
 
-    compares: ClassVar[bool] = False
+    compares: bool = False
     """Whether the reward of a picture is known only beside the others of its prompt, through `scores`."""
+
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """Names of the parts that shapers may read; none for a reward of one part."""
+        return ()
 
     @abstractmethod
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -83,18 +88,29 @@ class WeightedImageRewards(ImageReward):
             )
         self.rewards = nn.ModuleDict(rewards)
         self.weights = {name: weights.get(name, 1.0) for name in rewards}
+        self.compares = any(each.compares for each in rewards.values())
+
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """Names of the rewards."""
+        return tuple(self.weights)
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Add up the weighted rewards: [N]."""
-        return self._sum(self._parts(images, prompts))
+        rewards: Any = self.rewards
+        return self._sum({name: reward.score(images, prompts).float() for name, reward in rewards.items()})
 
     def scores(self, images: Tensor, prompts: Sequence[str], group: Tensor) -> Scores:
         """Score pictures, and keep the parts."""
-        parts = self._parts(images, prompts)
+        rewards: Any = self.rewards
+        parts = {name: reward.scores(images, prompts, group).rewards for name, reward in rewards.items()}
         return Scores(self._sum(parts), components=parts)
 
-    def _parts(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        return {name: reward.score(images, prompts).float() for name, reward in self.rewards.items()}  # type: ignore[operator]
+    def learn(self, images: Tensor, prompts: Sequence[str], rewards: Tensor) -> dict[str, float]:
+        """Have those learn that do."""
+        parts: Any = self.rewards
+        found = {name: part.learn(images, prompts, rewards) for name, part in parts.items()}
+        return {f"{name}/{key}": value for name, told in found.items() for key, value in told.items()}
 
     def _sum(self, parts: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([self.weights[name] * part for name, part in parts.items()]).sum(0)

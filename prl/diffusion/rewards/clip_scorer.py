@@ -45,6 +45,7 @@ class ClipScorer(nn.Module):
         self.max_length, self.image_size = texts.max_position_embeddings, pictures.image_size
         self.heads = nn.Linear(3 * width, len(self.names)) if self.names else None
         if self.heads is not None:
+            clip.logit_scale.requires_grad_(False)  # heads do not read it
             nn.init.zeros_(self.heads.bias)
             nn.init.normal_(self.heads.weight, std=0.01)
         self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from prl.diffusion.rewards.base import ImageJudge, ImageReward
 from prl.types import Scores
-from prl.verdict import Verdict, wins
+from prl.verdict import Verdict, mean_per_row, wins
 
 
 class WinRate(ImageReward):
     """w_i = (wins of picture i over the others of its prompt) / (G - 1) by a judge (2508.20751, equation 12).
 
-    A tie is half a win. Pictures of different prompts are never compared. Advantages of win rates do not depend on how
+    A tie is half a win. A comparison that failed counts for neither picture; one without any has no reward. Pictures of
+    different prompts are never compared. Advantages of win rates do not depend on how
     far apart the judge's numbers are, unlike those of rewards, whose smallest differences a group's deviation blows up.
     The paper asks once for each pair, in one order.
 
@@ -48,9 +49,7 @@ class WinRate(ImageReward):
         # Each pair is a comparison of either of its pictures with the other.
         verdict = Verdict(torch.cat([forth, back]), torch.cat([back, forth]))
         index = torch.cat([first, second])
-        won = wins(verdict.win_logit)
-        total = won.new_zeros(len(images)).index_add(0, index, won)
-        return Scores(total / alike.sum(1), verdict, index)
+        return Scores(mean_per_row(wins(verdict.win_logit), index, len(images)), verdict, index)
 
 
 class RewardDifference(ImageJudge):

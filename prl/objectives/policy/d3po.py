@@ -50,10 +50,8 @@ class D3PO(PolicyObjective):
         of_pair = losses.sum(1) / shared.sum(1).clamp(min=1)
         numbers, of_prompt = prompt_weights(experience, weights)
         pairs = of_prompt.new_zeros(len(of_prompt)).index_add(0, numbers[better], of_prompt.new_ones(len(better)))
-        loss = (of_pair * (of_prompt / pairs.clamp(min=1))[numbers[better]]).sum()
-        with torch.no_grad():
-            right = ((ratio[better] > ratio[worse]) & shared).sum(1) / shared.sum(1).clamp(min=1)
-            accuracy = (right * (of_prompt / pairs.clamp(min=1))[numbers[better]]).sum()
-        stats = {"policy_loss": loss, "accuracy": accuracy, **moved(new.logprobs, experience, weights)}
+        share = (of_prompt / pairs.clamp(min=1))[numbers[better]]
+        loss = (of_pair * share).sum()
+        stats = {"policy_loss": loss, **moved(new.logprobs, experience, weights)}
         # Without a pair, all gradients are 0 and none is missing.
         return LossOutput(loss + 0 * (new.logprobs * weights).sum(), stats)

@@ -39,6 +39,7 @@ class DRPO(PolicyObjective):
     """
 
     min_per_prompt = 2
+    reads_reference = False
     reads_advantages = False
 
     def __init__(

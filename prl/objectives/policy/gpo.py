@@ -29,6 +29,8 @@ class GPO(PolicyObjective):
         ValueError: for a beta that is not above 0.
     """
 
+    reads_reference = False
+
     def __init__(self, beta: float = 0.001) -> None:
         if not 0 < beta < math.inf:
             raise ValueError(f"GPO.beta is {beta}; expected a finite number above 0")

@@ -38,6 +38,8 @@ class RGRGRPO(PolicyObjective):
         ValueError: for a gamma outside of (0, 1), or another denominator.
     """
 
+    reads_reference = False
+
     def __init__(self, gamma: float = 0.1, denominator: Literal["policy", "old"] = "policy") -> None:
         if not 0 < gamma < 1:
             raise ValueError(f"RGRGRPO.gamma is {gamma}; expected a number in (0, 1)")

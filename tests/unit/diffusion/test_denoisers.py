@@ -72,6 +72,35 @@ def test_each_row_is_read_by_itself(kind, folders) -> None:
     assert not torch.allclose(other[0], together[0])  # the prompt matters
 
 
+def test_weights_of_another_type_are_called_in_it_and_times_keep_theirs(kind, folders) -> None:
+    """A time of 987 is 988 in bfloat16."""
+    exact, network = read(folders[kind])
+    denoiser, rough = read(folders[kind], dtype="bfloat16", lora=LoRA(rank=2, target_modules=["to_q"]))
+    noisy, _, condition = inputs(kind, exact)
+    time = denoiser.process.quantile(torch.tensor([0.987] * 3, dtype=torch.float64))
+    found = denoiser.predict(rough, noisy, time, inputs(kind, denoiser)[2])
+    assert found.dtype == torch.float32
+    seen: dict[str, torch.Tensor] = {}
+    rough.get_base_model().register_forward_pre_hook(lambda module, args, given: seen.update(given), with_kwargs=True)
+    denoiser.predict(rough, noisy, time, inputs(kind, denoiser)[2])
+    assert seen["timestep"].tolist() == pytest.approx([987.0] * 3, abs=1e-3)
+    expected = exact.predict(network, noisy, time, condition)
+    assert float((found - expected).abs().mean()) < 0.05 * float(expected.abs().mean()) + 0.02
+
+
+def test_dropout_is_off_and_stays_in_the_config(tmp_path) -> None:
+    import json
+
+    write_class_conditional(tmp_path)
+    path = tmp_path / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dropout": 0.5}))
+    denoiser, network = read(tmp_path)
+    call = inputs("classes", denoiser)
+    assert torch.equal(denoiser.predict(network, *call), denoiser.predict(network, *call))
+    denoiser.save(network, tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "unet" / "config.json").read_text())["dropout"] == 0.5
+
+
 def with_noise_in_adapters(network: Any) -> Any:
     torch.manual_seed(3)
     for parameter in network.parameters():
