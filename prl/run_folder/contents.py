@@ -24,10 +24,21 @@ BEGUN_FILES = (
     ".prl*",
 )
 """Paths in a run folder before config.yaml exists."""
+PIPELINE_PARTS = (
+    *("transformer", "unet", "vae", "scheduler", "safety_checker", "feature_extractor", "image_encoder"),
+    *(f"{part}{number}" for part in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")),
+)
+"""Folders of a pipeline of diffusers."""
+IMAGE_FILES = (
+    *("model_index.json", "pytorch_lora_weights.safetensors"),
+    *("image_reward.json", "heads.safetensors", "conv_scorer.json", "conv_scorer.safetensors"),
+)
+"""Files of models of pictures, and of reward models of them, beside those of all models."""
 RUN_FILES = (
     *(*BEGUN_FILES, "config.yaml", "ledger.jsonl", "validation.jsonl", "validation.partial", "seconds.json"),
     *("predictions*.jsonl", "anchors.jsonl", "anchors.partial", "checkpoints/batch-*", "checkpoints/last.*"),
-    *("samples/batch=*", "health/batch=*", *(f"{MODEL}/{name}" for name in MODEL_FILES)),
+    *("samples/batch=*", "health/batch=*", *(f"{MODEL}/{name}" for name in (*MODEL_FILES, *IMAGE_FILES))),
+    *(f"{MODEL}/{part}/*" for part in PIPELINE_PARTS),
     *(
         f"{verb}/{name}"
         for verb in ("validate", "test", "predict")
@@ -87,7 +98,8 @@ def foreign_files(folder: Path, patterns: tuple[str, ...] = RUN_FILES) -> list[P
 
 def is_kept(path: Path) -> bool:
     """Return whether an entry stays when a model folder is replaced: a foreign file, or an edited card."""
-    return not _matches(path.name, MODEL_FILES) or (path.name == CARD and was_edited(path))
+    is_model = _matches(path.name, (*MODEL_FILES, *IMAGE_FILES, *PIPELINE_PARTS))
+    return not is_model or (path.name == CARD and was_edited(path))
 
 
 def clear_model(folder: Path) -> None:

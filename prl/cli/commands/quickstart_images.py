@@ -26,6 +26,8 @@ LENGTHS = {
     "preference": ("--trainer.max_steps", "200"),
     "policy": ("--model.init_args.iterations", "40"),
 }
+CAPTIONED, REFERENCES, ROUNDS, RENDERED = 6000, 10, 16, 6000
+"""Captioned pictures, right pictures of each prompt, pairs of each prompt by the base model, and rendered pairs."""
 OWN_REPORT = json_with("gold", "seconds")
 
 console = Console()
@@ -91,9 +93,9 @@ def run(stage: str, out: Path, configs: Path, seed: int) -> None:
     if stage == "world":
         write_world(out / "world", seed)
     elif stage == "pairs":
-        for split, rounds in (("train", 16), ("validation", 2)):
+        for split, rounds in (("train", ROUNDS), ("validation", 2)):
             own_pairs.write_own_pairs(out / "base" / "model", out / "pairs", split, rounds, seed)  # type: ignore[arg-type]
-        own_pairs.write_judge_pairs(out / "pairs", 6000, seed)
+        own_pairs.write_judge_pairs(out / "pairs", RENDERED, seed)
     elif stage == "report":
         write_report(out, seed)
     else:
@@ -107,9 +109,9 @@ def write_world(folder: Path, seed: int) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     prompts = [scene.prompt for scene in ALL]
-    write_captioned(folder, "train", 6000, seed)
+    write_captioned(folder, "train", CAPTIONED, seed)
     write_captioned(folder, "validation", 120, seed)
-    own_pairs.write_references(folder, 10, seed)
+    own_pairs.write_references(folder, REFERENCES, seed)
     write_prompts(folder, "train", prompts)
     write_prompts(folder, "validation", prompts * 2)
     write_pipeline(folder / "pipeline", seed)

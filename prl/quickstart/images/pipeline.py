@@ -10,6 +10,8 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 
 from prl.diffusion.denoisers.base import save_pipeline
 from prl.diffusion.rewards.conv_scorer import ConvScorer
+from prl.models.quiet import quiet
+from prl.models.unused import deepspeed_left_alone
 from prl.quickstart.images.clips import CLIP_WORDS
 from prl.quickstart.images.scenes import WORDS
 
@@ -39,7 +41,8 @@ def write_pipeline(folder: Path, seed: int, channels: int = 3, width: int = 96, 
         width: width of the transformer, a multiple of 16.
         layers: its layers.
     """
-    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    with quiet(), deepspeed_left_alone():  # it warns of packages that pictures do not need
+        from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     tokenizer = build_tokenizer()
     sizes = {
