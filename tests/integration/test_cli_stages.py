@@ -294,6 +294,8 @@ def test_validating_a_run_leaves_its_record_alone(home: Home, tmp_path: Path) ->
 
 
 def test_one_field_of_a_new_model_is_set_on_the_command_line(home: Home, tmp_path: Path) -> None:
-    cli = home.run("supervised", tmp_path, "--model.init_args.model.config.hidden_size", "24", "--trainer.max_steps", "1")
+    cli = home.run(
+        "supervised", tmp_path, "--model.init_args.model.config.hidden_size", "24", "--trainer.max_steps", "1"
+    )
     assert cli.model.model.config.hidden_size == 24
     assert cli.model.model.config.num_hidden_layers == 2
