@@ -19,4 +19,6 @@ class RunConfig(SaveConfigCallback):
         """Write the config, now that models and checkpoint are in place."""
         self.config.accept_changes = False  # a setting of this start only
         if trainer.is_global_zero:
-            write_config(Path(trainer.default_root_dir), self.parser.dump(self.config, skip_none=False))
+            # Parsing has validated the settings; doing it again takes four fifths of the time.
+            text = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+            write_config(Path(trainer.default_root_dir), text)

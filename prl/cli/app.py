@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from jsonargparse import SUPPRESS, set_parsing_settings
 from lightning import LightningDataModule
 from lightning.fabric.utilities import seed
@@ -88,6 +89,12 @@ class PrlCLI(LightningCLI):
         # Lightning would let the hyper-parameters inside a checkpoint override YAML and command line without a word.
         # Here the configuration is what the user wrote, also on resume.
         return
+
+    def _dump_config(self) -> None:
+        # Lightning's, without validating a second time what parsing has validated.
+        if not hasattr(self, "config_dump"):
+            text = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
+            self.config_dump = yaml.safe_load(text)[self.subcommand]
 
     def before_instantiate_classes(self) -> None:
         """Refuse impossible strategies and precisions, and resolve the checkpoint, before compute is spent."""

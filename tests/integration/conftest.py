@@ -1,6 +1,10 @@
 from collections.abc import Iterator
+from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from torch.utils.tensorboard import writer
 
 from lightning_modules import PairwisePPOModule
 from prl.types import Experience
@@ -11,6 +15,24 @@ from tests.integration.runs import Home, build_home
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """Make a small world with a random model for each role; read only."""
     return build_home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _figures_without_paint() -> Iterator[None]:
+    """Make every figure, and paint none: painting takes most of the time of a tiny run that validates.
+
+    The files that look at images have a fixture of this name that paints.
+    """
+
+    def unpainted(figures: Any, close: bool = True) -> np.ndarray:
+        for figure in figures if isinstance(figures, list) else [figures]:
+            assert figure.axes
+            plt.close(figure)
+        return np.zeros((3, 1, 1), np.uint8)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "figure_to_image", unpainted)
+        yield
 
 
 @pytest.fixture(autouse=True)

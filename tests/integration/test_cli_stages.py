@@ -193,8 +193,9 @@ def test_ppo_with_gradient_checkpointing_learns_the_same(shared: bool, home: Hom
     saving = [f"{MODEL}policy.gradient_checkpointing", "true"]
     saving += [] if shared else [f"{MODEL}critic.model.gradient_checkpointing", "true"]
     runs = {"plain": [], "saving": saving}
+    short = (f"{MODEL}iterations", "2", "--trainer.limit_val_batches", "0")
     for name, more in runs.items():
-        home.run("pairwise_ppo", tmp_path / name, f"{MODEL}iterations", "2", *critic, *more)
+        home.run("pairwise_ppo", tmp_path / name, *short, *critic, *more)
     plain, saved = (last_checkpoint(tmp_path / name)["state_dict"] for name in runs)
     for name, weight in plain.items():
         torch.testing.assert_close(saved[name], weight, atol=1e-6, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
@@ -270,7 +271,7 @@ def test_later_config_wins_and_the_command_line_wins_over_both(home: Home, tmp_p
 
 def test_resolved_config_repeats_the_run(home: Home, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    home.run("pairwise_ppo", first)
+    home.run("pairwise_ppo", first, f"{MODEL}iterations", "2")
     run_stage(["fit", "--config", str(first / "config.yaml"), "--run_dir", str(second)])
     assert (second / "model" / "model.safetensors").read_bytes() == (first / "model" / "model.safetensors").read_bytes()
     assert (second / "checkpoints" / "last.ckpt").exists()
@@ -284,7 +285,7 @@ def test_fast_dev_run_leaves_no_files(home: Home, tmp_path: Path) -> None:
 
 def test_validating_a_run_leaves_its_record_alone(home: Home, tmp_path: Path) -> None:
     """The curves and the resolved config of a run tell how it was trained, also after someone validated it."""
-    home.run("pairwise_ppo", tmp_path)
+    home.run("pairwise_ppo", tmp_path, f"{MODEL}iterations", "1")
     record = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     home.run("pairwise_ppo", tmp_path, "--ckpt_path", "last", verb="validate")
     for path, content in record.items():
@@ -293,6 +294,8 @@ def test_validating_a_run_leaves_its_record_alone(home: Home, tmp_path: Path) ->
 
 
 def test_one_field_of_a_new_model_is_set_on_the_command_line(home: Home, tmp_path: Path) -> None:
-    cli = home.run("supervised", tmp_path, "--model.init_args.model.config.hidden_size", "24")
+    cli = home.run(
+        "supervised", tmp_path, "--model.init_args.model.config.hidden_size", "24", "--trainer.max_steps", "1"
+    )
     assert cli.model.model.config.hidden_size == 24
     assert cli.model.model.config.num_hidden_layers == 2

@@ -226,6 +226,7 @@ def test_one_base_model_for_everybody(home: Home, tmp_path: Path) -> None:
         json.dumps(judge),
         f"{init}judge_gate.mode",
         "off",
+        *("--trainer.val_check_interval", "4"),
     )
     module = home.run("pairwise_ppo", tmp_path / "run", *settings).model
     names = {name for name, _ in module.named_parameters()}

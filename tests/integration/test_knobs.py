@@ -169,6 +169,7 @@ class Runs:
             accelerator="cpu",
             max_epochs=-1,
             barebones=True,
+            limit_val_batches=0,
             use_distributed_sampler=False,
             default_root_dir=self.folder,
         )

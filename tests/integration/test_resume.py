@@ -199,7 +199,7 @@ CASES = {
     "bradley_terry": ("bradley_terry", (), [{"batch": 7}]),
     "supervised": ("supervised", ("--trainer.limit_val_batches", "0"), [{"batch": 5}]),
 }
-SLOW = {"ppo_worker", "shared_critic", "lora", "adapter_critic", "ppo_twice", "epoch_end", "supervised"}
+SLOW = {"ppo_worker", "shared_critic", "lora", "adapter_critic", "ppo_twice", "epoch_end", "supervised", "accumulation"}
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,8 @@ STOPS: dict[str, tuple[str, tuple[str, ...], list[tuple[dict[str, Any], int]]]] 
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[pytest.mark.slow] if case == "ppo_saving" else []) for case in STOPS]
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] if case in ("ppo_saving", "epoch_end") else []) for case in STOPS],
 )
 def test_stopped_run_ends_like_an_uninterrupted_one(
     case: str, home: Home, uninterrupted: Uninterrupted, tmp_path: Path

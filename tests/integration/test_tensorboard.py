@@ -66,6 +66,11 @@ JUDGE_VALIDATION_TAGS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _figures_without_paint() -> None:
+    """Paint them: images are looked at here."""
+
+
 def events(run: Path) -> EventAccumulator:
     board = EventAccumulator(str(run), size_guidance={"scalars": 0, "histograms": 0, "tensors": 0, "images": 0})
     board.Reload()

@@ -43,8 +43,15 @@ def threads() -> Any:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "attention"),
+    [
+        (torch.float32, "sdpa"),
+        (torch.bfloat16, "eager"),
+        pytest.param(torch.float32, "eager", marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, "sdpa", marks=pytest.mark.slow),
+    ],
+)
 def test_no_bit_depends_on_place_and_company(dtype: torch.dtype, attention: str, threads: Callable) -> None:
     model = tiny_model(3, hidden_size=48, intermediate_size=56, attn_implementation=attention).to(dtype)
     pairs = [made(length, seed) for seed, length in enumerate([3, 15, 16, 40, 63, 64, 9, 11, 60, 47, 31])]
