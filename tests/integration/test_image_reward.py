@@ -70,7 +70,7 @@ def arguments(home: Path, run: Path, model: str, *overrides: str, rows: str = "p
     return [*args, f"{MODEL}model.path", str(home / model), *overrides]
 
 
-@pytest.mark.parametrize("model", ["clip", "conv"])
+@pytest.mark.parametrize("model", ["conv", pytest.param("clip", marks=pytest.mark.slow)])
 def test_a_stopped_run_ends_like_a_whole_one_and_its_folder_scores_alike(model, home, tmp_path) -> None:
     run_stage(arguments(home, tmp_path / "whole", model))
     with pytest.raises(InterruptedRun):

@@ -171,8 +171,15 @@ def test_predictions_have_the_draws_of_validations(home, tmp_path) -> None:
 LORA = json.dumps({"rank": 2, "alpha": 4, "target_modules": ["to_q", "to_k", "to_v", "to_out.0"]})
 
 
-@pytest.mark.parametrize("stage", ["preference", "trajectory_policy"])
-@pytest.mark.parametrize("pipeline", ["stable_diffusion", "stable_diffusion_3"])
+@pytest.mark.parametrize(
+    ("pipeline", "stage"),
+    [
+        ("stable_diffusion", "preference"),
+        ("stable_diffusion_3", "trajectory_policy"),
+        pytest.param("stable_diffusion", "trajectory_policy", marks=pytest.mark.slow),
+        pytest.param("stable_diffusion_3", "preference", marks=pytest.mark.slow),
+    ],
+)
 def test_adapters_on_stable_diffusion_train_and_load_in_plain_diffusers(pipeline, stage, home, tmp_path) -> None:
     """Equal noise gives equal pictures, from the exported pipeline and from adapters on the plain one."""
     from diffusers import DiffusionPipeline

@@ -29,6 +29,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quickstart_images, "LENGTHS", lengths)
 
 
+@pytest.mark.slow
 def test_all_stages_and_the_report(short, tmp_path, capsys) -> None:
     out = tmp_path / "images"
     command = ["--world", "images", "--out", str(out), "--configs", str(CONFIGS / "images")]

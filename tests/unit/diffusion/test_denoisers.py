@@ -109,7 +109,7 @@ def with_noise_in_adapters(network: Any) -> Any:
     return network
 
 
-@pytest.mark.parametrize("layers", ["all-linear", ["to_q", "to_v"]])
+@pytest.mark.parametrize("layers", [["to_q", "to_v"], pytest.param("all-linear", marks=pytest.mark.slow)])
 def test_adapters_are_merged_or_written_alone_for_plain_diffusers(kind, layers, folders, tmp_path) -> None:
     from diffusers import DiffusionPipeline
 
