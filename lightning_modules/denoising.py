@@ -60,7 +60,7 @@ class DenoisingModule(DenoisingStage):
 
     def build_encoder(self) -> CaptionEncoder:
         """Build the encoder of pictures with captions; the data module calls this."""
-        return CaptionEncoder(self.read_pipeline().image_shape, self._columns)
+        return self.reading_prompts(CaptionEncoder(self.read_pipeline().image_shape, self._columns))
 
     @property
     def _columns(self) -> tuple[str, ...]:

@@ -83,7 +83,9 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         """Build the encoder of pairs; the data module calls this."""
         needs = self.objective
         shape = self.read_pipeline().image_shape
-        return ImagePairEncoder(shape, needs.views, needs.columns, needs.probabilities, needs.lists)
+        return self.reading_prompts(
+            ImagePairEncoder(shape, needs.views, needs.columns, needs.probabilities, needs.lists)
+        )
 
     def configure_model(self) -> None:
         """Read the pipeline, and the reference that the objective needs; safe to call twice."""
@@ -160,6 +162,10 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
             return self.predict(self.model, noisy, at, condition)
 
         return invert(self.denoiser.process, predict, latents, time, self.noise.inversion_steps).to(latents.dtype)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """Return implicit rewards, their margin and minus half of the errors, for validation pairs in file order."""
+        return PairTraining.predict_step(self, batch, batch_idx)
 
     def on_validation_epoch_start(self) -> None:
         """Start afresh."""

@@ -1,5 +1,6 @@
 """What all modules that train the network of a pipeline share: reading it, errors of its predictions, export."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from prl.diffusion.rewards import ImageReward, LearnedImageReward
 from prl.diffusion.sampling import ImageSampling
 from prl.models.adapters import own_parameters
 from prl.run_folder.inputs import Inputs, folder_inputs, pipeline_inputs
+
+log = logging.getLogger(__name__)
 
 
 class DenoisingStage(TrainingModule):
@@ -68,6 +71,12 @@ class DenoisingStage(TrainingModule):
                 f"heldout_reward is {type(heldout_reward).__name__}, which rewards a picture only beside others of its "
                 "prompt; a validation makes one for each prompt, so choose a reward of single pictures"
             )
+        if reward is not None and reward.compares and heldout_reward is None and measured:
+            log.warning(
+                "%s compares the pictures of a prompt, so validations measure nothing; give heldout_reward a reward of "
+                "single pictures",
+                type(reward).__name__,
+            )
         measurable = {name: each for name, each in rewards.items() if each is not None and not each.compares}
         self.pictures = PictureValidation(self, sampling, measurable, measured, shown)
         self._parts: tuple[Denoiser, Any] | None = None
@@ -79,6 +88,11 @@ class DenoisingStage(TrainingModule):
         if self._parts is None:
             self._parts = load_denoiser(self.source, self.prompt_tokens)
         return self._parts[0]
+
+    def reading_prompts(self, encoder: Any) -> Any:
+        """Have an encoder refuse prompts that the pipeline would cut."""
+        encoder.count_tokens = self.read_pipeline().count_tokens
+        return encoder
 
     def configure_model(self) -> None:
         """Read the pipeline; safe to call twice."""
@@ -137,6 +151,22 @@ class DenoisingStage(TrainingModule):
 
     # ---- validation and export
 
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """Make a picture for each validation prompt, from the noise of validations, and return its rewards.
+
+        Raises:
+            ValueError: without a reward of single pictures.
+        """
+        if not self.pictures.rewards:
+            raise ValueError("prl predict scores a picture of each validation prompt; set model.init_args.reward")
+        keys = [("validation", int(row)) for row in batch["index"]]
+        images = self.pictures.make(batch["prompts"], keys)
+        scores = {name: each.tolist() for name, each in self.pictures.score(images, batch["prompts"]).items()}
+        return [
+            {"prompt": prompt, **{name: each[number] for name, each in scores.items()}}
+            for number, prompt in enumerate(batch["prompts"])
+        ]
+
     def on_train_start(self) -> None:
         """Go on with the schedule, and show the pictures before training."""
         super().on_train_start()
@@ -156,8 +186,8 @@ class DenoisingStage(TrainingModule):
         self.pictures.finish()
 
     def card_kind(self, folder: Path) -> str | None:
-        """Return the kind of model that a card describes; diffusers has its own cards."""
-        return None
+        """Return the kind of model that a card describes."""
+        return "pictures"
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the pipeline as a folder for diffusers. Raises ValueError for merge: false without adapters."""

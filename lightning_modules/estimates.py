@@ -12,7 +12,9 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.bradley_terry import BradleyTerryRewardModule
+from lightning_modules.denoising_stage import DenoisingStage
 from lightning_modules.generative_reward import GenerativeRewardModule
+from lightning_modules.image_reward import ImageRewardModule
 from lightning_modules.oppo import OPPOModule
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.pairwise_ppo import PairwisePPOModule
@@ -86,6 +88,8 @@ def plan_memory(
     """
     if isinstance(module, OPPOModule):
         raise ValueError("prl estimate is for language models; those of OPPOModule have a few megabytes")
+    if isinstance(module, DenoisingStage | ImageRewardModule):
+        raise ValueError(f"prl estimate is for language models, and {type(module).__name__} has models of pictures")
     module.build_encoder()  # raises for settings that `prl fit` would refuse
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     dtype = half if float32_copies else None

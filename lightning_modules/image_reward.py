@@ -160,9 +160,14 @@ class ImageRewardModule(TrainingModule):
             right = _accuracy(margins[:, number], targets[:, number])
             self.log(f"val/accuracy{name and '/'}{name}", right, prog_bar=not name, rank_zero_only=True)
 
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, float]]:
+        """Return what each head says of chosen less what it says of rejected, for validation pairs in file order."""
+        names = [f"margin_{name}" for name in self._read().names if len(self._read().names) > 1] or ["margin"]
+        return [dict(zip(names, row, strict=True)) for row in self._margins(batch).tolist()]
+
     def card_kind(self, folder: Path) -> str | None:
-        """Return None: the model is CLIP's, whose card is its maker's."""
-        return None
+        """Return the kind of model that a card describes."""
+        return "image_reward"
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the model for `LearnedImageReward`. Raises ValueError for merge: false."""

@@ -51,9 +51,16 @@ class PictureValidation:
             texts, rows = [prompts[n] for n in wanted], index[wanted].cpu()
             images = self.make(texts, [("validation", int(row)) for row in rows])
         self._rows.append(rows)
-        scores = [reward.score(images, texts).float().cpu() for reward in self.rewards.values()]
+        scores = list(self.score(images, texts).values())
         self._scores.append(torch.stack(scores, 1) if scores else images.new_zeros(len(images), 0).cpu())
         self._images.append(images[(rows < self.shown).to(images.device)].cpu())
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Score pictures by each reward: name -> [N]. Raises ValueError for scores of another shape."""
+        found = {name: reward.score(images, prompts).float().cpu() for name, reward in self.rewards.items()}
+        for name, each in found.items():
+            check_rewards(self.rewards[name], each, len(images))
+        return found
 
     @torch.no_grad()
     def make(self, prompts: Sequence[str], keys: Sequence[tuple[Any, ...]]) -> Tensor:
@@ -105,6 +112,15 @@ class PictureValidation:
         board = self.module.tensorboard
         if board is not None and len(shown):
             board.add_image("pictures", grid(shown), step)
+
+
+def check_rewards(reward: ImageReward, found: Tensor, count: int) -> None:
+    """Refuse rewards of another shape than one number for each picture. Raises ValueError."""
+    if tuple(found.shape) != (count,):
+        raise ValueError(
+            f"{type(reward).__name__} gave rewards of shape {tuple(found.shape)}; expected a number for each picture, "
+            f"[{count}]"
+        )
 
 
 def grid(images: Tensor, columns: int = 8) -> Tensor:

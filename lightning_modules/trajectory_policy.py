@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules import optimizers
+from lightning_modules.picture_validation import check_rewards
 from lightning_modules.step_health import health_folder
 from lightning_modules.trajectory_update import PictureRollout, TrajectoryUpdate
 from prl.advantages.base import AdvantageEstimator
@@ -132,7 +133,7 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
 
     def build_encoder(self) -> ImagePromptEncoder:
         """Build the encoder of prompts; the data module calls this."""
-        return ImagePromptEncoder(self.read_pipeline().image_shape)
+        return self.reading_prompts(ImagePromptEncoder(self.read_pipeline().image_shape))
 
     @property
     def needs_reference(self) -> bool:
@@ -189,6 +190,7 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
             images = self.denoiser.to_images(made.trajectories.latents)
         with self.phase("judge"), torch.no_grad():
             scores = self.reward.scores(images, prompts, group)
+            check_rewards(self.reward, scores.rewards, len(prompts))
         rollout = as_rollout(prompts, group, len(self.trajectory_sampling.learnt))
         shaped = shape(scores, rollout, self.shaping)
         with self.phase("score"):

@@ -1,6 +1,6 @@
 """Encoders of rows with pictures: which files a row reads, and batches of pixels."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -34,12 +34,28 @@ class ImageEncoder:
         self.shape = tuple(shape)
         self.counts = EncodingCounts()
         self.declared: list[str] = []
+        self.count_tokens: Callable[[str], tuple[int, int]] | None = None
+        """Counts the tokens of a prompt, and tells how many the model reads; None where prompts are no texts."""
         self._files = ImageFiles(".")
 
     @property
     def fingerprint(self) -> str:
         """Hash all settings that decide the encoding of a record."""
         return settings_hash(type(self).__name__, self.shape)
+
+    def _text(self, record: Record) -> str:
+        """Return the text of a prompt. Raises RowError for several turns, and for more tokens than the model reads."""
+        text = text_of(record)
+        if self.count_tokens is not None:
+            found, limit = self.count_tokens(text)
+            if found > limit:
+                fix = "Shorten the prompt or remove the row."
+                raise RowError("prompt too long", "prompt", f"{found} tokens", expected=f"at most {limit}", fix=fix)
+        return text
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the tokenizers out of copies for loader workers, which read no prompts."""
+        return {**vars(self), "count_tokens": None}
 
     @contextmanager
     def reading(self, folder: Path) -> Iterator[None]:
@@ -143,7 +159,7 @@ class ImagePairEncoder(ImageEncoder):
             return None
         return {
             **row,
-            "prompt": text_of(record),
+            "prompt": self._text(record),
             "target": record.preference,
             "weight": record.weight,
             "length": 1,
@@ -201,7 +217,7 @@ class CaptionEncoder(ImageEncoder):
     def encode(self, record: CaptionedImage) -> dict[str, Any] | None:
         """Check the picture and the numbers of one row. Raises RowError for what cannot be read."""
         picture, numbers = self._kept(record.image, "image"), read_numbers(record, self.columns)
-        return {"image": picture, "prompt": text_of(record), "length": 1, **numbers}
+        return {"image": picture, "prompt": self._text(record), "length": 1, **numbers}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Read the pictures of a batch: `prompts` [B], `images` [B, C, ...], columns, and the `index` of each row."""
@@ -218,7 +234,7 @@ class ImagePromptEncoder(ImageEncoder):
 
     def encode(self, record: ImagePrompt) -> dict[str, Any] | None:
         """Take the text of a prompt. Raises RowError for a conversation of several turns."""
-        return {"prompt": text_of(record), "length": 1}
+        return {"prompt": self._text(record), "length": 1}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate `prompts` [B] texts, and the `index` of each row [B]."""

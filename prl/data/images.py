@@ -15,6 +15,8 @@ from prl.data.rows.row_errors import RowError, shown
 ARRAY = re.compile(r"(?P<file>.+\.npy)#(?P<row>[0-9]+)")
 """A picture of an array of several, such as `pictures.npy#12`."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+_MODES = ("RGB", "L", "P", "CMYK", "YCbCr", "1")
+"""Modes of pillow that turn into RGB without loss of what is seen; others have transparency or more bits."""
 _KEPT = 16
 """Arrays that stay open at a time."""
 
@@ -90,14 +92,20 @@ def _opened(path: Path, name: str, field: str) -> np.ndarray:
         raise RowError("no picture", field, shown(name), expected=expected, fix="Correct the name or remove the row.")
     _check_there(path, name, field)
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError:
         raise ValueError(
             f"{path} is an image file, and reading one needs pillow: pip install 'pairwise-rl[images]'"
         ) from None
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            if image.mode not in _MODES or getattr(image, "n_frames", 1) > 1:
+                what = f"{shown(name)} of mode {image.mode}, {getattr(image, 'n_frames', 1)} frames"
+                expected = "one picture without transparency, 8 bits a channel"
+                raise RowError("another kind of picture", field, what, expected=expected, fix="Convert it to RGB.")
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except RowError:
+        raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _damaged(name, field, error) from None
 

@@ -53,9 +53,11 @@ KINDS = {
     ),
     "tool_reward": Kind("Reward model that calls tools", "text-generation", "AutoModelForCausalLM", ("prl",)),
     "control": Kind("Policy of a control task", "reinforcement-learning", "", ("prl",), "prl"),
+    "pictures": Kind("Model of pictures", "text-to-image", "", ("prl",), "diffusers"),
+    "image_reward": Kind("Reward model of pictures", "", "", ("prl", "image-reward"), "prl"),
     None: Kind("Language model", "text-generation", "AutoModelForCausalLM"),
 }
-"""Kind of a judge or of a policy for control, or None for language models -> contents of the card."""
+"""Kind of a judge, of a policy for control or of a model of pictures, or None for language models -> the card."""
 
 _INPUT = """
 It reads one response at a time, in a row of three parts: the prompt as the chat template writes it up to where a
@@ -79,6 +81,21 @@ from prl.control import load_policy
 
 policy = load_policy(FOLDER)
 action = policy.act(states, actions, steps)  # the past of N episodes: [N, T, ...]; the last action is not looked at
+```
+"""
+
+_PICTURES = """```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained(FOLDER)
+```
+
+Parts that `model_index.json` has as null, such as `vae` of a model of pixels, are given to `from_pretrained` as None.
+"""
+_IMAGE_REWARD = """```python
+from prl.diffusion.rewards import LearnedImageReward
+
+rewards = LearnedImageReward(FOLDER).score(images, prompts)  # images from -1 to 1: [N, C, H, W]
 ```
 """
 
@@ -115,7 +132,7 @@ def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any]
         base_model=_base_model(base),
         datasets=sorted({path for path in paths.values() if is_data_set(path)}) or None,
         tags=[*words.tags, *(["lora"] if adapter else [])],
-        pipeline_tag=words.pipeline_tag,
+        pipeline_tag=words.pipeline_tag or None,
     )
     module = model["class_path"].rpartition(".")[2]
     lines = [f"---\n{metadata.to_yaml()}\n---\n", f"# {words.title}\n"]
@@ -198,8 +215,9 @@ def _base_model(path: str | None) -> str | None:
 
 
 def _loading(words: Kind, folder: str | Path) -> str:
-    if words is KINDS["control"]:
-        return _CONTROL
+    written = {"control": _CONTROL, "pictures": _PICTURES, "image_reward": _IMAGE_REWARD}
+    if found := next((text for kind, text in written.items() if words is KINDS[kind]), None):
+        return found
     plain = f"""```python
 from transformers import {words.auto_class}, AutoTokenizer
 

@@ -221,6 +221,15 @@ def test_a_weighted_sum_keeps_its_parts() -> None:
         WeightedImageRewards({"one": Brightness(), "two": Brightness()}, {"three": 1.0})
 
 
+def test_another_model_is_no_reward(tiny_folder, tmp_path) -> None:
+    with pytest.raises(ValueError, match="is a llama; expected a clip, or the folder of a ConvScorer"):
+        LearnedImageReward(str(tiny_folder))
+    with pytest.raises(ModelNotFoundError, match="nowhere does not exist"):
+        load_scorer(str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"pictures have shape \(3, 16, 16\); this reward model reads \(3, 8, 8\)"):
+        conv()(torch.zeros(1, 3, 16, 16), ["a"])
+
+
 def test_a_folder_without_a_model_is_named(tmp_path) -> None:
     with pytest.raises(ModelNotFoundError, match="holds no config.json of a CLIP model"):
         load_scorer(str(tmp_path))

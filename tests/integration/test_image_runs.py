@@ -168,6 +168,40 @@ def test_predictions_have_the_draws_of_validations(home, tmp_path) -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-3, abs=1e-6)
 
 
+def test_a_prompt_that_would_be_cut_is_refused(home, tmp_path) -> None:
+    rows = [json.dumps({"prompt": text}) + "\n" for text in ("a red circle", "a red circle a red circle a red circle")]
+    (tmp_path / "prompts.jsonl").write_text("".join(rows))
+    own = ("--data.init_args.train.path", str(tmp_path / "prompts.jsonl"))
+    with pytest.raises(
+        (DataError, SystemExit), match="row 2, field 'prompt': found 7 tokens .prompt too long.; expected at most 6"
+    ):
+        run_stage(arguments(home, "trajectory_policy", tmp_path / "run", *own))
+
+
+class Square(Brightness):
+    """Gives a number for each pair of pictures."""
+
+    def score(self, images: torch.Tensor, prompts: Any) -> torch.Tensor:
+        return super().score(images, prompts)[:, None] * torch.ones(len(images))
+
+
+def test_rewards_of_another_shape_are_refused(home, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tests.helpers.pictures.Brightness", Square)
+    with pytest.raises((ValueError, SystemExit), match=r"Square gave rewards of shape .12, 12.; expected .* \[12\]"):
+        run_stage(arguments(home, "trajectory_policy", tmp_path, "--trainer.num_sanity_val_steps", "0"))
+
+
+@pytest.mark.parametrize("stage", ["base", "trajectory_policy"])
+def test_predictions_score_a_picture_of_each_prompt(stage, home, tmp_path) -> None:
+    run_stage(arguments(home, stage, tmp_path, "--trainer.limit_val_batches", "0"))
+    run_stage(arguments(home, stage, tmp_path, "--ckpt_path", "last", verb="predict"))
+    (file,) = tmp_path.rglob("predictions*.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rows) == 8
+    assert all(-1 <= row["reward"] <= 1 and row["prompt"] for row in rows)
+    assert "Model of pictures" in (tmp_path / "model" / "README.md").read_text()
+
+
 LORA = json.dumps({"rank": 2, "alpha": 4, "target_modules": ["to_q", "to_k", "to_v", "to_out.0"]})
 
 

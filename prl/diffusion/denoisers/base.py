@@ -75,6 +75,14 @@ class Denoiser(nn.Module, ABC):
             ValueError: for a prompt that the model cannot read.
         """
 
+    def count_tokens(self, prompt: str) -> tuple[int, int]:
+        """Count the tokens of a prompt, and tell how many the first text encoder reads; others would be cut off."""
+        tokenizer = getattr(self.pipeline, "tokenizer", None)
+        if tokenizer is None:
+            return 0, 0
+        limit = int(tokenizer.model_max_length)
+        return len(tokenizer(prompt, truncation=True, max_length=limit + 1)["input_ids"]), limit
+
     @abstractmethod
     def predict(self, network: Any, noisy: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Call the network: [N, ...].
@@ -135,9 +143,7 @@ class Denoiser(nn.Module, ABC):
             if not is_adapted(network):
                 raise ValueError("the model has no adapters to write alone: model.lora was not set when it was trained")
             if not hasattr(self.pipeline, "save_lora_weights"):
-                raise ValueError(
-                    f"a {type(self.pipeline).__name__} cannot load adapters alone; export with merge: true"
-                )
+                raise ValueError(f"a {type(self.pipeline).__name__} cannot load adapters alone; export them merged")
             found = get_peft_model_state_dict(network)
             layers = {name.removeprefix("base_model.model."): weight for name, weight in found.items()}
             settings = network.peft_config[own_adapters(network)].to_dict()

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoConfig, AutoTokenizer, CLIPModel
 
 from prl.models.location import ModelNotFoundError, is_hub_id
 from prl.models.quiet import quiet, without_bars
@@ -92,14 +92,22 @@ def load_clip_scorer(path: str, heads: Sequence[str] | None = None) -> ClipScore
         heads: names of new heads, in place of those of the folder; those of the folder when None.
 
     Raises:
-        ModelNotFoundError: for a folder that is not there, or holds no CLIP.
+        ModelNotFoundError: for a folder that is not there, or holds no model.
+        ValueError: for a model of another kind, or one without all weights.
     """
     folder = Path(path).expanduser()
-    if not (folder / "config.json").is_file() and (folder.exists() or not is_hub_id(path)):
+    if not folder.exists() and not is_hub_id(path):
+        raise ModelNotFoundError(f"folder {path} does not exist; run the stage that writes it first, or give another")
+    if folder.exists() and not (folder / "config.json").is_file():
         raise ModelNotFoundError(f"folder {path} holds no config.json of a CLIP model; give another folder or a hub id")
     where: Any = str(folder) if folder.is_dir() else path
     with quiet(), without_bars(), deepspeed_left_alone():
-        clip = CLIPModel.from_pretrained(where)
+        if (kind := AutoConfig.from_pretrained(where).model_type) != "clip":
+            raise ValueError(f"the model in {path} is a {kind}; expected a clip, or the folder of a ConvScorer")
+        read: Any = CLIPModel.from_pretrained(where, output_loading_info=True)
+        clip, found = read
+        if missing := sorted(found["missing_keys"]):
+            raise ValueError(f"{path} lacks {len(missing)} weights of a CLIP, the first is {missing[0]}")
         tokenizer = AutoTokenizer.from_pretrained(where)
     told = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).is_file() else {"heads": []}
     scorer = ClipScorer(clip, tokenizer, told["heads"] if heads is None else heads)

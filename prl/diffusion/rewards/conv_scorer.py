@@ -51,6 +51,9 @@ class ConvScorer(nn.Module):
             images: [N, C, H, W] from -1 to 1.
             prompts: N texts.
         """
+        expected = (self.channels, self.image_size, self.image_size)
+        if tuple(images.shape[1:]) != expected:
+            raise ValueError(f"pictures have shape {tuple(images.shape[1:])}; this reward model reads {expected}")
         told = self.tokenizer(list(prompts), padding=True, return_tensors="pt").to(images.device)
         mask = told["attention_mask"][..., None].to(images.dtype)
         words = (self.words(told["input_ids"]) * mask).sum(1) / mask.sum(1).clamp(min=1)
