@@ -34,7 +34,8 @@ class DenoisingModule(DenoisingStage):
         reward: reward of the pictures that validations make; none is measured when null.
         measured: validation prompts for which a picture is made and scored.
         shown: those of them whose pictures are drawn in TensorBoard.
-        prompt_tokens: tokens of the third text encoder of Stable Diffusion 3 (`max_sequence_length` in diffusers).
+        prompt_tokens: tokens of the T5 text encoder of Stable Diffusion 3 and Wan (`max_sequence_length` in diffusers).
+        clip: frames, height and width of the clips of a model of video; null for pictures.
     """
 
     record_type = CaptionedImage
@@ -50,8 +51,9 @@ class DenoisingModule(DenoisingStage):
         measured: int = 64,
         shown: int = 16,
         prompt_tokens: int = 256,
+        clip: list[int] | None = None,
     ) -> None:
-        super().__init__(model, optimization, sampling, reward, measured, shown, prompt_tokens)
+        super().__init__(model, optimization, sampling, reward, measured, shown, prompt_tokens, clip=clip)
         if noise.inversion_steps:
             raise ValueError("noise.inversion_steps is of pairs; leave it out")
         if reward_scale is not None and not math.isfinite(reward_scale):

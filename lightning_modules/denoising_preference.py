@@ -46,7 +46,8 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         reward: reward of the pictures that validations make; none is measured when null.
         measured: validation prompts for which a picture is made and scored.
         shown: those of them whose pictures are drawn in TensorBoard.
-        prompt_tokens: tokens of the third text encoder of Stable Diffusion 3 (`max_sequence_length` in diffusers).
+        prompt_tokens: tokens of the T5 text encoder of Stable Diffusion 3 and Wan (`max_sequence_length` in diffusers).
+        clip: frames, height and width of the clips of a model of video; null for pictures.
 
     Raises:
         ValueError: for an objective that needs what pictures cannot have, or a reference that is not needed.
@@ -66,8 +67,9 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         measured: int = 64,
         shown: int = 16,
         prompt_tokens: int = 256,
+        clip: list[int] | None = None,
     ) -> None:
-        super().__init__(model, optimization, sampling, reward, measured, shown, prompt_tokens)
+        super().__init__(model, optimization, sampling, reward, measured, shown, prompt_tokens, clip=clip)
         self.objective = objective or DPO(beta=2000.0)
         check_needs(self.objective)
         _check_pictures(self.objective)
@@ -94,7 +96,7 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         super().configure_model()
         network: Any = self.model
         if self.objective.needs_reference and (self.reference_source is not None or not is_adapted(network)):
-            _, network = load_denoiser(self.reference_source or self.source, self.prompt_tokens)
+            _, network = load_denoiser(self.reference_source or self.source, self.prompt_tokens, self.clip)
             self.reference = self.shard(freeze(network))
 
     def score(self, batch: dict[str, Any]) -> PreferenceBatch:

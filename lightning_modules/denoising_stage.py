@@ -35,8 +35,9 @@ class DenoisingStage(TrainingModule):
         reward: reward of the pictures that validations make; none is measured when null.
         measured: validation prompts for which a picture is made and scored.
         shown: those of them whose pictures are drawn in TensorBoard.
-        prompt_tokens: tokens of the third text encoder of Stable Diffusion 3 (`max_sequence_length` in diffusers).
+        prompt_tokens: tokens of the T5 text encoder of Stable Diffusion 3 and Wan (`max_sequence_length` in diffusers).
         heldout_reward: second reward of validations.
+        clip: frames, height and width of the clips of a model of video; null for pictures.
 
     Raises:
         ValueError: for settings out of range, or a held-out reward that compares.
@@ -56,13 +57,16 @@ class DenoisingStage(TrainingModule):
         shown: int,
         prompt_tokens: int,
         heldout_reward: ImageReward | None = None,
+        clip: list[int] | None = None,
     ) -> None:
         super().__init__()
         check_source(model)
         for name, number in (("measured", measured), ("shown", shown), ("prompt_tokens", prompt_tokens)):
             if number < 0:
                 raise ValueError(f"{name} is {number}; expected 0 or more")
-        self.source, self.optimization, self.prompt_tokens = model, optimization, prompt_tokens
+        if clip is not None and (len(clip) != 3 or min(clip) < 1):
+            raise ValueError(f"clip is {clip}; expected null, or frames, height and width, such as [81, 480, 832]")
+        self.source, self.optimization, self.prompt_tokens, self.clip = model, optimization, prompt_tokens, clip
         self.reward = reward
         self.model: Any = None
         rewards = {"reward": reward, "heldout_reward": heldout_reward}
@@ -86,7 +90,7 @@ class DenoisingStage(TrainingModule):
     def read_pipeline(self) -> Denoiser:
         """Read the pipeline once; the data module needs the size of its pictures before the models are placed."""
         if self._parts is None:
-            self._parts = load_denoiser(self.source, self.prompt_tokens)
+            self._parts = load_denoiser(self.source, self.prompt_tokens, self.clip)
         return self._parts[0]
 
     def reading_prompts(self, encoder: Any) -> Any:

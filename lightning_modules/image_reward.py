@@ -81,9 +81,9 @@ class ImageRewardModule(TrainingModule):
 
     def build_encoder(self) -> ImagePairEncoder:
         """Build the encoder of pairs; the data module calls this."""
-        size = self.image_size or self._read().image_size
-        labels = self._labels()
-        return ImagePairEncoder((3, size, size), optional=labels)
+        *_, own = shape = self._read().image_shape
+        size = self.image_size or own
+        return ImagePairEncoder((*shape[:-2], size, size), optional=self._labels())
 
     def _labels(self) -> list[str]:
         """List the columns of the heads' own labels; none for a single head, whose label is that of the pair."""

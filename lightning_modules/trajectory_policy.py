@@ -61,7 +61,8 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
         validation_sampling: how validations make pictures, without noise in the steps.
         measured: validation prompts for which a picture is made and scored.
         shown: those of them whose pictures are drawn in TensorBoard.
-        prompt_tokens: tokens of the third text encoder of Stable Diffusion 3 (`max_sequence_length` in diffusers).
+        prompt_tokens: tokens of the T5 text encoder of Stable Diffusion 3 and Wan (`max_sequence_length` in diffusers).
+        clip: frames, height and width of the clips of a model of video; null for pictures.
         health: when the run warns, and when it stops.
 
     Raises:
@@ -88,10 +89,11 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
         measured: int = 64,
         shown: int = 16,
         prompt_tokens: int = 256,
+        clip: list[int] | None = None,
         health: Health = Health(),  # noqa: B008 - frozen
     ) -> None:
         shared = (model, optimization, validation_sampling, reward, measured, shown, prompt_tokens, heldout_reward)
-        super().__init__(*shared)
+        super().__init__(*shared, clip=clip)
         if iterations < 1:
             raise ValueError(f"iterations is {iterations}; expected at least 1")
         self.automatic_optimization = False
@@ -152,7 +154,7 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
                 "kl.form: released is of flows, whose steps have lengths; leave it at exact for this model"
             )
         if self.needs_reference and (self.reference_source is not None or not is_adapted(network)):
-            _, found = load_denoiser(self.reference_source or self.source, self.prompt_tokens)
+            _, found = load_denoiser(self.reference_source or self.source, self.prompt_tokens, self.clip)
             self.reference = self.shard(freeze(found))
 
     def configure_optimizers(self) -> Any:

@@ -120,10 +120,43 @@ def write_class_conditional(folder: Path, seed: int = 0, classes: int = 5) -> Pa
     return folder
 
 
-def write_pictures(folder: Path, count: int = 24, seed: int = 0, channels: int = 3) -> Path:
-    """Write `pairs`, `captioned` and `prompts` rows for training and validation, of pictures of 8 x 8."""
+def write_wan(folder: Path, seed: int = 0, *, latent: bool = True) -> Path:
+    """Clips of 5 frames of 8 x 8, whose latents are 3 frames of 4 x 4 with 4 channels, or clips as they are."""
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(seed)
+    channels = 4 if latent else 3
+    transformer = WanTransformer3DModel(
+        **{"patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": channels},
+        **{"out_channels": channels, "text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "num_layers": 2},
+        rope_max_seq_len=32,
+    )
+    vae = AutoencoderKLWan(
+        **{"base_dim": 4, "z_dim": 4, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [True]},
+        **{"latents_mean": [0.1, -0.2, 0.0, 0.3], "latents_std": [1.5, 0.5, 1.0, 2.0]},
+        **{"scale_factor_temporal": 2, "scale_factor_spatial": 2},
+    )
+    encoder = UMT5EncoderModel(
+        UMT5Config(
+            **{"vocab_size": len(WORDS), "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2},
+            **{"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0},
+        )
+    )
+    torch.nn.init.normal_(encoder.shared.weight)
+    WanPipeline(
+        **{"tokenizer": tokenizer(), "text_encoder": encoder, "vae": vae if latent else None},
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+        transformer=transformer,
+    ).save_pretrained(folder)
+    return folder
+
+
+def write_pictures(folder: Path, count: int = 24, seed: int = 0, channels: int = 3, frames: int = 0) -> Path:
+    """Write `pairs`, `captioned` and `prompts` rows for training and validation, of pictures or clips of 8 x 8."""
     folder.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (2 * count, 8, 8, channels), dtype=np.uint8)
+    shape = (2 * count, *[frames] * (frames > 0), 8, 8, channels)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     np.save(folder / "pictures.npy", pixels)
     texts = PROMPTS if channels == 3 else tuple("0123")
     for split, rows in (("train", count), ("validation", count // 3)):

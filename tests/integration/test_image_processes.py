@@ -18,11 +18,11 @@ pytest.importorskip("diffusers")
 
 ONE_STEP = (f"{MODEL}update.epochs", "1", f"{MODEL}update.minibatches", "1", f"{MODEL}kl.coef", "0.1")
 CASES = [
-    pytest.param("trajectory_policy", "ddp", id="policy-ddp"),
+    pytest.param("preference", "ddp", id="preference-ddp"),
     *(
         pytest.param(stage, strategy, id=f"{stage}-{strategy}", marks=pytest.mark.slow)
         for stage, strategy in (
-            *(("preference", "ddp"), ("base", "ddp"), ("preference", "fsdp2"), ("preference", "zero2")),
+            *(("trajectory_policy", "ddp"), ("base", "ddp"), ("preference", "fsdp2"), ("preference", "zero2")),
             *(("trajectory_policy", "fsdp2"), ("trajectory_policy", "zero2"), ("preference", "zero3")),
         )
     ),

@@ -21,6 +21,8 @@ from tests.unit.judge.test_thought_process_judge import Handler
 
 OVERLAYS = sorted((CONFIGS / "methods").glob("*.yaml"))
 MODEL = "--model.init_args."
+QUICK = ("par", "p3o", "ngrpo", "barfi", "rgr_grpo", "multi_turn", "pf_ppo", "tp_grpo")
+"""Overlays of policies, whose runs take long, that the quick suite trains: one for each kind of place in the loop."""
 FEWER_PROMPTS = ("--data.init_args.batch_size", "4")
 
 
@@ -152,7 +154,14 @@ def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
     run_stage([*arguments[:3], *settings_of(overlay, home, run.parent), *arguments[3:], *more])
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def is_quick(overlay: Path) -> bool:
+    return overlay.stem in QUICK or stage_of(overlay) != "pairwise_ppo"
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    [pytest.param(each, id=each.stem, marks=[] if is_quick(each) else pytest.mark.slow) for each in OVERLAYS],
+)
 def test_a_method_trains_and_is_resumed_exactly(overlay: Path, home: Home, tmp_path: Path) -> None:
     once = ("--trainer.val_check_interval", "4")  # validated at the end
     tiny(overlay, home, tmp_path / "whole", *once)
@@ -166,7 +175,7 @@ def test_a_method_trains_and_is_resumed_exactly(overlay: Path, home: Home, tmp_p
 
 
 def test_there_are_methods() -> None:
-    assert {"grpo", "par", "dpo", "tgdpo"} <= {path.stem for path in OVERLAYS}
+    assert {"grpo", "dpo", "tgdpo", *QUICK} <= {path.stem for path in OVERLAYS}
 
 
 def test_the_recipe_of_unpacking_starts_at_the_policy_that_sampled(home: Home, tmp_path: Path) -> None:

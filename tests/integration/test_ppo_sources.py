@@ -50,7 +50,9 @@ def bare(home: Home, folder: Path) -> tuple[str, ...]:
     return tuple(arguments)
 
 
-@pytest.mark.parametrize("kind", ANCHORS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "AnchorBank" else pytest.mark.slow) for kind in ANCHORS]
+)
 def test_every_kind_of_anchor_trains_without_a_column_and_resumes_exactly(
     kind: str, home: Home, tmp_path: Path
 ) -> None:

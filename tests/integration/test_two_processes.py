@@ -103,7 +103,7 @@ def test_validation_does_not_depend_on_the_number_of_processes(home: Home, tmp_p
     assert [row[:5] for row in tables[0]] == [row[:5] for row in tables[1]]
 
 
-@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+@pytest.mark.parametrize("strategy", ["fsdp2", pytest.param("zero3", marks=pytest.mark.slow)])
 def test_pairwise_ppo_trains_in_two_processes_and_each_draws_its_own_samples(
     strategy: str, home: Home, tmp_path: Path
 ) -> None:

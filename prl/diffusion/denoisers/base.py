@@ -167,6 +167,8 @@ def process_of(scheduler: Any) -> NoiseProcess:
     """
     if "FlowMatch" in type(scheduler).__name__:
         return RectifiedFlow(kind="ode", shift=scheduler.config.shift)
+    if getattr(scheduler.config, "use_flow_sigmas", False):  # UniPC of Wan: a solver for flows
+        return RectifiedFlow(kind="ode", shift=scheduler.config.flow_shift)
     if hasattr(scheduler, "alphas_cumprod"):
         return DDPM.from_scheduler(scheduler, eta=0.0)
     raise ValueError(

@@ -1,5 +1,6 @@
 """Reading of pipelines: folders of diffusers, or hub ids."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,24 @@ _LANGUAGE = ("config", "tokenizer", "attn_implementation", "chat_template_kwargs
 """Settings of a source that say nothing of a pipeline."""
 
 
-def load_denoiser(source: ModelSource, prompt_tokens: int = 256) -> tuple[Denoiser, Any]:
+def load_denoiser(
+    source: ModelSource, prompt_tokens: int = 256, clip: Sequence[int] | None = None
+) -> tuple[Denoiser, Any]:
     """Read a pipeline, and return its frozen parts and its network, ready for training.
 
     Weights are read from safetensors only, and no code of the folder is run.
 
     Args:
         source: folder of a pipeline or hub id; with `lora` adapters are added to the network.
-        prompt_tokens: as of `StableDiffusion3`.
+        prompt_tokens: as of `StableDiffusion3` and `Wan`.
+        clip: frames, height and width of clips, for a model of video.
 
     Raises:
         ValueError: without diffusers, for a pipeline of another kind, or for settings of language models.
     """
     check_source(source)
     pipeline = _read(source)
-    denoiser = _kind(pipeline, prompt_tokens)
+    denoiser = _kind(pipeline, prompt_tokens, clip)
     network = getattr(pipeline, denoiser.part)
     for module in network.modules():  # ratios must be repeatable; the config keeps what it says
         if isinstance(module, nn.Dropout):
@@ -89,18 +93,27 @@ def _place(path: str) -> str:
     return str(folder) if folder.is_dir() else path
 
 
-def _kind(pipeline: Any, prompt_tokens: int) -> Denoiser:
+def _kind(pipeline: Any, prompt_tokens: int, clip: Sequence[int] | None) -> Denoiser:
     """Choose the denoiser of a pipeline by its class."""
     from prl.diffusion.denoisers.class_conditional import ClassConditional
     from prl.diffusion.denoisers.stable_diffusion import StableDiffusion
     from prl.diffusion.denoisers.stable_diffusion_3 import StableDiffusion3
+    from prl.diffusion.denoisers.wan import Wan
 
     name = type(pipeline).__name__
+    if name == "WanPipeline":
+        if clip is None:
+            raise ValueError(
+                "the pipeline makes clips, whose size it does not say: set model.init_args.clip to [F, H, W]"
+            )
+        return Wan(pipeline, prompt_tokens, clip)
+    if clip is not None:
+        raise ValueError(f"clip is {list(clip)}, and a {name} makes pictures; leave it out, or choose a model of video")
     if name == "StableDiffusion3Pipeline":
         return StableDiffusion3(pipeline, prompt_tokens)
     kinds = {"StableDiffusionPipeline": StableDiffusion}
     kinds |= dict.fromkeys(("DDPMPipeline", "DDIMPipeline"), ClassConditional)  # type: ignore[arg-type]
     if name not in kinds:
-        expected = ", ".join([*kinds, "StableDiffusion3Pipeline"])
+        expected = ", ".join([*kinds, "StableDiffusion3Pipeline", "WanPipeline"])
         raise ValueError(f"the pipeline is a {name}; expected one of {expected}")
     return kinds[name](pipeline)

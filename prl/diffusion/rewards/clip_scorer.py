@@ -51,6 +51,11 @@ class ClipScorer(nn.Module):
         self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD)[:, None, None], persistent=False)
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of a picture of the model's own size: [C, H, W]."""
+        return (3, self.image_size, self.image_size)
+
     def forward(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Score pictures: [N, heads], or [N, 1] without heads.
 

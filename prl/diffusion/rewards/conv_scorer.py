@@ -22,21 +22,29 @@ class ConvScorer(nn.Module):
     Args:
         tokenizer: tokenizer of the prompts.
         image_size: height and width of the pictures, a multiple of 4.
-        channels: channels of the pictures; of a clip all frames are channels of one picture.
+        channels: channels of the pictures.
         width: channels of the first convolutions.
         heads: names of the heads.
+        frames: frames of the clips, which convolutions read as channels of one picture; 1 for pictures.
     """
 
     def __init__(
-        self, tokenizer: Any, image_size: int, channels: int = 3, width: int = 32, heads: Sequence[str] = ("quality",)
+        self,
+        tokenizer: Any,
+        image_size: int,
+        channels: int = 3,
+        width: int = 32,
+        heads: Sequence[str] = ("quality",),
+        frames: int = 1,
     ) -> None:
         super().__init__()
         self.tokenizer, self.image_size, self.channels, self.width = tokenizer, image_size, channels, width
+        self.frames = frames
         self.names = tuple(heads)
         self.words = nn.Embedding(len(tokenizer), 64)
         self.text = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 128))
         self.picture = nn.Sequential(
-            *(nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()),
+            *(nn.Conv2d(channels * frames, width, 3, padding=1), nn.SiLU()),
             *(nn.Conv2d(width, width, 3, padding=1, stride=2), nn.SiLU()),
             *(nn.Conv2d(width, 2 * width, 3, padding=1), nn.SiLU()),
             *(nn.Conv2d(2 * width, 2 * width, 3, padding=1, stride=2), nn.SiLU()),
@@ -44,16 +52,24 @@ class ConvScorer(nn.Module):
         )
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(128, 64), nn.SiLU(), nn.Linear(64, len(self.names)))
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of a picture, [C, H, W], or of a clip, [C, F, H, W]."""
+        frames = (self.frames,) if self.frames > 1 else ()
+        return (self.channels, *frames, self.image_size, self.image_size)
+
     def forward(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Score pictures: [N, heads].
+        """Score pictures or clips: [N, heads].
 
         Args:
-            images: [N, C, H, W] from -1 to 1.
+            images: [N, C, H, W] or [N, C, F, H, W] from -1 to 1.
             prompts: N texts.
         """
-        expected = (self.channels, self.image_size, self.image_size)
-        if tuple(images.shape[1:]) != expected:
-            raise ValueError(f"pictures have shape {tuple(images.shape[1:])}; this reward model reads {expected}")
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"pictures have shape {tuple(images.shape[1:])}; this reward model reads {self.image_shape}"
+            )
+        images = images.flatten(1, -3)
         told = self.tokenizer(list(prompts), padding=True, return_tensors="pt").to(images.device)
         mask = told["attention_mask"][..., None].to(images.dtype)
         words = (self.words(told["input_ids"]) * mask).sum(1) / mask.sum(1).clamp(min=1)
@@ -66,6 +82,7 @@ class ConvScorer(nn.Module):
             {name: each.detach().cpu().contiguous() for name, each in self.state_dict().items()}, folder / WEIGHTS
         )
         settings = {"image_size": self.image_size, "channels": self.channels, "width": self.width}
+        settings["frames"] = self.frames
         write_text(folder / SETTINGS, json.dumps({**settings, "heads": self.names}) + "\n")
         self.tokenizer.save_pretrained(folder)
 

@@ -11,6 +11,7 @@ from prl.quickstart.images.clips import (
 )
 from prl.quickstart.images.data import (
     write_captioned,
+    write_captioned_clips,
     write_clips,
     write_lists,
     write_pairs,
@@ -77,6 +78,7 @@ __all__ = [
     "to_uint8",
     "write_arrays",
     "write_captioned",
+    "write_captioned_clips",
     "write_clips",
     "write_lists",
     "write_pairs",

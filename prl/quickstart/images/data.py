@@ -146,11 +146,11 @@ def write_user_pairs(folder: Path, split: Split, count: int, seed: int) -> Path:
 
 
 def write_clips(folder: Path, split: Split, count: int, seed: int, frames: int = 4) -> Path:
-    """Write pairs of clips: rows of `prompt`, `chosen`, `rejected`, `visual`, `motion` and `text`.
+    """Write pairs of clips: rows of `prompt`, `chosen`, `rejected`, and a label for each of the three sides.
 
     A clip may have a flaw on each side: it is faded, it moves in another direction or not at all, or it shows another
-    colour or shape. The clip with fewer flaws is chosen. The three columns tell which clip is the better one on a
-    side: 1 the chosen, -1 the rejected, and 0 neither.
+    colour or shape. The clip with fewer flaws is chosen. `visual_preference`, `motion_preference` and `text_preference`
+    are the probability that the chosen clip is the better one on a side: 1, 0, or 1/2 where both are alike.
 
     Args:
         folder: written into.
@@ -172,9 +172,26 @@ def write_clips(folder: Path, split: Split, count: int, seed: int, frames: int =
         chosen, rejected = _two_flawed(generator)
         clips += [_clip(scene, move, flaws, generator, frames) for flaws in (chosen, rejected)]
         names = [reference(f"clips.{split}", 2 * index + at) for at in range(2)]
-        better = {side: int(side in rejected) - int(side in chosen) for side in SIDES}
+        better = {f"{side}_preference": (1 + (side in rejected) - (side in chosen)) / 2 for side in SIDES}
         rows.append({"prompt": clip_prompt(scene, move), "chosen": names[0], "rejected": names[1], **better})
     return _write(folder, f"clips.{split}", rows, clips)
+
+
+def write_captioned_clips(
+    folder: Path, split: Split, count: int, seed: int, frames: int = 4, flaw_rate: float = 0.3
+) -> Path:
+    """Write clips with captions, of which each has a flaw on a side at a rate: rows of `prompt` and `image`.
+
+    Other arguments, result and errors are those of `write_clips`.
+    """
+    generator = _generator("captioned_clips", split, count, seed, flaw_rate=flaw_rate)
+    clips, rows = [], []
+    for index in range(count):
+        scene, move = generator.choice(ALL), generator.choice(MOVES)
+        flaws = {side for side in SIDES if generator.random() < flaw_rate}
+        clips.append(_clip(scene, move, flaws, generator, frames))
+        rows.append({"prompt": clip_prompt(scene, move), "image": reference(f"captioned_clips.{split}", index)})
+    return _write(folder, f"captioned_clips.{split}", rows, clips)
 
 
 # ---- pictures and clips

@@ -25,8 +25,16 @@ PER_PROMPT = 4
 """Pictures of which the best and the worst make a pair."""
 
 
-def make_pictures(model: Path, prompts: Sequence[str], seed: int, name: str, sampling: ImageSampling) -> Tensor:
-    """Make a picture for each prompt: [N, 3, H, W] from -1 to 1. Equal seeds and names give equal noise.
+def make_pictures(
+    model: Path,
+    prompts: Sequence[str],
+    seed: int,
+    name: str,
+    sampling: ImageSampling,
+    prompt_tokens: int = 0,
+    clip: Sequence[int] | None = None,
+) -> Tensor:
+    """Make a picture or clip for each prompt: [N, 3, ...] from -1 to 1. Equal seeds and names give equal noise.
 
     Args:
         model: folder of the pipeline.
@@ -34,8 +42,10 @@ def make_pictures(model: Path, prompts: Sequence[str], seed: int, name: str, sam
         seed: seed of the noise.
         name: what the pictures are for.
         sampling: how they are made.
+        prompt_tokens: as of `load_denoiser`.
+        clip: frames, height and width of clips; None for pictures.
     """
-    denoiser, network = load_denoiser(ModelSource(path=str(model)), prompt_tokens=0)
+    denoiser, network = load_denoiser(ModelSource(path=str(model)), prompt_tokens, clip)
     noise = normal([(seed, name, number) for number in range(len(prompts))], denoiser.latent_shape)
     made = []
     for rows in torch.arange(len(prompts)).split(240):

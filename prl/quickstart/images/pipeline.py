@@ -1,4 +1,4 @@
-"""A tiny Stable Diffusion 3 with random weights, on pixels: the base model of the world of pictures."""
+"""Tiny pipelines with random weights, on pixels: a Stable Diffusion 3 for pictures, and a Wan for clips."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from prl.diffusion.denoisers.base import save_pipeline
 from prl.diffusion.rewards.conv_scorer import ConvScorer
@@ -31,13 +37,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=PROMPT_TOKENS, **names)
 
 
-def write_pipeline(folder: Path, seed: int, channels: int = 3, width: int = 96, layers: int = 4) -> None:
+def write_pipeline(folder: Path, seed: int, width: int = 96, layers: int = 4) -> None:
     """Write the pipeline with random weights, the same for the same seed.
 
     Args:
         folder: made if need be.
         seed: seed of the weights.
-        channels: 3 for pictures; 3 times the frames for clips, whose frames are channels of one picture.
         width: width of the transformer, a multiple of 16.
         layers: its layers.
     """
@@ -46,7 +51,7 @@ def write_pipeline(folder: Path, seed: int, channels: int = 3, width: int = 96, 
 
     tokenizer = build_tokenizer()
     sizes = {
-        **{"sample_size": 16, "patch_size": 4, "in_channels": channels, "out_channels": channels},
+        **{"sample_size": 16, "patch_size": 4, "in_channels": 3, "out_channels": 3},
         **{"num_layers": layers, "attention_head_dim": 32, "num_attention_heads": width // 32},
         **{"joint_attention_dim": 2 * _WIDTH, "caption_projection_dim": width},
         **{"pooled_projection_dim": 2 * _WIDTH, "pos_embed_max_size": 4},
@@ -63,11 +68,42 @@ def write_pipeline(folder: Path, seed: int, channels: int = 3, width: int = 96, 
     save_pipeline(StableDiffusion3Pipeline(transformer=transformer, scheduler=scheduler, **parts, **absent), folder)
 
 
-def write_scorer(folder: Path, seed: int) -> None:
-    """Write a small reward model with random weights, which is trained on pairs of the world."""
+def write_clip_pipeline(folder: Path, seed: int, width: int = 96, layers: int = 4) -> None:
+    """Write the pipeline for clips with random weights, the same for the same seed.
+
+    Args:
+        folder: made if need be.
+        seed: seed of the weights.
+        width: width of the transformer, a multiple of 32.
+        layers: its layers.
+    """
+    with quiet(), deepspeed_left_alone():
+        from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+
+    tokenizer = build_tokenizer()
+    texts: dict[str, Any] = {
+        **{"vocab_size": len(tokenizer), "d_model": _WIDTH, "d_kv": _WIDTH // 2, "d_ff": 2 * _WIDTH},
+        **{"num_layers": 2, "num_heads": 2, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0},
+    }
+    sizes: dict[str, Any] = {
+        **{"patch_size": (1, 4, 4), "num_attention_heads": width // 32, "attention_head_dim": 32},
+        **{"in_channels": 3, "out_channels": 3, "text_dim": _WIDTH, "freq_dim": 64, "ffn_dim": 4 * width},
+        **{"num_layers": layers, "rope_max_seq_len": 32},
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        ConvScorer(build_tokenizer(), image_size=16).save(folder)
+        encoder: Any = UMT5EncoderModel(UMT5Config(**texts))
+        nn.init.normal_(encoder.shared.weight)  # as above
+        transformer = WanTransformer3DModel(**sizes)
+    parts = {"tokenizer": tokenizer, "text_encoder": encoder, "vae": None, "transformer": transformer}
+    save_pipeline(WanPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), **parts), folder)
+
+
+def write_scorer(folder: Path, seed: int, frames: int = 1) -> None:
+    """Write a small reward model with random weights, which is trained on pairs of pictures or clips of the world."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        ConvScorer(build_tokenizer(), image_size=16, frames=frames).save(folder)
 
 
 _WIDTH = 32

@@ -12,7 +12,12 @@ from prl.diffusion.denoisers import load_denoiser
 from prl.diffusion.denoisers.base import process_of, repeated, rows_of
 from prl.diffusion.sampling import Prompted, sample_latents
 from prl.models.location import ModelNotFoundError
-from tests.helpers.pictures import write_class_conditional, write_stable_diffusion, write_stable_diffusion_3
+from tests.helpers.pictures import (
+    write_class_conditional,
+    write_stable_diffusion,
+    write_stable_diffusion_3,
+    write_wan,
+)
 
 pytest.importorskip("diffusers")
 
@@ -20,7 +25,10 @@ WRITERS = {
     "stable_diffusion": write_stable_diffusion,
     "stable_diffusion_3": write_stable_diffusion_3,
     "classes": write_class_conditional,
+    "wan": write_wan,
 }
+FLOWS = ("stable_diffusion_3", "wan")
+CLIP = [5, 8, 8]
 PROMPTS = {"classes": ["1", "", "3"]}
 TOKENS = 6
 
@@ -37,7 +45,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def read(folder: Path, **settings: Any) -> tuple[Any, Any]:
-    return load_denoiser(ModelSource(path=str(folder), **settings), prompt_tokens=TOKENS)
+    index = folder / "model_index.json"
+    clip = CLIP if index.is_file() and "Wan" in index.read_text() else None
+    return load_denoiser(ModelSource(path=str(folder), **settings), TOKENS, clip)
 
 
 def inputs(kind: str, denoiser: Any) -> tuple[Any, ...]:
@@ -49,9 +59,9 @@ def inputs(kind: str, denoiser: Any) -> tuple[Any, ...]:
 
 def test_shapes_and_processes(kind, folders) -> None:
     denoiser, network = read(folders[kind])
-    assert denoiser.image_shape == ((1, 8, 8) if kind == "classes" else (3, 8, 8))
-    assert denoiser.latent_shape == ((1, 8, 8) if kind == "classes" else (4, 4, 4))
-    assert isinstance(denoiser.process, RectifiedFlow if kind == "stable_diffusion_3" else DDPM)
+    assert denoiser.image_shape == {"classes": (1, 8, 8), "wan": (3, 5, 8, 8)}.get(kind, (3, 8, 8))
+    assert denoiser.latent_shape == {"classes": (1, 8, 8), "wan": (4, 3, 4, 4)}.get(kind, (4, 4, 4))
+    assert isinstance(denoiser.process, RectifiedFlow if kind in FLOWS else DDPM)
     noisy, time, condition = inputs(kind, denoiser)
     assert denoiser.predict(network, noisy, time, condition).shape == noisy.shape
     assert denoiser.to_images(noisy).shape == (3, *denoiser.image_shape)
@@ -150,6 +160,47 @@ def test_equal_noise_gives_the_pictures_of_plain_diffusers(guidance, folders) ->
         **{"height": 8, "width": 8, "max_sequence_length": TOKENS},
     ).images
     torch.testing.assert_close((ours + 1) / 2, plain, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_equal_noise_gives_the_clips_of_plain_diffusers(guidance, folders, monkeypatch) -> None:
+    """The loop of Wan's pipeline, whose sides are multiples of 16, by Euler steps with the times that prl takes."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    denoiser, network = load_denoiser(ModelSource(path=str(folders["wan"])), TOKENS, [5, 16, 16])
+    assert denoiser.process.shift == 3.0
+    scheduler, times = FlowMatchEulerDiscreteScheduler(), denoiser.process.times(4)
+    plain_times = scheduler.set_timesteps
+    monkeypatch.setattr(scheduler, "set_timesteps", lambda n, device: plain_times(sigmas=times[:-1], device=device))
+    denoiser.pipeline.scheduler = scheduler
+    noise = torch.randn(2, *denoiser.latent_shape, generator=torch.Generator().manual_seed(5))
+    prompts = ["a red circle", "a blue square"]
+    condition = denoiser.encode(prompts, torch.device("cpu"))
+    predict = Prompted(denoiser, network.eval(), condition, denoiser.encode(["", ""], torch.device("cpu")), guidance)
+    ours = denoiser.to_images(sample_latents(denoiser.process, predict, noise, 4))
+    plain = denoiser.pipeline(
+        **{"prompt": prompts, "guidance_scale": guidance, "latents": noise, "output_type": "pt"},
+        **{"num_frames": 5, "height": 16, "width": 16, "num_inference_steps": 4, "max_sequence_length": TOKENS},
+    ).frames
+    torch.testing.assert_close((ours.movedim(2, 1) + 1) / 2, plain, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("clip", "said"),
+    [
+        (None, "makes clips, whose size it does not say"),
+        ([6, 8, 8], "clip has 6 frames; expected 1 and a multiple of 2"),
+        ([5, 6, 8], "clip is 6x8 pixels; expected multiples of 4"),
+    ],
+)
+def test_clips_of_a_size_that_cannot_be_made_are_refused(clip, said, folders) -> None:
+    with pytest.raises(ValueError, match=said):
+        load_denoiser(ModelSource(path=str(folders["wan"])), TOKENS, clip)
+
+
+def test_a_model_of_pictures_makes_no_clips(folders) -> None:
+    with pytest.raises(ValueError, match="a StableDiffusion3Pipeline makes pictures"):
+        load_denoiser(ModelSource(path=str(folders["stable_diffusion_3"])), TOKENS, CLIP)
 
 
 def test_what_cannot_be_read_is_named(folders, tmp_path) -> None:

@@ -18,6 +18,7 @@ from prl.quickstart.images import (
     parse_prompt,
     taste_of,
     write_captioned,
+    write_captioned_clips,
     write_clips,
     write_lists,
     write_pairs,
@@ -33,13 +34,15 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "lists": write_lists,
     "user_pairs": write_user_pairs,
     "clips": write_clips,
+    "captioned_clips": write_captioned_clips,
 }
 COLUMNS = {
     "captioned": ["prompt", "image"],
     "pairs": ["prompt", "chosen", "rejected"],
     "lists": ["prompt", "images", "scores"],
     "user_pairs": ["prompt", "chosen", "rejected", "user"],
-    "clips": ["prompt", "chosen", "rejected", *SIDES],
+    "clips": ["prompt", "chosen", "rejected", *(f"{side}_preference" for side in SIDES)],
+    "captioned_clips": ["prompt", "image"],
 }
 
 
@@ -85,7 +88,7 @@ def test_every_picture_is_named_once_and_lies_in_its_file(tmp_path: Path) -> Non
         array = np.load(tmp_path / f"{kind}.train.npy")
         assert sorted(named) == sorted(f"{kind}.train.npy#{at}" for at in range(len(array)))
         assert array.dtype == np.uint8
-        assert array.shape[1:] == ((4, 16, 16, 3) if kind == "clips" else (16, 16, 3))
+        assert array.shape[1:] == ((4, 16, 16, 3) if "clips" in kind else (16, 16, 3))
 
 
 def test_splits_share_prompts_but_no_pictures(tmp_path: Path) -> None:
@@ -157,13 +160,22 @@ def test_clips_are_labelled_by_what_is_seen(tmp_path: Path) -> None:
         clip_scores(images_of(tmp_path, [row[column] for row in rows]), prompts) for column in ("chosen", "rejected")
     )
     for side in SIDES:
-        labels = torch.tensor([row[side] for row in rows])
-        assert labels.unique().tolist() == [-1, 0, 1]
+        labels = torch.tensor([row[f"{side}_preference"] for row in rows])
+        assert labels.unique().tolist() == [0, 0.5, 1]
         gaps = chosen[side] - rejected[side]
         assert (gaps[labels == 1] > 0.2).all()
-        assert (gaps[labels == -1] < -0.2).all()
-        assert (gaps[labels == 0].abs() < 0.2).all()
-    assert all(sum(row[side] for side in SIDES) > 0 for row in rows)
+        assert (gaps[labels == 0] < -0.2).all()
+        assert (gaps[labels == 0.5].abs() < 0.2).all()
+    assert all(sum(row[f"{side}_preference"] for side in SIDES) > 1.5 for row in rows)
+
+
+def test_captions_of_clips_are_wrong_at_a_rate(tmp_path: Path) -> None:
+    for rate in (0.0, 0.3):
+        rows = rows_of(write_captioned_clips(tmp_path, "train", 200, 2, flaw_rate=rate))
+        scores = clip_scores(images_of(tmp_path, [row["image"] for row in rows]), [row["prompt"] for row in rows])
+        for side in SIDES:
+            flawed = float((scores[side] < 0.8).double().mean())
+            assert abs(flawed - rate) <= (0.1 if rate else 0)
 
 
 @pytest.mark.parametrize(
