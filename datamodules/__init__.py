@@ -1,7 +1,12 @@
 """LightningDataModules of all training modules; short class names work in YAML."""
 
 from datamodules.demonstrations import DemonstrationDataModule
-from datamodules.images import CaptionedImageDataModule, ImagePairDataModule, ImagePromptDataModule
+from datamodules.images import (
+    CaptionedImageDataModule,
+    ImagePairDataModule,
+    ImagePromptDataModule,
+    PictureQuestionDataModule,
+)
 from datamodules.preference_pairs import PreferencePairDataModule
 from datamodules.prompts import PromptDataModule
 from datamodules.trajectories import TrajectoryDataModule
@@ -11,6 +16,7 @@ __all__ = [
     "DemonstrationDataModule",
     "ImagePairDataModule",
     "ImagePromptDataModule",
+    "PictureQuestionDataModule",
     "PreferencePairDataModule",
     "PromptDataModule",
     "TrajectoryDataModule",

@@ -9,7 +9,7 @@ from datamodules.base import RecordDataModule
 from datamodules.preference_pairs import PreferencePairDataModule
 from prl.data import DataSource
 from prl.data.image_encoding import image_hash
-from prl.data.rows.image_records import CaptionedImage, ImagePair, ImagePrompt
+from prl.data.rows.image_records import CaptionedImage, ImagePair, ImagePrompt, PictureQuestion
 from prl.data.store import EncodedRecords
 
 
@@ -47,6 +47,15 @@ class CaptionedImageDataModule(_ImageFiles):
     """Pictures with captions, rows of prompt and image; see `ImagePairDataModule` for the arguments."""
 
     record_type = CaptionedImage
+
+    def __init__(self, train: DataSource, cache: bool = False, **settings: Any) -> None:
+        super().__init__(train, cache=cache, **settings)
+
+
+class PictureQuestionDataModule(_ImageFiles):
+    """Pictures with the answer to a question, rows of prompt, images and answer; arguments as `ImagePairDataModule`."""
+
+    record_type = PictureQuestion
 
     def __init__(self, train: DataSource, cache: bool = False, **settings: Any) -> None:
         super().__init__(train, cache=cache, **settings)

@@ -10,6 +10,7 @@ from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.supervised import SupervisedModule
 from lightning_modules.trajectory_policy import TrajectoryPolicyModule
+from lightning_modules.yes_no_judge import YesNoJudgeModule
 from prl import anchors, judge, rewards  # noqa: F401 - makes short class names known to YAML
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "PreferenceModule",
     "SupervisedModule",
     "TrajectoryPolicyModule",
+    "YesNoJudgeModule",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prl.data.columns import missing_column, number_tensors, read_number_lists, read_numbers, read_optional, read_texts
 from prl.data.images import ImageFiles, as_tensor, pixel_hash
-from prl.data.rows.image_records import CaptionedImage, ImagePair, ImagePrompt
+from prl.data.rows.image_records import CaptionedImage, ImagePair, ImagePrompt, PictureQuestion
 from prl.data.rows.records import Record
 from prl.data.rows.row_errors import RowError
 from prl.data.rows.sources import DataError
@@ -27,11 +27,12 @@ class ImageEncoder:
     Pixels are read when a batch is made, and a picture that has changed since is refused.
 
     Args:
-        shape: shape of the pictures that the model makes: [C, H, W], or [C, F, H, W] of clips.
+        shape: shape of the pictures that the model makes: [C, H, W], or [C, F, H, W] of clips; None where each may have
+            its own.
     """
 
-    def __init__(self, shape: Sequence[int]) -> None:
-        self.shape = tuple(shape)
+    def __init__(self, shape: Sequence[int] | None) -> None:
+        self.shape = None if shape is None else tuple(shape)
         self.counts = EncodingCounts()
         self.declared: list[str] = []
         self.count_tokens: Callable[[str], tuple[int, int]] | None = None
@@ -67,7 +68,7 @@ class ImageEncoder:
         """Check a picture, and return what a row keeps of it."""
         pixels = self._files.read(name, field)
         found = (pixels.shape[-1], *pixels.shape[:-1])
-        if found != self.shape:
+        if self.shape is not None and found != self.shape:
             raise RowError(
                 *("another size", field, f"{name!r} of {_size(found)}"),
                 expected=f"pictures of {_size(self.shape)}, which the model makes",
@@ -239,6 +240,27 @@ class ImagePromptEncoder(ImageEncoder):
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate `prompts` [B] texts, and the `index` of each row [B]."""
         return {"prompts": [row["prompt"] for row in rows], "index": indices(rows)}
+
+
+class PictureQuestionEncoder(ImageEncoder):
+    """Pictures of any size, and the answer to a question about them."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def encode(self, record: PictureQuestion) -> dict[str, Any] | None:
+        """Check the pictures of one row. Raises RowError for what cannot be read."""
+        pictures = [self._kept(name, f"images[{n}]") for n, name in enumerate(record.images)]
+        return {"images": pictures, "prompt": self._text(record), "answer": record.answer, "length": 1}
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Read the pictures of a batch: `pictures`, a list for each of B rows, `prompts` and `answers` [B], `index`."""
+        return {
+            "pictures": [[self._pixels(each) for each in row["images"]] for row in rows],
+            "prompts": [row["prompt"] for row in rows],
+            "answers": [row["answer"] for row in rows],
+            "index": indices(rows),
+        }
 
 
 def image_hash(rows: Any) -> str:

@@ -55,6 +55,7 @@ KINDS = {
     "control": Kind("Policy of a control task", "reinforcement-learning", "", ("prl",), "prl"),
     "pictures": Kind("Model of pictures", "text-to-image", "", ("prl",), "diffusers"),
     "image_reward": Kind("Reward model of pictures", "", "", ("prl", "image-reward"), "prl"),
+    "image_judge": Kind("Judge of pictures", "image-text-to-text", "AutoModelForImageTextToText", ("prl",)),
     None: Kind("Language model", "text-generation", "AutoModelForCausalLM"),
 }
 """Kind of a judge, of a policy for control or of a model of pictures, or None for language models -> the card."""
@@ -97,6 +98,15 @@ from prl.diffusion.rewards import LearnedImageReward
 
 rewards = LearnedImageReward(FOLDER).score(images, prompts)  # images from -1 to 1: [N, C, H, W]
 ```
+"""
+
+_IMAGE_JUDGE = """```python
+from prl.diffusion.rewards import ConsistencyReward
+
+rewards = ConsistencyReward(FOLDER).score(images, prompts)  # images from -1 to 1, grids of figures: [N, C, H, W]
+```
+
+Without prl it is an ordinary model; `question.json` has the question that it answers with Yes or No.
 """
 
 _FIGURES = {
@@ -215,7 +225,7 @@ def _base_model(path: str | None) -> str | None:
 
 
 def _loading(words: Kind, folder: str | Path) -> str:
-    written = {"control": _CONTROL, "pictures": _PICTURES, "image_reward": _IMAGE_REWARD}
+    written = {"control": _CONTROL, "pictures": _PICTURES, "image_reward": _IMAGE_REWARD, "image_judge": _IMAGE_JUDGE}
     if found := next((text for kind, text in written.items() if words is KINDS[kind]), None):
         return found
     plain = f"""```python

@@ -152,6 +152,48 @@ def write_wan(folder: Path, seed: int = 0, *, latent: bool = True) -> Path:
     return folder
 
 
+ANSWERS = ("Yes", "Yes, the same red circle", "No", "No, a blue square")
+CHAT = (
+    "{% for m in messages %}<s>{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] }} "
+    "{% endfor %}{{ '' if loop.last and m['role'] == 'assistant' else '</s>' }}{% endfor %}"
+    "{{ '<s>' if add_generation_prompt else '' }}"
+)
+
+
+def write_vision_language(folder: Path, seed: int = 0, size: int = 8) -> Path:
+    """Write a Llava of one token for each part of 4 x 4 pixels, with a tokenizer of whole words."""
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    words = {word: n for n, word in enumerate((*WORDS, "<image>", "Yes", "No", ",", "the", "same", "?"))}
+    found = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    found.pre_tokenizer = pre_tokenizers.Whitespace()
+    marks = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    words_of = PreTrainedTokenizerFast(tokenizer_object=found, extra_special_tokens={"image_token": "<image>"}, **marks)
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**sizes, image_size=size, patch_size=4),
+        text_config=LlamaConfig(**sizes, num_key_value_heads=2, vocab_size=len(words), pad_token_id=0),
+        **{"image_token_index": words["<image>"], "image_seq_length": (size // 4) ** 2},
+        **{"vision_feature_layer": -1, "vision_feature_select_strategy": "default"},
+    )
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"height": size, "width": size}, do_center_crop=False),
+        tokenizer=words_of,
+        chat_template=CHAT,
+        **{"patch_size": 4, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+    ).save_pretrained(folder)
+    return folder
+
+
 def write_pictures(folder: Path, count: int = 24, seed: int = 0, channels: int = 3, frames: int = 0) -> Path:
     """Write `pairs`, `captioned` and `prompts` rows for training and validation, of pictures or clips of 8 x 8."""
     folder.mkdir(parents=True, exist_ok=True)

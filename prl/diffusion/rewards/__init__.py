@@ -5,14 +5,17 @@ from prl.diffusion.rewards.base import ImageJudge, ImageReward, WeightedImageRew
 from prl.diffusion.rewards.harmonic import HarmonicReward
 from prl.diffusion.rewards.learned import LearnedImageReward
 from prl.diffusion.rewards.win_rate import RewardDifference, WinRate
+from prl.diffusion.rewards.yes_no import ConsistencyReward, VisionJudge
 
 __all__ = [
     "AdversarialReward",
+    "ConsistencyReward",
     "HarmonicReward",
     "ImageJudge",
     "ImageReward",
     "LearnedImageReward",
     "RewardDifference",
+    "VisionJudge",
     "WeightedImageRewards",
     "WinRate",
 ]
