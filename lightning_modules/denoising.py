@@ -1,5 +1,6 @@
 """Supervised training of a diffusion or flow model on pictures with captions."""
 
+import logging
 import math
 from typing import Any
 
@@ -16,6 +17,8 @@ from prl.diffusion.rewards import ImageReward
 from prl.diffusion.sampling import ImageSampling
 from prl.diffusion.settings import NoiseDraws
 from prl.masking import weighted_mean
+
+log = logging.getLogger(__name__)
 
 
 class DenoisingModule(DenoisingStage):
@@ -58,6 +61,12 @@ class DenoisingModule(DenoisingStage):
             raise ValueError("noise.inversion_steps is of pairs; leave it out")
         if reward_scale is not None and not math.isfinite(reward_scale):
             raise ValueError(f"reward_scale is {reward_scale}; expected null or a finite number")
+        if sampling.guidance != 1 and not noise.prompt_dropout:
+            log.warning(
+                "sampling.guidance is %s, but noise.prompt_dropout is 0, so training never shows a picture without a "
+                "prompt, which guidance leads away from",
+                sampling.guidance,
+            )
         self.noise, self.reward_scale = noise, reward_scale
 
     def build_encoder(self) -> CaptionEncoder:

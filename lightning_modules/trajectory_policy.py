@@ -149,6 +149,7 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
         super().configure_model()
         network: Any = self.model
         self.noisy_process = self.trajectory_sampling.process_of(self.denoiser.process)
+        self.denoiser.latents_of(self.trajectory_sampling.size)  # one that cannot be made is told before training
         if self.step_kl.form == "released" and not isinstance(self.noisy_process, RectifiedFlow):
             raise ValueError(
                 "kl.form: released is of flows, whose steps have lengths; leave it at exact for this model"
@@ -218,7 +219,7 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
         condition = self.conditions(prompts)
         null = None if settings.guidance == 1 else self.conditions([""] * len(prompts))
         predict = Prompted(self.denoiser, self.model, condition, null, settings.guidance)
-        shape_of, iteration = self.denoiser.latent_shape, self.batches_done()
+        shape_of, iteration = self.denoiser.latents_of(settings.size), self.batches_done()
         keys = [(self.noise_seed, iteration, row) for row in rows]
         own = [(*key, number % settings.per_prompt) for number, key in enumerate(keys)]
         start = normal([("start", *key) for key in (keys if settings.share_start else own)], shape_of, self.device)

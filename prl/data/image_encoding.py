@@ -13,7 +13,7 @@ from prl.data.columns import missing_column, number_tensors, read_number_lists, 
 from prl.data.images import ImageFiles, as_tensor, pixel_hash
 from prl.data.rows.image_records import CaptionedImage, ImagePair, ImagePrompt, PictureQuestion
 from prl.data.rows.records import Record
-from prl.data.rows.row_errors import RowError
+from prl.data.rows.row_errors import RowError, shown
 from prl.data.rows.sources import DataError
 from prl.data.tokens import EncodingCounts, Truncation, pair_tensors, settings_hash
 
@@ -48,7 +48,11 @@ class ImageEncoder:
         """Return the text of a prompt. Raises RowError for several turns, and for more tokens than the model reads."""
         text = text_of(record)
         if self.count_tokens is not None:
-            found, limit = self.count_tokens(text)
+            try:
+                found, limit = self.count_tokens(text)
+            except ValueError as error:
+                expected, fix = str(error).rpartition("expected ")[2], "Correct the prompt or remove the row."
+                raise RowError("no such prompt", "prompt", shown(text), expected=expected, fix=fix) from None
             if found > limit:
                 fix = "Shorten the prompt or remove the row."
                 raise RowError("prompt too long", "prompt", f"{found} tokens", expected=f"at most {limit}", fix=fix)

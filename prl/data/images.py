@@ -89,7 +89,9 @@ def _opened(path: Path, name: str, field: str) -> np.ndarray:
     """Decode an image file as RGB."""
     if path.suffix.lower() not in SUFFIXES:
         expected = f"the name of a file ending in {', '.join(SUFFIXES)}, or FILE.npy#N"
-        raise RowError("no picture", field, shown(name), expected=expected, fix="Correct the name or remove the row.")
+        is_address = "://" in name
+        fix = "Download the picture, and name its file." if is_address else "Correct the name, or convert the picture."
+        raise RowError("no picture", field, shown(name), expected=expected, fix=fix)
     _check_there(path, name, field)
     try:
         from PIL import Image, ImageOps

@@ -34,6 +34,10 @@ class TrajectorySampling:
     noisy: int | None = None
     """Number of noisy steps, which alone are learnt; all but the last of the sampler when null, whose noise would stay
     in the picture. Other steps add no noise."""
+    size: int | None = None
+    """Height and width, in pixels, of the pictures that the policy learns from; the model's own when null. Half of it
+    costs about a quarter, and what is learnt shows at the full size too (PaCo-GRPO, 2512.04784); validations make full
+    pictures. The reward has to read the smaller ones."""
     share_start: bool = True
     """Whether all pictures of a prompt begin with the same noise."""
     reduction: Reduction = "mean"
@@ -44,6 +48,8 @@ class TrajectorySampling:
         for name, lowest in (("steps", 2), ("per_prompt", 1), ("first", 0)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"sampling.{name} is {getattr(self, name)}; expected at least {lowest}")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"sampling.size is {self.size}; expected null or a number of pixels")
         if not self.guidance >= 0:
             raise ValueError(f"sampling.guidance is {self.guidance}; expected 0 or more")
         if not self.noise > 0:

@@ -245,6 +245,20 @@ def test_class_numbers_as_prompts(home, tmp_path) -> None:
     own = (f"{MODEL}model.path", str(home / "classes"), f"{MODEL}noise.prompt_dropout", "0.5")
     run_stage(arguments(home, "preference", tmp_path, *own, data="grey"))
     assert len(scalars(events(tmp_path))["train/loss"]) == 4
+    with pytest.raises(
+        (DataError, SystemExit), match="row 1, field 'prompt': found 'a red circle' .no such prompt.; exp"
+    ):
+        run_stage(arguments(home, "trajectory_policy", tmp_path / "words", *own[:2]))
+
+
+def test_a_policy_learns_from_smaller_pictures_and_is_measured_at_full_size(home, tmp_path) -> None:
+    """The network reads both sizes, and one that it cannot make is refused before training."""
+    cli = run_stage(arguments(home, "trajectory_policy", tmp_path, f"{MODEL}sampling.size", "4"))
+    made = cli.model.make(["a red circle"] * 3, [0, 0, 0])
+    assert made.trajectories.latents.shape == (3, 3, 4, 4)
+    assert cli.model.pictures.make(["a red circle"], [("one",)]).shape == (1, 3, 8, 8)
+    with pytest.raises((ValueError, SystemExit), match="of 5 pixels cannot be made by this model; expected a multiple"):
+        run_stage(arguments(home, "trajectory_policy", tmp_path / "odd", f"{MODEL}sampling.size", "5"))
 
 
 @pytest.mark.parametrize(

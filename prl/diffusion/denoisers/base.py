@@ -67,6 +67,20 @@ class Denoiser(nn.Module, ABC):
         channels, height, width = self.latent_shape
         return (channels if self.vae is None else self.vae.config.in_channels, height * self.scale, width * self.scale)
 
+    def latents_of(self, size: int | None) -> tuple[int, ...]:
+        """Return the shape of the latent of a square picture of another size; of the model's own for None.
+
+        Raises:
+            ValueError: for a size that latents, or the parts that a transformer cuts them into, do not divide.
+        """
+        if size is None:
+            return self.latent_shape
+        part = getattr(self.settings, "patch_size", 1)
+        unit = self.scale * (part if isinstance(part, int) else part[-1])
+        if size % unit:
+            raise ValueError(f"pictures of {size} pixels cannot be made by this model; expected a multiple of {unit}")
+        return (*self.latent_shape[:-2], size // self.scale, size // self.scale)
+
     @abstractmethod
     def encode(self, prompts: Sequence[str], device: torch.device) -> Condition:
         """Encode prompts; the empty one stands for no prompt.

@@ -25,6 +25,12 @@ class ClassConditional(Denoiser):
         labels = [classes - 1 if prompt == "" else self._label(prompt, classes) for prompt in prompts]
         return {"class_labels": torch.tensor(labels, device=device)}
 
+    def count_tokens(self, prompt: str) -> tuple[int, int]:
+        """Count no tokens. Raises ValueError for a prompt that is no class."""
+        if (classes := self.settings.num_class_embeds) is not None:
+            self._label(prompt, classes)
+        return 0, 0
+
     def _label(self, prompt: str, classes: int) -> int:
         if not prompt.strip().isdecimal() or int(prompt) >= classes - 1:
             raise ValueError(f"prompt {prompt!r} is no class; expected a whole number from 0 to {classes - 2}")
