@@ -1,5 +1,6 @@
 """A look ahead before each gradient: ascend an objective on unlabelled responses, and go back behind the gradient."""
 
+import logging
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -14,6 +15,8 @@ from prl.data.tokens import TooLongError, right_pad
 from prl.objectives.reward import RewardObjective
 from prl.rewards.scalar import head_rewards, weighted_reward
 
+log = logging.getLogger(__name__)
+
 COLUMN = "responses"
 """Column with the responses to a prompt, as `prl pairs --lists` writes it."""
 
@@ -24,15 +27,21 @@ Prompts = list[list[list[int]]]
 def read_unlabelled(source: DataSource, encoder: ConversationEncoder) -> tuple[Prompts, str | None]:
     """Read and encode prompts with two or more responses each, and hash them.
 
+    A prompt whose responses are all equal has nothing to compare. Such prompts are left out, and the log counts them.
+
     Raises:
-        DataError: for a row without them.
-        ValueError: for a response that does not fit, or no row.
+        DataError: for a row without responses.
+        ValueError: for a response that does not fit, or no prompt with different ones.
     """
     found = load_records(source, AnchoredPrompt, check=_check)
     prompts: Prompts = []
+    alike = 0
     for number, record in enumerate(found.records, start=1):
+        if len(texts := dict.fromkeys(record.extra[COLUMN])) < 2:
+            alike += 1
+            continue
         try:
-            rows = [encoder.encode_response(record.prompt, text) for text in dict.fromkeys(record.extra[COLUMN])]
+            rows = [encoder.encode_response(record.prompt, text) for text in texts]
         except TooLongError as error:
             raise ValueError(f"unlabelled: prompt {number} of {source.path}: {error}") from None
         kept = [row["ids"] for row in rows if row is not None]
@@ -43,18 +52,23 @@ def read_unlabelled(source: DataSource, encoder: ConversationEncoder) -> tuple[P
             )
         prompts.append(kept)
     if not prompts:
-        raise ValueError(f"unlabelled: {source.path} has no prompt")
+        raise ValueError(f"unlabelled: {source.path} has no prompt with two different responses")
+    if alike:
+        log.warning(
+            "unlabelled: %s of %s prompts of %s are left out, because their responses are all equal",
+            *(alike, len(found.records), source.path),
+        )
     return prompts, found.report.sha256
 
 
 def _check(record: AnchoredPrompt) -> None:
     texts = record.extra.get(COLUMN)
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or len(set(texts)) < 2:
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise RowError(
             "no unlabelled responses",
             COLUMN,
             repr(texts)[:60],
-            expected="a list of two or more different texts",
+            expected="a list of texts, of which a look ahead needs two different ones",
             fix="`prl pairs --rule BestOfN --lists` writes it",
         )
 

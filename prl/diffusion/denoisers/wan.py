@@ -36,6 +36,8 @@ class Wan(Denoiser):
         frames, *sides = self.clip
         if (frames - 1) % self.frames_scale:
             raise ValueError(f"clip has {frames} frames; expected 1 and a multiple of {self.frames_scale}")
+        if (part := self.settings.patch_size[0]) > 1 and self.latent_shape[1] % part:
+            raise ValueError(f"clip has {self.latent_shape[1]} frames of latents; expected a multiple of {part}")
         unit = self.scale * self.settings.patch_size[-1]
         if any(side % unit for side in sides):
             raise ValueError(f"clip is {sides[0]}x{sides[1]} pixels; expected multiples of {unit}")

@@ -256,11 +256,21 @@ def test_weights_in_shards_do_not_move(name: str) -> None:
         check_look_ahead(SimpleNamespace(strategy=None, precision="16-mixed"), SimpleNamespace(**whole))
 
 
-@pytest.mark.parametrize("texts", [None, "ab", ["a"], ["a", "a"], ["a", 1]])
+@pytest.mark.parametrize("texts", [None, "ab", [], ["a", 1]])
 def test_a_row_without_several_responses_is_named(texts: Any, tiny_folder: Any, tmp_path: Path) -> None:
     encoder = made(tiny_folder, None).build_encoder()
-    with pytest.raises(DataError, match="two or more different texts"):
+    with pytest.raises(DataError, match="a list of texts, of which a look ahead needs two different ones"):
         read_unlabelled(unlabelled(tmp_path, [["a", "b"], texts]), encoder)
+
+
+def test_a_prompt_whose_responses_are_all_equal_is_left_out_and_counted(tiny_folder, tmp_path, caplog) -> None:
+    """`prl pairs --lists` writes such rows where all samples of a prompt are one text."""
+    encoder = made(tiny_folder, None).build_encoder()
+    prompts, _ = read_unlabelled(unlabelled(tmp_path, [["a"], ["a", "b"], ["c", "c"]]), encoder)
+    assert len(prompts) == 1
+    assert "2 of 3 prompts" in caplog.text
+    with pytest.raises(ValueError, match="no prompt with two different responses"):
+        read_unlabelled(unlabelled(tmp_path, [["a"], ["c", "c"]]), encoder)
 
 
 def test_responses_that_do_not_fit_are_named(tiny_folder: Any, tmp_path: Path) -> None:
