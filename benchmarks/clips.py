@@ -1,9 +1,9 @@
 """Clips of a moving figure: VideoReward learns what is better in looks, motion and text; Flow-DPO from its labels.
 
-Each seed has a world of its own: clips with captions, a small Wan on pixels that learns from them, VideoReward on
-pairs of rendered clips, four clips of the base model for each prompt, of which VideoReward chooses the best and the
-worst, and Flow-DPO on these pairs. All is measured by the world's own check, which neither model sees. What is there
-already is not made again.
+One world for all seeds: clips with captions, a small Wan on pixels that learns from them, and pairs of rendered clips.
+Each seed trains VideoReward on these, makes four clips of the base model for each prompt, of which VideoReward chooses
+the best and the worst, and trains Flow-DPO on these pairs. All is measured by the world's own check, which neither model
+sees. What is there already is not made again.
 """
 
 import json
@@ -16,7 +16,9 @@ SIDES = ("visual", "motion", "text")
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
 MODEL, DATA = "--model.init_args.", "--data.init_args."
 CLIP, PROMPT_TOKENS = [4, 16, 16], 10
-CAPTIONED, PAIRS, ROUNDS, PER_PROMPT = 4000, 4000, 10, 4
+CAPTIONED, PAIRS, ROUNDS, PER_PROMPT = 6000, 4000, 10, 4
+FLAW_RATE = 0.2
+"""Of captioned clips on each side."""
 """Clips with captions, pairs for VideoReward, pairs of each prompt for Flow-DPO, and clips that each is chosen from."""
 COLUMNS = {
     **{f"accuracy_{side}": (f"accuracy {side}", 3) for side in SIDES},
@@ -31,8 +33,8 @@ def write_world(folder: Path, seed: int) -> None:
     from prl.quickstart.images import CLIP_PROMPTS, write_captioned_clips, write_clips, write_prompts
     from prl.quickstart.images.pipeline import write_clip_pipeline, write_scorer
 
-    write_captioned_clips(folder, "train", CAPTIONED, seed)
-    write_captioned_clips(folder, "validation", 96, seed)
+    write_captioned_clips(folder, "train", CAPTIONED, seed, flaw_rate=FLAW_RATE)
+    write_captioned_clips(folder, "validation", 96, seed, flaw_rate=FLAW_RATE)
     write_clips(folder, "train", PAIRS, seed)
     write_clips(folder, "validation", 400, seed)
     write_prompts(folder, "validation", CLIP_PROMPTS * 2)
@@ -40,7 +42,7 @@ def write_world(folder: Path, seed: int) -> None:
     write_scorer(folder / "scorer", seed, frames=CLIP[0])
 
 
-def write_pairs(home: Path, seed: int) -> None:
+def write_pairs(base: Path, home: Path, seed: int) -> None:
     """Write pairs of the base model's clips: of four for each prompt, the best and the worst by VideoReward."""
     from prl.diffusion.rewards import LearnedImageReward
     from prl.diffusion.sampling import ImageSampling
@@ -51,9 +53,7 @@ def write_pairs(home: Path, seed: int) -> None:
     for split, rounds in (("train", ROUNDS), ("validation", 1)):
         name, rows = f"pairs.{split}", []
         prompts = [prompt for prompt in CLIP_PROMPTS for _ in range(rounds * PER_PROMPT)]
-        clips = make_pictures(
-            home / "base" / "model", prompts, seed, name, ImageSampling(steps=10), PROMPT_TOKENS, CLIP
-        )
+        clips = make_pictures(base, prompts, seed, name, ImageSampling(steps=10), PROMPT_TOKENS, CLIP)
         write_arrays(home / "pairs", name, to_uint8(clips.movedim(1, 2)))
         scores = reward.score(clips, prompts).view(-1, PER_PROMPT)
         for group, of in enumerate(scores):
@@ -64,17 +64,17 @@ def write_pairs(home: Path, seed: int) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def fit(stage: str, home: Path, seed: int, overrides: list[str]) -> None:
+def fit(stage: str, out: Path, home: Path, seed: int, overrides: list[str]) -> None:
     """Run a stage in the folder of a seed."""
     from prl.cli.app import run_stage
 
-    rows = {"base": "world/captioned_clips", "reward": "world/clips", "preference": "pairs/pairs"}[stage]
+    rows = {"base": out / "world/captioned_clips", "reward": out / "world/clips", "preference": home / "pairs/pairs"}
     source = {"base": "world/pipeline", "reward": "world/scorer", "preference": "base/model"}[stage]
     args = ["fit", "--config", f"configs/images/{stage}.yaml", "--config", f"configs/clips/{stage}.yaml"]
     args += ["--run_dir", str(home / stage), "--overwrite", "true", "--checkpoint.keep", "1", *QUIET]
-    args += ["--seed_everything", str(seed), f"{DATA}seed", str(seed), f"{MODEL}model.path", str(home / source)]
+    args += ["--seed_everything", str(seed), f"{DATA}seed", str(seed), f"{MODEL}model.path", str(out / source)]
     for split in ("train", "validation"):
-        args += [f"{DATA}{split}.path", str(home / f"{rows}.{split}.jsonl")]
+        args += [f"{DATA}{split}.path", f"{rows[stage]}.{split}.jsonl"]
     run_stage([*args, *overrides])
 
 
@@ -94,18 +94,25 @@ def measure(model: Path, home: Path, name: str) -> dict[str, float]:
 
 
 def train(name: str, seed: int, out: Path, overrides: list[str]) -> dict[str, Any]:
-    """Make what a seed lacks, and measure it."""
-    home = out if seed == 0 else out.with_name(f"{out.name}.{seed}")
-    makers = {"world": lambda: write_world(home / "world", seed), "pairs": lambda: write_pairs(home, seed)}
-    for stage in ("world", "base", "reward", "pairs", "preference"):
-        done = home / f"{stage}.done"
-        if not done.exists():
-            (home / stage).mkdir(parents=True, exist_ok=True)
-            makers.get(stage, lambda stage=stage: fit(stage, home, seed, overrides))()
-            done.touch()
+    """Make what a seed lacks, and measure it; the world and its base model are of seed 0."""
+    home = out if seed == 0 else out / f"seed{seed}"
+    base = out / "base" / "model"
+    makers = {
+        "world": lambda: write_world(out / "world", 0),
+        "base": lambda: fit("base", out, out, 0, []),
+        "reward": lambda: fit("reward", out, home, seed, []),
+        "pairs": lambda: write_pairs(base, home, seed),
+        "preference": lambda: fit("preference", out, home, seed, overrides),
+    }
+    for stage, make in makers.items():
+        place = out if stage in ("world", "base") else home
+        (place / stage).mkdir(parents=True, exist_ok=True)
+        if not (place / f"{stage}.done").exists():
+            make()
+            (place / f"{stage}.done").touch()
         if name == stage:
             return {}
-    before, after = (measure(home / stage / "model", home, stage) for stage in ("base", "preference"))
+    before, after = (measure(folder / "model", home, folder.name) for folder in (out / "base", home / "preference"))
     return {
         **{f"accuracy_{side}": last(home / "reward", f"val/accuracy/{side}") for side in SIDES},
         **{f"before_{side}": value for side, value in before.items()},

@@ -68,7 +68,7 @@ def write_pipeline(folder: Path, seed: int, width: int = 96, layers: int = 4) ->
     save_pipeline(StableDiffusion3Pipeline(transformer=transformer, scheduler=scheduler, **parts, **absent), folder)
 
 
-def write_clip_pipeline(folder: Path, seed: int, width: int = 128, layers: int = 4) -> None:
+def write_clip_pipeline(folder: Path, seed: int, width: int = 96, layers: int = 4) -> None:
     """Write the pipeline for clips with random weights, the same for the same seed.
 
     Args:
@@ -86,9 +86,9 @@ def write_clip_pipeline(folder: Path, seed: int, width: int = 128, layers: int =
         **{"num_layers": 2, "num_heads": 2, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0},
     }
     sizes: dict[str, Any] = {
-        # Patches of two frames: with patches of one, so small a model learns motion late; those of all four have more
-        # numbers than it has channels, and then it cannot say what the noise of a patch is.
-        **{"patch_size": (2, 4, 4), "num_attention_heads": width // 32, "attention_head_dim": 32},
+        # A patch of several frames would have as many numbers as the transformer has channels, or more, and could not
+        # say what its noise is.
+        **{"patch_size": (1, 4, 4), "num_attention_heads": width // 32, "attention_head_dim": 32},
         **{"in_channels": 3, "out_channels": 3, "text_dim": _WIDTH, "freq_dim": 64, "ffn_dim": 4 * width},
         **{"num_layers": layers, "rope_max_seq_len": 32},
     }
