@@ -2,7 +2,7 @@
 
 One world for all seeds: clips with captions, a small Wan on pixels that learns from them, and pairs of rendered clips.
 Each seed trains VideoReward on these, makes four clips of the base model for each prompt, of which VideoReward chooses
-the best and the worst, and trains Flow-DPO on these pairs. All is measured by the world's own check, which neither model
+the best and the worst, and trains Flow-DPO on these pairs. All is measured by the world's own check, which no model
 sees. What is there already is not made again.
 """
 
