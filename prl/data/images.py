@@ -85,6 +85,11 @@ class ImageFiles:
         return array
 
 
+def names_picture(text: str) -> bool:
+    """Return whether a text reads as the name of a picture."""
+    return ARRAY.fullmatch(text) is not None or text.lower().endswith((*SUFFIXES, ".npy"))
+
+
 def _opened(path: Path, name: str, field: str) -> np.ndarray:
     """Decode an image file as RGB."""
     if path.suffix.lower() not in SUFFIXES:

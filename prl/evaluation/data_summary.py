@@ -93,15 +93,15 @@ def baselines(pairs: Sequence[PreferencePair], keys: Sequence[Hashable]) -> dict
         leads = [
             measure(pair.chosen, pair.stripped[0]) - measure(pair.rejected, pair.stripped[1]) for pair, _ in decided
         ]
-        found[rule] = _accuracy(leads, decided)
+        found[rule] = accuracy_of(leads, decided)
     with_models = [row for row in decided if {"chosen_model", "rejected_model"} <= row[0].extra.keys()]
     if with_models:
         tested, rate_leads = _generator_leads(with_models)
-        found["the better generator wins"] = _accuracy(rate_leads, tested)
+        found["the better generator wins"] = accuracy_of(rate_leads, tested)
     return {rule: numbers for rule, numbers in found.items() if numbers}
 
 
-def _accuracy(leads: Sequence[float], rows: Sequence[tuple[PreferencePair, Hashable]]) -> dict[str, float]:
+def accuracy_of(leads: Sequence[float], rows: Sequence[tuple[PreferencePair, Hashable]]) -> dict[str, float]:
     """Compute how often the response that leads is the better one, over the pairs with a lead. Empty without any."""
     right = [
         ((lead > 0) == (pair.preference > 0.5), key) for lead, (pair, key) in zip(leads, rows, strict=True) if lead != 0

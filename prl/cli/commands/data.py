@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from prl.data import DataSource, Record
 
 KINDS = ("pairs", "prompts", "demonstrations")
+PICTURES = ("image_pairs", "captions")
+"""Kinds of rows that name pictures, which are opened."""
 CHARACTERS_SHOWN = 200
 """Beginning of a text of the first record; the JSON has all."""
 
@@ -19,7 +21,7 @@ def main(args: list[str]) -> None:
     """Describe a data set. Bad rows under `--on_invalid error` are an error, as in training."""
     parser = argparse.ArgumentParser("prl data", description=__doc__)
     parser.add_argument("source", help=".jsonl, .jsonl.gz, .json, .csv or .parquet file, or a hub id")
-    parser.add_argument("--kind", choices=KINDS, default="pairs", help="what the rows are")
+    parser.add_argument("--kind", choices=(*KINDS, *PICTURES), default="pairs", help="what the rows are")
     add_source_options(parser)
     parser.add_argument("--limit", type=number_of_rows, help="read only the first rows")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="of a model: lengths in tokens too")
@@ -31,13 +33,16 @@ def main(args: list[str]) -> None:
     options = parser.parse_args(args)
     if options.show_tokens and not options.tokenizer:
         parser.error("--show-tokens needs --tokenizer")
-    found = described(options)
+    if options.tokenizer and options.kind in PICTURES:
+        parser.error(f"--tokenizer is of texts; leave it out with --kind {options.kind}")
+    found = (described_pictures if options.kind in PICTURES else described)(options)
     print(json.dumps(found, indent=2) if options.json else as_text(found))
 
 
 def described(options: argparse.Namespace) -> dict[str, Any]:
     """Describe the data as a JSON object."""
     from prl.data import DataError, DataSource, load_records
+    from prl.data.images import names_picture
     from prl.evaluation.data_summary import describe
 
     source = DataSource(options.source, options.split, options.name, options.columns, options.limit)
@@ -53,6 +58,8 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"report": loaded.report.as_dict(), "first": first_record(loaded.records[0])}
     if loaded.report.unknown_columns and (better := better_kind(source, options.kind)):
         found["better_kind"] = better
+    if names_picture(getattr(loaded.records[0], "chosen", "")):
+        found["are_pictures"] = True
     if not options.tokenizer:
         return found | describe(loaded.records)
     from prl.data.marks import encode_content
@@ -63,6 +70,19 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
     if shown := [tokens_of(tokenizer, record) for record in loaded.records[: options.show_tokens]]:
         found["tokens"] = shown
     return found
+
+
+def described_pictures(options: argparse.Namespace) -> dict[str, Any]:
+    """Describe rows that name pictures as a JSON object."""
+    from prl.data import DataSource
+    from prl.data.rows.image_records import CaptionedImage, ImagePair
+    from prl.evaluation.picture_summary import describe_pictures
+
+    source = DataSource(options.source, options.split, options.name, options.columns, options.limit)
+    with errors_in_options():
+        kind = ImagePair if options.kind == "image_pairs" else CaptionedImage
+        loaded, found = describe_pictures(source, kind, options.on_invalid)
+    return {"report": loaded.report.as_dict(), "first": first_record(loaded.records[0]), **found}
 
 
 def kinds() -> "dict[str, type[Record]]":
@@ -100,7 +120,7 @@ def better_kind(source: "DataSource", kind: str) -> str | None:
 def first_record(record: "Record") -> dict[str, str]:
     """Show a record as it was read: part -> text."""
     parts = {"prompt": "\n".join(f"{message['role']}: {message['content']}" for message in record.prompt)}
-    names = ("chosen", "rejected", "completion")
+    names = ("chosen", "rejected", "completion", "image")
     parts |= {name: getattr(record, name) for name in names if hasattr(record, name)}
     return parts | {f"anchor {number}": text for number, text in enumerate(getattr(record, "anchors", ()))}
 
@@ -140,14 +160,24 @@ def as_text(found: dict[str, Any]) -> str:
         rows.append(("not read", ", ".join(report["unknown_columns"])))
     if "better_kind" in found:
         rows.append(("hint", f"--kind {found['better_kind']} reads more columns of these rows"))
+    if "are_pictures" in found:
+        rows.append(("hint", "responses name pictures; --kind image_pairs opens them"))
     rows.append(("unique prompts", str(found["num_prompts"])))
-    rows.append(("stripped", f"{report['num_stripped']} responses had white space at their ends"))
+    if "sizes" in found:
+        rows.append(("pictures", f"{found['num_pictures']} different ones"))
+        rows += [("size", f"{size}: {count}") for size, count in found["sizes"].items()]
+        if found.get("num_identical"):
+            rows.append(("identical", f"{found['num_identical']} pairs of one picture, which training leaves out"))
+    else:
+        rows.append(("stripped", f"{report['num_stripped']} responses had white space at their ends"))
     if "num_without_anchor" in found:
         rows.append(("without anchor", str(found["num_without_anchor"])))
-    if "labels" in found:
+    if "num_duplicates" in found:
         rows.append(("duplicates", f"{found['num_duplicates']}, contradictions {found['num_contradictions']}"))
+    if "labels" in found:
         labels = "{hard} hard, {soft} soft, {ties} ties; rejected better in {rejected_better}"
         rows.append(("preferences", labels.format(**found["labels"])))
+    if "separability" in found:
         if (probe := found["separability"]) is not None:
             read = "tokens" if "tokens" in found["lengths"] else "words"
             accuracy, low, high = (100 * probe[name] for name in ("accuracy", "low", "high"))
