@@ -18,7 +18,9 @@ METHODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "Diffusion-DPO": (PAIRS, "diffusion_dpo", ()),
     "SmPO": (PAIRS, "smpo", ("soft",)),
     "RankDPO": (PAIRS, "rank_dpo", ()),
+    "SePPO": (PAIRS, "seppo", ()),
     "SePPO, loss alone": (PAIRS, "seppo", ("experts",)),
+    "Diffusion-DRO": (PAIRS, "diffusion_dro", ()),
     "Diffusion-DRO, loss alone": (PAIRS, "diffusion_dro", ("experts",)),
     "RPO for subjects, loss alone": (PAIRS, "subject_rpo", ("experts",)),
     "Flow-GRPO": (POLICY, "flow_grpo", ()),
@@ -88,13 +90,16 @@ def train(name: str, seed: int, out: Path, overrides: list[str]) -> dict[str, An
     from prl.cli.app import run_stage
 
     config, overlay, data = METHODS[name]
-    run = out / f"{overlay}.{seed}"
+    run = out / f"{name.lower().replace(' ', '_').replace(',', '')}.{seed}"
     args = ["fit", "--config", f"configs/images/{config}.yaml", "--config", f"configs/methods/images/{overlay}.yaml"]
     args += ["--run_dir", str(run), "--overwrite", "true", "--seed_everything", str(seed)]
     args += ["--data.init_args.seed", str(seed), "--checkpoint.keep", "1", *LENGTHS[config], *QUIET]
     for kind in data:
         path = {"soft": soft_pairs, "experts": expert_pairs}[kind](out)
-        args += ["--data.init_args.train.path", str(path)]
+        args += ["--data.class_path", "ImagePairDataModule", "--data.init_args.train.path", str(path)]
+        args += ["--data.init_args.validation.path", str(WORLD / "pairs/pairs.validation.jsonl")]
+    if name.endswith("loss alone") and overlay != "subject_rpo":
+        args += [f"{MODEL}rejected", "null"]  # rejected pictures are those of the pairs
     start = perf_counter()
     run_stage([*args, *overrides])
     golds = gold_of(run)

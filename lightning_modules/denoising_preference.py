@@ -11,12 +11,13 @@ from lightning_modules.pair_training import PairTraining
 from lightning_modules.preference_checks import check_needs, check_reference
 from prl.config import ModelSource, Optimization
 from prl.data.columns import numbers_of
-from prl.data.image_encoding import COUNT, ImagePairEncoder
-from prl.data.rows.image_records import ImagePair
+from prl.data.image_encoding import COUNT, ChosenEncoder, ImagePairEncoder
+from prl.data.rows.image_records import CaptionedImage, ImagePair
 from prl.diffusion.denoisers import Condition, load_denoiser
 from prl.diffusion.denoisers.base import rows_of
 from prl.diffusion.draws import normal, uniform
 from prl.diffusion.inversion import invert
+from prl.diffusion.rejected import RejectedRows, RejectedSource
 from prl.diffusion.rewards import ImageReward
 from prl.diffusion.sampling import ImageSampling
 from prl.diffusion.settings import NoiseDraws
@@ -34,12 +35,16 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
     with `objective: DPO` the loss is -log sigma(-beta / 2 [(err - err_ref)(chosen) - (err - err_ref)(rejected)]), and
     every objective that needs no more than log-probabilities learns from pictures too.
 
+    With `rejected` the model makes rejected pictures itself, and rows are of prompt and image, the chosen picture.
+
     Args:
         model: folder or hub id of a pipeline of diffusers; with `lora` adapters are trained.
         objective: what is learnt, a class of `prl.objectives.preference` or of your own with its settings; DPO with
             beta 2000 when null, which belongs to the mean over the dimensions of large latents.
         reference: pipeline of the reference; the model's when null. With adapters on the model, the reference is the
             model with adapters off and costs no memory. Not for objectives that need none.
+        rejected: where rejected pictures come from, a class of `prl.diffusion.rejected` or of your own; the data when
+            null.
         noise: how pictures are made noisy, and how errors are summed up.
         optimization: learning rate and schedule.
         sampling: how validations make pictures.
@@ -50,16 +55,18 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         clip: frames, height and width of the clips of a model of video; null for pictures.
 
     Raises:
-        ValueError: for an objective that needs what pictures cannot have, or a reference that is not needed.
+        ValueError: for an objective that needs what pictures cannot have, a reference that is not needed, or `rejected`
+            with settings or a strategy that it cannot work with.
     """
 
-    record_type = ImagePair
+    record_type: Any = ImagePair
 
     def __init__(
         self,
         model: ModelSource,
         objective: PreferenceObjective | None = None,
         reference: ModelSource | None = None,
+        rejected: RejectedSource | None = None,
         noise: NoiseDraws = NoiseDraws(),  # noqa: B008 - frozen
         optimization: Optimization = Optimization(learning_rate=1e-6),  # noqa: B008 - frozen
         sampling: ImageSampling = ImageSampling(),  # noqa: B008 - frozen
@@ -74,17 +81,28 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         check_needs(self.objective)
         _check_pictures(self.objective)
         check_reference(self.objective, model, reference, "live")
-        self.reference_source, self.noise = reference, noise
+        self.reference_source, self.rejected, self.noise = reference, rejected, noise
         self.reference: Any = None
+        if rejected is not None:
+            _check_rejected(rejected, self.objective, reference, noise)
+            self.record_type = CaptionedImage
         self.drift = DriftMonitor(from_reference=self.objective.needs_reference and reference is None)
         self.run_state.register("drift", self.drift)
-        self.run_state.register_methods(objective=self.objective)
+        self.run_state.register_methods(objective=self.objective, rejected=rejected)
         self._validated: list[tuple[Tensor, Tensor]] = []
 
-    def build_encoder(self) -> ImagePairEncoder:
-        """Build the encoder of pairs; the data module calls this."""
+    @property
+    def _reads_reference(self) -> bool:
+        """Whether the objective reads a reference that stays, the start of the run or `reference`."""
+        moves = self.rejected is not None and self.rejected.is_reference
+        return self.objective.needs_reference and not moves
+
+    def build_encoder(self) -> ImagePairEncoder | ChosenEncoder:
+        """Build the encoder of pairs, or of chosen pictures alone; the data module calls this."""
         needs = self.objective
         shape = self.read_pipeline().image_shape
+        if self.rejected is not None:
+            return self.reading_prompts(ChosenEncoder(shape))
         return self.reading_prompts(
             ImagePairEncoder(shape, needs.views, needs.columns, needs.probabilities, needs.lists)
         )
@@ -93,11 +111,22 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         """Read the pipeline, and the reference that the objective needs; safe to call twice."""
         if self.model is not None:
             return
+        if self.rejected is not None and self.sharding.cuts_weights:
+            raise ValueError(
+                f"rejected is {type(self.rejected).__name__}, which keeps whole weights of earlier batches, and this "
+                "strategy cuts weights into shards; use ddp, or zero2"
+            )
         super().configure_model()
         network: Any = self.model
-        if self.objective.needs_reference and (self.reference_source is not None or not is_adapted(network)):
+        if self._reads_reference and (self.reference_source is not None or not is_adapted(network)):
             _, network = load_denoiser(self.reference_source or self.source, self.prompt_tokens, self.clip)
             self.reference = self.shard(freeze(network))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Take a snapshot of the network where one is due."""
+        super().on_train_batch_start(batch, batch_idx)
+        if self.rejected is not None:
+            self.rejected.begin_batch(self.batches_done(), self.noise_seed, self.model)
 
     def score(self, batch: dict[str, Any]) -> PreferenceBatch:
         """Compute the errors of all pictures of B pairs, in one pass of the network and one of the reference."""
@@ -105,7 +134,7 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         places = {name: [(n, name) for n in range(len(batch["targets"]))] for name in self.objective.views}
         for name in lists:
             places[name] = [(n, f"{name}.{k}") for n, of in enumerate(batch[COUNT + name].tolist()) for k in range(of)]
-        latents = self.denoiser.to_latents(torch.cat([batch[name] for name in places]))
+        latents = self.denoiser.to_latents(torch.cat([batch[name] for name in places if name in batch]))
         logprobs, reference = self._read(batch, latents, [each for some in places.values() for each in some])
         start, views = 0, {}
         for name, own in places.items():
@@ -124,7 +153,7 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
 
         Args:
             batch: B pairs.
-            latents: [N, ...] pictures of all views, one view after the other.
+            latents: pictures of all views, one view after the other; those that `rejected` makes are not among them.
             places: N pairs, by their number in the batch, each with the name of its picture there.
         """
         process, draws = self.denoiser.process, self.noise
@@ -136,15 +165,22 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         noise_keys = [("noise", *key) for key in (shared if draws.share_noise else own)]
         condition = self.conditions(batch["prompts"], keys, draws.prompt_dropout if self.training else 0.0)
         condition = rows_of(condition, torch.tensor([number for number, _ in places], device=self.device))
-        time = draws.time_of(process, uniform(time_keys, self.device))
+        share = draws.share_of(uniform(time_keys, self.device))
         noise = normal(noise_keys, latents.shape[1:], self.device)
+        time, given = process.quantile(share), len(latents)
         if draws.inversion_steps:
             noise = self._inverted(latents, time, condition)
-        noisy = process.corrupt(latents, noise, time).to(latents.dtype)
+        states = process.noisy(latents, noise[:given], time[:given])
+        if self.rejected is not None:
+            of_rejected = rows_of(condition, torch.arange(given, len(places), device=self.device))
+            drawn = (share[given:], noise[given:])
+            null = self.conditions([""] * len(keys))
+            rows = RejectedRows(self.denoiser, self.model, keys, of_rejected, null, *drawn)
+            states = states.followed_by(self.rejected.states(rows))
 
         def halved(network: Any) -> Tensor:
-            predicted = self.predict(network, noisy, time, condition)
-            return -0.5 * process.errors(predicted, latents, noise, time, draws.reduction)
+            predicted = self.predict(network, states.noisy, states.time, condition)
+            return -0.5 * states.errors(predicted, draws.reduction)
 
         return halved(self.model), self._of_reference(halved)
 
@@ -152,6 +188,8 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         if not self.objective.needs_reference:
             return None
         with torch.no_grad():
+            if self.rejected is not None and self.rejected.is_reference:
+                return halved(self.rejected.maker(self.model))
             if self.reference is not None:
                 return halved(self.reference)
             with without_adapters(self.model):
@@ -183,6 +221,26 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         """Log means over the pairs of all ranks, and what the pictures show."""
         PairTraining.on_validation_epoch_end(self)
         DenoisingStage.on_validation_epoch_end(self)
+
+
+def _check_rejected(
+    rejected: RejectedSource, objective: PreferenceObjective, reference: ModelSource | None, noise: NoiseDraws
+) -> None:
+    """Refuse what cannot be together with rejected pictures that the model makes. Raises ValueError."""
+    name, maker = type(objective).__name__, type(rejected).__name__
+    further = [*objective.views[2:], *objective.lists, *objective.columns]
+    if further:
+        raise ValueError(
+            f"rejected is {maker}, with rows of prompt and image alone, but {name} reads {further[0]!r} of each pair; "
+            "leave rejected out, and give pairs"
+        )
+    if reference is not None and rejected.is_reference:
+        raise ValueError(f"reference is set, but {maker} makes an earlier self the reference; leave it out")
+    if noise.inversion_steps:
+        raise ValueError(
+            f"noise.inversion_steps is {noise.inversion_steps}, which is for pairs of the data; leave it at 0 with "
+            f"rejected: {maker}"
+        )
 
 
 def _check_pictures(objective: PreferenceObjective) -> None:

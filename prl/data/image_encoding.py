@@ -234,6 +234,16 @@ class CaptionEncoder(ImageEncoder):
         }
 
 
+class ChosenEncoder(CaptionEncoder):
+    """Pictures with captions as chosen ones of pairs, whose rejected pictures a model makes."""
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Read the pictures of a batch as `chosen` [B, C, ...], with sure labels and weights of 1 [B]."""
+        found = super().collate(rows)
+        found["chosen"] = found.pop("images")
+        return {**found, "targets": torch.ones(len(rows)), "weights": torch.ones(len(rows))}
+
+
 class ImagePromptEncoder(ImageEncoder):
     """Prompts alone."""
 

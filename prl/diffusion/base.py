@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 Reduction = Literal["mean", "sum"]
@@ -51,6 +52,25 @@ class GaussianStep(NamedTuple):
         return reduced((self.mean - other.mean).square(), reduction) / (2 * self.std.to(self.mean.dtype).square())
 
 
+class NoisyLatents(NamedTuple):
+    """Noisy latents, and what a network is to predict of them."""
+
+    noisy: Tensor
+    """[N, ...]."""
+    time: Tensor
+    """[N] times of the process."""
+    target: Tensor
+    """[N, ...]."""
+
+    def errors(self, prediction: Tensor, reduction: Reduction) -> Tensor:
+        """Compute the squared error of a prediction: [N]."""
+        return reduced((prediction - self.target).square(), reduction)
+
+    def followed_by(self, others: "NoisyLatents") -> "NoisyLatents":
+        """Put others behind these."""
+        return NoisyLatents(*(torch.cat(both) for both in zip(self, others, strict=True)))
+
+
 class NoiseProcess(ABC):
     """Turns clean images x_0 into noisy ones, x_t = a_t x_0 + s_t eps, and reads a network's predictions of them.
 
@@ -87,6 +107,10 @@ class NoiseProcess(ABC):
         """Compute x_t = a_t x_0 + s_t eps."""
         signal, spread = self.scales(time)
         return as_rows(signal, clean) * clean + as_rows(spread, clean) * noise
+
+    def noisy(self, clean: Tensor, noise: Tensor, time: Tensor) -> NoisyLatents:
+        """Make clean latents noisy."""
+        return NoisyLatents(self.corrupt(clean, noise, time).to(clean.dtype), time, self.target(clean, noise, time))
 
     def move(self, noisy: Tensor, prediction: Tensor, time: Tensor, to: Tensor) -> Tensor:
         """Go on to another time without noise: x' = a' x_0 + s' eps, with x_0 and eps of the prediction.

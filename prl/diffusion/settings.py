@@ -41,8 +41,12 @@ class NoiseDraws:
         if self.inversion_steps < 0:
             raise ValueError(f"noise.inversion_steps is {self.inversion_steps}; expected 0 or more")
 
+    def share_of(self, uniform: Tensor) -> Tensor:
+        """Turn uniform numbers [N] into shares of the way from clean to noise [N]."""
+        if self.times == "uniform":
+            return uniform
+        return torch.special.ndtri(uniform.clamp(1e-7, 1 - 1e-7)).sigmoid()
+
     def time_of(self, process: NoiseProcess, uniform: Tensor) -> Tensor:
         """Turn uniform numbers [N] into times of a process [N]."""
-        if self.times == "uniform":
-            return process.quantile(uniform)
-        return process.quantile(torch.special.ndtri(uniform.clamp(1e-7, 1 - 1e-7)).sigmoid())
+        return process.quantile(self.share_of(uniform))

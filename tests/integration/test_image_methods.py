@@ -17,8 +17,8 @@ from tests.integration.test_image_runs import MODEL, arguments
 pytest.importorskip("diffusers")
 
 OVERLAYS = sorted((CONFIGS / "methods" / "images").glob("*.yaml"))
-QUICK = ("rank_dpo", "pref_grpo", "adv_grpo")
-"""One of each kind: lists, comparisons within a prompt, a reward that learns."""
+QUICK = ("rank_dpo", "pref_grpo", "adv_grpo", "seppo")
+"""One of each kind: lists, comparisons within a prompt, a reward that learns, pictures of an earlier self."""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,7 @@ def tiny(overlay: Path, home: Path, run: Path, *more: str) -> None:
     places = {"world/scorer": "scorer", "world/references.jsonl": "data/captioned.train.jsonl"}
     for place, mine in places.items():
         text = text.replace(f"runs/images/{place}", str(home / mine))
+    text = text.replace("every: 30", "every: 1")  # so that a run of four batches has several snapshots
     own.write_text(text.replace("prl.quickstart.images.rewards.GoldReward", "tests.helpers.pictures.Brightness"))
     stage = stage_of(overlay)
     args = arguments(home, stage, run)
@@ -53,6 +54,9 @@ def tiny(overlay: Path, home: Path, run: Path, *more: str) -> None:
         args += [f"{MODEL}noise.inversion_steps", "2"]
     if "per_prompt: 2" in text:
         args += [f"{MODEL}sampling.per_prompt", "2"]
+    if "CaptionedImageDataModule" in text:
+        for split in ("train", "validation"):
+            args += [f"--data.init_args.{split}.path", str(home / "data" / f"captioned.{split}.jsonl")]
     run_stage([*args[:3], "--config", str(own), *args[3:], *more])
 
 

@@ -383,4 +383,30 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("vpo-samples-undeclared", 'self.views = (*self.views, "calibration")', "pass"),
         ),
     ),
+    "prl/diffusion/snapshots.py": (
+        "u.rejected u.denoising_rejected",
+        (("snapshots-go-on-learning", 'each.detach().to("cpu", copy=True)', "each.detach()"),),
+    ),
+    "prl/diffusion/rejected/base.py": (
+        "u.rejected u.denoising_rejected",
+        (("an-older-self-stays-the-maker", "batches))\n            self._ready = None", "batches))"),),
+    ),
+    "prl/diffusion/rejected/earlier_selves.py": (
+        "u.rejected u.denoising_rejected",
+        (
+            ("the-first-self-is-always-drawn", "int(float(uniform([key])[0]) * len(self.pool))", "0"),
+            ("policy-makes-its-own-rejected", "self.maker(rows.network), rows.condition", "rows.network, rows.condition"),
+        ),
+    ),
+    "prl/diffusion/rejected/policy_states.py": (
+        "u.rejected u.denoising_rejected",
+        (
+            ("states-stop-a-step-early", "share + (left - 1) / self.steps", "share + left / self.steps"),
+            ("states-of-the-policy-that-learns", "self.maker(rows.network)", "rows.network"),
+        ),
+    ),
+    "lightning_modules/denoising_preference.py": (
+        "u.denoising_rejected",
+        (("the-reference-is-not-the-drawn-self", "halved(self.rejected.maker(self.model))", "halved(self.model)"),),
+    ),
 }  # fmt: skip

@@ -1,0 +1,7 @@
+"""Where rejected pictures come from when the data have none. `base.py` has the socket, other files one method each."""
+
+from prl.diffusion.rejected.base import RejectedRows, RejectedSource
+from prl.diffusion.rejected.earlier_selves import EarlierSelves
+from prl.diffusion.rejected.policy_states import PolicyStates
+
+__all__ = ["EarlierSelves", "PolicyStates", "RejectedRows", "RejectedSource"]
