@@ -59,7 +59,7 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
             with settings or a strategy that it cannot work with.
     """
 
-    record_type: Any = ImagePair
+    record_type = ImagePair
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         self.reference: Any = None
         if rejected is not None:
             _check_rejected(rejected, self.objective, reference, noise)
-            self.record_type = CaptionedImage
+            self.record_type = CaptionedImage  # type: ignore[misc]  # as long as this module lives
         self.drift = DriftMonitor(from_reference=self.objective.needs_reference and reference is None)
         self.run_state.register("drift", self.drift)
         self.run_state.register_methods(objective=self.objective, rejected=rejected)

@@ -40,7 +40,11 @@ def stage_of(overlay: Path) -> str:
 def tiny(overlay: Path, home: Path, run: Path, *more: str) -> None:
     """Make the run tiny, with a reward that reads any pictures."""
     own, text = run.parent / overlay.name, overlay.read_text()
-    places = {"world/scorer": "scorer", "world/references.jsonl": "data/captioned.train.jsonl"}
+    places = {
+        "world/scorer": "scorer",
+        "reward/model": "scorer",
+        "world/references.jsonl": "data/captioned.train.jsonl",
+    }
     for place, mine in places.items():
         text = text.replace(f"runs/images/{place}", str(home / mine))
     text = text.replace("every: 30", "every: 1")  # so that a run of four batches has several snapshots

@@ -68,7 +68,7 @@ class AdversarialReward(ImageReward):
             raise ValueError(f"AdversarialReward.learning_rate is {learning_rate}; expected a number above 0")
         self.loss, self.trigger = loss, trigger
         self.scorer = load_scorer(path).requires_grad_(False)
-        self.files, self.names = _read_references(references)
+        self.files, self.names = read_references(references)
         self.learner = _Learner(self.scorer, learning_rate)
 
     @torch.no_grad()
@@ -135,7 +135,7 @@ class _Learner:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def _read_references(path: str) -> tuple[ImageFiles, dict[str, list[str]]]:
+def read_references(path: str) -> tuple[ImageFiles, dict[str, list[str]]]:
     """Read the names of reference pictures by prompt. Raises ValueError for a file without any."""
     from prl.data.rows.image_records import CaptionedImage
     from prl.data.rows.reading import load_records
