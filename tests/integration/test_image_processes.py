@@ -1,5 +1,6 @@
 """Models of pictures in two processes: the draws of a row do not depend on which process reads it."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -59,6 +60,23 @@ def test_two_processes_learn_and_measure_what_one_does(stage, strategy, home, tm
     one, two = (scalars(events(tmp_path / folder)) for folder in ("one", "two"))
     for tag in ("val/reward", *(["reward/score"] if stage == "trajectory_policy" else ["val/loss"])):
         assert [value for _, value in two[tag]] == pytest.approx([value for _, value in one[tag]], abs=1e-4), tag
+
+
+EARLIER = {"every": 1, "kept": 3, "sampling": {"steps": 2}}
+SOURCES = {"EarlierSelves": EARLIER, "PolicyStates": {"every": 2, "steps": 3}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "strategy"), [("EarlierSelves", "ddp"), ("PolicyStates", "zero2")])
+def test_two_processes_make_the_rejected_pictures_that_one_does(source, strategy, home, tmp_path) -> None:
+    rejected = {"class_path": f"prl.diffusion.rejected.{source}", "init_args": SOURCES[source]}
+    own = [f"{MODEL}rejected", json.dumps(rejected), "--data.class_path", "CaptionedImageDataModule"]
+    for split in ("train", "validation"):
+        own += [f"--data.init_args.{split}.path", str(home / "data" / f"captioned.{split}.jsonl")]
+    alone = run(home, "preference", tmp_path / "one", 1, *own)
+    together = run(home, "preference", tmp_path / "two", 2, *own, *STRATEGIES[strategy])
+    for name, weight in alone.items():
+        torch.testing.assert_close(together[name], weight, rtol=1e-4, atol=2e-5, msg=name)
 
 
 @pytest.mark.slow
