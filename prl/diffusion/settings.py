@@ -43,6 +43,25 @@ class NoiseDraws:
 
     def time_of(self, process: NoiseProcess, uniform: Tensor) -> Tensor:
         """Turn uniform numbers [N] into times of a process [N]."""
-        if self.times == "uniform":
-            return process.quantile(uniform)
-        return process.quantile(torch.special.ndtri(uniform.clamp(1e-7, 1 - 1e-7)).sigmoid())
+        return times_of(self.times, process, uniform)
+
+
+@dataclass(frozen=True)
+class NoisyLatents:
+    """What a reward of noisy latents reads in training (Flow-NRG, 2501.13918). Raises ValueError out of range."""
+
+    pipeline: str
+    """Folder or hub id of the pipeline of diffusers that the reward is to guide: its autoencoder and its process."""
+    times: TimeDistribution = "uniform"
+    """Distribution of times, as that of `NoiseDraws`; both pictures of a pair have one time and one noise."""
+
+    def __post_init__(self) -> None:
+        if self.times not in ("uniform", "logit_normal"):
+            raise ValueError(f"noisy.times is {self.times!r}; expected uniform or logit_normal")
+
+
+def times_of(distribution: TimeDistribution, process: NoiseProcess, uniform: Tensor) -> Tensor:
+    """Turn uniform numbers [N] into times of a process [N] with a distribution."""
+    if distribution == "uniform":
+        return process.quantile(uniform)
+    return process.quantile(torch.special.ndtri(uniform.clamp(1e-7, 1 - 1e-7)).sigmoid())
