@@ -124,6 +124,8 @@ class DenoisingStage(TrainingModule):
         for name, part in self.named_modules():
             if isinstance(part, LearnedImageReward):
                 found |= folder_inputs(f"model.{name}", part.path)
+        if self.pictures.sampling.guide is not None:
+            found |= pipeline_inputs("model.sampling.guide", self.pictures.sampling.guide.path)
         return found
 
     def frozen_names(self) -> set[str]:

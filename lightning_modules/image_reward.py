@@ -35,9 +35,9 @@ class ImageRewardModule(TrainingModule):
     the column `NAME_preference` has the label of head NAME, and a row without it teaches that head nothing. With a
     single head the label is that of the pair.
 
-    With `noisy` a `ConvScorer` learns what a sampler is guided by, Flow-NRG's reward (2501.13918, section 4.3): pictures
-    become latents of the pipeline that is to be guided, both of a pair get one time and one noise, and the model reads
-    the noisy latents and the time.
+    With `noisy` a `ConvScorer` learns what a sampler is guided by, Flow-NRG's reward (2501.13918, section 4.3).
+    Pictures become latents of the pipeline that is to be guided, both of a pair get one time and one noise, and the
+    model reads the noisy latents and the time.
 
     Args:
         model: folder or hub id of a CLIP model, such as PickScore, or the folder of a `ConvScorer`.
@@ -78,7 +78,9 @@ class ImageRewardModule(TrainingModule):
             name = type(self.objective).__name__
             raise ValueError(f"{name} reads more than margins, which pictures do not have; choose another objective")
         if noisy is not None and image_size is not None:
-            raise ValueError(f"image_size is {image_size}, and the pipeline of noisy has a size of its own; leave it out")
+            raise ValueError(
+                f"image_size is {image_size}, and the pipeline of noisy has a size of its own; leave it out"
+            )
         self.source, self.image_size, self.optimization, self.noisy = model, image_size, optimization, noisy
         self.run_state.register_methods(objective=self.objective)
         self.model: Any = None

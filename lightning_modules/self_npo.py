@@ -96,9 +96,7 @@ class SelfNPOModule(DenoisingStage):
         teacher = guided if settings.guidance else Prompted(denoiser, self.teacher, null)
         found = truncate(denoiser.process, teacher, start, counts, settings)
         later = denoiser.process.later(found.time, uniform([("later", *key) for key in keys], device))
-        return learnt_error(
-            denoiser.process, Prompted(denoiser, self.model, condition), found, later, noise, settings
-        )
+        return learnt_error(denoiser.process, Prompted(denoiser, self.model, condition), found, later, noise, settings)
 
     def step_totals(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the weight of each prompt."""

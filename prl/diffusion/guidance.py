@@ -7,8 +7,8 @@ from torch import Tensor
 
 from prl.diffusion.base import as_rows
 from prl.diffusion.rectified_flow import RectifiedFlow
+from prl.diffusion.sampling import Predict
 
-Predict = Callable[[Tensor, Tensor], Tensor]
 NoisyReward = Callable[[Tensor, Tensor], Tensor]
 """Rewards [N] of noisy latents [N, ...] at times [N], differentiable in the latents."""
 

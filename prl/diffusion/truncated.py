@@ -1,6 +1,5 @@
-"""Truncated diffusion fine-tuning: what a network makes of noise in a few careless steps, as its own training target."""
+"""Truncated diffusion fine-tuning: what a network makes of noise in a few large steps, as its own training target."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -8,8 +7,7 @@ import torch
 from torch import Tensor
 
 from prl.diffusion.base import NoiseProcess, Reduction, as_rows, reduced
-
-Predict = Callable[[Tensor, Tensor], Tensor]
+from prl.diffusion.sampling import Predict
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,7 @@ class Truncated(NamedTuple):
 
 
 @torch.no_grad()
-def truncate(
-    process: NoiseProcess, predict: Predict, noise: Tensor, counts: Tensor, settings: Truncation
-) -> Truncated:
+def truncate(process: NoiseProcess, predict: Predict, noise: Tensor, counts: Tensor, settings: Truncation) -> Truncated:
     """Take the first steps of a deterministic sampler, and estimate the clean picture where they end.
 
     All rows call the network equally often, so that processes with weights in shards stay in step.

@@ -50,7 +50,5 @@ def weights_of_heads(owner: str, path: str, names: Sequence[str], weights: Mappi
         ValueError: for a weight of a head that there is not.
     """
     if unknown := sorted((weights or {}).keys() - set(names)):
-        raise ValueError(
-            f"{owner}.weights names {unknown[0]!r}; the heads of {path} are {', '.join(names) or 'none'}"
-        )
+        raise ValueError(f"{owner}.weights names {unknown[0]!r}; the heads of {path} are {', '.join(names) or 'none'}")
     return torch.tensor([1.0 if weights is None else weights.get(name, 0.0) for name in names] or [1.0])

@@ -60,8 +60,8 @@ def test_clean_and_noisy_are_not_mistaken_for_each_other(folder, tmp_path) -> No
     scorer().save(tmp_path / "clean")
     with pytest.raises(ValueError, match="clean holds no reward model of noisy latents; train one with"):
         NoisyLatentReward(str(tmp_path / "clean"))
-    with pytest.raises(ValueError, match="holds no ConvScorer, and CLIP reads no noisy latents"):
-        load_scorer(str(tmp_path), ["quality"], noisy=True) if (folder / SETTINGS).unlink() is None else None
+    with pytest.raises(ValueError, match="clip holds no ConvScorer, and CLIP reads no noisy latents"):
+        load_scorer(str(tmp_path / "clip"), noisy=True)
     with pytest.raises(ValueError, match="which was not given"):
         scorer(time_input=True)(LATENTS, TEXTS)
     with pytest.raises(ValueError, match="takes no time"):
