@@ -73,8 +73,9 @@ class SelfNPOModule(DenoisingStage):
         if self.model is not None:
             return
         self.configure_export()
-        teacher = freeze(copy.deepcopy(self.model))
-        self.model, self.teacher = self.shard(self.model), self.shard(teacher)
+        network: Any = self.model
+        teacher = freeze(copy.deepcopy(network))
+        self.model, self.teacher = self.shard(network), self.shard(teacher)
 
     def frozen_names(self) -> set[str]:
         """Return the names of weights that no checkpoint holds; those that the teacher averages it does hold."""
