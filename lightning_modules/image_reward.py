@@ -247,7 +247,8 @@ def _check_shapes(scorer: Any, denoiser: Denoiser, pipeline: str) -> None:
     read, made = scorer.image_shape, denoiser.latent_shape
     if read != made:
         raise ValueError(
-            f"the reward model reads {list(read)}, and latents of {pipeline} have the shape {list(made)}; make a ConvScorer of that shape, or choose another pipeline for noisy"
+            f"the reward model reads {list(read)}, and latents of {pipeline} have the shape {list(made)}; make a "
+            "ConvScorer of that shape, or choose another pipeline for noisy"
         )
 
 

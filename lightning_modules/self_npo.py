@@ -36,7 +36,8 @@ class SelfNPOModule(DenoisingStage):
         reward: reward of the pictures that validations make; none is measured when null.
         measured: validation prompts for which a picture is made and scored.
         shown: those of them whose pictures are drawn in TensorBoard.
-        prompt_tokens: tokens of the third text encoder of Stable Diffusion 3 (`max_sequence_length` in diffusers).
+        prompt_tokens: tokens of the T5 text encoder of Stable Diffusion 3 and Wan (`max_sequence_length` in diffusers).
+        clip: frames, height and width of the clips of a model of video; null for pictures.
 
     Raises:
         ValueError: for settings out of range.
@@ -55,8 +56,9 @@ class SelfNPOModule(DenoisingStage):
         measured: int = 64,
         shown: int = 16,
         prompt_tokens: int = 256,
+        clip: list[int] | None = None,
     ) -> None:
-        super().__init__(model, optimization, sampling, reward, measured, shown, prompt_tokens)
+        super().__init__(model, optimization, sampling, reward, measured, shown, prompt_tokens, clip=clip)
         if not 0 <= teacher_decay < 1:
             raise ValueError(f"teacher_decay is {teacher_decay}; expected at least 0 and below 1")
         self.truncation, self.teacher_decay = truncation, teacher_decay

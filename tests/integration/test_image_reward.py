@@ -117,7 +117,14 @@ def predicted(home: Path, pipeline: Path, run: Path, path: str, weight: float) -
         args += [row, str(home / "data" / f"captioned.{split}.jsonl")]
     args += ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "0", f"{MODEL}optimization.learning_rate", "0"]
     args += [f"{MODEL}model.path", str(pipeline), f"{MODEL}reward", "tests.helpers.pictures.Brightness"]
-    args += ["--trainer.enable_progress_bar", "false", f"{MODEL}sampling.steps", "3", "--data.init_args.batch_size", "4"]
+    args += [
+        "--trainer.enable_progress_bar",
+        "false",
+        f"{MODEL}sampling.steps",
+        "3",
+        "--data.init_args.batch_size",
+        "4",
+    ]
     args += [f"{MODEL}sampling.guide", json.dumps(guide)]
     run_stage(args)
     run_stage(["predict", *args[1:], "--ckpt_path", "last"])
