@@ -8,6 +8,7 @@ from lightning_modules.image_reward import ImageRewardModule
 from lightning_modules.oppo import OPPOModule
 from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.preference import PreferenceModule
+from lightning_modules.self_npo import SelfNPOModule
 from lightning_modules.supervised import SupervisedModule
 from lightning_modules.trajectory_policy import TrajectoryPolicyModule
 from lightning_modules.yes_no_judge import YesNoJudgeModule
@@ -22,6 +23,7 @@ __all__ = [
     "OPPOModule",
     "PairwisePPOModule",
     "PreferenceModule",
+    "SelfNPOModule",
     "SupervisedModule",
     "TrajectoryPolicyModule",
     "YesNoJudgeModule",

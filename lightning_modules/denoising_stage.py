@@ -1,7 +1,6 @@
 """What all modules that train the network of a pipeline share: reading it, errors of its predictions, export."""
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from prl.config import ModelSource, Optimization
 from prl.diffusion.denoisers import Condition, Denoiser, load_denoiser
 from prl.diffusion.denoisers.base import rows_of
 from prl.diffusion.denoisers.loading import check_source
-from prl.diffusion.draws import uniform
+from prl.diffusion.draws import seed_of_run, uniform
 from prl.diffusion.rewards import ImageReward, LearnedImageReward
 from prl.diffusion.sampling import ImageSampling
 from prl.models.adapters import own_parameters
@@ -125,6 +124,8 @@ class DenoisingStage(TrainingModule):
         for name, part in self.named_modules():
             if isinstance(part, LearnedImageReward):
                 found |= folder_inputs(f"model.{name}", part.path)
+        if self.pictures.sampling.guide is not None:
+            found |= pipeline_inputs("model.sampling.guide", self.pictures.sampling.guide.path)
         return found
 
     def frozen_names(self) -> set[str]:
@@ -136,7 +137,7 @@ class DenoisingStage(TrainingModule):
     @property
     def noise_seed(self) -> int:
         """Seed of all noise: `seed_everything`. Draws are named by it, the batch and the row, not by their order."""
-        return int(os.environ.get("PL_GLOBAL_SEED", 0))
+        return seed_of_run()
 
     # ---- errors
 

@@ -12,15 +12,20 @@ from lightning_modules.reward_checks import check_scalar_needs
 from prl.config import ModelSource, Optimization
 from prl.data.image_encoding import ImagePairEncoder
 from prl.data.rows.image_records import ImagePair
+from prl.diffusion.denoisers import Denoiser, load_denoiser
+from prl.diffusion.draws import normal, seed_of_run, uniform
 from prl.diffusion.rewards.scorers import load_scorer
+from prl.diffusion.settings import NoisyPairs, shares_of
 from prl.distributed import gathered
 from prl.masking import weighted_mean
 from prl.objectives.reward import BradleyTerry, PairBatch, RewardObjective
-from prl.run_folder.inputs import Inputs, model_inputs
+from prl.run_folder.inputs import Inputs, model_inputs, pipeline_inputs
 from prl.verdict import agreement, has_winner
 
 LABEL = "{head}_preference"
 """Column of a head's own label: probability that chosen is better in its respect, 1/2 for a tie."""
+THIRDS = ("clean", "middle", "noise")
+"""Names of the thirds of the way from clean to noise, by which a validation measures a reward of noisy latents."""
 
 
 class ImageRewardModule(TrainingModule):
@@ -30,6 +35,10 @@ class ImageRewardModule(TrainingModule):
     the column `NAME_preference` has the label of head NAME, and a row without it teaches that head nothing. With a
     single head the label is that of the pair.
 
+    With `noisy` a `ConvScorer` learns what a sampler is guided by, Flow-NRG's reward (2501.13918, section 4.3).
+    Pictures become latents of the pipeline that is to be guided, both of a pair get one time and one noise, and the
+    model reads the noisy latents and the time.
+
     Args:
         model: folder or hub id of a CLIP model, such as PickScore, or the folder of a `ConvScorer`.
         objective: what is learnt, a class of `prl.objectives.reward` that reads margins alone; `BradleyTerry` when
@@ -38,9 +47,11 @@ class ImageRewardModule(TrainingModule):
             similarity of text and picture is trained.
         image_size: height and width of the pictures of the data; the size of the model when null.
         optimization: learning rate and schedule.
+        noisy: the pipeline whose noisy latents the model is to read; pictures without noise when null.
 
     Raises:
-        ValueError: for an objective that needs more than margins, or heads without a usable name.
+        ValueError: for an objective that needs more than margins, heads without a usable name, or a size of pictures
+            beside a pipeline that has its own.
     """
 
     record_type = ImagePair
@@ -52,6 +63,7 @@ class ImageRewardModule(TrainingModule):
         heads: list[str] | None = None,
         image_size: int | None = None,
         optimization: Optimization = Optimization(learning_rate=1e-5),  # noqa: B008 - frozen
+        noisy: NoisyPairs | None = None,
     ) -> None:
         super().__init__()
         self.objective = objective or BradleyTerry()
@@ -65,23 +77,33 @@ class ImageRewardModule(TrainingModule):
         if any(declared) or self.objective.dropout_passes or self.objective.look_ahead or self.objective.needs_traces:
             name = type(self.objective).__name__
             raise ValueError(f"{name} reads more than margins, which pictures do not have; choose another objective")
-        self.source, self.image_size, self.optimization = model, image_size, optimization
+        if noisy is not None and image_size is not None:
+            raise ValueError(
+                f"image_size is {image_size}, and the pipeline of noisy has a size of its own; leave it out"
+            )
+        self.source, self.image_size, self.optimization, self.noisy = model, image_size, optimization, noisy
         self.run_state.register_methods(objective=self.objective)
         self.model: Any = None
         self._scorer: Any = None
+        self.denoiser: Denoiser | None = None
         self._validated: list[tuple[Tensor, ...]] = []
 
     # ---- set-up
 
     def _read(self) -> Any:
+        """Read the model, and the pipeline whose latents it reads. Raises ValueError where they do not fit."""
         if self._scorer is None:
             assert self.source.path is not None
-            self._scorer = load_scorer(self.source.path, self.heads or None)
+            self._scorer = load_scorer(self.source.path, self.heads or None, noisy=self.noisy is not None)
+            if self.noisy is not None:
+                self.denoiser, _ = load_denoiser(ModelSource(path=self.noisy.pipeline))
+                _check_shapes(self._scorer, self.denoiser, self.noisy.pipeline)
         return self._scorer
 
     def build_encoder(self) -> ImagePairEncoder:
         """Build the encoder of pairs; the data module calls this."""
-        *_, own = shape = self._read().image_shape
+        scorer = self._read()
+        *_, own = shape = scorer.image_shape if self.denoiser is None else self.denoiser.image_shape
         size = self.image_size or own
         return ImagePairEncoder((*shape[:-2], size, size), optional=self._labels())
 
@@ -101,15 +123,45 @@ class ImageRewardModule(TrainingModule):
 
     def inputs(self) -> Inputs:
         """Hash the model that was read."""
-        return super().inputs() | model_inputs("model.model", self.source)
+        of_pipeline = {} if self.noisy is None else pipeline_inputs("model.noisy", self.noisy.pipeline)
+        return super().inputs() | model_inputs("model.model", self.source) | of_pipeline
+
+    def frozen_names(self) -> set[str]:
+        """Return the names of weights, and of buffers of the pipeline, that no checkpoint holds."""
+        buffers = () if self.denoiser is None else self.denoiser.named_buffers(prefix="denoiser")
+        return super().frozen_names() | {name for name, _ in buffers}
 
     # ---- training
 
-    def _margins(self, batch: dict[str, Any]) -> Tensor:
-        """Compute what each head says of chosen less what it says of rejected: [B, heads]."""
-        images = torch.cat([batch["chosen"], batch["rejected"]])
-        chosen, rejected = self.model(images, batch["prompts"] * 2).chunk(2)
+    def _margins(self, batch: dict[str, Any], time: Tensor | None) -> Tensor:
+        """Compute what each head says of chosen less what it says of rejected: [B, heads].
+
+        Args:
+            batch: B pairs.
+            time: [B] times of noisy latents, of `_times`.
+        """
+        images, prompts = torch.cat([batch["chosen"], batch["rejected"]]), batch["prompts"] * 2
+        if time is None or self.denoiser is None:
+            chosen, rejected = self.model(images, prompts).chunk(2)
+            return chosen - rejected
+        process, latents = self.denoiser.process, self.denoiser.to_latents(images)
+        noise = normal([("noise", *key) for key in self._keys(batch)], latents.shape[1:], self.device)
+        both = time.repeat(2)
+        noisy = process.corrupt(latents, torch.cat([noise, noise]), both).to(latents.dtype)
+        chosen, rejected = self.model(noisy, prompts, process.share(both)).chunk(2)
         return chosen - rejected
+
+    def _times(self, batch: dict[str, Any]) -> Tensor | None:
+        """Draw the time of each pair, for both of its pictures: [B]; None for pictures without noise."""
+        if self.noisy is None or self.denoiser is None:
+            return None
+        drawn = uniform([("time", *key) for key in self._keys(batch)], self.device)
+        return self.denoiser.process.quantile(shares_of(self.noisy.times, drawn))
+
+    def _keys(self, batch: dict[str, Any]) -> list[tuple[int | str, ...]]:
+        """Name the draws of each pair; those of validations are always the same."""
+        of = ("train", self.batches_done()) if self.training else ("validation",)
+        return [(seed_of_run(), *of, row) for row in batch["index"].tolist()]
 
     def _targets(self, batch: dict[str, Any]) -> Tensor:
         labels = [batch["column." + name] for name in self._labels()]
@@ -130,7 +182,7 @@ class ImageRewardModule(TrainingModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Compute the weighted mean loss per pair over all ranks and all batches of a step."""
-        margins, targets = self._margins(batch), self._targets(batch)
+        margins, targets = self._margins(batch, self._times(batch)), self._targets(batch)
         losses, weights = self._losses(margins, targets), batch["weights"]
         loss, of_batch = self.means(batch, lambda totals, n: weighted_mean(losses, weights, totals["weights"], n))
         self.log("train/loss", of_batch, prog_bar=True)
@@ -144,38 +196,60 @@ class ImageRewardModule(TrainingModule):
         self._validated = []
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Remember margins, labels and weights."""
-        found = (self._margins(batch).float(), self._targets(batch), batch["weights"])
+        """Remember margins, labels and weights, and the share of noise in the latents."""
+        time = self._times(batch)
+        share = torch.zeros_like(batch["weights"])
+        if self.denoiser is not None and time is not None:
+            share = self.denoiser.process.share(time)
+        found = (self._margins(batch, time).float(), self._targets(batch), batch["weights"], share)
         self._validated.append(tuple(each.cpu() for each in found))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss, and the share of pairs with a winner that each head gets right, over all ranks."""
+        """Log the loss, and the share of pairs with a winner that each head gets right, over all ranks.
+
+        Of noisy latents also the share of all heads together, by thirds of the way from clean to noise.
+        """
         parts = [part for own in gathered(self._validated) for part in own]
         self._validated = []
-        margins, targets, weights = (torch.cat(each) for each in zip(*parts, strict=True))
+        margins, targets, weights, share = (torch.cat(each) for each in zip(*parts, strict=True))
         losses = (self._losses(margins, targets) * weights).sum() / weights.sum()
         self.log("val/loss", losses, prog_bar=True, rank_zero_only=True)
         names = self._read().names
         for number, name in enumerate(names if len(names) > 1 else [""]):
             right = _accuracy(margins[:, number], targets[:, number])
             self.log(f"val/accuracy{name and '/'}{name}", right, prog_bar=not name, rank_zero_only=True)
+        for number, name in enumerate(THIRDS if self.noisy is not None else ()):
+            rows = (share * len(THIRDS)).long().clamp(max=len(THIRDS) - 1) == number
+            if rows.any():
+                right = _accuracy(margins[rows], targets[rows])
+                self.log(f"val/accuracy_by_time/{name}", right, rank_zero_only=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, float]]:
         """Return what each head says of chosen less what it says of rejected, for validation pairs in file order."""
         names = [f"margin_{name}" for name in self._read().names if len(self._read().names) > 1] or ["margin"]
-        return [dict(zip(names, row, strict=True)) for row in self._margins(batch).tolist()]
+        return [dict(zip(names, row, strict=True)) for row in self._margins(batch, self._times(batch)).tolist()]
 
     def card_kind(self, folder: Path) -> str | None:
         """Return the kind of model that a card describes."""
-        return "image_reward"
+        return "image_reward" if self.noisy is None else "noisy_reward"
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
-        """Write the model for `LearnedImageReward`. Raises ValueError for merge: false."""
+        """Write the model for `LearnedImageReward`, or `NoisyLatentReward`. Raises ValueError for merge: false."""
         if not merge:
             raise ValueError(
                 "merge: false writes adapters alone, and a reward model of pictures has none; leave it out"
             )
         self.model.save(folder)
+
+
+def _check_shapes(scorer: Any, denoiser: Denoiser, pipeline: str) -> None:
+    """Refuse a model that cannot read the latents of a pipeline. Raises ValueError."""
+    read, made = scorer.image_shape, denoiser.latent_shape
+    if read != made:
+        raise ValueError(
+            f"the reward model reads {list(read)}, and latents of {pipeline} have the shape {list(made)}; make a "
+            "ConvScorer of that shape, or choose another pipeline for noisy"
+        )
 
 
 def _accuracy(margins: Tensor, targets: Tensor) -> Tensor:

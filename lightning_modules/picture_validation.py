@@ -69,7 +69,9 @@ class PictureValidation:
         named = [(module.noise_seed, *key) for key in keys]
         noise = normal(named, denoiser.latent_shape, module.device)
         null = None if self.sampling.guidance == 1 else module.conditions([""] * len(prompts))
-        predict = Prompted(denoiser, module.model, module.conditions(prompts), null, self.sampling.guidance)
+        predict: Any = Prompted(denoiser, module.model, module.conditions(prompts), null, self.sampling.guidance)
+        if self.sampling.guide is not None:
+            predict = self.sampling.guide.around(predict, denoiser, prompts, module.device)
         was_training = module.model.training
         module.model.eval()
         latents = sample_latents(denoiser.process, predict, noise, self.sampling.steps)

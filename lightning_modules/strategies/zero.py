@@ -321,10 +321,13 @@ def _same_parameters() -> Iterator[None]:
 def _hide(model: nn.Module, device: torch.device) -> None:
     """Keep frozen models that are whole from DeepSpeed, which would convert them, and gather them with the others.
 
-    They stay attributes of the module and are no longer its children, so their buffers are in no checkpoint.
+    They stay attributes of the module and are no longer its children, so their buffers are in no checkpoint. A model
+    without gradients whose weights a checkpoint holds, such as an average of another, stays a child.
     """
+    frozen = model.frozen_names()  # type: ignore[operator]
     for name, child in list(model._modules.items()):
-        if child is not None and not any(p.requires_grad or is_partitioned(p) for p in child.parameters()):
+        saved = child is not None and any(f"{name}.{each}" not in frozen for each, _ in child.named_parameters())
+        if child is not None and not saved and not any(is_partitioned(p) for p in child.parameters()):
             model.__dict__[name] = model._modules.pop(name).to(device)  # type: ignore[union-attr]
 
 

@@ -103,6 +103,14 @@ class NoiseProcess(ABC):
     def quantile(self, share: Tensor) -> Tensor:
         """Return the times at shares from 0 to 1 of the way from clean to noise, to draw times in training: [N]."""
 
+    @abstractmethod
+    def share(self, time: Tensor) -> Tensor:
+        """Return the share of the way from clean (0) to noise (1) at which times lie: [N] float64."""
+
+    @abstractmethod
+    def later(self, time: Tensor, share: Tensor) -> Tensor:
+        """Return the times at shares in [0, 1) of the way from `time` to noise, never earlier than it: [N]."""
+
     def corrupt(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         """Compute x_t = a_t x_0 + s_t eps."""
         signal, spread = self.scales(time)

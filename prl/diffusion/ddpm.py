@@ -103,3 +103,12 @@ class DDPM(NoiseProcess):
     def quantile(self, share: Tensor) -> Tensor:
         """Return the whole times that lie at shares of the way from 0 to T."""
         return (share.double() * len(self)).long().clamp(max=len(self) - 1)
+
+    def share(self, time: Tensor) -> Tensor:
+        """Return (t + 1) / T, which is 0 for a clean image and 1 at the last time."""
+        return (time.double() + 1) / len(self)
+
+    def later(self, time: Tensor, share: Tensor) -> Tensor:
+        """Return whole times behind `time`, all of them alike for shares drawn evenly; the last time stays."""
+        last = len(self) - 1
+        return (time + 1 + (share.double() * (last - time)).long()).clamp(max=last)

@@ -1,6 +1,7 @@
 """Random numbers of rows, which do not depend on what other rows a batch has, nor on how many processes read it."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -8,6 +9,11 @@ from torch import Tensor
 
 Key = Sequence[int | str]
 """What names a draw: a seed, a purpose, the number of a batch, the number of a row. Equal keys give equal numbers."""
+
+
+def seed_of_run() -> int:
+    """Return `seed_everything`, with which the names of all draws of a run begin."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def generator(key: Key) -> torch.Generator:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from prl.diffusion.base import as_rows
 from prl.diffusion.rectified_flow import RectifiedFlow
+from prl.diffusion.sampling import Predict
 
-Predict = Callable[[Tensor, Tensor], Tensor]
 NoisyReward = Callable[[Tensor, Tensor], Tensor]
 """Rewards [N] of noisy latents [N, ...] at times [N], differentiable in the latents."""
 
@@ -38,9 +38,9 @@ class RewardGuided:
     def __call__(self, noisy: Tensor, time: Tensor) -> Tensor:
         """Predict velocities at times [N]."""
         velocity = self.predict(noisy, time)
-        with torch.enable_grad():
-            leaf = noisy.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.reward(leaf, time).sum(), leaf)
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = noisy.detach().clone().requires_grad_()  # copies: tensors of inference mode have no gradients
+            (gradient,) = torch.autograd.grad(self.reward(leaf, time.clone()).sum(), leaf)
         left, now = self.process.scales(time)
         factor = torch.where(left > 0, self.weight * now / left.where(left > 0, torch.ones_like(left)), 0.0)
         return velocity - as_rows(factor, noisy) * gradient.to(velocity.dtype)

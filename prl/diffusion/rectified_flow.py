@@ -92,3 +92,11 @@ class RectifiedFlow(NoiseProcess):
     def quantile(self, share: Tensor) -> Tensor:
         """Return the times themselves, which are uniform in training."""
         return share.double()
+
+    def share(self, time: Tensor) -> Tensor:
+        """Return the times themselves."""
+        return time.double()
+
+    def later(self, time: Tensor, share: Tensor) -> Tensor:
+        """Return t + share (1 - t)."""
+        return time.double() + share.double() * (1 - time.double())

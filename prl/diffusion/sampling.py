@@ -1,5 +1,7 @@
 """Samplers: from noise to pictures, with or without a record of the steps."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +10,31 @@ from torch import Tensor
 
 from prl.diffusion.base import NoiseProcess
 from prl.diffusion.denoisers.base import Condition, Denoiser
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""Predicts for noisy latents [N, ...] at times [N]."""
+
+
+class Guide(ABC):
+    """Guidance of a sampler by another model, without training the generator; `guides.py` has them.
+
+    Args:
+        path: folder of the other model.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @abstractmethod
+    def around(self, predict: Predict, denoiser: Denoiser, prompts: Sequence[str], device: torch.device) -> Predict:
+        """Put guidance around predictions for N prompts.
+
+        Args:
+            predict: the model with these prompts.
+            denoiser: its frozen parts.
+            prompts: N texts.
+            device: device of the latents.
+        """
 
 
 @dataclass(frozen=True)
@@ -18,6 +45,8 @@ class ImageSampling:
     """Calls of the network, twice as many with guidance."""
     guidance: float = 1.0
     """Scale g of classifier-free guidance (2207.12598): the prediction is null + g (prompted - null), and 1 is none."""
+    guide: Guide | None = None
+    """Guidance by another model, a class of `prl.diffusion.guides`; none when null."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -43,10 +43,29 @@ class NoiseDraws:
 
     def share_of(self, uniform: Tensor) -> Tensor:
         """Turn uniform numbers [N] into shares of the way from clean to noise [N]."""
-        if self.times == "uniform":
-            return uniform
-        return torch.special.ndtri(uniform.clamp(1e-7, 1 - 1e-7)).sigmoid()
+        return shares_of(self.times, uniform)
 
     def time_of(self, process: NoiseProcess, uniform: Tensor) -> Tensor:
         """Turn uniform numbers [N] into times of a process [N]."""
         return process.quantile(self.share_of(uniform))
+
+
+@dataclass(frozen=True)
+class NoisyPairs:
+    """What a reward of noisy latents reads in training (Flow-NRG, 2501.13918). Raises ValueError out of range."""
+
+    pipeline: str
+    """Folder or hub id of the pipeline of diffusers that the reward is to guide: its autoencoder and its process."""
+    times: TimeDistribution = "uniform"
+    """Distribution of times, as that of `NoiseDraws`; both pictures of a pair have one time and one noise."""
+
+    def __post_init__(self) -> None:
+        if self.times not in ("uniform", "logit_normal"):
+            raise ValueError(f"noisy.times is {self.times!r}; expected uniform or logit_normal")
+
+
+def shares_of(distribution: TimeDistribution, uniform: Tensor) -> Tensor:
+    """Turn uniform numbers [N] into shares of the way from clean to noise [N] with a distribution."""
+    if distribution == "uniform":
+        return uniform
+    return torch.special.ndtri(uniform.clamp(1e-7, 1 - 1e-7)).sigmoid()

@@ -56,6 +56,7 @@ KINDS = {
     "pictures": Kind("Model of pictures", "text-to-image", "", ("prl",), "diffusers"),
     "image_reward": Kind("Reward model of pictures", "", "", ("prl", "image-reward"), "prl"),
     "image_judge": Kind("Judge of pictures", "image-text-to-text", "AutoModelForImageTextToText", ("prl",)),
+    "noisy_reward": Kind("Reward model of noisy latents", "", "", ("prl", "noisy-image-reward"), "prl"),
     None: Kind("Language model", "text-generation", "AutoModelForCausalLM"),
 }
 """Kind of a judge, of a policy for control or of a model of pictures, or None for language models -> the card."""
@@ -97,6 +98,14 @@ _IMAGE_REWARD = """```python
 from prl.diffusion.rewards import LearnedImageReward
 
 rewards = LearnedImageReward(FOLDER).score(images, prompts)  # images from -1 to 1: [N, C, H, W]
+```
+"""
+_NOISY_REWARD = """```python
+from prl.diffusion.guidance import RewardGuided
+from prl.diffusion.rewards import NoisyLatentReward
+
+reward = NoisyLatentReward(FOLDER).for_prompts(process, prompts)  # process: of the pipeline, denoiser.process
+guided = RewardGuided(process, predict, reward, weight=1.0)  # in place of predict(noisy, time) of a sampler
 ```
 """
 
@@ -226,6 +235,7 @@ def _base_model(path: str | None) -> str | None:
 
 def _loading(words: Kind, folder: str | Path) -> str:
     written = {"control": _CONTROL, "pictures": _PICTURES, "image_reward": _IMAGE_REWARD, "image_judge": _IMAGE_JUDGE}
+    written["noisy_reward"] = _NOISY_REWARD
     if found := next((text for kind, text in written.items() if words is KINDS[kind]), None):
         return found
     plain = f"""```python

@@ -12,13 +12,14 @@ from prl.cli.app import run_stage
 from prl.diffusion.rewards.conv_scorer import ConvScorer
 from tests.helpers.pictures import tokenizer, write_pictures, write_stable_diffusion_3
 from tests.integration.runs import CONFIGS, differences, last_checkpoint
+from tests.integration.test_image_reward import arguments as reward_arguments
 from tests.integration.test_image_runs import MODEL, arguments
 
 pytest.importorskip("diffusers")
 
 OVERLAYS = sorted((CONFIGS / "methods" / "images").glob("*.yaml"))
-QUICK = ("rank_dpo", "pref_grpo", "adv_grpo", "seppo")
-"""One of each kind: lists, comparisons within a prompt, a reward that learns, pictures of an earlier self."""
+QUICK = ("rank_dpo", "adv_grpo", "seppo", "flow_nrg")
+"""One of each kind: lists, a reward that learns, pictures of an earlier self, a reward of noisy latents."""
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +45,14 @@ def tiny(overlay: Path, home: Path, run: Path, *more: str) -> None:
         "world/scorer": "scorer",
         "reward/model": "scorer",
         "world/references.jsonl": "data/captioned.train.jsonl",
+        "base/model": "flow",
     }
     for place, mine in places.items():
         text = text.replace(f"runs/images/{place}", str(home / mine))
     text = text.replace("every: 30", "every: 1")  # so that a run of four batches has several snapshots
     own.write_text(text.replace("prl.quickstart.images.rewards.GoldReward", "tests.helpers.pictures.Brightness"))
     stage = stage_of(overlay)
-    args = arguments(home, stage, run)
+    args = reward_arguments(home, run, "scorer") if stage == "reward" else arguments(home, stage, run)
     if "    reward:" in text:
         place = args.index(f"{MODEL}reward")
         del args[place : place + 2]

@@ -25,6 +25,7 @@ CASES = [
         for stage, strategy in (
             *(("trajectory_policy", "ddp"), ("base", "ddp"), ("preference", "fsdp2"), ("preference", "zero2")),
             *(("trajectory_policy", "fsdp2"), ("trajectory_policy", "zero2"), ("preference", "zero3")),
+            *(("self_npo", "ddp"), ("self_npo", "fsdp2"), ("self_npo", "zero2"), ("self_npo", "zero3")),
         )
     ),
 ]

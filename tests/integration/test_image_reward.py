@@ -11,12 +11,19 @@ from transformers import CLIPConfig, CLIPModel
 from lightning_modules import ImageRewardModule
 from prl.cli.app import run_stage
 from prl.config import ModelSource
-from prl.diffusion.rewards import LearnedImageReward, RewardDifference, WeightedImageRewards, WinRate
+from prl.diffusion.rewards import LearnedImageReward, NoisyLatentReward, RewardDifference, WeightedImageRewards, WinRate
 from prl.diffusion.rewards.clip_scorer import ClipScorer
 from prl.diffusion.rewards.conv_scorer import ConvScorer
 from prl.diffusion.rewards.scorers import load_scorer
 from prl.models.location import ModelNotFoundError
-from tests.helpers.pictures import PROMPTS, Brightness, _text_config, tokenizer, write_pictures
+from tests.helpers.pictures import (
+    PROMPTS,
+    Brightness,
+    _text_config,
+    tokenizer,
+    write_pictures,
+    write_stable_diffusion_3,
+)
 from tests.integration.runs import CONFIGS, Interrupt, InterruptedRun, callback, differences, state_of
 from tests.integration.test_tensorboard import events, scalars
 
@@ -81,6 +88,48 @@ def test_a_stopped_run_ends_like_a_whole_one_and_its_folder_scores_alike(model, 
     expected = cli.model.model.eval()(images, list(PROMPTS[:3]))[:, 0]
     torch.testing.assert_close(LearnedImageReward(str(tmp_path / "cut" / "model")).score(images, PROMPTS[:3]), expected)
     assert {"train/loss", "val/accuracy", "val/loss"} <= scalars(events(tmp_path / "whole")).keys()
+
+
+def test_a_reward_of_noisy_latents_guides_predictions_of_the_pipeline_that_it_was_trained_for(home, tmp_path) -> None:
+    """Through the command line alone, on the latents of an autoencoder."""
+    pytest.importorskip("diffusers")
+    pipeline = write_stable_diffusion_3(tmp_path / "pipeline")
+    torch.manual_seed(0)
+    ConvScorer(tokenizer(), image_size=4, channels=4, width=8).save(tmp_path / "scorer")
+    noisy = (f"{MODEL}noisy.pipeline", str(pipeline))
+    run_stage(arguments(home, tmp_path / "run", str(tmp_path / "scorer"), *noisy))
+    found = scalars(events(tmp_path / "run"))
+    assert {"val/accuracy", "val/accuracy_by_time/clean", "val/accuracy_by_time/noise"} <= found.keys()
+    assert "NoisyLatentReward(FOLDER)" in (tmp_path / "run" / "model" / "README.md").read_text()
+    reward = NoisyLatentReward(str(tmp_path / "run" / "model"))
+    assert reward.score(torch.randn(2, 4, 4, 4), PROMPTS[:2], torch.tensor([0.2, 0.7])).shape == (2,)
+    made = [predicted(home, pipeline, tmp_path / str(weight), reward.path, weight) for weight in (0.0, 5.0)]
+    assert len(made[0]) == 8
+    assert made[0] != made[1]
+
+
+def predicted(home: Path, pipeline: Path, run: Path, path: str, weight: float) -> list[float]:
+    """Score pictures that a run of no step makes with guidance."""
+    guide = {"class_path": "prl.diffusion.guides.RewardGuide", "init_args": {"path": path, "weight": weight}}
+    rows = [f"--data.init_args.{split}.path" for split in ("train", "validation")]
+    args = ["fit", "--config", str(CONFIGS / "images" / "base.yaml"), "--run_dir", str(run)]
+    for row, split in zip(rows, ("train", "validation"), strict=True):
+        args += [row, str(home / "data" / f"captioned.{split}.jsonl")]
+    args += ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "0", f"{MODEL}optimization.learning_rate", "0"]
+    args += [f"{MODEL}model.path", str(pipeline), f"{MODEL}reward", "tests.helpers.pictures.Brightness"]
+    args += [
+        "--trainer.enable_progress_bar",
+        "false",
+        f"{MODEL}sampling.steps",
+        "3",
+        "--data.init_args.batch_size",
+        "4",
+    ]
+    args += [f"{MODEL}sampling.guide", json.dumps(guide)]
+    run_stage(args)
+    run_stage(["predict", *args[1:], "--ckpt_path", "last"])
+    (file,) = run.rglob("predictions*.jsonl")
+    return [json.loads(line)["reward"] for line in file.read_text().splitlines()]
 
 
 def test_several_heads_with_ties_each_learn_their_label(home, tmp_path) -> None:

@@ -26,7 +26,7 @@ from tests.integration.test_tensorboard import events, scalars
 pytest.importorskip("diffusers")
 
 MODEL = "--model.init_args."
-ROWS = {"base": "captioned", "preference": "pairs", "trajectory_policy": "prompts"}
+ROWS = {"base": "captioned", "preference": "pairs", "trajectory_policy": "prompts", "self_npo": "prompts"}
 REWARD = "tests.helpers.pictures.Brightness"
 Arguments = Callable[..., list[str]]
 
@@ -71,6 +71,7 @@ def whole(request: pytest.FixtureRequest, home: Path, tmp_path_factory: pytest.T
 OWN = {
     "base": {"train/loss", "val/loss"},
     "preference": {"train/loss", "train/accuracy", "train/margin", "val/loss", "val/accuracy", "val/margin"},
+    "self_npo": {"train/loss", "val/loss"},
     "trajectory_policy": {"reward/score", "reward/score_std", "policy/loss", "policy/ratio_max", "policy/grad_norm"},
 }
 
@@ -90,7 +91,8 @@ def test_curves_pictures_and_a_model_for_plain_diffusers(whole, home) -> None:
     assert moved
     own = last_checkpoint(run)["state_dict"]
     assert all(torch.equal(weight, own[f"model.{name}"]) for name, weight in trained.named_parameters())
-    assert {name.partition(".")[0] for name in own} == {"model"}  # frozen parts are read again from their folder
+    saved = {"model", "teacher"} if stage == "self_npo" else {"model"}
+    assert {name.partition(".")[0] for name in own} == saved  # frozen parts are read again from their folder
 
 
 def test_a_stopped_run_ends_like_a_whole_one(whole, home, tmp_path) -> None:

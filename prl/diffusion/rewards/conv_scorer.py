@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer
@@ -12,6 +13,8 @@ from transformers import AutoTokenizer
 from prl.system.outputs import write_text
 
 WEIGHTS, SETTINGS = "conv_scorer.safetensors", "conv_scorer.json"
+FREQUENCIES = (1, 2, 4, 8)
+"""Half turns of the waves that tell a time, over the way from clean to noise."""
 
 
 class ConvScorer(nn.Module):
@@ -26,6 +29,7 @@ class ConvScorer(nn.Module):
         width: channels of the first convolutions.
         heads: names of the heads.
         frames: frames of the clips, which convolutions read as channels of one picture; 1 for pictures.
+        time_input: read noisy pictures or latents, with the time as sines and cosines in further channels.
     """
 
     def __init__(
@@ -36,15 +40,17 @@ class ConvScorer(nn.Module):
         width: int = 32,
         heads: Sequence[str] = ("quality",),
         frames: int = 1,
+        time_input: bool = False,
     ) -> None:
         super().__init__()
         self.tokenizer, self.image_size, self.channels, self.width = tokenizer, image_size, channels, width
-        self.frames = frames
+        self.frames, self.time_input = frames, time_input
         self.names = tuple(heads)
+        read = channels * frames + 2 * len(FREQUENCIES) * time_input
         self.words = nn.Embedding(len(tokenizer), 64)
         self.text = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 128))
         self.picture = nn.Sequential(
-            *(nn.Conv2d(channels * frames, width, 3, padding=1), nn.SiLU()),
+            *(nn.Conv2d(read, width, 3, padding=1), nn.SiLU()),
             *(nn.Conv2d(width, width, 3, padding=1, stride=2), nn.SiLU()),
             *(nn.Conv2d(width, 2 * width, 3, padding=1), nn.SiLU()),
             *(nn.Conv2d(2 * width, 2 * width, 3, padding=1, stride=2), nn.SiLU()),
@@ -58,13 +64,23 @@ class ConvScorer(nn.Module):
         frames = (self.frames,) if self.frames > 1 else ()
         return (self.channels, *frames, self.image_size, self.image_size)
 
-    def forward(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def forward(self, images: Tensor, prompts: Sequence[str], time: Tensor | None = None) -> Tensor:
         """Score pictures or clips: [N, heads].
 
         Args:
-            images: [N, C, H, W] or [N, C, F, H, W] from -1 to 1.
+            images: [N, C, H, W] or [N, C, F, H, W] from -1 to 1, or noisy latents.
             prompts: N texts.
+            time: [N] shares of the way from clean (0) to noise (1), of a model with `time_input`.
+
+        Raises:
+            ValueError: for another shape, or a time too many or too few.
         """
+        if (time is not None) != self.time_input:
+            raise ValueError(
+                "this reward model reads noisy latents with their time, which was not given; see NoisyLatentReward"
+                if self.time_input
+                else "this reward model reads pictures without noise, so it takes no time; train one with time_input"
+            )
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"pictures have shape {tuple(images.shape[1:])}; this reward model reads {self.image_shape}"
@@ -73,6 +89,8 @@ class ConvScorer(nn.Module):
         told = self.tokenizer(list(prompts), padding=True, return_tensors="pt").to(images.device)
         mask = told["attention_mask"][..., None].to(images.dtype)
         words = (self.words(told["input_ids"]) * mask).sum(1) / mask.sum(1).clamp(min=1)
+        if time is not None:
+            images = torch.cat([images, _planes(time, images)], 1)
         return self.out(self.picture(images) * self.text(words))
 
     def save(self, folder: Path) -> None:
@@ -81,18 +99,33 @@ class ConvScorer(nn.Module):
         save_file(
             {name: each.detach().cpu().contiguous() for name, each in self.state_dict().items()}, folder / WEIGHTS
         )
-        settings = {"image_size": self.image_size, "channels": self.channels, "width": self.width}
+        settings: dict[str, Any] = {"image_size": self.image_size, "channels": self.channels, "width": self.width}
         settings["frames"] = self.frames
+        settings |= {"time_input": True} if self.time_input else {}
         write_text(folder / SETTINGS, json.dumps({**settings, "heads": self.names}) + "\n")
         self.tokenizer.save_pretrained(folder)
 
 
-def load_conv_scorer(folder: Path, heads: Sequence[str] | None = None) -> ConvScorer:
-    """Read a folder of `ConvScorer.save`; with `heads` the last layer is made anew."""
+def _planes(time: Tensor, images: Tensor) -> Tensor:
+    """Write sines and cosines of times as channels of one number each: [N, 2 F, H, W]."""
+    angles = time.to(images)[:, None] * (torch.pi * torch.tensor(FREQUENCIES).to(images))
+    return torch.cat([angles.sin(), angles.cos()], 1)[..., None, None].expand(-1, -1, *images.shape[-2:])
+
+
+def load_conv_scorer(folder: Path, heads: Sequence[str] | None = None, *, time_input: bool = False) -> ConvScorer:
+    """Read a folder of `ConvScorer.save`; with `heads` the last layer is made anew.
+
+    With `time_input` a folder without one gets channels of the time, whose weights begin at 0: the model begins with
+    what it knows of clean pictures.
+    """
     settings = json.loads((folder / SETTINGS).read_text())
-    named = settings.pop("heads")
-    scorer = ConvScorer(AutoTokenizer.from_pretrained(folder), **settings, heads=named if heads is None else heads)
+    named, had_time = settings.pop("heads"), settings.pop("time_input", False)
+    tokenizer, names = AutoTokenizer.from_pretrained(folder), named if heads is None else heads
+    scorer = ConvScorer(tokenizer, **settings, heads=names, time_input=time_input or had_time)
     state = load_file(folder / WEIGHTS)
+    if scorer.time_input and not had_time:
+        first = state["picture.0.weight"]
+        state["picture.0.weight"] = torch.cat([first, first.new_zeros(len(first), 2 * len(FREQUENCIES), 3, 3)], 1)
     if heads is not None:
         state |= {name: each for name, each in scorer.state_dict().items() if name.startswith("out.3.")}
     scorer.load_state_dict(state)

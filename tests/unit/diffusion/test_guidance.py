@@ -53,6 +53,16 @@ def test_at_the_noise_the_velocity_stays() -> None:
     assert torch.equal(RewardGuided(flow, velocity, lambda x, t: x[:, 0])(noise, time), velocity(noise, time))
 
 
+def test_it_guides_where_no_gradients_are_kept() -> None:
+    """Validations of Lightning run in inference mode, whose tensors know no gradient."""
+    flow = RectifiedFlow("ode")
+    expected = RewardGuided(flow, velocity, lambda x, t: x[:, 0].square() * t)
+    with torch.inference_mode():
+        noise, time = torch.ones(2, 1).double(), torch.full((2,), 0.4).double()
+        found = RewardGuided(flow, velocity, lambda x, t: x[:, 0].square() * t)(noise, time)
+    torch.testing.assert_close(found, expected(torch.ones(2, 1).double(), torch.full((2,), 0.4).double()))
+
+
 def test_it_guides_flows_alone() -> None:
     with pytest.raises(ValueError, match="guides flows, and this process is a DDPM"):
         RewardGuided(DDPM(torch.linspace(0.9, 0.1, 5)), velocity, lambda x, t: x)  # type: ignore[arg-type]

@@ -240,3 +240,15 @@ def test_a_step_towards_noise_is_refused(name: str) -> None:
 def test_times_go_from_noise_to_the_clean_image() -> None:
     assert DDPM(ALPHAS).times(4).tolist() == [99, 74, 49, 24, CLEAN]
     assert RectifiedFlow().times(4).tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_shares_of_the_way_and_later_times(name: str) -> None:
+    process, draws = PROCESSES[name], torch.tensor([0.0, 0.4, 0.999999], dtype=torch.float64)
+    flow = isinstance(process, RectifiedFlow)
+    ends = torch.tensor([0.0, 1.0]) if flow else torch.tensor([CLEAN, 99])
+    assert process.share(ends).tolist() == [0.0, 1.0]
+    found = process.later(process.quantile(torch.full((3,), 0.6)), draws)
+    expected = [0.6, 0.76, 0.9999996] if flow else [61, 76, 99]
+    assert found.tolist() == pytest.approx(expected)
+    assert process.later(ends[1:], draws[1:2]).tolist() == ends[1:].tolist()
