@@ -17,8 +17,8 @@ from tests.integration.test_image_runs import MODEL, arguments
 pytest.importorskip("diffusers")
 
 OVERLAYS = sorted((CONFIGS / "methods" / "images").glob("*.yaml"))
-QUICK = ("rank_dpo", "pref_grpo", "adv_grpo")
-"""One of each kind: lists, comparisons within a prompt, a reward that learns."""
+QUICK = ("rank_dpo", "pref_grpo", "adv_grpo", "ppd")
+"""One of each kind: lists, comparisons within a prompt, a reward that learns, a module of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ def tiny(overlay: Path, home: Path, run: Path, *more: str) -> None:
     """Make the run tiny, with a reward that reads any pictures."""
     own, text = run.parent / overlay.name, overlay.read_text()
     places = {"world/scorer": "scorer", "world/references.jsonl": "data/captioned.train.jsonl"}
+    places["pairs/users.train.jsonl"] = "data/pairs.train.jsonl"
     for place, mine in places.items():
         text = text.replace(f"runs/images/{place}", str(home / mine))
     own.write_text(text.replace("prl.quickstart.images.rewards.GoldReward", "tests.helpers.pictures.Brightness"))
