@@ -1,9 +1,9 @@
 """PPD in the world of pictures: what each user likes, in pictures for that user, for others and for nobody.
 
 Takes a finished world at runs/images (`prl quickstart --world images`): its base model, pairs of its pictures, and the
-random convolutions that its reward model begins with, which tell users apart. Training has users of three tastes; pictures are made for new users of
-these tastes and of a fourth that mixes two, by four comparisons of each. All pictures of a seed are from one set of
-noises. A run that is in the results file already is not repeated.
+random convolutions that its reward model begins with, which tell users apart. Training has users of three tastes;
+pictures are made for new users of these tastes and of a fourth that mixes two, by four comparisons of each. All
+pictures of a seed are from one set of noises. A run that is in the results file already is not repeated.
 """
 
 from pathlib import Path
@@ -26,14 +26,15 @@ def train(name: str, seed: int, out: Path, overrides: list[str]) -> dict[str, An
     from time import perf_counter
 
     from prl.cli.app import run_stage
+    from prl.quickstart.images.data import SPLITS
     from prl.quickstart.images.own_pairs import write_own_user_pairs
 
     run = out / f"ppd.{seed}"
     args = ["fit", "--config", "configs/images/preference.yaml", "--config", "configs/methods/images/ppd.yaml"]
-    for split in ("train", "validation"):
-        path = write_own_user_pairs(WORLD / "pairs", out / f"users.{split}.{seed}.jsonl", split, seed)  # type: ignore[arg-type]
+    for split in SPLITS:
+        path = write_own_user_pairs(WORLD / "pairs", out / f"users.{split}.jsonl", split)
         args += [f"--data.init_args.{split}.path", str(path)]
-    args += ["--model.init_args.users.path", str(out / f"users.train.{seed}.jsonl"), "--run_dir", str(run)]
+    args += ["--model.init_args.users.path", str(out / "users.train.jsonl"), "--run_dir", str(run)]
     args += ["--overwrite", "true", "--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
     args += ["--trainer.max_steps", str(STEPS), "--trainer.val_check_interval", str(STEPS // 2)]
     args += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -48,10 +49,8 @@ def measured(model: Path, out: Path, seed: int) -> dict[str, Any]:
     from prl.quickstart.images import ALL, TASTES, figure_share, gold
     from prl.quickstart.images.own_pairs import ImageSampling, make_pictures, write_own_user_pairs
 
-    examples = write_own_user_pairs(
-        WORLD / "pairs", out / f"new.{seed}.jsonl", "validation", seed, tuple(TASTES), NEW_USERS
-    )
-    tokens = tokens_of(examples)
+    new = write_own_user_pairs(WORLD / "pairs", out / "new_users.jsonl", "validation", tuple(TASTES), NEW_USERS)
+    tokens = tokens_of(new)
     texts = [scene.prompt for scene in ALL][:PROMPTS]
 
     def made(users: Any) -> Any:

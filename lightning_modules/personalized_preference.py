@@ -113,8 +113,11 @@ class PersonalizedPreferenceModule(DenoisingPreferenceModule):
         return [{"user": user, **row} for user, row in zip(batch["users"], rows, strict=True)]
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
-        """Write the base for plain diffusers with the attention over users beside it; with merge: false that alone."""
-        if merge:
-            with taken_off(self.model):
-                super().export(folder)
+        """Write the base for plain diffusers, attention over users beside it. Raises ValueError for merge: false."""
+        with taken_off(self.model):
+            super().export(folder, merge=merge)
         save_user_attention(self.model, folder)
+
+    def card_kind(self, folder: Path) -> str | None:
+        """Return the kind of model that a card describes."""
+        return "personalized_pictures"

@@ -90,7 +90,7 @@ def add_user_attention(denoiser: Denoiser, network: Any, width: int, seed: int =
     """
     if denoiser.cross_attention is None:
         raise ValueError(
-            f"a {type(network).__name__} has no attention over prompts, beside which users could be read; choose a "
+            f"a {type(network).__name__} has no attention over prompts beside which users can be read; choose a "
             "StableDiffusion or StableDiffusion3 pipeline"
         )
     network.requires_grad_(False)

@@ -54,6 +54,7 @@ KINDS = {
     "tool_reward": Kind("Reward model that calls tools", "text-generation", "AutoModelForCausalLM", ("prl",)),
     "control": Kind("Policy of a control task", "reinforcement-learning", "", ("prl",), "prl"),
     "pictures": Kind("Model of pictures", "text-to-image", "", ("prl",), "diffusers"),
+    "personalized_pictures": Kind("Model of pictures for users", "text-to-image", "", ("prl",), "diffusers"),
     "image_reward": Kind("Reward model of pictures", "", "", ("prl", "image-reward"), "prl"),
     "image_judge": Kind("Judge of pictures", "image-text-to-text", "AutoModelForImageTextToText", ("prl",)),
     None: Kind("Language model", "text-generation", "AutoModelForCausalLM"),
@@ -92,6 +93,28 @@ pipeline = DiffusionPipeline.from_pretrained(FOLDER)
 ```
 
 Parts that `model_index.json` has as null, such as `vae` of a model of pixels, are given to `from_pretrained` as None.
+"""
+_PERSONALIZED = f"""{_PICTURES}
+That is the base, which knows no users. What was learnt of them is `user_attention.safetensors`; with it, pictures are
+made for whom a few comparisons describe, of whose pictures `users.features` of the training has to be the reader:
+
+```python
+from pathlib import Path
+
+from prl.config import ModelSource
+from prl.diffusion.denoisers import load_denoiser
+from prl.diffusion.denoisers.base import USERS
+from prl.diffusion.sampling import Prompted, sample_latents
+from prl.diffusion.user_attention import load_user_attention
+from prl.diffusion.users import UserExamples, Users
+
+denoiser, network = load_denoiser(ModelSource(path=FOLDER), prompt_tokens=TOKENS)
+load_user_attention(denoiser, network, Path(FOLDER))
+users = Users(UserExamples(EXAMPLES, FEATURES))  # rows of user, prompt, chosen and rejected; also new users
+condition = denoiser.encode(prompts, noise.device) | {{USERS: users.of(names)}}  # noise: [N, *denoiser.latent_shape]
+predict = Prompted(denoiser, network.eval(), condition)
+images = denoiser.to_images(sample_latents(denoiser.process, predict, noise, steps=20))
+```
 """
 _IMAGE_REWARD = """```python
 from prl.diffusion.rewards import LearnedImageReward
@@ -226,6 +249,7 @@ def _base_model(path: str | None) -> str | None:
 
 def _loading(words: Kind, folder: str | Path) -> str:
     written = {"control": _CONTROL, "pictures": _PICTURES, "image_reward": _IMAGE_REWARD, "image_judge": _IMAGE_JUDGE}
+    written["personalized_pictures"] = _PERSONALIZED
     if found := next((text for kind, text in written.items() if words is KINDS[kind]), None):
         return found
     plain = f"""```python

@@ -96,7 +96,7 @@ def run(stage: str, out: Path, configs: Path, seed: int) -> None:
     elif stage == "pairs":
         for split, rounds in zip(SPLITS, (ROUNDS, 2), strict=True):
             own_pairs.write_own_pairs(out / "base" / "model", out / "pairs", split, rounds, seed)
-            own_pairs.write_own_user_pairs(out / "pairs", out / "pairs" / f"users.{split}.jsonl", split, seed)
+            own_pairs.write_own_user_pairs(out / "pairs", out / "pairs" / f"users.{split}.jsonl", split)
         own_pairs.write_judge_pairs(out / "pairs", RENDERED, seed)
     elif stage == "report":
         write_report(out, seed)

@@ -28,7 +28,7 @@ from prl.system.outputs import write_text
 
 PER_PROMPT = 4
 """Pictures of which the best and the worst make a pair."""
-USER_TASTES, USERS_OF_TASTE = ("large", "small", "bright"), 20
+USER_TASTES, USERS_OF_TASTE = ("large", "small", "bright"), 48
 """Tastes of users, without the mixed one, and users of each."""
 
 
@@ -105,7 +105,7 @@ def write_own_pairs(model: Path, folder: Path, split: Split, rounds: int, seed: 
 
 
 def write_own_user_pairs(
-    pairs: Path, path: Path, split: Split, seed: int, tastes: Sequence[str] = USER_TASTES, users: int = USERS_OF_TASTE
+    pairs: Path, path: Path, split: Split, tastes: Sequence[str] = USER_TASTES, users: int = USERS_OF_TASTE
 ) -> Path:
     """Write what users say of the pictures of `write_own_pairs`: rows of prompt, chosen, rejected and user.
 
@@ -115,18 +115,17 @@ def write_own_user_pairs(
         pairs: folder of the pictures.
         path: file to write.
         split: of the pictures.
-        seed: seed of who says what.
         tastes: names of tastes.
-        users: users of each taste, named as `large_0`; a row is by one of them at random.
+        users: users of each taste, named as `large_0`, who take turns.
     """
-    draw, rows = Random(f"{seed}/users.{split}"), []
+    rows: list[dict[str, Any]] = []
     files, place = ImageFiles(pairs), os.path.relpath(pairs.resolve(), path.parent.resolve())
-    for row in map(json.loads, (pairs / f"pairs.{split}.jsonl").read_text().splitlines()):
+    for number, row in enumerate(map(json.loads, (pairs / f"pairs.{split}.jsonl").read_text().splitlines())):
         images = torch.stack([as_tensor(files.read(name, "responses")) for name in row["responses"]])
         best = gold(images, [row["prompt"]] * len(images)).argsort(descending=True, stable=True)[:2]
         names = [os.path.normpath(os.path.join(place, row["responses"][at])) for at in best.tolist()]
         for taste in tastes:
-            liked, user = taste_of(taste).score(images[best]), f"{taste}_{draw.randrange(users)}"
+            liked, user = taste_of(taste).score(images[best]), f"{taste}_{number % users}"
             if float(liked[0]) != float(liked[1]):
                 chosen, rejected = names if liked[0] > liked[1] else names[::-1]
                 rows.append({"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, "user": user})
