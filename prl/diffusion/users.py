@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +133,7 @@ class _Comparisons:
 @torch.no_grad()
 def _tokens(features: str, pictures: Tensor) -> Tensor:
     """Embed pictures [U, E, 2, C, H, W] and take differences: [U, E, D]."""
-    network = freeze(load_scorer(features))
+    network: Any = freeze(load_scorer(features))
     found = torch.cat([network.embed(each).float() for each in pictures.flatten(0, 2).split(_CHUNK)])
     chosen, rejected = found.unflatten(0, pictures.shape[:3]).unbind(2)
     return scaled(chosen - rejected)

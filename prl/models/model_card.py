@@ -95,26 +95,8 @@ pipeline = DiffusionPipeline.from_pretrained(FOLDER)
 Parts that `model_index.json` has as null, such as `vae` of a model of pixels, are given to `from_pretrained` as None.
 """
 _PERSONALIZED = f"""{_PICTURES}
-That is the base, which knows no users. What was learnt of them is `user_attention.safetensors`; with it, pictures are
-made for whom a few comparisons describe, of whose pictures `users.features` of the training has to be the reader:
-
-```python
-from pathlib import Path
-
-from prl.config import ModelSource
-from prl.diffusion.denoisers import load_denoiser
-from prl.diffusion.denoisers.base import USERS
-from prl.diffusion.sampling import Prompted, sample_latents
-from prl.diffusion.user_attention import load_user_attention
-from prl.diffusion.users import UserExamples, Users
-
-denoiser, network = load_denoiser(ModelSource(path=FOLDER), prompt_tokens=TOKENS)
-load_user_attention(denoiser, network, Path(FOLDER))
-users = Users(UserExamples(EXAMPLES, FEATURES))  # rows of user, prompt, chosen and rejected; also new users
-condition = denoiser.encode(prompts, noise.device) | {{USERS: users.of(names)}}  # noise: [N, *denoiser.latent_shape]
-predict = Prompted(denoiser, network.eval(), condition)
-images = denoiser.to_images(sample_latents(denoiser.process, predict, noise, steps=20))
-```
+That is the base, which knows no users. What was learnt of them is `user_attention.safetensors`, which
+`prl.diffusion.user_attention.load_user_attention` gives to the network; `prl.diffusion.users.Users` reads who they are.
 """
 _IMAGE_REWARD = """```python
 from prl.diffusion.rewards import LearnedImageReward
