@@ -12,7 +12,7 @@ from typing import Any
 from runs import make_missing, run_options, table
 
 WORLD = Path("runs/images")
-STEPS, NEW_USERS, PROMPTS = 600, 6, 60
+STEPS, NEW_USERS, PROMPTS = 300, 6, 60
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the user who likes small figures, mixed with the one who likes large ones."""
 COLUMNS = {
@@ -36,7 +36,7 @@ def train(name: str, seed: int, out: Path, overrides: list[str]) -> dict[str, An
         args += [f"--data.init_args.{split}.path", str(path)]
     args += ["--model.init_args.users.path", str(out / "users.train.jsonl"), "--run_dir", str(run)]
     args += ["--overwrite", "true", "--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
-    args += ["--trainer.max_steps", str(STEPS), "--trainer.val_check_interval", str(STEPS // 2)]
+    args += ["--trainer.max_steps", str(STEPS), "--trainer.val_check_interval", str(STEPS // 3)]
     args += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     start = perf_counter()
     cli = run_stage([*args, "--checkpoint.keep", "1", *overrides])
@@ -55,7 +55,7 @@ def measured(model: Path, out: Path, seed: int) -> dict[str, Any]:
 
     def made(users: Any) -> Any:
         told = None if users is None else users.expand(len(texts), -1, -1)
-        return make_pictures(model, texts, seed, "personalized", ImageSampling(steps=10), told)
+        return make_pictures(model, texts, seed, "personalized", ImageSampling(steps=10), users=told)
 
     of_base = made(None)
     pictures = {user: made(each) for user, each in tokens.items()}
