@@ -43,7 +43,8 @@ class PersonalizedPreferenceModule(DenoisingPreferenceModule):
         settings: the other arguments of `DenoisingPreferenceModule`.
 
     Raises:
-        ValueError: for a share out of its range, adapters on the model, or an objective without a reference.
+        ValueError: for a share out of its range, or adapters on the model.
+        DataError: for comparisons that cannot be read.
     """
 
     def __init__(self, model: ModelSource, users: UserExamples, user_dropout: float = 0.1, **settings: Any) -> None:
