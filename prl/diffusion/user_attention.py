@@ -136,9 +136,8 @@ def taken_off(network: Any) -> Iterator[None]:
 def save_user_attention(network: Any, folder: Path) -> None:
     """Write the weights of all attentions over users, and nothing else, into a folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = attentions_of(network).items()
-    weights = {f"{name}.{key}": each for name, part in parts for key, each in part.state_dict().items()}
-    save_file({name: each.detach().cpu().contiguous() for name, each in weights.items()}, folder / WEIGHTS)
+    weights = {name: each.detach().cpu().contiguous() for name, each in _weights(network).items()}
+    save_file(weights, folder / WEIGHTS)
 
 
 def load_user_attention(denoiser: Denoiser, network: Any, folder: Path) -> None:
@@ -158,19 +157,15 @@ def load_user_attention(denoiser: Denoiser, network: Any, folder: Path) -> None:
     found = load_file(folder / WEIGHTS)
     if not attentions_of(network):
         add_user_attention(denoiser, network, next(iter(found.values())).shape[1])
-    expected = {
-        f"{name}.{key}": each
-        for name, part in attentions_of(network).items()
-        for key, each in part.state_dict().items()
-    }
-    differing = [
-        name
-        for name in sorted(found.keys() | expected.keys())
-        if name not in found or name not in expected or found[name].shape != expected[name].shape
-    ]
-    if differing:
+    here, there = ({(name, each.shape) for name, each in some.items()} for some in (_weights(network), found))
+    if differing := sorted(here ^ there):
         raise ValueError(
             f"{folder / WEIGHTS} is of another network or of other tokens than this one: the first weight that differs "
-            f"is {differing[0]}; use it with the pipeline beside it and the features it was trained with"
+            f"is {differing[0][0]}; use it with the pipeline beside it and the features it was trained with"
         )
     network.load_state_dict(found, strict=False)
+
+
+def _weights(network: Any) -> dict[str, Tensor]:
+    parts = attentions_of(network).items()
+    return {f"{name}.{key}": each for name, part in parts for key, each in part.state_dict().items()}

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from prl.config import ModelSource
 from prl.diffusion.denoisers import load_denoiser
@@ -156,6 +157,8 @@ def test_plain_diffusers_loads_the_base_and_the_rest_is_put_back(kind, folders, 
         denoiser.save(network, tmp_path)
     save_user_attention(network, tmp_path)
     assert torch.equal(denoiser.predict(network, *call, condition | {USERS: tokens()}), expected)
+    (written,) = (tmp_path / denoiser.part).glob("*.safetensors")
+    assert not [name for name in load_file(written) if "processor" in name]
     again, plain = read(tmp_path)
     assert torch.equal(again.predict(plain, *call, condition), base)
     load_user_attention(again, plain, tmp_path)
