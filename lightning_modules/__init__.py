@@ -7,6 +7,7 @@ from lightning_modules.generative_reward import GenerativeRewardModule
 from lightning_modules.image_reward import ImageRewardModule
 from lightning_modules.oppo import OPPOModule
 from lightning_modules.pairwise_ppo import PairwisePPOModule
+from lightning_modules.personalized_preference import PersonalizedPreferenceModule
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.self_npo import SelfNPOModule
 from lightning_modules.supervised import SupervisedModule
@@ -22,6 +23,7 @@ __all__ = [
     "ImageRewardModule",
     "OPPOModule",
     "PairwisePPOModule",
+    "PersonalizedPreferenceModule",
     "PreferenceModule",
     "SelfNPOModule",
     "SupervisedModule",

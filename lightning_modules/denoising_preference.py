@@ -1,5 +1,7 @@
 """A diffusion or flow model that learns from pairs of pictures, by whichever preference objective."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -117,10 +119,18 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
                 "strategy cuts weights into shards; use ddp, or zero2"
             )
         super().configure_model()
-        network: Any = self.model
-        if self._reads_reference and (self.reference_source is not None or not is_adapted(network)):
+        if self._reads_reference and (self.reference_source is not None or not self.starts_as_reference):
             _, network = load_denoiser(self.reference_source or self.source, self.prompt_tokens, self.clip)
             self.reference = self.shard(freeze(network))
+
+    @property
+    def starts_as_reference(self) -> bool:
+        """Whether the network holds its own start, which is then the reference."""
+        return is_adapted(self.model)
+
+    def as_reference(self) -> AbstractContextManager[None]:
+        """Enter around a pass of the network as it was at its start."""
+        return without_adapters(self.model)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Take a snapshot of the network where one is due."""
@@ -163,7 +173,7 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         shared = [keys[number] for number, _ in places]
         time_keys = [("time", *key) for key in (shared if draws.share_time else own)]
         noise_keys = [("noise", *key) for key in (shared if draws.share_noise else own)]
-        condition = self.conditions(batch["prompts"], keys, draws.prompt_dropout if self.training else 0.0)
+        condition = self.row_conditions(batch, keys)
         condition = rows_of(condition, torch.tensor([number for number, _ in places], device=self.device))
         share = draws.share_of(uniform(time_keys, self.device))
         noise = normal(noise_keys, latents.shape[1:], self.device)
@@ -184,6 +194,10 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
 
         return halved(self.model), self._of_reference(halved)
 
+    def row_conditions(self, batch: dict[str, Any], keys: Sequence[Any]) -> Condition:
+        """Encode what B pictures of a batch are to show; keys name the draws of its rows."""
+        return self.conditions(batch["prompts"], keys, self.noise.prompt_dropout if self.training else 0.0)
+
     def _of_reference(self, halved: Any) -> Tensor | None:
         if not self.objective.needs_reference:
             return None
@@ -192,7 +206,7 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
                 return halved(self.rejected.maker(self.model))
             if self.reference is not None:
                 return halved(self.reference)
-            with without_adapters(self.model):
+            with self.as_reference():
                 return halved(self.model)
 
     def _inverted(self, latents: Tensor, time: Tensor, condition: Condition) -> Tensor:

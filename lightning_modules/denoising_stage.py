@@ -184,7 +184,7 @@ class DenoisingStage(TrainingModule):
     @torch.no_grad()
     def validate_pictures(self, batch: dict[str, Any]) -> None:
         """Make pictures for the prompts of a validation batch, as far as they are measured."""
-        self.pictures.add(batch["prompts"], batch["index"])
+        self.pictures.add(batch["prompts"], batch["index"], batch.get("users"))
 
     def on_validation_epoch_end(self) -> None:
         """Log the reward of the pictures of all processes, and draw some of them."""

@@ -38,8 +38,8 @@ class PictureValidation:
         self._scores: list[Tensor] = []
         self._images: list[Tensor] = []
 
-    def add(self, prompts: Sequence[str], index: Tensor) -> None:
-        """Make pictures for the rows of a batch whose number is below `measured`."""
+    def add(self, prompts: Sequence[str], index: Tensor, users: Sequence[str] | None = None) -> None:
+        """Make pictures for the rows of a batch whose number is below `measured`, for their users if rows name them."""
         wanted = (index < self.measured).nonzero().squeeze(1).tolist()
         if not int(global_max(torch.tensor(len(wanted), device=self.module.device))):
             return
@@ -49,7 +49,8 @@ class PictureValidation:
             if not wanted:
                 return
             texts, rows = [prompts[n] for n in wanted], index[wanted].cpu()
-            images = self.make(texts, [("validation", int(row)) for row in rows])
+            own = None if users is None else [users[n] for n in wanted]
+            images = self.make(texts, [("validation", int(row)) for row in rows], own)
         self._rows.append(rows)
         scores = list(self.score(images, texts).values())
         self._scores.append(torch.stack(scores, 1) if scores else images.new_zeros(len(images), 0).cpu())
@@ -63,13 +64,19 @@ class PictureValidation:
         return found
 
     @torch.no_grad()
-    def make(self, prompts: Sequence[str], keys: Sequence[tuple[Any, ...]]) -> Tensor:
-        """Make a picture for each prompt from the noise that its key names: [N, C, H, W] from -1 to 1."""
+    def make(
+        self, prompts: Sequence[str], keys: Sequence[tuple[Any, ...]], users: Sequence[str] | None = None
+    ) -> Tensor:
+        """Make a picture for each prompt from the noise that its key names: [N, C, H, W] from -1 to 1.
+
+        Guidance leads away from pictures without a prompt and, of a module that knows users, without a user.
+        """
         module, denoiser = self.module, self.module.denoiser
+        own = {} if users is None else {"users": users}
         named = [(module.noise_seed, *key) for key in keys]
         noise = normal(named, denoiser.latent_shape, module.device)
         null = None if self.sampling.guidance == 1 else module.conditions([""] * len(prompts))
-        predict: Any = Prompted(denoiser, module.model, module.conditions(prompts), null, self.sampling.guidance)
+        predict: Any = Prompted(denoiser, module.model, module.conditions(prompts, **own), null, self.sampling.guidance)
         if self.sampling.guide is not None:
             predict = self.sampling.guide.around(predict, denoiser, prompts, module.device)
         was_training = module.model.training

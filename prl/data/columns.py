@@ -76,6 +76,14 @@ def read_texts(record: PreferencePair, name: str) -> list[str]:
     return [entry.strip() for entry in entries]
 
 
+def read_user(record: PreferencePair) -> str:
+    """Read who made a comparison, text or a whole number in the column `user`. Raises RowError where there is none."""
+    value = record.extra.get("user")
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise missing_column(record, "user", "the name or number of a user in every row")
+    return str(value).strip()
+
+
 def read_number_lists(record: PreferencePair, names: Sequence[str], texts: str, count: int) -> dict[str, list[float]]:
     """Read columns with a number for each text of a list, for the encoded row.
 

@@ -1,6 +1,6 @@
 """Encoders of rows with pictures: which files a row reads, and batches of pixels."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prl.data.columns import missing_column, number_tensors, read_number_lists, read_numbers, read_optional, read_texts
+from prl.data.columns import (
+    missing_column,
+    number_tensors,
+    read_number_lists,
+    read_numbers,
+    read_optional,
+    read_texts,
+    read_user,
+)
 from prl.data.images import ImageFiles, as_tensor, pixel_hash
 from prl.data.rows.image_records import CaptionedImage, ImagePair, ImagePrompt, PictureQuestion
 from prl.data.rows.records import Record
@@ -140,12 +148,19 @@ class ImagePairEncoder(ImageEncoder):
         self.lists = {name: tuple(numbers) for name, numbers in lists.items()}
         of_lists = [each for name, numbers in self.lists.items() for each in (name, *numbers)]
         self.declared = [*self.views[2:], *self.columns, *of_lists, *self.optional]
+        self.users: tuple[str, ...] | None = None
+        """Those whom rows may name in the column `user`; None where it is not read."""
+
+    def read_users(self, known: Collection[str], where: str) -> None:
+        """Read the column `user`, and refuse rows of users that are not known from the file `where`."""
+        self.users, self._known_from = tuple(known), where
+        self.declared.append("user")
 
     @property
     def fingerprint(self) -> str:
         """Hash all settings that decide the encoding of a record."""
         reads = (self.views, self.columns, self.probabilities, self.lists, self.optional)
-        return settings_hash(super().fingerprint, *reads)
+        return settings_hash(super().fingerprint, *reads, *(() if self.users is None else (self.users,)))
 
     def encode(self, record: ImagePair) -> dict[str, Any] | None:
         """Check the pictures and numbers of one pair; None where the two pictures are equal.
@@ -162,6 +177,8 @@ class ImagePairEncoder(ImageEncoder):
         if row["chosen"]["sha256"] == row["rejected"]["sha256"]:
             self.counts.by_truncation[Truncation.IDENTICAL] += 1
             return None
+        if self.users is not None:
+            row["user"] = self._user(record)
         return {
             **row,
             "prompt": self._text(record),
@@ -175,6 +192,15 @@ class ImagePairEncoder(ImageEncoder):
         read_numbers(record, here, here)  # a number that is no probability is refused
         return read_optional(record, self.optional)
 
+    def _user(self, record: ImagePair) -> str:
+        assert self.users is not None
+        if (name := read_user(record)) not in self.users:
+            expected = f"one of the {len(self.users)} users of {self._known_from}"
+            raise RowError(
+                "unknown user", "user", shown(name), expected=expected, fix="Add the user there, or remove the row."
+            )
+        return name
+
     def _name(self, record: ImagePair, name: str) -> str:
         if name in ("chosen", "rejected"):
             return str(getattr(record, name))
@@ -187,7 +213,7 @@ class ImagePairEncoder(ImageEncoder):
         """Read the pictures of a batch: `prompts` [B], each view [B, C, ...], lists one after the other [N, C, ...].
 
         `count.NAME` of [B] says how many pictures of a list each pair has. Beside them there are targets, weights and
-        columns of [B], numbers of lists [B, K], and the `index` of each row [B].
+        columns of [B], numbers of lists [B, K], the `index` of each row [B], and `users` [B] where they are read.
         """
         numbers = [*self.columns, *self.optional, *(name for some in self.lists.values() for name in some)]
         return {
@@ -197,6 +223,7 @@ class ImagePairEncoder(ImageEncoder):
             **{COUNT + name: torch.tensor([len(row[name]) for row in rows]) for name in self.lists},
             **number_tensors(rows, numbers),
             **pair_tensors(rows),
+            **({} if self.users is None else {"users": [row["user"] for row in rows]}),
             "index": indices(rows),
         }
 

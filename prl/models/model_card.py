@@ -54,6 +54,7 @@ KINDS = {
     "tool_reward": Kind("Reward model that calls tools", "text-generation", "AutoModelForCausalLM", ("prl",)),
     "control": Kind("Policy of a control task", "reinforcement-learning", "", ("prl",), "prl"),
     "pictures": Kind("Model of pictures", "text-to-image", "", ("prl",), "diffusers"),
+    "personalized_pictures": Kind("Model of pictures for users", "text-to-image", "", ("prl",), "diffusers"),
     "image_reward": Kind("Reward model of pictures", "", "", ("prl", "image-reward"), "prl"),
     "image_judge": Kind("Judge of pictures", "image-text-to-text", "AutoModelForImageTextToText", ("prl",)),
     "noisy_reward": Kind("Reward model of noisy latents", "", "", ("prl", "noisy-image-reward"), "prl"),
@@ -93,6 +94,10 @@ pipeline = DiffusionPipeline.from_pretrained(FOLDER)
 ```
 
 Parts that `model_index.json` has as null, such as `vae` of a model of pixels, are given to `from_pretrained` as None.
+"""
+_PERSONALIZED = f"""{_PICTURES}
+That is the base, which knows no users. What was learnt of them is `user_attention.safetensors`, which
+`prl.diffusion.user_attention.load_user_attention` gives to the network; `prl.diffusion.users.Users` reads who they are.
 """
 _IMAGE_REWARD = """```python
 from prl.diffusion.rewards import LearnedImageReward
@@ -236,6 +241,7 @@ def _base_model(path: str | None) -> str | None:
 def _loading(words: Kind, folder: str | Path) -> str:
     written = {"control": _CONTROL, "pictures": _PICTURES, "image_reward": _IMAGE_REWARD, "image_judge": _IMAGE_JUDGE}
     written["noisy_reward"] = _NOISY_REWARD
+    written["personalized_pictures"] = _PERSONALIZED
     if found := next((text for kind, text in written.items() if words is KINDS[kind]), None):
         return found
     plain = f"""```python

@@ -208,7 +208,7 @@ def write_pictures(folder: Path, count: int = 24, seed: int = 0, channels: int =
             sides = {"chosen": f"pictures.npy#{2 * row}", "rejected": f"pictures.npy#{2 * row + 1}"}
             several = [f"pictures.npy#{(2 * row + place) % len(pixels)}" for place in range(2 + row % 2)]
             listed = {"responses": several, "rewards": [1.0, 0.0, 0.5][: len(several)], "margin": 0.5 + row % 3}
-            kinds["pairs"].append({**prompt, **sides, **listed})
+            kinds["pairs"].append({**prompt, **sides, **listed, "user": f"user {row % 2}"})
             kinds["captioned"].append({**prompt, "image": sides["chosen"], "reward": row % 3 / 2})
             kinds["prompts"].append(prompt)
         for kind, lines in kinds.items():

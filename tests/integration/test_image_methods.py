@@ -18,8 +18,8 @@ from tests.integration.test_image_runs import MODEL, arguments
 pytest.importorskip("diffusers")
 
 OVERLAYS = sorted((CONFIGS / "methods" / "images").glob("*.yaml"))
-QUICK = ("rank_dpo", "adv_grpo", "seppo", "flow_nrg")
-"""One of each kind: lists, a reward that learns, pictures of an earlier self, a reward of noisy latents."""
+QUICK = ("rank_dpo", "adv_grpo", "seppo", "flow_nrg", "ppd")
+"""One of each kind: lists, a reward that learns, pictures of an earlier self, a reward of noisy latents, users."""
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,7 @@ def tiny(overlay: Path, home: Path, run: Path, *more: str) -> None:
         "reward/model": "scorer",
         "world/references.jsonl": "data/captioned.train.jsonl",
         "base/model": "flow",
+        "pairs/users.train.jsonl": "data/pairs.train.jsonl",
     }
     for place, mine in places.items():
         text = text.replace(f"runs/images/{place}", str(home / mine))

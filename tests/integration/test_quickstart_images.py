@@ -40,7 +40,7 @@ def test_all_stages_and_the_report(short, tmp_path, capsys) -> None:
     with Image.open(out / "pictures.png") as picture:
         assert picture.width > 2 * picture.height
     rows = {"pairs/pairs.train": ImagePair, "pairs/judge.train": ImagePair, "pairs/scored.train": CaptionedImage}
-    for name, kind in {**rows, "world/references": CaptionedImage}.items():
+    for name, kind in {**rows, "pairs/users.train": ImagePair, "world/references": CaptionedImage}.items():
         assert len(list(RecordStream(DataSource(str(out / f"{name}.jsonl")), kind))) > 50
     before = (out / "report.json").read_text()
     COMMANDS["quickstart"]([*command, "--only", "report"])

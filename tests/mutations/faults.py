@@ -17,6 +17,7 @@ from tests.mutations import (
     faults_of_runs,
     faults_of_tools,
     faults_of_turns,
+    faults_of_users,
 )
 
 
@@ -575,6 +576,7 @@ _OTHER_MODULES = (
     *(faults_of_data, faults_of_methods, faults_of_pairs, faults_of_preference, faults_of_reward, faults_of_runs),
     *(faults_of_tools, faults_of_images),
     faults_of_turns,
+    faults_of_users,
 )
 _OTHER_FILES = tuple(module.BY_FILE for module in _OTHER_MODULES)
 _ELSEWHERE = [(file, _tests(names), faults) for by_file in _OTHER_FILES for file, (names, faults) in by_file.items()]

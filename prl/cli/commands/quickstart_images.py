@@ -89,12 +89,14 @@ def remove_earlier(folder: Path) -> None:
 def run(stage: str, out: Path, configs: Path, seed: int) -> None:
     """Run one stage."""
     from prl.quickstart.images import own_pairs
+    from prl.quickstart.images.data import SPLITS
 
     if stage == "world":
         write_world(out / "world", seed)
     elif stage == "pairs":
-        for split, rounds in (("train", ROUNDS), ("validation", 2)):
-            own_pairs.write_own_pairs(out / "base" / "model", out / "pairs", split, rounds, seed)  # type: ignore[arg-type]
+        for split, rounds in zip(SPLITS, (ROUNDS, 2), strict=True):
+            own_pairs.write_own_pairs(out / "base" / "model", out / "pairs", split, rounds, seed)
+            own_pairs.write_own_user_pairs(out / "pairs", out / "pairs" / f"users.{split}.jsonl", split)
         own_pairs.write_judge_pairs(out / "pairs", RENDERED, seed)
     elif stage == "report":
         write_report(out, seed)

@@ -19,6 +19,8 @@ from prl.models.unused import deepspeed_left_alone
 
 Condition = dict[str, Tensor]
 """Arguments of a network that say what to make, each [N, ...]; all rows have one shape, whatever their prompts are."""
+USERS = "users"
+"""Name, in a condition, of the tokens of users [N, E, D], which `prl.diffusion.user_attention` reads."""
 
 
 class Denoiser(nn.Module, ABC):
@@ -30,6 +32,10 @@ class Denoiser(nn.Module, ABC):
 
     part: ClassVar[str]
     """Name, in the pipeline, of the network that learns."""
+    cross_attention: ClassVar[str | None] = None
+    """Name, in the blocks of the network, of the attention that reads prompts; None where there is none."""
+    attention_settings: ClassVar[str] = ""
+    """Argument of the network that hands further arguments to its attention."""
 
     def __init__(self, pipeline: Any) -> None:
         super().__init__()
@@ -118,8 +124,12 @@ class Denoiser(nn.Module, ABC):
             condition: further arguments of the network.
         """
         told = (time * self.time_scale).float() if isinstance(self.process, RectifiedFlow) else time
-        given = {key: each.to(self.dtype) if each.is_floating_point() else each for key, each in condition.items()}
+        given: dict[str, Any] = {
+            key: each.to(self.dtype) if each.is_floating_point() else each for key, each in condition.items()
+        }
         given["timestep"] = told.to(noisy.device)
+        if (users := given.pop(USERS, None)) is not None:
+            given[self.attention_settings] = {"ip_hidden_states": users}
         return network(noisy.to(self.dtype), return_dict=False, **given)[0].to(noisy.dtype)
 
     @torch.no_grad()

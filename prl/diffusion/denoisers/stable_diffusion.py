@@ -12,7 +12,7 @@ from prl.diffusion.denoisers.base import Condition, Denoiser
 class StableDiffusion(Denoiser):
     """The network of a `StableDiffusionPipeline` (2112.10752), with an autoencoder or, without one, on pixels."""
 
-    part = "unet"
+    part, cross_attention, attention_settings = "unet", "attn2", "cross_attention_kwargs"
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], device: torch.device) -> Condition:

@@ -18,7 +18,7 @@ class StableDiffusion3(Denoiser):
             in its place where there is none.
     """
 
-    part = "transformer"
+    part, cross_attention, attention_settings = "transformer", "attn", "joint_attention_kwargs"
 
     def __init__(self, pipeline: Any, prompt_tokens: int = 256) -> None:
         super().__init__(pipeline)

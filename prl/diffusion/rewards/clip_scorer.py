@@ -63,20 +63,27 @@ class ClipScorer(nn.Module):
             images: [N, 3, H, W] from -1 to 1, scaled to the size of the model where they have another.
             prompts: N texts.
         """
-        size = (self.image_size, self.image_size)
-        if images.shape[-2:] != size:
-            images = interpolate(images, size, mode="bilinear", antialias=True)
-        pixels = ((images.float() + 1) / 2 - self.mean) / self.std
         told = self.tokenizer(
             list(prompts), padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
         ).to(images.device)
         found = self.clip(
-            input_ids=told["input_ids"], attention_mask=told["attention_mask"], pixel_values=pixels.to(self.clip.dtype)
+            input_ids=told["input_ids"], attention_mask=told["attention_mask"], pixel_values=self._pixels(images)
         )
         text, picture = (normalize(each.float(), dim=-1) for each in (found.text_embeds, found.image_embeds))
         if self.heads is None:
             return self.clip.logit_scale.exp() * (text * picture).sum(1, keepdim=True)
         return self.heads(torch.cat([text, picture, text * picture], 1))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embed pictures [N, 3, H, W] from -1 to 1 in the space that they share with texts: [N, D]."""
+        found = self.clip.vision_model(pixel_values=self._pixels(images))
+        return self.clip.visual_projection(found.pooler_output)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] != size:
+            images = interpolate(images, size, mode="bilinear", antialias=True)
+        return (((images.float() + 1) / 2 - self.mean) / self.std).to(self.clip.dtype)
 
     def save(self, folder: Path) -> None:
         """Write a folder that transformers reads as CLIP, with the heads beside it."""

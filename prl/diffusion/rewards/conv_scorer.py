@@ -81,17 +81,22 @@ class ConvScorer(nn.Module):
                 if self.time_input
                 else "this reward model reads pictures without noise, so it takes no time; train one with time_input"
             )
+        found = self.embed(images, time)
+        told = self.tokenizer(list(prompts), padding=True, return_tensors="pt").to(images.device)
+        mask = told["attention_mask"][..., None].to(images.dtype)
+        words = (self.words(told["input_ids"]) * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return self.out(found * self.text(words))
+
+    def embed(self, images: Tensor, time: Tensor | None = None) -> Tensor:
+        """Embed pictures or clips, as of `forward`: [N, 128]. Raises ValueError for another shape."""
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"pictures have shape {tuple(images.shape[1:])}; this reward model reads {self.image_shape}"
             )
         images = images.flatten(1, -3)
-        told = self.tokenizer(list(prompts), padding=True, return_tensors="pt").to(images.device)
-        mask = told["attention_mask"][..., None].to(images.dtype)
-        words = (self.words(told["input_ids"]) * mask).sum(1) / mask.sum(1).clamp(min=1)
         if time is not None:
             images = torch.cat([images, _planes(time, images)], 1)
-        return self.out(self.picture(images) * self.text(words))
+        return self.picture(images)
 
     def save(self, folder: Path) -> None:
         """Write weights, settings and tokenizer."""

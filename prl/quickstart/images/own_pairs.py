@@ -1,6 +1,7 @@
 """Pictures that a model made, and pairs of them: the best and the worst of several for each prompt."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -11,18 +12,24 @@ import torch
 from torch import Tensor
 
 from prl.config import ModelSource
+from prl.data.images import ImageFiles, as_tensor
 from prl.diffusion.denoisers import load_denoiser
+from prl.diffusion.denoisers.base import USERS
 from prl.diffusion.draws import normal
 from prl.diffusion.sampling import ImageSampling, Prompted, sample_latents
+from prl.diffusion.user_attention import load_user_attention
 from prl.objectives.preference.rank_dpo import win_shares
 from prl.quickstart.images.data import Split, write_pairs
 from prl.quickstart.images.files import reference, to_uint8, write_arrays
 from prl.quickstart.images.gold import attributes, gold
 from prl.quickstart.images.scenes import ALL, random_look, render
+from prl.quickstart.images.tastes import taste_of
 from prl.system.outputs import write_text
 
 PER_PROMPT = 4
 """Pictures of which the best and the worst make a pair."""
+USER_TASTES, USERS_OF_TASTE = ("large", "small", "bright"), 48
+"""Tastes of users, without the mixed one, and users of each."""
 
 
 def make_pictures(
@@ -33,6 +40,7 @@ def make_pictures(
     sampling: ImageSampling,
     prompt_tokens: int = 0,
     clip: Sequence[int] | None = None,
+    users: Tensor | None = None,
 ) -> Tensor:
     """Make a picture or clip for each prompt: [N, 3, ...] from -1 to 1. Equal seeds and names give equal noise.
 
@@ -44,14 +52,19 @@ def make_pictures(
         sampling: how they are made.
         prompt_tokens: as of `load_denoiser`.
         clip: frames, height and width of clips; None for pictures.
+        users: [N, E, D] tokens of those whom they are made for, by a model that knows users; nobody when None.
     """
     denoiser, network = load_denoiser(ModelSource(path=str(model)), prompt_tokens, clip)
+    if users is not None:
+        load_user_attention(denoiser, network, model)
     noise = normal([(seed, name, number) for number in range(len(prompts))], denoiser.latent_shape)
     made = []
     for rows in torch.arange(len(prompts)).split(240):
         texts, device = [prompts[row] for row in rows.tolist()], torch.device("cpu")
-        null = denoiser.encode([""] * len(texts), device)
-        predict = Prompted(denoiser, network.eval(), denoiser.encode(texts, device), null, sampling.guidance)
+        null, condition = denoiser.encode([""] * len(texts), device), denoiser.encode(texts, device)
+        if users is not None:
+            condition, null = condition | {USERS: users[rows]}, null | {USERS: torch.zeros_like(users[rows])}
+        predict = Prompted(denoiser, network.eval(), condition, null, sampling.guidance)
         made.append(denoiser.to_images(sample_latents(denoiser.process, predict, noise[rows], sampling.steps)))
     return torch.cat(made)
 
@@ -89,6 +102,34 @@ def write_own_pairs(model: Path, folder: Path, split: Split, rounds: int, seed: 
     ]
     _write_rows(folder / f"scored.{split}.jsonl", scored)
     return _write_rows(folder / f"{name}.jsonl", rows)
+
+
+def write_own_user_pairs(
+    pairs: Path, path: Path, split: Split, tastes: Sequence[str] = USER_TASTES, users: int = USERS_OF_TASTE
+) -> Path:
+    """Write what users say of the pictures of `write_own_pairs`: rows of prompt, chosen, rejected and user.
+
+    They compare the two best of four pictures by the gold check, so that tastes are not for or against right pictures.
+
+    Args:
+        pairs: folder of the pictures.
+        path: file to write.
+        split: of the pictures.
+        tastes: names of tastes.
+        users: users of each taste, named as `large_0`, who take turns.
+    """
+    rows: list[dict[str, Any]] = []
+    files, place = ImageFiles(pairs), os.path.relpath(pairs.resolve(), path.parent.resolve())
+    for number, row in enumerate(map(json.loads, (pairs / f"pairs.{split}.jsonl").read_text().splitlines())):
+        images = torch.stack([as_tensor(files.read(name, "responses")) for name in row["responses"]])
+        best = gold(images, [row["prompt"]] * len(images)).argsort(descending=True, stable=True)[:2]
+        names = [os.path.normpath(os.path.join(place, row["responses"][at])) for at in best.tolist()]
+        for taste in tastes:
+            liked, user = taste_of(taste).score(images[best]), f"{taste}_{number % users}"
+            if float(liked[0]) != float(liked[1]):
+                chosen, rejected = names if liked[0] > liked[1] else names[::-1]
+                rows.append({"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, "user": user})
+    return _write_rows(path, rows)
 
 
 def write_judge_pairs(folder: Path, count: int, seed: int) -> Path:
