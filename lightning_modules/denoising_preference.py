@@ -87,7 +87,7 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         self.reference: Any = None
         if rejected is not None:
             _check_rejected(rejected, self.objective, reference, noise)
-            self.record_type = CaptionedImage  # type: ignore[misc]  # as long as this module lives
+            self.record_type = CaptionedImage  # type: ignore[misc, assignment]  # as long as this module lives
         self.drift = DriftMonitor(from_reference=self.objective.needs_reference and reference is None)
         self.run_state.register("drift", self.drift)
         self.run_state.register_methods(objective=self.objective, rejected=rejected)

@@ -55,11 +55,15 @@ class PersonalizedPreferenceModule(DenoisingPreferenceModule):
             raise ValueError(
                 "model.lora is set, but PersonalizedPreferenceModule trains attention over users alone; leave it out"
             )
+        if self.rejected is not None:
+            raise ValueError(
+                "rejected is set, but rows with users are pairs, whose rejected pictures they chose; leave it out"
+            )
         self.users, self.user_dropout = Users(users), user_dropout
 
     def build_encoder(self) -> ImagePairEncoder:
         """Build the encoder of pairs with users; the data module calls this."""
-        encoder = super().build_encoder()
+        encoder: Any = super().build_encoder()  # of pairs, because `rejected` is not set
         encoder.read_users(self.users.numbers, self.users.examples.path)
         return encoder
 
