@@ -17,6 +17,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the user who likes small figures, mixed with the one who likes large ones."""
 COLUMNS = {
     **{"base": ("base", 3), "others": ("for other tastes", 3), "own": ("for this taste", 3), "gain": ("own - base", 3)},
+    "lead": ("own - others", 3),
     **{"gold_base": ("gold of base", 3), "gold_own": ("gold for this taste", 3)},
 }
 
@@ -68,6 +69,7 @@ def measured(model: Path, out: Path, seed: int) -> dict[str, Any]:
             "others": mean(liked[user] for user in liked if user not in own),
             "gain": found["own"] - found["base"],
         }
+        found["lead"] = found["own"] - found["others"]
         found["gold_base"] = float(gold(of_base, texts).mean())
         found["gold_own"] = mean(float(gold(pictures[user], texts).mean()) for user in own)
         tastes[taste] = found
