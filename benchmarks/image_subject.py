@@ -112,8 +112,8 @@ def rewards_of(run: Path) -> dict[int, float]:
     """Read the harmonic rewards of validations, by their steps."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (file,) = run.rglob("events.*")
-    events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+    newest = max(run.rglob("events.*"), key=lambda file: file.stat().st_mtime)  # a run that was stopped left one too
+    events = EventAccumulator(str(newest), size_guidance={"scalars": 0}).Reload()
     return {each.step + (each.step > 0): each.value for each in events.Scalars("val/reward")}  # batches are from 0
 
 

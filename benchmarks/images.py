@@ -116,7 +116,8 @@ def gold_of(run: Path) -> list[float]:
     """Read the true quality that validations measured."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(next(run.rglob("events.*"))), size_guidance={"scalars": 0}).Reload()
+    newest = max(run.rglob("events.*"), key=lambda file: file.stat().st_mtime)  # a run that was stopped left one too
+    events = EventAccumulator(str(newest), size_guidance={"scalars": 0}).Reload()
     tags = events.Tags()["scalars"]
     tag = "val/heldout_reward" if "val/heldout_reward" in tags else "val/reward"
     return [each.value for each in events.Scalars(tag)]

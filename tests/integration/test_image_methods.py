@@ -54,7 +54,7 @@ def tiny(overlay: Path, home: Path, run: Path, *more: str) -> None:
     own.write_text(text.replace("prl.quickstart.images.rewards.GoldReward", "tests.helpers.pictures.Brightness"))
     stage = stage_of(overlay)
     args = reward_arguments(home, run, "scorer") if stage == "reward" else arguments(home, stage, run)
-    if "    reward:" in text:
+    if "    reward:" in text and "HarmonicReward" not in text:  # which refuses brightness below 0
         place = args.index(f"{MODEL}reward")
         del args[place : place + 2]
     if "inversion_steps:" in text:
