@@ -43,7 +43,7 @@ VARIANTS = {
 }
 COLUMNS = {
     **{"gold": ("gold", 3), "gain": ("gain", 3), "clarity": ("clarity", 3)},
-    **{"early": ("accuracy, least noise", 3), "late": ("most noise", 3), "seconds": ("seconds", 0)},
+    **{"early": ("accuracy, least noise", 3), "late": ("most noise", 3)},
 }
 
 

@@ -11,7 +11,11 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "lightning_modules/self_npo.py": (
         "u.self_npo",
         (
-            ("teacher-reads-the-prompt", "else Prompted(denoiser, self.teacher, null)", "else guided"),
+            (
+                "teacher-reads-the-prompt",
+                "Prompted(denoiser, self.teacher, null)",
+                "Prompted(denoiser, self.teacher, condition)",
+            ),
             ("network-is-its-own-teacher", "1 - self.teacher_decay)", "1.0)"),
             ("teacher-is-not-saved", ' - {f"teacher.{name}" for name, _ in learning}', ""),
         ),

@@ -40,6 +40,8 @@ def made(home: Path, pipeline: str = "flow", **settings: Any) -> Any:
     )
     module.configure_model()
     module.batches_done = lambda: 2
+    for parameter in module.model.parameters():  # weights of the time are 0 at the start, and all scores nearly equal
+        torch.nn.init.normal_(parameter, std=0.25)
     return module.train()
 
 
@@ -62,7 +64,7 @@ def test_a_plain_loop_gives_the_same_margins(pipeline, home) -> None:
             noisy = process.corrupt(latents, noise, process.quantile(share))
             told = share if pipeline == "flow" else (process.quantile(share) + 1) / 1000
             scores.append(module.model(noisy.float(), given["prompts"][row : row + 1], told))
-        torch.testing.assert_close(margins[row : row + 1], scores[0] - scores[1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(margins[row : row + 1], scores[0] - scores[1], rtol=1e-3, atol=1e-4)
 
 
 def test_equal_pictures_have_no_margin(home) -> None:
