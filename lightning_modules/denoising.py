@@ -37,7 +37,8 @@ class DenoisingModule(DenoisingStage):
         reward: reward of the pictures that validations make; none is measured when null.
         measured: validation prompts for which a picture is made and scored.
         shown: those of them whose pictures are drawn in TensorBoard.
-        prompt_tokens: tokens of the T5 text encoder of Stable Diffusion 3 and Wan (`max_sequence_length` in diffusers).
+        prompt_tokens: tokens of the T5 text encoder of Stable Diffusion 3 and Wan (`max_sequence_length` there), 512
+            for Wan, whose network reads the padding too.
         clip: frames, height and width of the clips of a model of video; null for pictures.
     """
 

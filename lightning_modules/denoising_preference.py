@@ -53,7 +53,8 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         reward: reward of the pictures that validations make; none is measured when null.
         measured: validation prompts for which a picture is made and scored.
         shown: those of them whose pictures are drawn in TensorBoard.
-        prompt_tokens: tokens of the T5 text encoder of Stable Diffusion 3 and Wan (`max_sequence_length` in diffusers).
+        prompt_tokens: tokens of the T5 text encoder of Stable Diffusion 3 and Wan (`max_sequence_length` there), 512
+            for Wan, whose network reads the padding too.
         clip: frames, height and width of the clips of a model of video; null for pictures.
 
     Raises:
@@ -88,7 +89,8 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
         if rejected is not None:
             _check_rejected(rejected, self.objective, reference, noise)
             self.record_type = CaptionedImage  # type: ignore[misc, assignment]  # as long as this module lives
-        self.drift = DriftMonitor(from_reference=self.objective.needs_reference and reference is None)
+        self.reference_moves = rejected is not None and rejected.is_reference
+        self.drift = DriftMonitor(from_reference=self._reads_reference and reference is None)
         self.run_state.register("drift", self.drift)
         self.run_state.register_methods(objective=self.objective, rejected=rejected)
         self._validated: list[tuple[Tensor, Tensor]] = []
@@ -96,8 +98,7 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
     @property
     def _reads_reference(self) -> bool:
         """Whether the objective reads a reference that stays, the start of the run or `reference`."""
-        moves = self.rejected is not None and self.rejected.is_reference
-        return self.objective.needs_reference and not moves
+        return self.objective.needs_reference and not self.reference_moves
 
     def build_encoder(self) -> ImagePairEncoder | ChosenEncoder:
         """Build the encoder of pairs, or of chosen pictures alone; the data module calls this."""

@@ -16,7 +16,7 @@ from prl.diffusion.denoisers import Condition, Denoiser, load_denoiser
 from prl.diffusion.denoisers.base import rows_of
 from prl.diffusion.denoisers.loading import check_source
 from prl.diffusion.draws import seed_of_run, uniform
-from prl.diffusion.rewards import ImageReward, LearnedImageReward
+from prl.diffusion.rewards import ConsistencyReward, ImageReward, LearnedImageReward, VisionJudge
 from prl.diffusion.sampling import ImageSampling
 from prl.models.adapters import own_parameters
 from prl.run_folder.inputs import Inputs, folder_inputs, pipeline_inputs
@@ -34,7 +34,8 @@ class DenoisingStage(TrainingModule):
         reward: reward of the pictures that validations make; none is measured when null.
         measured: validation prompts for which a picture is made and scored.
         shown: those of them whose pictures are drawn in TensorBoard.
-        prompt_tokens: tokens of the T5 text encoder of Stable Diffusion 3 and Wan (`max_sequence_length` in diffusers).
+        prompt_tokens: tokens of the T5 text encoder of Stable Diffusion 3 and Wan (`max_sequence_length` there), 512
+            for Wan, whose network reads the padding too.
         heldout_reward: second reward of validations.
         clip: frames, height and width of the clips of a model of video; null for pictures.
 
@@ -122,7 +123,7 @@ class DenoisingStage(TrainingModule):
             if source is not None and source.path is not None:
                 found |= pipeline_inputs(f"model.{name}", source.path)
         for name, part in self.named_modules():
-            if isinstance(part, LearnedImageReward):
+            if isinstance(part, ConsistencyReward | LearnedImageReward | VisionJudge):
                 found |= folder_inputs(f"model.{name}", part.path)
         if self.pictures.sampling.guide is not None:
             found |= pipeline_inputs("model.sampling.guide", self.pictures.sampling.guide.path)

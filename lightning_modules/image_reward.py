@@ -96,7 +96,7 @@ class ImageRewardModule(TrainingModule):
             assert self.source.path is not None
             self._scorer = load_scorer(self.source.path, self.heads or None, noisy=self.noisy is not None)
             if self.noisy is not None:
-                self.denoiser, _ = load_denoiser(ModelSource(path=self.noisy.pipeline))
+                self.denoiser, _ = load_denoiser(ModelSource(path=self.noisy.pipeline), clip=self.noisy.clip)
                 _check_shapes(self._scorer, self.denoiser, self.noisy.pipeline)
         return self._scorer
 

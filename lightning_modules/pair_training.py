@@ -22,6 +22,8 @@ class PairTraining(TrainingModule):
 
     objective: PreferenceObjective
     drift: DriftMonitor
+    reference_moves = False
+    """Whether the reference changes in a run, so that log-ratios to it do not tell how far the policy has gone."""
     _validated: list[tuple[Tensor, Tensor]]
 
     @abstractmethod
@@ -78,7 +80,7 @@ class PairTraining(TrainingModule):
             responses = pairs.views[name]
             found[f"rewards/{name}"] = self.objective.reward(responses)
             found[f"logps/{name}"] = responses.logprob()
-            has_reference = responses.ref_logprobs is not None
+            has_reference = responses.ref_logprobs is not None and not self.reference_moves
             found[f"moved/{name}"] = responses.log_ratio() if has_reference else found[f"logps/{name}"]
         return {**found, "margin": found["rewards/chosen"] - found["rewards/rejected"]}
 

@@ -36,7 +36,8 @@ class SelfNPOModule(DenoisingStage):
         reward: reward of the pictures that validations make; none is measured when null.
         measured: validation prompts for which a picture is made and scored.
         shown: those of them whose pictures are drawn in TensorBoard.
-        prompt_tokens: tokens of the T5 text encoder of Stable Diffusion 3 and Wan (`max_sequence_length` in diffusers).
+        prompt_tokens: tokens of the T5 text encoder of Stable Diffusion 3 and Wan (`max_sequence_length` there), 512
+            for Wan, whose network reads the padding too.
         clip: frames, height and width of the clips of a model of video; null for pictures.
 
     Raises:
@@ -122,8 +123,11 @@ class SelfNPOModule(DenoisingStage):
     def average(self) -> None:
         """Move the teacher's weights towards the network's by the share 1 - `teacher_decay`.
 
-        Weights in shards are gathered one after the other.
+        Weights in shards are gathered one after the other. The teacher has no backward pass behind which its gathered
+        weights would be cut again, and moves of gathered ones would be lost with them.
         """
+        self.sharding.reshard(self.model)
+        self.sharding.reshard_frozen(self.teacher)
         for kept, weight in self._averaged():
             before = self.sharding.full_copy(kept)
             now = self.sharding.full_copy(weight).to(before)

@@ -25,6 +25,11 @@ from prl.data.rows.row_errors import RowError, shown
 from prl.data.rows.sources import DataError
 from prl.data.tokens import EncodingCounts, Truncation, pair_tensors, settings_hash
 
+
+class NoSuchPrompt(ValueError):
+    """The error of a prompt that a model cannot read, such as one that is no class; it ends in what is expected."""
+
+
 COUNT = "count."
 """Prefix of the key, in a batch, of the lengths of a list."""
 
@@ -58,7 +63,7 @@ class ImageEncoder:
         if self.count_tokens is not None:
             try:
                 found, limit = self.count_tokens(text)
-            except ValueError as error:
+            except NoSuchPrompt as error:
                 expected, fix = str(error).rpartition("expected ")[2], "Correct the prompt or remove the row."
                 raise RowError("no such prompt", "prompt", shown(text), expected=expected, fix=fix) from None
             if found > limit:
@@ -148,19 +153,19 @@ class ImagePairEncoder(ImageEncoder):
         self.lists = {name: tuple(numbers) for name, numbers in lists.items()}
         of_lists = [each for name, numbers in self.lists.items() for each in (name, *numbers)]
         self.declared = [*self.views[2:], *self.columns, *of_lists, *self.optional]
-        self.users: tuple[str, ...] | None = None
+        self.users: dict[str, None] | None = None
         """Those whom rows may name in the column `user`; None where it is not read."""
 
     def read_users(self, known: Collection[str], where: str) -> None:
         """Read the column `user`, and refuse rows of users that are not known from the file `where`."""
-        self.users, self._known_from = tuple(known), where
+        self.users, self._known_from = dict.fromkeys(known), where
         self.declared.append("user")
 
     @property
     def fingerprint(self) -> str:
         """Hash all settings that decide the encoding of a record."""
         reads = (self.views, self.columns, self.probabilities, self.lists, self.optional)
-        return settings_hash(super().fingerprint, *reads, *(() if self.users is None else (self.users,)))
+        return settings_hash(super().fingerprint, *reads, *(() if self.users is None else (tuple(self.users),)))
 
     def encode(self, record: ImagePair) -> dict[str, Any] | None:
         """Check the pictures and numbers of one pair; None where the two pictures are equal.
@@ -291,7 +296,13 @@ class PictureQuestionEncoder(ImageEncoder):
 
     def encode(self, record: PictureQuestion) -> dict[str, Any] | None:
         """Check the pictures of one row. Raises RowError for what cannot be read."""
-        pictures = [self._kept(name, f"images[{n}]") for n, name in enumerate(record.images)]
+        pictures = []
+        for number, name in enumerate(record.images):
+            field = f"images[{number}]"
+            if self._files.read(name, field).ndim > 3:
+                fix = "Name single frames, or remove the row."
+                raise RowError("a clip", field, shown(name), expected="a picture, which the model reads", fix=fix)
+            pictures.append(self._kept(name, field))
         return {"images": pictures, "prompt": self._text(record), "answer": record.answer, "length": 1}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,7 +34,8 @@ class RewardGuide(Guide):
     def around(self, predict: Predict, denoiser: Denoiser, prompts: Sequence[str], device: torch.device) -> Predict:
         """Put guidance around predictions. Raises ValueError for a process that is no flow."""
         process: Any = denoiser.process
-        reward = self.reward.to(device).for_prompts(process, prompts)
+        with torch.inference_mode(False):  # weights that are moved in it can have no gradient pass through them
+            reward = self.reward.to(device).for_prompts(process, prompts)
         return RewardGuided(process, predict, reward, self.weight)
 
 
@@ -55,16 +55,40 @@ class NegativeGuide(Guide):
         super().__init__(path)
         self.weight, self.prompted = _checked(self, weight), prompted
 
-    @cached_property
-    def network(self) -> Any:
-        """The worse network, read at its first use."""
-        return freeze(load_denoiser(ModelSource(path=self.path))[1])
+        self._network: Any = None
+
+    def network_for(self, denoiser: Denoiser) -> Any:
+        """Return the worse network, read at its first use, in the type of the model's.
+
+        Raises:
+            ValueError: for a pipeline of another kind, process or size than the model's.
+        """
+        if self._network is None:
+            dtype: Any = str(denoiser.dtype).removeprefix("torch.")
+            own, network = load_denoiser(ModelSource(path=self.path, dtype=dtype), clip=getattr(denoiser, "clip", None))
+            for what, here, there in (
+                ("a pipeline", type(denoiser).__name__, type(own).__name__),
+                ("a process", _kind_of(denoiser), _kind_of(own)),
+                ("latents", denoiser.latent_shape, own.latent_shape),
+            ):
+                if here != there:
+                    raise ValueError(
+                        f"NegativeGuide.path, {self.path}, has {what} of {there}, and the model {here}; choose one "
+                        "that is like the model"
+                    )
+            self._network = freeze(network)
+        return self._network
 
     def around(self, predict: Predict, denoiser: Denoiser, prompts: Sequence[str], device: torch.device) -> Predict:
-        """Put guidance around predictions."""
+        """Put guidance around predictions. Raises ValueError for a network that does not fit."""
         texts = prompts if self.prompted else [""] * len(prompts)
-        negative = Prompted(denoiser, self.network.to(device), denoiser.encode(texts, device))
-        return NegativeGuided(predict, negative, self.weight)
+        network = self.network_for(denoiser).to(device)
+        return NegativeGuided(predict, Prompted(denoiser, network, denoiser.encode(texts, device)), self.weight)
+
+
+def _kind_of(denoiser: Denoiser) -> str:
+    """Say what a network of a denoiser predicts."""
+    return f"{type(denoiser.process).__name__} {getattr(denoiser.process, 'prediction', 'velocity')}"
 
 
 def _checked(guide: Guide, weight: float) -> float:

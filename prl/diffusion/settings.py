@@ -58,6 +58,8 @@ class NoisyPairs:
     """Folder or hub id of the pipeline of diffusers that the reward is to guide: its autoencoder and its process."""
     times: TimeDistribution = "uniform"
     """Distribution of times, as that of `NoiseDraws`; both pictures of a pair have one time and one noise."""
+    clip: list[int] | None = None
+    """Frames, height and width of the clips of a pipeline of video; null for pictures."""
 
     def __post_init__(self) -> None:
         if self.times not in ("uniform", "logit_normal"):

@@ -90,15 +90,15 @@ def add_user_attention(denoiser: Denoiser, network: Any, width: int, seed: int =
     """
     if denoiser.cross_attention is None:
         raise ValueError(
-            f"a {type(network).__name__} has no attention over prompts beside which users can be read; choose a "
-            "StableDiffusion or StableDiffusion3 pipeline"
+            f"attention over users is not made for a {type(network).__name__}; choose a StableDiffusion or "
+            "StableDiffusion3 pipeline"
         )
     network.requires_grad_(False)
     for name, attention in list(network.named_modules()):
         if name.rpartition(".")[2] == denoiser.cross_attention and hasattr(attention, "set_processor"):
             own = UserAttention(attention.processor, attention, width)
             nn.init.normal_(own.to_k.weight, std=width**-0.5, generator=generator((seed, "user attention", name)))
-            attention.set_processor(own)
+            attention.set_processor(own.to(attention.to_q.weight.device))
 
 
 def attentions_of(network: Any) -> dict[str, UserAttention]:

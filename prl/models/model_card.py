@@ -239,9 +239,10 @@ def _base_model(path: str | None) -> str | None:
 
 
 def _loading(words: Kind, folder: str | Path) -> str:
-    written = {"control": _CONTROL, "pictures": _PICTURES, "image_reward": _IMAGE_REWARD, "image_judge": _IMAGE_JUDGE}
-    written["noisy_reward"] = _NOISY_REWARD
-    written["personalized_pictures"] = _PERSONALIZED
+    written = {
+        **{"control": _CONTROL, "pictures": _PICTURES, "personalized_pictures": _PERSONALIZED},
+        **{"image_reward": _IMAGE_REWARD, "image_judge": _IMAGE_JUDGE, "noisy_reward": _NOISY_REWARD},
+    }
     if found := next((text for kind, text in written.items() if words is KINDS[kind]), None):
         return found
     plain = f"""```python

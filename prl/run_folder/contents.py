@@ -31,7 +31,7 @@ PIPELINE_PARTS = (
 """Folders of a pipeline of diffusers."""
 IMAGE_FILES = (
     *("model_index.json", "pytorch_lora_weights.safetensors"),
-    *("question.json", "processor_config.json", "preprocessor_config.json"),
+    *("question.json", "preprocessor_config.json"),
     *("image_reward.json", "heads.safetensors", "conv_scorer.json", "conv_scorer.safetensors"),
 )
 """Files of models of pictures, and of reward models of them, beside those of all models."""

@@ -42,6 +42,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(home: Path, stage: str, folder: Path, processes: int, *overrides: str) -> dict[str, torch.Tensor]:
     own: tuple[str, ...] = ONE_STEP if stage == "trajectory_policy" else ()
+    if stage == "self_npo":  # with the default the moves of the teacher would be below the tolerance
+        own += (f"{MODEL}teacher_decay", "0.5")
     own += (f"{MODEL}optimization.learning_rate", "1e-3", "--data.init_args.validation_batch_size", "4")
     args = arguments(home, stage, folder, *own, *overrides)
     args[3:3] = ["--config", str(CONFIGS / "strategies" / "ddp.yaml"), "--trainer.devices", str(processes)]

@@ -187,6 +187,16 @@ class Square(Brightness):
         return super().score(images, prompts)[:, None] * torch.ones(len(images))
 
 
+def test_sizes_that_a_unet_cannot_halve_are_refused(home) -> None:
+    denoiser, _ = load_denoiser(ModelSource(path=str(home / "stable_diffusion")))
+    assert denoiser.latents_of(12) == (4, 6, 6)
+    with pytest.raises(ValueError, match="of 6 pixels cannot be made by this model; expected a multiple of 4"):
+        denoiser.latents_of(6)
+    flow, _ = load_denoiser(ModelSource(path=str(home / "flow")))
+    with pytest.raises(ValueError, match="of 10 pixels .* expected a multiple of 2 up to 8"):
+        flow.latents_of(10)
+
+
 def test_rewards_of_another_shape_are_refused(home, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("tests.helpers.pictures.Brightness", Square)
     with pytest.raises((ValueError, SystemExit), match=r"Square gave rewards of shape .12, 12.; expected .* \[12\]"):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ MODEL = "--model.init_args."
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judges")
     write_pictures(folder / "data")
+    np.save(folder / "data" / "clips.npy", np.zeros((2, 3, 8, 8, 3), np.uint8))
     write_vision_language(folder / "model")
     for split, count in (("train", 24), ("validation", 8)):
         rows = [
@@ -88,6 +90,7 @@ def test_predictions_are_probabilities_of_yes(home, tmp_path) -> None:
         ),
         ({"answer": "Nothing here"}, "field 'answer'"),
         ({"images": "pictures.npy#0"}, "field 'images'.*expected a list of one picture at least"),
+        ({"images": ["clips.npy#0"]}, r"field 'images\[0\]': found 'clips.npy#0' .a clip."),
         ({"images": ["pictures.npy#0", "gone.png"]}, r"field 'images\[1\]'.*no such file"),
     ],
 )

@@ -140,6 +140,17 @@ def tokens_of(tokenizer: Any, record: "Record") -> dict[str, list[str]]:
     return {name: [show(token) for token in ids] for name, ids in parts.items()}
 
 
+def _rows_of_pictures(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """List what was found of pictures; nothing for texts."""
+    if "sizes" not in found:
+        return []
+    rows = [("pictures", f"{found['num_pictures']} different ones")]
+    rows += [("size", f"{size}: {count}") for size, count in found["sizes"].items()]
+    if found.get("num_identical"):
+        rows.append(("identical", f"{found['num_identical']} pairs of one picture, which training leaves out"))
+    return rows
+
+
 def as_text(found: dict[str, Any]) -> str:
     """Format the summary for one screen. Control characters in the data cannot steer the terminal: see `printable`."""
     from prl.data.rows.reading import ROWS_SHOWN
@@ -163,12 +174,8 @@ def as_text(found: dict[str, Any]) -> str:
     if "are_pictures" in found:
         rows.append(("hint", "responses name pictures; --kind image_pairs opens them"))
     rows.append(("unique prompts", str(found["num_prompts"])))
-    if "sizes" in found:
-        rows.append(("pictures", f"{found['num_pictures']} different ones"))
-        rows += [("size", f"{size}: {count}") for size, count in found["sizes"].items()]
-        if found.get("num_identical"):
-            rows.append(("identical", f"{found['num_identical']} pairs of one picture, which training leaves out"))
-    else:
+    rows += _rows_of_pictures(found)
+    if "sizes" not in found:
         rows.append(("stripped", f"{report['num_stripped']} responses had white space at their ends"))
     if "num_without_anchor" in found:
         rows.append(("without anchor", str(found["num_without_anchor"])))

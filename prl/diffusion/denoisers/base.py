@@ -77,14 +77,18 @@ class Denoiser(nn.Module, ABC):
         """Return the shape of the latent of a square picture of another size; of the model's own for None.
 
         Raises:
-            ValueError: for a size that latents, or the parts that a transformer cuts them into, do not divide.
+            ValueError: for a size that patches or halvings of the network do not divide, or beyond its places.
         """
         if size is None:
             return self.latent_shape
-        part = getattr(self.settings, "patch_size", 1)
+        part = getattr(self.settings, "patch_size", 2 ** (len(getattr(self.settings, "down_block_types", "1")) - 1))
         unit = self.scale * (part if isinstance(part, int) else part[-1])
-        if size % unit:
-            raise ValueError(f"pictures of {size} pixels cannot be made by this model; expected a multiple of {unit}")
+        largest = getattr(self.settings, "pos_embed_max_size", None)
+        if size % unit or (largest is not None and size > largest * unit):
+            most = "" if largest is None else f" up to {largest * unit}"
+            raise ValueError(
+                f"pictures of {size} pixels cannot be made by this model; expected a multiple of {unit}{most}"
+            )
         return (*self.latent_shape[:-2], size // self.scale, size // self.scale)
 
     @abstractmethod

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prl.data.image_encoding import NoSuchPrompt
 from prl.diffusion.denoisers.base import Condition, Denoiser
 
 
@@ -33,7 +34,7 @@ class ClassConditional(Denoiser):
 
     def _label(self, prompt: str, classes: int) -> int:
         if not prompt.strip().isdecimal() or int(prompt) >= classes - 1:
-            raise ValueError(f"prompt {prompt!r} is no class; expected a whole number from 0 to {classes - 2}")
+            raise NoSuchPrompt(f"prompt {prompt!r} is no class; expected a whole number from 0 to {classes - 2}")
         return int(prompt)
 
     def predict(self, network: Any, noisy: Tensor, time: Tensor, condition: Condition) -> Tensor:

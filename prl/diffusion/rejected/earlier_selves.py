@@ -42,6 +42,10 @@ class EarlierSelves(RejectedSource):
         super().__init__(every)
         if kept < 1:
             raise ValueError(f"EarlierSelves.kept is {kept}; expected at least 1 snapshot")
+        if sampling.guide is not None:
+            raise ValueError(
+                "EarlierSelves.sampling.guide is set, but rejected pictures are made without one; leave it out"
+            )
         self.kept, self.sampling = kept, sampling
         self.pool: list[Weights] = []
         self.drawn = 0

@@ -14,8 +14,9 @@ from prl.diffusion.snapshots import Weights
 class PolicyStates(RejectedSource):
     """Rejected states are those of a snapshot's sampler, and what it predicted there is their target (2510.18353).
 
-    A state x_t is reached from noise in steps of the same length, without guidance, and ends at the time of the chosen
-    picture of its row, so times along a trajectory differ from row to row as those that the authors perturb. In
+    A state x_t is reached from noise in steps of the same length, without guidance and without a flow's shift, and ends
+    at the time of its row, which is that of the chosen picture with `noise.share_time`. So times along a trajectory
+    differ from row to row as those that the authors perturb. In
     `DiffusionDRO` the error of such a state says how far the policy has left its snapshot. With `every: 1` it has not:
     the error is 0 and has no gradient, and the reference's error there decides alone how far the chosen picture has to
     lead.

@@ -80,6 +80,9 @@ class ClipScorer(nn.Module):
         return self.clip.visual_projection(found.pooler_output)
 
     def _pixels(self, images: Tensor) -> Tensor:
+        """Scale pictures as the model reads them. Raises ValueError for clips, or another number of channels."""
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"pictures have shape {tuple(images.shape[1:])}; CLIP reads (3, H, W), and no clips")
         size = (self.image_size, self.image_size)
         if images.shape[-2:] != size:
             images = interpolate(images, size, mode="bilinear", antialias=True)

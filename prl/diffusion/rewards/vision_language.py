@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from prl.config import ModelSource
-from prl.models.adapters import is_adapted
+from prl.models.adapters import is_adapted, merge_adapters
+from prl.models.dropout import disable_dropout, own_dropout
 from prl.models.loading import add_lora
 from prl.models.location import ModelNotFoundError, is_hub_id
 from prl.models.quiet import quiet, without_bars
@@ -37,10 +39,10 @@ class VisionLanguageModel(nn.Module):
         if not getattr(processor, "chat_template", None):
             raise ValueError("the processor of this model has no chat template, so it cannot be asked")
         asked = [self._tokens(_chat([None], "?", answer)) for answer in ("Yes", "No")]
-        places = [n for n, (yes, no) in enumerate(zip(*asked, strict=False)) if yes != no]
-        if not places:
+        first = len(self._tokens(_chat([None], "?")))
+        if any(len(tokens) <= first for tokens in asked) or asked[0][first] == asked[1][first]:
             raise ValueError("the tokenizer of this model begins Yes and No with one token")
-        self.yes, self.no = (tokens[places[0]] for tokens in asked)
+        self.yes, self.no = (tokens[first] for tokens in asked)
 
     def log_odds(self, pictures: Sequence[Sequence[Tensor]], questions: Sequence[str]) -> Tensor:
         """Compute the log-odds of Yes against No as the first token of an answer: [N] float32.
@@ -76,10 +78,8 @@ class VisionLanguageModel(nn.Module):
 
     def save(self, folder: Path, question: str) -> None:
         """Write model, processor and question. Adapters are put into the weights of the copy that is written."""
-        from copy import deepcopy
-
-        whole = deepcopy(self.model).merge_and_unload() if is_adapted(self.model) else self.model
-        with quiet(), without_bars(), deepspeed_left_alone():
+        whole = merge_adapters(deepcopy(self.model)) if is_adapted(self.model) else self.model
+        with quiet(), without_bars(), deepspeed_left_alone(), own_dropout(whole):
             whole.save_pretrained(folder)
             self.processor.save_pretrained(folder)
         write_text(folder / QUESTION, json.dumps({"question": question}, ensure_ascii=False) + "\n")
@@ -120,11 +120,16 @@ def _ending(chat: list[dict[str, Any]]) -> dict[str, bool]:
 
 
 def _image(picture: Tensor) -> Any:
-    """Turn numbers from -1 to 1 into a picture of pillow, which every processor reads."""
+    """Turn numbers from -1 to 1 into a picture of pillow, which every processor reads. Raises ValueError for a clip."""
     from PIL import Image
 
+    if picture.dim() != 3 or len(picture) not in (1, 3):
+        raise ValueError(
+            f"a picture has shape {list(picture.shape)}; a judge of pictures and text reads [C, H, W] with 1 or 3 "
+            "channels, and no clips"
+        )
     pixels = ((picture.detach().float() + 1) * 127.5).round().clamp(0, 255).byte().movedim(0, -1)
-    return Image.fromarray(pixels.cpu().numpy())
+    return Image.fromarray(pixels.expand(-1, -1, 3).cpu().numpy())
 
 
 def load_vision_language(source: ModelSource) -> VisionLanguageModel:
@@ -136,6 +141,11 @@ def load_vision_language(source: ModelSource) -> VisionLanguageModel:
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    for name in ("config", "tokenizer", "chat_template_kwargs", "chat_template_date"):
+        if getattr(source, name) is not None:
+            raise ValueError(f"model.{name} is not read for models of pictures and text; leave it out")
+    if source.trust_remote_code:
+        raise ValueError("model.trust_remote_code: no code of a model's folder is run; leave it out")
     assert source.path is not None
     folder = Path(source.path).expanduser()
     if not folder.exists() and not is_hub_id(source.path):
@@ -144,10 +154,14 @@ def load_vision_language(source: ModelSource) -> VisionLanguageModel:
     try:
         with quiet(), without_bars(), deepspeed_left_alone():
             processor = AutoProcessor.from_pretrained(where)
-            model = AutoModelForImageTextToText.from_pretrained(where, dtype=getattr(torch, source.dtype))
+            settings = {"dtype": getattr(torch, source.dtype), "attn_implementation": source.attn_implementation}
+            model = AutoModelForImageTextToText.from_pretrained(where, **settings)
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"model {source.path} cannot be read as one of pictures and text: {reason}") from error
+    disable_dropout(model)
+    if source.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     return VisionLanguageModel(add_lora(model, source.lora) if source.lora else model, processor)
 
 

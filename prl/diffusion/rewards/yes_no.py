@@ -41,18 +41,30 @@ class ConsistencyReward(ImageReward):
         rows: rows of the grid.
         columns: its columns.
         question: what is asked of two figures, where {prompt} stands for the prompt; that of the folder when null.
+        batch_size: pairs of figures of one pass.
+        dtype: type of the weights, such as bfloat16.
 
     Raises:
         ValueError: for a grid of less than two figures, or a model without a question.
     """
 
-    def __init__(self, path: str, rows: int = 2, columns: int = 2, question: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        rows: int = 2,
+        columns: int = 2,
+        question: str | None = None,
+        batch_size: int = 64,
+        dtype: str = "float32",
+    ) -> None:
         super().__init__()
+        _check_batch_size("ConsistencyReward", batch_size)
+        self.batch_size = batch_size
         if rows < 1 or columns < 1 or rows * columns < 2:
             raise ValueError(f"ConsistencyReward has a grid of {rows} x {columns}; expected two figures at least")
         self.path, self.rows, self.columns = path, rows, columns
         self.question = _asked("ConsistencyReward", path, question)
-        self.model: Any = freeze(load_vision_language(ModelSource(path=path)))
+        self.model: Any = freeze(load_vision_language(ModelSource(path=path, dtype=dtype)))  # type: ignore[arg-type]
 
     @torch.no_grad()
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -63,7 +75,7 @@ class ConsistencyReward(ImageReward):
         figures = [part for row in images.chunk(self.rows, -2) for part in row.chunk(self.columns, -1)]
         questions = [filled(self.question, prompt) for prompt in prompts]
         found = [
-            self.model.log_odds(list(zip(first, second, strict=True)), questions).sigmoid()
+            _in_batches(self.model, list(zip(first, second, strict=True)), questions, self.batch_size).sigmoid()
             for first, second in combinations(figures, 2)
         ]
         return torch.stack(found).mean(0)
@@ -76,21 +88,36 @@ class VisionJudge(ImageJudge):
         path: folder or hub id of the model.
         question: what is asked of two pictures, where {prompt} stands for the prompt; that of a folder of
             `YesNoJudgeModule` when null.
+        batch_size: pairs of one pass.
+        dtype: type of the weights, such as bfloat16.
 
     Raises:
         ValueError: for a model without a question.
     """
 
-    def __init__(self, path: str, question: str | None = None) -> None:
+    def __init__(self, path: str, question: str | None = None, batch_size: int = 64, dtype: str = "float32") -> None:
         super().__init__()
+        _check_batch_size("VisionJudge", batch_size)
+        self.batch_size = batch_size
         self.path, self.question = path, _asked("VisionJudge", path, question)
-        self.model: Any = freeze(load_vision_language(ModelSource(path=path)))
+        self.model: Any = freeze(load_vision_language(ModelSource(path=path, dtype=dtype)))  # type: ignore[arg-type]
 
     @torch.no_grad()
     def compare(self, first: Tensor, second: Tensor, prompts: Sequence[str]) -> Tensor:
         """Ask about each pair: [N]."""
         questions = [filled(self.question, prompt) for prompt in prompts]
-        return self.model.log_odds(list(zip(first, second, strict=True)), questions)
+        return _in_batches(self.model, list(zip(first, second, strict=True)), questions, self.batch_size)
+
+
+def _in_batches(model: Any, pairs: list[tuple[Tensor, Tensor]], questions: list[str], size: int) -> Tensor:
+    """Ask about pairs, so many in a pass: log-odds [N]."""
+    starts = range(0, len(pairs), size)
+    return torch.cat([model.log_odds(pairs[at : at + size], questions[at : at + size]) for at in starts])
+
+
+def _check_batch_size(name: str, size: int) -> None:
+    if size < 1:
+        raise ValueError(f"{name}.batch_size is {size}; expected at least 1")
 
 
 def _asked(name: str, path: str, question: str | None) -> str:

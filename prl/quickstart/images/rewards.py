@@ -64,12 +64,13 @@ class LikenessToReferences(ImageReward):
         references: .jsonl file of pictures of the subject, rows of prompt and image.
     """
 
+    references: Tensor
+
     def __init__(self, references: str) -> None:
         super().__init__()
         files, names = read_references(references)
         pictures = [as_tensor(files.read(name, "image")) for of_prompt in names.values() for name in of_prompt]
         self.register_buffer("references", torch.stack(pictures), persistent=False)
-        self.references: Tensor
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Compare pictures with all references: [N]."""

@@ -13,7 +13,7 @@ from prl.diffusion.guides import NegativeGuide, RewardGuide
 from prl.diffusion.rewards import NoisyLatentReward
 from prl.diffusion.rewards.conv_scorer import ConvScorer
 from prl.diffusion.sampling import Prompted
-from tests.helpers.pictures import PROMPTS, tokenizer, write_class_conditional, write_stable_diffusion_3
+from tests.helpers.pictures import PROMPTS, tokenizer, write_class_conditional, write_stable_diffusion_3, write_wan
 
 pytest.importorskip("diffusers")
 
@@ -25,6 +25,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guides")
     write_stable_diffusion_3(folder / "flow", latent=False)
     write_stable_diffusion_3(folder / "worse", 1, latent=False)
+    write_stable_diffusion_3(folder / "latents")
     write_class_conditional(folder / "classes")
     torch.manual_seed(0)
     ConvScorer(tokenizer(), image_size=8, width=8, time_input=True).save(folder / "reward")
@@ -60,6 +61,23 @@ def test_away_from_the_model_itself_changes_nothing(home) -> None:
     denoiser, predict, noisy, time = parts(home)
     found = NegativeGuide(str(home / "flow"), 6.5, prompted=True).around(predict, denoiser, TEXTS, CPU)(noisy, time)
     torch.testing.assert_close(found, predict(noisy, time), rtol=1e-4, atol=1e-5)
+
+
+def test_a_worse_network_has_the_type_of_the_model_and_the_size_of_its_clips(home, tmp_path) -> None:
+    rough, network = load_denoiser(ModelSource(path=str(home / "flow"), dtype="bfloat16"), 0)
+    assert NegativeGuide(str(home / "worse")).network_for(rough).dtype == torch.bfloat16
+    noisy, time = torch.zeros(2, 3, 8, 8), torch.tensor([0.3, 0.8]).double()
+    predict = Prompted(rough, network, rough.encode(TEXTS, CPU))
+    assert NegativeGuide(str(home / "worse")).around(predict, rough, TEXTS, CPU)(noisy, time).isfinite().all()
+    video, _ = load_denoiser(ModelSource(path=str(write_wan(tmp_path))), 6, [5, 8, 8])
+    assert NegativeGuide(str(tmp_path)).network_for(video) is not None
+
+
+@pytest.mark.parametrize(("folder", "said"), [("classes", "a pipeline of ClassConditional"), ("latents", "latents of")])
+def test_a_worse_network_of_another_kind_is_refused(folder, said, home) -> None:
+    denoiser, _ = load_denoiser(ModelSource(path=str(home / "flow")), 0)
+    with pytest.raises(ValueError, match=said):
+        NegativeGuide(str(home / folder)).network_for(denoiser)
 
 
 def test_what_cannot_guide_is_refused(home) -> None:

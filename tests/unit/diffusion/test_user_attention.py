@@ -177,5 +177,5 @@ def test_what_cannot_be_read_is_named(folders, tmp_path) -> None:
     with pytest.raises(ModelNotFoundError, match=f"has no {WEIGHTS}"):
         load_user_attention(*read(folders["unet"]), tmp_path)
     denoiser, network = read(write_class_conditional(tmp_path / "classes"))
-    with pytest.raises(ValueError, match="UNet2DModel has no attention over prompts beside which users"):
+    with pytest.raises(ValueError, match="attention over users is not made for a UNet2DModel"):
         add_user_attention(denoiser, network, WIDTH)

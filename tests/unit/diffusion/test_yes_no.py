@@ -109,6 +109,30 @@ def test_a_vision_language_model_judges_pairs_of_a_prompt(folder) -> None:
     torch.testing.assert_close(found.rewards.view(2, 2).sum(1), torch.ones(2))
 
 
+def test_grey_pictures_are_read_and_clips_refused(folder) -> None:
+    judge = read(folder)
+    grey = [[each[:1] for each in pair] for pair in pictures()]
+    coloured = [[each[:1].expand(3, -1, -1) for each in pair] for pair in pictures()]
+    torch.testing.assert_close(judge.log_odds(grey, QUESTIONS), judge.log_odds(coloured, QUESTIONS))
+    with pytest.raises(ValueError, match=r"has shape \[3, 5, 8, 8\]; a judge of pictures and text reads"):
+        judge.log_odds([[torch.zeros(3, 5, 8, 8)]], ["?"])
+
+
+def test_batches_change_nothing(folder) -> None:
+    images = torch.stack([torch.cat(tuple(pair), -1) for pair in pictures()])
+    whole, parts = (ConsistencyReward(str(folder), rows=1, question="{prompt} ?", batch_size=size) for size in (64, 3))
+    texts = ["a red circle", "a blue square"] * 2
+    torch.testing.assert_close(whole.score(images, texts), parts.score(images, texts))
+    with pytest.raises(ValueError, match="VisionJudge.batch_size is 0"):
+        VisionJudge(str(folder), "?", batch_size=0)
+
+
+def test_settings_that_are_not_read_are_refused(folder) -> None:
+    for name, value in (("tokenizer", "x"), ("chat_template_kwargs", {"a": 1})):
+        with pytest.raises(ValueError, match=f"model.{name} is not read"):
+            load_vision_language(ModelSource(path=str(folder), **{name: value}))
+
+
 def test_adapters_are_trained_and_merged(folder, tmp_path) -> None:
     judge = load_vision_language(ModelSource(path=str(folder), lora=LoRA(rank=2, target_modules=["q_proj"])))
     torch.manual_seed(0)
