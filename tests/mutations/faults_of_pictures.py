@@ -99,14 +99,4 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("identical-by-name", "row[0][1] == row[1][1] for row in seen", "row[0][0] != row[1][0] for row in seen"),
         ),
     ),
-    "lightning_modules/look_ahead.py": (
-        "u.reward_passes",
-        (
-            (
-                "equal-responses-are-compared",
-                "texts := dict.fromkeys(record.extra[COLUMN])) < 2",
-                "texts := dict.fromkeys(record.extra[COLUMN])) < 1",
-            ),
-        ),
-    ),
 }

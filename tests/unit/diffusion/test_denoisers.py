@@ -70,6 +70,15 @@ def test_shapes_and_processes(kind, folders) -> None:
     assert not any(each.requires_grad for each in denoiser.parameters())
 
 
+def test_pictures_come_back_as_the_autoencoder_gives_them(kind, folders) -> None:
+    """The scaling of latents is taken back, whatever it is; what it is, the pipelines' own loops tell."""
+    denoiser, _ = read(folders[kind])
+    images = torch.rand(2, *denoiser.image_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    vae = denoiser.vae
+    expected = images if vae is None else vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
+    torch.testing.assert_close(denoiser.to_images(denoiser.to_latents(images)), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_each_row_is_read_by_itself(kind, folders) -> None:
     denoiser, network = read(folders[kind])
     noisy, time, condition = inputs(kind, denoiser)
