@@ -10,11 +10,16 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("pairs-are-never-packed", 'PrefixSharing(packed, "packed")', 'PrefixSharing("off", "packed")'),
             ("guides-with-ids-of-their-own", '            check_same_ids(source, tokenizer, setting=f"guides.{name}")\n', "            pass\n"),
-            ("preference-pairs-count-alike", "weighted_mean(losses, weights,", "weighted_mean(losses, torch.ones_like(weights),"),
             ("heads-learn-nothing", "+ list(self.heads.parameters())", ""),
             ("a-critic-at-the-policys-rate", "**({} if critic is None else {", "**({} if True else {"),
             ("drift-forgotten-on-resume", '        self.run_state.register("drift", self.drift)\n', ""),
             ("state-of-the-objective-forgotten", "        self.run_state.register_methods(objective=objective)\n", ""),
+        ),
+    ),
+    "lightning_modules/pair_training.py": (
+        _STAGE,
+        (
+            ("preference-pairs-count-alike", "weighted_mean(losses, weights,", "weighted_mean(losses, torch.ones_like(weights),"),
             ("preference-validation-without-weights", "(columns[0] * weights).sum() / weights.sum()", "columns[0].mean()"),
             ("ties-count-as-right-or-wrong", "agreement(margin, target) * counted, counted", "agreement(margin, target), counted >= 0"),
             ("validation-margin-away-from-the-label", "((2 * target - 1) * margin).mean()", "margin.mean()"),
