@@ -68,3 +68,21 @@ def test_a_reward_objective_of_ones_own_trains_a_judge_and_a_scalar_model(
     assert (type(cli.model.objective).__name__, cli.model.objective.scale) == ("MarginBradleyTerry", 0.25)
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
     assert (tmp_path / "run" / "model" / "prl_judge.json").is_file()
+
+
+def test_a_reward_and_a_judge_of_pictures_of_ones_own(mine: Path, tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    from tests.helpers.pictures import write_pictures, write_stable_diffusion_3
+    from tests.integration.test_image_runs import arguments
+    from tests.integration.test_tensorboard import events, scalars
+
+    write_pictures(tmp_path / "data")
+    write_stable_diffusion_3(tmp_path / "flow", latent=False)
+    rate = {"class_path": "prl.diffusion.rewards.WinRate", "init_args": {"judge": "mine.Redder"}}
+    for name, reward in (("Redness", "mine.Redness"), ("Redder", json.dumps(rate))):
+        own = (f"{MODEL}reward", reward, f"{MODEL}heldout_reward", "mine.Redness", f"{MODEL}iterations", "2")
+        run_stage(arguments(tmp_path, "trajectory_policy", tmp_path / name, *own))
+        found = scalars(events(tmp_path / name))
+        assert "val/heldout_reward" in found
+        if name == "Redder":  # a share of the pictures of a prompt
+            assert {value for _, value in found["reward/score"]} == {0.5}
