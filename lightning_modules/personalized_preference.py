@@ -59,18 +59,25 @@ class PersonalizedPreferenceModule(DenoisingPreferenceModule):
             raise ValueError(
                 "rejected is set, but rows with users are pairs, whose rejected pictures they chose; leave it out"
             )
-        self.users, self.user_dropout = Users(users), user_dropout
+        self.examples, self.user_dropout = users, user_dropout
+        self.users: Any = None
+
+    def read_users(self) -> Users:
+        """Read the comparisons of users at the first call; a config alone can be printed without them."""
+        if self.users is None:
+            self.users = Users(self.examples)
+        return self.users
 
     def build_encoder(self) -> ImagePairEncoder:
         """Build the encoder of pairs with users; the data module calls this."""
         encoder: Any = super().build_encoder()  # of pairs, because `rejected` is not set
-        encoder.read_users(self.users.numbers, self.users.examples.path)
+        encoder.read_users(self.read_users().numbers, self.examples.path)
         return encoder
 
     def configure_export(self) -> None:
         """Read the pipeline, and add the attention over users."""
         super().configure_export()
-        add_user_attention(self.denoiser, self.model, self.users.width, self.noise_seed)
+        add_user_attention(self.denoiser, self.model, self.read_users().width, self.noise_seed)
         assert self.source.path is not None
         if (folder := Path(self.source.path).expanduser()).joinpath(WEIGHTS).is_file():
             load_user_attention(self.denoiser, self.model, folder)
@@ -86,8 +93,8 @@ class PersonalizedPreferenceModule(DenoisingPreferenceModule):
 
     def inputs(self) -> Inputs:
         """Hash the comparisons of users and the network that reads them, too."""
-        found = {**super().inputs(), "model.users.examples": self.users.fingerprint}
-        return found | folder_inputs("model.users.features", self.users.examples.features)
+        found = {**super().inputs(), "model.users.examples": self.read_users().fingerprint}
+        return found | folder_inputs("model.users.features", self.examples.features)
 
     def conditions(
         self,

@@ -175,7 +175,7 @@ def test_settings_and_rows_that_cannot_work_are_refused(home) -> None:
     with pytest.raises(DataError, match="users.per_user"):
         PersonalizedPreferenceModule(
             ModelSource(path=str(home / "flow")), UserExamples(str(home / "users.jsonl"), str(home / "scorer"), 3)
-        )
+        ).build_encoder()
     encoder = made(home).build_encoder()
     prompt = ({"role": "user", "content": PROMPTS[0]},)
     with encoder.reading(home):
