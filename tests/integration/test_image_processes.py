@@ -19,11 +19,16 @@ pytest.importorskip("diffusers")
 
 ONE_STEP = (f"{MODEL}update.epochs", "1", f"{MODEL}update.minibatches", "1", f"{MODEL}kl.coef", "0.1")
 CASES = [
-    pytest.param("preference", "ddp", id="preference-ddp"),
     *(
         pytest.param(stage, strategy, id=f"{stage}-{strategy}", marks=pytest.mark.slow)
         for stage, strategy in (
-            *(("trajectory_policy", "ddp"), ("base", "ddp"), ("preference", "fsdp2"), ("preference", "zero2")),
+            *(
+                ("preference", "ddp"),
+                ("trajectory_policy", "ddp"),
+                ("base", "ddp"),
+                ("preference", "fsdp2"),
+                ("preference", "zero2"),
+            ),
             *(("trajectory_policy", "fsdp2"), ("trajectory_policy", "zero2"), ("preference", "zero3")),
             *(("self_npo", "ddp"), ("self_npo", "fsdp2"), ("self_npo", "zero2"), ("self_npo", "zero3")),
         )
