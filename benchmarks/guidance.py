@@ -20,7 +20,7 @@ REPEATS, STEPS = 4, 10
 
 
 class Variant(NamedTuple):
-    """How a row of the table is sampled."""
+    """Settings of the sampler in a row of the table."""
 
     guide: str = "none"
     """none; reward: by the gradient of the noisy reward; away from the base model without the prompt (null), from the

@@ -97,7 +97,7 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
 
     @property
     def _reads_reference(self) -> bool:
-        """Whether the objective reads a reference that stays, the start of the run or `reference`."""
+        """Tell whether the objective reads a fixed reference: the start of the run, or `reference`."""
         return self.objective.needs_reference and not self.reference_moves
 
     def build_encoder(self) -> ImagePairEncoder | ChosenEncoder:
@@ -126,7 +126,7 @@ class DenoisingPreferenceModule(DenoisingStage, PairTraining):
 
     @property
     def starts_as_reference(self) -> bool:
-        """Whether the network holds its own start, which is then the reference."""
+        """Tell whether the network still holds the weights it started from, so that it is the reference too."""
         return is_adapted(self.model)
 
     def as_reference(self) -> AbstractContextManager[None]:

@@ -23,7 +23,7 @@ class PairTraining(TrainingModule):
     objective: PreferenceObjective
     drift: DriftMonitor
     reference_moves = False
-    """Whether the reference changes in a run, so that log-ratios to it do not tell how far the policy has gone."""
+    """True where the reference changes in a run; log-ratios to it then do not measure the policy's drift."""
     _validated: list[tuple[Tensor, Tensor]]
 
     @abstractmethod

@@ -77,7 +77,7 @@ def read_texts(record: PreferencePair, name: str) -> list[str]:
 
 
 def read_user(record: PreferencePair) -> str:
-    """Read who made a comparison, text or a whole number in the column `user`. Raises RowError where there is none."""
+    """Read the user of a comparison from the column `user`: text or a whole number. Raises RowError without one."""
     value = record.extra.get("user")
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise missing_column(record, "user", "the name or number of a user in every row")

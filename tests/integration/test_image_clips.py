@@ -11,7 +11,7 @@ from prl.cli.app import run_stage
 from prl.config import ModelSource
 from prl.data import DataError
 from prl.diffusion.denoisers import load_denoiser
-from prl.diffusion.rewards import LearnedImageReward
+from prl.diffusion.rewards import LearnedImageReward, NoisyLatentReward
 from prl.diffusion.rewards.conv_scorer import ConvScorer
 from tests.helpers.pictures import tokenizer, write_pictures, write_wan
 from tests.integration.runs import differences, last_checkpoint
@@ -71,6 +71,16 @@ def test_a_reward_of_clips_is_trained_and_read(home, tmp_path) -> None:
     assert not torch.equal(reward.score(clips, ["a red circle"] * 2), reward.score(still, ["a red circle"] * 2))
     with pytest.raises(ValueError, match=r"pictures have shape \(3, 8, 8\); this reward model reads \(3, 5, 8, 8\)"):
         reward.score(clips[:, :, 0], ["a red circle"] * 2)
+
+
+def test_a_reward_of_noisy_clips_is_trained(home, tmp_path) -> None:
+    own = (f"{MODEL}noisy.pipeline", str(home / "pixels"), f"{MODEL}noisy.clip", "[5, 8, 8]")
+    run_stage(reward_arguments(home, tmp_path, "scorer", *own))
+    reward = NoisyLatentReward(str(tmp_path / "model"))
+    clips, share = torch.rand(2, 3, 5, 8, 8, requires_grad=True), torch.tensor([0.1, 0.9])
+    reward.score(clips, ["a red circle"] * 2, share).sum().backward()
+    assert clips.grad is not None
+    assert clips.grad.flatten(1).any(1).all()
 
 
 def test_clips_of_another_length_are_refused_with_their_row(home, tmp_path) -> None:

@@ -33,7 +33,7 @@ class Denoiser(nn.Module, ABC):
     part: ClassVar[str]
     """Name, in the pipeline, of the network that learns."""
     cross_attention: ClassVar[str | None] = None
-    """Name, in the blocks of the network, of the attention that reads prompts; None where there is none."""
+    """Name of the attention over prompts in the blocks of the network; None without one."""
     attention_settings: ClassVar[str] = ""
     """Argument of the network that hands further arguments to its attention."""
 

@@ -1,4 +1,4 @@
-"""Where rejected pictures come from when the data have none. `base.py` has the socket, other files one method each."""
+"""Sources of rejected pictures for data without them. `base.py` has the socket, other files one method each."""
 
 from prl.diffusion.rejected.base import RejectedRows, RejectedSource
 from prl.diffusion.rejected.earlier_selves import EarlierSelves

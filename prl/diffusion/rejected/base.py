@@ -46,7 +46,7 @@ class RejectedSource(ABC):
     """
 
     is_reference: bool = False
-    """Whether the network that makes the pictures is also the reference, in place of the start of the run."""
+    """True where the network that makes the pictures is the reference too, in place of the start of the run."""
 
     def __init__(self, every: int) -> None:
         if every < 1:
