@@ -16,7 +16,7 @@ from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong, tokenizer_hash
 from prl.distributed import global_sum, world_size
 from prl.judge.encoding import ComparisonEncoder
-from prl.judge.generative import save_judge
+from prl.judge.files import save_judge
 from prl.judge.template import JudgeTemplate
 from prl.models.limits import check_fits
 from prl.models.loading import load_causal_lm, load_tokenizer

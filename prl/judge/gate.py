@@ -1,7 +1,9 @@
 """Gate before pairwise PPO: a judge whose passport breaks a limit is reported, or refused."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from prl.config import JudgeGate
@@ -41,7 +43,7 @@ _LIMITS = {
         "the judge follows length: balance the lengths of its training pairs",
     ),
     "max_ece": _Limit(
-        "ece", "calibration error", "stop earlier, smooth the labels, or set the fitted temperature in prl_judge.json"
+        "ece", "calibration error", "stop earlier, smooth the labels, or calibrate it (`prl judge --calibrate`)"
     ),
     "max_order_gap": _Limit("order_gap", "order gap", _BOTH_ORDERS),
     "max_flip_rate": _Limit("flip_rate", "flip rate", _BOTH_ORDERS),
@@ -73,13 +75,13 @@ def check_judge(judge: RewardSource, gate: JudgeGate) -> None:
         return
     for source in judge.leaves():
         if source.folder is not None:
-            _check_folder(source.folder, gate, source.dtype or DTYPE)
+            _check_folder(source.folder, gate, source.dtype or DTYPE, source.described_otherwise())
         elif rank() == 0:
             log.warning("judge_gate: %s has no folder, hence no passport; it is not checked", type(source).__name__)
 
 
-def _check_folder(folder: str, gate: JudgeGate, dtype: str) -> None:
-    problems = folder_problems(judge_folder(folder), gate, dtype)
+def _check_folder(folder: str, gate: JudgeGate, dtype: str, otherwise: dict[str, Any]) -> None:
+    problems = folder_problems(judge_folder(folder), gate, dtype, otherwise)
     if not problems:
         return
     if gate.mode == "refuse":
@@ -94,13 +96,16 @@ def _check_folder(folder: str, gate: JudgeGate, dtype: str) -> None:
         log.warning("judge_gate: training goes on all the same; model.init_args.judge_gate.mode: refuse would end it")
 
 
-def folder_problems(folder: str, gate: JudgeGate, dtype: str = DTYPE) -> list[str]:
+def folder_problems(
+    folder: str, gate: JudgeGate, dtype: str = DTYPE, otherwise: Mapping[str, Any] = MappingProxyType({})
+) -> list[str]:
     """Describe what is wrong with the passport of a folder, one line each; empty when the judge passes.
 
     Args:
         folder: folder of a judge.
         gate: the limits.
         dtype: type in which the judge will work.
+        otherwise: what the settings of the run say in place of the folder (`RewardSource.described_otherwise`).
     """
     read_judge_file(folder)
     try:
@@ -113,8 +118,9 @@ def folder_problems(folder: str, gate: JudgeGate, dtype: str = DTYPE) -> list[st
             f"`prl judge --judge {folder} --pairs FILE --write-passport`"
         ]
     problems = []
-    for name, now in describe_judge(folder, dtype).items():
-        then = described(passport).get(name)
+    here, measured = {**describe_judge(folder, dtype), **otherwise}, described(passport)
+    for name in dict.fromkeys((*here, *measured)):
+        now, then = here.get(name), measured.get(name)
         if then != now and name == "dtype":
             problems.append(
                 f"the judge is to work in {now} and was measured in {then}, so its margins are others; measure it with "

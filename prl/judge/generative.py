@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from prl.config import ModelSource
 from prl.data.tokens import EncodingCounts, left_pad
 from prl.judge.base import Comparison, PairwiseJudge
 from prl.judge.encoding import ComparisonEncoder
+from prl.judge.files import plain_json, save_judge, saved_template
 from prl.judge.kv_cache import PrefixCache, Reading
-from prl.judge.template import JudgeTemplate
+from prl.judge.template import JudgeTemplate, without_thinking
 from prl.models.adapters import AdapterOnBase, check_same_base
 from prl.models.limits import check_fits
-from prl.models.loading import freeze, load_causal_lm, load_tokenizer, save_model
+from prl.models.loading import freeze, load_causal_lm, load_tokenizer
 from prl.models.policy import float32_outputs, in_own_type, verdict_logits, verdict_margins
 from prl.models.prefix_sharing.packing import pack, tree_size
 from prl.models.prefix_sharing.tree_attention import (
@@ -28,7 +28,14 @@ from prl.models.prefix_sharing.tree_attention import (
     dtype_of,
     packed_logits,
 )
-from prl.rewards.folder import JUDGE_FILE, TEMPLATE_FILE, discard_passport, judge_folder, read_judge_file
+from prl.rewards.folder import (
+    JUDGE_FILE,
+    TEMPLATE_FILE,
+    judge_folder,
+    made_elsewhere,
+    read_judge_file,
+)
+from prl.rewards.layout import tell_if_layout_matters
 from prl.types import Conversation
 from prl.verdict import Verdict
 
@@ -46,6 +53,9 @@ class GenerativeJudge(PairwiseJudge):
             `fused`. No cache when null.
         share_base_model: in a run of PPO, use the policy's base model instead of reading the base model again; `path`
             then holds adapters alone, of the base model that the policy's adapters are on.
+        template: how a comparison is put to a model whose folder does not say it, such as an instruct model; the
+            default template when null.
+        max_length: longest comparison of such a model, tokens; its positions, at most 4096, when null.
     """
 
     def __init__(
@@ -56,8 +66,11 @@ class GenerativeJudge(PairwiseJudge):
         fused: SharingMode = "auto",
         prefix_cache_gib: float | None = None,
         share_base_model: bool = False,
+        template: JudgeTemplate | None = None,
+        max_length: int | None = None,
     ) -> None:
         super().__init__()
+        self.template, self.max_length = template, max_length
         self.share_base_model = share_base_model
         self.prefix_cache_gib = prefix_cache_gib
         self.prefixes: PrefixCache | None = None
@@ -68,7 +81,7 @@ class GenerativeJudge(PairwiseJudge):
         self.folder = path
         self.model: Any = None
         self.encoder: ComparisonEncoder | None = None
-        self.temperature = 1.0
+        self.temperature, self.position_offset = 1.0, 0.0
 
     @property
     def verdict_words(self) -> tuple[str, str]:
@@ -107,7 +120,7 @@ class GenerativeJudge(PairwiseJudge):
         if self.model is not None:
             return
         self.folder = judge_folder(self.path)
-        settings = read_judge_file(self.folder)
+        settings = self._with_own(read_judge_file(self.folder))
         if settings["kind"] != "generative":
             raise ValueError(
                 f"{self.path} holds a {settings['kind']} judge, not a generative one; name the class "
@@ -115,13 +128,15 @@ class GenerativeJudge(PairwiseJudge):
             )
         source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
         template = saved_template(settings, self.folder)
+        tokenizer = load_tokenizer(source)
+        if "template" not in settings or self.template is not None:
+            template = without_thinking(template, tokenizer)
         copied = Path(self.folder) / TEMPLATE_FILE
         if copied.is_file() and copied.read_text(encoding="utf-8") != template.text:
             raise ValueError(
                 f"{copied} differs from the template in {JUDGE_FILE}, which is the one that is read; the judge knows "
                 "only the template that it was trained with, so put the old text back"
             )
-        tokenizer = load_tokenizer(source)
         check_fits(source, tokenizer, settings["max_length"], role="judge", setting=f"max_length in its {JUDGE_FILE}")
         self.encoder = ComparisonEncoder(tokenizer, template, settings["max_length"])
         found = list(self.encoder.verdict_ids)
@@ -131,15 +146,42 @@ class GenerativeJudge(PairwiseJudge):
                 f"{self.path}: the tokenizer now writes the verdict words {template.verdicts} as tokens {found}, in "
                 f"training they were {saved}; restore the tokenizer that was saved with the judge"
             )
-        self.temperature = settings.get("temperature", 1.0)
+        self.temperature, self.position_offset = settings.get("temperature", 1.0), settings.get("position_offset", 0.0)
         self.model = (
             freeze(load_causal_lm(source)) if self._attached is None else AdapterOnBase(*self._attached, self.folder)
         )
+        if made_elsewhere(self.folder, settings) and self._attached is None:
+            tell_if_layout_matters(self._first_orders, self.model, self.path, self.dtype)
+            self.encoder.counts, self.prefix_sharing.tokens = EncodingCounts(), TokenCounts()
         if self.prefix_cache_gib is not None:
             sample = self.encoder.compare([{"role": "user", "content": "Which one?"}], "This one.", "That one.")
             assert sample is not None, "a judge cuts, and skips nothing"
             self.encoder.counts = EncodingCounts()  # the trial was no comparison
             self.prefixes = PrefixCache(self.prefix_cache_gib, self.model, sample[0])
+
+    def _with_own(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Put the arguments for a model that no judge's folder describes among its settings.
+
+        Raises:
+            ValueError: for a folder that names another template or length, with which it was trained or measured.
+        """
+        own: dict[str, Any] = {} if self.template is None else {"template": asdict(self.template)}
+        own = own if self.max_length is None else {**own, "max_length": self.max_length}
+        described = "template" in settings
+        if described and (changed := [name for name, value in own.items() if settings.get(name) != plain_json(value)]):
+            raise ValueError(
+                f"{changed[0]} is given for the judge in {self.path}, whose {JUDGE_FILE} has another, with which it "
+                f"was trained or measured; leave {changed[0]} out, or give the model itself in place of this folder"
+            )
+        return settings if described else {**settings, **own}
+
+    def _first_orders(self, prompts: list[Conversation], texts: list[str]) -> torch.Tensor:
+        return self.margins([(prompt, text, "I do not know.") for prompt, text in zip(prompts, texts, strict=True)])
+
+    def described_otherwise(self) -> dict[str, Any]:
+        """Return what the arguments set in place of the folder, in the form of `describe_judge`."""
+        own: dict[str, Any] = {} if self.template is None else {"template_fingerprint": self.template.fingerprint}
+        return own if self.max_length is None else {**own, "max_length": self.max_length}
 
     def truncated_fraction(self) -> float:
         """Return the share of comparisons so far that were longer than the judge's `max_length`."""
@@ -174,7 +216,7 @@ class GenerativeJudge(PairwiseJudge):
             rows = [self.encoder.compare(*comparison) for comparison in comparisons]
             readings = [row[0] for row in rows if row]
             found = batched_margins(self.model, readings, self.encoder, self.max_batch_tokens, self.prefix_sharing)
-            return found / self.temperature
+            return (found - self.position_offset) / self.temperature
 
     def _margins_from_kept(
         self, prefixes: PrefixCache, encoder: ComparisonEncoder, comparisons: list[Comparison]
@@ -190,28 +232,18 @@ class GenerativeJudge(PairwiseJudge):
         pad_id = int(encoder.tokenizer.pad_token_id)
         for numbers, logits in prefixes.logits(readings, pad_id, self.max_batch_tokens, self.tokens):
             result[torch.tensor(numbers, device=prefixes.device)] = verdict_margins(logits, verdict_ids)
-        return result / self.temperature
+        return (result - self.position_offset) / self.temperature
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that transformers loads, with the judge's settings beside it."""
         assert self.encoder is not None, "call load() first"
         if self._attached is not None:
             raise ValueError(f"{self.path} works on the policy's base model and has no weights of its own to write")
-        save_judge(folder, self.model, self.encoder.tokenizer, self.encoder, temperature=self.temperature)
-
-
-def saved_template(settings: dict[str, Any], folder: str | Path) -> JudgeTemplate:
-    """Read the template of a judge's settings file; the default one where a model was not trained as a judge.
-
-    Raises:
-        ValueError: naming the file, when it is none.
-    """
-    if "template" not in settings:
-        return JudgeTemplate()
-    try:
-        return JudgeTemplate(**{**settings["template"], "verdicts": tuple(settings["template"]["verdicts"])})
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{Path(folder) / JUDGE_FILE} is damaged: {error}") from None
+        save_judge(
+            *(folder, self.model, self.encoder.tokenizer, self.encoder),
+            temperature=self.temperature,
+            position_offset=self.position_offset,
+        )
 
 
 def batched_margins(
@@ -252,30 +284,3 @@ def _batches(rows: list[list[int]], readings: list[list[int]], max_tokens: int) 
             number = max(1, max_tokens // sized[0][0])
             yield [row for _, row in sized[:number]]
             sized = sized[number:]
-
-
-def save_judge(
-    folder: str | Path,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    encoder: ComparisonEncoder,
-    *,
-    temperature: float = 1.0,
-    merge: bool = True,
-) -> None:
-    """Write weights, tokenizer and the judge's settings; loads with plain transformers as a causal LM.
-
-    See `save_model` for `merge`.
-    """
-    discard_passport(folder)
-    save_model(model, tokenizer, folder, merge=merge)
-    (Path(folder) / TEMPLATE_FILE).write_text(encoder.template.text, encoding="utf-8")  # a copy for other programs
-    settings = {
-        "kind": "generative",
-        "template": asdict(encoder.template),
-        "template_fingerprint": encoder.template.fingerprint,
-        "verdict_ids": list(encoder.verdict_ids),
-        "max_length": encoder.max_length,
-        "temperature": temperature,
-    }
-    (Path(folder) / JUDGE_FILE).write_text(json.dumps(settings, indent=2) + "\n")

@@ -13,10 +13,11 @@ from prl.data.tokens import tokenizer_hash
 from prl.evaluation.judge.report import JudgedPairs
 from prl.judge.base import PairwiseJudge
 from prl.judge.examination import better_first, examine
-from prl.judge.generative import saved_template
+from prl.judge.files import saved_template
 from prl.models.loading import load_tokenizer
+from prl.models.location import linked_model
 from prl.models.model_card import renew_figures
-from prl.rewards.folder import PASSPORT_FILE, read_judge_file
+from prl.rewards.folder import PASSPORT_FILE, judge_folder, read_judge_file
 from prl.rewards.folder_checks import FORMAT, passport_fault
 from prl.system.json_files import read_object
 from prl.system.outputs import write_text
@@ -40,7 +41,7 @@ def issue_passport(
     return {
         "format": FORMAT,
         "prl": __version__,
-        "judge": judge.describe() or describe_judge(folder, judge.dtype or DTYPE),
+        "judge": judge.describe() or {**describe_judge(folder, judge.dtype or DTYPE), **judge.described_otherwise()},
         "data": {
             "file": Path(pairs.report.source).name,
             "file_sha256": pairs.report.sha256,
@@ -100,6 +101,7 @@ def describe_judge(folder: str | Path, dtype: str = DTYPE) -> dict[str, Any]:
     """Describe everything in the folder that decides a margin, and the type of the computation."""
     settings = read_judge_file(folder)
     template = saved_template(settings, folder).fingerprint if settings["kind"] == "generative" else None
+    offset = settings.get("position_offset", 0.0)
     tokenizer = load_tokenizer(ModelSource(path=str(folder)))
     return {
         "kind": settings["kind"],
@@ -109,18 +111,20 @@ def describe_judge(folder: str | Path, dtype: str = DTYPE) -> dict[str, Any]:
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         "weights_sha256": weights_hash(folder),
         "dtype": dtype,
+        **({"position_offset": offset} if offset else {}),
         **({"preference": settings["preference"]} if "preference" in settings else {}),
     }
 
 
 def weights_hash(folder: str | Path) -> str:
-    """Hash the contents of a folder's safetensors files, in the order of their names.
+    """Hash the contents of a folder's safetensors files, in the order of their names, or of a .gguf file.
 
     Raises:
         ValueError: when there are no safetensors files.
     """
     digest = hashlib.sha256()
-    files = sorted(Path(folder).glob("*.safetensors"))
+    folder = judge_folder(linked_model(str(folder)) or folder)
+    files = [Path(folder)] if folder.endswith(".gguf") else sorted(Path(folder).glob("*.safetensors"))
     if not files:
         raise ValueError(f"{folder} holds no .safetensors file, so it has no weights that could be measured")
     for path in files:

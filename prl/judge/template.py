@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from prl.data.chat import render_chat
+from prl.data.chat import chat_settings, render_chat, set_chat_settings
 from prl.data.templates import TemplateFailure, in_words, judge_template, render
+from prl.data.thoughts import CLOSE, opens_thoughts
 from prl.types import Conversation
 
 DEFAULT_TEMPLATE = """\
@@ -131,6 +132,22 @@ def compile_template(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase
     return CompiledTemplate(
         tuple(tuple(piece) for piece in pieces), (fields[0], fields[1], fields[2]), (verdict_ids[0], verdict_ids[1])
     )
+
+
+def without_thinking(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase) -> JudgeTemplate:
+    """Have a chat template that makes a model think leave the thoughts empty: the verdict is the next token.
+
+    Where the chat template has the variable `enable_thinking`, it is set to false for this tokenizer, unless its own
+    settings have it. Where the beginning of a response opens thoughts all the same, the answer prefix closes them.
+    """
+    if not template.chat or not tokenizer.chat_template:
+        return template
+    told = chat_settings(tokenizer).kwargs
+    if "enable_thinking" in tokenizer.get_chat_template() and "enable_thinking" not in told:
+        set_chat_settings(tokenizer, {**told, "enable_thinking": False})
+    if opens_thoughts(tokenizer) and CLOSE not in template.answer_prefix:
+        return replace(template, answer_prefix=f"\n{CLOSE}\n\n{template.answer_prefix}")
+    return template
 
 
 def _framed(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase, contents: dict[str, str]) -> str:

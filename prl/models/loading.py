@@ -36,6 +36,7 @@ from prl.models.location import (
     adapter_chain,
     check_holds,
     is_hub_id,
+    linked_model,
     location,
     pin_base,
 )
@@ -84,8 +85,8 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         ModelNotFoundError: when the folder is missing, or a hub id cannot be had.
         ValueError: when the tokenizer has no end-of-sequence token.
     """
-    path = source.tokenizer or source.path
-    assert path is not None  # ModelSource checked it
+    path = str(source.tokenizer or source.path)  # ModelSource checked that there is one
+    path = linked_model(path) or path
     check_holds(path, TOKENIZER_FILES, "copy it there from the base model, or set tokenizer to a folder that has one")
     with _reading(path) as where:
         tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=source.trust_remote_code)

@@ -8,6 +8,8 @@ from prl.models.damage import damaged
 
 ADAPTERS = "adapter_config.json"
 """File that makes a folder one of adapters."""
+JUDGE_FILE = "prl_judge.json"
+"""Settings of a judge beside its weights; in a folder without weights it names the model (`linked_model`)."""
 MODEL_FILES = (
     *("*.safetensors", "pytorch_model*.bin", "*.index.json", "config.json", "generation_config.json"),
     *("adapter_config.json", "adapter_model.*", "README.md", "rm_passport.json", "prl_judge.json", "*.jinja"),
@@ -96,16 +98,44 @@ def base_of(path: str) -> str | None:
         raise damaged(settings, error) from None
     if not isinstance(base, str) or not base:
         raise damaged(settings, f"base_model_name_or_path is {base!r}, expected a folder or a hub id")
-    wanted = Path(base).expanduser()
+    return _found_from(
+        folder, base, f"the base model {base} of the adapters in {path}", settings, "base_model_name_or_path"
+    )
+
+
+def linked_model(path: str) -> str | None:
+    """Find the model of a judge's folder that has settings alone, as calibration writes; None for any other path.
+
+    It is searched for as the base model of adapters is.
+
+    Raises:
+        ModelNotFoundError: when the model is a folder or file that is in no such place.
+        ValueError: when the file of the settings is damaged.
+    """
+    folder = Path(path).expanduser()
+    settings = folder / JUDGE_FILE
+    if not settings.is_file() or any((folder / name).is_file() for name in ("config.json", ADAPTERS)):
+        return None
+    try:
+        model = json.loads(settings.read_text(encoding="utf-8")).get("model")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise damaged(settings, error) from None
+    if model is None:
+        return None
+    if not isinstance(model, str) or not model:
+        raise damaged(settings, f"model is {model!r}, expected a folder, a .gguf file or a hub id")
+    return _found_from(folder, model, f"the model {model} of the judge in {path}", settings, "model")
+
+
+def _found_from(folder: Path, written: str, named: str, settings: Path, field: str) -> str:
+    """Find a model that a file in a folder names."""
+    wanted = Path(written).expanduser()
     if (found := _from_above(folder, wanted)) is not None:
         return str(found)
-    if wanted.is_dir() or (wanted.is_file() and base.endswith(".gguf")) or is_hub_id(base):
-        return base
+    if wanted.is_dir() or (wanted.is_file() and written.endswith(".gguf")) or is_hub_id(written):
+        return written
     looked = "" if wanted.is_absolute() else f", looked for from here and from the folders above {folder}"
-    raise ModelNotFoundError(
-        f"the base model {base} of the adapters in {path} does not exist{looked}; put it back, or correct "
-        f"base_model_name_or_path in {settings}"
-    )
+    raise ModelNotFoundError(f"{named} does not exist{looked}; put it back, or correct {field} in {settings}")
 
 
 def _from_above(folder: Path, wanted: Path) -> Path | None:
@@ -134,9 +164,12 @@ def pin_base(folder: Path) -> None:
 def adapter_chain(path: str) -> list[str]:
     """List a folder of adapters, the folder of their base model, and so on; the full model is last.
 
+    Of a judge's folder without weights it is the chain of the model that it names.
+
     Raises:
         ValueError: when the chain is a circle.
     """
+    path = linked_model(path) or path
     chain, seen = [path], {Path(path).expanduser().resolve()}
     while (base := base_of(chain[-1])) is not None:
         chain.append(base)

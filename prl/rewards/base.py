@@ -58,6 +58,10 @@ class RewardSource(nn.Module, ABC):
         found = self.model_source()
         return {} if found is None else {"": found}
 
+    def described_otherwise(self) -> dict[str, Any]:
+        """Return what settings say in place of the folder, in the form of a passport's `judge`; empty by default."""
+        return {}
+
     def attach_policy(self, policy: Any, policy_path: str | None) -> None:
         """Offer the policy before `load` to a source that can share its weights; does nothing by default."""
 

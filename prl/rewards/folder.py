@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from prl.models.loading import is_hub_id
+from prl.models.location import JUDGE_FILE as JUDGE_FILE
 from prl.models.model_card import renew_figures
 from prl.objectives.skew_symmetric import SkewSymmetric
 from prl.rewards.folder_checks import judge_fault
 from prl.rewards.plain_model import plain_settings
 from prl.system.json_files import read_object
 
-JUDGE_FILE = "prl_judge.json"
 TEMPLATE_FILE = "judge_template.jinja"
 PASSPORT_FILE = "rm_passport.json"
 
@@ -79,9 +79,14 @@ def read_judge_file(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"judge folder {folder} does not exist; give the folder that training or `prl export` wrote")
     raise ValueError(
         f"{path} does not exist: {folder} is not a judge, nor a causal language model or classifier with a "
-        "config.json. Train a judge with `prl fit --config configs/quickstart/generative_reward.yaml`, or give the "
-        "folder it wrote"
+        "config.json, nor a .gguf file. Train a judge with `prl fit --config "
+        "configs/quickstart/generative_reward.yaml`, or give the folder it wrote"
     )
+
+
+def made_elsewhere(folder: str | Path, settings: Mapping[str, Any]) -> bool:
+    """Return whether the weights of a judge were not trained as one: a plain model, or settings that name one."""
+    return "model" in settings or not (Path(folder) / JUDGE_FILE).is_file()
 
 
 def head_weights_of(settings: Mapping[str, Any]) -> tuple[float, ...]:

@@ -28,6 +28,8 @@ def judge_fault(settings: Mapping[str, Any]) -> str | None:
     temperature = settings.get("temperature", 1.0)
     if not is_number(temperature) or temperature <= 0:
         return f"temperature is {_shown(temperature)}; expected a number above 0"
+    if not is_number(settings.get("position_offset", 0.0)):
+        return f"position_offset is {_shown(settings['position_offset'])}; expected a number, log-odds"
     return _FAULTS[kind](settings)
 
 

@@ -51,6 +51,7 @@ class MultiHead(ScalarReward):
                 f"MultiHead.weights is {weights}; expected a finite number for each head, not all of them 0"
             )
         self.weights, self.column, self.normalize = weights, column, normalize
+        self.weighs_heads = weights is not None or column is not None
         self._failure: str | None = None
 
     def load(self) -> None:

@@ -9,12 +9,21 @@ from torch import Tensor
 
 from prl.config import ModelSource
 from prl.data.encoding import ConversationEncoder
-from prl.data.tokens import right_pad
+from prl.data.tokens import EncodingCounts, right_pad
 from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_scalar_classifier, load_tokenizer
 from prl.models.policy import float32_outputs, in_own_type, model_inputs
-from prl.rewards.folder import JUDGE_FILE, head_names_of, head_weights_of, judge_folder, read_judge_file
+from prl.rewards.folder import (
+    JUDGE_FILE,
+    head_names_of,
+    head_weights_of,
+    judge_folder,
+    made_elsewhere,
+    read_judge_file,
+)
+from prl.rewards.layout import tell_if_layout_matters
 from prl.rewards.per_response import PerResponseReward
+from prl.rewards.plain_model import check_weighted
 from prl.types import Conversation
 
 _KINDS = {
@@ -87,6 +96,9 @@ class ScalarModel(PerResponseReward):
         self.encoder = ConversationEncoder(tokenizer, settings["max_length"], "truncate")
         self._read_settings(settings)
         self.model = freeze(load_scalar_classifier(source, new_head=False, heads=self._shape()[0]))
+        if made_elsewhere(self.folder, settings):
+            tell_if_layout_matters(self.values, self.model, self.path, self.dtype)
+            self.encoder.counts = EncodingCounts()  # the trial was no response
 
     @abstractmethod
     def _read_settings(self, settings: dict[str, Any]) -> None:
@@ -117,6 +129,8 @@ class ScalarReward(ScalarModel):
     """
 
     kind = "bradley_terry"
+    weighs_heads = False
+    """Whether settings weigh the heads, so that a folder need not."""
 
     def __init__(self, path: str, dtype: str = "float32", batch_size: int = 64) -> None:
         super().__init__(path, dtype, batch_size)
@@ -128,6 +142,8 @@ class ScalarReward(ScalarModel):
         return weighted_reward(self.values(prompts, responses), self.head_weights)
 
     def _read_settings(self, settings: dict[str, Any]) -> None:
+        if not self.weighs_heads:
+            check_weighted(self.folder or self.path, settings)
         self.head_weights, self.head_names = head_weights_of(settings), head_names_of(settings)
 
     def _shape(self) -> tuple[int, ...]:

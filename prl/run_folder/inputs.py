@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prl.config import ModelSource
-from prl.models.location import ADAPTERS, base_of, is_hub_id
+from prl.models.location import ADAPTERS, base_of, is_hub_id, linked_model
 
 Inputs = dict[str, str | int | float | bool | None]
 """Name of an input -> its hash, or the value of a setting."""
@@ -33,7 +33,7 @@ def model_inputs(name: str, source: ModelSource) -> Inputs:
 
 
 def folder_inputs(name: str, path: str, suffixes: tuple[str, ...] = (*_WEIGHTS, *_SETTINGS)) -> Inputs:
-    """Hash the files of a model folder, a .gguf file, or a hub id's files in the cache."""
+    """Hash the files of a model folder, a .gguf file, or a hub id's files in the cache; and its base model."""
     place = _local(path)
     if place is None:
         return {}
@@ -41,7 +41,7 @@ def folder_inputs(name: str, path: str, suffixes: tuple[str, ...] = (*_WEIGHTS, 
     with ThreadPoolExecutor() as pool:
         hashes = pool.map(file_hash, files)
     found: Inputs = {f"{name}/{file.name}": each for file, each in zip(files, hashes, strict=True)}
-    if (base := base_of(str(place))) is not None:
+    if (base := linked_model(str(place)) or base_of(str(place))) is not None:
         found |= folder_inputs(f"{name}.base", base, suffixes)
     return found
 

@@ -12,8 +12,8 @@ from unittest.mock import patch
 from prl.config import JudgeGate
 from prl.judge import passport as passports
 from prl.judge.examination import examine
+from prl.judge.files import saved_template
 from prl.judge.gate import folder_problems
-from prl.judge.generative import saved_template
 from prl.judge.passport import describe_judge
 from prl.models.model_card import _figures
 from prl.rewards.folder import JUDGE_FILE, PASSPORT_FILE, read_judge_file

@@ -17,7 +17,7 @@ from prl.checkpoints.position import batches_done
 from prl.cli.app import PrlCLI, run_stage
 from prl.judge import ComparisonEncoder, JudgeTemplate
 from prl.judge.bradley_terry import save_bradley_terry
-from prl.judge.generative import save_judge
+from prl.judge.files import save_judge
 from prl.quickstart.world import WorldSizes, write_world
 from tests.helpers.tiny import LLAMA, tiny_model, tiny_tokenizer, write_tiny_model
 

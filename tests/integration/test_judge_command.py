@@ -346,3 +346,25 @@ def test_a_warned_run_trains(home: Home, tmp_path: Path, caplog: pytest.LogCaptu
     cli = home.run("pairwise_ppo", tmp_path, f"{MODEL}iterations", "1")
     assert cli.trainer.global_step > 0
     assert any(f"there is no {PASSPORT_FILE}" in record.getMessage() for record in caplog.records)
+
+
+# ---- prl judge --calibrate
+
+
+def test_calibrating_a_plain_model(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    plain = write_tiny_model(tmp_path / "lm", 5, max_position_embeddings=2048)
+    template, pairs = tmp_path / "template.txt", str(home.data("pairs.train"))
+    template.write_text("{{ prompt }}\n{{ response_a }}\n{{ response_b }}\n")
+    args = ["judge", "--judge", str(plain), "--template", str(template), "--verdicts", "C", "D", "--no-chat"]
+    code, told = refusal([*args, "--calibrate", pairs], capsys)
+    assert (code, "--output the folder to write: give both" in told) == (2, True)
+    main([*args, "--calibrate", pairs, "--output", str(tmp_path / "calibrated")])
+    shown = capsys.readouterr().out
+    assert "position offset" in shown
+    main(["judge", "--judge", str(tmp_path / "calibrated"), "--pairs", pairs, "--no-probes"])
+    report = capsys.readouterr().out
+    after = next(line for line in shown.splitlines() if line.startswith("order gap")).split()[-1]
+    assert next(line for line in report.splitlines() if line.startswith("order gap")).split()[2] == after
+    assert Judge.from_pretrained(tmp_path / "calibrated").model.verdict_words == ("C", "D")
+    code, told = refusal([*args, "--calibrate", pairs, "--output", str(tmp_path / "calibrated")], capsys)
+    assert "holds something already" in told

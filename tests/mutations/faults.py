@@ -310,11 +310,11 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
     "prl/judge/generative.py": (
         JUDGE_TESTS,
         (
-            ("prefix-cache-forgets-the-temperature", "return result / self.temperature", "return result"),
+            ("prefix-cache-forgets-the-temperature", "(result - self.position_offset) / self.temperature", "result"),
             (
                 "temperature-forgotten",
-                "return found / self.temperature",
-                "return found",
+                "(found - self.position_offset) / self.temperature",
+                "found",
             ),
             ("any-tokenizer-will-do", "if found != saved:", "if False:"),
         ),

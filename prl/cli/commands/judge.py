@@ -1,4 +1,4 @@
-"""`prl judge`: measure a judge on labelled pairs, or compare responses with anchors line by line."""
+"""`prl judge`: measure a judge on labelled pairs, calibrate it, or compare responses with anchors line by line."""
 
 import argparse
 import json
@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prl.cli.commands.judge_calibration import (
+    add_calibration_options,
+    calibrate,
+    check_calibration_options,
+    template_options,
+)
 from prl.cli.commands.sources import add_source_options, errors_in_options, number_of_rows
 from prl.config import DTYPES
 from prl.system.outputs import check_file, is_own_picture, json_with, lines_with, save_picture, write_text
@@ -50,9 +56,11 @@ def main(args: list[str]) -> None:
     parser = _parser()
     options = parser.parse_args(args)
     lines = (options.prompts, options.responses, options.anchors)
-    if (options.pairs is None) != all(lines) or (options.pairs and any(lines)):
-        parser.error("give either --pairs, or --prompts, --responses and --anchors")
-    of_pairs = ("write_passport", "figures", "max_pairs", "columns", "split", "name")
+    if sum((options.pairs is not None, options.calibrate is not None, all(lines))) != 1 or any(lines) != all(lines):
+        parser.error("give either --pairs, or --prompts, --responses and --anchors, or --calibrate")
+    check_calibration_options(parser, options)
+    of_pairs = ["write_passport", "figures"]
+    of_pairs += ["max_pairs", "columns", "split", "name"] if options.calibrate is None else []
     if options.pairs is None and (given := [name for name in of_pairs if getattr(options, name)]):
         parser.error(f"--{given[0].replace('write_', 'write-')} goes with --pairs")
     if options.no_probes and (options.pairs is None or options.write_passport):
@@ -63,8 +71,8 @@ def main(args: list[str]) -> None:
         parser.error("--write-passport is of a judge in one folder, and with --reference there are two; use --json")
     if options.write_passport and not Path(options.judge).is_dir():
         parser.error(
-            f"--write-passport writes into the judge's folder, but {options.judge} is none; of a judge on the hub "
-            "make one with `hf download ID --local-dir DIR`"
+            f"--write-passport writes into the judge's folder, but {options.judge} is none; make one with "
+            "`prl judge --calibrate PAIRS --output DIR`, or of a judge on the hub with `hf download ID --local-dir DIR`"
         )
     check_outputs(options)
     prepare(options.json, options.figures)
@@ -73,8 +81,10 @@ def main(args: list[str]) -> None:
     implicit = ("reference", "beta", "per_token")
     asked = {name: getattr(options, name) for name in implicit}
     settings = {name: value for name, value in asked.items() if value is not None and value is not False}
-    judge = Judge.from_pretrained(options.judge, dtype=options.dtype, **settings)
-    if options.pairs is not None:
+    judge = Judge.from_pretrained(options.judge, dtype=options.dtype, **settings, **template_options(options))
+    if options.calibrate is not None:
+        calibrate(judge, options)
+    elif options.pairs is not None:
         measure(judge, options)
     else:
         compare(judge, options)
@@ -109,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=Path, help="one prompt per line; with --responses and --anchors")
     parser.add_argument("--responses", type=Path, help="one response per line, to these prompts")
     parser.add_argument("--anchors", type=Path, help="one response per line to compare each with")
+    add_calibration_options(parser)
     parser.add_argument("--json", type=Path, help="write what is found into this file")
     return parser
 

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from prl.config import LoRA, ModelSource
 from prl.judge import BradleyTerryJudge, ComparisonEncoder, GenerativeJudge, Judge
 from prl.judge.bradley_terry import save_bradley_terry
-from prl.judge.generative import save_judge
+from prl.judge.files import save_judge
 from prl.judge.passport import describe_judge, write_passport
 from prl.models.loading import load_causal_lm, load_scalar_classifier, save_model
 from prl.models.model_card import CARD, write_card

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate
-from prl.judge.generative import save_judge
+from prl.judge.files import save_judge
 from prl.judge.kv_cache import PrefixCache
 from prl.types import Conversation, PromptBatch
 from tests.helpers.numbers import assert_same_numbers

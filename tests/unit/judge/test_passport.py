@@ -17,7 +17,7 @@ from prl.data import DataSource, PreferencePair, load_records
 from prl.judge import BradleyTerryJudge, ComparisonEncoder, GenerativeJudge, JudgeTemplate, load_judge
 from prl.judge.bradley_terry import save_bradley_terry
 from prl.judge.examination import layout_gap
-from prl.judge.generative import save_judge
+from prl.judge.files import save_judge
 from prl.judge.passport import (
     adopt_passport,
     as_json,

@@ -9,7 +9,7 @@ import torch
 
 from prl.config import LoRA, ModelSource
 from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate
-from prl.judge.generative import save_judge
+from prl.judge.files import save_judge
 from prl.models.adapters import ADAPTERS
 from prl.models.critic import AdapterCritic
 from prl.models.loading import load_causal_lm, save_model

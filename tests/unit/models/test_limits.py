@@ -18,7 +18,8 @@ from prl.data.rows.records import AnchoredPrompt
 from prl.judge import JudgeTemplate
 from prl.judge.bradley_terry import BradleyTerryJudge, save_bradley_terry
 from prl.judge.encoding import ComparisonEncoder
-from prl.judge.generative import GenerativeJudge, save_judge
+from prl.judge.files import save_judge
+from prl.judge.generative import GenerativeJudge
 from prl.models.limits import check_fits, check_same_ids, most_positions
 from prl.models.loading import load_causal_lm, load_scalar_classifier, save_model
 from prl.rewards import RuleReward

@@ -18,7 +18,7 @@ from prl.config import LoRA, ModelSource, Optimization
 from prl.data import Demonstration
 from prl.judge import BradleyTerryJudge, ComparisonEncoder, GenerativeJudge, JudgeTemplate
 from prl.judge.bradley_terry import save_bradley_terry
-from prl.judge.generative import save_judge
+from prl.judge.files import save_judge
 from prl.models.adapters import add_adapters
 from prl.models.loading import load_causal_lm, load_scalar_classifier
 from prl.models.offload import Offload

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from prl.config import JudgeGate
 from prl.judge import BradleyTerryJudge, ComparisonEncoder, GenerativeJudge, Judge, JudgeTemplate
+from prl.judge.files import save_judge
 from prl.judge.gate import check_judge
-from prl.judge.generative import save_judge
 from prl.judge.passport import describe_judge
-from prl.rewards import ScalarReward
+from prl.rewards import MultiHead, ScalarReward
 from prl.rewards.folder import JUDGE_FILE, read_judge_file
 from prl.rewards.plain_model import LONGEST
 from tests.helpers.tiny import tiny_model, tiny_tokenizer
@@ -88,6 +88,15 @@ def test_a_language_model_of_another_name_is_one(tmp_path) -> None:
     assert read_judge_file(folder) == {"kind": "generative", "max_length": 1024}
 
 
+def test_a_gguf_file_is_a_language_model_whatever_its_config_is_called(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    monkeypatch.setattr("prl.rewards.plain_model.read_config", lambda source: tiny_model(1, **SIZES).config)
+    assert read_judge_file(file) == {"kind": "generative", "max_length": 2048}
+    with pytest.raises(ValueError, match="judge folder .*gone.gguf does not exist"):
+        read_judge_file(tmp_path / "gone.gguf")
+
+
 def test_a_model_for_long_texts_is_not_given_all_of_its_length(tmp_path) -> None:
     long = written(tmp_path / "lm", tiny_model(1, AutoModelForCausalLM, max_position_embeddings=1 << 20))
     assert read_judge_file(long) == {"kind": "generative", "max_length": LONGEST}
@@ -107,8 +116,27 @@ def test_a_judge_of_prl_that_lost_its_settings_is_not_taken_for_another_model(tm
         GenerativeJudge.from_pretrained(str(tmp_path))
 
 
+def test_several_labels_are_weighed_by_multi_head(tmp_path) -> None:
+    folder = classifier(tmp_path / "three", 3)
+    reward = MultiHead(str(folder), weights={"LABEL_0": 2.0, "LABEL_2": -1.0})
+    reward.load()
+    prompts = [turns(prompt) for prompt in PROMPTS]
+    heads = reward.values(prompts, FIRST)
+    torch.testing.assert_close(reward.rewards(prompts, FIRST), 2 * heads[:, 0] - heads[:, 2])
+
+
+def test_an_encoder_is_refused_with_the_reason_unless_a_chat_template_says_how_it_reads(tmp_path) -> None:
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
+    config = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "num_labels": 1, **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="an encoder that reads in both directions"):
+        read_judge_file(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert read_judge_file(tmp_path)["kind"] == "bradley_terry"
+
+
 def test_what_is_no_reward_is_refused_by_name(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r'classifier with 3 labels.*"head_weights": \[a number for each label\]'):
+    with pytest.raises(ValueError, match=r'classifier with 3 labels \(LABEL_0.*MultiHead.*"head_weights": \[a number'):
         ScalarReward(str(classifier(tmp_path / "three", 3))).load()
     with pytest.raises(ValueError, match="holds a generative judge, not a Bradley-Terry one"):
         ScalarReward(str(written(tmp_path / "lm", tiny_model(1, **SIZES)))).load()
