@@ -308,8 +308,14 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         ),
     ),
     "prl/judge/generative.py": (
-        JUDGE_TESTS,
+        (*JUDGE_TESTS, *_tests("u.calibrated")),
         (
+            (
+                "position-offset-forgotten",
+                "(found - self.position_offset) / self.temperature",
+                "found / self.temperature",
+            ),
+            ("any-template-will-do", "if described and (changed", "if False and (changed"),
             ("prefix-cache-forgets-the-temperature", "(result - self.position_offset) / self.temperature", "result"),
             (
                 "temperature-forgotten",
@@ -318,6 +324,29 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
             ("any-tokenizer-will-do", "if found != saved:", "if False:"),
         ),
+    ),
+    "prl/judge/calibrated.py": (
+        _tests("u.calibrated"),
+        (
+            (
+                "second-calibration-forgets-the-first",
+                "judge.position_offset + judge.temperature * offset",
+                "offset",
+            ),
+            ("reward-heads-are-not-calibrated", "[weight / temperature for", "[weight for"),
+        ),
+    ),
+    "prl/models/location.py": (
+        _tests("u.calibrated u.locations"),
+        (("links-are-not-followed", "    if model is None:\n        return None", "    return None"),),
+    ),
+    "prl/rewards/layout.py": (
+        _tests("u.layout"),
+        (("any-change-is-rounding", "if not change <= ROUNDING", "if False and not change <= ROUNDING"),),
+    ),
+    "prl/rewards/plain_model.py": (
+        _tests("u.plain_model"),
+        (("heads-that-nobody-weighed", 'if settings.get("unweighted"):', "if False:"),),
     ),
     "prl/judge/base.py": (
         (*JUDGE_TESTS, *_tests("u.reward_sources u.judge_api")),

@@ -9,9 +9,10 @@ import torch
 
 from prl.config import JudgeGate
 from prl.data import DataSource, PreferencePair, load_records
+from prl.evaluation.bootstrap import Interval
 from prl.evaluation.judge.report import JudgedPairs
 from prl.judge import BradleyTerryJudge, GenerativeJudge, Judge, JudgeTemplate
-from prl.judge.calibrated import fit_calibration, write_calibrated
+from prl.judge.calibrated import Calibration, fit_calibration, write_calibrated
 from prl.judge.examination import judge_pairs
 from prl.judge.gate import check_judge, folder_problems
 from prl.judge.passport import describe_judge, issue_passport, write_passport
@@ -60,7 +61,7 @@ def test_the_folder_written_is_the_calibrated_judge_and_holds_no_weights(plain: 
     judge = Judge.from_pretrained(plain)
     pairs = load_records(DataSource(str(pairs_file(tmp_path))), PreferencePair)
     before = judge_pairs(judge.model, pairs.records)
-    fitted = fit_calibration(before)
+    fitted = Calibration(Interval(1.5, 1.0, 2.0), Interval(-0.7, -1.0, -0.5))
     write_calibrated(judge.model, str(plain), tmp_path / "once", fitted)
     assert sorted(path.name for path in (tmp_path / "once").iterdir()) == ["judge_template.jinja", JUDGE_FILE]
     once = Judge.from_pretrained(tmp_path / "once")
@@ -69,9 +70,10 @@ def test_the_folder_written_is_the_calibrated_judge_and_holds_no_weights(plain: 
     torch.testing.assert_close(found.verdict.margin_ab, expected.margin_ab)
     torch.testing.assert_close(found.verdict.margin_ba, expected.margin_ba)
     # A judge that is calibrated again keeps what the first calibration found.
-    write_calibrated(once.model, str(tmp_path / "once"), tmp_path / "twice", fit_calibration(found))
+    again = Calibration(Interval(2.0, 2.0, 2.0), Interval(0.3, 0.3, 0.3))
+    write_calibrated(once.model, str(tmp_path / "once"), tmp_path / "twice", again)
     twice = judge_pairs(Judge.from_pretrained(tmp_path / "twice").model, pairs.records)
-    assert float(twice.verdict.margin_ab.add(twice.verdict.margin_ba).mean()) == pytest.approx(0, abs=1e-4)
+    torch.testing.assert_close(twice.verdict.margin_ab, again.apply(found.verdict).margin_ab)
     settings = [json.loads((tmp_path / name / JUDGE_FILE).read_text()) for name in ("once", "twice")]
     assert settings[0]["model"] == settings[1]["model"] == str(plain)
     once.save_pretrained(tmp_path / "whole")
