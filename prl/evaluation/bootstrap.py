@@ -1,6 +1,6 @@
 """Bootstrap intervals by prompt: responses to one prompt are not independent."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +66,45 @@ def bootstrap_ratio(
     tops, bottoms = top[picks].sum(1), bottom[picks].sum(1)
     low, high = np.quantile(tops[bottoms > 0] / bottoms[bottoms > 0], [0.025, 0.975])
     return Interval(float(top.sum() / bottom.sum()), float(low), float(high))
+
+
+def bootstrap_statistic(
+    features: np.ndarray,
+    groups: Sequence[Hashable],
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval | None:
+    """Compute a statistic of sums over rows, with a 95 % percentile interval over resampled groups (prompts).
+
+    Args:
+        features: [N, F] what each row adds to the sums.
+        groups: N prompts, one of each row.
+        statistic: sums [..., F] -> [...]; NaN where it is undefined.
+        resamples: bootstrap samples; those whose statistic is undefined are left out.
+        seed: seed of the resampling.
+
+    Returns:
+        the interval; None without rows, or where the statistic is undefined.
+    """
+    if len(features) == 0 or np.isnan(found := float(statistic(features.sum(0)))):
+        return None
+    index = number_groups(groups)
+    sums = np.stack([np.bincount(index, weights=column) for column in features.T], axis=1)
+    num_groups = len(sums)
+    generator = np.random.default_rng(seed)
+    rows, drawn = max(1, PICKS_AT_ONCE // num_groups), []
+    for start in range(0, resamples, rows):
+        picks = generator.integers(0, num_groups, (min(rows, resamples - start), num_groups))
+        places = picks + num_groups * np.arange(len(picks))[:, None]
+        counts = np.bincount(places.ravel(), minlength=len(picks) * num_groups).reshape(len(picks), num_groups)
+        drawn.append(statistic(counts @ sums))
+    values = np.concatenate(drawn)
+    if not (known := ~np.isnan(values)).any():
+        return None
+    low, high = np.quantile(values[known], [0.025, 0.975])
+    return Interval(found, float(low), float(high))
 
 
 def number_groups(groups: Sequence[Hashable]) -> np.ndarray:

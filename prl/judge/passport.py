@@ -53,11 +53,27 @@ def issue_passport(
 
 
 def write_passport(folder: str | Path, passport: dict[str, Any]) -> Path:
-    """Write the passport beside the judge's weights, and its figures into the model card."""
+    """Write the passport beside the judge's weights, and its figures into the model card.
+
+    Agreement with people (`prl judge --labels`) stays, where an earlier passport in the folder has it of this judge.
+    """
     path = Path(folder) / PASSPORT_FILE
+    passport = _with_agreement(folder, passport)
     write_text(path, as_json(passport))
     renew_figures(folder, passport)
     return path
+
+
+def _with_agreement(folder: str | Path, passport: dict[str, Any]) -> dict[str, Any]:
+    """Add the agreement with people of the passport that is to be replaced, unless there is a newer one."""
+    try:
+        old = read_passport(folder)
+    except ValueError:
+        return passport
+    if old is None or "agreement" not in old["report"] or described(old) != described(passport):
+        return passport
+    kept = {name: old[name] for name in ("labels",) if name in old}
+    return {**kept, **passport, "report": {"agreement": old["report"]["agreement"], **passport["report"]}}
 
 
 def adopt_passport(folder: str | Path, passport: dict[str, Any] | None) -> None:

@@ -10,7 +10,7 @@ from prl.objectives.skew_symmetric import SkewSymmetric
 FORMAT = 1
 """Version of the passport's layout."""
 _TEMPLATE = {"text": str, "verdicts": list, "chat": bool, "answer_prefix": str}
-_GROUPS = ("sources", "canaries")
+_GROUPS = ("sources", "canaries", "agreement")
 """Fields of a report that hold several figures by name."""
 _MOST = 1 << 40
 """Largest count; anything larger is damage, and would not fit a float or a tensor."""

@@ -1,4 +1,4 @@
-"""`prl judge`: measure a judge on labelled pairs, calibrate it, or compare responses with anchors line by line."""
+"""`prl judge`: measure a judge on labelled pairs or against people, calibrate it, or compare responses with anchors."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prl.cli.commands import judge_labels
 from prl.cli.commands.judge_calibration import (
     add_calibration_options,
     calibrate,
@@ -56,11 +57,16 @@ def main(args: list[str]) -> None:
     parser = _parser()
     options = parser.parse_args(args)
     lines = (options.prompts, options.responses, options.anchors)
-    if sum((options.pairs is not None, options.calibrate is not None, all(lines))) != 1 or any(lines) != all(lines):
-        parser.error("give either --pairs, or --prompts, --responses and --anchors, or --calibrate")
+    judge_labels.check(parser, options)
+    further = judge_labels.asked(options)
+    forms = (options.pairs is not None, options.calibrate is not None, further is not None, all(lines))
+    if sum(forms) != 1 or any(lines) != all(lines):
+        parser.error(
+            "give either --pairs, or --prompts, --responses and --anchors, or --calibrate, --labels or --rewardbench"
+        )
     check_calibration_options(parser, options)
-    of_pairs = ["write_passport", "figures"]
-    of_pairs += ["max_pairs", "columns", "split", "name"] if options.calibrate is None else []
+    of_pairs = [] if further else ["write_passport", "figures"]
+    of_pairs += [] if further or options.calibrate else ["max_pairs", "columns", "split", "name"]
     if options.pairs is None and (given := [name for name in of_pairs if getattr(options, name)]):
         parser.error(f"--{given[0].replace('write_', 'write-')} goes with --pairs")
     if options.no_probes and (options.pairs is None or options.write_passport):
@@ -84,6 +90,8 @@ def main(args: list[str]) -> None:
     judge = Judge.from_pretrained(options.judge, dtype=options.dtype, **settings, **template_options(options))
     if options.calibrate is not None:
         calibrate(judge, options)
+    elif further is not None:
+        judge_labels.measure(judge, options)
     elif options.pairs is not None:
         measure(judge, options)
     else:
@@ -94,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("prl judge", description=__doc__)
     parser.add_argument("--judge", required=True, help="folder or hub id of a judge, or with --reference of a policy")
     parser.add_argument("--pairs", help="preference pairs to measure it on, a file or hub id; see docs/judge.md")
+    judge_labels.add_options(parser)
     add_source_options(parser)
     parser.add_argument(
         "--reference",
@@ -105,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype", default=DTYPES[0], choices=DTYPES, help="type in which the judge works; the passport says it"
     )
-    parser.add_argument("--max_pairs", type=number_of_rows, help="read only the first so many pairs")
-    parser.add_argument("--on_invalid", choices=("error", "skip"), default="error", help="what bad rows of --pairs are")
+    parser.add_argument("--max_pairs", type=number_of_rows, help="read only the first so many rows")
+    parser.add_argument("--on_invalid", choices=("error", "skip"), default="error", help="what bad rows are")
     parser.add_argument(
         "--no-probes",
         action="store_true",
@@ -131,8 +140,10 @@ def check_outputs(options: argparse.Namespace) -> None:
         OutputError: naming the file.
     """
     read = [options.judge, options.reference, options.pairs, options.prompts, options.responses, options.anchors]
+    read += [options.labels, options.rewardbench]
     if options.json is not None and not options.json.is_dir():
         own = lines_with(*COLUMNS) if options.pairs is None else json_with("prl", "judge", "data", "report")
+        own = judge_labels.is_own_json(options) if judge_labels.asked(options) else own
         check_file(options.json, "--json", own, read)
     if options.figures is not None:
         from prl.evaluation.figures import TAGS

@@ -3,9 +3,10 @@
 import ctypes
 import math
 from itertools import combinations
+from typing import Any
 
 from prl.data.rows.row_errors import LABELS, RowError, both_given, shown
-from prl.data.rows.row_reader import RowReader
+from prl.data.rows.row_reader import RowReader, checked_number
 from prl.types import Conversation
 
 NO_LABEL = "none, chosen is better"
@@ -53,6 +54,20 @@ def read_preference(row: RowReader, default: float | None, usual: str) -> float:
             raise RowError("ambiguous margin", "margin", shown(margin))
         return (1 + math.tanh(margin / 2)) / 2  # sigma in the form that cannot overflow
     return row.number(row.label, f"invalid {row.label}", lambda number: 0 <= number <= 1)
+
+
+def read_annotation(value: Any, where: str) -> float:
+    """Read one annotation of a list of them as the probability that the first response is better. Raises RowError.
+
+    Args:
+        value: a number from 0 to 1, or a word that the column `winner` takes.
+        where: its place in the row, for the error.
+    """
+    if not isinstance(value, str):
+        return checked_number(value, where, "unknown annotation", lambda number: 0 <= number <= 1)
+    if (word := value.strip().lower()) not in _WINNERS:
+        raise RowError("unknown annotation", where, shown(value))
+    return _WINNERS[word]
 
 
 def read_weight(row: RowReader, num_pairs: int = 1) -> float:

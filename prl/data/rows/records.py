@@ -61,7 +61,7 @@ class Record(ABC):
         return RowReader(raw, cls.columns, cls.shapes, written)
 
 
-_RESPONSES = (
+RESPONSES = (
     ("chosen", "rejected"),
     ("response_a", "response_b"),
     ("response", "anchor"),
@@ -73,11 +73,21 @@ _RESPONSES = (
 """Accepted names for the responses of a preference row; of `completions`, how they are ranked."""
 
 
+def read_two_responses(row: RowReader, first: str, second: str) -> tuple[Conversation, str, str]:
+    """Read the prompt and the two responses in the columns named, and set the row's shape. Raises RowError."""
+    prompt, form = row.prompt_of(first, second)
+    row.shape = f"prompt, {first}, {second}" if form == "explicit" else f"{first}, {second} ({form})"
+    one, other = row.response(first, prompt), row.response(second, prompt)
+    if one == other:
+        raise RowError("chosen equals rejected", second, shown(other))
+    return prompt, one, other
+
+
 @dataclass(frozen=True)
 class PreferencePair(Record):
     """Two responses to one prompt, and how likely the first is the better one."""
 
-    columns: ClassVar = tuple(dict.fromkeys(("prompt", *sum(_RESPONSES, ()), *LABELS, "weight")))
+    columns: ClassVar = tuple(dict.fromkeys(("prompt", *sum(RESPONSES, ()), *LABELS, "weight")))
     shapes: ClassVar = {
         ("prompt", "chosen", "rejected"): "the columns prompt, chosen and rejected",
         ("chosen", "rejected"): "chosen and rejected as message lists or transcripts that begin with the same prompt",
@@ -102,7 +112,7 @@ class PreferencePair(Record):
     @classmethod
     def from_row(cls, row: RowReader) -> list[Self]:
         """Build the pair, or all pairs of a ranked list, from a row that is being checked. Raises RowError."""
-        names = row.choose(_RESPONSES)
+        names = row.choose(RESPONSES)
         if names[0] == "completions":
             row.shape = ", ".join(("prompt", *names))
             prompt = row.prompt()
@@ -113,11 +123,7 @@ class PreferencePair(Record):
             ]
         weight = read_weight(row)
         first, second = names
-        prompt, form = row.prompt_of(first, second)
-        row.shape = f"prompt, {first}, {second}" if form == "explicit" else f"{first}, {second} ({form})"
-        chosen, rejected = row.response(first, prompt), row.response(second, prompt)
-        if chosen == rejected:
-            raise RowError("chosen equals rejected", second, shown(rejected))
+        prompt, chosen, rejected = read_two_responses(row, first, second)
         if first == "chosen" and "winner" in row:
             raise both_given(names, ("winner",), "label")
         default = 1.0 if first == "chosen" else None

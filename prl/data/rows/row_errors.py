@@ -91,6 +91,31 @@ _ADVICE = {
     "wrong number of entries": ("one entry per completion, at least two", "Repair the lists or remove the row."),
     "invalid rank": ("a finite number, 1 for the best", "Correct it or remove the row."),
     "invalid score": ("a finite number, the higher the better", "Correct it or remove the row."),
+    "unknown annotation": (
+        "a, b or tie, model_a, model_b or tie (bothbad), a number from 0 to 1, or null for none",
+        "Rename the value or remove it.",
+    ),
+    "no annotations": (
+        "at least one annotation",
+        "Remove the row, or put in what an annotator said.",
+    ),
+    "annotated twice": (
+        "one annotation of a pair by an annotator",
+        "Remove one of the two rows; where they are of different annotators, name them in a column annotator.",
+    ),
+    "no annotator": (
+        "the name of the annotator in every row, as other rows of this file have it",
+        "Put it in, or leave the column unread: columns: {annotator: null}.",
+    ),
+    "ranked list": (
+        "two responses",
+        "Write each pair of the list as a row with response_a, response_b and winner.",
+    ),
+    "invalid id": ("ref:NUMBER or tied:NUMBER, as the subset Ties has it", "Repair the id or remove the row."),
+    "mixed versions": (
+        "rows of one version of the benchmark: lists of responses in every row (2), or in none (1)",
+        "Put the two into files of their own.",
+    ),
     "refused by the chat template": (
         "turns that the model's chat template takes",
         "Repair or remove the row, or choose a model whose template takes such turns.",

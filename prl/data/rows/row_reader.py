@@ -136,7 +136,7 @@ class RowReader:
         value = self.take(name)
         if self._written and _WRITTEN_NUMBER.fullmatch(value):
             value = float(value)
-        return _number(value, name, reason, valid)
+        return checked_number(value, name, reason, valid)
 
     def numbers(self, name: str, reason: str, count: int) -> list[float]:
         """Read a list of `count` finite numbers."""
@@ -145,7 +145,7 @@ class RowReader:
             raise RowError("not a list", name, shown(values))
         if len(values) != count:
             raise RowError("wrong number of entries", name, f"{len(values)} for {count} completions")
-        return [_number(value, f"{name}[{i}]", reason, math.isfinite) for i, value in enumerate(values)]
+        return [checked_number(value, f"{name}[{i}]", reason, math.isfinite) for i, value in enumerate(values)]
 
     def extra(self) -> dict[str, Any]:
         """Return the columns that were not read."""
@@ -186,7 +186,8 @@ class RowReader:
         return messages
 
 
-def _number(value: Any, where: str, reason: str, valid: Callable[[float], bool]) -> float:
+def checked_number(value: Any, where: str, reason: str, valid: Callable[[float], bool] = math.isfinite) -> float:
+    """Return a value as the number that it is, one for which `valid` holds. Raises RowError."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise RowError(reason, where, shown(value))
     try:
