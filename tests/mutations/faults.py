@@ -12,6 +12,7 @@ from tests.mutations import (
     faults_of_images,
     faults_of_methods,
     faults_of_pairs,
+    faults_of_people,
     faults_of_pictures,
     faults_of_preference,
     faults_of_reward,
@@ -605,6 +606,7 @@ _OTHER_MODULES = (
     faults_of_control,
     *(faults_of_data, faults_of_methods, faults_of_pairs, faults_of_preference, faults_of_reward, faults_of_runs),
     *(faults_of_tools, faults_of_images, faults_of_pictures),
+    faults_of_people,
     faults_of_turns,
     faults_of_users,
 )

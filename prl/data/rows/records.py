@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self
 from prl.data.rows.labels import LABELS, read_preference, read_ranking, read_weight
 from prl.data.rows.row_errors import RowError, both_given, shown
 from prl.data.rows.row_reader import RowReader
-from prl.types import Conversation
+from prl.types import Conversation, Message
 
 __all__ = [
     "AnchoredPrompt",
@@ -73,7 +73,7 @@ RESPONSES = (
 """Accepted names for the responses of a preference row; of `completions`, how they are ranked."""
 
 
-def read_two_responses(row: RowReader, first: str, second: str) -> tuple[Conversation, str, str]:
+def read_two_responses(row: RowReader, first: str, second: str) -> tuple[tuple[Message, ...], str, str]:
     """Read the prompt and the two responses in the columns named, and set the row's shape. Raises RowError."""
     prompt, form = row.prompt_of(first, second)
     row.shape = f"prompt, {first}, {second}" if form == "explicit" else f"{first}, {second} ({form})"

@@ -124,15 +124,16 @@ class _Measure:
     def __init__(self, prompts: Sequence[Hashable], resamples: int, seed: int) -> None:
         self.prompts, self.resamples, self.seed = prompts, resamples, seed
 
-    def __call__(self, features: np.ndarray, counted: np.ndarray, statistic: Statistic) -> dict[str, Any] | None:
-        """Compute a statistic of the rows' sums; `counted` [N] marks the pairs behind it."""
-        [rows] = features.any(1).nonzero()
+    def __call__(self, features: np.ndarray, statistic: Statistic, number: int | None = None) -> dict[str, Any] | None:
+        """Compute a statistic of the rows' sums; `number` of pairs are behind it, those that add something if None."""
+        rows = np.flatnonzero(features.any(1)).tolist()
         interval = bootstrap_statistic(
             features[rows], [self.prompts[row] for row in rows], statistic, resamples=self.resamples, seed=self.seed
         )
         if interval is None:
             return None
-        return {"mean": interval.mean, "low": interval.low, "high": interval.high, "num": int(counted.sum())}
+        number = len(rows) if number is None else number
+        return {"mean": interval.mean, "low": interval.low, "high": interval.high, "num": number}
 
     def table(self, one: np.ndarray, other: np.ndarray, statistic: Statistic) -> dict[str, Any] | None:
         """Compute a coefficient of two raters."""
@@ -140,19 +141,26 @@ class _Measure:
 
     def tables(self, raters: Sequence[tuple[np.ndarray, np.ndarray]], statistic: Statistic) -> dict[str, Any] | None:
         """Compute a coefficient of the sum of the tables of several couples of raters."""
-        cells = sum((confusion(one, other, 3) for one, other in raters), np.zeros((len(self.prompts), 9)))
-        return self(cells, cells.any(1), statistic)
+        return self(_tables(raters), statistic)
 
     def ratings(self, ratings: np.ndarray, num_categories: int) -> dict[str, Any]:
         """Compute the coefficients of any number of raters."""
         counts = category_counts(ratings, num_categories)
-        sums, several = rating_sums(counts), counts.sum(1) >= 2
+        sums, several = rating_sums(counts), int((counts.sum(1) >= 2).sum())
         return {
-            "observed": self(sums, several, pairwise_agreement),
-            "fleiss": self(sums, several, fleiss_of),
-            "alpha": self(coincidence_sums(counts), several, alpha_of),
-            "ac1": self(sums, several, ac1_of),
+            "observed": self(sums, pairwise_agreement, several),
+            "fleiss": self(sums, fleiss_of, several),
+            "alpha": self(coincidence_sums(counts), alpha_of, several),
+            "ac1": self(sums, ac1_of, several),
         }
+
+
+def _tables(raters: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Sum what each item adds to the tables of several couples of raters: [N, 9]."""
+    cells = np.zeros((len(raters[0][0]), 9))
+    for one, other in raters:
+        cells += confusion(one, other, 3)
+    return cells
 
 
 def _baselines(measure: _Measure, longer: np.ndarray, most: np.ndarray) -> dict[str, Any]:
@@ -198,8 +206,8 @@ def _people(measure: _Measure, pairs: Annotated) -> dict[str, Any] | None:
     others = _majorities_of_others(pairs.people)
     couples = list(zip(pairs.people.T, others.T, strict=True))
     # The judge stands in for each annotator in turn, so that both meet the same pairs and majorities.
-    judged = [(np.where(said == MISSING, MISSING, pairs.judge), other) for said, other in couples]
-    cells = np.hstack([sum(confusion(*each, 3) for each in raters) for raters in (couples, judged)])
+    judged = [(pairs.judge, other) for other in others.T]
+    cells = np.hstack([_tables(couples), _tables(judged)])
     compared = list(combinations(range(min(len(pairs.annotators), MOST_COMPARED)), 2))
     tables = {
         f"{pairs.annotators[i]} | {pairs.annotators[j]}": (pairs.people[:, i], pairs.people[:, j]) for i, j in compared
@@ -210,7 +218,7 @@ def _people(measure: _Measure, pairs: Annotated) -> dict[str, Any] | None:
         "others_kappa": measure.tables(couples, kappa_of_tables),
         "judge_others_observed": measure.tables(judged, observed_of_tables),
         "judge_others_kappa": measure.tables(judged, kappa_of_tables),
-        "judge_minus_people": measure(cells, cells.any(1), _difference_of_kappas),
+        "judge_minus_people": measure(cells, _difference_of_kappas),
         "pairwise_kappa": {
             name: found for name, each in tables.items() if (found := measure.table(*each, kappa_of_tables)) is not None
         },

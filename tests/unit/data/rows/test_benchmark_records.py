@@ -1,10 +1,13 @@
 """Rows of RewardBench and RewardBench 2."""
 
 import re
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from prl.data import RowError
+from prl.data import DataSource, RowError, load_records
 from prl.data.rows.benchmark_records import BenchmarkRow
 
 # The columns of allenai/reward-bench and of allenai/reward-bench-2, by their dataset cards.
@@ -74,3 +77,17 @@ def test_lists_of_responses() -> None:
 def test_what_is_refused(row: dict, told: str) -> None:
     with pytest.raises(RowError, match=re.escape(told)):
         BenchmarkRow.parse(row)
+
+
+def test_parquet_files_as_the_hub_has_them(tmp_path: Path) -> None:
+    text, texts, number = pa.string(), pa.list_(pa.string()), pa.int64()
+    details = pa.struct({"category": text, "index": pa.float64(), "models": texts, "instruction_id_list": texts})
+    kinds = {"id": text, "prompt": text, "chosen": texts, "rejected": texts, "num_correct": number}
+    kinds |= {"num_incorrect": number, "total_completions": number, "models": texts, "subset": text}
+    schema = pa.schema(kinds | {"additional_metadata": details})
+    rows = [{**row, "additional_metadata": None} for row in (TWO, TIED)]
+    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "two.parquet")
+    loaded = load_records(DataSource(str(tmp_path / "two.parquet")), BenchmarkRow)
+    assert loaded.records == [*BenchmarkRow.parse(TWO), *BenchmarkRow.parse(TIED)]
+    pq.write_table(pa.Table.from_pylist([ONE]), tmp_path / "one.parquet")
+    assert load_records(DataSource(str(tmp_path / "one.parquet")), BenchmarkRow).records == BenchmarkRow.parse(ONE)
