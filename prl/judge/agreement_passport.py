@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from prl.judge.base import PairwiseJudge
-from prl.judge.passport import DTYPE, describe_judge, described, read_passport, write_passport
+from prl.judge.passport import described, description_of, read_passport, write_passport
 
 KEPT = ("kappa", "observed", "ac1", "kappa_decided")
 """Figures of the judge and the majority that the passport keeps, by their names in the report."""
@@ -20,8 +20,8 @@ def check_agreement_passport(folder: str | Path, judge: PairwiseJudge) -> None:
     passport = read_passport(folder)
     if passport is None:
         raise ValueError(f"{folder} has no passport that could keep the agreement; write it first with {command}")
-    now = describe_judge(folder, judge.dtype or DTYPE)
-    if odd := [name for name, found in now.items() if described(passport).get(name) != found]:
+    now, then = description_of(judge, folder), described(passport)
+    if odd := [name for name in dict.fromkeys((*now, *then)) if now.get(name) != then.get(name)]:
         raise ValueError(
             f"the passport in {folder} is of another judge ({', '.join(odd)}); write it again first with {command}"
         )

@@ -41,7 +41,7 @@ def issue_passport(
     return {
         "format": FORMAT,
         "prl": __version__,
-        "judge": judge.describe() or {**describe_judge(folder, judge.dtype or DTYPE), **judge.described_otherwise()},
+        "judge": description_of(judge, folder),
         "data": {
             "file": Path(pairs.report.source).name,
             "file_sha256": pairs.report.sha256,
@@ -50,6 +50,11 @@ def issue_passport(
         },
         "report": rounded(examine(judge, pairs.records, judged, probes=probes)),
     }
+
+
+def description_of(judge: PairwiseJudge, folder: str | Path) -> dict[str, Any]:
+    """Describe all that decides a margin of a judge, which stands in the folder, for reports."""
+    return judge.describe() or {**describe_judge(folder, judge.dtype or DTYPE), **judge.described_otherwise()}
 
 
 def write_passport(folder: str | Path, passport: dict[str, Any]) -> Path:

@@ -127,11 +127,10 @@ def _benchmark(judge: "Judge", options: argparse.Namespace) -> None:
 
 def _head(judge: "Judge", options: argparse.Namespace) -> dict[str, Any]:
     from prl import __version__
-    from prl.judge.passport import DTYPE, describe_judge
+    from prl.judge.passport import description_of
     from prl.rewards.folder import judge_folder
 
-    described = judge.model.describe() or describe_judge(judge_folder(options.judge), judge.model.dtype or DTYPE)
-    return {"prl": __version__, "judge": described}
+    return {"prl": __version__, "judge": description_of(judge.model, judge_folder(options.judge))}
 
 
 def agreement_screen(result: dict[str, Any]) -> Iterator[str]:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from prl.evaluation.bootstrap import bootstrap_mean
+from prl.evaluation import bootstrap
+from prl.evaluation.bootstrap import bootstrap_mean, bootstrap_statistic
 
 
 def simulated(rng: np.random.Generator, prompts: int = 40, rows: int = 5) -> tuple[np.ndarray, list[int]]:
@@ -61,3 +62,14 @@ def test_one_value_is_its_own_interval() -> None:
 def test_no_values() -> None:
     with pytest.raises(ValueError, match="no values to average"):
         bootstrap_mean([])
+
+
+def test_a_mean_as_a_statistic_of_sums_has_the_interval_of_the_mean(monkeypatch) -> None:
+    values, groups = simulated(np.random.default_rng(3))
+    features = np.column_stack([values, np.ones(len(values))])
+    expected = bootstrap_mean(values, groups)
+    found = bootstrap_statistic(features, groups, lambda sums: sums[..., 0] / sums[..., 1])
+    assert found == pytest.approx(expected, abs=1e-12)
+    monkeypatch.setattr(bootstrap, "PICKS_AT_ONCE", 1000)  # in parts
+    again = bootstrap_statistic(features, groups, lambda sums: sums[..., 0] / sums[..., 1])
+    assert again == pytest.approx(expected, abs=1e-12)
