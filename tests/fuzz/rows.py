@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 
 from prl.cli.commands.data import as_text, first_record
 from prl.data import AnchoredPrompt, DataError, DataSource, Demonstration, PreferencePair, load_records
+from prl.data.rows.annotations import AnnotatedPair, Annotations
+from prl.data.rows.benchmark_records import BenchmarkRow
 from prl.evaluation.data_summary import describe
 from tests.fuzz import mutated, mutated_value
 
@@ -25,6 +27,15 @@ FLAT: list[dict[str, Any]] = [
 NESTED: list[dict[str, Any]] = [
     {"prompt": [{"role": "user", "content": "Hi?"}], "completions": ["a", "b", "c"], "rank": [1, 2, 3], "anchor": "x"},
     {"messages": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}], "completion": "Hello."},
+]
+SIDES = {"prompt": "Hi?", "response_a": "Hello.", "response_b": "Go away."}
+ANNOTATED: list[dict[str, Any]] = [
+    {**SIDES, "labels": {"ann": "a", "bob": "tie", "cid": None}, "winner": None, "annotator": None},
+    {**SIDES, "prompt": "Hm?", "winner": "b", "annotator": "ann", "labels": None},
+]
+BENCHMARK: list[dict[str, Any]] = [
+    {"prompt": "Hi?", "chosen": ["a", "b"], "rejected": ["c"], "subset": "Ties", "id": "tied:1", "num_correct": 2},
+    {"prompt": "Hm?", "chosen": ["a"], "rejected": ["b", "c", "d"], "subset": "Math", "id": "7", "num_correct": 1},
 ]
 
 
@@ -60,7 +71,7 @@ def inputs() -> dict[str, bytes]:
     return {f"{name}.{kind}": write(rows) for name, rows in ROWS.items() for kind, write in WRITERS.items()}
 
 
-ROWS = {"flat": FLAT, "nested": NESTED}
+ROWS = {"flat": FLAT, "nested": NESTED, "annotated": ANNOTATED, "benchmark": BENCHMARK}
 
 
 def changed(draw: random.Random, good: dict[str, bytes]) -> tuple[str, bytes]:
@@ -98,5 +109,29 @@ def read(path: Path) -> None:
                 found = {"report": loaded.report.as_dict(), "first": first, **describe(loaded.records)}
                 check_words(as_text(found))
                 json.dumps(found)
+    for further in (read_annotations, read_benchmark):
+        try:
+            further(path)
+        except DataError as error:
+            check_words(str(error))
     if refused:
         raise refused[0]
+
+
+def read_annotations(path: Path) -> None:
+    """Read what annotators say, as `prl judge --labels` does."""
+    annotations = Annotations()
+    load_records(DataSource(str(path)), AnnotatedPair, "skip", annotations.add)
+    check_words("".join(map(repr, annotations.annotators)))
+    assert annotations.order_tells() in (True, False)
+    for pair in annotations.pairs:
+        assert pair.drawn_first() in (0, 1)
+        assert all(0 <= said <= 1 for said in pair.annotations.values())
+
+
+def read_benchmark(path: Path) -> None:
+    """Read rows of RewardBench, as `prl judge --rewardbench` does."""
+    for row in load_records(DataSource(str(path)), BenchmarkRow, "skip").records:
+        assert row.chosen
+        assert row.rejected
+        assert row.version in (1, 2)
