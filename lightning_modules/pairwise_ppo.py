@@ -155,6 +155,7 @@ class PairwisePPOModule(PolicyUpdate):
         self.run_state.register_methods(kl=self.kl, warmup=self.warmup, anchors=self.anchors, health=self.health.record)
         self.run_state.register_methods(reward=self.reward, shaping=self.shaping, filters=self.filters)
         self.run_state.register_methods(advantage=self.advantage, objective=self.objective, sampler=self.sampler)
+        self.run_state.register_methods(heldout_judge=self.heldout_judge)
 
     # ---- set-up
 

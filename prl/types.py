@@ -236,7 +236,7 @@ class Scores:
         """Copy the scores to a device."""
         verdict, response_index = self.verdict, self.response_index
         if verdict is not None and response_index is not None:
-            verdict = Verdict(verdict.margin_ab.to(device), verdict.margin_ba.to(device))
+            verdict = verdict.to(device)
             response_index = response_index.to(device)
         components = {name: each.to(device) for name, each in self.components.items()}
         moved = {}

@@ -4,6 +4,7 @@ A comparison of which a judge is exactly undecided (log-odds of 0) is a tie, and
 label of 1/2 is a tie of the annotators: there is no winner to be found, so accuracies leave such a pair out.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,32 +42,72 @@ class Verdict:
     """Margins of N pairs (a, b) in both orders. A margin is the log-odds that the response shown first is better.
 
     Debiasing averages the log-odds of both orders, where an additive position bias cancels exactly (docs/judge.md).
+    Where one order alone was read (docs/spending.md), `one_order_logit` stands in for that average, and the margin that
+    nobody read is NaN.
     """
 
     margin_ab: Tensor
     """[N] z(a, b): log-odds that a is better, with a shown first."""
     margin_ba: Tensor
     """[N] z(b, a): log-odds that b is better, with b shown first."""
+    one_order_logit: Tensor | None = None
+    """[N] estimate of the debiased log-odds of a pair that was read in one order; NaN where both orders were asked for.
+    None where all pairs were."""
 
     def __post_init__(self) -> None:
         check_shape("margin_ba", self.margin_ba, tuple(self.margin_ab.shape))
+        if self.one_order_logit is not None:
+            check_shape("one_order_logit", self.one_order_logit, tuple(self.margin_ab.shape))
 
     def __len__(self) -> int:
         return self.margin_ab.shape[0]
 
     def select(self, rows: Tensor) -> "Verdict":
         """Take some of the pairs, by number or by a [N] mask."""
-        return Verdict(self.margin_ab[rows], self.margin_ba[rows])
+        return self._mapped(lambda column: column[rows])
+
+    def to(self, device: torch.device | str) -> "Verdict":
+        """Copy the verdict to a device."""
+        return self._mapped(lambda column: column.to(device))
+
+    def swapped(self, rows: Tensor) -> "Verdict":
+        """Exchange a and b in some of the pairs, by a [N] mask."""
+        ab, ba, one = self.margin_ab, self.margin_ba, self.one_order_logit
+        one = None if one is None else torch.where(rows, -one, one)
+        return Verdict(torch.where(rows, ba, ab), torch.where(rows, ab, ba), one)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "Verdict":
+        one = self.one_order_logit
+        return Verdict(change(self.margin_ab), change(self.margin_ba), None if one is None else change(one))
+
+    @property
+    def both_orders(self) -> Tensor:
+        """[N] True where both margins are known: alone there the orders can be compared."""
+        return ~(self.margin_ab.isnan() | self.margin_ba.isnan())
+
+    @property
+    def one_order(self) -> Tensor:
+        """[N] True where the verdict is an estimate from one order."""
+        if self.one_order_logit is None:
+            return torch.zeros_like(self.margin_ab, dtype=torch.bool)
+        return ~self.one_order_logit.isnan()
 
     @property
     def judged(self) -> Tensor:
         """[N] False where a judgement failed; the other properties are NaN there."""
-        return ~(self.margin_ab.isnan() | self.margin_ba.isnan())
+        return self.both_orders | self.one_order
+
+    @property
+    def readings(self) -> Tensor:
+        """[M] every margin that was asked for: two of most pairs, one where one order was enough."""
+        unread = self.one_order & torch.stack([self.margin_ab, self.margin_ba]).isnan()
+        return torch.stack([self.margin_ab, self.margin_ba])[~unread]
 
     @property
     def win_logit(self) -> Tensor:
         """[N] debiased log-odds that a beats b: half the difference of the two margins."""
-        return (self.margin_ab - self.margin_ba) / 2
+        both = (self.margin_ab - self.margin_ba) / 2
+        return both if self.one_order_logit is None else torch.where(self.one_order, self.one_order_logit, both)
 
     @property
     def win_prob(self) -> Tensor:
@@ -78,22 +119,23 @@ class Verdict:
 
     @property
     def mean_prob(self) -> Tensor:
-        """[N] mean of the probabilities of both orders: (p(a, b) + 1 - p(b, a)) / 2."""
-        return (torch.sigmoid(self.margin_ab) + 1 - torch.sigmoid(self.margin_ba)) / 2
+        """[N] mean of the probabilities of both orders: (p(a, b) + 1 - p(b, a)) / 2; `win_prob` of one order."""
+        both = (torch.sigmoid(self.margin_ab) + 1 - torch.sigmoid(self.margin_ba)) / 2
+        return both if self.one_order_logit is None else torch.where(self.one_order, self.win_prob, both)
 
     @property
     def position_bias(self) -> Tensor:
-        """[N] log-odds that the first position gets for any response; they cancel in `win_logit`."""
+        """[N] log-odds that the first position gets for any response; they cancel in `win_logit`. NaN of one order."""
         return (self.margin_ab + self.margin_ba) / 2
 
     @property
     def order_gap(self) -> Tensor:
-        """[N] |p(a, b) + p(b, a) - 1|: zero for a judge without position bias."""
+        """[N] |p(a, b) + p(b, a) - 1|: zero for a judge without position bias. NaN of one order."""
         return (torch.sigmoid(self.margin_ab) + torch.sigmoid(self.margin_ba) - 1).abs()
 
     @property
     def flipped(self) -> Tensor:
-        """[N] True where swapping the order changes the winner."""
+        """[N] True where swapping the order changes the winner; False of one order, which `both_orders` tells."""
         return self.margin_ab.sign() * self.margin_ba.sign() > 0
 
 

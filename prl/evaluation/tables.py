@@ -64,7 +64,8 @@ def most_wrong(verdict: Verdict, targets: Tensor) -> list[int]:
 def most_order_dependent(verdict: Verdict) -> list[int]:
     """Find rows whose probability depends on the order of the responses, the largest order gap first."""
     # The order gap, in a form that is exactly zero for a judge without position bias.
-    return _largest((torch.sigmoid(verdict.margin_ab) - torch.sigmoid(-verdict.margin_ba)).abs().cpu())
+    gap = (torch.sigmoid(verdict.margin_ab) - torch.sigmoid(-verdict.margin_ba)).abs()
+    return _largest(gap.nan_to_num().cpu())  # NaN where one order was read
 
 
 def _largest(values: Tensor) -> list[int]:

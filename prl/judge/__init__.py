@@ -1,5 +1,6 @@
 """Judges: template, verdict tokens, both orders, and the classes that compare two responses or reward one."""
 
+from prl.judge.adaptive import AdaptiveOrder
 from prl.judge.base import PairwiseJudge
 from prl.judge.bradley_terry import BradleyTerryJudge
 from prl.judge.encoding import ComparisonEncoder
@@ -11,10 +12,12 @@ from prl.judge.generative_rubric import GenerativeRubric
 from prl.judge.implicit import ImplicitJudge
 from prl.judge.loading import Judge, load_judge
 from prl.judge.self_referee import SelfReferee
+from prl.judge.stored import StoredJudge
 from prl.judge.template import JudgeTemplate
 from prl.judge.thought_process import ThoughtProcessJudge
 
 __all__ = [
+    "AdaptiveOrder",
     "BradleyTerryJudge",
     "ComparisonEncoder",
     "EndpointJudge",
@@ -27,6 +30,7 @@ __all__ = [
     "JudgeTemplate",
     "PairwiseJudge",
     "SelfReferee",
+    "StoredJudge",
     "ThoughtProcessJudge",
     "load_judge",
 ]

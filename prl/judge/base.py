@@ -3,7 +3,7 @@
 import json
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,10 +13,17 @@ from prl.verdict import Verdict, mean_per_row
 
 Comparison = tuple[Conversation, str, str]
 """A prompt, the response shown first, the response shown second."""
+Reading = tuple[str, str, str]
+"""A comparison whose prompt is JSON, so that equal ones are found."""
 
 
 class PairwiseJudge(RewardSource):
     """Compares two responses to a prompt: text in, margins out. Its tokenizer may differ from the policy's."""
+
+    antisymmetric: ClassVar[bool] = False
+    """Whether z(u, v) = -z(v, u) by construction, as of rewards of single responses: one order says both."""
+    reads_both_orders: ClassVar[bool] = True
+    """Whether `compare` always reads both orders."""
 
     @property
     def verdict_words(self) -> tuple[str, str]:
@@ -33,6 +40,9 @@ class PairwiseJudge(RewardSource):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the judge as a folder. Raises ValueError for one that has no files."""
         raise ValueError(f"{type(self).__name__} has no weights to write")
+
+    def expect(self, prompts: list[Conversation], anchors: list[str]) -> None:
+        """Learn which responses recur in the comparisons to come; for a judge that caches them."""
 
     @abstractmethod
     def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
@@ -63,9 +73,13 @@ class PairwiseJudge(RewardSource):
         """
         if not len(prompts) == len(a) == len(b):
             raise ValueError(f"{len(prompts)} prompts, {len(a)} responses a and {len(b)} responses b; expected as many")
+        self.expect(prompts, b)
         keys = [json.dumps(prompt) for prompt in prompts]
-        readings = [*zip(keys, a, b, strict=True), *zip(keys, b, a, strict=True)]
+        both = self.read([*zip(keys, a, b, strict=True), *zip(keys, b, a, strict=True)])
+        return Verdict(both[: len(a)], both[len(a) :])
+
+    def read(self, readings: list[Reading]) -> torch.Tensor:
+        """Compute the margin of each reading, of equal ones once: [N]."""
         index = {reading: i for i, reading in enumerate(dict.fromkeys(readings))}
         margins = self.margins([(json.loads(key), first, second) for key, first, second in index])
-        both = margins[torch.tensor([index[reading] for reading in readings], dtype=torch.long, device=margins.device)]
-        return Verdict(both[: len(a)], both[len(a) :])
+        return margins[torch.tensor([index[reading] for reading in readings], dtype=torch.long, device=margins.device)]

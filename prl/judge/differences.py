@@ -13,6 +13,7 @@ class DifferenceJudge(PairwiseJudge, PerResponseReward):
     """Margins from rewards: antisymmetric by construction, and independent of the other response."""
 
     needs_anchors = True
+    antisymmetric = True
 
     def check(self, prompt: Conversation) -> None:
         """Raise RowError for a prompt that the chat template refuses."""

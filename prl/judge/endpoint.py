@@ -79,6 +79,17 @@ class EndpointJudge(PairwiseJudge):
         """Verdict words of the template."""
         return self.template.verdicts
 
+    def describe(self) -> dict[str, Any]:
+        """Describe what decides a margin, as far as it is known here: the weights behind a server are not."""
+        return {
+            "kind": "endpoint",
+            "base_url": self.base_url,
+            "model": self.name,
+            "template_fingerprint": self.template.fingerprint,
+            "top_logprobs": self.top_logprobs,
+            "chat_template_kwargs": self.chat_template_kwargs,
+        }
+
     def load(self) -> None:
         """Open the connection and request one comparison, so that a wrong address or name fails before a rollout.
 

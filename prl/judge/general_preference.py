@@ -33,6 +33,7 @@ class GeneralPreferenceJudge(PairwiseJudge, ScalarModel):
 
     kind = "general_preference"
     needs_anchors = True
+    antisymmetric = True
     operator = SkewSymmetric()
     """Comparison of two embeddings; `load` replaces it by the one in the folder."""
 

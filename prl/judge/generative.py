@@ -37,7 +37,6 @@ from prl.rewards.folder import (
 )
 from prl.rewards.layout import tell_if_layout_matters
 from prl.types import Conversation
-from prl.verdict import Verdict
 
 
 class GenerativeJudge(PairwiseJudge):
@@ -196,10 +195,9 @@ class GenerativeJudge(PairwiseJudge):
         """Tokens computed so far, and tokens of all comparisons read in full."""
         return self.prefix_sharing.tokens
 
-    def compare(self, prompts: list[Conversation], a: list[str], b: list[str]) -> Verdict:
-        """Judge both orders; with a prefix cache, responses b count as the recurring ones."""
-        self._anchors = {(json.dumps(prompt), text) for prompt, text in zip(prompts, b, strict=False)}
-        return super().compare(prompts, a, b)
+    def expect(self, prompts: list[Conversation], anchors: list[str]) -> None:
+        """Keep prompts with these responses in the prefix cache, where there is one."""
+        self._anchors = {(json.dumps(prompt), text) for prompt, text in zip(prompts, anchors, strict=True)}
 
     @torch.no_grad()
     def margins(self, comparisons: list[Comparison]) -> torch.Tensor:

@@ -144,7 +144,7 @@ class Judge:
         if (share := self.model.truncated_fraction()) and not self._told_of_cuts:
             log.warning("%.1f %% of what the judge has read was longer than its max_length and was cut", 100 * share)
             self._told_of_cuts = True
-        return Verdict(verdict.margin_ab.cpu(), verdict.margin_ba.cpu())
+        return verdict.to("cpu")
 
 
 def _prompt(text: Text, where: str) -> Conversation:

@@ -124,6 +124,16 @@ class RewardSource(nn.Module, ABC):
         """Return the share of tokens so far that came from a cache; 0 for a source without a cache."""
         return 0.0
 
+    def numbers(self) -> dict[str, float]:
+        """Return what else is to be logged of this source, by whole tags; nothing by default."""
+        return {}
+
+
+def source_numbers(source: RewardSource) -> dict[str, float]:
+    """Collect what is to be logged of a source and of the sources in it."""
+    inside = [each for each in source.modules() if isinstance(each, RewardSource)]
+    return {tag: number for each in inside for tag, number in each.numbers().items()}
+
 
 def load_frozen(source: RewardSource, policy: nn.Module, policy_path: str | None) -> None:
     """Load a source for a run of PPO and freeze its weights, of classes of users too."""

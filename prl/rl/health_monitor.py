@@ -112,11 +112,10 @@ def save_batch(folder: Path | None, number: int, content: Mapping[str, Any]) -> 
 
 
 def _margins(scores: Scores) -> Tensor:
-    """Return the margins of comparisons that did not fail: [2, N], or an empty tensor."""
+    """Return the margins that were read of comparisons that did not fail: [M], or an empty tensor."""
     if scores.verdict is None:
         return scores.rewards.new_zeros(0)
-    known = scores.verdict.select(scores.verdict.judged)
-    return torch.stack([known.margin_ab, known.margin_ba])
+    return scores.verdict.select(scores.verdict.judged).readings
 
 
 def _tensors_of(record: Any) -> dict[str, Tensor]:

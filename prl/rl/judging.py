@@ -98,7 +98,8 @@ class Judging:
         """
         if not self.with_thoughts:
             a, b = ([self._anchor_answer(text) for text in texts] for texts in (a, b))
-        judges = [source for source in self.reward.leaves() if isinstance(source, PairwiseJudge)]
+        # A judge may be around another one, which it has among its leaves.
+        judges = [source for source in (self.reward, *self.reward.leaves()) if isinstance(source, PairwiseJudge)]
         for judge in filter(None, (self.heldout, *judges)):
             with self.at_work(judge):
                 return judge.compare(prompts, a, b)

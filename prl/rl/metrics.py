@@ -7,11 +7,11 @@ from prl.config import KLEstimator
 from prl.distributed import global_max, global_sum, world_size
 from prl.kl import token_kl
 from prl.masking import masked_mean
-from prl.rewards.base import RewardSource
+from prl.rewards.base import RewardSource, source_numbers
 from prl.rl.health import SATURATED
 from prl.rl.phase_timer import PhaseTimer
 from prl.types import Experience, Rollout, Scores
-from prl.verdict import wins
+from prl.verdict import Verdict, wins
 
 _NAMES = {"value_loss": "value/loss", "value_clip_frac": "value/clip_frac", "policy_loss": "policy/loss"}
 
@@ -89,7 +89,7 @@ def iteration_metrics(
         numbers["value/mean"] = float(masked_mean(experience.values, mask))
         numbers["value/return_mean"] = float(masked_mean(experience.returns, mask))
     numbers |= {_NAMES.get(name, name if "/" in name else f"policy/{name}"): v for name, v in stats.items()}
-    return numbers | _of_sources(scores) | _costs(meter, float(rollout.response_mask.sum()))
+    return numbers | source_numbers(reward) | _of_sources(scores) | _costs(meter, float(rollout.response_mask.sum()))
 
 
 def _of_sources(scores: Scores) -> dict[str, float]:
@@ -104,15 +104,30 @@ def _of_sources(scores: Scores) -> dict[str, float]:
             "reward/saturated_frac": mean_over_ranks((verdict.win_prob - 0.5).abs() > SATURATED[1] - 0.5),
             "reward/logodds_mean": mean_over_ranks(verdict.win_logit),
             "reward/logodds_std": std_over_ranks(verdict.win_logit),
-            "reward/order_gap": mean_over_ranks(verdict.order_gap),
-            # A response equal to its anchor is a tie: each order then says its place, which is no change of the winner.
-            "reward/flip_rate": mean_over_ranks(verdict.flipped & (verdict.win_logit != 0)),
+            **_of_orders(verdict),
         }
     for name, values in scores.components.items():
         known = values[~values.isnan()]
         numbers[f"rewards/{name}/mean"] = mean_over_ranks(known)
         numbers[f"rewards/{name}/std"] = std_over_ranks(known)
     return numbers
+
+
+def _of_orders(verdict: Verdict) -> dict[str, float]:
+    """Compare the two orders of judged comparisons, where both were read; every rank must call it."""
+    both = verdict.select(verdict.both_orders)
+    numbers = {}
+    if verdict.one_order_logit is not None:
+        # Equal responses are one reading in both orders, and their margins agree to the bit.
+        differ = verdict.margin_ab != verdict.margin_ba
+        numbers["judge/second_order_share"] = mean_over_ranks(verdict.both_orders[differ])
+        if not global_sum(verdict.both_orders.sum()):
+            return numbers
+    return numbers | {
+        "reward/order_gap": mean_over_ranks(both.order_gap),
+        # A response equal to its anchor is a tie: each order then says its place, which is no change of the winner.
+        "reward/flip_rate": mean_over_ranks(both.flipped & (both.win_logit != 0)),
+    }
 
 
 def _costs(meter: PhaseTimer, tokens: float) -> dict[str, float]:

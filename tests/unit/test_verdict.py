@@ -106,3 +106,35 @@ def test_swapping_both_responses_changes_no_agreement(pairs) -> None:
 
 def test_a_label_of_one_half_names_no_winner() -> None:
     assert has_winner(torch.tensor([0.0, 0.49, 0.5, 0.51, 1.0])).tolist() == [True, True, False, True, True]
+
+
+def test_a_pair_in_one_order_has_an_estimate_and_no_second_margin() -> None:
+    nan = float("nan")
+    found = Verdict(
+        torch.tensor([1.0, 2.0, nan, nan]),
+        torch.tensor([-1.0, nan, 3.0, nan]),
+        torch.tensor([nan, 1.5, -2.5, nan]),
+    )
+    assert found.judged.tolist() == [True, True, True, False]
+    assert found.both_orders.tolist() == [True, False, False, False]
+    assert found.one_order.tolist() == [False, True, True, False]
+    assert found.win_logit[:3].tolist() == [1.0, 1.5, -2.5]
+    assert sorted(each for each in found.readings.tolist() if each == each) == [-1.0, 1.0, 2.0, 3.0]
+    assert found.readings.isnan().sum() == 2  # the failed pair's
+    assert found.win_prob[1:3].tolist() == pytest.approx([1 / (1 + math.exp(-1.5)), 1 / (1 + math.exp(2.5))])
+    assert torch.equal(found.mean_prob[1:3], found.win_prob[1:3])
+    assert found.order_gap.isnan().tolist() == found.position_bias.isnan().tolist() == [False, True, True, True]
+    assert not found.flipped[1:].any()
+
+
+def test_swapping_pairs_swaps_margins_and_the_sign_of_estimates() -> None:
+    nan = float("nan")
+    found = Verdict(torch.tensor([1.0, 2.0]), torch.tensor([-0.5, nan]), torch.tensor([nan, 1.5]))
+    back = found.swapped(torch.tensor([True, True]))
+    assert torch.equal(back.win_logit, -found.win_logit)
+    assert torch.equal(found.win_prob + back.win_prob, torch.ones(2))
+    assert back.margin_ba.tolist() == [1.0, 2.0]
+    kept = found.swapped(torch.tensor([False, False]))
+    assert torch.equal(kept.win_logit, found.win_logit)
+    assert torch.equal(found.select(torch.tensor([1])).win_logit, torch.tensor([1.5]))
+    assert found.to("cpu").one_order.tolist() == [False, True]

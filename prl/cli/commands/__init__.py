@@ -16,6 +16,7 @@ NAMES = (
     "quickstart",
     "data",
     "judge",
+    "verdicts",
     "anchors",
     "pairs",
     "corrupt",

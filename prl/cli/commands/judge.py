@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,16 +66,20 @@ def main(args: list[str]) -> None:
             "give either --pairs, or --prompts, --responses and --anchors, or --calibrate, --labels or --rewardbench"
         )
     check_calibration_options(parser, options)
-    of_pairs = [] if further else ["write_passport", "figures"]
+    if options.calibrate is not None and options.verdicts is not None:
+        parser.error("--verdicts does not go with --calibrate, which measures what the judge computes")
+    of_pairs = ["adaptive_error"] if further else ["write_passport", "figures", "adaptive_error"]
     of_pairs += [] if further or options.calibrate else ["max_pairs", "columns", "split", "name"]
     if options.pairs is None and (given := [name for name in of_pairs if getattr(options, name)]):
-        parser.error(f"--{given[0].replace('write_', 'write-')} goes with --pairs")
+        parser.error(f"--{_option(given[0])} goes with --pairs")
     if options.no_probes and (options.pairs is None or options.write_passport):
         parser.error("--no-probes goes with --pairs and without --write-passport: a passport holds the probes too")
     if options.reference is None and (options.beta is not None or options.per_token):
         parser.error("--beta and --per_token go with --reference")
     if options.write_passport and options.reference is not None:
         parser.error("--write-passport is of a judge in one folder, and with --reference there are two; use --json")
+    if options.write_passport and options.verdicts is not None:
+        parser.error("--write-passport measures what the judge computes, so it goes without --verdicts; use --json")
     if options.write_passport and not Path(options.judge).is_dir():
         parser.error(
             f"--write-passport writes into the judge's folder, but {options.judge} is none; make one with "
@@ -88,6 +93,11 @@ def main(args: list[str]) -> None:
     asked = {name: getattr(options, name) for name in implicit}
     settings = {name: value for name, value in asked.items() if value is not None and value is not False}
     judge = Judge.from_pretrained(options.judge, dtype=options.dtype, **settings, **template_options(options))
+    if options.verdicts is not None:
+        from prl.judge import StoredJudge
+
+        judge.model = stored = StoredJudge(judge.model, str(options.verdicts))
+        stored.load()
     if options.calibrate is not None:
         calibrate(judge, options)
     elif further is not None:
@@ -96,6 +106,13 @@ def main(args: list[str]) -> None:
         measure(judge, options)
     else:
         compare(judge, options)
+    if options.verdicts is not None:
+        share = 100 * stored.store.hit_rate
+        print(f"\n{share:.1f} % of {stored.store.asked} readings were in {options.verdicts}; it has the others now")
+
+
+def _option(name: str) -> str:
+    return name.replace("write_", "write-").replace("adaptive_", "adaptive-")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,6 +141,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write-passport", action="store_true", help="keep the report as rm_passport.json in the folder"
     )
+    parser.add_argument(
+        "--adaptive-error",
+        type=_error,
+        help="fit the settings of AdaptiveOrder, which reads the second order of near comparisons only, so that win "
+        "probabilities differ from those of both orders by at most this much on average",
+    )
+    parser.add_argument(
+        "--verdicts", type=Path, help="folder of verdicts: read what is there, and keep there what is computed"
+    )
     parser.add_argument("--figures", type=Path, help="draw what the report says as pictures into this folder")
     parser.add_argument("--prompts", type=Path, help="one prompt per line; with --responses and --anchors")
     parser.add_argument("--responses", type=Path, help="one response per line, to these prompts")
@@ -131,6 +157,16 @@ def _parser() -> argparse.ArgumentParser:
     add_calibration_options(parser)
     parser.add_argument("--json", type=Path, help="write what is found into this file")
     return parser
+
+
+def _error(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no error between 0 and 1")
+    return value
 
 
 def check_outputs(options: argparse.Namespace) -> None:
@@ -179,6 +215,7 @@ def measure(judge: "Judge", options: argparse.Namespace) -> None:
     from prl.data import DataSource, PreferencePair, load_records
     from prl.judge.examination import judge_pairs
     from prl.judge.passport import as_json, issue_passport, write_passport
+    from prl.judge.wrapper import JudgeWrapper
     from prl.rewards.folder import judge_folder
 
     source = DataSource(options.pairs, options.split, options.name, options.columns, options.max_pairs)
@@ -187,8 +224,17 @@ def measure(judge: "Judge", options: argparse.Namespace) -> None:
     for reason, numbers in pairs.report.skipped.items():
         print(f"left out for '{reason}': row {', '.join(map(str, numbers))}")
     judged = judge_pairs(judge.model, pairs.records)
+    adaptive = None
+    if options.adaptive_error is not None:
+        from prl.judge.adaptive import fit_threshold
+
+        adaptive = fit_threshold(judged.verdict, options.adaptive_error, judged.prompts)
     folder, probes = judge_folder(options.judge), not options.no_probes
-    passport = issue_passport(judge.model, folder, pairs, judged, probes=probes)
+    # Attacks and batch layouts are about what the judge itself computes.
+    bare = judge.model.judge if isinstance(judge.model, JudgeWrapper) else judge.model
+    passport = issue_passport(bare, folder, pairs, judged, probes=probes)
+    if adaptive is not None:
+        passport["adaptive_order"] = asdict(adaptive)
     # Files first: the reader of the screen may close the pipe.
     if options.json is not None:
         write_text(options.json, as_json(passport))
@@ -199,6 +245,12 @@ def measure(judge: "Judge", options: argparse.Namespace) -> None:
         for tag, figure in judge_figures(judged).items():
             save_picture(figure, picture_of(options.figures, tag))
     print(screen(passport))
+    if adaptive is not None:
+        print(
+            f"\nAdaptiveOrder for an error of {adaptive.error:g}: threshold {adaptive.threshold:.4f}, offset "
+            f"{adaptive.offset:.4f}; both orders for {100 * adaptive.second_order_share:.0f} % of the pairs, "
+            f"error here {adaptive.found_error:.4f}"
+        )
     if written is not None:
         print(f"\nwrote {written}")
     if options.figures is not None:

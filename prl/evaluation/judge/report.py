@@ -60,8 +60,8 @@ def better_first(verdict: Verdict, targets: Tensor) -> tuple[Verdict, Tensor]:
 
     A file may put the better response on either side; no reported figure depends on the side.
     """
-    turn, ab, ba = targets < 0.5, verdict.margin_ab, verdict.margin_ba
-    return Verdict(torch.where(turn, ba, ab), torch.where(turn, ab, ba)), torch.where(turn, 1 - targets, targets)
+    turn = targets < 0.5
+    return verdict.swapped(turn), torch.where(turn, 1 - targets, targets)
 
 
 def negative_log_likelihood(logit: Tensor, targets: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class JudgedPairs:
         sizes = (len(self.targets), len(self.prompts), len(self.lengths), len(self.sources) or number)
         if set(sizes) != {number}:
             raise ValueError(f"{number} verdicts, but (targets, prompts, lengths, sources) are {sizes}")
-        margins = torch.cat([self.verdict.margin_ab, self.verdict.margin_ba])
+        margins = self.verdict.readings
         if broken := int((~margins.isfinite()).sum()):
             raise ValueError(
                 f"{broken} of {len(margins)} margins are not finite numbers; the judge's weights are broken"
@@ -160,10 +160,11 @@ def _columns(pairs: JudgedPairs, temperature: float) -> dict[str, tuple[Tensor, 
     everywhere, decided = torch.ones_like(targets, dtype=torch.bool), has_winner(targets)
     matched = (better - worse).abs() <= LENGTH_MATCHED * torch.maximum(better, worse)
     cooled = win / temperature
+    both = verdict.both_orders.cpu()  # a pair that was read in one order says nothing of the other
     return {
         "accuracy": (wins(win), decided),
-        "accuracy_better_first": (wins(first), decided),
-        "accuracy_better_second": (wins(-second), decided),
+        "accuracy_better_first": (wins(first), decided & ~first.isnan()),
+        "accuracy_better_second": (wins(-second), decided & ~second.isnan()),
         "accuracy_length_matched": (wins(win), decided & matched),
         "accuracy_shorter_wins": (wins(win), decided & (better < worse)),
         "baseline_longer": (wins(better - worse), decided),
@@ -172,9 +173,9 @@ def _columns(pairs: JudgedPairs, temperature: float) -> dict[str, tuple[Tensor, 
         "nll_after_temperature": (negative_log_likelihood(cooled, targets), everywhere),
         "brier": ((win.sigmoid() - targets).square(), everywhere),
         "brier_after_temperature": ((cooled.sigmoid() - targets).square(), everywhere),
-        "order_gap": (verdict.order_gap.double().cpu(), everywhere),
-        "flip_rate": (verdict.flipped.double().cpu(), everywhere),
-        "first_position_rate": ((wins(first) + wins(second)) / 2, everywhere),
+        "order_gap": (verdict.order_gap.double().cpu(), both),
+        "flip_rate": (verdict.flipped.double().cpu(), both),
+        "first_position_rate": (torch.stack([wins(first), wins(second)]).nanmean(0), everywhere),
         "margin": ((2 * targets - 1) * win, everywhere),
     }
 

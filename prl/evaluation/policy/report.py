@@ -35,7 +35,7 @@ def policy_report(rows: Sequence[ComparisonRow]) -> dict[str, float]:
     known = _known(rows, "")
     kl = _mean(rows, (row["kl"] for row in rows)).mean
     numbers = {
-        "order_gap": _mean(known, (abs(row["p_response_first"] - row["p_anchor_first"]) for row in known)).mean,
+        **_order_gap(known),
         "failed_frac": 1 - len(known) / len(rows),
         "kl": kl,
         "kl_sqrt": max(kl, 0.0) ** 0.5,
@@ -57,6 +57,16 @@ def _known(rows: Sequence[ComparisonRow], prefix: str) -> list[ComparisonRow]:
     if not found:
         raise ValueError(f"the {'held-out ' if prefix else ''}judge could judge none of {len(rows)} comparisons")
     return found
+
+
+def _order_gap(rows: Sequence[ComparisonRow]) -> dict[str, float]:
+    """Average the order gap over the comparisons that were read in both orders; no number without any."""
+    gaps = [(row["p_response_first"], row["p_anchor_first"]) for row in rows]
+    both = [n for n, (first, second) in enumerate(gaps) if first == first and second == second and None not in gaps[n]]
+    if not both:
+        return {}
+    known = [rows[n] for n in both]
+    return {"order_gap": _mean(known, (abs(first - second) for first, second in (gaps[n] for n in both))).mean}
 
 
 def _mean(rows: Sequence[ComparisonRow], column: Iterable[float]) -> Interval:
