@@ -73,7 +73,9 @@ class StoredVerdicts:
         found = list(self.pairs(judge))
         columns = [torch.tensor([pair[at] for pair in found], dtype=torch.float32) for at in (3, 4)]
         source = f"{self.about.get(judge, {}).get('kind', 'judge')}-{judge}"
-        for (prompt, a, b, _, _), p in zip(found, Verdict(*columns).win_prob.tolist(), strict=True):
-            chosen, rejected = (a, b) if p >= 0.5 else (b, a)
-            row = (json.loads(prompt), chosen, rejected, max(p, 1 - p), source)
-            yield dict(zip(COLUMNS, row, strict=True))
+        verdict = Verdict(*columns)
+        turned = verdict.win_logit < 0
+        probabilities = verdict.swapped(turned).win_prob
+        for (prompt, a, b, _, _), turn, p in zip(found, turned.tolist(), probabilities.tolist(), strict=True):
+            chosen, rejected = (b, a) if turn else (a, b)
+            yield dict(zip(COLUMNS, (json.loads(prompt), chosen, rejected, p, source), strict=True))
