@@ -152,6 +152,10 @@ def test_all_that_decides_a_margin_is_in_the_name_of_a_judge(tmp_path: Path) -> 
     assert len(set(found)) == 5
     same = about_judge(GenerativeJudge(str(tmp_path / "0"), max_batch_tokens=64, fused="off"))
     assert judge_id(same) == found[0]  # these change a margin by rounding alone
+    file = tmp_path / "1" / "prl_judge.json"
+    judge, before = GenerativeJudge(str(tmp_path / "1")), found[1]
+    file.write_text(json.dumps({**json.loads(file.read_text()), "a_setting_to_come": 0.5}))
+    assert judge_id(about_judge(judge)) != before
     server = EndpointJudge("http://127.0.0.1:1/v1", "a model", TEMPLATE)
     assert judge_id(about_judge(server)) != judge_id(about_judge(EndpointJudge("http://127.0.0.1:1/v1", "b", TEMPLATE)))
     with pytest.raises(ValueError, match="LengthJudge does not say what decides its margins, .*describe"):
