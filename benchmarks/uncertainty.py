@@ -1,11 +1,11 @@
 """Does a reward that pays less where the two orders of a judge disagree beat plain temperature scaling?
 
-The reward is sigma(m / (1 + s^2 / tau^2)), m the debiased log-odds of a response against its anchor and s the distance of
-the comparison's position bias from the mean one. It is held against sigma(m / T). A judge learns pairs of the
-quickstart's world in which a quarter of the labels are flipped; eight responses of the supervised policy to each prompt
-are weighted by exp(reward / beta), the optimum under a KL penalty, with beta set so that the KL is the same for every
-reward. What counts is the true quality of the weighted responses. tau and T are chosen on one half of the prompts, and
-measured on the other. Also: |p - 1/2| of pairs of responses whose true qualities are equal, as a share of what it is
+The reward is sigma(m / (1 + s^2 / tau^2)), m the debiased log-odds of a response against its anchor and s the distance
+of the comparison's position bias from the mean one. It is held against sigma(m / T). The judges are the quickstart's and
+one that learnt pairs of which a quarter had flipped labels. Eight responses of the supervised policy to each prompt are
+weighted by exp(reward / beta), the optimum under a KL penalty, with beta set so that the KL is the same for every reward.
+What counts is the true quality of the weighted responses. tau and T are chosen on one half of the prompts, and measured
+on the other. Also: |p - 1/2| of pairs of responses whose true qualities are equal, as a share of what it is
 for all other pairs of responses. Needs a finished quickstart; runs that are there already are not repeated.
 """
 
@@ -85,15 +85,21 @@ def quality_at(rewards: Any, gold: Any, kl: float) -> float:
     return float(((rewards * low).softmax(1) * gold).sum(1).mean())
 
 
-def train(name: str, seed: int, out: Path, overrides: list[str]) -> dict[str, Any]:
-    """Train a judge, judge the responses, choose tau and T, and measure."""
-    import torch
-
+def judge_of(name: str, seed: int, out: Path) -> Any:
+    """Load the quickstart's judge, or one that learnt from flipped labels."""
     from prl.judge import load_judge
 
-    folder = out / str(seed)
-    model = folder / "judge" / "model"
-    judge = load_judge(model if model.exists() else train_judge(folder, seed))
+    if name == "quickstart":
+        return load_judge(QUICKSTART / "judge" / "model")
+    model = out / str(seed) / "judge" / "model"
+    return load_judge(model if model.exists() else train_judge(out / str(seed), seed))
+
+
+def train(name: str, seed: int, out: Path, overrides: list[str]) -> dict[str, Any]:
+    """Judge the responses, choose tau and T, and measure."""
+    import torch
+
+    judge = judge_of(name, seed, out)
     prompts, texts, anchors, gold = responses(seed)
     verdict = judge.compare(prompts, texts, anchors)
     log_odds, bias = verdict.win_logit.double().view_as(gold), verdict.position_bias.double()
@@ -131,7 +137,7 @@ def ties(judge: Any, prompts: list[Any], texts: list[str], gold: Any, tau: float
 
 def main() -> None:
     """Run what is missing, then print the table."""
-    rows = make_missing(run_options(__doc__, "runs/uncertainty", ("noisy",)), train)
+    rows = make_missing(run_options(__doc__, "runs/uncertainty", ("quickstart", "flipped labels")), train)
     print(table(rows, "judge", COLUMNS))
 
 

@@ -160,17 +160,7 @@ def fit_threshold(
         )
     both = verdict.select(counted).to("cpu")
     distance, loss = _one_order(both, group)
-    order = distance.flatten().sort(descending=True).values
-    # Step k has a threshold above all distances but the k / STEPS largest.
-    steps = [math.inf, *(float(order[len(order) * k // STEPS - 1]) for k in range(1, STEPS + 1))]
-    accepted = math.inf
-    for threshold in steps:
-        alone = loss * (distance >= threshold)
-        of_prompts = torch.zeros(len(index), dtype=torch.float64).index_add(0, group, alone.mean(0))
-        of_prompts /= group.bincount(minlength=len(index))
-        if float((error - of_prompts).log1p().sum()) < -math.log(1 - confidence):
-            break
-        accepted = threshold
+    accepted = _smallest(distance, loss, group, error, confidence)
     single = distance >= accepted
     return AdaptiveSettings(
         threshold=accepted,
@@ -193,3 +183,27 @@ def _one_order(verdict: Verdict, group: Tensor) -> tuple[Tensor, Tensor]:
     estimates = torch.stack([verdict.margin_ab.double() - offset, offset - verdict.margin_ba.double()])
     exact = torch.sigmoid((verdict.margin_ab.double() - verdict.margin_ba.double()) / 2)
     return estimates.abs(), (estimates.sigmoid() - exact).abs()
+
+
+def _smallest(distance: Tensor, loss: Tensor, group: Tensor, error: float, confidence: float) -> float:
+    """Find the smallest threshold that is accepted, from the largest down; infinite where none is.
+
+    Args:
+        distance: [2, N] |z - offset| of either order.
+        loss: [2, N] error of reading that order alone.
+        group: [N] number of each pair's prompt.
+        error: largest expected error.
+        confidence: probability with which the bound holds.
+    """
+    order = distance.flatten().sort(descending=True).values
+    number = group.bincount()
+    accepted = math.inf
+    for step in range(STEPS + 1):
+        # A step has a threshold up to which another 1 / STEPS of the readings are far enough to stand alone.
+        threshold = float(order[len(order) * step // STEPS - 1]) if step else math.inf
+        alone = (loss * (distance >= threshold)).mean(0)
+        of_prompts = torch.zeros(len(number), dtype=torch.float64).index_add(0, group, alone) / number
+        if float((error - of_prompts).log1p().sum()) < -math.log(1 - confidence):
+            break
+        accepted = threshold
+    return accepted
