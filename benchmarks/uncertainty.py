@@ -1,9 +1,9 @@
 """Does a reward that pays less where the two orders of a judge disagree beat plain temperature scaling?
 
 The reward is sigma(m / (1 + s^2 / tau^2)), m the debiased log-odds of a response against its anchor and s the distance
-of the comparison's position bias from the mean one. It is held against sigma(m / T). The judges are the quickstart's and
+of the comparison's position bias from the mean one. It is held against sigma(m / T). The judges: the quickstart's, and
 one that learnt pairs of which a quarter had flipped labels. Eight responses of the supervised policy to each prompt are
-weighted by exp(reward / beta), the optimum under a KL penalty, with beta set so that the KL is the same for every reward.
+weighted by exp(reward / beta), the optimum under a KL penalty, with a beta of equal KL for every reward.
 What counts is the true quality of the weighted responses. tau and T are chosen on one half of the prompts, and measured
 on the other. Also: |p - 1/2| of pairs of responses whose true qualities are equal, as a share of what it is
 for all other pairs of responses. Needs a finished quickstart; runs that are there already are not repeated.
