@@ -9,7 +9,7 @@ from prl.judge.base import Comparison, PairwiseJudge
 from prl.judge.passport import DTYPE, describe_judge, weights_hash
 from prl.judge.store import VerdictStore, judge_id
 from prl.judge.wrapper import JudgeWrapper
-from prl.models.location import base_of
+from prl.models.location import base_of, linked_model
 from prl.rewards.folder import judge_folder, read_judge_file
 
 BATCH = 1024
@@ -92,8 +92,9 @@ def about_judge(judge: PairwiseJudge) -> dict[str, Any]:
             f"{type(judge).__name__} does not say what decides its margins, so they cannot be kept by content; give it "
             "a method describe() that returns its settings and a hash of its weights"
         )
-    about = describe_judge(judge.folder, judge.dtype or DTYPE)
-    about["settings"] = read_judge_file(judge.folder)
-    if (base := base_of(judge.folder)) is not None:  # the folder's own weights are adapters
+    about = {**describe_judge(judge.folder, judge.dtype or DTYPE), **judge.described_otherwise()}
+    # Where the model lies says nothing of it, and its weights are hashed.
+    about["settings"] = {name: each for name, each in read_judge_file(judge.folder).items() if name != "model"}
+    if (base := base_of(linked_model(judge.folder) or judge.folder)) is not None:  # the weights are those of adapters
         about["base_sha256"] = weights_hash(judge_folder(base))
     return about

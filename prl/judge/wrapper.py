@@ -37,6 +37,10 @@ class JudgeWrapper(PairwiseJudge):
         """Describe the judge: what is around it changes no margin."""
         return self.judge.describe()
 
+    def described_otherwise(self) -> dict[str, Any]:
+        """Return what the judge's settings say in place of its folder."""
+        return self.judge.described_otherwise()
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the judge as a folder."""
         self.judge.save_pretrained(folder)

@@ -61,7 +61,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 "lacking = [n for n, margin in enumerate(found) if margin is None]",
                 "lacking = list(range(len(found)))",
             ),
-            ("margins-of-any-settings", '    about["settings"] = read_judge_file(judge.folder)\n', ""),
+            ("margins-of-any-settings", 'about["settings"] = {name: each', "_ = {name: each"),
         ),
     ),
     "prl/judge/verdict_export.py": (

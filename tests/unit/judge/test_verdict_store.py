@@ -12,7 +12,7 @@ from prl.cli.entry import main
 from prl.data import DataSource, PreferencePair, load_records
 from prl.judge import AdaptiveOrder, ComparisonEncoder, EndpointJudge, GenerativeJudge, JudgeTemplate, StoredJudge
 from prl.judge.base import Comparison
-from prl.judge.generative import save_judge
+from prl.judge.files import save_judge
 from prl.judge.store import VerdictStore, judge_id, read_shard, shards_in
 from prl.judge.stored import about_judge
 from tests.helpers.tiny import LengthJudge, PlantedJudge, tiny_model, tiny_tokenizer
