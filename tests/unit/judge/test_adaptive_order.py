@@ -266,6 +266,18 @@ def test_a_place_that_is_worth_the_same_everywhere_needs_one_order() -> None:
     assert found.found_error < 1e-9
 
 
+def test_the_offset_of_a_prompt_is_that_of_other_prompts() -> None:
+    debiased = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    bias = torch.arange(200, dtype=torch.float64) % 2  # by turns, as the halves of the prompts are
+    found = fit_threshold(Verdict(debiased + bias, bias - debiased), 0.4)
+    apart = [(float(z) + (1 if even else -1), float(z)) for z, even in zip(debiased, (bias == 0).tolist(), strict=True)]
+    # Off by one in log-odds, to the one side with the first order and to the other with the second.
+    expected = [abs(1 / (1 + math.exp(-a)) - 1 / (1 + math.exp(-z))) for a, z in apart]
+    expected += [abs(1 / (1 + math.exp(-(2 * z - a))) - 1 / (1 + math.exp(-z))) for a, z in apart]
+    assert found.second_order_share == 0
+    assert found.found_error == pytest.approx(sum(expected) / len(expected))
+
+
 def test_pairs_of_one_prompt_count_as_one() -> None:
     verdict = Verdict(*(torch.tensor(each) for each in planted(np.random.default_rng(1), 100)))
     repeated = Verdict(verdict.margin_ab.repeat(4), verdict.margin_ba.repeat(4))
