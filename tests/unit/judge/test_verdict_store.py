@@ -79,6 +79,7 @@ def test_a_resumed_run_reads_what_the_run_read(stop: str, tmp_path: Path, caplog
     expected = [whole.compare(*asked(each)) for each in stages]
     run = stored(tmp_path / "cut")
     run.compare(*asked(stages[0]))
+    stored(tmp_path / "cut").compare(*asked(range(35, 45)))  # another run, after this one began
     checkpoint = json.loads(json.dumps(run.store.state_dict()))
     run.compare(*asked(stages[1]))
     (own,) = (path for path in shards_in(tmp_path / "cut") if checkpoint["run"] in path.name)
@@ -201,9 +202,10 @@ def test_verdicts_make_a_preference_set(tmp_path: Path, capsys: pytest.CaptureFi
     a = [text.replace("\ud800", "") for text in a]
     folder, file = tmp_path / "verdicts", tmp_path / "pairs.jsonl"
     both = stored(folder).compare(prompts, a, b)
-    AdaptiveOrder(stored(folder), 0.0).compare(prompts[:1], ["one order"], ["alone"])
+    alone = [f"one order {n}" for n in range(8)]
+    AdaptiveOrder(stored(folder), 0.0).compare(prompts[:8], alone, ["alone"] * 8)
     main(["verdicts", str(folder), "--export", str(file)])
-    assert "left out: 1 pairs that were read in one order alone" in capsys.readouterr().out
+    assert "left out: 8 pairs that were read in one order alone" in capsys.readouterr().out
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     pairs = load_records(DataSource(str(file)), PreferencePair).records
     assert len(pairs) == len(rows) == len({(str(p), *sorted((u, v))) for p, u, v in zip(prompts, a, b, strict=True)})
