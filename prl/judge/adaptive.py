@@ -71,7 +71,7 @@ class AdaptiveOrder(JudgeWrapper):
         if not len(prompts) == len(a) == len(b):
             raise ValueError(f"{len(prompts)} prompts, {len(a)} responses a and {len(b)} responses b; expected as many")
         self.expect(prompts, b)
-        rows = [(json.dumps(prompt), *texts) for prompt, *texts in zip(prompts, a, b, strict=True)]
+        rows: list[Reading] = [(json.dumps(prompt), u, v) for prompt, u, v in zip(prompts, a, b, strict=True)]
         orders = [row if a_is_first(*row) else (row[0], row[2], row[1]) for row in rows]
         first = self.judge.read(orders)
         equal = [u == v for _, u, v in orders]
