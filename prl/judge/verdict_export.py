@@ -29,7 +29,7 @@ class StoredVerdicts:
         shards = shards_in(folder)
         if not shards:
             raise ValueError(
-                f"{folder} holds no verdicts; give the folder of a StoredJudge, or of `prl judge --verdicts`"
+                f"{folder} holds no verdicts; give the folder of a StoredJudge, or of `prl judge --verdict_store`"
             )
         for path in shards:
             for line in read_shard(path):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from prl.cli.entry import main
 from tests.integration.runs import (
     Home,
     Interrupt,
@@ -62,3 +63,42 @@ def test_a_run_that_was_cut_off_reads_what_it_has_read(home: Home, tmp_path: Pat
     home.run("pairwise_ppo", tmp_path / "other", *reward(home, tmp_path / "of_cut", 9.0), "--seed_everything", "1")
     home.run("pairwise_ppo", tmp_path / "cut", *cut, "--ckpt_path", "last")
     assert differences(weights(tmp_path / "whole"), weights(tmp_path / "cut")) == []
+
+
+def test_prl_judge_reads_and_fills_a_folder(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    measured = ["judge", "--judge", str(home.judge), "--pairs", str(home.data("pairs.train")), "--no-probes"]
+    stored = [*measured, "--verdict_store", str(tmp_path / "verdicts")]
+    reports = []
+    for number, share in enumerate(("0.0 %", "100.0 %")):
+        file = tmp_path / f"{number}.json"
+        main([*stored, "--adaptive-error", "0.3", "--json", str(file)])
+        told = capsys.readouterr().out
+        assert f"{share} of " in told
+        reports.append(json.loads(file.read_text()))
+        found = reports[-1]["adaptive_order"]
+        assert f"offset {found['offset']:.4f}; both orders for {100 * found['second_order_share']:.0f} %" in told
+        # Pairs this few and a judge this random show of no threshold that it will do.
+        assert (found["threshold"], found["second_order_share"], found["found_error"]) == (None, 1.0, 0.0)
+        assert "threshold inf" in told
+    assert reports[0] == reports[1]
+    main([*measured, "--json", str(tmp_path / "alone.json")])
+    alone = json.loads((tmp_path / "alone.json").read_text())
+    assert reports[0].keys() - alone.keys() == {"adaptive_order"}
+    assert reports[0]["judge"] == alone["judge"]
+    capsys.readouterr()
+    for wrong, told in (
+        ([*stored, "--write-passport"], "--write-passport"),
+        ([*measured, "--adaptive-error", "2"], "2 is no error between 0 and 1"),
+        (
+            ["judge", "--judge", "j", "--calibrate", "p", "--output", "o", "--verdict_store", "v"],
+            "--verdict_store does not go",
+        ),
+        (
+            ["judge", "--judge", "j", "--prompts", "p", "--responses", "r", "--anchors", "a", "--adaptive-error", ".1"],
+            "--adaptive-error goes with --pairs",
+        ),
+    ):
+        with pytest.raises(SystemExit) as ending:
+            main(wrong)
+        assert ending.value.code == 2
+        assert told in capsys.readouterr().err

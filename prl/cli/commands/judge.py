@@ -66,8 +66,8 @@ def main(args: list[str]) -> None:
             "give either --pairs, or --prompts, --responses and --anchors, or --calibrate, --labels or --rewardbench"
         )
     check_calibration_options(parser, options)
-    if options.calibrate is not None and options.verdicts is not None:
-        parser.error("--verdicts does not go with --calibrate, which measures what the judge computes")
+    if options.calibrate is not None and options.verdict_store is not None:
+        parser.error("--verdict_store does not go with --calibrate, which measures what the judge computes")
     of_pairs = ["adaptive_error"] if further else ["write_passport", "figures", "adaptive_error"]
     of_pairs += [] if further or options.calibrate else ["max_pairs", "columns", "split", "name"]
     if options.pairs is None and (given := [name for name in of_pairs if getattr(options, name)]):
@@ -78,8 +78,8 @@ def main(args: list[str]) -> None:
         parser.error("--beta and --per_token go with --reference")
     if options.write_passport and options.reference is not None:
         parser.error("--write-passport is of a judge in one folder, and with --reference there are two; use --json")
-    if options.write_passport and options.verdicts is not None:
-        parser.error("--write-passport measures what the judge computes, so it goes without --verdicts; use --json")
+    if options.write_passport and options.verdict_store is not None:
+        parser.error("--write-passport goes without --verdict_store: it measures what the judge computes; use --json")
     if options.write_passport and not Path(options.judge).is_dir():
         parser.error(
             f"--write-passport writes into the judge's folder, but {options.judge} is none; make one with "
@@ -93,10 +93,10 @@ def main(args: list[str]) -> None:
     asked = {name: getattr(options, name) for name in implicit}
     settings = {name: value for name, value in asked.items() if value is not None and value is not False}
     judge = Judge.from_pretrained(options.judge, dtype=options.dtype, **settings, **template_options(options))
-    if options.verdicts is not None:
+    if options.verdict_store is not None:
         from prl.judge import StoredJudge
 
-        judge.model = stored = StoredJudge(judge.model, str(options.verdicts))
+        judge.model = stored = StoredJudge(judge.model, str(options.verdict_store))
         stored.load()
     if options.calibrate is not None:
         calibrate(judge, options)
@@ -106,9 +106,9 @@ def main(args: list[str]) -> None:
         measure(judge, options)
     else:
         compare(judge, options)
-    if options.verdicts is not None:
+    if options.verdict_store is not None:
         share = 100 * stored.store.hit_rate
-        print(f"\n{share:.1f} % of {stored.store.asked} readings were in {options.verdicts}; it has the others now")
+        print(f"\n{share:.1f} % of {stored.store.asked} readings were in {options.verdict_store}, which now has all")
 
 
 def _option(name: str) -> str:
@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         "probabilities differ from those of both orders by at most this much on average",
     )
     parser.add_argument(
-        "--verdicts", type=Path, help="folder of verdicts: read what is there, and keep there what is computed"
+        "--verdict_store", type=Path, help="folder of verdicts: read what is there, and keep there what is computed"
     )
     parser.add_argument("--figures", type=Path, help="draw what the report says as pictures into this folder")
     parser.add_argument("--prompts", type=Path, help="one prompt per line; with --responses and --anchors")
@@ -212,6 +212,7 @@ def prepare(file: Path | None, folder: Path | None) -> None:
 
 def measure(judge: "Judge", options: argparse.Namespace) -> None:
     """Examine the judge, print one screen, and write the passport where options ask for it."""
+    from prl.checkpoints.event_log import json_safe
     from prl.data import DataSource, PreferencePair, load_records
     from prl.judge.examination import judge_pairs
     from prl.judge.passport import as_json, issue_passport, write_passport
@@ -234,7 +235,7 @@ def measure(judge: "Judge", options: argparse.Namespace) -> None:
     bare = judge.model.judge if isinstance(judge.model, JudgeWrapper) else judge.model
     passport = issue_passport(bare, folder, pairs, judged, probes=probes)
     if adaptive is not None:
-        passport["adaptive_order"] = asdict(adaptive)
+        passport["adaptive_order"] = json_safe(asdict(adaptive))  # no threshold may do
     # Files first: the reader of the screen may close the pipe.
     if options.json is not None:
         write_text(options.json, as_json(passport))

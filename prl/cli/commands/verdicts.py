@@ -1,6 +1,6 @@
 """`prl verdicts FOLDER`: say what a folder of verdicts holds, or export it as preference pairs.
 
-The folder is that of a `StoredJudge`, or of `prl judge --verdicts`.
+The folder is that of a `StoredJudge`, or of `prl judge --verdict_store`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main(args: list[str]) -> None:
     if options.export is not None and options.export.suffix != ".jsonl":
         parser.error(f"--export {options.export}: expected a name that ends in .jsonl")
     if not options.folder.is_dir():
-        parser.error(f"{options.folder} is no folder; give that of a StoredJudge, or of `prl judge --verdicts`")
+        parser.error(f"{options.folder} is no folder; give that of a StoredJudge, or of `prl judge --verdict_store`")
     if options.export is not None:
         own = lines_with("prompt", "chosen", "rejected", "preference", "source")
         check_file(options.export, "--export", own, [options.folder])
