@@ -42,7 +42,16 @@ ORDER = (
         "prl.judge",
     ),
     *("prl.anchors", "prl.rl"),
-    *("prl.run_folder", "prl.control", "prl.pairs", "prl.rounds", "prl.renamed", "prl.quickstart", "datamodules"),
+    *(
+        "prl.run_folder",
+        "prl.control",
+        "prl.pairs",
+        "prl.arena",
+        "prl.rounds",
+        "prl.renamed",
+        "prl.quickstart",
+        "datamodules",
+    ),
     *("lightning_modules", "prl.cli", "prl.__main__"),
 )
 """Each imports only what stands before it, and itself."""

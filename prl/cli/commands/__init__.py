@@ -17,6 +17,7 @@ NAMES = (
     "data",
     "judge",
     "verdicts",
+    "arena",
     "anchors",
     "pairs",
     "corrupt",
