@@ -34,6 +34,8 @@ class Arena:
         adaptive: choose comparisons by what the scale learns; otherwise all pairs equally often.
         block: comparisons between two fits of the scale, and judged together.
         seed: of the order in which equally good comparisons are taken.
+        newest: the last player joins the others: its pairs alone are played, and budgets count its comparisons.
+        quiet: show no progress.
 
     Raises:
         ArenaError: for fewer than two players, unequally many responses, or a folder of other comparisons.
@@ -51,6 +53,8 @@ class Arena:
         adaptive: bool = True,
         block: int = 32,
         seed: int = 0,
+        newest: bool = False,
+        quiet: bool = False,
     ) -> None:
         if len(responses) < 2:
             raise ArenaError(f"the arena has {len(responses)} players; expected at least two")
@@ -67,6 +71,9 @@ class Arena:
             lambda game: content_key(judge, self._keys[game.prompt], *self._texts(game)),
         )
         self.played = self.record.read()
+        self._of = len(self.names) - 1 if newest else None
+        self._quiet = quiet
+        self._before = sum(self._of not in each.game[1:] for each in self.played) if newest else 0
 
     def _texts(self, game: Game) -> tuple[str, str]:
         return self.responses[game.first][game.prompt], self.responses[game.second][game.prompt]
@@ -83,16 +90,18 @@ class Arena:
         """Make comparisons until a budget is spent or every interval is narrow, and return which of them it was.
 
         Args:
-            budget: comparisons in both orders, those of earlier calls included.
+            budget: comparisons in both orders, those that the folder held already included.
             width: of the widest 95 % interval of a score over prompts, log-odds; None plays until the budget ends.
 
         Raises:
             ArenaError: when the comparisons of the folder are not those that these settings plan.
         """
-        start = len(self.played) // self.block * self.block
-        pairing = Pairing(len(self.names), len(self.prompts), seed=self.seed, adaptive=self.adaptive)
+        budget += self._before
+        start = len(self.played) - (len(self.played) - self._before) % self.block
+        pairing = Pairing(len(self.names), len(self.prompts), seed=self.seed, adaptive=self.adaptive, of=self._of)
         pairing.add(each.game for each in self.played[:start])
-        progress = tqdm(desc="arena", unit="comparison", total=budget, initial=len(self.played), delay=1)
+        made = {"total": budget, "initial": len(self.played)}
+        progress = tqdm(desc="arena", unit="comparison", delay=1, disable=self._quiet, **made)
         while True:
             if len(self.played) == start and not pairing.sweeping and self._is_narrow(width):
                 return WIDTH

@@ -43,7 +43,8 @@ def show(report: dict[str, Any]) -> None:
 def lines(report: dict[str, Any]) -> list[str]:
     """Say in words what the table does not: why it ended, who is not told apart, circles, and what is uncertain."""
     found = [f"ended: {STOPPED[report['stopped']]}"]
-    close = [f"{each['above']} and {each['below']}" for each in report["neighbours"] if each["low"] <= 0]
+    unsure = [each for each in report["neighbours"] if each["low"] is None or each["low"] <= 0]
+    close = [f"{each['above']} and {each['below']}" for each in unsure]
     found += [f"not told apart (95 %): {', '.join(close)}"] * bool(close)
     bounds = [player["name"] for player in report["players"] if None in player["by_prompt"].values()]
     if bounds:

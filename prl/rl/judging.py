@@ -113,6 +113,10 @@ class Judging:
         texts = [without_thoughts(text, opened=self._opens) for text in rollout.texts]
         return replace(rollout.anchored(anchors), texts=texts)
 
+    def answer(self, text: str) -> str:
+        """Remove the thoughts from one response of the policy, unless judges read them."""
+        return text if self.with_thoughts else without_thoughts(text, opened=self._opens)
+
     def _anchor_answer(self, text: str) -> str:
         # An anchor of a file may have come without its thoughts, whatever the policy's prompts end with. One that a
         # policy wrote is read as a response is, so that a response is always the equal of itself.

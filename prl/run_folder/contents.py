@@ -38,7 +38,13 @@ IMAGE_FILES = (
 RUN_FILES = (
     *(*BEGUN_FILES, "config.yaml", "ledger.jsonl", "validation.jsonl", "validation.partial", "seconds.json"),
     *("predictions*.jsonl", "anchors.jsonl", "anchors.partial", "checkpoints/batch-*", "checkpoints/last.*"),
-    *("samples/batch=*", "health/batch=*", *(f"{MODEL}/{name}" for name in (*MODEL_FILES, *IMAGE_FILES))),
+    *(
+        "arena/comparisons.jsonl",
+        "arena/arena.*",
+        "samples/batch=*",
+        "health/batch=*",
+        *(f"{MODEL}/{name}" for name in (*MODEL_FILES, *IMAGE_FILES)),
+    ),
     *(f"{MODEL}/{part}/*" for part in PIPELINE_PARTS),
     *(
         f"{verb}/{name}"

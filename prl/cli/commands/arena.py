@@ -90,7 +90,9 @@ def check_out(folder: Path) -> None:
     Raises:
         OutputError: naming the folder or file.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not json_with("judge", "prompts", "players")(folder / SETTINGS):
+    is_own = json_with("judge", "prompts", "players")
+    settings = folder / SETTINGS
+    if folder.is_dir() and any(folder.iterdir()) and not (settings.is_file() and is_own(settings)):
         raise OutputError(f"--out {folder} holds something already, and no arena; choose a new folder")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"--out {folder} is a file; expected a folder")

@@ -1,5 +1,6 @@
 """How sure a scale is: over other prompts, and without any one of the players."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +62,17 @@ def scale_of(games: Games, outcome: Outcome, *, resamples: int = RESAMPLES, seed
     error = NORMAL * torch.where(open_low | open_high, torch.maximum(error, stated), error)
     low, high = (scores[0] - error).masked_fill(open_low, -torch.inf), (scores[0] + error)
     return Scale(scores[0], resampled, low, high.masked_fill(open_high, torch.inf))
+
+
+def difference(scale: Scale, above: int, below: int) -> tuple[float, float, float]:
+    """Compute how far one player stands above another, and the 95 % interval over prompts; open ends are infinite."""
+    found = float(scale.scores[above] - scale.scores[below])
+    error = NORMAL * float((scale.resampled[:, above] - scale.resampled[:, below]).std())
+    low_is_open = bool(scale.low[above].isinf() & ~scale.low[below].isinf())
+    low_is_open |= bool(scale.high[below].isinf() & ~scale.high[above].isinf())
+    high_is_open = bool(scale.high[above].isinf() & ~scale.high[below].isinf())
+    high_is_open |= bool(scale.low[below].isinf() & ~scale.low[above].isinf())
+    return found, -math.inf if low_is_open else found - error, math.inf if high_is_open else found + error
 
 
 def quantiles(values: Tensor) -> tuple[Tensor, Tensor]:

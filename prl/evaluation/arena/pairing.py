@@ -36,9 +36,12 @@ class Pairing:
         num_prompts: P.
         seed: of the order in which equally good prompts and pairs are taken.
         adaptive: behind the first sweep take the pair of the largest gain; else always the one played least.
+        of: a player; its pairs alone are chosen. None chooses among all.
     """
 
-    def __init__(self, num_players: int, num_prompts: int, *, seed: int = 0, adaptive: bool = True) -> None:
+    def __init__(
+        self, num_players: int, num_prompts: int, *, seed: int = 0, adaptive: bool = True, of: int | None = None
+    ) -> None:
         self.num_players, self.adaptive = num_players, adaptive
         self.first, self.second = (each.numpy() for each in pairs_of(num_players))
         generator = np.random.default_rng(seed)
@@ -48,6 +51,8 @@ class Pairing:
         self._played = np.zeros((num_prompts, len(self.first)), dtype=bool)
         self._of_player = np.zeros((num_prompts, num_players), dtype=np.int64)
         self.counts = np.zeros(len(self.first), dtype=np.int64)
+        own = np.full(len(self.first), True) if of is None else (self.first == of) | (self.second == of)
+        self._pairs = np.flatnonzero(own)
 
     @property
     def sweep(self) -> int:
@@ -57,7 +62,7 @@ class Pairing:
     @property
     def sweeping(self) -> bool:
         """Whether the first sweep goes on."""
-        return bool(self.counts.min() < self.sweep)
+        return bool(self.counts[self._pairs].min() < self.sweep)
 
     def add(self, games: Iterable[Game]) -> None:
         """Take note of comparisons."""
@@ -78,7 +83,7 @@ class Pairing:
         counts = torch.from_numpy(self.counts).double()
         matrix = covariance(scores, *map(torch.from_numpy, (self.first, self.second)), counts).numpy()
         scale = scores.numpy()
-        while len(planned) < number and not self._played.all():
+        while len(planned) < number and not self._played[:, self._pairs].all():
             pair = self._next_pair(scale, matrix)
             game = Game(self._next_prompt(pair), int(self.first[pair]), int(self.second[pair]))
             self.add([game])
@@ -87,7 +92,7 @@ class Pairing:
         return planned
 
     def _next_pair(self, scores: np.ndarray, matrix: np.ndarray) -> int:
-        best = np.flatnonzero(~self._played.all(0))
+        best = self._pairs[~self._played[:, self._pairs].all(0)]
         if self.adaptive and not self.sweeping:
             worth = gains(scores, matrix, self.first, self.second)[best]
             best = best[worth >= (1 - SLACK) * worth.max()]

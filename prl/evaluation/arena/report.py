@@ -11,7 +11,7 @@ from torch import Tensor
 from prl.evaluation.arena.bradley_terry import ELO, ELO_MEAN, PRIOR_TIES
 from prl.evaluation.arena.contradictions import against_the_scale, circles, pair_table
 from prl.evaluation.arena.games import Games, Outcome
-from prl.evaluation.arena.intervals import NORMAL, Scale, scale_of, without_each
+from prl.evaluation.arena.intervals import Scale, difference, scale_of, without_each
 from prl.evaluation.arena.lengths import at_equal_lengths
 from prl.verdict import wins
 
@@ -87,15 +87,16 @@ def _neighbours(names: list[str], scale: Scale) -> list[Row]:
     order = scale.scores.argsort(descending=True, stable=True).tolist()
     found = []
     for above, below in zip(order, order[1:], strict=False):
-        difference = float(scale.scores[above] - scale.scores[below])
-        error = NORMAL * float((scale.resampled[:, above] - scale.resampled[:, below]).std())
-        open_end = math.isinf(float(scale.high[above])) != math.isinf(float(scale.high[below]))
-        open_end |= math.isinf(float(scale.low[above])) != math.isinf(float(scale.low[below]))
-        ends = {"low": difference - error, "high": None if open_end else difference + error}
-        found.append({"above": names[above], "below": names[below], "difference": difference, **ends})
+        distance, low, high = difference(scale, above, below)
+        ends = {"low": _end(low), "high": _end(high)}
+        found.append({"above": names[above], "below": names[below], "difference": distance, **ends})
     return found
 
 
 def _ends(low: Tensor, high: Tensor) -> Row:
     """Write both ends of an interval; null where there is none."""
-    return {name: None if math.isinf(float(end)) else float(end) for name, end in (("low", low), ("high", high))}
+    return {"low": _end(float(low)), "high": _end(float(high))}
+
+
+def _end(value: float) -> float | None:
+    return None if math.isinf(value) else value
