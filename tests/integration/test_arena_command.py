@@ -99,6 +99,7 @@ def test_mistakes_are_told_before_anything_is_sampled(home: Home, tmp_path: Path
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_a_single_checkpoint_and_a_judge_of_its_own_kind_play(home: Home, run: Path, tmp_path: Path) -> None:
     other = write_tiny_model(tmp_path / "other", seed=7)
     checkpoint = sorted((run / "checkpoints").glob("batch-*.ckpt"))[0]
@@ -113,6 +114,8 @@ def test_validations_of_a_run_join_its_arena(home: Home, run: Path) -> None:
     assert {player["name"] for player in report["players"]} == {f"batch={number}" for number in (1, 2, 3, 4)}
     assert report["comparisons"] == 18
     assert report["newest"] == "batch=4"
+    scores = {player["name"]: player["score"] for player in report["players"]}
+    assert report["above_first"]["difference"] == pytest.approx(scores["batch=4"] - scores["batch=1"])
     rows = [json.loads(line) for line in (run / "arena" / "comparisons.jsonl").read_text().splitlines()]
     joined = [max(row["a"], row["b"]) for row in rows]
     assert joined == [f"batch={number}" for number in (2, 3, 4) for _ in range(6)]
@@ -133,6 +136,7 @@ def test_validations_of_a_run_join_its_arena(home: Home, run: Path) -> None:
     assert len(events.Scalars("arena/rank")) == 3
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_arena_and_the_same_training(home: Home, run: Path, tmp_path: Path) -> None:
     home.run("pairwise_ppo", tmp_path / "plain", *EVERY)
     assert not (tmp_path / "plain" / "arena").exists()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.mutations import (
+    faults_of_arena,
     faults_of_control,
     faults_of_data,
     faults_of_images,
@@ -604,6 +605,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
 }
 
 _OTHER_MODULES = (
+    faults_of_arena,
     faults_of_control,
     *(faults_of_data, faults_of_methods, faults_of_pairs, faults_of_preference, faults_of_reward, faults_of_runs),
     *(faults_of_tools, faults_of_images, faults_of_pictures),

@@ -174,7 +174,9 @@ def describe(judge: Any) -> dict[str, Any]:
     """Describe all that decides a judge's margins."""
     from prl.judge.passport import describe_judge
 
-    return judge.describe() or describe_judge(judge.folder, judge.dtype or DTYPES[0])
+    if (found := judge.describe()) is not None:
+        return dict(found)
+    return {**describe_judge(judge.folder, judge.dtype or DTYPES[0]), **judge.described_otherwise()}
 
 
 def _check_prompt(judge: Any, record: "AnchoredPrompt", number: int) -> None:
