@@ -80,8 +80,8 @@ class Pairing:
             number: how many; fewer come back where all pairs are played on all prompts.
         """
         planned: list[Game] = []
-        counts = torch.from_numpy(self.counts).double()
-        matrix = covariance(scores, *map(torch.from_numpy, (self.first, self.second)), counts).numpy()
+        first, second, counts = (torch.from_numpy(each) for each in (self.first, self.second, self.counts))
+        matrix = covariance(scores, first, second, counts.double()).numpy()
         scale = scores.numpy()
         while len(planned) < number and not self._played[:, self._pairs].all():
             pair = self._next_pair(scale, matrix)
