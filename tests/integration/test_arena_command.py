@@ -104,7 +104,8 @@ def test_a_single_checkpoint_and_a_judge_of_its_own_kind_play(home: Home, run: P
     other = write_tiny_model(tmp_path / "other", seed=7)
     checkpoint = sorted((run / "checkpoints").glob("batch-*.ckpt"))[0]
     line = command(home, tmp_path / "out", f"c={checkpoint}", f"o={other}", judge=home.bradley_terry, budget=8)
-    main([*line, "--outcome", "wins", "--pairing", "uniform"])
+    main([*line, "--outcome", "wins", "--pairing", "uniform", "--verdict_store", str(tmp_path / "store")])
+    assert (tmp_path / "store").is_dir()
     assert read(tmp_path / "out")["outcome"] == "wins"
     assert read(tmp_path / "out")["comparisons"] == 8
 

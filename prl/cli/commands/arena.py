@@ -68,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--block", type=positive, default=32, help="comparisons between two fits of the scale (32)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling, and of the order of comparisons")
+    parser.add_argument(
+        "--verdict_store", type=Path, help="folder of verdicts: those in it are not judged again, new ones are added"
+    )
     parser.add_argument("--dtype", default=DTYPES[0], choices=DTYPES, help="type in which judge and policies work")
     parser.add_argument("--limit", type=number_of_rows, help="read only the first so many prompts")
     add_source_options(parser)
@@ -126,6 +129,10 @@ def run(options: argparse.Namespace) -> None:
     judge = judge_in(options.judge, options.dtype)
     about = describe(judge)
     check_settings(options, about, hash_of([list(record.prompt) for record in records]), players)
+    if options.verdict_store is not None:
+        from prl.judge import StoredJudge
+
+        judge = StoredJudge(judge, str(options.verdict_store))
     responses = answers(players, options, records)
     judge.load()
     for number, record in enumerate(records, 1):
