@@ -19,7 +19,7 @@ from prl.checkpoints.position import batches_done, is_dry_run
 from prl.data import DataError, DataSource, LengthGroupedBatchSampler, Record, RecordStream, held_out
 from prl.data.audit import shared_prompts
 from prl.data.batching import check_divides
-from prl.data.store import EncodedRecords, encode_records
+from prl.data.store import Adds, EncodedRecords, encode_records
 from prl.data.tokens import Truncation
 from prl.distributed import rank
 from prl.run_folder.contents import DATA_REPORT
@@ -138,7 +138,7 @@ class RecordDataModule(LightningDataModule):
         else:
             held_out_records = train_records
             aside = held_out(train_records.prompts[train_kept], self.validation_share, self.seed)
-            train_kept, held_out_kept = train_kept[~aside], train_kept[aside]
+            train_kept, held_out_kept = train_kept[~aside], self._of_data(train_records, train_kept[aside])
         self.rows = {
             "train": self._select("train", train_records, train_kept, reports),
             "validation": self._select("validation", held_out_records, held_out_kept, reports),
@@ -178,7 +178,8 @@ class RecordDataModule(LightningDataModule):
         # What an objective declares beyond chosen and rejected is mapped like the columns of every pair.
         declared = getattr(self.encoder, "declared", getattr(self.encoder, "columns", ()))
         stream = RecordStream(source, self.record_type, self.on_invalid, declared)
-        records = encode_records(stream, _Again(lambda: self._usable(stream)), self.encoder, self.cache)
+        usable = _Again(lambda: self._usable(name, stream))
+        records = encode_records(stream, usable, self.encoder, self.cache, self._adds(name))
         content = stream.content_hash()
         self._contents[f"data.{name}"] = content if content is None else content[:32]
         for setting in ("split", "name", "columns", "limit"):
@@ -192,9 +193,17 @@ class RecordDataModule(LightningDataModule):
             )
         return records, np.arange(len(records.truncations))
 
-    def _usable(self, stream: RecordStream) -> Iterable[Record]:
-        """Yield the records of a stream after further checks."""
+    def _usable(self, name: str, stream: RecordStream) -> Iterable[Record]:
+        """Yield the records of the source `name`, train or validation, after further checks."""
         return stream
+
+    def _adds(self, name: str) -> Adds | None:
+        """Return what adds records to those of a source; None where nothing does."""
+        return None
+
+    def _of_data(self, records: EncodedRecords, kept: np.ndarray) -> np.ndarray:
+        """Leave out the records that the source does not hold, which validate nothing."""
+        return kept
 
     def _tell_shared(self, num_shared: int, reports: dict[str, Any]) -> None:
         assert self.validation_source is not None

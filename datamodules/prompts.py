@@ -11,7 +11,7 @@ class PromptDataModule(RecordDataModule):
 
     record_type = AnchoredPrompt
 
-    def _usable(self, stream: RecordStream) -> Iterable[Record]:
+    def _usable(self, name: str, stream: RecordStream) -> Iterable[Record]:
         num_bare, beginning = 0, ""
         for record in stream:
             if self.encoder.needs_anchors and not record.anchors:

@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning_modules.base import TrainingModule
 from prl.checkpoints import sharded as sharded_files
 from prl.judge.passport import adopt_passport, read_passport
+from prl.judge.training_record import read_training, write_training
 from prl.models.model_card import write_card
 from prl.rewards.folder import judge_kind
 from prl.system.outputs import writing_folder
@@ -20,15 +21,18 @@ def write_model(settings: dict[str, Any], checkpoint: Path, output: Path, *, pas
         settings: settings of the run.
         checkpoint: a .ckpt file, or a folder of shards.
         output: a new or empty folder.
-        passport_of: folder whose passport is copied to a judge with equal weights.
+        passport_of: folder whose passport is copied to a judge with equal weights, and the record of whose training to
+            any judge of the run.
         merge: merge adapters into the weights, instead of writing them alone.
     """
-    passport = read_passport(passport_of)
+    passport, training = read_passport(passport_of), read_training(passport_of)
     module = load_training_module(settings, checkpoint)
     with writing_folder(output) as partial:
         module.export(partial, merge=merge)
         write_card(partial, module.card_kind(partial), settings, adapter=not merge)
         if judge_kind(partial) is not None:
+            if training is not None:
+                write_training(partial, training)
             adopt_passport(partial, passport)
 
 

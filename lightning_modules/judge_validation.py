@@ -20,6 +20,7 @@ from prl.evaluation.tables import PairText, most_order_dependent, most_wrong, pa
 from prl.judge.loading import load_judge
 from prl.judge.passport import issue_passport, write_passport
 from prl.judge.template import render_conversation
+from prl.judge.training_record import training_record, write_training
 from prl.masking import weighted_mean
 from prl.models.policy import in_own_type
 from prl.objectives.reward import PairBatch, RewardObjective
@@ -169,11 +170,12 @@ class JudgeValidation(TrainingModule):
         self.on_validation_epoch_end()
 
     def after_export(self, folder: Path) -> None:
-        """Measure the judge that was just written on the first validation pairs, for the gate in front of PPO.
+        """Record what the judge was trained on, and measure it on the first validation pairs, for the gate of PPO.
 
         The judge is read again from its folder, because PPO will use it with adapters merged.
         """
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        write_training(folder, training_record(getattr(datamodule, "attacks", None)))
         source = getattr(datamodule, "validation_source", None)
         if self.passport_pairs == 0:
             return

@@ -287,6 +287,8 @@ class JudgeGate:
     """Share of cyclic triples; a judge that guesses has 1/4. Not checked where no prompt has three responses."""
     max_canary_rate: float | None = 0.25
     """Share of comparisons that the most successful attack without content wins."""
+    max_held_out_attack_rate: float | None = None
+    """The same of attacks whose families were not in the judge's training, which tells what unknown attacks may win."""
     max_layout_gap: float | None = 0.1
     """Largest change of a margin between judging pairs one by one and in padded batches, log-odds."""
     min_pairs: int = 50

@@ -58,6 +58,14 @@ class RecordEncoder(Protocol):
         """
 
 
+class Adds(Protocol):
+    """Makes further records beside those of a source."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash all settings that decide these records."""
+
+
 @dataclass(frozen=True)
 class EncodedRecords:
     """All records of a source in file order. Arrays are over the N records, left out or not."""
@@ -98,7 +106,7 @@ def cache_home() -> Path:
 
 
 def encode_records(
-    stream: RecordStream, records: Iterable[Record], encoder: RecordEncoder, cache: bool
+    stream: RecordStream, records: Iterable[Record], encoder: RecordEncoder, cache: bool, adds: Adds | None = None
 ) -> EncodedRecords:
     """Encode the records of a source, or read them from the cache; one record at a time.
 
@@ -109,12 +117,13 @@ def encode_records(
         records: records of the source, with further checks; iterated again where the cache turns out to be full.
         encoder: encodes a record as token ids.
         cache: keep the result for later runs; otherwise it is in a temporary folder while it is used.
+        adds: what makes records of `records` that the source does not hold; None where nothing does.
 
     Raises:
         DataError: for bad rows, no row that fits, or a full disk.
         TooLongError: for a record that does not fit, where the encoder refuses these.
     """
-    key = _key(stream, encoder) if cache else None
+    key = _key(stream, encoder, adds) if cache else None
     if key is not None and (kept := _kept(cache_home() / "encoded" / key, stream, records, encoder)) is not None:
         return kept
     try:
@@ -168,15 +177,16 @@ def _make(place: Path, stream: RecordStream, records: Iterable[Record], encoder:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _key(stream: RecordStream, encoder: RecordEncoder) -> str | None:
-    """Return the cache key of a source and its encoder; None where either cannot be hashed."""
-    data, code = stream.content_hash(), _code_hash(type(encoder), stream.kind)
+def _key(stream: RecordStream, encoder: RecordEncoder, adds: Adds | None) -> str | None:
+    """Return the cache key of a source, its encoder and what adds records; None where one cannot be hashed."""
+    more = [] if adds is None else [adds]
+    data, code = stream.content_hash(), _code_hash(type(encoder), stream.kind, *map(type, more))
     if data is None or code is None:
         return None
     source = stream.source
     suffix = "".join(Path(source.path).suffixes[-2:])  # the same bytes may be read in several ways
     reading = [suffix, source.split, source.name, source.columns, source.limit, stream.kind.__name__, stream.on_invalid]
-    return settings_hash(data, reading, encoder.fingerprint, code)
+    return settings_hash(data, reading, encoder.fingerprint, code, *(each.fingerprint for each in more))
 
 
 def _code_hash(*kinds: type) -> str | None:
@@ -226,7 +236,8 @@ def _encoded(
         try:
             row = encoder.encode(record)
         except TooLongError as error:
-            raise TooLongError(f"{stream.source.path}, row {stream.row}: {error}") from None
+            made = ", an attack made for it (data.init_args.attacks)" if getattr(record, "attack", "") else ""
+            raise TooLongError(f"{stream.source.path}, row {stream.row}{made}: {error}") from None
         except RowError as error:
             stream.refuse(error)
             continue

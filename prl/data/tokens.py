@@ -122,6 +122,7 @@ def pair_facts(pair: PreferencePair) -> dict[str, Any]:
         "weight": pair.weight,
         "prompt": list(pair.prompt),
         "texts": [pair.chosen, pair.rejected],
+        "attack": pair.attack,
         # A column of a file has one type, and its texts are UTF-8.
         "source": "" if source is None else str(source).encode(errors="replace").decode(),
     }

@@ -10,7 +10,7 @@ import torch
 from prl.data.rows.records import PreferencePair, prompt_key
 from prl.evaluation.judge.report import JudgedPairs, judge_report
 from prl.evaluation.judge.transitivity import RoundRobin, transitivity_report
-from prl.judge.attacks import attack_report
+from prl.judge.attacks.report import attack_report, highest_rate
 from prl.judge.base import PairwiseJudge
 from prl.types import Conversation
 
@@ -43,7 +43,12 @@ def judge_pairs(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> Judged
 
 
 def examine(
-    judge: PairwiseJudge, pairs: Sequence[PreferencePair], judged: JudgedPairs | None = None, *, probes: bool = True
+    judge: PairwiseJudge,
+    pairs: Sequence[PreferencePair],
+    judged: JudgedPairs | None = None,
+    *,
+    probes: bool = True,
+    unseen: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Compute all figures of docs/judge.md, as plain JSON values.
 
@@ -52,6 +57,7 @@ def examine(
         pairs: labelled pairs.
         judged: result of `judge_pairs`, if known.
         probes: also run attacks, round robins and batch layouts.
+        unseen: families of attacks that the judge was not trained on; all when None.
 
     Raises:
         ValueError: without pairs, or when the judge gives numbers that are not finite.
@@ -65,7 +71,8 @@ def examine(
         **judge_report(judged),
         **transitivity_report(round_robins(judge, pairs)),
         "canaries": canaries,
-        "canary_rate": max((each["mean"] for each in canaries.values()), default=None),
+        "canary_rate": highest_rate(canaries),
+        "held_out_attack_rate": highest_rate(canaries, unseen),
         "layout_gap": layout_gap(judge, pairs[:LAYOUT_PAIRS]),
         "cut_share": judge.truncated_fraction(),
     }

@@ -54,7 +54,14 @@ _LIMITS = {
         "cyclic_triples", "share of cyclic triples", "train the judge on several responses per prompt", required=False
     ),
     "max_canary_rate": _Limit(
-        "canary_rate", "share won by the best attack without content", "add such responses to the judge's losing side"
+        "canary_rate",
+        "share won by the best attack without content",
+        "train the judge with such responses on the losing side (data.init_args.attacks)",
+    ),
+    "max_held_out_attack_rate": _Limit(
+        "held_out_attack_rate",
+        "share won by the best attack of a family that training left out",
+        "train the judge on more families of attacks, or on more attacks (data.init_args.attacks)",
     ),
     "max_layout_gap": _Limit(
         "layout_gap",
@@ -172,7 +179,9 @@ def verdict(report: dict[str, Any], gate: JudgeGate) -> list[str]:
     """
     probed = "canary_rate" in report
     if not probed:
-        gate = replace(gate, max_canary_rate=None, max_cyclic_rate=None, max_layout_gap=None)
+        gate = replace(
+            gate, max_canary_rate=None, max_held_out_attack_rate=None, max_cyclic_rate=None, max_layout_gap=None
+        )
     limits = {name: bound for name in ("min_pairs", *_LIMITS) if (bound := getattr(gate, name)) is not None}
     for name, limit in _LIMITS.items():
         if not limit.required and report.get(limit.figure) is None:

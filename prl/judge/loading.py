@@ -15,6 +15,7 @@ from prl.judge.general_preference import GeneralPreferenceJudge
 from prl.judge.generative import GenerativeJudge
 from prl.judge.implicit import ImplicitJudge
 from prl.judge.passport import adopt_passport, read_passport
+from prl.judge.training_record import read_training, write_training
 from prl.models.model_card import copy_card
 from prl.rewards.folder import JUDGE_FILE, judge_folder, judge_kind, read_judge_file
 from prl.types import Conversation
@@ -110,9 +111,12 @@ class Judge:
             ValueError: for a judge that has no files, or a file in the place of the folder.
         """
         source = self.model.folder
-        passport = read_passport(source) if source is not None else None  # both folders may be one
+        # Read first: both folders may be one.
+        passport, training = (None, None) if source is None else (read_passport(source), read_training(source))
         self.model.save_pretrained(folder)
         copy_card(source, folder, judge_kind(folder))
+        if training is not None:
+            write_training(folder, training)
         adopt_passport(folder, passport)
 
     def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> Verdict:

@@ -14,6 +14,7 @@ from prl.evaluation.judge.report import JudgedPairs
 from prl.judge.base import PairwiseJudge
 from prl.judge.examination import better_first, examine
 from prl.judge.files import saved_template
+from prl.judge.training_record import read_training, unseen_families
 from prl.models.loading import load_tokenizer
 from prl.models.location import linked_model
 from prl.models.model_card import renew_figures
@@ -38,6 +39,8 @@ def issue_passport(
 
     The passport holds no date and no path: equal inputs give equal bytes.
     """
+    training = read_training(folder)
+    unseen = unseen_families(training)
     return {
         "format": FORMAT,
         "prl": __version__,
@@ -48,7 +51,8 @@ def issue_passport(
             "pairs_sha256": pairs_hash(pairs.records),
             "num_pairs": len(pairs.records),
         },
-        "report": rounded(examine(judge, pairs.records, judged, probes=probes)),
+        "training": training,
+        "report": rounded(examine(judge, pairs.records, judged, probes=probes, unseen=unseen)),
     }
 
 

@@ -12,7 +12,8 @@ JUDGE_FILE = "prl_judge.json"
 """Settings of a judge beside its weights; in a folder without weights it names the model (`linked_model`)."""
 MODEL_FILES = (
     *("*.safetensors", "pytorch_model*.bin", "*.index.json", "config.json", "generation_config.json"),
-    *("adapter_config.json", "adapter_model.*", "README.md", "rm_passport.json", "prl_judge.json", "*.jinja"),
+    *("adapter_config.json", "adapter_model.*", "README.md", "rm_passport.json", "judge_training.json"),
+    *("prl_judge.json", "*.jinja"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model"),
     *("sentencepiece.bpe.model", "additional_chat_templates*", ".gitattributes", "processor_config.json"),
 )

@@ -133,6 +133,7 @@ _FIGURES = {
     "order_gap": "order gap",
     "flip_rate": "flip rate",
     "canary_rate": "wins of the best attack without content",
+    "held_out_attack_rate": "wins of the best attack unknown to its training",
 }
 """Figures of a judge's report -> labels in the card; docs/judge.md explains all figures."""
 

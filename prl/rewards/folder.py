@@ -15,6 +15,7 @@ from prl.system.json_files import read_object
 
 TEMPLATE_FILE = "judge_template.jinja"
 PASSPORT_FILE = "rm_passport.json"
+TRAINING_FILE = "judge_training.json"
 
 
 def judge_kind(folder: str | Path) -> str | None:
@@ -106,12 +107,13 @@ def head_names_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def discard_passport(folder: str | Path) -> None:
-    """Delete the passport of weights that are about to be replaced, and its figures in the model card.
+    """Delete passport and training record of weights that are about to be replaced, and the card's figures.
 
     Raises:
         ValueError: when the folder is a file.
     """
     if Path(folder).is_file():
         raise ValueError(f"{folder} is a file; expected a folder, new or of a judge that is to be replaced")
-    (Path(folder) / PASSPORT_FILE).unlink(missing_ok=True)
+    for name in (PASSPORT_FILE, TRAINING_FILE):
+        (Path(folder) / name).unlink(missing_ok=True)
     renew_figures(folder, None)

@@ -106,7 +106,21 @@ def passport_fault(passport: Mapping[str, Any]) -> str | None:
             return f"report.{name} is {_shown(number)}; expected a number of pairs"
     if ties > pairs:
         return f"report.num_ties is {ties}, of {pairs} pairs"
+    if (training := passport.get("training")) is not None and (fault := training_fault(training)) is not None:
+        return f"training: {fault}"
     return next(_odd_figures(report, "report"), None)
+
+
+def training_fault(record: Any) -> str | None:
+    """Describe what is wrong with the record of a judge's training; None when valid."""
+    attacks = record.get("attacks") if isinstance(record, Mapping) else None
+    if not isinstance(attacks, Mapping):
+        return f"attacks is {_shown(attacks)}; expected an object"
+    for name in ("trained", "held_out"):
+        families = attacks.get(name)
+        if not isinstance(families, list) or not all(isinstance(family, str) for family in families):
+            return f"attacks.{name} is {_shown(families)}; expected names of families"
+    return None
 
 
 def _odd_figures(report: Mapping[str, Any], where: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ Inputs = dict[str, str | int | float | bool | None]
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _SETTINGS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
-_ABOUT = ("rm_passport.json",)
+_ABOUT = ("rm_passport.json", "judge_training.json")
 """Descriptive files, written after a model was trained; they change no number."""
 
 

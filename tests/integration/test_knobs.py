@@ -123,6 +123,7 @@ GATE_TURNS: dict[str, Any] = {
     "judge_gate.max_first_position_bias": 0.01,
     "judge_gate.max_cyclic_rate": 0.01,
     "judge_gate.max_canary_rate": 0.01,
+    "judge_gate.max_held_out_attack_rate": 0.01,
     "judge_gate.max_layout_gap": 0.001,
     "judge_gate.min_pairs": 200,
 }
@@ -205,6 +206,7 @@ def passing_judge(home: Home, tmp_path: Path) -> GenerativeJudge:
     means |= {"first_position_rate": 0.55, "cyclic_triples": 0.1}
     report = {name: {"mean": mean, "low": mean, "high": mean, "num": 100} for name, mean in means.items()}
     report |= {"num_pairs": 100, "num_ties": 0, "ece": 0.1, "canary_rate": 0.1, "layout_gap": 0.01}
+    report |= {"held_out_attack_rate": 0.1}
     write_passport(folder, {"format": 1, "judge": describe_judge(folder), "data": {}, "report": report})
     return GenerativeJudge(str(folder))
 

@@ -474,7 +474,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
     ),
     "datamodules/preference_pairs.py": (
         _tests("u.datamodules u.pair_shapes"),
-        (("duplicates-stay", "np.setdiff1d(kept, audit.duplicates) if dropped else kept", "kept"),),
+        (("duplicates-stay", "np.setdiff1d(kept, of_data[audit.duplicates]) if dropped else kept", "kept"),),
     ),
     "prl/data/splits.py": (
         DATA_TESTS,

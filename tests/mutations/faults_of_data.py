@@ -227,6 +227,11 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     ),
     "datamodules/preference_pairs.py": (
         "u.datamodules u.pair_shapes",
-        (("unknown-words-keep-duplicates", 'if on_duplicate not in ("keep", "drop"):', "if False:"),),
+        (
+            ("unknown-words-keep-duplicates", 'if on_duplicate not in ("keep", "drop"):', "if False:"),
+            ("attacks-validate", "return kept[~_attacked(records)[kept]]", "return kept"),
+            ("attacks-are-in-no-cache-key", 'return self.attacks if name == "train" else None', "return None"),
+            ("attacks-of-a-list-are-one", "next(numbers), verdicts", "0, verdicts"),
+        ),
     ),
 }

@@ -32,6 +32,21 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("saves-what-is-ahead", "        self.on_after_backward()\n        super()", "        super()"),
         ),
     ),
+    "prl/judge/attacks/rows.py": (
+        "u.attacks u.datamodules",
+        (
+            ("attacks-lose-to-chosen-whatever-the-label", "pair.chosen if pair.preference >= 0.5 else pair.rejected", "pair.chosen"),
+            ("examined-texts-are-trained-on", "{*attacks(pair.prompt, verdicts).values(), better}", "{better}"),
+            ("attacks-of-one-row-for-all", 'Random(f"{self.seed}/{row}/{number}")', 'Random(f"{self.seed}/{number}")'),
+            ("held-out-families-are-trained-on", "if name not in self.held_out]", "]"),
+        ),
+    ),
+    "prl/judge/attacks/report.py": (
+        "u.attacks u.judge_gate",
+        (
+            ("held-out-rate-is-that-of-all", "report.keys() & attacks_of(families)", "report.keys()"),
+        ),
+    ),
     "lightning_modules/reward_checks.py": (
         "u.reward_objectives u.general_preference_judge",
         (

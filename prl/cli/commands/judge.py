@@ -46,6 +46,7 @@ FIGURES = (
     ("best_of_n", "the judge's favourite is the best"),
     ("baseline_best_of_n", "for comparison: a draw"),
     ("layout_gap", "change of a margin in batches"),
+    ("held_out_attack_rate", "best attack unknown to its training"),
     ("cut_share", "comparisons cut to fit"),
 )
 """Figures of the report with their labels, in the order of the screen."""

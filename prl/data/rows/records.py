@@ -108,6 +108,8 @@ class PreferencePair(Record):
     extra: dict[str, Any] = field(default_factory=dict)
     stripped: tuple[int, int] = field(default=(0, 0), compare=False)
     """Characters of white space stripped from the ends of `chosen` and `rejected`."""
+    attack: str = ""
+    """Family of attacks that made `rejected`, in a pair that training adds; empty for a pair of the data."""
 
     @classmethod
     def from_row(cls, row: RowReader) -> list[Self]:

@@ -7,6 +7,7 @@ import logging
 import re
 import tempfile
 from collections import Counter
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules import PreferencePairDataModule, PromptDataModule
+from datamodules import ImagePairDataModule, PreferencePairDataModule, PromptDataModule
 from prl.data import DataSource, PreferencePair, store
 from prl.data.encoding import PromptEncoder, ScalarPairEncoder
+from prl.data.tokens import TooLongError
 from prl.judge import ComparisonEncoder, JudgeTemplate
+from prl.judge.attacks import FAMILIES, AttackRows
 from tests.helpers.tiny import tiny_tokenizer
 
 GOOD = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "No."}
@@ -39,14 +42,15 @@ def set_up(tmp_path, tokenizer, caplog):
     stage = SimpleNamespace(record_type=PreferencePair, build_encoder=lambda: ScalarPairEncoder(tokenizer, 64))
 
     def run(data: PreferencePairDataModule, **trainer: Any) -> tuple[dict[str, Any], list[str]]:
-        usual = {
+        usual: dict[str, Any] = {
             "is_global_zero": True,
             "fast_dev_run": False,
             "world_size": 1,
             "limit_val_batches": 1.0,
             "ckpt_path": None,
         }
-        fake: Any = SimpleNamespace(lightning_module=stage, default_root_dir=tmp_path / "run", **{**usual, **trainer})
+        usual |= {"lightning_module": stage, "default_root_dir": tmp_path / "run"}
+        fake: Any = SimpleNamespace(**{**usual, **trainer})
         data.trainer = fake
         with caplog.at_level(logging.WARNING):
             (tmp_path / "run" / "data_report.json").unlink(missing_ok=True)
@@ -257,3 +261,134 @@ def test_checked_records_are_read_again_where_the_cache_is_full(tmp_path, tokeni
     data = PromptDataModule(train)
     data.encoder = PromptEncoder(tokenizer, 20)
     assert len(data._encode("train", train, {})[0].rows) == 2
+
+
+# ---- attacks among the training rows
+
+
+@pytest.fixture
+def set_up_wide(set_up, tokenizer):
+    """Set a data module up whose rows have room for attacks."""
+    stage = SimpleNamespace(record_type=PreferencePair, build_encoder=lambda: ScalarPairEncoder(tokenizer, 256))
+    return partial(set_up, lightning_module=stage)
+
+
+def questions(number: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"q{each}?", "chosen": "good", "rejected": "bad", "label": each % 2} for each in range(number)]
+
+
+def test_attacks_are_added_to_training_rows_alone_and_counted(set_up_wide, tmp_path) -> None:
+    train, validation = source(tmp_path / "train.jsonl", *questions(40)), source(tmp_path / "v.jsonl", *questions(9))
+    data = PreferencePairDataModule(train, validation=validation, attacks=AttackRows(0.5, ["claims"]))
+    report, messages = set_up_wide(data)
+    rows = data.rows["train"].to_list()
+    made = [row for row in rows if row["attack"]]
+    assert len(rows) - len(made) == 40
+    assert len(data.rows["validation"]) == 9
+    by_family = report["attacks"]["rows"]
+    assert sum(by_family.values()) == len(made) > 5
+    assert "claims" not in by_family
+    assert Counter(row["attack"] for row in made) == Counter(by_family)
+    assert (report["train"]["num_records"], report["train_tokens"]["rows"]) == (40, len(rows))
+    for row in made:
+        assert row["target"] == 1.0
+        assert row["texts"][0] == ("bad" if int(row["prompt"][0]["content"][1:-1]) % 2 == 0 else "good")
+        assert row["texts"][1] not in ("good", "bad")
+        assert row["chosen"] != row["rejected"]
+    assert report["train"]["num_duplicates"] == 0
+    assert not [each for each in messages if "repeat" in each]
+
+
+def test_attacks_validate_nothing_where_rows_are_held_out(set_up_wide, tmp_path) -> None:
+    train = source(tmp_path / "train.jsonl", *questions(40))
+    held_out = []
+    for attacks in (None, AttackRows(1.0)):
+        data = PreferencePairDataModule(train, validation_share=0.25, attacks=attacks)
+        set_up_wide(data)
+        held_out.append([row["prompt"][0]["content"] for row in data.rows["validation"].to_list()])
+        assert len(data.rows["train"]) == (30 if attacks is None else 60)
+    assert held_out[0] == held_out[1]  # the split does not move
+
+
+def test_duplicates_are_those_of_the_data(set_up_wide, tmp_path) -> None:
+    train = source(tmp_path / "train.jsonl", *([GOOD] * 6), OTHER)
+    validation = source(tmp_path / "validation.jsonl", OTHER)
+    data = PreferencePairDataModule(train, on_duplicate="drop", validation=validation, attacks=AttackRows(1.0))
+    report, _ = set_up_wide(data)
+    assert (report["train"]["num_duplicates"], report["train"]["num_dropped"]) == (5, 5)
+    assert Counter(bool(row["attack"]) for row in data.rows["train"].to_list()) == {False: 2, True: 7}
+
+
+def test_attacks_of_a_ranked_list_differ(set_up_wide, tmp_path) -> None:
+    ranked = {"prompt": "Hi?", "completions": ["a", "b", "c", "d"], "rank": [1, 2, 3, 4]}
+    validation = source(tmp_path / "validation.jsonl", OTHER)
+    data = PreferencePairDataModule(
+        source(tmp_path / "train.jsonl", ranked), validation=validation, attacks=AttackRows(1.0)
+    )
+    set_up_wide(data)
+    made = [row for row in data.rows["train"].to_list() if row["attack"]]
+    assert len(made) == 6
+    assert len({row["texts"][1] for row in made}) > 3
+
+
+def test_the_cache_keeps_rows_with_and_without_attacks_apart(set_up_wide, tmp_path) -> None:
+    train, validation = source(tmp_path / "train.jsonl", *questions(30)), source(tmp_path / "v.jsonl", *questions(3))
+
+    def rows(attacks: AttackRows | None, cache: bool = True) -> list[dict[str, Any]]:
+        data = PreferencePairDataModule(train, validation=validation, attacks=attacks, cache=cache)
+        set_up_wide(data)
+        return data.rows["train"].to_list()
+
+    settings = AttackRows(0.5)
+    plain, first = rows(None), rows(settings)
+    assert len(plain) < len(first)
+    assert first == rows(settings) == rows(settings, cache=False)  # as another process, or a resumed run, would
+    assert rows(None) == plain
+    assert rows(AttackRows(0.5, seed=1)) != first
+
+
+def test_a_resume_with_other_attacks_is_noticed(set_up_wide, tmp_path) -> None:
+    train, validation = source(tmp_path / "train.jsonl", *questions(30)), source(tmp_path / "v.jsonl", *questions(3))
+
+    def inputs(attacks: AttackRows | None) -> dict[str, Any]:
+        data = PreferencePairDataModule(train, validation=validation, attacks=attacks)
+        set_up_wide(data)
+        return data.inputs()
+
+    found = [inputs(each) for each in (None, AttackRows(0.5), AttackRows(0.5, seed=1))]
+    assert "data.attacks" not in found[0]
+    assert found[1]["data.attacks"] != found[2]["data.attacks"]
+
+
+def test_attacks_write_the_verdict_words_of_the_judge(set_up, tmp_path) -> None:
+    template = JudgeTemplate("{{ prompt }}|{{ response_a }}|{{ response_b }}|", verdicts=("X", "Y"))
+    train, validation = source(tmp_path / "train.jsonl", *questions(30)), source(tmp_path / "v.jsonl", *questions(3))
+    others = [name for name in FAMILIES if name != "verdict_words"]
+    data = PreferencePairDataModule(train, validation=validation, attacks=AttackRows(1.0, others))
+    trainer_stage = SimpleNamespace(
+        record_type=PreferencePair, build_encoder=lambda: ComparisonEncoder(tiny_tokenizer(), template, 96)
+    )
+    set_up(data, lightning_module=trainer_stage)
+    texts = [row["texts"][1] for row in data.rows["train"].to_list() if row["attack"]]
+    assert len(texts) == 30
+    assert set("".join(texts)) <= set("XY ,.\n")
+
+
+def test_attacks_that_cannot_be_are_refused(set_up, tmp_path, tokenizer) -> None:
+    train = source(tmp_path / "train.jsonl", *questions(30))
+    with pytest.raises(ValueError, match="ImagePairDataModule has no texts that an attack could lose to"):
+        ImagePairDataModule(train, attacks=AttackRows())
+    numbers = SimpleNamespace(
+        record_type=PreferencePair, build_encoder=lambda: ScalarPairEncoder(tokenizer, 64, columns=("gap",))
+    )
+    with pytest.raises(ValueError, match="no column 'gap', which the objective reads"):
+        set_up(PreferencePairDataModule(train, attacks=AttackRows()), lightning_module=numbers)
+    short = SimpleNamespace(record_type=PreferencePair, build_encoder=lambda: ScalarPairEncoder(tokenizer, 12))
+    with pytest.raises(TooLongError, match=r"row \d+, an attack made for it \(data.init_args.attacks\): "):
+        set_up(PreferencePairDataModule(train, attacks=AttackRows(1.0)), lightning_module=short)
+
+
+def test_a_share_that_adds_nothing_is_told(set_up_wide, tmp_path) -> None:
+    train, validation = source(tmp_path / "train.jsonl", *questions(3)), source(tmp_path / "v.jsonl", *questions(3))
+    _, messages = set_up_wide(PreferencePairDataModule(train, validation=validation, attacks=AttackRows(1e-9)))
+    assert any("data.attacks adds no row to 3 pairs; raise its share (1e-09)" in each for each in messages)

@@ -14,7 +14,8 @@ import pytest
 from prl.config import JudgeGate
 from prl.data.rows.records import PreferencePair
 from prl.judge import GenerativeJudge, PairwiseJudge
-from prl.judge.attacks import MAX_PROMPTS, attack_report, attacks
+from prl.judge.attacks import attacks
+from prl.judge.attacks.report import MAX_PROMPTS, attack_report
 from prl.judge.examination import examine
 from prl.judge.gate import _LIMITS, JudgeRefusedError, broken_limits, check_judge, folder_problems, verdict
 from prl.judge.passport import describe_judge, write_passport
@@ -32,6 +33,7 @@ from tests.helpers.tiny import ConstantJudge, LengthJudge, PositionJudge
 from tests.unit.judge.test_passport import write_generative
 
 GATE = JudgeGate()
+PROBED = ("canary_rate", "held_out_attack_rate", "canaries", "layout_gap")
 WARNING = "prl.judge.gate"
 
 
@@ -121,6 +123,7 @@ TIGHT = {
     "max_first_position_bias": 0.0,
     "max_cyclic_rate": 0.0,
     "max_canary_rate": 0.0,
+    "max_held_out_attack_rate": 0.0,
     "max_layout_gap": 0.0,
 }
 
@@ -133,7 +136,7 @@ def slightly_bad(report: dict[str, Any]) -> dict[str, Any]:
 
     figures = {"order_gap": 0.05, "flip_rate": 0.05, "first_position_rate": 0.53, "cyclic_triples": 0.05}
     figures = {name: figure(mean) for name, mean in figures.items()}
-    return {**report, **figures, "canary_rate": 0.1, "layout_gap": 0.01}
+    return {**report, **figures, "canary_rate": 0.1, "held_out_attack_rate": 0.1, "layout_gap": 0.01}
 
 
 def test_limits_of_the_table_are_all_there() -> None:
@@ -157,7 +160,7 @@ def test_the_verdict_is_one_line_with_its_limits(good: dict[str, Any]) -> None:
     head, limits = verdict({**good, "cyclic_triples": None}, GATE)  # no prompt had three responses
     assert head.endswith("within the gate's 9 limits")
     assert "max_cyclic_rate" not in limits
-    quick = {name: figure for name, figure in good.items() if name not in ("canary_rate", "canaries", "layout_gap")}
+    quick = {name: figure for name, figure in good.items() if name not in PROBED}
     head, limits, broken = verdict({**quick, "order_gap": 0.3}, replace(GATE, max_ece=None))
     assert head.startswith("not good enough to train a policy: 1 of the gate's 6 limits broken (attacks, cycles and")
     assert "max_ece" not in limits

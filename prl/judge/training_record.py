@@ -1,0 +1,59 @@
+"""Record of a judge's training, in a file beside its weights: what no measurement can tell of it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prl.judge.attacks.families import FAMILIES
+from prl.judge.attacks.rows import AttackRows
+from prl.rewards.folder import TRAINING_FILE
+from prl.rewards.folder_checks import training_fault
+from prl.system.json_files import read_object
+from prl.system.outputs import write_text
+
+
+def training_record(attacks: AttackRows | None) -> dict[str, Any]:
+    """Describe a judge's training.
+
+    Args:
+        attacks: attacks among the training rows; None without any.
+    """
+    families = [] if attacks is None else attacks.families
+    return {
+        "attacks": {
+            "share": 0.0 if attacks is None else attacks.share,
+            "trained": families,
+            "held_out": [name for name in FAMILIES if name not in families],
+        }
+    }
+
+
+def write_training(folder: str | Path, record: dict[str, Any]) -> None:
+    """Write the record beside a judge's weights."""
+    write_text(Path(folder) / TRAINING_FILE, json.dumps(record, indent=2) + "\n")
+
+
+def read_training(folder: str | Path) -> dict[str, Any] | None:
+    """Read the record of a judge's training; None for a judge without one, as of another maker.
+
+    Raises:
+        ValueError: when the file is damaged.
+    """
+    path = Path(folder) / TRAINING_FILE
+    if not path.is_file():
+        return None
+    try:
+        record = read_object(path)
+        wrong = training_fault(record)
+    except ValueError as error:
+        wrong = str(error)
+    if wrong is not None:
+        raise ValueError(f"{path} is damaged ({wrong}); copy it anew from the folder of the training, or delete it")
+    return record
+
+
+def unseen_families(record: dict[str, Any] | None) -> Sequence[str]:
+    """List the families of attacks that a judge was not trained on: all of them for one without a record."""
+    trained = [] if record is None else record["attacks"]["trained"]
+    return [name for name in FAMILIES if name not in trained]
