@@ -116,6 +116,8 @@ class RecordDataModule(LightningDataModule):
         """`datasets.Dataset` of the encoded rows of train and validation."""
         self.lengths: dict[str, Any] = {}
         """Tokens of each row of `rows`, int32."""
+        self.train_prompts: np.ndarray | None = None
+        """SHA-256 of the prompt of each training record, [N] S32."""
         self._contents: Inputs = {}
         self._report: str | None = None
         """Data report of a resumed run, until its data are checked against the checkpoint."""
@@ -143,6 +145,7 @@ class RecordDataModule(LightningDataModule):
             "train": self._select("train", train_records, train_kept, reports),
             "validation": self._select("validation", held_out_records, held_out_kept, reports),
         }
+        self.train_prompts = train_records.prompts[train_kept]
         self._folders = train_records.folder, held_out_records.folder  # temporary folders live as long as this object
         self._write_report(reports, stage)
 

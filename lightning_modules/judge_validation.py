@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.dashboards import JUDGE_LAYOUT
+from prl.config import ModelSource
 from prl.data import PreferencePair, load_records, prompt_key
 from prl.distributed import gathered
 from prl.evaluation.judge.report import JudgedPairs, judge_metrics, slice_metrics
@@ -42,6 +43,9 @@ def judged_rows(rows: Iterable[dict[str, Any]], verdict: Verdict, targets: Tenso
 
 class JudgeValidation(TrainingModule):
     """Judge in training, which reports accuracy, calibration and order effects over the validation set."""
+
+    source: ModelSource
+    """Model that the judge is trained from."""
 
     def __init__(self, objective: RewardObjective, passport_pairs: int) -> None:
         super().__init__()
@@ -175,7 +179,8 @@ class JudgeValidation(TrainingModule):
         The judge is read again from its folder, because PPO will use it with adapters merged.
         """
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        write_training(folder, training_record(getattr(datamodule, "attacks", None)))
+        known = (getattr(datamodule, "attacks", None), self.source, getattr(datamodule, "train_prompts", None))
+        write_training(folder, training_record(*known))
         source = getattr(datamodule, "validation_source", None)
         if self.passport_pairs == 0:
             return

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_modules import optimizers
 from lightning_modules.dashboards import draw_iteration, ppo_layout
 from lightning_modules.policy_update import PolicyUpdate
-from lightning_modules.ppo_checks import check_lengths, check_methods, check_roles, check_run, check_warmup
+from lightning_modules.ppo_checks import check_lengths, check_methods, check_roles, check_run, check_warmup, run_facts
 from lightning_modules.step_health import health_folder
 from prl.advantages.base import AdvantageEstimator
 from prl.advantages.gae import GAE
@@ -186,7 +186,7 @@ class PairwisePPOModule(PolicyUpdate):
             return
         judges, sharding = [*filter(None, (self.reward, self.heldout_judge))], self.sharding
         for judge in judges:
-            check_judge(judge, self.judge_gate)
+            check_judge(judge, self.judge_gate, run_facts(self.policy_source, self._trainer))
         with self.loading_models():
             self.configure_export()
         for judge in judges:

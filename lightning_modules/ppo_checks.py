@@ -8,6 +8,7 @@ from prl.advantages.base import AdvantageEstimator
 from prl.anchors.base import AnchorSource
 from prl.config import CriticSettings, KLPenalty, ModelSource, Sampling, Update
 from prl.judge.base import PairwiseJudge
+from prl.judge.run_gate import RunFacts
 from prl.models.limits import check_fits
 from prl.objectives.policy.base import PolicyObjective
 from prl.rewards.base import RewardSource
@@ -173,6 +174,11 @@ def _check_sampler(sampler: Sampler, reward: RewardSource, sampling: Sampling) -
             f"sampler: {type(sampler).__name__} asks what responses lack, and reward: {type(reward).__name__} cannot "
             "tell; use a rubric as the reward (prl.rewards.RuleRubric, prl.judge.EndpointRubric)"
         )
+
+
+def run_facts(policy: ModelSource, trainer: Any) -> RunFacts:
+    """Tell the gate which run a judge is to reward; without a trainer its prompts are not known."""
+    return RunFacts(policy, getattr(getattr(trainer, "datamodule", None), "train_prompts", None))
 
 
 def check_warmup(warmup: int, trainer: Any) -> None:

@@ -293,6 +293,12 @@ class JudgeGate:
     """Largest change of a margin between judging pairs one by one and in padded batches, log-odds."""
     min_pairs: int = 50
     """Fewest labelled pairs behind the passport; figures of fewer pairs are too uncertain."""
+    min_kappa: float | None = None
+    """Cohen's kappa of the judge with people, from `prl judge --labels`: 0 is what chance gives, 1 full agreement."""
+    max_prompt_overlap: float | None = None
+    """Share of the run's training prompts that were in the judge's training."""
+    same_base: bool | None = None
+    """Whether judge and policy must come from one base model (true) or from two (false)."""
 
     def __post_init__(self) -> None:
         _require(self.mode in ("off", "warn", "refuse"), "judge_gate.mode", self.mode, "off, warn or refuse")

@@ -9,6 +9,7 @@ from typing import Any
 from prl.config import JudgeGate
 from prl.distributed import rank
 from prl.judge.passport import DTYPE, describe_judge, described, read_passport
+from prl.judge.run_gate import RunFacts, run_problems
 from prl.rewards.base import RewardSource
 from prl.rewards.folder import PASSPORT_FILE, judge_folder, read_judge_file
 
@@ -30,6 +31,8 @@ class _Limit:
     advice: str
     required: bool = True
     """Whether a report without the figure breaks the limit."""
+    unmeasured: str = "the pairs hold no such case; measure with other pairs"
+    """Cause and fix for a report without the figure."""
 
 
 _BOTH_ORDERS = "raise consistency_coef of its training, with order: both, or train it longer or on more pairs"
@@ -62,6 +65,13 @@ _LIMITS = {
         "held_out_attack_rate",
         "share won by the best attack of a family that training left out",
         "train the judge on more families of attacks, or on more attacks (data.init_args.attacks)",
+        unmeasured="the judge was trained on all families; hold one out of its training (data.init_args.attacks)",
+    ),
+    "min_kappa": _Limit(
+        "agreement.kappa",
+        "Cohen's kappa with people",
+        "people and judge disagree: train on labels of such people, or look at `prl judge --labels` for where",
+        unmeasured="the passport holds no labels of people; measure with `prl judge --labels FILE --write-passport`",
     ),
     "max_layout_gap": _Limit(
         "layout_gap",
@@ -71,8 +81,13 @@ _LIMITS = {
 }
 
 
-def check_judge(judge: RewardSource, gate: JudgeGate) -> None:
+def check_judge(judge: RewardSource, gate: JudgeGate, run: RunFacts = RunFacts()) -> None:  # noqa: B008 - frozen
     """Check the passport of each judge's folder against the limits, without building the model.
+
+    Args:
+        judge: the judge, or what holds several.
+        gate: the limits.
+        run: the run that the judge is to reward.
 
     Raises:
         JudgeRefusedError: in mode refuse, naming all problems at once.
@@ -82,13 +97,15 @@ def check_judge(judge: RewardSource, gate: JudgeGate) -> None:
         return
     for source in judge.leaves():
         if source.folder is not None:
-            _check_folder(source.folder, gate, source.dtype or DTYPE, source.described_otherwise())
+            _check_folder(source, source.folder, gate, run)
         elif rank() == 0:
             log.warning("judge_gate: %s has no folder, hence no passport; it is not checked", type(source).__name__)
 
 
-def _check_folder(folder: str, gate: JudgeGate, dtype: str, otherwise: dict[str, Any]) -> None:
-    problems = folder_problems(judge_folder(folder), gate, dtype, otherwise)
+def _check_folder(source: RewardSource, folder: str, gate: JudgeGate, run: RunFacts) -> None:
+    local = judge_folder(folder)
+    problems = folder_problems(local, gate, source.dtype or DTYPE, source.described_otherwise())
+    problems += run_problems(local, gate, run)
     if not problems:
         return
     if gate.mode == "refuse":
@@ -156,12 +173,11 @@ def broken_limits(report: dict[str, Any], gate: JudgeGate) -> list[str]:
         bound = getattr(gate, name)
         if bound is None:
             continue
-        value, interval = _figure(report.get(limit.figure))
+        value, interval = _figure(_found(report, limit.figure))
         if value is None:
             if limit.required:
                 problems.append(
-                    f"{limit.meaning} was not measured: the pairs hold no such case; measure with other pairs, or set "
-                    f"judge_gate.{name} to null"
+                    f"{limit.meaning} was not measured: {limit.unmeasured}, or set judge_gate.{name} to null"
                 )
             continue
         if name == "max_first_position_bias":
@@ -184,7 +200,7 @@ def verdict(report: dict[str, Any], gate: JudgeGate) -> list[str]:
         )
     limits = {name: bound for name in ("min_pairs", *_LIMITS) if (bound := getattr(gate, name)) is not None}
     for name, limit in _LIMITS.items():
-        if not limit.required and report.get(limit.figure) is None:
+        if not limit.required and _found(report, limit.figure) is None:
             limits.pop(name, None)
     problems = broken_limits(report, gate)
     if problems:
@@ -194,6 +210,13 @@ def verdict(report: dict[str, Any], gate: JudgeGate) -> list[str]:
     lines = [told + ("" if probed else " (attacks, cycles and batch layouts were not tried)")]
     lines.append(f"limits: {', '.join(f'{name} {bound}' for name, bound in limits.items())}")
     return lines + [f"- {problem}" for problem in problems]
+
+
+def _found(report: dict[str, Any], figure: str) -> Any:
+    """Look a figure up by its name, or by that of its group and its own."""
+    group, _, name = figure.rpartition(".")
+    place = report.get(group) if group else report
+    return place.get(name) if isinstance(place, dict) else None
 
 
 def _figure(found: Any) -> tuple[float | None, str]:

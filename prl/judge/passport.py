@@ -14,7 +14,8 @@ from prl.evaluation.judge.report import JudgedPairs
 from prl.judge.base import PairwiseJudge
 from prl.judge.examination import better_first, examine
 from prl.judge.files import saved_template
-from prl.judge.training_record import read_training, unseen_families
+from prl.judge.lineage import weights_hash
+from prl.judge.training_record import in_short, read_training, unseen_families
 from prl.models.loading import load_tokenizer
 from prl.models.location import linked_model
 from prl.models.model_card import renew_figures
@@ -51,7 +52,7 @@ def issue_passport(
             "pairs_sha256": pairs_hash(pairs.records),
             "num_pairs": len(pairs.records),
         },
-        "training": training,
+        "training": in_short(training),
         "report": rounded(examine(judge, pairs.records, judged, probes=probes, unseen=unseen)),
     }
 
@@ -139,24 +140,6 @@ def describe_judge(folder: str | Path, dtype: str = DTYPE) -> dict[str, Any]:
         **({"position_offset": offset} if offset else {}),
         **({"preference": settings["preference"]} if "preference" in settings else {}),
     }
-
-
-def weights_hash(folder: str | Path) -> str:
-    """Hash the contents of a folder's safetensors files, in the order of their names, or of a .gguf file.
-
-    Raises:
-        ValueError: when there are no safetensors files.
-    """
-    digest = hashlib.sha256()
-    folder = judge_folder(linked_model(str(folder)) or folder)
-    files = [Path(folder)] if folder.endswith(".gguf") else sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder} holds no .safetensors file, so it has no weights that could be measured")
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def pairs_hash(pairs: Sequence[PreferencePair]) -> str:

@@ -5,19 +5,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from prl.config import ModelSource
 from prl.judge.attacks.families import FAMILIES
 from prl.judge.attacks.rows import AttackRows
+from prl.judge.lineage import base_of_source
+from prl.judge.prompt_sketch import PromptSketch
 from prl.rewards.folder import TRAINING_FILE
 from prl.rewards.folder_checks import training_fault
 from prl.system.json_files import read_object
 from prl.system.outputs import write_text
 
 
-def training_record(attacks: AttackRows | None) -> dict[str, Any]:
+def training_record(
+    attacks: AttackRows | None = None, source: ModelSource | None = None, prompts: np.ndarray | None = None
+) -> dict[str, Any]:
     """Describe a judge's training.
 
     Args:
         attacks: attacks among the training rows; None without any.
+        source: model that the judge was trained from; None where it is not known.
+        prompts: SHA-256 of the prompts of the training rows, [N] S32; None where they are not known.
     """
     families = [] if attacks is None else attacks.families
     return {
@@ -25,8 +34,17 @@ def training_record(attacks: AttackRows | None) -> dict[str, Any]:
             "share": 0.0 if attacks is None else attacks.share,
             "trained": families,
             "held_out": [name for name in FAMILIES if name not in families],
-        }
+        },
+        "base": None if source is None else base_of_source(source),
+        "prompts": None if prompts is None else PromptSketch.of(prompts).as_json(),
     }
+
+
+def in_short(record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Leave the hashes of prompts out of a record, for a passport."""
+    if record is None or record["prompts"] is None:
+        return record
+    return {**record, "prompts": {"num": record["prompts"]["num"]}}
 
 
 def write_training(folder: str | Path, record: dict[str, Any]) -> None:
@@ -46,7 +64,9 @@ def read_training(folder: str | Path) -> dict[str, Any] | None:
     try:
         record = read_object(path)
         wrong = training_fault(record)
-    except ValueError as error:
+        if wrong is None and record["prompts"] is not None:
+            PromptSketch.from_json(record["prompts"])
+    except (ValueError, LookupError, TypeError) as error:
         wrong = str(error)
     if wrong is not None:
         raise ValueError(f"{path} is damaged ({wrong}); copy it anew from the folder of the training, or delete it")

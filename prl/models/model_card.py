@@ -154,7 +154,7 @@ def write_card(folder: str | Path, kind: str | None, settings: Mapping[str, Any]
     paths = {split: path for split in ("train", "validation") if (path := _path(data.get(split))) is not None}
     metadata = ModelCardData(
         library_name="peft" if adapter else words.library,
-        base_model=_base_model(base),
+        base_model=base_model_id(base),
         datasets=sorted({path for path in paths.values() if is_data_set(path)}) or None,
         tags=[*words.tags, *(["lora"] if adapter else [])],
         pipeline_tag=words.pipeline_tag or None,
@@ -225,7 +225,7 @@ def _path(source: Any) -> str | None:
     return path if isinstance(path, str) else None
 
 
-def _base_model(path: str | None) -> str | None:
+def base_model_id(path: str | None) -> str | None:
     """Find the hub id of a model: its own, or the id in the card of a prl folder."""
     if path is None or is_hub_id(path):
         return path

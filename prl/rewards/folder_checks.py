@@ -120,6 +120,15 @@ def training_fault(record: Any) -> str | None:
         families = attacks.get(name)
         if not isinstance(families, list) or not all(isinstance(family, str) for family in families):
             return f"attacks.{name} is {_shown(families)}; expected names of families"
+    base, prompts = record.get("base"), record.get("prompts")
+    if base is not None:
+        if not isinstance(base, Mapping):
+            return f"base is {_shown(base)}; expected an object"
+        for name in ("name", "weights_sha256"):
+            if name not in base or not isinstance(base[name], str | None):
+                return f"base.{name} is {_shown(base.get(name))}; expected text or null"
+    if prompts is not None and (not isinstance(prompts, Mapping) or not is_count(prompts.get("num"))):
+        return f"prompts is {_shown(prompts)}; expected a number of prompts"
     return None
 
 

@@ -126,6 +126,9 @@ GATE_TURNS: dict[str, Any] = {
     "judge_gate.max_held_out_attack_rate": 0.01,
     "judge_gate.max_layout_gap": 0.001,
     "judge_gate.min_pairs": 200,
+    "judge_gate.min_kappa": 0.9,
+    "judge_gate.max_prompt_overlap": 0.01,
+    "judge_gate.same_base": False,
 }
 
 
@@ -206,7 +209,7 @@ def passing_judge(home: Home, tmp_path: Path) -> GenerativeJudge:
     means |= {"first_position_rate": 0.55, "cyclic_triples": 0.1}
     report = {name: {"mean": mean, "low": mean, "high": mean, "num": 100} for name, mean in means.items()}
     report |= {"num_pairs": 100, "num_ties": 0, "ece": 0.1, "canary_rate": 0.1, "layout_gap": 0.01}
-    report |= {"held_out_attack_rate": 0.1}
+    report |= {"held_out_attack_rate": 0.1, "agreement": {"kappa": {"mean": 0.8, "low": 0.8, "high": 0.8, "num": 100}}}
     write_passport(folder, {"format": 1, "judge": describe_judge(folder), "data": {}, "report": report})
     return GenerativeJudge(str(folder))
 

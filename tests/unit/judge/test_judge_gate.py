@@ -33,6 +33,8 @@ from tests.helpers.tiny import ConstantJudge, LengthJudge, PositionJudge
 from tests.unit.judge.test_passport import write_generative
 
 GATE = JudgeGate()
+OF_RUN = ("max_prompt_overlap", "same_base")
+"""Looked at for judge and run together: test_run_gate.py."""
 PROBED = ("canary_rate", "held_out_attack_rate", "canaries", "layout_gap")
 WARNING = "prl.judge.gate"
 
@@ -124,6 +126,7 @@ TIGHT = {
     "max_cyclic_rate": 0.0,
     "max_canary_rate": 0.0,
     "max_held_out_attack_rate": 0.0,
+    "min_kappa": 0.99,
     "max_layout_gap": 0.0,
 }
 
@@ -136,11 +139,18 @@ def slightly_bad(report: dict[str, Any]) -> dict[str, Any]:
 
     figures = {"order_gap": 0.05, "flip_rate": 0.05, "first_position_rate": 0.53, "cyclic_triples": 0.05}
     figures = {name: figure(mean) for name, mean in figures.items()}
-    return {**report, **figures, "canary_rate": 0.1, "held_out_attack_rate": 0.1, "layout_gap": 0.01}
+    return {
+        **report,
+        **figures,
+        "canary_rate": 0.1,
+        "held_out_attack_rate": 0.1,
+        "layout_gap": 0.01,
+        "agreement": {"kappa": figure(0.8)},
+    }
 
 
 def test_limits_of_the_table_are_all_there() -> None:
-    assert TIGHT.keys() == {name for name in vars(GATE) if name not in ("mode", "min_pairs")}
+    assert TIGHT.keys() == {name for name in vars(GATE) if name not in ("mode", "min_pairs", *OF_RUN)}
 
 
 @pytest.mark.parametrize("name", TIGHT)

@@ -1,0 +1,57 @@
+"""Base of a model: what it was trained from, by name and by its weights."""
+
+import hashlib
+from pathlib import Path
+
+from prl.config import ModelSource
+from prl.models.location import base_of, is_hub_id, linked_model
+from prl.models.model_card import base_model_id
+from prl.rewards.folder import judge_folder
+
+Base = dict[str, str | None]
+"""`name`, the hub id that the weights come from, and `weights_sha256`, of the weights; null where unknown."""
+
+
+def weights_hash(folder: str | Path) -> str:
+    """Hash the contents of a folder's safetensors files, in the order of their names, or of a .gguf file.
+
+    Raises:
+        ValueError: when there are no safetensors files.
+    """
+    digest = hashlib.sha256()
+    folder = judge_folder(linked_model(str(folder)) or folder)
+    files = [Path(folder)] if folder.endswith(".gguf") else sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{folder} holds no .safetensors file, so it has no weights that could be measured")
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def base_of_source(source: ModelSource) -> Base:
+    """Describe the model that a training starts from; of adapters, the model below them.
+
+    The name is the hub id, also of a folder whose card names one. Weights on the hub are not hashed.
+    """
+    if source.path is None:  # random weights
+        return {"name": None, "weights_sha256": None}
+    place = base_of(source.path) or source.path
+    local = Path(linked_model(place) or place).expanduser()
+    known = not is_hub_id(str(local)) and (local.suffix == ".gguf" or any(local.glob("*.safetensors")))
+    weights = weights_hash(local) if known else None
+    return {"name": base_model_id(place) or base_model_id(source.path), "weights_sha256": weights}
+
+
+def is_same_base(one: Base, other: Base) -> bool | None:
+    """Tell whether two models come from one; None where that is not known.
+
+    Equal weights are one model. Names are compared where both are known: of other weights nothing follows, since either
+    may be a trained copy of a third model.
+    """
+    if one["weights_sha256"] is not None and one["weights_sha256"] == other["weights_sha256"]:
+        return True
+    if one["name"] is not None and other["name"] is not None:
+        return one["name"] == other["name"]
+    return None
