@@ -22,6 +22,7 @@ from prl.data.tokens import (
     settings_hash,
     tokenizer_hash,
 )
+from prl.judge.fences import without_fences
 from prl.judge.template import JudgeTemplate, compile_template, render_conversation
 from prl.models.prefix_sharing.packing import pack
 from prl.types import Conversation
@@ -155,7 +156,8 @@ class ComparisonEncoder:
         return [ids, first_ids, second_ids]
 
     def _encode(self, *texts: str) -> list[list[int]]:
-        return encode_contents(self.tokenizer, texts, self.template.text + self.template.answer_prefix)
+        fenced = [without_fences(self.template.text, text) for text in texts]
+        return encode_contents(self.tokenizer, fenced, self.template.text + self.template.answer_prefix)
 
     def _assemble(self, prompt: list[int], response_a: list[int], response_b: list[int]) -> list[int]:
         contents = {"prompt": prompt, "response_a": response_a, "response_b": response_b}

@@ -38,7 +38,8 @@ def base_of_source(source: ModelSource) -> Base:
     if source.path is None:  # random weights
         return {"name": None, "weights_sha256": None}
     place = base_of(source.path) or source.path
-    local = Path(linked_model(place) or place).expanduser()
+    place = linked_model(place) or place
+    local = Path(place).expanduser()
     known = not is_hub_id(str(local)) and (local.suffix == ".gguf" or any(local.glob("*.safetensors")))
     weights = weights_hash(local) if known else None
     return {"name": base_model_id(place) or base_model_id(source.path), "weights_sha256": weights}

@@ -17,9 +17,8 @@ from prl.judge.files import saved_template
 from prl.judge.lineage import weights_hash
 from prl.judge.training_record import in_short, read_training, unseen_families
 from prl.models.loading import load_tokenizer
-from prl.models.location import linked_model
 from prl.models.model_card import renew_figures
-from prl.rewards.folder import PASSPORT_FILE, judge_folder, read_judge_file
+from prl.rewards.folder import PASSPORT_FILE, read_judge_file
 from prl.rewards.folder_checks import FORMAT, passport_fault
 from prl.system.json_files import read_object
 from prl.system.outputs import write_text

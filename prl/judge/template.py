@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from prl.data.chat import chat_settings, render_chat, set_chat_settings
 from prl.data.templates import TemplateFailure, in_words, judge_template, render
 from prl.data.thoughts import CLOSE, opens_thoughts
+from prl.judge.fences import without_fences
 from prl.types import Conversation
 
 DEFAULT_TEMPLATE = """\
@@ -34,6 +35,11 @@ class VerdictTokenError(ValueError):
     """Raised for a verdict word that is not exactly one token of the tokenizer."""
 
 
+def _marks() -> dict[str, str]:
+    """Return a text for each content that stands for it in a rendered template."""
+    return {name: f"\U000f0000{name}\U000f0001" for name in _FIELDS}  # private characters: in no sensible template
+
+
 @dataclass(frozen=True)
 class JudgeTemplate:
     """Prompt of a comparison.
@@ -54,7 +60,7 @@ class JudgeTemplate:
     def __post_init__(self) -> None:
         if len(self.verdicts) != 2 or self.verdicts[0] == self.verdicts[1]:
             raise ValueError(f"template.verdicts is {self.verdicts!r}; expected two different words")
-        marks = {name: f"<{name}>" for name in _FIELDS}
+        marks = _marks()
         try:
             rendered = render(judge_template(self.text), marks)
         except TemplateError as error:
@@ -81,8 +87,9 @@ def render_conversation(messages: Conversation) -> str:
 
 
 def render_text(template: JudgeTemplate, prompt: Conversation, first: str, second: str) -> str:
-    """Render a comparison as plain text, for a judge with its own tokenizer."""
+    """Render a comparison as plain text, for a judge with its own tokenizer; contents forge no tag of the template."""
     contents = {"prompt": render_conversation(prompt), "response_a": first, "response_b": second}
+    contents = {name: without_fences(template.text, text) for name, text in contents.items()}
     return render(judge_template(template.text), contents)
 
 
@@ -112,7 +119,7 @@ def compile_template(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase
         VerdictTokenError: when a verdict word is not exactly one token after the answer prefix.
         ValueError: when the chat template fails, or would change the contents.
     """
-    marks = {name: f"\U000f0000{name}\U000f0001" for name in _FIELDS}  # private characters: in no sensible template
+    marks = _marks()
     text = _framed(template, tokenizer, marks)
     _check_contents_stay(template, tokenizer, marks, text)
     fields = sorted(_FIELDS, key=lambda name: text.index(marks[name]))

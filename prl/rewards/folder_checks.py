@@ -113,14 +113,18 @@ def passport_fault(passport: Mapping[str, Any]) -> str | None:
 
 def training_fault(record: Any) -> str | None:
     """Describe what is wrong with the record of a judge's training; None when valid."""
-    attacks = record.get("attacks") if isinstance(record, Mapping) else None
+    if not isinstance(record, Mapping):
+        return f"it is {_shown(record)}; expected an object"
+    if missing := [name for name in ("attacks", "base", "prompts") if name not in record]:
+        return f"{missing[0]} is not there"
+    attacks = record["attacks"]
     if not isinstance(attacks, Mapping):
         return f"attacks is {_shown(attacks)}; expected an object"
     for name in ("trained", "held_out"):
         families = attacks.get(name)
         if not isinstance(families, list) or not all(isinstance(family, str) for family in families):
             return f"attacks.{name} is {_shown(families)}; expected names of families"
-    base, prompts = record.get("base"), record.get("prompts")
+    base, prompts = record["base"], record["prompts"]
     if base is not None:
         if not isinstance(base, Mapping):
             return f"base is {_shown(base)}; expected an object"

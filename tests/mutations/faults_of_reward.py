@@ -32,6 +32,36 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("saves-what-is-ahead", "        self.on_after_backward()\n        super()", "        super()"),
         ),
     ),
+    "prl/judge/fences.py": (
+        "u.fences",
+        (
+            ("tags-in-full-width-pass", "if not text.isascii() and", "if False and"),
+            ("closing-tags-pass", r"<(\s*/?\s*(?:", r"<(\s*(?:"),
+            ("tags-in-capitals-pass", ", re.IGNORECASE)", ")"),
+        ),
+    ),
+    "prl/judge/prompt_sketch.py": (
+        "u.run_gate",
+        (
+            ("share-of-all-in-a-sample", "if len(self.hashes) < self.num:", "if False:"),
+            ("prompts-count-as-often-as-they-come", "return np.unique(first.astype(np.uint64))", "return np.sort(first.astype(np.uint64))"),
+        ),
+    ),
+    "prl/judge/run_gate.py": (
+        "u.run_gate",
+        (
+            ("one-base-is-two", "if same and not gate.same_base:", "if False:"),
+            ("two-bases-are-one", "if not same and gate.same_base:", "if False:"),
+            ("unknown-overlap-is-none", "    if share is None:\n", "    if share is None:\n        return []\n"),
+        ),
+    ),
+    "prl/judge/lineage.py": (
+        "u.run_gate",
+        (
+            ("other-weights-are-another-base", 'if one["name"] is not None and other["name"] is not None:', "if True:"),
+            ("adapters-are-a-base", "base_of(source.path) or source.path", "source.path"),
+        ),
+    ),
     "prl/judge/attacks/rows.py": (
         "u.attacks u.datamodules",
         (

@@ -175,7 +175,12 @@ def test_a_passport_has_the_record_without_its_hashes(folder: str) -> None:
     assert passport_fault(passport) is None  # of an earlier version
     assert passport_fault({**passport, "training": short}) is None
     assert passport_fault({**passport, "training": None}) is None
-    assert passport_fault({**passport, "training": {"attacks": 3}}) == "training: attacks is 3; expected an object"
+    assert passport_fault({**passport, "training": {"attacks": short["attacks"]}}) == "training: base is not there"
+    assert passport_fault({**passport, "training": 3}) == "training: it is 3; expected an object"
+    assert (
+        passport_fault({**passport, "training": {**short, "attacks": 3}})
+        == "training: attacks is 3; expected an object"
+    )
 
 
 def test_agreement_with_people_is_looked_at_when_asked() -> None:
