@@ -88,6 +88,8 @@ class Home:
             args += [f"{model}.optimization.learning_rate", "3e-3", f"{model}.optimization.warmup", "0"]
         else:
             args += [f"{model}.model.path", str(self.policy)]
+        if stage == "generative_reward":
+            args += ["--data.init_args.attacks", "null"]  # so that its rows are those of the file
         if stage != "pairwise_ppo":
             args += ["--trainer.max_steps", "4", f"{model}.optimization.warmup", "0"]
         return [*args, *overrides]

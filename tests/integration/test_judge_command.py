@@ -5,15 +5,19 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from prl.cli.commands.judge import read_lines
 from prl.cli.entry import main
 from prl.config import JudgeGate
-from prl.data import DataSource, PreferencePair, load_records
+from prl.data import DataSource, PreferencePair, load_records, prompt_key
 from prl.judge import GenerativeJudge, Judge, load_judge
 from prl.judge.gate import broken_limits
+from prl.judge.lineage import weights_hash
+from prl.judge.run_gate import prompt_overlap
+from prl.judge.training_record import read_training
 from prl.rewards.folder import PASSPORT_FILE
 from tests.helpers.tiny import write_tiny_model
 from tests.integration.runs import Home
@@ -297,8 +301,16 @@ def test_a_folder_that_is_no_judge(home: Home, capsys: pytest.CaptureFixture) ->
 
 @pytest.mark.parametrize("stage", ["generative_reward", "bradley_terry"])
 def test_training_leaves_the_passport_that_the_command_writes(stage: str, home: Home, tmp_path: Path) -> None:
-    home.run(stage, tmp_path, f"{MODEL}passport_pairs", "6")
+    attacks = ["--data.init_args.attacks", '{"share": 0.5, "held_out": ["claims"]}', f"{MODEL}max_length", "256"]
+    home.run(stage, tmp_path, f"{MODEL}passport_pairs", "6", *attacks)
     folder = tmp_path / "model"
+    record = read_training(folder)
+    assert record is not None
+    assert record["attacks"]["held_out"] == ["claims"]
+    rows = load_records(DataSource(str(home.data("pairs.train"))), PreferencePair).records
+    keys = np.array([bytes.fromhex(prompt_key(row.prompt)) for row in rows], "S32")
+    assert (record["prompts"]["num"], prompt_overlap(record, keys)) == (len(np.unique(keys)), 1.0)
+    assert record["base"] == {"name": None, "weights_sha256": weights_hash(home.policy)}
     found = (folder / PASSPORT_FILE).read_bytes()
     assert json.loads(found)["data"]["num_pairs"] == 6
     pairs = str(home.data("pairs.validation"))
