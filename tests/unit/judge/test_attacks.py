@@ -94,6 +94,14 @@ def test_no_examined_text_is_ever_trained_on(question: str, better: str, row: in
     assert made.rejected not in {*attacks(pair.prompt, WORDS).values(), better}
 
 
+def test_an_examined_text_that_a_family_draws_by_chance_is_drawn_again() -> None:
+    examined = set(attacks(PAIR.prompt, WORDS).values())
+    assert examined & set(drawn("verdict_words", 3000))
+    made = rows(AttackRows(1.0, [name for name in FAMILIES if name != "verdict_words"]), number=3000)
+    assert len(made) == 3000
+    assert not examined & {each.rejected for each in made}
+
+
 def test_draws_depend_on_seed_row_and_number_in_the_row() -> None:
     def texts(seed: int = 0, number: int = 0) -> list[Any]:
         return [AttackRows(1.0, seed=seed).made_for(PAIR, row, number, WORDS) for row in range(50)]
