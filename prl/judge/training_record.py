@@ -47,6 +47,14 @@ def in_short(record: dict[str, Any] | None) -> dict[str, Any] | None:
     return {**record, "prompts": {"num": record["prompts"]["num"]}}
 
 
+def in_words(record: dict[str, Any] | None) -> list[str]:
+    """Describe the attacks of a judge's training in a line; none for a judge without a record."""
+    if record is None:
+        return []
+    trained, held_out = (", ".join(record["attacks"][name]) or "none" for name in ("trained", "held_out"))
+    return [f"trained on attacks: {trained}; held out: {held_out}"]
+
+
 def write_training(folder: str | Path, record: dict[str, Any]) -> None:
     """Write the record beside a judge's weights."""
     write_text(Path(folder) / TRAINING_FILE, json.dumps(record, indent=2) + "\n")

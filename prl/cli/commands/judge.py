@@ -263,16 +263,13 @@ def screen(passport: dict[str, Any]) -> str:
     """Format the verdict by the gate's limits, then the report: figure, 95 % interval over prompts, number of pairs."""
     from prl.config import JudgeGate
     from prl.judge.gate import verdict
+    from prl.judge.training_record import in_words
 
     report = passport["report"]
     counts = f"{report['num_pairs']} pairs, {report['num_prompts']} prompts, {report['num_ties']} ties"
     lines = [*verdict(report, JudgeGate()), ""]
     lines += [f"{passport['judge']['kind']} judge on {passport['data']['file']}: {counts}"]
-    if (training := passport.get("training")) is not None:
-        known = training["attacks"]
-        told = ", ".join(known["trained"]) or "none"
-        lines += [f"trained on attacks: {told}; held out: {', '.join(known['held_out']) or 'none'}"]
-    lines += [""]
+    lines += [*in_words(passport.get("training")), ""]
     rows = [(words, report[name]) for name, words in FIGURES if name in report]
     rows += [(f"accuracy on {name}", found) for name, found in report["sources"].items()]
     rows += [(f"attack {name} wins", found) for name, found in report.get("canaries", {}).items()]

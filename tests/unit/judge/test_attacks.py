@@ -16,7 +16,7 @@ from prl.judge.attacks import FAMILIES, AttackRows, attacks
 from prl.judge.attacks.report import attack_report, highest_rate
 from prl.judge.examination import examine
 from prl.judge.passport import issue_passport
-from prl.judge.training_record import read_training, training_record, unseen_families, write_training
+from prl.judge.training_record import in_words, read_training, training_record, unseen_families, write_training
 from prl.rewards.folder import TRAINING_FILE
 from tests.helpers.pairs import FooledJudge, QualityJudge, labelled_pairs
 from tests.unit.judge.test_passport import write_generative
@@ -151,6 +151,9 @@ def test_a_record_says_which_families_were_trained(tmp_path: Path) -> None:
     record = training_record(AttackRows(0.1, ["claims", "markup"]))
     write_training(tmp_path, record)
     assert read_training(tmp_path) == record
+    assert in_words(None) == []
+    (line,) = in_words(record)
+    assert line.endswith("forged_endings, no_content, prompt_repeated, flattery; held out: claims, markup")
     assert unseen_families(record) == record["attacks"]["held_out"] == ["claims", "markup"]
     record["attacks"]["trained"] = "claims"
     write_training(tmp_path, record)
