@@ -9,6 +9,7 @@ from lightning_modules.oppo import OPPOModule
 from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.personalized_preference import PersonalizedPreferenceModule
 from lightning_modules.preference import PreferenceModule
+from lightning_modules.reasoning_reward import ReasoningRewardModule
 from lightning_modules.self_npo import SelfNPOModule
 from lightning_modules.supervised import SupervisedModule
 from lightning_modules.trajectory_policy import TrajectoryPolicyModule
@@ -25,6 +26,7 @@ __all__ = [
     "PairwisePPOModule",
     "PersonalizedPreferenceModule",
     "PreferenceModule",
+    "ReasoningRewardModule",
     "SelfNPOModule",
     "SupervisedModule",
     "TrajectoryPolicyModule",

@@ -19,6 +19,7 @@ from lightning_modules.oppo import OPPOModule
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.pairwise_ppo import PairwisePPOModule
 from lightning_modules.preference import PreferenceModule
+from lightning_modules.reasoning_reward import ReasoningRewardModule
 from lightning_modules.reference import REFERENCE
 from lightning_modules.reference_passes import TOKENS
 from prl.config import ModelSource
@@ -119,12 +120,17 @@ def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
         model.config.pad_token_id = 0
     else:
         model = make(lambda: init_model(AutoModelForCausalLM, module.source))
-    judge = isinstance(module, GenerativeRewardModule)
+    thinks = isinstance(module, ReasoningRewardModule)
+    judge = thinks or isinstance(module, GenerativeRewardModule)
     readings = 2 if scalar or (judge and module.order == "both") else 1
     readings += scalar and module.operator is not None and module.operator.prompt_head  # of each prompt by itself
     readings += 2 * module.objective.dropout_passes if scalar else 0
-    whole_logits = not scalar and (not judge or module.text_coef > 0)
-    work = partial(_train, model.train(), rows * readings, module.max_length, whole_logits=whole_logits)
+    whole_logits = not scalar and (not judge or thinks or module.text_coef > 0)
+    length = module.max_length
+    if thinks:
+        readings *= max(module.thoughts, 1)
+        length += module.reasoning.max_tokens + len(module.build_encoder().compiled.closing)
+    work = partial(_train, model.train(), rows * readings, length, whole_logits=whole_logits)
     working = working_memory(model, work)
     models = [model_memory("model", model, trained=True)]
     if writes:

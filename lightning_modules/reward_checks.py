@@ -12,12 +12,13 @@ from prl.data.columns import COLUMN
 from prl.objectives.reward import RewardObjective
 
 
-def check_judge_needs(objective: RewardObjective, order: str) -> None:
+def check_judge_needs(objective: RewardObjective, order: str, thoughts: int = 0) -> None:
     """Refuse an objective that a generative judge cannot serve.
 
     Args:
         objective: of the run.
         order: both, where both orders of each pair are read.
+        thoughts: number of thoughts that are sampled behind each reading.
 
     Raises:
         ValueError: naming the objective, what it needs, and the fix.
@@ -44,6 +45,11 @@ def check_judge_needs(objective: RewardObjective, order: str) -> None:
             f"objective: {name} reads traces behind single responses (needs_traces), which a generative judge does not "
             "read; train a scalar model by BradleyTerryRewardModule, or choose an objective of margins"
         )
+    if objective.needs_thoughts > thoughts:
+        raise ValueError(
+            f"objective: {name} reads {objective.needs_thoughts} thoughts of each reading at least, and "
+            + (f"thoughts is {thoughts}; raise it" if thoughts else "none are sampled; use ReasoningRewardModule")
+        )
     if objective.needs_both_orders and order != "both":
         raise ValueError(f"objective: {name} reads both orders of a pair, and order is {order}; it needs order: both")
     if objective.optional_columns:
@@ -63,6 +69,7 @@ def check_scalar_needs(objective: RewardObjective) -> None:
     name = type(objective).__name__
     needs = {
         "logits of a verdict (needs_logits)": objective.needs_logits,
+        "thoughts before a verdict (needs_thoughts)": objective.needs_thoughts > 0,
         "both orders of a pair (needs_both_orders)": objective.needs_both_orders,
     }
     for what in [what for what, is_needed in needs.items() if is_needed]:

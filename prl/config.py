@@ -306,3 +306,28 @@ class JudgeGate:
             if name.startswith(("min_", "max_")) and name != "min_pairs":
                 _require(value is None or 0 <= value <= 1, f"judge_gate.{name}", value, "null or a number in [0, 1]")
         _require(self.min_pairs >= 0, "judge_gate.min_pairs", self.min_pairs, "0 or more")
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """Reasons that a generative judge writes before its verdict."""
+
+    max_tokens: int = 256
+    """Most tokens of a thought. One that has not ended by then is closed as it is, and counted."""
+    samples: int = 1
+    """Thoughts of each reading; their verdicts are averaged in probability."""
+    temperature: float = 1.0
+    """Divides the logits when thoughts are sampled; 0 takes the likeliest token, for a single thought."""
+    seed: int = 0
+    """Names the random draws, with the reading and the number of the thought; nothing else decides them."""
+    closing: str = "\n\nThe better response is:\n"
+    """Text between a thought and the template's answer prefix. One that ends in a line break suits most tokenizers."""
+
+    def __post_init__(self) -> None:
+        _require(self.max_tokens >= 1, "reasoning.max_tokens", self.max_tokens, "at least 1")
+        _require(self.samples >= 1, "reasoning.samples", self.samples, "at least 1")
+        _require(0 <= self.temperature < float("inf"), "reasoning.temperature", self.temperature, "a number from 0 up")
+        _require(
+            self.temperature > 0 or self.samples == 1, "reasoning.samples", self.samples, "1 at a temperature of 0"
+        )
+        _require(bool(self.closing), "reasoning.closing", self.closing, "some text, which ends a thought")

@@ -4,11 +4,12 @@ A comparison of which a judge is exactly undecided (log-odds of 0) is a tie, and
 label of 1/2 is a tie of the annotators: there is no winner to be found, so accuracies leave such a pair out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from prl.shapes import check_shape
 
@@ -151,3 +152,40 @@ def mean_per_row(values: Tensor, row_of: Tensor, num_rows: int) -> Tensor:
     totals = values.new_zeros(num_rows).index_add(0, row_of[known], values[known])
     counts = row_of[known].bincount(minlength=num_rows)
     return torch.where(counts > 0, totals / counts.clamp(min=1), torch.nan)
+
+
+def mean_margin(margins: Tensor) -> Tensor:
+    """Average k verdicts on one reading in probability: [..., k] -> [...], the log-odds of mean(sigmoid(margins)).
+
+    Computed in log space, where sure verdicts neither overflow nor round to 0. One verdict stays as it is, to the bit.
+    """
+    if margins.shape[-1] == 1:
+        return margins[..., 0]
+    return logsigmoid(margins).logsumexp(-1) - logsigmoid(-margins).logsumexp(-1)
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Verdicts of N readings, each after k thoughts."""
+
+    margins: Tensor
+    """[N, k] margin after each thought."""
+    tokens: Tensor
+    """[N, k] tokens of each thought."""
+    unfinished: Tensor
+    """[N, k] bool, True where a thought was closed at its limit."""
+
+    def select(self, rows: Sequence[int]) -> "Reasons":
+        """Take some of the readings, by number."""
+        return Reasons(self.margins[rows], self.tokens[rows], self.unfinished[rows])
+
+    @staticmethod
+    def parts() -> tuple[str, str, str]:
+        """Return the names of the three parts, in their order."""
+        return ("margins", "tokens", "unfinished")
+
+    @classmethod
+    def where(cls, condition: Tensor, first: "Reasons", second: "Reasons") -> "Reasons":
+        """Take the readings of one where a condition [N] holds, and those of the other elsewhere."""
+        pairs = ((getattr(first, name), getattr(second, name)) for name in cls.parts())
+        return cls(*(torch.where(condition.to(one.device)[:, None], one, other) for one, other in pairs))

@@ -9,7 +9,7 @@ import torch
 
 from prl.rewards.base import RewardSource, against_anchors
 from prl.types import Conversation, Rollout, Scores
-from prl.verdict import Verdict, mean_per_row
+from prl.verdict import Reasons, Verdict, mean_per_row
 
 Comparison = tuple[Conversation, str, str]
 """A prompt, the response shown first, the response shown second."""
@@ -35,6 +35,10 @@ class PairwiseJudge(RewardSource):
 
     def describe(self) -> dict[str, Any] | None:
         """Describe all that decides a margin, for reports; None for a judge that its folder describes."""
+        return None
+
+    def reasons_of(self, comparisons: list[Comparison]) -> Reasons | None:
+        """Return what each thought led to, of comparisons that the last call judged; None for one without thoughts."""
         return None
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -50,6 +50,7 @@ class ComparisonEncoder:
         on_too_long: error, truncate (counted), or skip (counted; for training rows only).
         pack_pairs: batches also hold both orders of each pair as one row, for a model that reads shared tokens once.
         columns: columns of the rows that hold a number, for the objective of its training.
+        closing: text behind a thought, of a judge that reasons; readings then end where the thought begins.
 
     Raises:
         VerdictTokenError: when a verdict word is not one token.
@@ -64,11 +65,12 @@ class ComparisonEncoder:
         on_too_long: OnTooLong = "truncate",
         pack_pairs: bool = False,
         columns: Sequence[str] = (),
+        closing: str | None = None,
     ) -> None:
         self.tokenizer, self.template = tokenizer, template
         self.pack_pairs, self.columns = pack_pairs, tuple(columns)
         self.max_length, self.on_too_long = max_length, on_too_long
-        self.compiled = compile_template(template, tokenizer)
+        self.compiled = compile_template(template, tokenizer, closing)
         check_one_bos(tokenizer, self.compiled.pieces[0], "the judge's template, the chat template")
         self.counts = EncodingCounts()
         needed = self.compiled.num_literal_tokens + LEAST_ROOM

@@ -32,6 +32,8 @@ def judge_pairs(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> Judged
         raise ValueError("no pairs to examine the judge with")
     pairs = [better_first(pair) for pair in pairs]
     verdict = judge.compare([p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs])
+    orders = [(p.prompt, p.chosen, p.rejected) for p in pairs], [(p.prompt, p.rejected, p.chosen) for p in pairs]
+    reasons = [judge.reasons_of(order) for order in orders]
     sources = [p.extra.get("source") for p in pairs]
     return JudgedPairs(
         verdict,
@@ -39,6 +41,8 @@ def judge_pairs(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> Judged
         [prompt_key(p.prompt) for p in pairs],
         torch.tensor([[len(p.chosen), len(p.rejected)] for p in pairs], device=verdict.margin_ab.device),
         [None if source is None else str(source) for source in sources],
+        None if reasons[0] is None or reasons[1] is None else (reasons[0], reasons[1]),
+        getattr(judge, "temperature", 1.0),
     )
 
 

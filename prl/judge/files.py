@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from prl.config import Reasoning
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.template import JudgeTemplate
 from prl.models.loading import save_model
@@ -36,15 +37,17 @@ def save_judge(
     temperature: float = 1.0,
     position_offset: float = 0.0,
     merge: bool = True,
+    reasoning: Reasoning | None = None,
 ) -> None:
     """Write weights, tokenizer and the judge's settings; loads with plain transformers as a causal LM.
 
-    See `save_model` for `merge`.
+    See `save_model` for `merge`. With `reasoning` the folder is one of a judge that thinks by these settings.
     """
     discard_passport(folder)
     save_model(model, tokenizer, folder, merge=merge)
     (Path(folder) / TEMPLATE_FILE).write_text(encoder.template.text, encoding="utf-8")  # a copy for other programs
     settings = judge_settings(encoder, temperature, position_offset)
+    settings |= {} if reasoning is None else {"reasoning": asdict(reasoning)}
     (Path(folder) / JUDGE_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
 

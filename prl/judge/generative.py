@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
-from prl.config import ModelSource
+from prl.config import ModelSource, Reasoning
 from prl.data.tokens import EncodingCounts, left_pad
 from prl.judge.base import Comparison, PairwiseJudge
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.files import plain_json, save_judge, saved_template
 from prl.judge.kv_cache import PrefixCache, Reading
-from prl.judge.template import JudgeTemplate, without_thinking
+from prl.judge.reasoning import Reasoner, reasoning_encoder
+from prl.judge.template import REASONING_TEXT, JudgeTemplate, without_thinking
 from prl.models.adapters import AdapterOnBase, check_same_base
 from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer
@@ -37,6 +39,7 @@ from prl.rewards.folder import (
 )
 from prl.rewards.layout import tell_if_layout_matters
 from prl.types import Conversation
+from prl.verdict import Reasons
 
 
 class GenerativeJudge(PairwiseJudge):
@@ -55,6 +58,11 @@ class GenerativeJudge(PairwiseJudge):
         template: how a comparison is put to a model whose folder does not say it, such as an instruct model; the
             default template when null.
         max_length: longest comparison of such a model, tokens; its positions, at most 4096, when null.
+        reasoning: sample thoughts before each verdict, by these settings; those of the folder when null, which has
+            none unless the judge was trained to reason.
+
+    Raises:
+        ValueError: for thoughts together with a prefix cache or on the policy's base model.
     """
 
     def __init__(
@@ -67,8 +75,11 @@ class GenerativeJudge(PairwiseJudge):
         share_base_model: bool = False,
         template: JudgeTemplate | None = None,
         max_length: int | None = None,
+        reasoning: Reasoning | None = None,
     ) -> None:
         super().__init__()
+        self.reasoning = reasoning
+        self.reasoner: Reasoner | None = None
         self.template, self.max_length = template, max_length
         self.share_base_model = share_base_model
         self.prefix_cache_gib = prefix_cache_gib
@@ -81,6 +92,15 @@ class GenerativeJudge(PairwiseJudge):
         self.model: Any = None
         self.encoder: ComparisonEncoder | None = None
         self.temperature, self.position_offset = 1.0, 0.0
+        self._check_reasoning()
+
+    def _check_reasoning(self) -> None:
+        for name in ("prefix_cache_gib", "share_base_model"):
+            if self.reasoning is not None and getattr(self, name):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)} of a judge that reasons ({self.path}), whose thoughts are "
+                    f"sampled by a model of its own without kept keys and values; leave {name} out"
+                )
 
     @property
     def verdict_words(self) -> tuple[str, str]:
@@ -125,8 +145,13 @@ class GenerativeJudge(PairwiseJudge):
                 f"{self.path} holds a {settings['kind']} judge, not a generative one; name the class "
                 "BradleyTerryJudge or ScalarReward, or give a causal language model"
             )
+        if self.reasoning is None and "reasoning" in settings:
+            self.reasoning = Reasoning(**settings["reasoning"])
+            self._check_reasoning()
         source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
         template = saved_template(settings, self.folder)
+        if "template" not in settings and self.reasoning is not None:
+            template = JudgeTemplate(REASONING_TEXT)
         tokenizer = load_tokenizer(source)
         if "template" not in settings or self.template is not None:
             template = without_thinking(template, tokenizer)
@@ -136,10 +161,10 @@ class GenerativeJudge(PairwiseJudge):
                 f"{copied} differs from the template in {JUDGE_FILE}, which is the one that is read; the judge knows "
                 "only the template that it was trained with, so put the old text back"
             )
-        check_fits(source, tokenizer, settings["max_length"], role="judge", setting=f"max_length in its {JUDGE_FILE}")
-        self.encoder = ComparisonEncoder(tokenizer, template, settings["max_length"])
+        self.encoder = self._build_encoder(source, tokenizer, template, settings["max_length"])
         found = list(self.encoder.verdict_ids)
-        saved = settings.get("verdict_ids", found)
+        trained_so = (self.reasoning is None) == ("reasoning" not in settings)  # words may be other tokens elsewhere
+        saved = settings.get("verdict_ids", found) if trained_so else found
         if found != saved:
             raise ValueError(
                 f"{self.path}: the tokenizer now writes the verdict words {template.verdicts} as tokens {found}, in "
@@ -152,11 +177,23 @@ class GenerativeJudge(PairwiseJudge):
         if made_elsewhere(self.folder, settings) and self._attached is None:
             tell_if_layout_matters(self._first_orders, self.model, self.path, self.dtype)
             self.encoder.counts, self.prefix_sharing.tokens = EncodingCounts(), TokenCounts()
+        if self.reasoning is not None:
+            self.reasoner = Reasoner(self.reasoning, self.model, tokenizer, self.encoder.compiled.closing)
         if self.prefix_cache_gib is not None:
             sample = self.encoder.compare([{"role": "user", "content": "Which one?"}], "This one.", "That one.")
             assert sample is not None, "a judge cuts, and skips nothing"
             self.encoder.counts = EncodingCounts()  # the trial was no comparison
             self.prefixes = PrefixCache(self.prefix_cache_gib, self.model, sample[0])
+
+    def _build_encoder(
+        self, source: ModelSource, tokenizer: PreTrainedTokenizerBase, template: JudgeTemplate, length: int
+    ) -> ComparisonEncoder:
+        if self.reasoning is None:
+            check_fits(source, tokenizer, length, role="judge", setting=f"max_length in its {JUDGE_FILE}")
+            return ComparisonEncoder(tokenizer, template, length)
+        nobody_chose = self.max_length is None and not (Path(self.folder) / JUDGE_FILE).is_file()
+        longest = None if nobody_chose else length
+        return reasoning_encoder(source, tokenizer, template, longest, self.reasoning, role="judge")
 
     def _with_own(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Put the arguments for a model that no judge's folder describes among its settings.
@@ -180,6 +217,7 @@ class GenerativeJudge(PairwiseJudge):
     def described_otherwise(self) -> dict[str, Any]:
         """Return what the arguments set in place of the folder, in the form of `describe_judge`."""
         own: dict[str, Any] = {} if self.template is None else {"template_fingerprint": self.template.fingerprint}
+        own = own if self.reasoning is None else {**own, "reasoning": asdict(self.reasoning)}
         return own if self.max_length is None else {**own, "max_length": self.max_length}
 
     def truncated_fraction(self) -> float:
@@ -189,6 +227,14 @@ class GenerativeJudge(PairwiseJudge):
     def cached_token_fraction(self) -> float:
         """Return the share of tokens so far that were not computed, because other readings share them."""
         return self.tokens.cached_token_fraction
+
+    def numbers(self) -> dict[str, float]:
+        """Return the costs of thoughts so far, of a judge that reasons."""
+        return {} if self.reasoner is None else self.reasoner.metrics()
+
+    def reasons_of(self, comparisons: list[Comparison]) -> Reasons | None:
+        """Return what each thought led to, of comparisons that the last call judged; None of a direct judge."""
+        return None if self.reasoner is None else self.reasoner.reasons_of(comparisons)
 
     @property
     def tokens(self) -> TokenCounts:
@@ -213,7 +259,15 @@ class GenerativeJudge(PairwiseJudge):
                 return self._margins_from_kept(self.prefixes, self.encoder, comparisons)
             rows = [self.encoder.compare(*comparison) for comparison in comparisons]
             readings = [row[0] for row in rows if row]
-            found = batched_margins(self.model, readings, self.encoder, self.max_batch_tokens, self.prefix_sharing)
+            encoder = self.encoder
+
+            def read(whole: list[list[int]]) -> torch.Tensor:
+                return batched_margins(self.model, whole, encoder, self.max_batch_tokens, self.prefix_sharing)
+
+            if self.reasoner is None:
+                found = read(readings)
+            else:
+                found = self.reasoner.margins(self.model, comparisons, readings, read, self.max_batch_tokens)
             return (found - self.position_offset) / self.temperature
 
     def _margins_from_kept(
@@ -241,6 +295,7 @@ class GenerativeJudge(PairwiseJudge):
             *(folder, self.model, self.encoder.tokenizer, self.encoder),
             temperature=self.temperature,
             position_offset=self.position_offset,
+            reasoning=self.reasoning,
         )
 
 

@@ -42,8 +42,8 @@ def judge_in(
         folder: written by training, `prl export` or `save_pretrained`.
         dtype: float32, bfloat16 or float16.
         reference: reference of a policy that was trained on pairs: then its implicit reward is the judge.
-        options: `max_batch_tokens`, `template` and `max_length` of a generative judge, `batch_size` of one that reads
-            responses by themselves; of an implicit one all settings of `ImplicitJudge`.
+        options: `max_batch_tokens`, `template`, `max_length` and `reasoning` of a generative judge, `batch_size` of one
+            that reads responses by themselves; of an implicit one all settings of `ImplicitJudge`.
 
     Raises:
         ValueError: when the folder holds no judge, or one of an unknown kind.
@@ -56,7 +56,7 @@ def judge_in(
     kind = read_judge_file(local)["kind"]
     if kind not in _KINDS:
         raise ValueError(f"{Path(local) / JUDGE_FILE} names the kind {kind!r}; expected one of {', '.join(_KINDS)}")
-    if kind != "generative" and (odd := options.keys() & {"template", "max_length"}):
+    if kind != "generative" and (odd := options.keys() & {"template", "max_length", "reasoning"}):
         raise ValueError(f"{sorted(odd)[0]} is of a generative judge, and {folder} holds a {kind} one; leave it out")
     return _KINDS[kind](local, dtype=dtype, **options)
 

@@ -138,6 +138,7 @@ def describe_judge(folder: str | Path, dtype: str = DTYPE) -> dict[str, Any]:
         "dtype": dtype,
         **({"position_offset": offset} if offset else {}),
         **({"preference": settings["preference"]} if "preference" in settings else {}),
+        **({"reasoning": settings["reasoning"]} if "reasoning" in settings else {}),
     }
 
 

@@ -28,6 +28,10 @@ Their order means nothing.
 
 Which response is better, A or B? Answer with one letter."""
 
+REASONING_TEXT = DEFAULT_TEMPLATE.replace(
+    "Answer with one letter.", "Reason about it first, in a few sentences, then answer with one letter."
+)
+
 _FIELDS = ("prompt", "response_a", "response_b")
 
 
@@ -102,6 +106,8 @@ class CompiledTemplate:
     fields: tuple[str, str, str]
     """Order of the contents."""
     verdict_ids: tuple[int, int]
+    closing: tuple[int, ...] = ()
+    """Tokens between a thought and the verdict, the answer prefix included; none where there are no thoughts."""
 
     @property
     def num_literal_tokens(self) -> int:
@@ -109,17 +115,28 @@ class CompiledTemplate:
         return sum(len(piece) for piece in self.pieces)
 
 
-def compile_template(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase) -> CompiledTemplate:
+def compile_template(
+    template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase, closing: str | None = None
+) -> CompiledTemplate:
     """Tokenise the literal parts once and check the verdict words.
 
     Contents are tokenised apart and placed between the pieces: a response can neither forge a special token nor
     merge with the template around it, and truncation never touches the verdict slot.
+
+    Args:
+        template: prompt of a comparison.
+        tokenizer: the judge's.
+        closing: text behind a thought. The pieces then end where the thought begins, and what is behind it, with the
+            answer prefix, is `CompiledTemplate.closing`.
 
     Raises:
         VerdictTokenError: when a verdict word is not exactly one token after the answer prefix.
         ValueError: when the chat template fails, or would change the contents.
     """
     marks = _marks()
+    answer_prefix = template.answer_prefix
+    if closing is not None:
+        template = replace(template, answer_prefix="")
     text = _framed(template, tokenizer, marks)
     _check_contents_stay(template, tokenizer, marks, text)
     fields = sorted(_FIELDS, key=lambda name: text.index(marks[name]))
@@ -133,11 +150,16 @@ def compile_template(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase
     bos = tokenizer.bos_token_id
     if bos is not None and not (template.chat and tokenizer.chat_template) and _adds_bos(tokenizer):
         pieces[0] = [bos, *pieces[0]]
-    verdict_ids = [_verdict_id(tokenizer, literals[-1], word) for word in template.verdicts]
+    ending = None if closing is None else closing + answer_prefix
+    before = literals[-1] if ending is None else ending
+    verdict_ids = [_verdict_id(tokenizer, before, word) for word in template.verdicts]
     if verdict_ids[0] == verdict_ids[1]:
         raise VerdictTokenError(f"verdict words {template.verdicts!r} are the same token {verdict_ids[0]}")
     return CompiledTemplate(
-        tuple(tuple(piece) for piece in pieces), (fields[0], fields[1], fields[2]), (verdict_ids[0], verdict_ids[1])
+        tuple(tuple(piece) for piece in pieces),
+        (fields[0], fields[1], fields[2]),
+        (verdict_ids[0], verdict_ids[1]),
+        () if ending is None else tuple(tokenizer.encode(ending, add_special_tokens=False)),
     )
 
 
@@ -200,6 +222,7 @@ def _verdict_id(tokenizer: PreTrainedTokenizerBase, before: str, word: str) -> i
         shown = tokenizer.convert_ids_to_tokens(tokenizer.encode(word, add_special_tokens=False))
         raise VerdictTokenError(
             f"verdict word {word!r} is written as {len(added)} tokens {shown} after the answer prefix; expected "
-            "exactly one known token. Choose words such as 'A' and 'B', or change template.answer_prefix"
+            "exactly one known token. Choose words such as 'A' and 'B', or change template.answer_prefix or "
+            "reasoning.closing"
         )
     return added[0]

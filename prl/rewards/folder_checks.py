@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from prl.config import Reasoning
 from prl.objectives.skew_symmetric import SkewSymmetric
 
 FORMAT = 1
 """Version of the passport's layout."""
 _TEMPLATE = {"text": str, "verdicts": list, "chat": bool, "answer_prefix": str}
-_GROUPS = ("sources", "canaries", "agreement")
+_GROUPS = ("sources", "canaries", "agreement", "reasons")
 """Fields of a report that hold several figures by name."""
 _MOST = 1 << 40
 """Largest count; anything larger is damage, and would not fit a float or a tensor."""
@@ -46,7 +47,25 @@ def _scalar_fault(settings: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _reasoning_fault(given: Any) -> str | None:
+    names = {field.name for field in fields(Reasoning)}
+    if not isinstance(given, Mapping) or not given.keys() <= names:
+        return f"reasoning is {_shown(given)}; expected an object of {', '.join(sorted(names))}"
+    for name, kind in (("max_tokens", is_count), ("samples", is_count), ("seed", is_count), ("temperature", is_number)):
+        if name in given and not kind(given[name]):
+            return f"reasoning.{name} is {_shown(given[name])}; expected a number"
+    if not isinstance(given.get("closing", ""), str):
+        return f"reasoning.closing is {_shown(given['closing'])}; expected text"
+    try:
+        Reasoning(**given)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _generative_fault(settings: Mapping[str, Any]) -> str | None:
+    if "reasoning" in settings and (fault := _reasoning_fault(settings["reasoning"])) is not None:
+        return fault
     ids = settings.get("verdict_ids")
     # By hand, for a model that was not trained as a judge; a file that prl wrote has both.
     by_hand = not settings.keys() & {"verdict_ids", "template_fingerprint"}

@@ -154,6 +154,11 @@ def shard_judge(judge: RewardSource, sharding: Sharding, precision: Any, *, cut:
         each: Any = source
         model: Any = getattr(each, "model", None)
         on_base = isinstance(model, AdapterOnBase)
+        if cut and getattr(each, "reasoning", None) is not None:
+            raise ValueError(
+                f"the judge in {source.folder} reasons, and a thought is sampled from whole weights; set "
+                "resources.shard_judges: false"
+            )
         if on_base or (model is not None and cut):
             each.model = CollectiveForward(model if on_base else sharding.shard(model), sharding.device)
             if getattr(each, "prefixes", None) is not None:

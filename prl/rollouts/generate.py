@@ -14,7 +14,7 @@ from prl.types import PromptBatch, Rollout
 
 
 @contextmanager
-def _plain_sampling(model: Any, generation: GenerationConfig) -> Iterator[None]:
+def plain_sampling(model: Any, generation: GenerationConfig) -> Iterator[None]:
     """Hide the sampling settings of the model folder, and sample in eval mode.
 
     transformers fills every unset field from `model.generation_config`, so a folder with top_p or a repetition penalty
@@ -124,7 +124,7 @@ def generate(
         # Changes no finite logit. Others would crash the draw, and the CUDA context with it; scoring finds them.
         remove_invalid_values=True,
     )
-    with _plain_sampling(model, generation), _limited(model, batch, limits) as stopping:
+    with plain_sampling(model, generation), _limited(model, batch, limits) as stopping:
         sequences = model.generate(
             input_ids=batch.prompt_ids,
             attention_mask=batch.prompt_mask.long(),

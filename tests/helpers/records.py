@@ -115,6 +115,8 @@ def pair_batch(objective: RewardObjective, seed: int) -> PairBatch:
     if passes := objective.dropout_passes:
         more |= {name: numbers(passes, 6, 4) for name in ("chosen_states", "rejected_states")}
     more |= {"trace_nll": numbers(6).abs()} if objective.needs_traces else {}
+    if objective.needs_thoughts:
+        more |= {"thought_margins": numbers(4, 2, 6), "thought_logprobs": -numbers(4, 2, 6).abs()}
     columns = {name: numbers(6) for name in objective.columns}
     for number, name in enumerate(objective.optional_columns):
         columns[name] = numbers(6).index_fill(0, torch.tensor([number % 6]), float("nan"))

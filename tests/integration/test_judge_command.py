@@ -42,6 +42,25 @@ def refusal(args: list[str], capsys: pytest.CaptureFixture) -> tuple[int, str]:
 # ---- prl judge
 
 
+def test_a_judge_that_thinks_first(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    report = tmp_path / "report.json"
+    args = ["judge", "--judge", str(home.judge), "--pairs", str(home.data("pairs.validation")), "--json", str(report)]
+    main([*args, "--no-probes", "--reasoning", '{"max_tokens": 4, "samples": 2, "closing": "\\n"}'])
+    found = json.loads(report.read_text())
+    assert found["judge"]["reasoning"]["max_tokens"] == 4
+    reasons = found["report"]["reasons"]
+    assert reasons["samples"]["2"]["accuracy"] == found["report"]["accuracy"]
+    assert 2 * 2 <= reasons["tokens"]["mean"] <= 2 * 2 * 4
+    shown = capsys.readouterr().out
+    assert "by thoughts of a reading" in shown
+    assert "thoughts closed at their limit" in shown
+    code, told = refusal([*args, "--reasoning", '{"max_tokens": 0}'], capsys)
+    assert (code, "reasoning.max_tokens is 0; expected at least 1" in told) == (2, True)
+    args[2] = str(home.bradley_terry)
+    code, told = refusal([*args, "--reasoning", "{}"], capsys)
+    assert "reasoning is of a generative judge" in told
+
+
 @pytest.mark.parametrize("kind", ["judge", "bradley_terry"])
 def test_measuring_a_judge(kind: str, home: Home, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder, report = getattr(home, kind), tmp_path / "report.json"

@@ -122,6 +122,23 @@ def test_every_source_of_reward_trains(name: str, home: Home, tmp_path: Path) ->
             assert each["reward/score"] == pytest.approx(parts - unfinished, abs=1e-5)
 
 
+def test_a_judge_that_thinks_first_trains_and_resumes_exactly(home: Home, tmp_path: Path) -> None:
+    thoughts = {"max_tokens": 4, "samples": 2, "closing": "\n"}
+    settings = (
+        *configured("reward", "GenerativeJudge", {"path": str(home.judge), "reasoning": thoughts}),
+        *(f"{MODEL}iterations", "2", f"{MODEL}judge_gate.mode", "off", "--checkpoint.every_n_batches", "1"),
+    )
+    cli = home.run("pairwise_ppo", tmp_path / "whole", callback(Numbers), *settings)
+    for each in find_callback(cli.trainer, Numbers).training:
+        assert each["reward/failed_frac"] == 0
+        assert 2 <= each["perf/judge_thought_tokens"] <= 2 * 4
+        assert 0 < each["perf/judge_unfinished_thoughts"] <= 1
+    with pytest.raises(InterruptedRun):
+        home.run("pairwise_ppo", tmp_path / "cut", callback(Interrupt, batch=1), *settings)
+    home.run("pairwise_ppo", tmp_path / "cut", "--ckpt_path", "last", *settings)
+    assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "cut")) == []
+
+
 @pytest.mark.parametrize("source", ["GenerativeJudge", "ScalarReward"])
 def test_a_model_that_prl_did_not_train_is_measured_and_trains(
     source: str, home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -87,6 +87,46 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("embeddings-and-rewards", "if objective.operator is not None and objective.head_weights:", "if False:"),
         ),
     ),
+    "prl/judge/reasoning.py": (
+        "u.reasoning u.reasoning_reward",
+        (
+            ("thoughts-of-one-reading-are-one", "json.dumps([seed, list(reading), sample])", "json.dumps([seed, list(reading), 0])"),
+            ("draws-by-place-in-the-batch", "name_of(seed, reading, number) for reading in readings", "name_of(seed, [place], number) for place, reading in enumerate(readings)"),
+            ("end-of-a-thought-is-read", "Thought(tuple(row[: ends[0]]), row[ends[0]])", "Thought(tuple(row[: ends[0] + 1]), row[ends[0]])"),
+            ("special-tokens-are-sampled", "for number in self._special if number < len(barred)", "for number in self._special if number < 0"),
+            ("likelihood-forgets-the-end", "counts[i, first : first + len(thought)] = True", "counts[i, first : first + len(own)] = True"),
+            ("unfinished-are-not-counted", "self.unfinished += sum(thought.end is None", "self.unfinished += sum(thought.end is not None"),
+        ),
+    ),
+    "prl/judge/critiques.py": (
+        "u.reasoning_reward",
+        (
+            ("critique-without-its-end", "[[*ids, end] for ids in", "[[*ids] for ids in"),
+            ("critiques-change-places", "first, second = critiques or", "second, first = critiques or"),
+        ),
+    ),
+    "prl/objectives/reward/thought_likelihood.py": (
+        f"u.thoughts {_OBJECTIVES}",
+        (
+            ("likelihood-without-baseline", "weights - 1 / len(margins)", "weights"),
+            ("likelihood-of-the-mean-log", "first.logsumexp(0) + (1 - target) * second.logsumexp(0) - math.log(len(margins))", "first.mean(0) + (1 - target) * second.mean(0)"),
+        ),
+    ),
+    "prl/objectives/reward/verdict_reward.py": (
+        f"u.thoughts {_OBJECTIVES}",
+        (
+            ("baseline-counts-itself", "(rewards.sum(0) - rewards) / (len(margins) - 1)", "rewards.mean(0)"),
+            ("verdict-of-a-tie-is-wrong", "1 - (wins(margins) - side).abs()", "(wins(margins) == side).to(margins.dtype)"),
+        ),
+    ),
+    "lightning_modules/reasoning_reward.py": (
+        "u.reasoning_reward",
+        (
+            ("every-step-draws-alike", "self.trainer.global_step}", "0}"),
+            ("critiques-without-verdict", "further = further + soft_logistic(", "further = further + 0 * soft_logistic("),
+            ("kl-is-not-learnt", "return pairs, self.kl_coef * kl", "return pairs, 0.0 * kl"),
+        ),
+    ),
     "prl/objectives/reward/base.py": (
         _OBJECTIVES,
         (

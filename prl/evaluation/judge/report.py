@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch.nn.functional import logsigmoid
 
 from prl.evaluation.bootstrap import bootstrap_mean
 from prl.evaluation.judge.calibration import calibration_error, fit_temperature
-from prl.verdict import Verdict, has_winner, wins
+from prl.evaluation.judge.reasons import reasons_report
+from prl.verdict import Reasons, Verdict, has_winner, wins
 
 LENGTH_MATCHED = 0.1
 """Two responses count as equally long when their lengths differ by at most this share of the longer one."""
@@ -82,6 +84,10 @@ class JudgedPairs:
     """[N, 2] lengths of a and b, in any unit."""
     sources: Sequence[str | None] = ()
     """N names of sources; empty without sources."""
+    reasons: tuple[Reasons, Reasons] | None = None
+    """What each thought led to, for the readings (a, b) and (b, a); None of a judge without thoughts."""
+    temperature: float = 1.0
+    """Divides the margins of a judge that reasons, once they are averaged."""
 
     def __post_init__(self) -> None:
         number = len(self.verdict)
@@ -98,8 +104,13 @@ class JudgedPairs:
 
     def better_first(self) -> "JudgedPairs":
         """Order the pairs so that `a` is the response that the label calls better."""
-        lengths = torch.where((self.targets < 0.5)[:, None], self.lengths.flip(1), self.lengths)
-        return JudgedPairs(*better_first(self.verdict, self.targets), self.prompts, lengths, self.sources)
+        turn = self.targets < 0.5
+        verdict, targets = better_first(self.verdict, self.targets)
+        reasons = self.reasons
+        if reasons is not None:
+            reasons = (Reasons.where(turn, reasons[1], reasons[0]), Reasons.where(turn, reasons[0], reasons[1]))
+        lengths = torch.where(turn[:, None], self.lengths.flip(1), self.lengths)
+        return replace(self, verdict=verdict, targets=targets, lengths=lengths, reasons=reasons)
 
 
 def judge_report(pairs: JudgedPairs, *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
@@ -132,6 +143,12 @@ def judge_report(pairs: JudgedPairs, *, resamples: int = 2000, seed: int = 0) ->
         )
         for source in sorted({source for source in pairs.sources if source is not None})
     }
+    if pairs.reasons is not None:
+        margins, tokens, unfinished = (
+            torch.stack([getattr(each, name) for each in pairs.reasons], 1) for name in Reasons.parts()
+        )
+        measured = partial(estimate, prompts=pairs.prompts, **sampling)
+        report["reasons"] = reasons_report(margins, tokens, unfinished, targets, pairs.temperature, measured)
     return report
 
 

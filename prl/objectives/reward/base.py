@@ -54,6 +54,11 @@ class PairBatch:
     trace_nll: Tensor | None = None
     """[B] mean negative log-likelihood of what the model writes about either response, with gradient; None unless the
     objective needs traces."""
+    thought_margins: Tensor | None = None
+    """[n, R, B] log-odds that the response shown first is better, after each of n sampled thoughts, with gradient; None
+    of a judge without thoughts. `margin` is then their mean in probability."""
+    thought_logprobs: Tensor | None = None
+    """[n, R, B] log-probability of each of these thoughts, its end included, with gradient."""
 
     def __post_init__(self) -> None:
         if self.margin.dim() != 2 or self.target.dim() != 1:
@@ -74,6 +79,9 @@ class PairBatch:
         for name in ("chosen_states", "rejected_states"):
             if (states := getattr(self, name)) is not None:
                 check_shape(name, states, (states.shape[0], pairs, states.shape[-1]))
+        for name in ("thought_margins", "thought_logprobs"):
+            if (thoughts := getattr(self, name)) is not None:
+                check_shape(name, thoughts, (thoughts.shape[0], readings, pairs))
         if self.trace_nll is not None:
             check_shape("trace_nll", self.trace_nll, (pairs,))
         for name, column in self.columns.items():
@@ -99,6 +107,16 @@ class PairBatch:
         if self.logits is None or self.verdict_ids is None:
             raise ValueError("there are no logits; an objective that reads them declares needs_logits = True")
         return self.logits, self.verdict_ids
+
+    def thoughts(self) -> tuple[Tensor, Tensor]:
+        """Return margins and log-probabilities of the sampled thoughts: [n, R, B] each.
+
+        Raises:
+            ValueError: when there are none.
+        """
+        if self.thought_margins is None or self.thought_logprobs is None:
+            raise ValueError("there are no thoughts; an objective that reads them declares needs_thoughts")
+        return self.thought_margins, self.thought_logprobs
 
     def text_nll(self) -> Tensor:
         """Return the mean negative log-likelihood of the traces of each pair: [B].
@@ -161,6 +179,9 @@ class RewardObjective(ABC):
     gives that, which is then a language model with a scalar head."""
     learns_observations: bool = False
     """Whether the likelihood of traces counts what tools answered too."""
+    needs_thoughts: int = 0
+    """Fewest thoughts of each reading that it reads; 0 for an objective of verdicts alone. Only `ReasoningRewardModule`
+    samples them."""
     columns: tuple[str, ...] = ()
     """Columns of the data that hold a number for each row, such as margins or ratings."""
     optional_columns: tuple[str, ...] = ()

@@ -1,0 +1,326 @@
+"""Thoughts before the verdict: sampled behind a reading, closed, counted, and their verdicts averaged."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+
+from prl.config import ModelSource, Reasoning
+from prl.data.tokens import left_pad
+from prl.judge.encoding import ComparisonEncoder
+from prl.judge.template import JudgeTemplate
+from prl.models.limits import check_fits, most_positions
+from prl.models.loading import read_config
+from prl.models.policy import model_inputs, token_logprobs
+from prl.models.prefix_sharing.tree_attention import device_of
+from prl.rewards.plain_model import LONGEST
+from prl.rollouts.generate import end_token_ids, plain_sampling
+from prl.verdict import Reasons, mean_margin
+
+
+@dataclass(frozen=True)
+class Thought:
+    """A sampled thought."""
+
+    ids: tuple[int, ...]
+    """Its tokens, without the end token."""
+    end: int | None
+    """Token that ended it; None where it was closed at its limit."""
+
+    @property
+    def with_end(self) -> list[int]:
+        """All tokens that were sampled, the end token included."""
+        return [*self.ids] if self.end is None else [*self.ids, self.end]
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens that were sampled, the end token included."""
+        return len(self.with_end)
+
+
+@dataclass
+class ThoughtCounts:
+    """Thoughts so far."""
+
+    readings: int = 0
+    """Readings behind which there were thoughts; a verdict has two, one in each order."""
+    thoughts: int = 0
+    """Thoughts of all readings."""
+    tokens: int = 0
+    """Tokens of all thoughts."""
+    unfinished: int = 0
+    """Thoughts that were closed at their limit."""
+
+    @property
+    def tokens_per_reading(self) -> float:
+        """Mean number of tokens that were sampled for one reading, over all its thoughts."""
+        return self.tokens / max(self.readings, 1)
+
+    @property
+    def unfinished_fraction(self) -> float:
+        """Share of the thoughts that were closed at their limit."""
+        return self.unfinished / max(self.thoughts, 1)
+
+    def add(self, readings: int, thoughts: Sequence[Thought]) -> None:
+        """Count the thoughts of some readings."""
+        self.readings += readings
+        self.thoughts += len(thoughts)
+        self.tokens += sum(thought.num_tokens for thought in thoughts)
+        self.unfinished += sum(thought.end is None for thought in thoughts)
+
+
+class ThoughtSampler:
+    """Samples thoughts of a model, each by random numbers of its own.
+
+    The draws of a thought follow from its name alone, so equal readings get equal thoughts in any batch, up to the
+    rounding of logits: a draw that falls within rounding of the edge between two tokens may give the other one. That is
+    about one token in a million in float32, and one in a hundred in half precision. Special tokens other than the ends
+    of a turn are never sampled, nor ids beyond the tokenizer's.
+
+    Args:
+        tokenizer: the model's.
+        end_ids: ids that end a thought.
+        max_tokens: most tokens of a thought.
+        temperature: divides the logits; 0 takes the likeliest token.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int], max_tokens: int, temperature: float
+    ) -> None:
+        self.end_ids, self.max_tokens, self.temperature = list(end_ids), max_tokens, temperature
+        self.pad_id, self._known = int(tokenizer.pad_token_id), len(tokenizer)
+        added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special = sorted((added | set(tokenizer.all_special_ids)) - set(self.end_ids))
+
+    def scaled(self, logits: Tensor) -> Tensor:
+        """Turn logits into those that thoughts are sampled from: [..., V] -> [..., V] float32, -inf for what is not.
+
+        The softmax of the result is the distribution of the next token, at a temperature above 0.
+        """
+        barred = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        barred[[number for number in self._special if number < len(barred)]] = True
+        barred[self._known :] = True
+        return (logits.float() / (self.temperature or 1.0)).masked_fill(barred, -torch.inf)
+
+    @torch.no_grad()
+    def sample(
+        self, model: Any, readings: Sequence[list[int]], names: Sequence[str], max_batch_tokens: int
+    ) -> list[Thought]:
+        """Sample a thought behind each reading, in batches of like lengths.
+
+        Args:
+            model: causal language model.
+            readings: N readings as token ids.
+            names: N names of draws; equal names behind equal readings give equal thoughts.
+            max_batch_tokens: padded tokens of one batch, thoughts included.
+        """
+        found: list[Thought | None] = [None] * len(readings)
+        order = sorted(range(len(readings)), key=lambda i: len(readings[i]), reverse=True)
+        while order:
+            number = max(1, max_batch_tokens // (len(readings[order[0]]) + self.max_tokens))
+            batch, order = order[:number], order[number:]
+            draws = torch.stack([_uniforms(names[i], self.max_tokens) for i in batch])
+            for i, thought in zip(batch, self._sample(model, [readings[i] for i in batch], draws), strict=True):
+                found[i] = thought
+        return [thought for thought in found if thought is not None]
+
+    def _sample(self, model: Any, readings: list[list[int]], draws: Tensor) -> Iterator[Thought]:
+        device = device_of(model)
+        ids, mask = left_pad(readings, self.pad_id)
+        generation = GenerationConfig(
+            do_sample=False, max_new_tokens=self.max_tokens, eos_token_id=self.end_ids, pad_token_id=self.pad_id
+        )
+        choose = _Choose(self, None if self.temperature == 0 else draws.to(device), ids.shape[1])
+        with plain_sampling(model, generation):
+            sequences = model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.long().to(device),
+                generation_config=generation,
+                logits_processor=LogitsProcessorList([choose]),
+            )
+        for row in sequences[:, ids.shape[1] :].tolist():
+            ends = [place for place, token in enumerate(row) if token in self.end_ids]
+            yield Thought(tuple(row[: ends[0]]), row[ends[0]]) if ends else Thought(tuple(row), None)
+
+
+class _Choose(LogitsProcessor):
+    """Leave one token of each row, by the row's own draw, for a search that takes the likeliest token."""
+
+    def __init__(self, sampler: ThoughtSampler, draws: Tensor | None, width: int) -> None:
+        self.sampler, self.draws, self.width = sampler, draws, width
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        # Logits that are no numbers make a verdict that is none; they must not end the process here.
+        logits = self.sampler.scaled(scores.nan_to_num(0.0))
+        if self.draws is None:
+            return logits
+        chosen = inverse_cdf(logits.softmax(-1), self.draws[:, input_ids.shape[1] - self.width])
+        return torch.full_like(logits, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+
+def inverse_cdf(probabilities: Tensor, draws: Tensor) -> Tensor:
+    """Draw from a distribution by numbers from 0 to 1: [B, V] and [B] float64 -> [B]; never what has no probability."""
+    cumulative = probabilities.double().cumsum(-1)
+    return (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp(max=probabilities.shape[-1] - 1)
+
+
+def _uniforms(name: str, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1)
+    return torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+def name_of(seed: int | str, reading: Sequence[int], sample: int) -> str:
+    """Name the draws of a thought: by a seed, the reading that it is about, and its number."""
+    return json.dumps([seed, list(reading), sample])
+
+
+class Reasoner:
+    """Reads verdicts after thoughts.
+
+    Args:
+        settings: of the thoughts.
+        model: causal language model; its generation settings name further end tokens.
+        tokenizer: the model's.
+        closing: token ids between a thought and the verdict.
+    """
+
+    def __init__(
+        self, settings: Reasoning, model: Any, tokenizer: PreTrainedTokenizerBase, closing: Sequence[int]
+    ) -> None:
+        self.settings, self.closing = settings, list(closing)
+        ends = end_token_ids(model.get_base_model() if hasattr(model, "get_base_model") else model, tokenizer)
+        self.sampler = ThoughtSampler(tokenizer, ends, settings.max_tokens, settings.temperature)
+        self.counts = ThoughtCounts()
+        self._place_of: dict[str, int] = {}
+        self._reasons: Reasons | None = None
+
+    def think(
+        self, model: Any, readings: Sequence[list[int]], max_batch_tokens: int, *, samples: int, seed: int | str
+    ) -> list[Thought]:
+        """Sample thoughts: N readings -> N * samples thoughts, those of one reading in a row."""
+        repeated = [reading for reading in readings for _ in range(samples)]
+        names = [name_of(seed, reading, number) for reading in readings for number in range(samples)]
+        return self.sampler.sample(model, repeated, names, max_batch_tokens)
+
+    def closed(self, reading: list[int], thought: Sequence[int]) -> list[int]:
+        """Put a thought and the closing behind a reading, as token ids: a thought's text cannot become the verdict."""
+        return [*reading, *thought, *self.closing]
+
+    def margins(
+        self,
+        model: Any,
+        comparisons: Sequence[Any],
+        readings: Sequence[list[int]],
+        read: Callable[[list[list[int]]], Tensor],
+        max_batch_tokens: int,
+    ) -> Tensor:
+        """Judge each reading after its thoughts, averaged in probability: [N]; `reasons_of` then tells each of them.
+
+        Args:
+            model: causal language model.
+            comparisons: N names of the readings, for `reasons_of`, such as their comparisons.
+            readings: token ids, up to where a thought begins.
+            read: computes the margin at the end of each whole reading: M -> [M].
+            max_batch_tokens: padded tokens of one batch of thoughts.
+        """
+        samples = self.settings.samples
+        thoughts = self.think(model, readings, max_batch_tokens, samples=samples, seed=self.settings.seed)
+        self.counts.add(len(readings), thoughts)
+        whole = [self.closed(readings[i // samples], thought.ids) for i, thought in enumerate(thoughts)]
+        shape = (len(readings), samples)
+        self._place_of = {json.dumps(each): i for i, each in enumerate(comparisons)}
+        self._reasons = Reasons(
+            read(whole).view(shape),
+            torch.tensor([thought.num_tokens for thought in thoughts]).view(shape),
+            torch.tensor([thought.end is None for thought in thoughts], dtype=torch.bool).view(shape),
+        )
+        return mean_margin(self._reasons.margins)
+
+    def reasons_of(self, comparisons: Sequence[Any]) -> Reasons:
+        """Return what each thought led to, of comparisons of the last call."""
+        assert self._reasons is not None, "nothing was judged yet"
+        return self._reasons.select([self._place_of[json.dumps(each)] for each in comparisons])
+
+    def metrics(self) -> dict[str, float]:
+        """Return the costs of thoughts so far, by the tags of their log."""
+        return {
+            "perf/judge_thought_tokens": self.counts.tokens_per_reading,
+            "perf/judge_unfinished_thoughts": self.counts.unfinished_fraction,
+        }
+
+
+def reasoning_encoder(
+    source: ModelSource,
+    tokenizer: PreTrainedTokenizerBase,
+    template: JudgeTemplate,
+    length: int | None,
+    settings: Reasoning,
+    *,
+    role: str,
+    kind: type[ComparisonEncoder] = ComparisonEncoder,
+    **more: Any,
+) -> ComparisonEncoder:
+    """Build the encoder of readings behind which a model has positions for a thought and its closing.
+
+    Args:
+        source: the model.
+        tokenizer: the model's.
+        template: prompt of a comparison.
+        length: longest reading without the thought, tokens; what the model has room for, at most 4096, when None.
+        settings: of the thoughts.
+        role: of the model, for errors.
+        kind: class of the encoder.
+        more: its further arguments.
+
+    Raises:
+        ValueError: when the model lacks positions, or a verdict word is not one token behind the closing.
+    """
+    behind = settings.max_tokens + len(tokenizer.encode(settings.closing + template.answer_prefix))
+    if length is None:
+        length = min(LONGEST, (most_positions(read_config(source)) or LONGEST + behind) - behind)
+    asked = "max_length, reasoning.max_tokens and the closing together"
+    check_fits(source, tokenizer, length + behind, role=role, setting=asked)
+    return kind(tokenizer, template, length, closing=settings.closing, **more)
+
+
+def thought_outputs(
+    model: Any,
+    readings: Sequence[list[int]],
+    thoughts: Sequence[Sequence[int]],
+    ended: Sequence[bool],
+    reasoner: Reasoner,
+) -> tuple[Tensor, Tensor]:
+    """Read closed thoughts, with gradients.
+
+    The end token of a thought is predicted where the closing begins, which is read in its place.
+
+    Args:
+        model: causal language model.
+        readings: N readings, up to where a thought begins.
+        thoughts: N thoughts, the end token of each included.
+        ended: N times whether the last token of a thought is its end token.
+        reasoner: of the model.
+
+    Returns:
+        verdict logits [N, V] float32, and the log-probability of each token of a thought under the distribution that
+        thoughts are sampled from [N, W], 0 elsewhere.
+    """
+    device, closing, sampler = device_of(model), len(reasoner.closing), reasoner.sampler
+    written = [list(thought)[: len(thought) - end] for thought, end in zip(thoughts, ended, strict=True)]
+    rows = [reasoner.closed(*each) for each in zip(readings, written, strict=True)]
+    ids, mask = left_pad(rows, sampler.pad_id)
+    width = max(map(len, written)) + closing + 1
+    targets, counts = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, (thought, own) in enumerate(zip(thoughts, written, strict=True)):
+        first = width - 1 - closing - len(own)  # where the first token of the thought is predicted
+        targets[i, first : first + len(thought)] = torch.tensor(thought, dtype=torch.long)
+        counts[i, first : first + len(thought)] = True
+    inputs = model_inputs(ids.to(device), mask.to(device))
+    logits = model(**inputs, logits_to_keep=width).logits
+    logprobs = token_logprobs(sampler.scaled(logits), targets.to(device), counts.to(device))
+    return logits[:, -1].float(), logprobs
