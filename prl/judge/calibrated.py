@@ -86,7 +86,7 @@ def _settings(judge: PairwiseJudge, calibration: Calibration) -> dict[str, Any]:
         assert judge.encoder is not None, "call load() first"
         # The margins that were fitted had the judge's own calibration in them.
         total = judge.position_offset + judge.temperature * offset
-        return judge_settings(judge.encoder, judge.temperature * temperature, total)
+        return judge_settings(judge.encoder, judge.temperature * temperature, total, judge.reasoning)
     assert isinstance(judge, BradleyTerryJudge)
     assert judge.encoder is not None, "call load() first"
     return {

@@ -46,12 +46,13 @@ def save_judge(
     discard_passport(folder)
     save_model(model, tokenizer, folder, merge=merge)
     (Path(folder) / TEMPLATE_FILE).write_text(encoder.template.text, encoding="utf-8")  # a copy for other programs
-    settings = judge_settings(encoder, temperature, position_offset)
-    settings |= {} if reasoning is None else {"reasoning": asdict(reasoning)}
+    settings = judge_settings(encoder, temperature, position_offset, reasoning)
     (Path(folder) / JUDGE_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def judge_settings(encoder: ComparisonEncoder, temperature: float, position_offset: float) -> dict[str, Any]:
+def judge_settings(
+    encoder: ComparisonEncoder, temperature: float, position_offset: float, reasoning: Reasoning | None = None
+) -> dict[str, Any]:
     """Return the contents of a generative judge's settings file."""
     return {
         "kind": "generative",
@@ -61,6 +62,7 @@ def judge_settings(encoder: ComparisonEncoder, temperature: float, position_offs
         "max_length": encoder.max_length,
         "temperature": temperature,
         **({"position_offset": position_offset} if position_offset else {}),
+        **({} if reasoning is None else {"reasoning": asdict(reasoning)}),
     }
 
 

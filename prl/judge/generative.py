@@ -191,7 +191,7 @@ class GenerativeJudge(PairwiseJudge):
         if self.reasoning is None:
             check_fits(source, tokenizer, length, role="judge", setting=f"max_length in its {JUDGE_FILE}")
             return ComparisonEncoder(tokenizer, template, length)
-        nobody_chose = self.max_length is None and not (Path(self.folder) / JUDGE_FILE).is_file()
+        nobody_chose = self.max_length is None and not (Path(str(self.folder)) / JUDGE_FILE).is_file()
         longest = None if nobody_chose else length
         return reasoning_encoder(source, tokenizer, template, longest, self.reasoning, role="judge")
 

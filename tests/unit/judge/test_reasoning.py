@@ -11,7 +11,9 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from prl.config import JudgeGate, Reasoning
+from prl.evaluation.bootstrap import Interval
 from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate
+from prl.judge.calibrated import Calibration, write_calibrated
 from prl.judge.files import save_judge
 from prl.judge.gate import folder_problems
 from prl.judge.loading import load_judge
@@ -140,6 +142,16 @@ def test_settings_go_with_the_folder_and_into_the_passport(folder, tmp_path, tok
     save_judge(direct, tiny_model(1), tokenizer, ComparisonEncoder(tokenizer, TEMPLATE, 96))
     assert "reasoning" not in describe_judge(direct)
     assert "reasoning" not in json.loads((direct / JUDGE_FILE).read_text())
+
+
+def test_a_calibrated_judge_thinks_as_it_was_measured(folder, tmp_path) -> None:
+    judge = GenerativeJudge.from_pretrained(str(folder), reasoning=Reasoning(max_tokens=3, samples=2, closing="\n"))
+    half, none = Interval(2.0, 2.0, 2.0), Interval(0.5, 0.5, 0.5)
+    write_calibrated(judge, str(folder), tmp_path / "calibrated", Calibration(half, none))
+    again = GenerativeJudge.from_pretrained(str(tmp_path / "calibrated"))
+    assert again.reasoning == judge.reasoning
+    comparisons = some_comparisons(4)
+    assert_same_numbers(again.margins(comparisons), (judge.margins(comparisons) - 0.5) / 2)
 
 
 def test_the_passport_of_one_way_of_judging_is_not_that_of_another(folder, tmp_path) -> None:
