@@ -6,8 +6,8 @@ quickstart's supervised one, trained a little more on its demonstrations behind 
 verdict at once, `direct, equal compute` takes as many passes as the thoughts cost. The others write an answer of their
 own first, at most eight tokens. `likelihood` (2510.15242) and `verdict reward` learn from the labels alone; `critiques,
 likelihood` gets the right answer as the critique of each pair for the first half of its steps. Accuracy is that of the
-validation pairs, with both orders; seconds are of the whole training. Each run is a line in
-benchmarks/results/reasoning_judge.jsonl, and is not repeated.
+validation pairs, with both orders; seconds are of the whole training. All variants of a seed take about 45 minutes of
+an idle core. Each run is a line in benchmarks/results/reasoning_judge.jsonl, and is not repeated.
 """
 
 import time
