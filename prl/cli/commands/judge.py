@@ -14,8 +14,9 @@ from prl.cli.commands.judge_calibration import (
     check_calibration_options,
     template_options,
 )
+from prl.cli.commands.judge_reasoning import add_reasoning_option, spent
 from prl.cli.commands.sources import add_source_options, errors_in_options, number_of_rows
-from prl.config import DTYPES, Reasoning
+from prl.config import DTYPES
 from prl.system.outputs import check_file, is_own_picture, json_with, lines_with, save_picture, write_text
 
 if TYPE_CHECKING:
@@ -132,12 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype", default=DTYPES[0], choices=DTYPES, help="type in which the judge works; the passport says it"
     )
-    parser.add_argument(
-        "--reasoning",
-        type=reasoning,
-        help='have a generative judge think before each verdict: its settings as JSON, such as \'{"max_tokens": 128, '
-        '"samples": 4}\' (docs/reasoning.md)',
-    )
+    add_reasoning_option(parser)
     parser.add_argument("--max_pairs", type=number_of_rows, help="read only the first so many rows")
     parser.add_argument("--on_invalid", choices=("error", "skip"), default="error", help="what bad rows are")
     parser.add_argument(
@@ -174,14 +170,6 @@ def _error(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} is no error between 0 and 1")
     return value
-
-
-def reasoning(text: str) -> Reasoning:
-    """Read settings of thoughts from JSON. Raises ArgumentTypeError."""
-    try:
-        return Reasoning(**json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object with settings of thoughts: {error}") from None
 
 
 def check_outputs(options: argparse.Namespace) -> None:
@@ -289,28 +277,8 @@ def screen(passport: dict[str, Any]) -> str:
     rows += [(f"attack {name} wins", found) for name, found in report.get("canaries", {}).items()]
     lines += [f"{words:<36}{_cells(found)}" for words, found in rows]
     if "reasons" in report:
-        lines += ["", *_spent(report["reasons"])]
+        lines += ["", *spent(report["reasons"])]
     return "\n".join(lines)
-
-
-def _spent(reasons: dict[str, Any]) -> list[str]:
-    """Format what a judge that reasons reaches with fewer thoughts, and with shorter and longer ones."""
-    lines = [f"{'tokens of thoughts, a pair':<36}{_cells(reasons['tokens'])}"]
-    lines += [f"{'thoughts closed at their limit':<36}{_cells(reasons['unfinished'])}", ""]
-    lines.append(
-        f"{'by thoughts of a reading':<36}{'tokens':>8} {'accuracy':>9} {'95 % interval':>16} {'nll':>7} {'ece':>7}"
-    )
-    lines += [_spent_row(name, row) for name, row in reasons["samples"].items()]
-    lines.append("by mean tokens of a thought")
-    return lines + [_spent_row(name, row) for name, row in reasons["thought_tokens"].items()]
-
-
-def _spent_row(name: str, row: dict[str, Any]) -> str:
-    accuracy, none = row["accuracy"], "-"
-    shown = "" if accuracy is None else f"{accuracy['low']:.3f} to {accuracy['high']:.3f}"
-    mean = none if accuracy is None else f"{accuracy['mean']:.3f}"
-    ece = none if row["ece"] is None else f"{row['ece']:.3f}"
-    return f"  {name:<34}{row['tokens']['mean']:8.1f} {mean:>9} {shown:>16} {row['nll']['mean']:7.3f} {ece:>7}"
 
 
 def _cells(found: Any) -> str:
