@@ -91,8 +91,7 @@ def main(args: list[str]) -> None:
     prepare(options.json, options.figures)
     from prl.judge import Judge
 
-    implicit = ("reference", "beta", "per_token")
-    asked = {name: getattr(options, name) for name in (*implicit, "reasoning")}
+    asked = {name: getattr(options, name) for name in ("reference", "beta", "per_token", "reasoning")}
     settings = {name: value for name, value in asked.items() if value is not None and value is not False}
     judge = Judge.from_pretrained(options.judge, dtype=options.dtype, **settings, **template_options(options))
     if options.verdict_store is not None:
@@ -276,9 +275,7 @@ def screen(passport: dict[str, Any]) -> str:
     rows += [(f"accuracy on {name}", found) for name, found in report["sources"].items()]
     rows += [(f"attack {name} wins", found) for name, found in report.get("canaries", {}).items()]
     lines += [f"{words:<36}{_cells(found)}" for words, found in rows]
-    if "reasons" in report:
-        lines += ["", *spent(report["reasons"])]
-    return "\n".join(lines)
+    return "\n".join([*lines, *spent(report.get("reasons"))])
 
 
 def _cells(found: Any) -> str:

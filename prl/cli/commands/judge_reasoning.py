@@ -25,11 +25,13 @@ def reasoning(text: str) -> Reasoning:
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON object with settings of thoughts: {error}") from None
 
 
-def spent(reasons: dict[str, Any]) -> list[str]:
-    """Format what a judge that reasons reaches with fewer thoughts, and with shorter and longer ones."""
+def spent(reasons: dict[str, Any] | None) -> list[str]:
+    """Format what a judge that reasons reaches with fewer thoughts, and with shorter and longer ones; nothing without."""
+    if reasons is None:
+        return []
     tokens = reasons["tokens"]
     interval = f"{tokens['low']:.1f} to {tokens['high']:.1f}   of {tokens['num']}"
-    lines = [f"{'tokens of thoughts, a pair':<36}{tokens['mean']:8.1f}   {interval}"]
+    lines = ["", f"{'tokens of thoughts, a pair':<36}{tokens['mean']:8.1f}   {interval}"]
     lines += [f"{'thoughts closed at their limit':<36}{reasons['unfinished']:8.3f}", ""]
     titles = f"{'tokens':>8} {'accuracy':>9} {'95 % interval':>16} {'nll':>7} {'ece':>7}"
     lines.append(f"{'by thoughts of a reading':<36}{titles}")
