@@ -26,7 +26,7 @@ def reasoning(text: str) -> Reasoning:
 
 
 def spent(reasons: dict[str, Any] | None) -> list[str]:
-    """Format what a judge that reasons reaches with fewer thoughts, and with shorter and longer ones; nothing without."""
+    """Format what a judge that reasons reaches with fewer, shorter and longer thoughts; nothing without any."""
     if reasons is None:
         return []
     tokens = reasons["tokens"]
