@@ -55,7 +55,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 "(twice := sorted(record.annotations.keys() & known.annotations.keys()))",
                 "(twice := [])",
             ),
-            ("chosen-is-always-first", "return self._tells or len(sides) < 2", "return len(sides) < 0"),
+            ("chosen-is-always-first", "return self._tells or len(self._winning_sides) < 2", "return len(self._winning_sides) < 0"),
         ),
     ),
     "prl/judge/annotated.py": (

@@ -52,6 +52,8 @@ class AnnotatedPair(Record):
         names = row.choose(RESPONSES)
         if names[0] == "completions":
             raise RowError("ranked list", "completions", f"'completions' with {names[1]!r}")
+        if "weight" in row:
+            raise RowError("weighted", "weight", shown(row.take("weight")))
         if "labels" in row:
             return [cls._from_list(row, names)]
         if row.is_null("annotator"):
@@ -67,16 +69,22 @@ class AnnotatedPair(Record):
         if other := next((name for name in ("annotator", *LABELS) if name in row), None):
             raise both_given(("labels",), (other,), "label")
         given = row.take("labels")
-        if isinstance(given, list) and given and all(isinstance(each, tuple) and len(each) == 2 for each in given):
-            given = dict(given)  # a map of Parquet
-        if isinstance(given, list):
-            given = {str(number): each for number, each in enumerate(given, 1)}
-        if not isinstance(given, Mapping):
+        if isinstance(given, Mapping):
+            given = list(given.items())
+        elif isinstance(given, list) and not all(isinstance(each, tuple) and len(each) == 2 for each in given):
+            given = [(str(number), each) for number, each in enumerate(given, 1)]  # otherwise a map of Parquet
+        if not isinstance(given, list):
             expected = "a list of annotations, or a mapping annotator -> annotation"
             fix = "Write the file as .jsonl or .parquet, or one row for each annotation with a column annotator."
             raise RowError("not a list", "labels", shown(given), expected=expected, fix=fix)
         row.label = "labels"
-        said = {_name(who): read_annotation(each, f"labels[{who}]") for who, each in given.items() if each is not None}
+        said: dict[str, float] = {}
+        for who, each in given:
+            if each is None:
+                continue
+            if (name := _name(who)) in said:
+                raise RowError("one name twice", f"labels[{who}]", f"{name!r} a second time")
+            said[name] = read_annotation(each, f"labels[{who}]")
         if not said:
             raise RowError("no annotations", "labels", shown(row.take("labels")))
         prompt, first, second = read_two_responses(row, *names)
@@ -119,6 +127,7 @@ class Annotations:
         self._pairs: dict[tuple[str, str, str], JudgedByPeople] = {}
         self._is_named: bool | None = None
         self._tells = False
+        self._winning_sides: set[bool] = set()
 
     def add(self, record: AnnotatedPair) -> None:
         """Add the annotations of a row.
@@ -139,6 +148,8 @@ class Annotations:
             named = None if source is None else str(source)
             known = self._pairs[key] = JudgedByPeople(record.prompt, (first, second), int(turned), named, {})
         self._is_named, self._tells = record.is_named, self._tells or record.tells
+        # By row: a file with the preferred response first in every row has a pair in both orders.
+        self._winning_sides |= {said > 0.5 for said in record.annotations.values() if said != 0.5}
         known.annotations |= {who: 1 - said if turned else said for who, said in record.annotations.items()}
 
     @property
@@ -160,10 +171,4 @@ class Annotations:
 
         Columns `chosen` and `rejected` do, and so does a file in which one column wins wherever there is a winner.
         """
-        sides = {
-            (said > 0.5) == (pair.listed_first == 0)
-            for pair in self._pairs.values()
-            for said in pair.annotations.values()
-            if said != 0.5
-        }
-        return self._tells or len(sides) < 2
+        return self._tells or len(self._winning_sides) < 2

@@ -103,6 +103,14 @@ _ADVICE = {
         "one annotation of a pair by an annotator",
         "Remove one of the two rows; where they are of different annotators, name them in a column annotator.",
     ),
+    "one name twice": (
+        "names that differ by more than white space around them",
+        "Rename one of the two annotators, or remove one annotation.",
+    ),
+    "weighted": (
+        "no weights: every annotation counts once",
+        "Leave the column unread: columns: {weight: null}.",
+    ),
     "no annotator": (
         "the name of the annotator in every row, as other rows of this file have it",
         "Put it in, or leave the column unread: columns: {annotator: null}.",

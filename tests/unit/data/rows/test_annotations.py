@@ -74,6 +74,12 @@ def test_messages_and_a_shared_prompt() -> None:
         ({**SIDES, "winner": "a", "annotator": [1]}, "field 'annotator': found [1] (wrong type); expected a name"),
         ({**SIDES, "winner": "a", "annotator": " "}, "field 'annotator': found ' ' (wrong type); expected a name"),
         ({**SIDES, "labels": {" ": "a"}}, "field 'annotator': found ' ' (wrong type); expected a name"),
+        (
+            {**SIDES, "labels": {"ann": "a", " ann": "b"}},
+            "field 'labels[ ann]': found 'ann' a second time (one name twice); expected names that differ by more",
+        ),
+        ({**SIDES, "winner": "a", "weight": 2.0}, "field 'weight': found 2.0 (weighted); expected no weights"),
+        ({**SIDES, "labels": ["a"], "weight": 1}, "field 'weight': found 1 (weighted); expected no weights"),
         (SIDES, "missing column"),
         ({**SIDES, "response_b": "Hello.", "labels": ["a"]}, "chosen equals rejected"),
         ({"prompt": "Hi?", "completions": ["x", "y"], "rank": [1, 2]}, "expected two responses. Write each pair"),
@@ -115,6 +121,10 @@ def test_an_order_that_tells_the_label() -> None:
     assert together(
         {**others[0], "winner": "b"}, {**others[1], "winner": "b"}, {**others[2], "winner": "tie"}
     ).order_tells()
+    turned = {**SIDES, "response_a": SIDES["response_b"], "response_b": SIDES["response_a"]}
+    disagreeing = [{**SIDES, "winner": "a", "annotator": "ann"}, {**turned, "winner": "a", "annotator": "bob"}]
+    assert together(*disagreeing).order_tells()  # each row has the preferred response first
+    assert not together(disagreeing[0], {**SIDES, "winner": "b", "annotator": "bob"}).order_tells()
     assert together({**PAIR, "labels": ["a", "b"]}).order_tells()  # whoever made the column chosen had a label
 
 
