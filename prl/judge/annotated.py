@@ -29,15 +29,15 @@ def judge_annotated(judge: PairwiseJudge, annotations: Annotations, tie_margin: 
     logit = debiased_logits(judge, [pair.prompt for pair in pairs], [a for a, _ in texts], [b for _, b in texts])
     first = np.array([pair.drawn_first() if tells else pair.listed_first for pair in pairs])
     side = np.where(first == 0, 1.0, -1.0)
-    column = {who: n for n, who in enumerate(annotators)}
-    people = np.full((len(pairs), len(annotators)), np.nan)
-    for row, pair in enumerate(pairs):
-        for who, said in pair.annotations.items():
-            people[row, column[who]] = said - 0.5
+    number_of = {who: n for n, who in enumerate(annotators)}
+    said = [(n, number_of[who], each - 0.5) for n, pair in enumerate(pairs) for who, each in pair.annotations.items()]
+    pair_of, annotator_of, signed = (np.array(column) for column in zip(*said, strict=True))
     longer = np.array([len(a) - len(b) for a, b in texts], dtype=float)
     return Annotated(
         categories_of(side * logit, margin=tie_margin),
-        np.stack([categories_of(side * each) for each in people.T], axis=1),
+        pair_of,
+        annotator_of,
+        categories_of(side[pair_of] * signed),
         annotators,
         [pair.key for pair in pairs],
         categories_of(side * longer),

@@ -146,3 +146,15 @@ def test_rewardbench(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture) 
     two.write_text(one.read_text() + two.read_text())
     code, said = refusal([*asked, str(two)], capsys)
     assert (code, "found a list (mixed versions); expected rows of one version of the benchmark" in said) == (1, True)
+
+
+def test_the_screen_says_which_annotators_it_leaves_out(
+    home: Home, labels: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prl.evaluation.judge.people.MOST_ALONE", 2)
+    monkeypatch.setattr("prl.cli.commands.judge_labels.SHOWN", 1)
+    main(["judge", "--judge", str(home.judge), "--labels", str(labels)])
+    told = capsys.readouterr().out
+    assert "kappa of ann and the judge" in told
+    assert "kappa of cid" not in told
+    assert "and 1 more annotators, which --json has\nannotators of fewer pairs, who are in all figures above" in told

@@ -18,7 +18,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.people u.annotated",
         (
             ("no-majority-is-a-majority", "is_single & (most > 0)", "most > 0"),
-            ("annotators-are-among-their-others", "without[np.arange(len(rows)), said[rows]] -= 1", "pass"),
+            ("annotators-are-among-their-others", "without[np.arange(len(self.said)), self.said] -= 1", "pass"),
             (
                 "people-less-judge",
                 "kappa_of_tables(sums[..., 9:]) - kappa_of_tables(sums[..., :9])",
@@ -55,12 +55,16 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 "(twice := sorted(record.annotations.keys() & known.annotations.keys()))",
                 "(twice := [])",
             ),
-            ("chosen-is-always-first", "return self._tells or len(self._winning_sides) < 2", "return len(self._winning_sides) < 0"),
+            (
+                "chosen-is-always-first",
+                "return self._tells or len(self._winning_sides) < 2",
+                "return len(self._winning_sides) < 0",
+            ),
         ),
     ),
     "prl/judge/annotated.py": (
         "u.annotated",
-        (("people-are-not-turned", "categories_of(side * each) for each", "categories_of(each) for each"),),
+        (("people-are-not-turned", "categories_of(side[pair_of] * signed)", "categories_of(signed)"),),
     ),
     "prl/judge/benchmark.py": (
         "u.benchmark",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 OTHERS = ("pairs", "prompts", "responses", "anchors", "calibrate", "output", "figures", "no_probes")
 """Options of the other forms of the command."""
 SHOWN = 20
-"""Annotators and sources on the screen, those with most annotations first; the JSON has all."""
+"""Annotators with most annotations, and sources, on the screen; the JSON has the others."""
 
 Row = tuple[str, Any]
 
@@ -154,6 +154,9 @@ def agreement_screen(result: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield from _lines(_of_people(report["people"], report["people_and_judge"]))
         yield from _lines(_of_annotators(report["annotators"]))
+        yield from _rest(len(report["annotators"]) - SHOWN, "annotators")
+        if number := report["num_annotators_left_out"]:
+            yield f"annotators of fewer pairs, who are in all figures above and have none of their own: {number}"
     if report["sources"]:
         yield ""
         rows = [(f"kappa on {name}", found["kappa"]) for name, found in report["sources"].items()]

@@ -48,7 +48,7 @@ def test_the_order_of_the_file_is_that_of_the_table() -> None:
     one, other = (judge_annotated(LengthJudge(), annotated(rows_by_quality(turn))) for turn in (False, True))
     swap = np.array([SECOND, FIRST, TIE, MISSING])
     assert (one.judge == swap[other.judge]).all()
-    assert (one.people == swap[other.people]).all()
+    assert (one.said == swap[other.said]).all()
     assert (one.judge == one.longer).all()
     first, second = (people_report(each, resamples=50) for each in (one, other))
     assert first["kappa"] == pytest.approx(second["kappa"])
