@@ -11,23 +11,33 @@ from prl.rewards.folder import judge_folder
 Base = dict[str, str | None]
 """`name`, the hub id that the weights come from, and `weights_sha256`, of the weights; null where unknown."""
 
+_PICKLED = ("pytorch_model*.bin", "adapter_model*.bin")
+"""Weights in the older format; other .bin files, as training_args.bin, are none."""
+
 
 def weights_hash(folder: str | Path) -> str:
-    """Hash the contents of a folder's safetensors files, in the order of their names, or of a .gguf file.
+    """Hash the contents of a folder's files of weights, in the order of their names, or of a .gguf file.
 
     Raises:
-        ValueError: when there are no safetensors files.
+        ValueError: when there are no weights.
     """
     digest = hashlib.sha256()
     folder = judge_folder(linked_model(str(folder)) or folder)
-    files = [Path(folder)] if folder.endswith(".gguf") else sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder} holds no .safetensors file, so it has no weights that could be measured")
+    if not (files := _weight_files(Path(folder))):
+        raise ValueError(f"{folder} holds no .safetensors nor .bin file of weights, so there is nothing to measure")
     for path in files:
         with path.open("rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _weight_files(place: Path) -> list[Path]:
+    """List the files of weights that transformers reads: safetensors where there are some, else pickled ones."""
+    if place.suffix == ".gguf":
+        return [place]
+    pickled = (path for name in _PICKLED for path in place.glob(name))
+    return sorted(place.glob("*.safetensors")) or sorted(pickled)
 
 
 def base_of_source(source: ModelSource) -> Base:
@@ -40,8 +50,7 @@ def base_of_source(source: ModelSource) -> Base:
     place = base_of(source.path) or source.path
     place = linked_model(place) or place
     local = Path(place).expanduser()
-    known = not is_hub_id(str(local)) and (local.suffix == ".gguf" or any(local.glob("*.safetensors")))
-    weights = weights_hash(local) if known else None
+    weights = weights_hash(local) if not is_hub_id(str(local)) and _weight_files(local) else None
     return {"name": base_model_id(place) or base_model_id(source.path), "weights_sha256": weights}
 
 

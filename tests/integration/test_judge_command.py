@@ -1,5 +1,6 @@
 """`prl judge`, the passport at the end of a judge's training, and the gate of PPO, through the command line."""
 
+import hashlib
 import itertools
 import json
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from prl.cli.commands.judge import read_lines
 from prl.cli.entry import main
@@ -399,3 +401,14 @@ def test_calibrating_a_plain_model(home: Home, tmp_path: Path, capsys: pytest.Ca
     assert Judge.from_pretrained(tmp_path / "calibrated").model.verdict_words == ("C", "D")
     code, told = refusal([*args, "--calibrate", pairs, "--output", str(tmp_path / "calibrated")], capsys)
     assert "holds something already" in told
+
+
+def test_weights_in_the_older_format_are_measured_too(home: Home, tmp_path: Path) -> None:
+    folder = shutil.copytree(home.judge, tmp_path / "judge")
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+    pairs = str(home.data("pairs.validation"))
+    main(["judge", "--judge", str(folder), "--pairs", pairs, "--no-probes", "--json", str(tmp_path / "report.json")])
+    found = json.loads((tmp_path / "report.json").read_text())["judge"]["weights_sha256"]
+    assert found == hashlib.sha256((folder / "pytorch_model.bin").read_bytes()).hexdigest()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prl.cli.entry import main
-from prl.judge import load_judge
+from prl.judge import GenerativeJudge, load_judge
 from prl.judge.passport import read_passport
 from prl.rewards.folder import PASSPORT_FILE
 from prl.rewards.folder_checks import passport_fault
@@ -158,3 +158,16 @@ def test_the_screen_says_which_annotators_it_leaves_out(
     assert "kappa of ann and the judge" in told
     assert "kappa of cid" not in told
     assert "and 1 more annotators, which --json has\nannotators of fewer pairs, who are in all figures above" in told
+
+
+def test_what_is_wrong_with_the_weights_is_told_before_anything_is_judged(
+    home: Home, labels: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prl.judge.lineage._weight_files", lambda _: [])
+    monkeypatch.setattr(GenerativeJudge, "margins", lambda *_: pytest.fail("judged first"))
+    rows = [json.loads(line) for line in home.data("pairs.train").read_text().splitlines()]
+    bench = labels.with_name("bench.jsonl")
+    bench.write_text("".join(json.dumps({**row, "subset": "hep-go", "id": 1}) + "\n" for row in rows))
+    for form, file in (("--labels", labels), ("--rewardbench", bench)):
+        code, said = refusal(["judge", "--judge", str(home.judge), form, str(file)], capsys)
+        assert (code, "so there is nothing to measure" in said) == (1, True), said

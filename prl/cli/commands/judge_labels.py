@@ -83,6 +83,7 @@ def _agreement(judge: "Judge", options: argparse.Namespace) -> None:
         loaded = load_records(source, AnnotatedPair, options.on_invalid, add)
     _tell_skipped(loaded.report.skipped)
     tie_margin = options.tie_margin or 0.0
+    head = _head(judge, options)  # before compute is spent: it may fail
     report = rounded(people_report(judge_annotated(judge.model, annotations, tie_margin)))
     data = {
         "file": Path(loaded.report.source).name,
@@ -90,7 +91,7 @@ def _agreement(judge: "Judge", options: argparse.Namespace) -> None:
         "order": "content" if annotations.order_tells() else "file",
         "tie_margin": tie_margin,
     }
-    result = {**_head(judge, options), "data": data, "agreement": report}
+    result = {**head, "data": data, "agreement": report}
     if options.json is not None:
         write_text(options.json, as_json(result))
     written = keep_agreement(options.judge, report, data) if options.write_passport else None
@@ -117,9 +118,10 @@ def _benchmark(judge: "Judge", options: argparse.Namespace) -> None:
     with errors_in_options():
         loaded = load_records(source, BenchmarkRow, options.on_invalid, check_row)
     _tell_skipped(loaded.report.skipped)
+    head = _head(judge, options)  # before compute is spent: it may fail
     report = rounded(judge_rewardbench(judge.model, loaded.records))
     data = {"file": Path(loaded.report.source).name, "file_sha256": loaded.report.sha256}
-    result = {**_head(judge, options), "data": data, "rewardbench": report}
+    result = {**head, "data": data, "rewardbench": report}
     if options.json is not None:
         write_text(options.json, as_json(result))
     print("\n".join(benchmark_screen(result)))

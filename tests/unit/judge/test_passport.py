@@ -172,6 +172,16 @@ def test_hash_of_the_weights_is_that_of_the_contents_of_all_files(tmp_path: Path
         (tmp_path / f"{name}.safetensors").write_bytes(content)
     (tmp_path / "training_args.bin").write_bytes(b"no weights")
     assert weights_hash(tmp_path) == hashlib.sha256(b"abc").hexdigest()
+    for number in (1, 2):  # of weights in two forms transformers reads safetensors
+        (tmp_path / f"pytorch_model-0000{number}-of-00002.bin").write_bytes(b"xyz"[number:])
+    assert weights_hash(tmp_path) == hashlib.sha256(b"abc").hexdigest()
+    for path in tmp_path.glob("*.safetensors"):
+        path.unlink()
+    assert weights_hash(tmp_path) == hashlib.sha256(b"yzz").hexdigest()
+    for path in tmp_path.glob("pytorch_model*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="holds no .safetensors nor .bin file of weights"):
+        weights_hash(tmp_path)
 
 
 def test_the_hash_of_the_weights_is_the_same_for_the_same_weights(folders: dict[str, Path], tmp_path: Path) -> None:
