@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prl.evaluation.bootstrap import Interval, bootstrap_mean
-from prl.evaluation.judge.calibration import fit_temperature
+from prl.evaluation.judge.calibration import fit_temperature, is_at_an_end
 from prl.evaluation.judge.report import JudgedPairs
 from prl.judge.base import PairwiseJudge
 from prl.judge.bradley_terry import BradleyTerryJudge
@@ -54,6 +54,20 @@ def check_can_calibrate(judge: PairwiseJudge) -> None:
         )
 
 
+def check_fit(calibration: Calibration) -> None:
+    """Refuse a temperature at an end of its range: a better one lies beyond it. Raises ValueError."""
+    temperature = calibration.temperature.mean
+    if not is_at_an_end(temperature):
+        return
+    if temperature < 1:
+        cause = (
+            "the judge is right on all of these pairs, or its margins are next to nothing; give more or harder pairs"
+        )
+    else:
+        cause = "its margins say no more than a coin on these pairs; give more or other pairs, or take another judge"
+    raise ValueError(f"no temperature fits, the search ended at {temperature:g}: {cause}. Nothing was written")
+
+
 def write_calibrated(judge: PairwiseJudge, path: str, folder: Path, calibration: Calibration) -> None:
     """Write a judge's folder that holds settings alone and names the model that they are for.
 
@@ -64,9 +78,10 @@ def write_calibrated(judge: PairwiseJudge, path: str, folder: Path, calibration:
         calibration: what was fitted to its margins.
 
     Raises:
-        ValueError: for a judge of a kind that has no temperature.
+        ValueError: for a judge of a kind that has no temperature, or a fit at an end of its range.
     """
     check_can_calibrate(judge)
+    check_fit(calibration)
     with writing_folder(folder) as partial:
         settings = {"model": _model_of(path), **_settings(judge, calibration)}
         write_text(partial / JUDGE_FILE, json.dumps(settings, indent=2) + "\n")

@@ -258,6 +258,15 @@ def test_comparing_line_by_line(home: Home, tmp_path: Path, capsys: pytest.Captu
             "--max_pairs goes with --pairs",
         ),
         (["--prompts", "PAIRS", "--responses", "PAIRS", "--anchors", "PAIRS", "--columns", "a=b"], 2, "--columns goes"),
+        (
+            ["--prompts", "PAIRS", "--responses", "PAIRS", "--anchors", "PAIRS", "--on_invalid", "skip"],
+            2,
+            "--on_invalid skip does not go with --prompts",
+        ),
+        (["--pairs", "PAIRS", "--reference", "FOLDER", "--no-chat"], 2, "--no-chat does not go with --reference"),
+        (["--pairs", "PAIRS", "--reference", "FOLDER", "--template", "ONE"], 2, "--template does not go with"),
+        (["--pairs", "PAIRS", "--reference", "FOLDER", "--reasoning", "{}"], 2, "--reasoning does not go with"),
+        (["--pairs", "PAIRS", "--max_length", "0"], 2, "--max_length: 0: expected a number of at least 1"),
         (["--pairs", "PAIRS", "--columns", "label=labl"], 1, "columns maps label to 'labl', which no row of"),
         (["--pairs", "PAIRS", "--max_pairs", "0"], 2, "--max_pairs: 0: expected a number of at least 1"),
         (["--pairs", "PAIRS", "--split", "train"], 1, "is a local file and has no split"),
@@ -391,8 +400,30 @@ def test_calibrating_a_plain_model(home: Home, tmp_path: Path, capsys: pytest.Ca
     args = ["judge", "--judge", str(plain), "--template", str(template), "--verdicts", "C", "D", "--no-chat"]
     code, told = refusal([*args, "--calibrate", pairs], capsys)
     assert (code, "--output the folder to write: give both" in told) == (2, True)
-    main([*args, "--calibrate", pairs, "--output", str(tmp_path / "calibrated")])
+    to, report = ["--calibrate", pairs, "--output", str(tmp_path / "calibrated")], tmp_path / "report.json"
+    code, told = refusal([*args, *to, "--json", str(tmp_path / "calibrated" / "r.json")], capsys)
+    assert (code, "lies in the folder of --output" in told) == (2, True)
+    code, told = refusal([*args, *to], capsys)
+    assert (code, "no temperature fits, the search ended at 100: its margins say no more than a coin" in told) == (
+        1,
+        True,
+    )
+    assert not (tmp_path / "calibrated").exists()
+    turned = ["--columns", "chosen=rejected", "rejected=chosen"]  # of which this random model knows something
+    main([*args, *to, *turned, "--json", str(report)])
     shown = capsys.readouterr().out
+    found = json.loads(report.read_text())
+    figures = found["calibration"]
+    for name in ("temperature", "position_offset"):
+        cells = next(line for line in shown.splitlines() if line.startswith(name.replace("_", " "))).split()
+        assert f"{figures[name]['mean']:.3f}" in cells
+        assert f"{figures[name]['high']:.3f}" in cells
+    assert found["data"]["num_pairs"] == 32
+    assert figures["before"]["accuracy"] == figures["after"]["accuracy"]
+    assert figures["after"]["nll"] <= figures["before"]["nll"]
+    report.write_text('{"prl": "1", "judge": {}, "data": {}, "report": {}}')  # of --pairs
+    code, told = refusal([*args, "--calibrate", pairs, "--output", "new", "--json", str(report)], capsys)
+    assert (code, "exists and is no earlier result of this command" in told) == (1, True)
     assert "position offset" in shown
     main(["judge", "--judge", str(tmp_path / "calibrated"), "--pairs", pairs, "--no-probes"])
     report = capsys.readouterr().out

@@ -336,6 +336,7 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
                 "judge.position_offset + judge.temperature * offset",
                 "offset",
             ),
+            ("an-end-of-the-range-fits", "if not is_at_an_end(temperature):", "if True:"),
             ("reward-heads-are-not-calibrated", "[weight / temperature for", "[weight for"),
         ),
     ),

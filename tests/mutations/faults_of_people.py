@@ -56,6 +56,12 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 "(twice := [])",
             ),
             (
+                "sides-of-the-first-row-alone",
+                "{said > 0.5 for said in record",
+                "{(said > 0.5) == (turned == known.listed_first) for said in record",
+            ),
+            ("a-name-twice-is-the-last", "if (name := _name(who)) in said:", "if (name := _name(who)) in ():"),
+            (
                 "chosen-is-always-first",
                 "return self._tells or len(self._winning_sides) < 2",
                 "return len(self._winning_sides) < 0",

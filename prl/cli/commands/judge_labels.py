@@ -2,12 +2,12 @@
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prl.cli.commands.sources import errors_in_options
-from prl.system.outputs import json_with, write_text
+from prl.system.outputs import write_text
 
 if TYPE_CHECKING:
     from prl.judge import Judge
@@ -52,11 +52,6 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         parser.error("--write-passport goes with --pairs or --labels; of a benchmark use --json")
 
 
-def is_own_json(options: argparse.Namespace) -> Callable[[Path], bool]:
-    """Return a check whether a file is an earlier result of this form of the command."""
-    return json_with("prl", "judge", "data", "rewardbench" if options.rewardbench else "agreement")
-
-
 def measure(judge: "Judge", options: argparse.Namespace) -> None:
     """Judge, write what the options ask for, and print one screen."""
     (_benchmark if options.rewardbench else _agreement)(judge, options)
@@ -81,9 +76,9 @@ def _agreement(judge: "Judge", options: argparse.Namespace) -> None:
     source = DataSource(options.labels, options.split, options.name, options.columns, options.max_pairs)
     with errors_in_options():
         loaded = load_records(source, AnnotatedPair, options.on_invalid, add)
-    _tell_skipped(loaded.report.skipped)
+    tell_skipped(loaded.report.skipped)
     tie_margin = options.tie_margin or 0.0
-    head = _head(judge, options)  # before compute is spent: it may fail
+    head = head_of(judge, options)  # before compute is spent: it may fail
     report = rounded(people_report(judge_annotated(judge.model, annotations, tie_margin)))
     data = {
         "file": Path(loaded.report.source).name,
@@ -117,8 +112,8 @@ def _benchmark(judge: "Judge", options: argparse.Namespace) -> None:
     source = DataSource(options.rewardbench, options.split, options.name, options.columns, options.max_pairs)
     with errors_in_options():
         loaded = load_records(source, BenchmarkRow, options.on_invalid, check_row)
-    _tell_skipped(loaded.report.skipped)
-    head = _head(judge, options)  # before compute is spent: it may fail
+    tell_skipped(loaded.report.skipped)
+    head = head_of(judge, options)  # before compute is spent: it may fail
     report = rounded(judge_rewardbench(judge.model, loaded.records))
     data = {"file": Path(loaded.report.source).name, "file_sha256": loaded.report.sha256}
     result = {**head, "data": data, "rewardbench": report}
@@ -127,7 +122,8 @@ def _benchmark(judge: "Judge", options: argparse.Namespace) -> None:
     print("\n".join(benchmark_screen(result)))
 
 
-def _head(judge: "Judge", options: argparse.Namespace) -> dict[str, Any]:
+def head_of(judge: "Judge", options: argparse.Namespace) -> dict[str, Any]:
+    """Return the first fields of a report: versions and all that decides a margin."""
     from prl import __version__
     from prl.judge.passport import description_of
     from prl.rewards.folder import judge_folder
@@ -247,7 +243,8 @@ def _rest(number: int, what: str) -> Iterator[str]:
         yield f"and {number} more {what}, which --json has"
 
 
-def _tell_skipped(skipped: dict[str, list[int]]) -> None:
+def tell_skipped(skipped: dict[str, list[int]]) -> None:
+    """Print the numbers of the rows that were left out, by reason."""
     for reason, numbers in skipped.items():
         print(f"left out for '{reason}': row {', '.join(map(str, numbers))}")
 

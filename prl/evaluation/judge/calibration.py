@@ -88,6 +88,11 @@ def best_temperature(logits: Tensor, targets: Tensor) -> float:
     return float(_best_temperatures(z, t, np.ones((1, len(z))))[0]) if z.any() else 1.0
 
 
+def is_at_an_end(temperature: float) -> bool:
+    """Return whether a fitted temperature stands at either end of the search range, so that none fits."""
+    return any(math.isclose(temperature, end, rel_tol=1e-4) for end in TEMPERATURES)
+
+
 def _best_temperatures(z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Fit the best temperature under each row of weights: [R, N] -> [R].
 

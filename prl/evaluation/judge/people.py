@@ -167,7 +167,7 @@ class _Measure:
             pairs: [n] the pair of each row; the rows are all pairs if None.
         """
         rows = np.flatnonzero(features.any(1))
-        prompts = [self.prompts[pair] for pair in (rows if pairs is None else pairs[rows])]
+        prompts = [self.prompts[pair] for pair in (rows if pairs is None else pairs[rows]).tolist()]
         interval = bootstrap_statistic(features[rows], prompts, statistic, resamples=self.resamples, seed=self.seed)
         if interval is None:
             return None

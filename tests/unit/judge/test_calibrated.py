@@ -42,6 +42,17 @@ def test_a_planted_temperature_and_offset_lie_in_their_intervals() -> None:
     torch.testing.assert_close(calibrated.win_logit, truth, rtol=0.2, atol=0.0)
 
 
+@pytest.mark.parametrize(
+    ("sign", "end"), [(1, "0.01: the judge is right on all"), (-1, "100: its margins say no more than")]
+)
+def test_a_temperature_at_an_end_of_its_range_is_none(sign: int, end: str, plain: Path, tmp_path: Path) -> None:
+    margins = sign * torch.rand(20)
+    found = fit_calibration(judged(margins, -margins, torch.ones(20)))
+    with pytest.raises(ValueError, match=f"no temperature fits, the search ended at {end}"):
+        write_calibrated(GenerativeJudge(str(plain)), str(plain), tmp_path / "calibrated", found)
+    assert not (tmp_path / "calibrated").exists()
+
+
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
     return write_tiny_model(tmp_path / "lm", 1, max_position_embeddings=2048)
@@ -84,7 +95,8 @@ def test_the_folder_written_is_the_calibrated_judge_and_holds_no_weights(plain: 
 def test_its_passport_holds_until_the_model_or_the_calibration_changes(plain: Path, tmp_path: Path, caplog) -> None:
     judge, folder = Judge.from_pretrained(plain), tmp_path / "calibrated"
     pairs = load_records(DataSource(str(pairs_file(tmp_path))), PreferencePair)
-    write_calibrated(judge.model, str(plain), folder, fit_calibration(judge_pairs(judge.model, pairs.records)))
+    fitted = Calibration(Interval(1.5, 1.0, 2.0), Interval(-0.7, -1.0, -0.5))
+    write_calibrated(judge.model, str(plain), folder, fitted)
     calibrated = Judge.from_pretrained(folder)
     write_passport(folder, issue_passport(calibrated.model, folder, pairs, probes=False))
     unlimited = JudgeGate(
@@ -118,8 +130,8 @@ def test_a_reward_model_is_calibrated_in_the_weight_of_its_head(tmp_path: Path) 
     judge = Judge.from_pretrained(folder)
     pairs = load_records(DataSource(str(pairs_file(tmp_path))), PreferencePair)
     before = judge_pairs(judge.model, pairs.records)
-    fitted = fit_calibration(before)
-    assert fitted.position_offset.mean == pytest.approx(0, abs=1e-6)
+    assert fit_calibration(before).position_offset.mean == pytest.approx(0, abs=1e-6)
+    fitted = Calibration(Interval(2.0, 1.0, 3.0), Interval(0.0, 0.0, 0.0))
     write_calibrated(judge.model, str(folder), tmp_path / "calibrated", fitted)
     after = judge_pairs(loaded_reward_model(tmp_path / "calibrated"), pairs.records)
     torch.testing.assert_close(after.verdict.win_logit, before.verdict.win_logit / fitted.temperature.mean)
