@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from prl.arena.record import COMPARISONS, ArenaError, Played, Record, content_key
+from prl.arena.record import COMPARISONS, ArenaError, Played, Record, content_key, played_games
 from prl.data.rows.records import prompt_key
-from prl.evaluation.arena.bradley_terry import centred, covariance, fit_bradley_terry
-from prl.evaluation.arena.games import Games, Outcome, games_of, sums_by_prompt
+from prl.evaluation.arena.bradley_terry import centred, fit_bradley_terry, robust_covariance
+from prl.evaluation.arena.games import Games, Outcome, games_of, pairs_of, sums_by_prompt
 from prl.evaluation.arena.intervals import NORMAL, scale_of
 from prl.evaluation.arena.pairing import Game, Pairing
 from prl.evaluation.arena.report import arena_report
@@ -68,6 +68,7 @@ class Arena:
         self.record = Record(
             Path(folder) / COMPARISONS,
             self.names,
+            len(self.prompts),
             lambda game: content_key(judge, self._keys[game.prompt], *self._texts(game)),
         )
         self.played = self.record.read()
@@ -128,21 +129,19 @@ class Arena:
     def _judged(self, games: Sequence[Game]) -> list[Played]:
         first, second = zip(*(self._texts(game) for game in games), strict=True)
         verdict = self.compare([self.prompts[game.prompt] for game in games], list(first), list(second))
-        margins = zip(verdict.margin_ab.tolist(), verdict.margin_ba.tolist(), strict=True)
-        return [Played(game, *both) for game, both in zip(games, margins, strict=True)]
+        return played_games(games, verdict)
 
     def _scores(self, number: int) -> torch.Tensor:
         return _fit(self.games(number), self.outcome)
 
     def _is_narrow(self, width: float | None) -> bool:
-        if width is None:
-            return False
         games = self.games()
-        _, counts = sums_by_prompt(games, self.outcome)
-        first, second = torch.triu_indices(len(self.names), len(self.names), offset=1)
-        stated = centred(covariance(_fit(games, self.outcome), first, second, counts.sum(0)))
-        # The bootstrap is dear, and far from the end the information of the comparisons tells that it is not reached.
-        if 2 * NORMAL * float(stated.diagonal().max().sqrt()) > 3 * width:
+        if width is None or not len(games):
+            return False
+        sums = sums_by_prompt(games, self.outcome)
+        found = centred(robust_covariance(_fit(games, self.outcome), *pairs_of(len(self.names)), *sums))
+        # The bootstrap is dear, and far from the end its first-order approximation tells that it is not reached.
+        if 2 * NORMAL * float(found.diagonal().max().sqrt()) > 1.5 * width:
             return False
         return scale_of(games, self.outcome).widest <= width
 
@@ -163,5 +162,4 @@ def _fit(games: Games, outcome: Outcome) -> torch.Tensor:
     if not len(games):
         return torch.zeros(games.num_players, dtype=torch.float64)
     points, counts = (each.sum(0) for each in sums_by_prompt(games, outcome))
-    first, second = torch.triu_indices(games.num_players, games.num_players, offset=1)
-    return fit_bradley_terry(first, second, points[None], counts[None], games.num_players)[0][0]
+    return fit_bradley_terry(*pairs_of(games.num_players), points[None], counts[None], games.num_players)[0][0]

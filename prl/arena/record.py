@@ -12,9 +12,11 @@ from prl.evaluation.arena.pairing import Game
 from prl.system.full_disk import naming_when_full
 from prl.system.json_files import parse_object
 from prl.system.outputs import write_text
+from prl.verdict import Verdict
 
 COMPARISONS = "comparisons.jsonl"
-COLUMNS = ("key", "block", "of", "prompt", "a", "b", "margin_ab", "margin_ba")
+MARGINS = ("margin_ab", "margin_ba", "logit")
+COLUMNS = ("key", "block", "of", "prompt", "a", "b", *MARGINS)
 
 
 class ArenaError(ValueError):
@@ -22,16 +24,22 @@ class ArenaError(ValueError):
 
 
 class Played(NamedTuple):
-    """A comparison that was made, with its log-odds in both orders; NaN where the judge failed."""
+    """A comparison that was made, with its log-odds; no number is infinite."""
 
     game: Game
     margin_ab: float
+    """Margin with the first player's response shown first; NaN where the judge failed or did not read this order."""
     margin_ba: float
+    """Margin of the other order."""
+    logit: float
+    """Debiased log-odds that the first player's response is better (`Verdict.win_logit`); NaN where it failed."""
 
-    @property
-    def logit(self) -> float:
-        """Debiased log-odds that the first player's response is better (`Verdict.win_logit`)."""
-        return (self.margin_ab - self.margin_ba) / 2
+
+def played_games(games: Sequence[Game], verdict: Verdict) -> list[Played]:
+    """Put comparisons and their verdicts together; what is no finite number counts as failed."""
+    columns = (verdict.margin_ab, verdict.margin_ba, verdict.win_logit)
+    rows = zip(*(column.double().nan_to_num(math.nan, math.nan, math.nan).tolist() for column in columns), strict=True)
+    return [Played(game, *row) for game, row in zip(games, rows, strict=True)]
 
 
 class Record:
@@ -43,11 +51,12 @@ class Record:
     Args:
         path: of the file.
         names: of the players; lines name them.
+        num_prompts: P; lines have the number of one.
         key: returns the hash of what is compared: prompt, both responses and judge.
     """
 
-    def __init__(self, path: str | Path, names: Sequence[str], key: Callable[[Game], str]) -> None:
-        self.path, self.names, self.key = Path(path), list(names), key
+    def __init__(self, path: str | Path, names: Sequence[str], num_prompts: int, key: Callable[[Game], str]) -> None:
+        self.path, self.names, self.num_prompts, self.key = Path(path), list(names), num_prompts, key
 
     def read(self) -> list[Played]:
         """Read the comparisons of whole blocks, and cut an incomplete last one off the file.
@@ -73,7 +82,7 @@ class Record:
                 {
                     **{"key": self.key(each.game), "block": block, "of": len(played), "prompt": each.game.prompt},
                     **{"a": self.names[each.game.first], "b": self.names[each.game.second]},
-                    **{"margin_ab": _or_null(each.margin_ab), "margin_ba": _or_null(each.margin_ba)},
+                    **{name: _or_null(getattr(each, name)) for name in MARGINS},
                 },
                 ensure_ascii=False,
             )
@@ -106,12 +115,22 @@ class Record:
                 "players, or choose another --out"
             )
         game = Game(line["prompt"], self.names.index(line["a"]), self.names.index(line["b"]))
+        if not 0 <= game.prompt < self.num_prompts:
+            raise ArenaError(
+                f"{self.path}, line {number} is a comparison on prompt {game.prompt}; expected 0 to "
+                f"{self.num_prompts - 1}: give the same prompts, or choose another --out"
+            )
+        if game.first >= game.second:
+            raise ArenaError(
+                f"{self.path}, line {number} compares {line['a']} with {line['b']}, which stands before it now; give "
+                "the players in the same order, or choose another --out"
+            )
         if self.key(game) != line["key"]:
             raise ArenaError(
                 f"{self.path}, line {number} compares other responses of {line['a']} and {line['b']}, or by another "
                 "judge; give the same judge, prompts and responses, or choose another --out"
             )
-        return Played(game, *(_or_nan(line[name]) for name in ("margin_ab", "margin_ba")))
+        return Played(game, *(_or_nan(line[name]) for name in MARGINS))
 
 
 def content_key(judge: str, prompt: str, a: str, b: str) -> str:
@@ -127,7 +146,7 @@ def content_key(judge: str, prompt: str, a: str, b: str) -> str:
 
 
 def _or_null(margin: float) -> float | None:
-    return margin if math.isfinite(margin) else None
+    return None if math.isnan(margin) else margin
 
 
 def _or_nan(margin: float | None) -> float:

@@ -40,11 +40,16 @@ def responses_in(rows: Sequence[Any], records: Sequence[AnchoredPrompt], path: s
         ValueError: naming the line, or the first prompt without a response.
     """
     of_model: dict[str, list[tuple[str | None, str]]] = {}
+    names_prompts: bool | None = None
     for number, row in enumerate(rows, 1):
         where = f"{path}, line {number}"
         asked, model = (row.get("prompt"), row.get("model")) if isinstance(row, dict) else (None, None)
         if model is not None and not isinstance(model, str):
             raise ValueError(f"{where}: model is {model!r}; expected a name")
+        if names_prompts not in (None, asked is not None):
+            own, before = ("no prompt", "one") if names_prompts else ("a prompt", "none")
+            raise ValueError(f"{where} has {own}, and the lines before have {before}; give each line one, or none")
+        names_prompts = asked is not None
         text = _text(row.get("response") if isinstance(row, dict) else row, where)
         of_model.setdefault(model or "", []).append((None if asked is None else _key(asked, where), text))
     texts = {model: _in_order(pairs, records, path, model) for model, pairs in of_model.items()}

@@ -14,6 +14,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("arena-resamples-no-prompts", "generator.multinomial(num_prompts, uniform, size)", "np.ones((size, num_prompts))"),
             ("arena-others-shift", "moved = found + shift", "moved = found"),
+            ("arena-differences-without-an-error", "error = max(error, math.sqrt(", "error = min(error, math.sqrt("),
             ("arena-open-ends-are-closed", "high.masked_fill(open_high, torch.inf))", "high)"),
         ),
     ),
@@ -29,6 +30,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.arena_report",
         (
             ("arena-circles-in-one-direction", "for order in ((a, b, c), (a, c, b)):", "for order in ((a, b, c),):"),
+            ("arena-wins-of-one-prompt-are-sure", "added = NORMAL**2", "added = 1e-9"),
             ("arena-intervals-are-not-turned", "1 - rate, 1 - high, 1 - low", "1 - rate, low, high"),
         ),
     ),
@@ -47,6 +49,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.arena_playing",
         (
             ("arena-keeps-half-a-block", 'whole -= len(last) if len(last) < lines[-1]["of"] else 0', "pass"),
+            ("arena-drops-one-order", "verdict.win_logit)", "(verdict.margin_ab - verdict.margin_ba) / 2)"),
             ("arena-mixes-judges", 'if self.key(game) != line["key"]:', "if False:"),
         ),
     ),

@@ -99,7 +99,16 @@ def _information(curve: Tensor, first: Tensor, second: Tensor, size: int, length
     return found
 
 
-def covariance(scores: Tensor, first: Tensor, second: Tensor, counts: Tensor, prior_ties: float = PRIOR_TIES) -> Tensor:
+def covariance(
+    scores: Tensor,
+    first: Tensor,
+    second: Tensor,
+    counts: Tensor,
+    prior_ties: float = PRIOR_TIES,
+    *,
+    length: Tensor | None = None,
+    gamma: float = 0.0,
+) -> Tensor:
     """Compute the inverse of the Fisher information at a scale: [K, K], before the mean is taken out.
 
     Args:
@@ -108,11 +117,35 @@ def covariance(scores: Tensor, first: Tensor, second: Tensor, counts: Tensor, pr
         second: [N] second player.
         counts: [N] comparisons of the pair.
         prior_ties: as of `fit_bradley_terry`.
+        length: [N] scaled difference of lengths, whose effect is then not known either.
+        gamma: that effect.
     """
-    prob = (scores[first] - scores[second]).sigmoid()
-    information = _information((counts * prob * (1 - prob))[None], first, second, len(scores), None)[0]
+    size, found = len(scores), scores if length is None else torch.cat([scores, scores.new_tensor([gamma])])
+    prob = _probabilities(found[None], first, second, length)
+    information = _information(counts * prob * (1 - prob), first, second, len(found), length)[0]
     own = scores.sigmoid()
-    return torch.linalg.inv(information + torch.diag(prior_ties * own * (1 - own) + 1e-9))
+    prior = torch.full((len(found),), 1e-6, dtype=information.dtype)
+    prior[:size] = prior_ties * own * (1 - own) + 1e-9
+    return torch.linalg.inv(information + torch.diag(prior))[:size, :size]
+
+
+def robust_covariance(scores: Tensor, first: Tensor, second: Tensor, points: Tensor, counts: Tensor) -> Tensor:
+    """Compute the sandwich covariance of a scale over prompts: [K, K], before the mean is taken out.
+
+    It is to first order what a bootstrap over whole prompts finds (White, 1982; Liang and Zeger, 1986): points between
+    0 and 1 vary less than wins and losses of the same mean, for which `covariance` is made.
+
+    Args:
+        scores: [K] fitted to the sums over prompts.
+        first: [N] first player of each pair.
+        second: [N] second player.
+        points: [P, N] points of the first player on each prompt.
+        counts: [P, N] comparisons.
+    """
+    left = points - counts * (scores[first] - scores[second]).sigmoid()
+    gradient = _gradient(left, first, second, len(scores), None)
+    inverse = covariance(scores, first, second, counts.sum(0))
+    return inverse @ (gradient.T @ gradient) @ inverse
 
 
 def centred(matrix: Tensor) -> Tensor:
@@ -130,7 +163,7 @@ def open_ends(first: Tensor, second: Tensor, points: Tensor, counts: Tensor, num
     Args:
         first: [N] first player of each pair.
         second: [N] second player.
-        points: [N] points of the first.
+        points: [N] points of the first; each pair stands here once.
         counts: [N] comparisons.
         num_players: K.
     """

@@ -27,6 +27,8 @@ class Scale(NamedTuple):
     """[K] lower ends of the 95 % intervals; minus infinity where the comparisons set none."""
     high: Tensor
     """[K] upper ends; infinity where the comparisons set none."""
+    stated: Tensor
+    """[K, K] covariance of the scores that the Fisher information states."""
 
     @property
     def widest(self) -> float:
@@ -46,7 +48,12 @@ def scale_of(games: Games, outcome: Outcome, *, resamples: int = RESAMPLES, seed
         outcome: what a comparison counts.
         resamples: bootstrap samples.
         seed: of the resampling.
+
+    Raises:
+        ValueError: for no comparison.
     """
+    if not len(games):
+        raise ValueError("the arena has no comparison; every one failed, or none was made")
     first, second = pairs_of(games.num_players)
     by_prompt, counts_by_prompt = sums_by_prompt(games, outcome)
     points, counts = by_prompt.sum(0), counts_by_prompt.sum(0)
@@ -57,28 +64,41 @@ def scale_of(games: Games, outcome: Outcome, *, resamples: int = RESAMPLES, seed
         found.append(fit_bradley_terry(first, second, *drawn, games.num_players, start=scores)[0])
     resampled = torch.cat(found)
     open_low, open_high = open_ends(first, second, points, counts, games.num_players)
-    error = resampled.std(0)
-    stated = centred(covariance(scores[0], first, second, counts)).diagonal().sqrt()
-    error = NORMAL * torch.where(open_low | open_high, torch.maximum(error, stated), error)
-    low, high = (scores[0] - error).masked_fill(open_low, -torch.inf), (scores[0] + error)
-    return Scale(scores[0], resampled, low, high.masked_fill(open_high, torch.inf))
+    stated = centred(covariance(scores[0], first, second, counts))
+    low, high = interval(scores[0], resampled.std(0), stated, open_low, open_high)
+    return Scale(scores[0], resampled, low, high, stated)
+
+
+def interval(
+    scores: Tensor, error: Tensor, stated: Tensor, open_low: Tensor, open_high: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute 1.96 errors on each side of scores, with infinity at open ends: [K], [K].
+
+    Args:
+        scores: [K].
+        error: [K] bootstrap errors.
+        stated: [K, K] covariance of the Fisher information, whose error is the least of a player with an open end.
+        open_low: [K] bool.
+        open_high: [K] bool.
+    """
+    at_least = stated.diagonal().sqrt().masked_fill(~(open_low | open_high), 0)
+    error = NORMAL * torch.maximum(error, at_least)
+    return (scores - error).masked_fill(open_low, -torch.inf), (scores + error).masked_fill(open_high, torch.inf)
 
 
 def difference(scale: Scale, above: int, below: int) -> tuple[float, float, float]:
     """Compute how far one player stands above another, and the 95 % interval over prompts; open ends are infinite."""
     found = float(scale.scores[above] - scale.scores[below])
-    error = NORMAL * float((scale.resampled[:, above] - scale.resampled[:, below]).std())
+    error = float((scale.resampled[:, above] - scale.resampled[:, below]).std())
+    if any(bool(end[player].isinf()) for end in (scale.low, scale.high) for player in (above, below)):
+        stated = scale.stated  # who won everything does so in each bootstrap sample too
+        error = max(error, math.sqrt(stated[above, above] + stated[below, below] - 2 * stated[above, below]))
+    error *= NORMAL
     low_is_open = bool(scale.low[above].isinf() & ~scale.low[below].isinf())
     low_is_open |= bool(scale.high[below].isinf() & ~scale.high[above].isinf())
     high_is_open = bool(scale.high[above].isinf() & ~scale.high[below].isinf())
     high_is_open |= bool(scale.low[below].isinf() & ~scale.low[above].isinf())
     return found, -math.inf if low_is_open else found - error, math.inf if high_is_open else found + error
-
-
-def quantiles(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the ends of 95 % percentile intervals: [R, N] -> [N], [N]; NaN, which is no number, is left out."""
-    ends = torch.nanquantile(values, torch.tensor([0.025, 0.975], dtype=values.dtype), dim=0)
-    return ends[0], ends[1]
 
 
 def resampled_prompts(num_prompts: int, resamples: int, seed: int) -> list[Tensor]:

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from prl.evaluation.arena.bradley_terry import fit_bradley_terry
-from prl.evaluation.arena.games import Games, Outcome
-from prl.evaluation.arena.intervals import NORMAL, RESAMPLES, resampled_prompts
+from prl.evaluation.arena.bradley_terry import centred, covariance, fit_bradley_terry, open_ends
+from prl.evaluation.arena.games import Games, Outcome, pairs_of, sums_by_prompt
+from prl.evaluation.arena.intervals import RESAMPLES, interval, resampled_prompts
 from prl.evaluation.policy.length_control import scaled_difference
 
 
@@ -17,9 +17,9 @@ class EqualLengths(NamedTuple):
     scores: Tensor
     """[K] log-odds at equal lengths, of mean zero."""
     low: Tensor
-    """[K] lower ends of the 95 % intervals over prompts."""
+    """[K] lower ends of the 95 % intervals over prompts; minus infinity where the comparisons set none."""
     high: Tensor
-    """[K] upper ends."""
+    """[K] upper ends; infinity where the comparisons set none."""
     length_effect: float
     """gamma: log-odds of a response that is one standard deviation or more longer, up to a factor of tanh(1)."""
     extrapolated: Tensor
@@ -49,10 +49,15 @@ def at_equal_lengths(
     start = torch.cat([scores, gamma[:, None]], dim=1)
     drawn = resampled_prompts(games.num_prompts, resamples, seed)
     found = torch.cat([fit(weights[:, games.prompt], start)[0] for weights in drawn])
-    error = NORMAL * found.std(0)
+    one = torch.ones(len(games), dtype=torch.float64)
+    stated = centred(covariance(scores[0], games.first, games.second, one, length=x, gamma=float(gamma[0])))
+    # A direction in which the likelihood has no maximum is none that the effect of length changes.
+    sums = (each.sum(0) for each in sums_by_prompt(games, outcome))
+    ends = open_ends(*pairs_of(games.num_players), *sums, games.num_players)
+    low, high = interval(scores[0], found.std(0), stated, *ends)
     signs = torch.zeros(games.num_players, 3, dtype=torch.bool)  # columns: shorter, equal, longer
     sign = difference.sign().long() + 1
     signs[games.first, sign], signs[games.second, 2 - sign] = True, True
     extrapolated = signs.sum(1) == 1
     extrapolated &= ~signs[:, 1]
-    return EqualLengths(scores[0], scores[0] - error, scores[0] + error, float(gamma[0]), extrapolated)
+    return EqualLengths(scores[0], low, high, float(gamma[0]), extrapolated)

@@ -9,6 +9,7 @@ import torch
 
 from prl.arena import Arena, ArenaError
 from prl.arena.record import COMPARISONS
+from prl.judge.adaptive import AdaptiveOrder
 from prl.judge.base import Comparison
 from tests.helpers.tiny import LengthJudge, PlantedJudge
 
@@ -105,19 +106,54 @@ def test_it_ends_at_the_width_or_when_all_is_played(tmp_path: Path) -> None:
     assert len(few.played) == 30
 
 
-def test_failed_comparisons_are_kept_and_count_nowhere(tmp_path: Path) -> None:
-    class Failing(NoisyJudge):
-        def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
-            found = super().margins(comparisons)
-            found[0] = math.nan
-            return found
+class FailingJudge(NoisyJudge):
+    """The first of the comparisons that it reads together has a margin that is none."""
 
-    failing = arena(tmp_path, Failing())
+    def __init__(self, margin: float, share: float = 0.0) -> None:
+        super().__init__()
+        self.margin, self.share = margin, share
+
+    def margins(self, comparisons: list[Comparison]) -> torch.Tensor:
+        found = super().margins(comparisons)
+        found[: max(1, int(self.share * len(found)))] = self.margin
+        return found
+
+
+def test_it_ends_as_soon_as_the_intervals_are_narrow(tmp_path: Path) -> None:
+    """Probabilities near 1/2 vary far less than the wins and losses of which the Fisher information speaks."""
+    even = arena(tmp_path, LengthJudge(scale=0.01))
+    assert even.play(1000, width=0.05) == "width"
+    assert len(even.played) == 24  # the first block behind the sweep
+
+
+@pytest.mark.parametrize("margin", [math.nan, math.inf, -math.inf])
+def test_failed_comparisons_are_kept_and_count_nowhere(tmp_path: Path, margin) -> None:
+    failing = arena(tmp_path, FailingJudge(margin))
     failing.play(40)
     report = failing.report()
     assert report["failed"] == 5
     assert report["comparisons"] == 35
     assert arena(tmp_path).report() == report
+
+
+def test_an_arena_in_which_all_failed_has_no_width(tmp_path: Path) -> None:
+    failing = arena(tmp_path, FailingJudge(math.nan, share=1))
+    assert failing.play(40, width=1.0) == "budget"
+    with pytest.raises(ValueError, match="no comparison; every one failed"):
+        failing.report()
+
+
+def test_verdicts_of_one_order_count(tmp_path: Path) -> None:
+    """The planted judge has no position bias, so its one order says what both say."""
+    judge = NoisyJudge()
+    once, both = arena(tmp_path / "once", AdaptiveOrder(judge, threshold=0.0)), arena(tmp_path / "both")
+    for each in (once, both):
+        each.play(40)
+    rows = [json.loads(line) for line in (tmp_path / "once" / COMPARISONS).open()]
+    assert sum(None in (row["margin_ab"], row["margin_ba"]) for row in rows) > 25
+    assert [row["logit"] for row in rows] == pytest.approx([each.logit for each in both.played], abs=1e-3)
+    assert once.report()["failed"] == 0
+    assert arena(tmp_path / "once").report() == once.report()
 
 
 def test_another_judge_or_other_responses_are_refused(tmp_path: Path) -> None:
@@ -129,6 +165,16 @@ def test_another_judge_or_other_responses_are_refused(tmp_path: Path) -> None:
         arena(tmp_path, responses=others)
     with pytest.raises(ArenaError, match="'long', which is no player now|'same', which is no player now"):
         arena(tmp_path, responses={name: RESPONSES[name] for name in ("short", "middle")})
+    with pytest.raises(ArenaError, match="which stands before it now; give the players in the same order"):
+        arena(tmp_path, responses=dict(reversed(RESPONSES.items())))
+    with pytest.raises(ArenaError, match=r"is a comparison on prompt \d+; expected 0 to 2"):
+        Arena(
+            PROMPTS[:3],
+            {name: each[:3] for name, each in RESPONSES.items()},
+            lambda *_: 1 / 0,
+            judge="",
+            folder=tmp_path,
+        )
     with pytest.raises(ArenaError, match="do not plan"):
         arena(tmp_path, seed=5).play(30)
     with pytest.raises(ArenaError, match="1 players; expected at least two"):

@@ -30,6 +30,11 @@ def test_rows_with_prompts_are_put_in_order_and_told_apart_by_model() -> None:
         (["a", "b"], "f has 2 responses to 3 prompts"),
         ([{"prompt": "one", "response": "a"}], "f has no response to prompt 2"),
         ([{"prompt": "one", "response": text} for text in "ab"], "f has 2 different responses to prompt 1"),
+        (
+            [{"prompt": "one", "response": "a"}, {"response": "b"}],
+            "f, line 2 has no prompt, and the lines before have one",
+        ),
+        (["a", {"prompt": "one", "response": "b"}], "f, line 2 has a prompt, and the lines before have none"),
         ([{"response": 3}], "f, line 1: the response is '3'"),
         ([{"response": "a", "model": 3}], "f, line 1: model is 3"),
         ([{"prompt": 3, "response": "a"}], "f, line 1"),

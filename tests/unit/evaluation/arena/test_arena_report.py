@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from prl.cli.arena_screen import lines, show
-from prl.evaluation.arena.contradictions import against_the_scale, circles, pair_table
+from prl.evaluation.arena.contradictions import against_the_scale, circles, direct_rates, pair_table
 from prl.evaluation.arena.figure import draw_arena
 from prl.evaluation.arena.games import Games, games_of
 from prl.evaluation.arena.report import arena_report
@@ -18,6 +18,10 @@ from prl.evaluation.judge.transitivity import cyclic_triples
 from tests.helpers.arena import fitted, round_robin
 
 NAMES = ["a", "b", "c", "d"]
+AGRESTI_COULL = (
+    *((1, 1, 0.1675, 1.0), (0, 3, 0.0, 0.61747), (5, 5, 0.51095, 1.0)),
+    *((7, 8, 0.50783, 0.99887), (10, 40, 0.1402, 0.40361), (80, 100, 0.71041, 0.86739)),
+)
 
 
 def report_of(games: Games, names: list[str], outcome: str = "wins") -> dict:
@@ -57,6 +61,32 @@ def test_a_circle_is_told_with_its_rates_and_whether_it_is_sure() -> None:
     assert "hit --max_new_tokens, judged as they are: a 3" in text
     few = report_of(games_of(3, [(0, 1, 0, 1.0), (1, 2, 0, 1.0), (0, 2, 0, -1.0), (0, 1, 1, 0.0)]), NAMES[:3])
     assert [each["sure"] for each in few["circles"]] == [False]
+    once = report_of(games_of(3, [(0, 1, 0, 1.0), (1, 2, 0, 1.0), (0, 2, 0, -1.0)]), NAMES[:3])
+    assert [each["sure"] for each in once["circles"]] == [False]  # each won all its games, of which there is one
+
+
+def test_intervals_of_win_rates_are_those_of_statsmodels() -> None:
+    """proportion_confint(won, number, method="agresti_coull"), statsmodels 0.15; comparisons of one prompt are one."""
+    for won, number, low, high in AGRESTI_COULL:
+        rows = [(0, 1, prompt, 1.0 if prompt < won else -1.0) for prompt in range(number) for _ in range(2)]
+        rate, *ends = (float(each) for each in direct_rates(games_of(2, rows), "wins"))
+        assert rate == won / number
+        assert ends == pytest.approx([max(low, 0), min(high, 1)], abs=2e-5)
+
+
+def test_intervals_of_win_probabilities_cover_their_mean_for_few_prompts() -> None:
+    generator = np.random.default_rng(0)
+    for number in (1, 3, 10, 40):
+        for a, b in ((0.3, 0.2), (4.0, 2.0)):
+            held, widths = 0, []
+            for _ in range(300):
+                points = generator.beta(a, b, number).clip(1e-9, 1 - 1e-9)
+                games = games_of(2, [(0, 1, p, float(np.log(x / (1 - x)))) for p, x in enumerate(points)])
+                _, low, high = (float(each) for each in direct_rates(games, "probability"))
+                held += low <= a / (a + b) <= high
+                widths.append(high - low)
+            assert held >= 276  # 95 % less two and a half standard errors of the binomial
+    assert np.mean(widths) < 0.75 * 2 * 1.96 * np.sqrt(2 / 9 / 40)  # narrower than that of wins and losses
 
 
 def test_a_pair_against_the_scale_is_named_by_its_winner() -> None:

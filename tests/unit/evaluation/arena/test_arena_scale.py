@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from prl.evaluation.arena.bradley_terry import centred, covariance, fit_bradley_terry, open_ends
+from prl.evaluation.arena.bradley_terry import (
+    centred,
+    covariance,
+    fit_bradley_terry,
+    open_ends,
+    robust_covariance,
+)
 from prl.evaluation.arena.games import games_of, pairs_of, sums_by_prompt
-from prl.evaluation.arena.intervals import scale_of, without_each
+from prl.evaluation.arena.intervals import difference, scale_of, without_each
 from prl.evaluation.arena.lengths import at_equal_lengths
 from tests.helpers.arena import fitted, played, round_robin
 
@@ -100,6 +106,47 @@ def test_who_never_lost_has_a_score_and_no_upper_bound() -> None:
     assert 2 < float(scale.scores[0]) < 4
     assert 0 < float(scale.low[0]) < 2
     assert scale.widest == math.inf
+
+
+def test_the_distance_of_players_who_always_won_has_an_error() -> None:
+    """0 and 1 always beat 2 and 3, equally often: no bootstrap sample has another distance between them."""
+    rows = [(a, b, prompt, 1.0) for a, b in ((0, 2), (1, 3)) for prompt in range(40)]
+    rows += [(2, 3, prompt, 1.0 if prompt % 2 else -1.0) for prompt in range(40)]
+    games = games_of(4, rows)
+    scale = scale_of(games, "wins", resamples=50)
+    distance, low, high = difference(scale, 0, 1)
+    assert abs(distance) < 0.1
+    assert low < distance - 1
+    assert high > distance + 1
+    assert difference(scale, 0, 2)[2] == math.inf
+    equal = at_equal_lengths(games, torch.arange(120) % 7 - 3.0, "wins", resamples=50)
+    assert equal.high.isinf().tolist() == [True, True, False, False]
+    assert (equal.scores - equal.low)[:2].min() > 0.5  # the ties of the prior are all that is known of it
+    with pytest.raises(ValueError, match="no comparison"):
+        scale_of(games_of(2, []), "wins")
+
+
+def test_the_sandwich_is_the_bootstrap_to_first_order() -> None:
+    """Points between 0 and 1, several of each prompt: the Fisher information states more than twice the error."""
+    games = round_robin(TRUTH, num_prompts=300, noise=0.5)
+    scale = scale_of(games, "probability")
+    sums = sums_by_prompt(games, "probability")
+    found = centred(robust_covariance(scale.scores, *pairs_of(5), *sums)).diagonal().sqrt()
+    torch.testing.assert_close(found, scale.resampled.std(0), rtol=0.12, atol=0)
+    assert (scale.stated.diagonal().sqrt() > 2 * found).all()
+
+
+def test_the_length_of_a_response_is_one_more_number_to_learn() -> None:
+    """The error with the effect of length is that of statsmodels' rule: the inverse of X' W X without its last row."""
+    first, second = pairs_of(4)
+    length, counts = torch.linspace(-1, 1, 6).double(), torch.full((6,), 20.0).double()
+    scores = torch.tensor([0.6, 0.1, -0.2, -0.5]).double()
+    design = np.c_[np.eye(4)[first] - np.eye(4)[second], length]
+    prob = 1 / (1 + np.exp(-(design @ [*scores.tolist(), 0.7])))
+    own = 1 / (1 + np.exp(-scores.numpy()))
+    expected = design.T @ (design * (20 * prob * (1 - prob))[:, None]) + np.diag([*own * (1 - own), 0])
+    found = covariance(scores, first, second, counts, length=length, gamma=0.7)
+    np.testing.assert_allclose(found, np.linalg.inv(expected)[:4, :4], rtol=1e-4)
 
 
 def test_scores_are_bounded_along_chains() -> None:
