@@ -228,6 +228,11 @@ class GenerativeJudge(PairwiseJudge):
         """Return the share of tokens so far that were not computed, because other readings share them."""
         return self.tokens.cached_token_fraction
 
+    def counters(self) -> list[Any]:
+        """Return the counts of texts, tokens and thoughts."""
+        parts = (self.encoder and self.encoder.counts, self.tokens, self.reasoner and self.reasoner.counts)
+        return [each for each in parts if each is not None]
+
     def numbers(self) -> dict[str, float]:
         """Return the costs of thoughts so far, of a judge that reasons."""
         return {} if self.reasoner is None else self.reasoner.metrics()

@@ -14,6 +14,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +76,16 @@ def read_shard(path: Path, size: int | None = None) -> Iterator[Line]:
             ) from None
 
 
+@dataclass
+class Lookups:
+    """Readings that were looked up in a store so far."""
+
+    asked: int = 0
+    """All of them."""
+    found: int = 0
+    """Those that were in the store."""
+
+
 class VerdictStore:
     """Margins by content: read from the shards that were there at the start, written to shards of this process.
 
@@ -88,10 +99,7 @@ class VerdictStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.asked = 0
-        """Readings that were looked up."""
-        self.found = 0
-        """Readings among them that were in the store."""
+        self.lookups = Lookups()
         self._run = uuid.uuid4().hex[:12]
         self._seen: dict[str, int] | None = None
         self._margins: dict[bytes, float] = {}
@@ -101,7 +109,7 @@ class VerdictStore:
     @property
     def hit_rate(self) -> float:
         """Share of the readings looked up that were in the store; 0 before the first."""
-        return self.found / self.asked if self.asked else 0.0
+        return self.lookups.found / max(self.lookups.asked, 1)
 
     def __len__(self) -> int:
         return len(self._margins)
@@ -149,8 +157,8 @@ class VerdictStore:
         """Return the margin of each comparison; None where the store has none. Counted in `hit_rate`."""
         self.open()
         margins = [self._margins.get(_key(judge, each)) for each in comparisons]
-        self.asked += len(margins)
-        self.found += sum(margin is not None for margin in margins)
+        self.lookups.asked += len(margins)
+        self.lookups.found += sum(margin is not None for margin in margins)
         return margins
 
     def add(self, judge: str, about: Mapping[str, Any], comparisons: list[Comparison], margins: list[float]) -> None:

@@ -51,6 +51,10 @@ class StoredJudge(JudgeWrapper):
         self.store.open()
         self._about = about_judge(self.judge)
 
+    def counters(self) -> list[Any]:
+        """Return the counts of look-ups."""
+        return [self.store.lookups]
+
     def numbers(self) -> dict[str, float]:
         """Return the share of readings so far that were in the store."""
         return {"perf/verdict_store_hit_rate": self.store.hit_rate}

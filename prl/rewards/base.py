@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
@@ -124,6 +126,10 @@ class RewardSource(nn.Module, ABC):
         """Return the share of tokens so far that came from a cache; 0 for a source without a cache."""
         return 0.0
 
+    def counters(self) -> list[Any]:
+        """Return the objects in which the source counts what it has done so far; none by default."""
+        return []
+
     def numbers(self) -> dict[str, float]:
         """Return what else is to be logged of this source, by whole tags; nothing by default."""
         return {}
@@ -133,6 +139,19 @@ def source_numbers(source: RewardSource) -> dict[str, float]:
     """Collect what is to be logged of a source and of the sources in it."""
     inside = [each for each in source.modules() if isinstance(each, RewardSource)]
     return {tag: number for each in inside for tag, number in each.numbers().items()}
+
+
+@contextmanager
+def uncounted(source: RewardSource) -> Iterator[None]:
+    """Have a source, and those in it, count nothing of what they do inside, so that figures are of the training."""
+    inside = [each for each in source.modules() if isinstance(each, RewardSource)]
+    counters = [counter for each in inside for counter in each.counters()]
+    before = [deepcopy(vars(counter)) for counter in counters]
+    try:
+        yield
+    finally:
+        for counter, numbers in zip(counters, before, strict=True):
+            vars(counter).update(numbers)
 
 
 def load_frozen(source: RewardSource, policy: nn.Module, policy_path: str | None) -> None:

@@ -30,6 +30,10 @@ class PerResponseReward(RewardSource):
         """Return the share of responses so far that were longer than the model's `max_length`."""
         return self.encoder.counts.truncated_fraction if self.encoder is not None else 0.0
 
+    def counters(self) -> list[Any]:
+        """Return the counts of texts."""
+        return [] if self.encoder is None else [self.encoder.counts]
+
     def rewards(self, prompts: list[Conversation], responses: list[str]) -> Tensor:
         """Compute r(x, y) of each response: [N] float32."""
         return self.values(prompts, responses)

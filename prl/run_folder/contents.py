@@ -41,6 +41,7 @@ RUN_FILES = (
     *(
         "arena/comparisons.jsonl",
         "arena/arena.*",
+        "arena/judge.json",
         "samples/batch=*",
         "health/batch=*",
         *(f"{MODEL}/{name}" for name in (*MODEL_FILES, *IMAGE_FILES)),

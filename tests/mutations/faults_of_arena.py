@@ -58,8 +58,10 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (("arena-responses-in-the-order-of-the-file", "return [found[prompt_key(record.prompt)][0] for record in records]", "return [text for _, text in pairs]"),),
     ),
     "lightning_modules/callbacks/run_arena.py": (
-        "i.arena_command::test_validations_of_a_run_join_its_arena",
+        "i.arena_command::test_validations_of_a_run_join_its_arena u.run_arena",
         (
+            ("arena-keeps-other-prompts", '{row["a"], row["b"]} <= players.keys()', "True"),
+            ("arena-takes-another-judge", "if before.get(name) != about.get(name)]:", "if False]:"),
             ("arena-newest-first", "newest=True", "newest=False"),
             ("arena-below-the-first", "len(players) - 1, 0)", "0, len(players) - 1)"),
         ),

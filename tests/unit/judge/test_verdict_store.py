@@ -66,7 +66,7 @@ def test_what_was_read_once_is_found_to_the_bit(tmp_path: Path) -> None:
     more = stored(tmp_path)
     more.compare(*asked(range(10, 30)))
     assert 0 < more.store.hit_rate < 1
-    assert sum(more.judge.num_read) + more.store.found == more.store.asked
+    assert sum(more.judge.num_read) + more.store.lookups.found == more.store.lookups.asked
 
 
 @pytest.mark.parametrize("stop", ["between", "within"])
