@@ -20,8 +20,9 @@ from prl.cli.commands.frontier import kept_checkpoints
 from prl.cli.commands.judge import read_lines
 from prl.config import ModelSource, Sampling
 from prl.data import AnchoredPrompt
-from prl.models.location import is_hub_id
-from prl.run_folder.inputs import file_hash, model_inputs
+from prl.models.location import ADAPTERS, ModelNotFoundError, is_hub_id
+from prl.rollouts.prompts import encode_prompts
+from prl.run_folder.inputs import file_hash, inputs_before_download
 
 RESPONSES = "responses"
 """Folder of the sampled responses in that of the arena."""
@@ -60,6 +61,8 @@ def players_of(options: Namespace, records: Sequence[AnchoredPrompt]) -> dict[st
 
 def _named(name: str, path: str, options: Namespace, records: Sequence[AnchoredPrompt]) -> dict[str, Player]:
     place = Path(path).expanduser()
+    if place.suffix in (".jsonl", ".txt", ".ckpt", ".gguf") and not place.exists():
+        raise ValueError(f"--players {name}={path}: there is no such file")
     if place.is_file() and place.suffix in (".jsonl", ".txt"):
         own = responses_in(_rows(place), records, path)
         if bad := [model for model in own if model and not _NAME.fullmatch(model)]:
@@ -74,14 +77,16 @@ def _named(name: str, path: str, options: Namespace, records: Sequence[AnchoredP
         if not kept:
             raise ValueError(f"--players {name}={path}: the run keeps no valid checkpoint; give a run that does")
         return {f"{name}@{batch}": _sampled(str(kept[batch]), options) for batch in sorted(kept)}
-    if place.suffix == ".ckpt" and place.exists():
+    is_model = any((place / each).is_file() for each in ("config.json", ADAPTERS))
+    if not (is_model or place.suffix in (".ckpt", ".gguf") or (not place.exists() and is_hub_id(path))):
+        raise ValueError(
+            f"--players {name}={path}: expected a .jsonl or .txt file of responses, the folder or hub id of a policy "
+            "or of adapters, a .gguf or .ckpt file, or the folder of a run"
+        )
+    try:
         return {name: _sampled(path, options)}
-    if (place / "config.json").is_file() or (not place.exists() and is_hub_id(path)):
-        return {name: _sampled(path, options)}
-    raise ValueError(
-        f"--players {name}={path}: expected a .jsonl or .txt file of responses, the folder or hub id of a policy, a "
-        ".ckpt file, or the folder of a run"
-    )
+    except ModelNotFoundError as error:
+        raise ValueError(f"--players {name}={path}: {error}") from None
 
 
 def _sampled(path: str, options: Namespace) -> Player:
@@ -90,7 +95,7 @@ def _sampled(path: str, options: Namespace) -> Player:
         files = [place] if place.is_file() else sorted(each for each in place.rglob("*") if each.is_file())
         inputs: dict[str, Any] = {str(file.relative_to(place.parent)): file_hash(file) for file in files}
     else:
-        inputs = model_inputs("policy", ModelSource(path=path))
+        inputs = inputs_before_download("policy", ModelSource(path=path))
     names = ("max_new_tokens", "temperature", "max_prompt_length", "seed", "dtype", "sample_batch", "keep_thoughts")
     settings = {each: getattr(options, each) for each in (*names, "chat_template_kwargs")}
     return Player(path, {"kind": "checkpoint" if is_checkpoint else "policy", "inputs": inputs, **settings}, None)
@@ -105,11 +110,37 @@ def _rows(path: Path) -> list[Any]:
     return [json.loads(line) for line in lines]
 
 
+def check_prompts(players: dict[str, Player], options: Namespace, records: Sequence[AnchoredPrompt]) -> None:
+    """Refuse prompts that a policy cannot read, before anything is sampled; those of checkpoints are checked later.
+
+    Raises:
+        ValueError: naming the player and the prompt.
+    """
+    for name, player in players.items():
+        if player.about["kind"] != "policy" or responses_file(options.out, name).exists():
+            continue
+        source, sampling = _settings(player.path, options)
+        try:
+            encode_prompts(source, sampling, records, name=options.prompts, max_prompt_length=options.max_prompt_length)
+        except ValueError as error:
+            raise ValueError(f"--players {name}: {error}") from None
+
+
+def responses_file(out: Path, name: str) -> Path:
+    """Return where the sampled responses of a player are kept."""
+    return out / RESPONSES / f"{name}.jsonl"
+
+
+def _settings(path: str, options: Namespace) -> tuple[ModelSource, Sampling]:
+    source = ModelSource(path=path, dtype=options.dtype, chat_template_kwargs=options.chat_template_kwargs)
+    return source, Sampling(options.max_new_tokens, options.temperature)
+
+
 def answers(players: dict[str, Player], options: Namespace, records: Sequence[AnchoredPrompt]) -> dict[str, Responses]:
     """Return the responses of all players; sampled ones are kept in the folder, and read there the next time."""
     found = {}
     for name, player in players.items():
-        file = options.out / RESPONSES / f"{name}.jsonl"
+        file = responses_file(options.out, name)
         responses = player.responses or read_responses(file)
         if responses is None:
             responses = _answer(name, player, options, records)
@@ -122,8 +153,7 @@ def _answer(name: str, player: Player, options: Namespace, records: Sequence[Anc
     settings = {each: getattr(options, each) for each in ("max_prompt_length", "seed", "keep_thoughts")}
 
     def sample(folder: str) -> Responses:
-        source = ModelSource(path=folder, dtype=options.dtype, chat_template_kwargs=options.chat_template_kwargs)
-        sampling = Sampling(options.max_new_tokens, options.temperature)
+        source, sampling = _settings(folder, options)
         return sample_responses(
             name, source, sampling, records, batch=options.sample_batch, prompts=options.prompts, **settings
         )

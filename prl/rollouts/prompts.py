@@ -49,24 +49,13 @@ class PromptSampler:
     ) -> None:
         self.records, self.shown = records, shown
         self.sampling, self.seed, self.keep_thoughts = sampling, seed, keep_thoughts
-        self.tokenizer = load_tokenizer(source)
-        self.encoder = PromptEncoder(self.tokenizer, max_prompt_length, needs_anchors=False)
-        self.rows = list(self._encoded(records, name))
-        positions = max((row["length"] for row in self.rows), default=0) + sampling.max_new_tokens
-        check_fits(source, self.tokenizer, positions, role="policy", setting="the longest prompt plus max_new_tokens")
+        self.tokenizer, self.encoder, self.rows = encode_prompts(
+            source, sampling, records, name=name, max_prompt_length=max_prompt_length
+        )
         self.opens_thoughts = opens_thoughts(self.tokenizer)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.policy: Any = load_causal_lm(source).eval().to(self.device)
         self.end_ids = end_token_ids(self.policy, self.tokenizer)
-
-    def _encoded(self, records: Sequence[AnchoredPrompt], name: str) -> Iterator[dict[str, Any]]:
-        for number, record in enumerate(records, 1):
-            try:
-                row = self.encoder.encode(record)
-            except (TooLongError, RowError) as error:
-                raise ValueError(f"prompt {number} of {name}: {error}") from None
-            assert row is not None
-            yield row
 
     def sample(self, start: int, number: int) -> Rollout:
         """Sample the responses to some prompts, those to one prompt in adjacent rows; texts are stripped."""
@@ -83,3 +72,39 @@ class PromptSampler:
         if not self.keep_thoughts:
             texts = [without_thoughts(text, opened=self.opens_thoughts) for text in texts]
         return replace(rollout, texts=texts)
+
+
+def encode_prompts(
+    source: ModelSource, sampling: Sampling, records: Sequence[AnchoredPrompt], *, name: str, max_prompt_length: int
+) -> tuple[Any, PromptEncoder, list[dict[str, Any]]]:
+    """Encode all prompts for a policy, whose weights are not read.
+
+    Args:
+        source: the policy.
+        sampling: length limit.
+        records: all prompts.
+        name: of their file, for errors.
+        max_prompt_length: longest prompt, tokens.
+
+    Returns:
+        Tokenizer, encoder, and the rows.
+
+    Raises:
+        ValueError: naming the prompt that is too long, or a length that the model cannot read.
+    """
+    tokenizer = load_tokenizer(source)
+    encoder = PromptEncoder(tokenizer, max_prompt_length, needs_anchors=False)
+    rows = list(_encoded(encoder, records, name))
+    positions = max((row["length"] for row in rows), default=0) + sampling.max_new_tokens
+    check_fits(source, tokenizer, positions, role="policy", setting="the longest prompt plus max_new_tokens")
+    return tokenizer, encoder, rows
+
+
+def _encoded(encoder: PromptEncoder, records: Sequence[AnchoredPrompt], name: str) -> Iterator[dict[str, Any]]:
+    for number, record in enumerate(records, 1):
+        try:
+            row = encoder.encode(record)
+        except (TooLongError, RowError) as error:
+            raise ValueError(f"prompt {number} of {name}: {error}") from None
+        assert row is not None
+        yield row

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prl.config import ModelSource
-from prl.models.location import ADAPTERS, base_of, is_hub_id, linked_model
+from prl.models.location import ADAPTERS, adapter_chain, base_of, is_hub_id, linked_model
 
 Inputs = dict[str, str | int | float | bool | None]
 """Name of an input -> its hash, or the value of a setting."""
@@ -37,12 +37,38 @@ def folder_inputs(name: str, path: str, suffixes: tuple[str, ...] = (*_WEIGHTS, 
     place = _local(path)
     if place is None:
         return {}
+    found = _own_inputs(name, place, suffixes)
+    if (base := linked_model(str(place)) or base_of(str(place))) is not None:
+        found |= folder_inputs(f"{name}.base", base, suffixes)
+    return found
+
+
+def _own_inputs(name: str, place: Path, suffixes: tuple[str, ...]) -> Inputs:
     files = [place] if place.is_file() else sorted(_read_of(place, suffixes))
     with ThreadPoolExecutor() as pool:
         hashes = pool.map(file_hash, files)
-    found: Inputs = {f"{name}/{file.name}": each for file, each in zip(files, hashes, strict=True)}
-    if (base := linked_model(str(place)) or base_of(str(place))) is not None:
-        found |= folder_inputs(f"{name}.base", base, suffixes)
+    return {f"{name}/{file.name}": each for file, each in zip(files, hashes, strict=True)}
+
+
+def inputs_before_download(name: str, source: ModelSource) -> Inputs:
+    """Hash the files of a model as `model_inputs` does, but name id and commit of one on the hub.
+
+    They are the same before its weights are downloaded and afterwards.
+
+    Raises:
+        ModelNotFoundError: for a model that is neither here nor on the hub.
+    """
+    from prl.models.loading import read_config
+
+    assert source.path is not None
+    read_config(source)  # of a model on the hub this asks which commit is the newest
+    found: Inputs = {}
+    for number, each in enumerate(adapter_chain(source.path)):
+        part, place = name + ".base" * number, _local(each)
+        if place is None or is_hub_id(each):
+            found[part] = each if place is None else f"{each}@{place.name}"
+        else:
+            found |= _own_inputs(part, place, (*_WEIGHTS, *_SETTINGS))
     return found
 
 

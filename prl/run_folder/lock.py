@@ -32,13 +32,17 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def run_lock(run: Path) -> Iterator[None]:
+def run_lock(run: Path, option: str = "run_dir") -> Iterator[None]:
     """Hold the lock of a run folder, creating the folder; does nothing on any but the first process.
+
+    Args:
+        run: the folder.
+        option: the option that names it, for errors.
 
     Raises:
         RunInUseError: while another process holds it.
     """
-    lock = _acquired(run) if is_first_process() else None
+    lock = _acquired(run, option) if is_first_process() else None
     try:
         yield
     finally:
@@ -47,19 +51,19 @@ def run_lock(run: Path) -> Iterator[None]:
             lock.release()
 
 
-def _acquired(run: Path) -> FileLock | None:
+def _acquired(run: Path, option: str) -> FileLock | None:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunInUseError(f"run_dir {run} cannot be made ({error.strerror}); choose another --run_dir") from None
+        raise RunInUseError(f"{option} {run} cannot be made ({error.strerror}); choose another --{option}") from None
     lock = FileLock(run / LOCK)
     try:
         lock.acquire(blocking=False)
         (run / HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     except Timeout:
         raise RunInUseError(
-            f"run_dir {run} is in use: {_holder(run)} writes into it. Wait for its end, stop it (on SIGTERM it saves "
-            "first), or choose another --run_dir"
+            f"{option} {run} is in use: {_holder(run)} writes into it. Wait for its end, stop it (on SIGTERM it saves "
+            f"first), or choose another --{option}"
         ) from None
     except (OSError, NotImplementedError) as error:  # the second: a file system without locks
         log.warning("%s cannot be locked (%s): see to it that no other process trains in it", run, error)

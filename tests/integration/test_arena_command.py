@@ -12,6 +12,7 @@ from prl.cli.entry import main
 from prl.judge import Judge
 from tests.helpers.tiny import write_tiny_model
 from tests.integration.runs import Home, Interrupt, InterruptedRun, callback, differences, state_of
+from tests.integration.test_two_processes import run as train
 
 EVERY = ("--trainer.val_check_interval", "1")
 ARENA = (callback(RunArena, comparisons=6), *EVERY)
@@ -50,7 +51,7 @@ def test_files_policies_and_a_run_play_and_the_folder_goes_on(home: Home, run: P
     between = next(pair for pair in read(out)["pairs"] if (pair["a"], pair["b"]) == ("file.x", "file.y"))
     assert between["ties"] == between["comparisons"] > 0
     assert sorted(path.name for path in out.iterdir()) == [
-        *("arena.json", "arena.png", "comparisons.jsonl", "responses", "settings.json")
+        *(".lock", "arena.json", "arena.png", "comparisons.jsonl", "responses", "settings.json")
     ]
     whole = read(out), (out / "comparisons.jsonl").read_bytes()
     lines = [json.loads(line) for line in whole[1].splitlines()]
@@ -92,6 +93,8 @@ def test_mistakes_are_told_before_anything_is_sampled(home: Home, tmp_path: Path
         (command(home, tmp_path / "o", *good, f"c={home.policy}", budget=2), "is less than the 3 pairs"),
         (command(home, tmp_path / "full", *good), "holds something already, and no arena"),
         (command(home, tmp_path / "o", "a b=c", good[1]), "expected NAME=PATH"),
+        ([*command(home, tmp_path / "o", *good), "--max_prompt_length", "2"], "--players a: prompt 1 of"),
+        (command(home, tmp_path / "o", *good, judge=tmp_path / "full"), "is not a judge"),
     ):
         with pytest.raises(SystemExit):
             main(line)
@@ -147,6 +150,22 @@ def test_a_resumed_run_has_the_same_arena_and_the_same_training(home: Home, run:
     home.run("pairwise_ppo", tmp_path / "cut", *ARENA, "--ckpt_path", "last")
     for name in ("arena.json", "comparisons.jsonl"):
         assert (tmp_path / "cut" / "arena" / name).read_bytes() == (run / "arena" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_arena_of_one(home: Home, tmp_path: Path) -> None:
+    for number in (1, 2):
+        validated = ("--trainer.limit_val_batches", "1.0", "--data.init_args.validation_batch_size", "4")
+        train(home, "pairwise_ppo", tmp_path / str(number), number, *ARENA, *validated)
+    one, two = (
+        [json.loads(line) for line in (tmp_path / number / "arena" / "comparisons.jsonl").open()] for number in "12"
+    )
+    assert len(one) == 18
+    for row, other in zip(one, two, strict=True):
+        assert {name: row[name] for name in ("key", "prompt", "a", "b")} == {
+            name: other[name] for name in ("key", "prompt", "a", "b")
+        }
+        assert row["logit"] == pytest.approx(other["logit"], abs=1e-4)
 
 
 def test_a_run_without_a_judge_is_refused(home: Home, tmp_path: Path) -> None:

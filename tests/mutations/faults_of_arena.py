@@ -57,6 +57,13 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.arena_responses",
         (("arena-responses-in-the-order-of-the-file", "return [found[prompt_key(record.prompt)][0] for record in records]", "return [text for _, text in pairs]"),),
     ),
+    "prl/cli/commands/arena.py": (
+        "u.arena_folder",
+        (
+            ("arena-settings-are-final", "if not has_begun and not (changed", "if False and not (changed"),
+            ("arena-sampled-players-change", "part in new and responses_file(options.out, part).exists()", "False"),
+        ),
+    ),
     "lightning_modules/callbacks/run_arena.py": (
         "i.arena_command::test_validations_of_a_run_join_its_arena u.run_arena",
         (

@@ -14,9 +14,11 @@ from prl.config import DTYPES
 from prl.system.outputs import OutputError, check_file, is_own_picture, json_with, save_picture, write_text
 
 if TYPE_CHECKING:
+    from prl.cli.arena_players import Player
     from prl.data import AnchoredPrompt
+    from prl.judge.base import PairwiseJudge
 
-REPORT, PICTURE, SETTINGS = "arena.json", "arena.png", "settings.json"
+REPORT, PICTURE, SETTINGS, COMPARISONS = "arena.json", "arena.png", "settings.json", "comparisons.jsonl"
 
 
 def main(args: list[str]) -> None:
@@ -95,7 +97,8 @@ def check_out(folder: Path) -> None:
     """
     is_own = json_with("judge", "prompts", "players")
     settings = folder / SETTINGS
-    if folder.is_dir() and any(folder.iterdir()) and not (settings.is_file() and is_own(settings)):
+    holds = folder.is_dir() and any(not each.name.startswith(".") for each in folder.iterdir())  # a lock is no content
+    if holds and not (settings.is_file() and is_own(settings)):
         raise OutputError(f"--out {folder} holds something already, and no arena; choose a new folder")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"--out {folder} is a file; expected a folder")
@@ -109,13 +112,11 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         ValueError: for players, prompts or a judge that cannot be read, or a folder of another arena.
     """
-    import torch
-
-    from prl.arena.playing import Arena
     from prl.arena.responses import hash_of
-    from prl.cli.arena_players import answers, players_of
-    from prl.cli.arena_screen import show
+    from prl.cli.arena_players import check_prompts, players_of
     from prl.judge.loading import judge_in
+    from prl.judge.stored import StoredJudge, about_judge
+    from prl.run_folder.lock import run_lock
 
     with errors_in_options(can_skip=False):
         records = read_prompts(options)
@@ -127,16 +128,34 @@ def run(options: argparse.Namespace) -> None:
             "many, so that each pair meets once"
         )
     judge = judge_in(options.judge, options.dtype)
-    about = describe(judge)
-    check_settings(options, about, hash_of([list(record.prompt) for record in records]), players)
     if options.verdict_store is not None:
-        from prl.judge import StoredJudge
-
         judge = StoredJudge(judge, str(options.verdict_store))
-    responses = answers(players, options, records)
     judge.load()
+    about = about_judge(judge)
     for number, record in enumerate(records, 1):
         _check_prompt(judge, record, number)
+    check_prompts(players, options, records)
+    with run_lock(options.out, "out"):
+        check_settings(options, about, hash_of([list(record.prompt) for record in records]), players)
+        _play(options, records, players, judge, about)
+
+
+def _play(
+    options: argparse.Namespace,
+    records: "list[AnchoredPrompt]",
+    players: "dict[str, Player]",
+    judge: "PairwiseJudge",
+    about: dict[str, Any],
+) -> None:
+    """Have the players answer, compare, print the scale, and write the files."""
+    import torch
+
+    from prl.arena.playing import Arena
+    from prl.arena.responses import hash_of
+    from prl.cli.arena_players import answers
+    from prl.cli.arena_screen import show
+
+    responses = answers(players, options, records)
     judge.to("cuda" if torch.cuda.is_available() else "cpu")
     arena = Arena(
         [record.prompt for record in records],
@@ -177,15 +196,6 @@ def read_prompts(options: argparse.Namespace) -> "list[AnchoredPrompt]":
     return load_records(source, AnchoredPrompt).records
 
 
-def describe(judge: Any) -> dict[str, Any]:
-    """Describe all that decides a judge's margins."""
-    from prl.judge.passport import describe_judge
-
-    if (found := judge.describe()) is not None:
-        return dict(found)
-    return {**describe_judge(judge.folder, judge.dtype or DTYPES[0]), **judge.described_otherwise()}
-
-
 def _check_prompt(judge: Any, record: "AnchoredPrompt", number: int) -> None:
     from prl.data.rows.records import RowError
 
@@ -198,31 +208,39 @@ def _check_prompt(judge: Any, record: "AnchoredPrompt", number: int) -> None:
 def check_settings(options: argparse.Namespace, judge: dict[str, Any], prompts: str, players: dict[str, Any]) -> None:
     """Refuse to continue an arena of another judge, other prompts, players or settings; write those of a new one.
 
-    Budget and width may change.
+    Budget and width may change; all else too while there is no comparison, but for what sampled responses depend on.
 
     Raises:
         ValueError: naming the first difference.
     """
+    from prl.cli.arena_players import RESPONSES, responses_file
+
     names = ("outcome", "pairing", "block", "seed")
     now = {
         **{"judge": judge, "prompts": prompts, "players": {name: each.about for name, each in players.items()}},
         **{name: getattr(options, name) for name in names},
     }
-    file = options.out / SETTINGS
-    if not file.exists():
-        write_text(file, json.dumps(now, indent=2) + "\n")
-        return
-    before = json.loads(file.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(now))
-    for name in now:
+    file, comparisons = options.out / SETTINGS, options.out / COMPARISONS
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    has_begun = comparisons.exists() and comparisons.stat().st_size > 0
+    has_responses = any((options.out / RESPONSES).glob("*.jsonl"))
+    for name in now if before else ():
         if before.get(name) == now[name]:
             continue
         old, new = (each[name] if isinstance(each.get(name), dict) else {} for each in (before, now))
-        which = next((f" ({part})" for part in {**old, **new} if old.get(part) != new.get(part)), "")
+        changed = [part for part in {**old, **new} if old.get(part) != new.get(part)]
+        if not has_begun and name == "players":
+            changed = [part for part in changed if part in new and responses_file(options.out, part).exists()]
+        if not has_begun and not (changed if name == "players" else has_responses and name == "prompts"):
+            continue
+        which = f" ({changed[0]})" if changed else ""
         raise ValueError(
             f"--out {options.out} holds an arena with other {name}{which}; give what it was begun with, or choose "
             "another folder"
         )
+    if before != now:
+        write_text(file, json.dumps(now, indent=2) + "\n")
 
 
 def write(folder: Path, report: dict[str, Any]) -> None:

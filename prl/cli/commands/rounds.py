@@ -36,7 +36,7 @@ def main(args: list[str]) -> None:
     fit = config.resolved_fit(options.out)
     apart = needs_processes(fit)
     stopped = f"prl: stopped; the same command goes on with the rounds in {options.out}"
-    with run_lock(options.out), exiting_on_signals(stopped):
+    with run_lock(options.out, "out"), exiting_on_signals(stopped):
         _check_settings(options.out, config.plain())
         reports = [_round(config, options.out, number, apart) for number in range(1, config.rounds.number + 1)]
         write_text(options.out / TABLE, json.dumps(reports, indent=2) + "\n")
