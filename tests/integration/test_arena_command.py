@@ -113,6 +113,19 @@ def test_a_single_checkpoint_and_a_judge_of_its_own_kind_play(home: Home, run: P
     assert read(tmp_path / "out")["comparisons"] == 8
 
 
+def check_verdicts(home: Home, run: Path, number: int) -> None:
+    """Compare the first lines of a run's arena with what its judge says of the responses that validations keep."""
+    samples = {
+        batch: [json.loads(line) for line in (run / "samples" / f"batch={batch:06d}.jsonl").open()]
+        for batch in (1, 2, 3, 4)
+    }
+    judge = Judge.from_pretrained(home.judge).model  # which reads responses as validations do, with their spaces
+    for row in [json.loads(line) for line in (run / "arena" / "comparisons.jsonl").open()][:number]:
+        both = [samples[int(row[name][-1])][row["prompt"]] for name in ("a", "b")]
+        verdict = judge.compare([both[0]["prompt"]], [both[0]["response"]], [both[1]["response"]])
+        assert float(verdict.margin_ab) == pytest.approx(row["margin_ab"], abs=1e-4)
+
+
 def test_validations_of_a_run_join_its_arena(home: Home, run: Path) -> None:
     report = read(run / "arena")
     assert {player["name"] for player in report["players"]} == {f"batch={number}" for number in (1, 2, 3, 4)}
@@ -123,15 +136,7 @@ def test_validations_of_a_run_join_its_arena(home: Home, run: Path) -> None:
     rows = [json.loads(line) for line in (run / "arena" / "comparisons.jsonl").read_text().splitlines()]
     joined = [max(row["a"], row["b"]) for row in rows]
     assert joined == [f"batch={number}" for number in (2, 3, 4) for _ in range(6)]
-    samples = {
-        number: [json.loads(line) for line in (run / "samples" / f"batch={number:06d}.jsonl").open()]
-        for number in (1, 2, 3, 4)
-    }
-    judge = Judge.from_pretrained(home.judge).model  # which reads responses as validations do, with their spaces
-    for row in rows[:3]:
-        both = [samples[int(row[name][-1])][row["prompt"]] for name in ("a", "b")]
-        verdict = judge.compare([both[0]["prompt"]], [both[0]["response"]], [both[1]["response"]])
-        assert float(verdict.margin_ab) == pytest.approx(row["margin_ab"], abs=1e-4)
+    check_verdicts(home, run, 3)
     assert (run / "arena" / "arena.png").exists()
     events = EventAccumulator(str(run))
     events.Reload()
@@ -153,19 +158,11 @@ def test_a_resumed_run_has_the_same_arena_and_the_same_training(home: Home, run:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_arena_of_one(home: Home, tmp_path: Path) -> None:
-    for number in (1, 2):
-        validated = ("--trainer.limit_val_batches", "1.0", "--data.init_args.validation_batch_size", "4")
-        train(home, "pairwise_ppo", tmp_path / str(number), number, *ARENA, *validated)
-    one, two = (
-        [json.loads(line) for line in (tmp_path / number / "arena" / "comparisons.jsonl").open()] for number in "12"
-    )
-    assert len(one) == 18
-    for row, other in zip(one, two, strict=True):
-        assert {name: row[name] for name in ("key", "prompt", "a", "b")} == {
-            name: other[name] for name in ("key", "prompt", "a", "b")
-        }
-        assert row["logit"] == pytest.approx(other["logit"], abs=1e-4)
+def test_two_processes_have_one_arena_of_the_responses_of_both(home: Home, tmp_path: Path) -> None:
+    validated = ("--trainer.limit_val_batches", "1.0", "--data.init_args.validation_batch_size", "4")
+    train(home, "pairwise_ppo", tmp_path, 2, *ARENA, *validated)
+    assert read(tmp_path / "arena")["comparisons"] == 18
+    check_verdicts(home, tmp_path, 18)
 
 
 def test_a_run_without_a_judge_is_refused(home: Home, tmp_path: Path) -> None:
