@@ -52,8 +52,8 @@ def at_equal_lengths(
     one = torch.ones(len(games), dtype=torch.float64)
     stated = centred(covariance(scores[0], games.first, games.second, one, length=x, gamma=float(gamma[0])))
     # A direction in which the likelihood has no maximum is none that the effect of length changes.
-    sums = (each.sum(0) for each in sums_by_prompt(games, outcome))
-    ends = open_ends(*pairs_of(games.num_players), *sums, games.num_players)
+    won, counts = (each.sum(0) for each in sums_by_prompt(games, outcome))
+    ends = open_ends(*pairs_of(games.num_players), won, counts, games.num_players)
     low, high = interval(scores[0], found.std(0), stated, *ends)
     signs = torch.zeros(games.num_players, 3, dtype=torch.bool)  # columns: shorter, equal, longer
     sign = difference.sign().long() + 1
