@@ -324,8 +324,11 @@ class Reasoning:
     """Text between a thought and the template's answer prefix. One that ends in a line break suits most tokenizers."""
 
     def __post_init__(self) -> None:
-        _require(self.max_tokens >= 1, "reasoning.max_tokens", self.max_tokens, "at least 1")
-        _require(self.samples >= 1, "reasoning.samples", self.samples, "at least 1")
+        for name, least in (("max_tokens", 1), ("samples", 1), ("seed", 0)):
+            found = getattr(self, name)
+            _require(
+                type(found) is int and found >= least, f"reasoning.{name}", found, f"a whole number of at least {least}"
+            )
         _require(0 <= self.temperature < float("inf"), "reasoning.temperature", self.temperature, "a number from 0 up")
         _require(
             self.temperature > 0 or self.samples == 1, "reasoning.samples", self.samples, "1 at a temperature of 0"

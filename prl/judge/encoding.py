@@ -82,8 +82,9 @@ class ComparisonEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all settings that decide what a pair is encoded as."""
-        settings = (self.compiled.pieces, self.compiled.fields, self.max_length, self.on_too_long, *self.columns)
+        """Hash of all settings that decide what a pair is encoded as, and the verdict words, which attacks hold."""
+        template = self.compiled.pieces, self.compiled.fields, self.template.verdicts
+        settings = (*template, self.max_length, self.on_too_long, *self.columns)
         return settings_hash(type(self).__name__, tokenizer_hash(self.tokenizer), *settings)
 
     @property

@@ -12,7 +12,8 @@ from prl.judge.attacks.families import FAMILIES
 from prl.judge.attacks.rows import AttackRows
 from prl.judge.lineage import base_of_source
 from prl.judge.prompt_sketch import PromptSketch
-from prl.rewards.folder import TRAINING_FILE
+from prl.models.location import linked_model
+from prl.rewards.folder import TRAINING_FILE, judge_folder
 from prl.rewards.folder_checks import training_fault
 from prl.system.json_files import read_object
 from prl.system.outputs import write_text
@@ -63,10 +64,12 @@ def write_training(folder: str | Path, record: dict[str, Any]) -> None:
 def read_training(folder: str | Path) -> dict[str, Any] | None:
     """Read the record of a judge's training; None for a judge without one, as of another maker.
 
+    That of a folder of settings alone, as calibration writes, is the record of the model that it names.
+
     Raises:
         ValueError: when the file is damaged.
     """
-    path = Path(folder) / TRAINING_FILE
+    path = Path(judge_folder(linked_model(str(folder)) or folder)) / TRAINING_FILE
     if not path.is_file():
         return None
     try:

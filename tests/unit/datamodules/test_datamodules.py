@@ -361,17 +361,17 @@ def test_a_resume_with_other_attacks_is_noticed(set_up_wide, tmp_path) -> None:
 
 
 def test_attacks_write_the_verdict_words_of_the_judge(set_up, tmp_path) -> None:
-    template = JudgeTemplate("{{ prompt }}|{{ response_a }}|{{ response_b }}|", verdicts=("X", "Y"))
     train, validation = source(tmp_path / "train.jsonl", *questions(30)), source(tmp_path / "v.jsonl", *questions(3))
     others = [name for name in FAMILIES if name != "verdict_words"]
-    data = PreferencePairDataModule(train, validation=validation, attacks=AttackRows(1.0, others))
-    trainer_stage = SimpleNamespace(
-        record_type=PreferencePair, build_encoder=lambda: ComparisonEncoder(tiny_tokenizer(), template, 96)
-    )
-    set_up(data, lightning_module=trainer_stage)
-    texts = [row["texts"][1] for row in data.rows["train"].to_list() if row["attack"]]
-    assert len(texts) == 30
-    assert set("".join(texts)) <= set("XY ,.\n")
+    for words in (("V", "W"), ("X", "Y")):  # the second is not to find the rows of the first in the cache
+        template = JudgeTemplate("{{ prompt }}|{{ response_a }}|{{ response_b }}|", verdicts=words)
+        encoder = ComparisonEncoder(tiny_tokenizer(), template, 96)
+        stage = SimpleNamespace(record_type=PreferencePair, build_encoder=lambda encoder=encoder: encoder)
+        data = PreferencePairDataModule(train, validation=validation, attacks=AttackRows(1.0, others))
+        set_up(data, lightning_module=stage)
+        texts = [row["texts"][1] for row in data.rows["train"].to_list() if row["attack"]]
+        assert len(texts) == 30
+        assert set("".join(texts)) <= {*words, *" ,.\n"}
 
 
 def test_attacks_that_cannot_be_are_refused(set_up, tmp_path, tokenizer) -> None:

@@ -12,10 +12,12 @@ from prl.data import DataSource, PreferencePair, load_records
 from prl.evaluation.bootstrap import Interval
 from prl.evaluation.judge.report import JudgedPairs
 from prl.judge import BradleyTerryJudge, GenerativeJudge, Judge, JudgeTemplate
+from prl.judge.attacks import AttackRows
 from prl.judge.calibrated import Calibration, fit_calibration, write_calibrated
 from prl.judge.examination import judge_pairs
 from prl.judge.gate import check_judge, folder_problems
 from prl.judge.passport import describe_judge, issue_passport, write_passport
+from prl.judge.training_record import read_training, training_record, write_training
 from prl.models.location import ModelNotFoundError
 from prl.rewards.folder import JUDGE_FILE
 from prl.run_folder.inputs import folder_inputs
@@ -96,9 +98,13 @@ def test_its_passport_holds_until_the_model_or_the_calibration_changes(plain: Pa
     judge, folder = Judge.from_pretrained(plain), tmp_path / "calibrated"
     pairs = load_records(DataSource(str(pairs_file(tmp_path))), PreferencePair)
     fitted = Calibration(Interval(1.5, 1.0, 2.0), Interval(-0.7, -1.0, -0.5))
+    trained = training_record(AttackRows(held_out=["claims"]))
+    write_training(plain, trained)
     write_calibrated(judge.model, str(plain), folder, fitted)
     calibrated = Judge.from_pretrained(folder)
-    write_passport(folder, issue_passport(calibrated.model, folder, pairs, probes=False))
+    passport = issue_passport(calibrated.model, folder, pairs, probes=False)
+    assert passport["training"] == read_training(folder) == trained  # of the model that it names
+    write_passport(folder, passport)
     unlimited = JudgeGate(
         min_pairs=0, **{name: None for name in vars(JudgeGate()) if name.startswith(("min_a", "min_s", "max_"))}
     )

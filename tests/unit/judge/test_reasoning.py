@@ -195,6 +195,9 @@ def test_a_damaged_settings_file_is_refused(folder, tmp_path, given, words) -> N
     ("settings", "words"),
     [
         ({"max_tokens": 0}, "reasoning.max_tokens is 0"),
+        ({"max_tokens": 12.5}, "reasoning.max_tokens is 12.5; expected a whole number"),
+        ({"samples": True}, "reasoning.samples is True"),
+        ({"seed": -1}, "reasoning.seed is -1; expected a whole number of at least 0"),
         ({"samples": 2, "temperature": 0}, "reasoning.samples is 2; expected 1 at a temperature of 0"),
         ({"temperature": float("nan")}, "reasoning.temperature is nan"),
         ({"closing": ""}, "reasoning.closing is ''"),
