@@ -133,7 +133,8 @@ def train(name: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     began = time.perf_counter()
     settings, steps = (*VARIANTS[name], *overrides), STEPS
     if name.startswith("critiques"):
-        first = (*settings, f"{MODEL}thoughts", "0", f"{MODEL}objective", "prl.objectives.reward.Pairwise")
+        first = (*settings, f"{MODEL}thoughts", "0", f"{MODEL}kl_coef", "0")
+        first = (*first, f"{MODEL}objective", "prl.objectives.reward.Pairwise")
         model, steps = fit(run / "critiques", seed, model, *first, critiques=True, steps=STEPS // 2), STEPS // 2
     judge = fit(run / "labels", seed, model, *settings, steps=steps)
     return {"seconds": time.perf_counter() - began, **measure(judge)}

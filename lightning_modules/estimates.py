@@ -132,14 +132,20 @@ def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
         length += module.reasoning.max_tokens + len(module.build_encoder().compiled.closing)
     work = partial(_train, model.train(), rows * readings, length, whole_logits=whole_logits)
     working = working_memory(model, work)
-    models = [model_memory("model", model, trained=True)]
+    models, kept = [model_memory("model", model, trained=True)], []
+    if thinks and module.thoughts and module.kl_coef:  # which reads the thoughts on the start too
+        start = model if is_adapted(model) else make(lambda: freeze(init_model(AutoModelForCausalLM, module.source)))
+        kept += [] if start is model else [model_memory(REFERENCE, start, trained=False)]
+        behind = rows * readings * (length - module.max_length) * model.get_input_embeddings().num_embeddings
+        working += working_memory(start, partial(_read, start, rows * readings, length))
+        working += COPIES_OF_LOGITS[False] * 4 * behind
     if writes:
         head = make(lambda: nn.Linear(hidden_size(model), 1, bias=False))
         models.append(model_memory("score", head, trained=True))
         working += COPIES_OF_LOGITS[True] * _slice_of_logits(model, rows * readings * module.max_length)
     if scalar and module.objective.look_ahead:  # the weights before it, and its gradients
         working += 2 * sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
-    return MemoryPlan(models, [], {"train": working})
+    return MemoryPlan(models, kept, {"train": working})
 
 
 def _preference(module: PreferenceModule, rows: int, make: Make) -> MemoryPlan:

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from prl.judge.critiques import CritiqueEncoder, critiques_of
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.files import save_judge
 from prl.judge.generative import batched_margins
-from prl.judge.reasoning import Reasoner, reasoning_encoder, thought_outputs
+from prl.judge.reasoning import Reasoner, name_of, reasoning_encoder, thought_outputs
 from prl.judge.template import REASONING_TEXT, JudgeTemplate
 from prl.kl import token_kl
 from prl.masking import weighted_mean
@@ -48,7 +49,7 @@ class ReasoningRewardModule(JudgeValidation):
             after its critique, or after an empty thought where it has none.
         kl_coef: weight of the KL of the thoughts to those of the model at the start: a second copy of it, or its base
             under LoRA. Learning verdicts changes thoughts too: without it, a small model may forget how to think before
-            verdicts have learnt to read it.
+            verdicts have learnt to read it. It needs thoughts that are sampled, and a start that can be read again.
         critique_coef: weight of the mean next-token cross-entropy of critiques; with `thoughts` also of the verdict's
             after them.
         order: both (two readings of each pair in one batch) or random (one of them).
@@ -59,8 +60,8 @@ class ReasoningRewardModule(JudgeValidation):
         max_batch_tokens: padded tokens of one batch of sampling, and of a pass of validation.
 
     Raises:
-        ValueError: for a number below 0, thoughts of temperature 0, or an objective that needs what the judge cannot
-            give.
+        ValueError: for a number below 0, thoughts of temperature 0, a KL without thoughts or to random weights, or an
+            objective that needs what the judge cannot give.
     """
 
     record_type = PreferencePair
@@ -89,6 +90,7 @@ class ReasoningRewardModule(JudgeValidation):
                 raise ValueError(f"{name} is {number}; expected a finite number of at least 0")
         if thoughts and not reasoning.temperature:
             raise ValueError("reasoning.temperature is 0, and thoughts that are learnt from are sampled; raise it")
+        _check_kl(kl_coef, thoughts, model)
         check_judge_needs(self.objective, order, thoughts)
         if self.objective.needs_logits:
             raise ValueError(
@@ -172,21 +174,27 @@ class ReasoningRewardModule(JudgeValidation):
         return loss
 
     def _chosen_rows(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Choose the readings of a step: their numbers [R * B], and [R, B] whether chosen is shown first."""
+        """Choose the readings of a step: their numbers [R * B], and [R, B] whether chosen is shown first.
+
+        One order is drawn by the name of its pair, as thoughts are, so that two processes read what one would.
+        """
         count = len(batch["targets"])
         if self.order == "both":
             first = torch.tensor([[True], [False]]).expand(2, count)
             return torch.arange(2 * count), first
-        swapped = torch.rand(count) < 0.5  # on the CPU generator: the same draw on every kind of device
+        seed, pairs = self._seed_of_step(), _readings(batch, torch.arange(count))
+        swapped = torch.tensor([Random(name_of(seed, pair, 0)).random() < 0.5 for pair in pairs])
         return torch.arange(count) + swapped * count, ~swapped[None]
+
+    def _seed_of_step(self) -> str:
+        return f"{seed_of_run()} {self.reasoning.seed} {0 if self._trainer is None else self.trainer.global_step}"
 
     def _sampled(
         self, batch: dict[str, Tensor], rows: Tensor, chosen_first: Tensor
     ) -> tuple[PairBatch, Tensor | float]:
         """Sample thoughts, by names of this step and the readings, and read them with gradients; with the KL's part."""
         readings = _readings(batch, rows)
-        seed = f"{seed_of_run()} {self.reasoning.seed} {0 if self._trainer is None else self.trainer.global_step}"
-        asked = {"samples": self.thoughts, "seed": seed}
+        asked = {"samples": self.thoughts, "seed": self._seed_of_step()}
         found = self.reasoner.think(self.model, readings, self.max_batch_tokens, **asked)  # type: ignore[arg-type]
         repeated = [reading for reading in readings for _ in range(self.thoughts)]
         thoughts = [t.with_end for t in found], [t.end is not None for t in found]
@@ -250,6 +258,19 @@ class ReasoningRewardModule(JudgeValidation):
         """Write the judge as a folder for transformers and `GenerativeJudge`."""
         encoder = self.build_encoder()
         save_judge(folder, self.model, encoder.tokenizer, encoder, merge=merge, reasoning=self.reasoning)
+
+
+def _check_kl(kl_coef: float, thoughts: int, model: ModelSource) -> None:
+    """Refuse a KL of thoughts that are not sampled, and one to a start that cannot be read again. Raises ValueError."""
+    if kl_coef and not thoughts:
+        raise ValueError(
+            f"kl_coef is {kl_coef}, the weight of the KL of sampled thoughts, but thoughts is 0; set kl_coef to 0"
+        )
+    if kl_coef and model.path is None:
+        raise ValueError(
+            f"kl_coef is {kl_coef}, but the model has random weights (config), so there is no start to read; use path, "
+            "or set kl_coef to 0"
+        )
 
 
 def _readings(batch: dict[str, Tensor], rows: Tensor) -> list[list[int]]:

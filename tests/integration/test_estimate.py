@@ -111,6 +111,16 @@ def test_a_reward_model_that_writes_has_its_head_and_its_logits(home: Home, tmp_
     assert found["peak"] > plain["peak"] + 4 * 3 * 2 * 8 * 160 * 50  # at least fifty tokens of a vocabulary
 
 
+def test_the_start_of_a_judge_that_reasons_is_counted_where_thoughts_are_held_to_it(home: Home, tmp_path: Path) -> None:
+    overlay = ("--config", str(CONFIGS / "methods" / "reasoning_judge.yaml"), "--processes", "1")
+    settings: tuple[tuple[str, ...], ...] = ((), (f"{MODEL}kl_coef", "0"), (f"{MODEL}model.lora.rank", "4"))
+    held, free, adapted = (estimated(home, "generative_reward", tmp_path, *overlay, *each) for each in settings)
+    assert models(held).keys() == {"model", "reference"}
+    assert models(held)["reference"]["total"] == models(held)["model"]["weights"]
+    assert models(free).keys() == models(adapted).keys() == {"model"}  # of adapters the start is their base
+    assert held["peak"] > free["peak"] + models(held)["reference"]["total"]
+
+
 def test_a_reference_is_there_where_it_is_needed_and_as_long(home: Home, tmp_path: Path) -> None:
     settings: dict[str, tuple[str, ...]] = {
         "live": (),

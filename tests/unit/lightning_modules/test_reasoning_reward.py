@@ -147,6 +147,20 @@ def test_draws_of_a_step_are_those_of_its_number_and_the_readings(tiny_folder) -
     assert 0 < module.logged["perf/thought_tokens"] <= 5
 
 
+def test_the_order_that_is_drawn_for_a_pair_is_that_of_any_batch(tiny_folder) -> None:
+    module = make(tiny_folder, order="random")
+    pairs = [PreferencePair(PROMPT, "abcdefgh"[n // 5] + "abcde"[n % 5], "yz") for n in range(40)]
+    _, together = module._chosen_rows(batch_of(module, pairs))
+    torch.manual_seed(5)
+    for half in (slice(0, 20), slice(20, 40)):  # as two processes would
+        rows, chosen_first = module._chosen_rows(batch_of(module, pairs[half]))
+        assert torch.equal(chosen_first, together[:, half])
+        assert torch.equal(rows >= 20, ~chosen_first[0])
+    assert 10 < int(together.sum()) < 30
+    module._trainer = type("Trainer", (), {"global_step": 1, "accumulate_grad_batches": 1})()
+    assert not torch.equal(module._chosen_rows(batch_of(module, pairs))[1], together)
+
+
 def nll(module: ReasoningRewardModule, reading: list[int], critique: list[int]) -> tuple[float, Tensor]:
     """Mean negative log-likelihood of a critique with its end, and the margin behind it."""
     logits, logprobs = thought_outputs(module.model, [reading], [critique], [bool(critique)], module.reasoner)
@@ -218,11 +232,15 @@ def test_what_does_not_fit_together_is_refused_before_a_model_is_read() -> None:
         ({"thoughts": -1}, "thoughts is -1"),
         ({"kl_coef": -0.1}, "kl_coef is -0.1"),
         ({"critique_coef": float("nan")}, "critique_coef is nan"),
+        ({"thoughts": 0, "kl_coef": 0.1}, "thoughts is 0; set kl_coef to 0"),
         ({"reasoning": Reasoning(temperature=0)}, "reasoning.temperature is 0"),
         ({"objective": Pairwise(language_coef=1.0)}, "reads logits of the verdict"),
     ):
         with pytest.raises(ValueError, match=words):
             ReasoningRewardModule(source, **settings)
+    random = ModelSource(config={"model_type": "llama"}, tokenizer="nowhere")
+    with pytest.raises(ValueError, match="the model has random weights .*, so there is no start to read"):
+        ReasoningRewardModule(random, kl_coef=0.1)
     for kind in (GenerativeRewardModule, BradleyTerryRewardModule):
         with pytest.raises(ValueError, match="ThoughtLikelihood reads .*thoughts"):
             kind(source, objective=ThoughtLikelihood())
