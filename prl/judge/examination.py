@@ -1,5 +1,6 @@
 """Examination of a judge with a set of pairs: report, attacks, round robins, batch layouts."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -13,6 +14,8 @@ from prl.evaluation.judge.transitivity import RoundRobin, transitivity_report
 from prl.judge.attacks.report import attack_report, highest_rate
 from prl.judge.base import PairwiseJudge
 from prl.types import Conversation
+
+log = logging.getLogger(__name__)
 
 MAX_PROMPTS = 20
 """Prompts whose responses are compared all with all."""
@@ -34,6 +37,13 @@ def judge_pairs(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> Judged
     verdict = judge.compare([p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs])
     orders = [(p.prompt, p.chosen, p.rejected) for p in pairs], [(p.prompt, p.rejected, p.chosen) for p in pairs]
     reasons = [judge.reasons_of(order) for order in orders]
+    thinking = [each for each in judge.leaves() if getattr(each, "reasoning", None) is not None]
+    if thinking and reasons[0] is None:
+        log.warning(
+            "%s keeps margins without the thoughts behind them, so the report has no table of what is reached with "
+            "fewer thoughts; measure %s by itself for it",
+            *(type(judge).__name__, type(thinking[0]).__name__),
+        )
     sources = [p.extra.get("source") for p in pairs]
     return JudgedPairs(
         verdict,

@@ -41,12 +41,13 @@ def fences_of(template: str) -> re.Pattern[str] | None:
 def without_fences(template: str, text: str) -> str:
     """Put round brackets in the place of the angle ones of the template's tags in a text, which is otherwise unchanged.
 
-    A text whose compatibility form (NFKC) holds such a tag, as with full-width brackets, is put into that form first:
-    tokenizers may do so.
+    A text whose compatibility form (NFKC) still holds such a tag then, as with full-width brackets, is put into that
+    form too: tokenizers may do so.
     """
     fences = fences_of(template)
     if fences is None:
         return text
+    text = fences.sub(r"(\1)", text)
     if not text.isascii() and fences.search(folded := normalize("NFKC", text)):
-        text = folded
-    return fences.sub(r"(\1)", text)
+        return fences.sub(r"(\1)", folded)
+    return text

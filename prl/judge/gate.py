@@ -1,7 +1,7 @@
 """Gate before pairwise PPO: a judge whose passport breaks a limit is reported, or refused."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -151,9 +151,10 @@ def folder_problems(
                 f"`prl judge --judge {folder} --dtype {now} --pairs FILE --write-passport`, or set its dtype to {then}"
             )
         elif then != now:
+            differs = "; ".join(_differences(name, now, then))
             problems.append(
-                f"{name} is {_short(now)}, but the passport was written with {_short(then)}: this is not the judge "
-                "that was measured; put back what it was trained with, or write the passport again"
+                f"{differs}: this is not the judge that was measured; put back what it was trained with, or write the "
+                "passport again"
             )
     return problems + broken_limits(passport["report"], gate)
 
@@ -226,5 +227,17 @@ def _figure(found: Any) -> tuple[float | None, str]:
     return found, ""
 
 
+def _differences(name: str, now: Any, then: Any) -> Iterator[str]:
+    """Describe how a setting differs from that in the passport: of a group of settings, each that differs."""
+    if not (isinstance(now, dict) and isinstance(then, dict)):
+        yield f"{name} is {_short(now)}, but the passport was written with {_short(then)}"
+        return
+    for key in dict.fromkeys((*now, *then)):
+        if now.get(key) != then.get(key):
+            yield f"{name}.{key} is {now.get(key)!r}, but the passport was written with {then.get(key)!r}"
+
+
 def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each!r}" for key, each in value.items())
     return "missing" if value is None else str(value)[:12]

@@ -4,7 +4,7 @@ from typing import Any
 
 from prl.data.tokens import tokenizer_hash
 from prl.judge.differences import DifferenceJudge
-from prl.judge.passport import weights_hash
+from prl.judge.lineage import base_hash, weights_hash
 from prl.rewards.folder import judge_folder
 from prl.rewards.implicit import ImplicitReward
 
@@ -28,13 +28,16 @@ class ImplicitJudge(DifferenceJudge, ImplicitReward):
     def describe(self) -> dict[str, Any] | None:
         """Describe all that decides a margin, as a report names it; `load` comes first."""
         assert self.encoder is not None, "call load() first"
+        policy, reference = judge_folder(self.path), judge_folder(self.reference_path)
+        bases = {"base_sha256": base_hash(policy), "reference_base_sha256": base_hash(reference)}
         return {
             "kind": "implicit",
             "max_length": self.encoder.max_length,
             "beta": self.beta,
             "per_token": self.per_token,
             "tokenizer_sha256": tokenizer_hash(self.encoder.tokenizer),
-            "weights_sha256": weights_hash(judge_folder(self.path)),
-            "reference_sha256": weights_hash(judge_folder(self.reference_path)),
+            "weights_sha256": weights_hash(policy),
+            "reference_sha256": weights_hash(reference),
             "dtype": self.dtype,
+            **{name: each for name, each in bases.items() if each is not None},  # of adapters
         }

@@ -40,6 +40,12 @@ def _weight_files(place: Path) -> list[Path]:
     return sorted(place.glob("*.safetensors")) or sorted(pickled)
 
 
+def base_hash(folder: str | Path) -> str | None:
+    """Hash the weights below the adapters of a folder, or of the model that it names; None for a full model."""
+    base = base_of(linked_model(str(folder)) or str(folder))
+    return None if base is None else weights_hash(judge_folder(base))
+
+
 def base_of_source(source: ModelSource) -> Base:
     """Describe the model that a training starts from; of adapters, the model below them.
 

@@ -3,11 +3,12 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prl import __version__
-from prl.config import ModelSource
+from prl.config import ModelSource, Reasoning
 from prl.data import LoadedRecords, PreferencePair
 from prl.data.tokens import tokenizer_hash
 from prl.evaluation.judge.report import JudgedPairs
@@ -138,7 +139,7 @@ def describe_judge(folder: str | Path, dtype: str = DTYPE) -> dict[str, Any]:
         "dtype": dtype,
         **({"position_offset": offset} if offset else {}),
         **({"preference": settings["preference"]} if "preference" in settings else {}),
-        **({"reasoning": settings["reasoning"]} if "reasoning" in settings else {}),
+        **({"reasoning": asdict(Reasoning(**settings["reasoning"]))} if "reasoning" in settings else {}),
     }
 
 

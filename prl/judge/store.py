@@ -115,14 +115,15 @@ class VerdictStore:
         return len(self._margins)
 
     def open(self) -> None:
-        """Read the shards; safe to call twice. Every process must call it, since they share the name of the run.
+        """Read the shards; safe to call twice. Every process must call it: the first one's name and shards are taken.
 
         Raises:
             ValueError: for a folder that is a file, or a damaged shard.
         """
         if self._seen is None:
-            self._run = gathered(self._run)[0]
-            self._read({path.name: path.stat().st_size for path in shards_in(self.folder)})
+            seen = {path.name: path.stat().st_size for path in shards_in(self.folder)}
+            self._run, seen = gathered((self._run, seen))[0]  # another run may write while the others look
+            self._read(seen)
 
     def state_dict(self) -> dict[str, Any]:
         """Return which shards this run reads: those that were there at its start, with their sizes, and its own."""

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from prl.judge.base import Comparison, PairwiseJudge
-from prl.judge.passport import DTYPE, describe_judge, weights_hash
+from prl.judge.lineage import base_hash
+from prl.judge.passport import DTYPE, describe_judge
 from prl.judge.store import VerdictStore, judge_id
 from prl.judge.wrapper import JudgeWrapper
-from prl.models.location import base_of, linked_model
-from prl.rewards.folder import judge_folder, read_judge_file
+from prl.rewards.folder import read_judge_file
 
 BATCH = 1024
 """Readings that are computed before they are written."""
@@ -99,6 +99,5 @@ def about_judge(judge: PairwiseJudge) -> dict[str, Any]:
     about = {**describe_judge(judge.folder, judge.dtype or DTYPE), **judge.described_otherwise()}
     # Where the model lies says nothing of it, and its weights are hashed.
     about["settings"] = {name: each for name, each in read_judge_file(judge.folder).items() if name != "model"}
-    if (base := base_of(linked_model(judge.folder) or judge.folder)) is not None:  # the weights are those of adapters
-        about["base_sha256"] = weights_hash(judge_folder(base))
-    return about
+    base = base_hash(judge.folder)  # else the weights are those of adapters
+    return about if base is None else {**about, "base_sha256": base}

@@ -102,6 +102,8 @@ def test_a_text_without_tags_is_left_as_it_is(text: str) -> None:
         ("< RESPONSE_B / >", "( RESPONSE_B / )"),
         ("<b>bold</b> 1 < 2 > 0", "<b>bold</b> 1 < 2 > 0"),
         ("＜response_a＞ ½", "(response_a) 1⁄2"),
+        ("</response_a> 10²", "(/response_a) 10²"),
+        ("</response_a> ＜response_b＞ 10²", "(/response_a) (response_b) 102"),
         ("＜b＞ ½", "＜b＞ ½"),
         ("<respo<response_a>nse_a>", "<respo(response_a)nse_a>"),
     ],

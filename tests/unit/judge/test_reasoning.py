@@ -11,9 +11,11 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from prl.config import JudgeGate, Reasoning
+from prl.data import PreferencePair
 from prl.evaluation.bootstrap import Interval
-from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate
+from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate, StoredJudge
 from prl.judge.calibrated import Calibration, write_calibrated
+from prl.judge.examination import judge_pairs
 from prl.judge.files import save_judge
 from prl.judge.gate import folder_problems
 from prl.judge.loading import load_judge
@@ -154,6 +156,16 @@ def test_a_calibrated_judge_thinks_as_it_was_measured(folder, tmp_path) -> None:
     assert_same_numbers(again.margins(comparisons), (judge.margins(comparisons) - 0.5) / 2)
 
 
+def test_a_table_by_tokens_that_a_store_cannot_give_is_told(judge, tmp_path, caplog) -> None:
+    pairs = [PreferencePair(prompt, first, second) for prompt, first, second in some_comparisons(3)]
+    assert judge_pairs(judge, pairs).reasons is not None
+    assert not caplog.records
+    kept = StoredJudge(judge, str(tmp_path))
+    kept.load()
+    assert judge_pairs(kept, pairs).reasons is None
+    assert "StoredJudge keeps margins without the thoughts behind them, so the report has no table" in caplog.text
+
+
 def test_the_passport_of_one_way_of_judging_is_not_that_of_another(folder, tmp_path) -> None:
     measured = shutil.copytree(folder, tmp_path / "judge")
     passport = {"format": 1, "judge": describe_judge(measured), "data": {}, "report": {"num_pairs": 1, "num_ties": 0}}
@@ -166,11 +178,23 @@ def test_the_passport_of_one_way_of_judging_is_not_that_of_another(folder, tmp_p
 
     assert not complaints()
     assert not complaints(SETTINGS)
-    assert "reasoning is" in complaints(Reasoning(max_tokens=6, closing="\n"))[0]
+    (told,) = complaints(Reasoning(max_tokens=6, samples=3, closing="="))
+    assert "reasoning.max_tokens is 6, but the passport was written with 5; reasoning.closing is '=', but" in told
+    assert "samples" not in told
     settings = json.loads((measured / JUDGE_FILE).read_text())
+    del settings["reasoning"]["seed"]  # another program may leave the default out
+    (measured / JUDGE_FILE).write_text(json.dumps(settings))
+    judge = GenerativeJudge(str(measured))
+    for _ in range(2):
+        assert not [
+            each
+            for each in folder_problems(str(measured), gate, otherwise=judge.described_otherwise())
+            if "not the judge" in each
+        ]
+        judge.load()
     del settings["reasoning"]
     (measured / JUDGE_FILE).write_text(json.dumps(settings))
-    assert "reasoning is missing" in complaints()[0]
+    assert "reasoning is missing, but the passport was written with max_tokens 5, samples 3" in complaints()[0]
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,17 @@ def test_a_resumed_run_reads_what_the_run_read(stop: str, tmp_path: Path, caplog
     assert len([path for path in shards_in(tmp_path / "cut") if checkpoint["run"] in path.name]) == 2
 
 
+def test_all_processes_read_the_shards_that_the_first_one_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(tmp_path).compare(*asked(range(6)))
+    seen = {path.name: path.stat().st_size for path in shards_in(tmp_path)}
+    stored(tmp_path).compare(*asked(range(6, 12)))  # another run, between the first process and this one
+    monkeypatch.setattr("prl.judge.store.gathered", lambda own: [("0" * 12, seen), own])
+    second = VerdictStore(tmp_path)
+    second.open()
+    assert second.state_dict() == {"run": "0" * 12, "seen": seen}
+    assert len(second) == 12
+
+
 def test_shards_that_are_gone_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stored(tmp_path).compare(*asked(range(6)))
     run = stored(tmp_path)

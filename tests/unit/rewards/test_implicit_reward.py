@@ -9,10 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from prl.cli.classes import built
-from prl.config import ModelSource
+from prl.config import LoRA, ModelSource
 from prl.data.preference_encoding import PreferenceEncoder
 from prl.judge import ImplicitJudge, Judge
 from prl.judge.examination import examine
+from prl.models.loading import load_causal_lm, save_model
 from prl.objectives.preference import DPO, PreferenceBatch, ScoredResponses
 from prl.objectives.reward import BradleyTerry, PairBatch
 from prl.rewards import ImplicitReward, RewardSource
@@ -20,7 +21,7 @@ from prl.rewards.implicit import implicit_reward
 from tests.helpers.pairs import labelled_pairs
 from tests.helpers.preference_figures import PAIRS
 from tests.helpers.records import answered
-from tests.helpers.tiny import tiny_tokenizer, write_tiny_model
+from tests.helpers.tiny import tiny_model, tiny_tokenizer, write_tiny_model
 from tests.unit.rewards.test_reward_sources import batch
 
 TURNS = [{"role": "user", "content": "copy ab"}]
@@ -132,6 +133,17 @@ def test_it_rewards_and_judges(folders: dict[str, str]) -> None:
     }
     assert judge.describe()["weights_sha256"] != judge.describe()["reference_sha256"]
     assert source.model_sources()["reference"] == ModelSource(path=both["reference"])
+
+
+def test_adapters_are_described_with_the_base_below_them(folders: dict[str, str], tmp_path: Path) -> None:
+    base, adapters = write_tiny_model(tmp_path / "base", 1), tmp_path / "adapters"
+    model = load_causal_lm(ModelSource(path=str(base), lora=LoRA(rank=2)))
+    save_model(model, tiny_tokenizer(), adapters, merge=False)
+    before = loaded({**folders, "policy": str(adapters)}).describe()
+    tiny_model(3).save_pretrained(base)
+    after = loaded({**folders, "policy": str(adapters)}).describe()
+    assert [name for name in before if before[name] != after[name]] == ["base_sha256"]
+    assert before.keys() == after.keys() == loaded(folders).describe().keys() | {"base_sha256"}
 
 
 def test_what_is_too_long_is_truncated_and_counted(folders: dict[str, str]) -> None:
