@@ -129,7 +129,8 @@ def _one_model(module: Any, rows: int, make: Make) -> MemoryPlan:
     length = module.max_length
     if thinks:
         readings *= max(module.thoughts, 1)
-        length += module.reasoning.max_tokens + len(module.build_encoder().compiled.closing)
+        compiled = module.build_encoder().compiled
+        length += module.reasoning.max_tokens + len(compiled.end_of_thoughts) + len(compiled.closing)
     work = partial(_train, model.train(), rows * readings, length, whole_logits=whole_logits)
     working = working_memory(model, work)
     models, kept = [model_memory("model", model, trained=True)], []

@@ -20,7 +20,8 @@ from prl.judge.critiques import CritiqueEncoder, critiques_of
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.files import save_judge
 from prl.judge.generative import batched_margins
-from prl.judge.reasoning import Reasoner, name_of, reasoning_encoder, thought_outputs
+from prl.judge.reasoning import Reasoner, name_of, thought_outputs
+from prl.judge.reasoning_encoding import reasoning_encoder
 from prl.judge.template import REASONING_TEXT, JudgeTemplate
 from prl.kl import token_kl
 from prl.masking import weighted_mean
@@ -140,7 +141,7 @@ class ReasoningRewardModule(JudgeValidation):
                     self.reference = freeze(load_causal_lm(self.source))
             self.model = self.shard(model)
             self.register_buffer("verdict_ids", torch.tensor(encoder.verdict_ids), persistent=False)
-            self.reasoner = Reasoner(self.reasoning, model, encoder.tokenizer, encoder.compiled.closing)
+            self.reasoner = Reasoner(self.reasoning, model, encoder.tokenizer, encoder.compiled)
 
     def verdict(self, batch: dict[str, Tensor]) -> Verdict:
         """Judge every pair in both orders as the finished judge does, chosen as `a`."""

@@ -2,6 +2,7 @@
 
 import json
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +41,10 @@ class PairwiseJudge(RewardSource):
     def reasons_of(self, comparisons: list[Comparison]) -> Reasons | None:
         """Return what each thought led to, of comparisons that the last call judged; None for one without thoughts."""
         return None
+
+    def thoughts_kept(self) -> AbstractContextManager[None]:
+        """Have readings that come again within think what they thought at first, of a judge with thoughts."""
+        return nullcontext()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the judge as a folder. Raises ValueError for one that has no files."""

@@ -107,10 +107,12 @@ def layout_gap(judge: PairwiseJudge, pairs: Sequence[PreferencePair]) -> float:
     """Measure the largest change of any margin between judging pairs one by one and in padded batches, in log-odds.
 
     A judge that attends to padding, or counts it in positions, has a margin that depends on the rest of its batch.
+    Thoughts are sampled once: one that rounding turns into another is no fault of the layout (docs/reasoning.md).
     """
     columns = [p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs]
-    together = judge.compare(*columns)
-    alone = [judge.compare([prompt], [a], [b]) for prompt, a, b in zip(*columns, strict=True)]
+    with judge.thoughts_kept():
+        together = judge.compare(*columns)
+        alone = [judge.compare([prompt], [a], [b]) for prompt, a, b in zip(*columns, strict=True)]
     change = [
         torch.cat([getattr(each, name) for each in alone]) - getattr(together, name)
         for name in ("margin_ab", "margin_ba")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from prl.judge.base import Comparison, PairwiseJudge
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.files import plain_json, save_judge, saved_template
 from prl.judge.kv_cache import PrefixCache, Reading
-from prl.judge.reasoning import Reasoner, reasoning_encoder
+from prl.judge.reasoning import Reasoner
+from prl.judge.reasoning_encoding import reasoning_encoder
 from prl.judge.template import REASONING_TEXT, JudgeTemplate, without_thinking
 from prl.models.adapters import AdapterOnBase, check_same_base
 from prl.models.limits import check_fits
@@ -30,13 +32,7 @@ from prl.models.prefix_sharing.tree_attention import (
     dtype_of,
     packed_logits,
 )
-from prl.rewards.folder import (
-    JUDGE_FILE,
-    TEMPLATE_FILE,
-    judge_folder,
-    made_elsewhere,
-    read_judge_file,
-)
+from prl.rewards.folder import JUDGE_FILE, TEMPLATE_FILE, judge_folder, made_elsewhere, read_judge_file
 from prl.rewards.layout import tell_if_layout_matters
 from prl.types import Conversation
 from prl.verdict import Reasons
@@ -139,22 +135,21 @@ class GenerativeJudge(PairwiseJudge):
         if self.model is not None:
             return
         self.folder = judge_folder(self.path)
-        settings = self._with_own(read_judge_file(self.folder))
-        if settings["kind"] != "generative":
+        written = read_judge_file(self.folder)
+        if written["kind"] != "generative":
             raise ValueError(
-                f"{self.path} holds a {settings['kind']} judge, not a generative one; name the class "
+                f"{self.path} holds a {written['kind']} judge, not a generative one; name the class "
                 "BradleyTerryJudge or ScalarReward, or give a causal language model"
             )
-        if self.reasoning is None and "reasoning" in settings:
-            self.reasoning = Reasoning(**settings["reasoning"])
+        if self.reasoning is None and "reasoning" in written:
+            self.reasoning = Reasoning(**written["reasoning"])
             self._check_reasoning()
+        settings = self._with_own(written)
         source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
         template = saved_template(settings, self.folder)
-        if "template" not in settings and self.reasoning is not None:
-            template = JudgeTemplate(REASONING_TEXT)
         tokenizer = load_tokenizer(source)
-        if "template" not in settings or self.template is not None:
-            template = without_thinking(template, tokenizer)
+        if "template" not in written or self.template is not None:
+            template = without_thinking(template, tokenizer, sampled=self.reasoning is not None)
         copied = Path(self.folder) / TEMPLATE_FILE
         if copied.is_file() and copied.read_text(encoding="utf-8") != template.text:
             raise ValueError(
@@ -178,7 +173,7 @@ class GenerativeJudge(PairwiseJudge):
             tell_if_layout_matters(self._first_orders, self.model, self.path, self.dtype)
             self.encoder.counts, self.prefix_sharing.tokens = EncodingCounts(), TokenCounts()
         if self.reasoning is not None:
-            self.reasoner = Reasoner(self.reasoning, self.model, tokenizer, self.encoder.compiled.closing)
+            self.reasoner = Reasoner(self.reasoning, self.model, tokenizer, self.encoder.compiled)
         if self.prefix_cache_gib is not None:
             sample = self.encoder.compare([{"role": "user", "content": "Which one?"}], "This one.", "That one.")
             assert sample is not None, "a judge cuts, and skips nothing"
@@ -201,9 +196,10 @@ class GenerativeJudge(PairwiseJudge):
         Raises:
             ValueError: for a folder that names another template or length, with which it was trained or measured.
         """
-        own: dict[str, Any] = {} if self.template is None else {"template": asdict(self.template)}
-        own = own if self.max_length is None else {**own, "max_length": self.max_length}
         described = "template" in settings
+        template = self._own_template(described)
+        own: dict[str, Any] = {} if template is None else {"template": asdict(template)}
+        own = own if self.max_length is None else {**own, "max_length": self.max_length}
         if described and (changed := [name for name, value in own.items() if settings.get(name) != plain_json(value)]):
             raise ValueError(
                 f"{changed[0]} is given for the judge in {self.path}, whose {JUDGE_FILE} has another, with which it "
@@ -211,12 +207,19 @@ class GenerativeJudge(PairwiseJudge):
             )
         return settings if described else {**settings, **own}
 
+    def _own_template(self, described: bool) -> JudgeTemplate | None:
+        """Return the argument, or what asks a model for thoughts whose template is not `described` in its folder."""
+        asks = self.template is None and self.reasoning is not None and not described
+        return JudgeTemplate(REASONING_TEXT) if asks else self.template
+
     def _first_orders(self, prompts: list[Conversation], texts: list[str]) -> torch.Tensor:
         return self.margins([(prompt, text, "I do not know.") for prompt, text in zip(prompts, texts, strict=True)])
 
     def described_otherwise(self) -> dict[str, Any]:
         """Return what the arguments set in place of the folder, in the form of `describe_judge`."""
-        own: dict[str, Any] = {} if self.template is None else {"template_fingerprint": self.template.fingerprint}
+        described = self.reasoning is None or "template" in read_judge_file(judge_folder(self.path))
+        template = self._own_template(described)
+        own: dict[str, Any] = {} if template is None else {"template_fingerprint": template.fingerprint}
         own = own if self.reasoning is None else {**own, "reasoning": asdict(self.reasoning)}
         return own if self.max_length is None else {**own, "max_length": self.max_length}
 
@@ -240,6 +243,10 @@ class GenerativeJudge(PairwiseJudge):
     def reasons_of(self, comparisons: list[Comparison]) -> Reasons | None:
         """Return what each thought led to, of comparisons that the last call judged; None of a direct judge."""
         return None if self.reasoner is None else self.reasoner.reasons_of(comparisons)
+
+    def thoughts_kept(self) -> AbstractContextManager[None]:
+        """Have readings that come again within think what they thought at first."""
+        return super().thoughts_kept() if self.reasoner is None else self.reasoner.thoughts_kept()
 
     @property
     def tokens(self) -> TokenCounts:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +11,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
-from prl.config import ModelSource, Reasoning
+from prl.config import Reasoning
+from prl.data.thoughts import CLOSE
 from prl.data.tokens import left_pad
-from prl.judge.encoding import ComparisonEncoder
-from prl.judge.template import JudgeTemplate
-from prl.models.limits import check_fits, most_positions
-from prl.models.loading import read_config
+from prl.judge.template import CompiledTemplate
 from prl.models.policy import model_inputs, token_logprobs
 from prl.models.prefix_sharing.tree_attention import device_of
-from prl.rewards.plain_model import LONGEST
 from prl.rollouts.generate import end_token_ids, plain_sampling
 from prl.verdict import Reasons, mean_margin
 
@@ -186,18 +184,19 @@ class Reasoner:
         settings: of the thoughts.
         model: causal language model; its generation settings name further end tokens.
         tokenizer: the model's.
-        closing: token ids between a thought and the verdict.
+        compiled: template of the readings, which has what stands between a thought and the verdict.
     """
 
     def __init__(
-        self, settings: Reasoning, model: Any, tokenizer: PreTrainedTokenizerBase, closing: Sequence[int]
+        self, settings: Reasoning, model: Any, tokenizer: PreTrainedTokenizerBase, compiled: CompiledTemplate
     ) -> None:
-        self.settings, self.closing = settings, list(closing)
+        self.settings, self.compiled, self._tokenizer = settings, compiled, tokenizer
         ends = end_token_ids(model.get_base_model() if hasattr(model, "get_base_model") else model, tokenizer)
         self.sampler = ThoughtSampler(tokenizer, ends, settings.max_tokens, settings.temperature)
         self.counts = ThoughtCounts()
         self._place_of: dict[str, int] = {}
         self._reasons: Reasons | None = None
+        self._kept: dict[tuple[int, ...], list[Thought]] | None = None
 
     def think(
         self, model: Any, readings: Sequence[list[int]], max_batch_tokens: int, *, samples: int, seed: int | str
@@ -208,8 +207,32 @@ class Reasoner:
         return self.sampler.sample(model, repeated, names, max_batch_tokens)
 
     def closed(self, reading: list[int], thought: Sequence[int]) -> list[int]:
-        """Put a thought and the closing behind a reading, as token ids: a thought's text cannot become the verdict."""
-        return [*reading, *thought, *self.closing]
+        """Put a thought and the closing behind a reading, as token ids: a thought's text cannot become the verdict.
+
+        Thoughts that the chat template opens are ended first, where this one has not done so itself.
+        """
+        end = self.compiled.end_of_thoughts
+        if end and CLOSE in self._tokenizer.decode(list(thought)):
+            end = ()
+        return [*reading, *thought, *end, *self.compiled.closing]
+
+    @contextmanager
+    def thoughts_kept(self) -> Iterator[None]:
+        """Have readings that come again within think what they thought at first."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
+
+    def _thoughts(self, model: Any, readings: Sequence[list[int]], max_batch_tokens: int) -> list[Thought]:
+        """Sample and count the thoughts of readings, those of one in a row; kept ones come again."""
+        samples, kept = self.settings.samples, {} if self._kept is None else self._kept
+        new = [reading for reading in readings if tuple(reading) not in kept]
+        found = self.think(model, new, max_batch_tokens, samples=samples, seed=self.settings.seed)
+        self.counts.add(len(new), found)
+        kept |= {tuple(reading): found[i * samples : (i + 1) * samples] for i, reading in enumerate(new)}
+        return [thought for reading in readings for thought in kept[tuple(reading)]]
 
     def margins(
         self,
@@ -229,8 +252,7 @@ class Reasoner:
             max_batch_tokens: padded tokens of one batch of thoughts.
         """
         samples = self.settings.samples
-        thoughts = self.think(model, readings, max_batch_tokens, samples=samples, seed=self.settings.seed)
-        self.counts.add(len(readings), thoughts)
+        thoughts = self._thoughts(model, readings, max_batch_tokens)
         whole = [self.closed(readings[i // samples], thought.ids) for i, thought in enumerate(thoughts)]
         shape = (len(readings), samples)
         self._place_of = {json.dumps(each): i for i, each in enumerate(comparisons)}
@@ -252,40 +274,6 @@ class Reasoner:
             "perf/judge_thought_tokens": self.counts.tokens_per_reading,
             "perf/judge_unfinished_thoughts": self.counts.unfinished_fraction,
         }
-
-
-def reasoning_encoder(
-    source: ModelSource,
-    tokenizer: PreTrainedTokenizerBase,
-    template: JudgeTemplate,
-    length: int | None,
-    settings: Reasoning,
-    *,
-    role: str,
-    kind: type[ComparisonEncoder] = ComparisonEncoder,
-    **more: Any,
-) -> ComparisonEncoder:
-    """Build the encoder of readings behind which a model has positions for a thought and its closing.
-
-    Args:
-        source: the model.
-        tokenizer: the model's.
-        template: prompt of a comparison.
-        length: longest reading without the thought, tokens; what the model has room for, at most 4096, when None.
-        settings: of the thoughts.
-        role: of the model, for errors.
-        kind: class of the encoder.
-        more: its further arguments.
-
-    Raises:
-        ValueError: when the model lacks positions, or a verdict word is not one token behind the closing.
-    """
-    behind = settings.max_tokens + len(tokenizer.encode(settings.closing + template.answer_prefix))
-    if length is None:
-        length = min(LONGEST, (most_positions(read_config(source)) or LONGEST + behind) - behind)
-    asked = "max_length, reasoning.max_tokens and the closing together"
-    check_fits(source, tokenizer, length + behind, role=role, setting=asked)
-    return kind(tokenizer, template, length, closing=settings.closing, **more)
 
 
 def thought_outputs(
@@ -310,14 +298,16 @@ def thought_outputs(
         verdict logits [N, V] float32, and the log-probability of each token of a thought under the distribution that
         thoughts are sampled from [N, W], 0 elsewhere.
     """
-    device, closing, sampler = device_of(model), len(reasoner.closing), reasoner.sampler
+    device, sampler = device_of(model), reasoner.sampler
     written = [list(thought)[: len(thought) - end] for thought, end in zip(thoughts, ended, strict=True)]
     rows = [reasoner.closed(*each) for each in zip(readings, written, strict=True)]
     ids, mask = left_pad(rows, sampler.pad_id)
-    width = max(map(len, written)) + closing + 1
+    # Counted from where the first token of the thought is predicted.
+    behind = [len(row) - len(reading) + 1 for row, reading in zip(rows, readings, strict=True)]
+    width = max(behind)
     targets, counts = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, (thought, own) in enumerate(zip(thoughts, written, strict=True)):
-        first = width - 1 - closing - len(own)  # where the first token of the thought is predicted
+    for i, thought in enumerate(thoughts):
+        first = width - behind[i]
         targets[i, first : first + len(thought)] = torch.tensor(thought, dtype=torch.long)
         counts[i, first : first + len(thought)] = True
     inputs = model_inputs(ids.to(device), mask.to(device))

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prl.data.chat import chat_settings, render_chat, set_chat_settings
 from prl.data.templates import TemplateFailure, in_words, judge_template, render
-from prl.data.thoughts import CLOSE, opens_thoughts
+from prl.data.thoughts import CLOSE, OPEN, opens_thoughts
 from prl.judge.fences import without_fences
 from prl.types import Conversation
 
@@ -108,6 +108,8 @@ class CompiledTemplate:
     verdict_ids: tuple[int, int]
     closing: tuple[int, ...] = ()
     """Tokens between a thought and the verdict, the answer prefix included; none where there are no thoughts."""
+    end_of_thoughts: tuple[int, ...] = ()
+    """Tokens in front of these that end what the chat template opens, `<think>`; none where it opens nothing."""
 
     @property
     def num_literal_tokens(self) -> int:
@@ -151,6 +153,7 @@ def compile_template(
     if bos is not None and not (template.chat and tokenizer.chat_template) and _adds_bos(tokenizer):
         pieces[0] = [bos, *pieces[0]]
     ending = None if closing is None else closing + answer_prefix
+    opened = ending is not None and literals[-1].rstrip().endswith(OPEN) and CLOSE not in ending
     before = literals[-1] if ending is None else ending
     verdict_ids = [_verdict_id(tokenizer, before, word) for word in template.verdicts]
     if verdict_ids[0] == verdict_ids[1]:
@@ -160,21 +163,25 @@ def compile_template(
         (fields[0], fields[1], fields[2]),
         (verdict_ids[0], verdict_ids[1]),
         () if ending is None else tuple(tokenizer.encode(ending, add_special_tokens=False)),
+        tuple(tokenizer.encode(f"\n{CLOSE}", add_special_tokens=False)) if opened else (),
     )
 
 
-def without_thinking(template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase) -> JudgeTemplate:
+def without_thinking(
+    template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase, *, sampled: bool = False
+) -> JudgeTemplate:
     """Have a chat template that makes a model think leave the thoughts empty: the verdict is the next token.
 
     Where the chat template has the variable `enable_thinking`, it is set to false for this tokenizer, unless its own
-    settings have it. Where the beginning of a response opens thoughts all the same, the answer prefix closes them.
+    settings have it. Where the beginning of a response opens thoughts all the same, the answer prefix closes them,
+    unless a thought is to be `sampled` there.
     """
     if not template.chat or not tokenizer.chat_template:
         return template
     told = chat_settings(tokenizer).kwargs
     if "enable_thinking" in tokenizer.get_chat_template() and "enable_thinking" not in told:
         set_chat_settings(tokenizer, {**told, "enable_thinking": False})
-    if opens_thoughts(tokenizer) and CLOSE not in template.answer_prefix:
+    if not sampled and opens_thoughts(tokenizer) and CLOSE not in template.answer_prefix:
         return replace(template, answer_prefix=f"\n{CLOSE}\n\n{template.answer_prefix}")
     return template
 

@@ -1,6 +1,7 @@
 """Base of judges around another judge: they decide which readings are made, the other one makes them."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,10 @@ class JudgeWrapper(PairwiseJudge):
     def margins(self, comparisons: list[Comparison]) -> Tensor:
         """Have the judge compute z(u, v) of each comparison: [N]."""
         return self.judge.margins(comparisons)
+
+    def thoughts_kept(self) -> AbstractContextManager[None]:
+        """Keep the thoughts of the judge."""
+        return self.judge.thoughts_kept()
 
     def load(self) -> None:
         """Load the judge."""

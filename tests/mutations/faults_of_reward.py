@@ -94,7 +94,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("draws-by-place-in-the-batch", "name_of(seed, reading, number) for reading in readings", "name_of(seed, [place], number) for place, reading in enumerate(readings)"),
             ("end-of-a-thought-is-read", "Thought(tuple(row[: ends[0]]), row[ends[0]])", "Thought(tuple(row[: ends[0] + 1]), row[ends[0]])"),
             ("special-tokens-are-sampled", "for number in self._special if number < len(barred)", "for number in self._special if number < 0"),
-            ("likelihood-forgets-the-end", "counts[i, first : first + len(thought)] = True", "counts[i, first : first + len(own)] = True"),
+            ("likelihood-forgets-the-end", "counts[i, first : first + len(thought)] = True", "counts[i, first : first + len(written[i])] = True"),
             ("unfinished-are-not-counted", "self.unfinished += sum(thought.end is None", "self.unfinished += sum(thought.end is not None"),
         ),
     ),

@@ -15,12 +15,12 @@ from prl.data import PreferencePair
 from prl.evaluation.bootstrap import Interval
 from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate, StoredJudge
 from prl.judge.calibrated import Calibration, write_calibrated
-from prl.judge.examination import judge_pairs
+from prl.judge.examination import judge_pairs, layout_gap
 from prl.judge.files import save_judge
 from prl.judge.gate import folder_problems
 from prl.judge.loading import load_judge
 from prl.judge.passport import describe_judge
-from prl.judge.reasoning import ThoughtSampler, inverse_cdf
+from prl.judge.reasoning import ThoughtSampler, inverse_cdf, thought_outputs
 from prl.rewards.folder import JUDGE_FILE, read_judge_file
 from prl.verdict import mean_margin
 from tests.helpers.numbers import assert_same_numbers
@@ -105,6 +105,21 @@ def test_verdicts_do_not_depend_on_the_batch(judge) -> None:
     judge.max_batch_tokens = 150
     assert_same_numbers(judge.margins(comparisons), together)
     assert torch.equal(judge.margins(comparisons), judge.margins(comparisons))  # nothing is drawn from a global state
+
+
+def test_another_draw_in_another_batch_is_no_gap_of_the_layout(judge, monkeypatch) -> None:
+    pairs = [PreferencePair(prompt, first, second) for prompt, first, second in some_comparisons(6)]
+    sample = judge.reasoner.sampler.sample
+    monkeypatch.setattr(  # as rounding would at the edge between two tokens
+        judge.reasoner.sampler, "sample", lambda m, r, names, most: sample(m, r, [f"{n} {len(r)}" for n in names], most)
+    )
+    comparisons = some_comparisons(6)
+    together = judge.margins(comparisons)
+    assert float((torch.cat([judge.margins([each]) for each in comparisons]) - together).abs().max()) > 0.01
+    counted = judge.reasoner.counts.readings
+    assert layout_gap(judge, pairs) < 1e-4
+    assert judge.reasoner.counts.readings == counted + 12
+    assert judge.reasoner._kept is None
 
 
 def test_a_response_against_itself_is_exactly_one_half(judge) -> None:
@@ -252,6 +267,38 @@ def test_a_model_that_was_no_judge_thinks_by_the_default_template(tmp_path, toke
     margins = judge.margins([(turn("x" * 300), "a" * 300, "b" * 300), (turn("x"), "a", "b")])
     assert margins.isfinite().all()
     assert judge.truncated_fraction() == 0.5
+    asked = {"template_fingerprint": judge.encoder.template.fingerprint, "reasoning": asdict(judge.reasoning)}
+    assert GenerativeJudge(str(tmp_path), reasoning=judge.reasoning).described_otherwise() == asked
+    assert judge.described_otherwise() == asked
+    for most in (690, 2000):
+        with pytest.raises(ValueError, match=f"reasoning.max_tokens is {most}; .* of the 700 positions of the judge"):
+            GenerativeJudge.from_pretrained(str(tmp_path), reasoning=Reasoning(max_tokens=most))
+    needed = judge.encoder.compiled.num_literal_tokens + 12
+    edge = Reasoning(max_tokens=700 - closing - needed)
+    assert GenerativeJudge.from_pretrained(str(tmp_path), reasoning=edge).encoder.max_length == needed
+
+
+def test_thoughts_that_a_chat_template_opens_are_ended_once_before_the_closing(tmp_path, tokenizer) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}<think>"
+    tiny_model(1, max_position_embeddings=900, vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    judge = GenerativeJudge.from_pretrained(str(tmp_path), reasoning=Reasoning(max_tokens=3))
+    assert "</think>" not in judge.encoder.template.answer_prefix
+    opening, closing = judge.encoder.compare(turn("x"), "a", "b")[0], Reasoning().closing
+    assert tokenizer.decode(opening).endswith("<think>")
+    for thought, text in (("abc", "abc\n</think>"), ("ab</think>c", "ab</think>c")):
+        read = judge.reasoner.closed(opening, tokenizer.encode(thought))
+        assert tokenizer.decode(read[len(opening) :]) == text + closing
+    assert judge.encoder.max_length == 900 - 3 - len(tokenizer.encode("\n</think>")) - len(closing)
+    thoughts = [tokenizer.encode(each) for each in ("abc", "a</think>", "")]
+    logits, logprobs = thought_outputs(judge.model, [opening] * 3, thoughts, [False] * 3, judge.reasoner)
+    for i, thought in enumerate(thoughts):
+        alone = thought_outputs(judge.model, [opening], [thought], [False], judge.reasoner)
+        assert_same_numbers(logits[i], alone[0][0])
+        assert_same_numbers(logprobs[i].sum(), alone[1].sum())
+    assert judge.margins([(turn("x"), "a", "b")]).isfinite().all()
 
 
 def test_unlikely_and_certain_verdicts_are_averaged_without_overflow() -> None:
