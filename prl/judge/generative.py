@@ -22,6 +22,7 @@ from prl.judge.template import REASONING_TEXT, JudgeTemplate, without_thinking
 from prl.models.adapters import AdapterOnBase, check_same_base
 from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer
+from prl.models.location import linked_model
 from prl.models.policy import float32_outputs, in_own_type, verdict_logits, verdict_margins
 from prl.models.prefix_sharing.packing import pack, tree_size
 from prl.models.prefix_sharing.tree_attention import (
@@ -148,7 +149,8 @@ class GenerativeJudge(PairwiseJudge):
         source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
         template = saved_template(settings, self.folder)
         tokenizer = load_tokenizer(source)
-        if "template" not in written or self.template is not None:
+        trained = (Path(judge_folder(linked_model(self.folder) or self.folder)) / JUDGE_FILE).is_file()
+        if "template" not in written or self.template is not None or not trained:
             template = without_thinking(template, tokenizer, sampled=self.reasoning is not None)
         copied = Path(self.folder) / TEMPLATE_FILE
         if copied.is_file() and copied.read_text(encoding="utf-8") != template.text:

@@ -185,6 +185,10 @@ THINKING = {
         "{% for m in messages %}<s>{{ m.content }}{% endfor %}"
         "{% if add_generation_prompt %}ab{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
     ),
+    "as_qwen3": (
+        "{% for m in messages %}<s>{{ m.content }}{% endfor %}{% if add_generation_prompt %}ab"
+        "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    ),
     "as_r1": (
         "{% for m in messages %}<s>{{ m.content }}{% endfor %}{% if add_generation_prompt %}ab<think>\n{% endif %}"
     ),
@@ -200,6 +204,11 @@ def test_thoughts_are_closed_before_the_verdict(kind: str, tmp_path: Path) -> No
     tokenizer.save_pretrained(tmp_path)
     judge = GenerativeJudge.from_pretrained(str(tmp_path))
     assert judge.encoder is not None
+    one = Interval(1.0, 1.0, 1.0)
+    write_calibrated(judge, str(tmp_path), tmp_path / "calibrated", Calibration(one, one))
+    calibrated = GenerativeJudge.from_pretrained(str(tmp_path / "calibrated"))
+    assert calibrated.encoder is not None
+    assert calibrated.encoder.compiled == judge.encoder.compiled
     end = judge.encoder.tokenizer.decode(judge.encoder.compiled.pieces[-1])
     assert end.count("<think>") == end.count("</think>") == 1
     assert end.rstrip().endswith("</think>")
