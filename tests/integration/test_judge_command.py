@@ -57,7 +57,7 @@ def test_a_judge_that_thinks_first(home: Home, tmp_path: Path, capsys: pytest.Ca
     assert "by thoughts of a reading" in shown
     assert "thoughts closed at their limit" in shown
     code, told = refusal([*args, "--reasoning", '{"max_tokens": 0}'], capsys)
-    assert (code, "reasoning.max_tokens is 0; expected at least 1" in told) == (2, True)
+    assert (code, "reasoning.max_tokens is 0; expected a whole number of at least 1" in told) == (2, True)
     args[2] = str(home.bradley_terry)
     code, told = refusal([*args, "--reasoning", "{}"], capsys)
     assert "reasoning is of a generative judge" in told

@@ -95,6 +95,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("end-of-a-thought-is-read", "Thought(tuple(row[: ends[0]]), row[ends[0]])", "Thought(tuple(row[: ends[0] + 1]), row[ends[0]])"),
             ("special-tokens-are-sampled", "for number in self._special if number < len(barred)", "for number in self._special if number < 0"),
             ("likelihood-forgets-the-end", "counts[i, first : first + len(thought)] = True", "counts[i, first : first + len(written[i])] = True"),
+            ("kept-thoughts-are-thought-anew", "for reading in readings if tuple(reading) not in kept]", "for reading in readings]"),
+            ("opened-thoughts-stay-open", "*thought, *end, *self.compiled.closing]", "*thought, *self.compiled.closing]"),
             ("unfinished-are-not-counted", "self.unfinished += sum(thought.end is None", "self.unfinished += sum(thought.end is not None"),
         ),
     ),
@@ -123,6 +125,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.reasoning_reward",
         (
             ("every-step-draws-alike", "self.trainer.global_step}", "0}"),
+            ("one-order-for-a-whole-batch", "Random(name_of(seed, pair, 0))", "Random(seed)"),
             ("critiques-without-verdict", "further = further + soft_logistic(", "further = further + 0 * soft_logistic("),
             ("kl-is-not-learnt", "return pairs, self.kl_coef * kl", "return pairs, 0.0 * kl"),
         ),
