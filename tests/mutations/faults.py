@@ -227,8 +227,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
             (
                 "flips-are-gaps",
-                '"reward/flip_rate": mean_over_ranks(verdict.flipped & (verdict.win_logit != 0))',
-                '"reward/flip_rate": mean_over_ranks(verdict.order_gap)',
+                '"reward/flip_rate": mean_over_ranks(both.flipped & (both.win_logit != 0))',
+                '"reward/flip_rate": mean_over_ranks(both.order_gap)',
             ),
             ("episodes-are-iterations", "float(iteration * num_rows)", "float(iteration)"),
             ("stderr-of-one-row", "/ num_counted**0.5", ""),
@@ -463,8 +463,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("short-batches-are-trained-on", "drop_last=True,", "drop_last=False,"),
             (
                 "both-sides-validate",
-                "train_kept, held_out_kept = train_kept[~aside], train_kept[aside]",
-                "held_out_kept = train_kept[aside]",
+                "train_kept, held_out_kept = train_kept[~aside], self._of_data(",
+                "held_out_kept = self._of_data(",
             ),
             (
                 "seed-of-the-order-ignored",

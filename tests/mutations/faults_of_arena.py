@@ -15,7 +15,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("arena-resamples-no-prompts", "generator.multinomial(num_prompts, uniform, size)", "np.ones((size, num_prompts))"),
             ("arena-others-shift", "moved = found + shift", "moved = found"),
             ("arena-differences-without-an-error", "error = max(error, math.sqrt(", "error = min(error, math.sqrt("),
-            ("arena-open-ends-are-closed", "high.masked_fill(open_high, torch.inf))", "high)"),
+            ("arena-open-ends-are-closed", "(scores + error).masked_fill(open_high, torch.inf)", "scores + error"),
         ),
     ),
     "prl/evaluation/arena/pairing.py": (
