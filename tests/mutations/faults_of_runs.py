@@ -176,7 +176,11 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.run_inputs",
         (
             ("tokenizer-of-its-own-is-no-input", "    if source.tokenizer is not None:\n", "    if False:\n"),
-            ("base-model-is-no-input", "if (base := linked_model(str(place)) or base_of(str(place))) is not None:", "if False:"),
+            (
+                "base-model-is-no-input",
+                "if (base := linked_model(str(place)) or base_of(str(place))) is not None:",
+                "if False:",
+            ),
             ("passport-is-an-input", "path.name not in _ABOUT and not", "not"),
             (
                 "new-inputs-are-no-change",
@@ -195,7 +199,11 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "u.run_lock",
         (
             ("two-runs-in-a-folder", "        lock.acquire(blocking=False)\n", ""),
-            ("every-rank-locks", "lock = _acquired(run, option) if is_first_process() else None", "lock = _acquired(run, option)"),
+            (
+                "every-rank-locks",
+                "lock = _acquired(run, option) if is_first_process() else None",
+                "lock = _acquired(run, option)",
+            ),
             ("lock-stays-behind", "            lock.release()\n", "            pass\n"),
             ("holder-stays-behind", "            (run / HOLDER).unlink(missing_ok=True)\n", ""),
             ("no-lock-no-run", "except (OSError, NotImplementedError) as error:", "except ZeroDivisionError as error:"),
