@@ -74,8 +74,8 @@ def main(args: list[str]) -> None:
     else:
         compare(judge, options)
     if options.verdict_store is not None:
-        share, asked = 100 * stored.store.hit_rate, stored.store.lookups.asked
-        print(f"\n{share:.1f} % of {asked} readings were in {options.verdict_store}, which now has all")
+        share, readings = 100 * stored.store.hit_rate, stored.store.lookups.asked
+        print(f"\n{share:.1f} % of {readings} readings were in {options.verdict_store}, which now has all")
 
 
 def check_outputs(options: argparse.Namespace) -> None:
