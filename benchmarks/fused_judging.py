@@ -26,7 +26,7 @@ import prl
 from prl.config import ModelSource
 from prl.data.tokens import left_pad
 from prl.judge import ComparisonEncoder, JudgeTemplate
-from prl.judge.generative import batched_margins
+from prl.judge.batched import batched_margins
 from prl.judge.kv_cache import PrefixCache, Reading
 from prl.models.loading import load_causal_lm, load_tokenizer
 from prl.models.policy import verdict_logits, verdict_margins

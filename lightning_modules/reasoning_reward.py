@@ -16,10 +16,10 @@ from prl.data.columns import numbers_of
 from prl.data.rows.records import PreferencePair
 from prl.data.tokens import OnTooLong, tokenizer_hash
 from prl.diffusion.draws import seed_of_run
+from prl.judge.batched import batched_margins
 from prl.judge.critiques import CritiqueEncoder, critiques_of
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.files import save_judge
-from prl.judge.generative import batched_margins
 from prl.judge.reasoning import Reasoner, name_of, thought_outputs
 from prl.judge.reasoning_encoding import reasoning_encoder
 from prl.judge.template import REASONING_TEXT, JudgeTemplate

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from prl.config import ModelSource
+from prl.judge.batched import batched_margins
 from prl.judge.encoding import ComparisonEncoder
-from prl.judge.generative import batched_margins
 from prl.judge.template import JudgeTemplate
 from prl.models.limits import check_fits
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer

@@ -298,6 +298,8 @@ def test_documented_metrics_are_the_logged_ones(boards: Boards) -> None:
     # The world's pairs name no source; the age is that of another kind of anchors than the run has (test_ppo_sources).
     # Those of spending are of judges around a judge (test_spending).
     elsewhere = {"anchors/age", "judge/second_order_share", "perf/verdict_store_hit_rate"}
+    # So are those of arenas (test_run_arena) and of judges that think (test_reasoning).
+    elsewhere |= {tag for tag in documented_tags() if tag.startswith("arena/") or "thought" in tag}
     assert logged == {tag for tag in documented_tags() if "<" not in tag} - elsewhere
 
 

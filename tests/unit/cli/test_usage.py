@@ -185,7 +185,8 @@ def test_every_name_of_the_page_for_users_of_trl_is_answered() -> None:
             "beta",
             SUPERVISED,
             f"PairwisePPOModule has it ({MODEL}.kl.coef), BradleyTerryRewardModule, GenerativeRewardModule, "
-            f"PairwisePPOModule and PreferenceModule have it (beta of {MODEL}.objective), SupervisedModule has not",
+            "PairwisePPOModule, PreferenceModule and ReasoningRewardModule have it "
+            f"(beta of {MODEL}.objective), SupervisedModule has not",
         ),
         *(
             (name, config, f"PairwisePPOModule has it ({place}), {module} has not")

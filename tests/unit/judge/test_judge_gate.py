@@ -256,7 +256,7 @@ def test_other_weights_than_were_measured(folder: Path) -> None:
     with pytest.raises(JudgeRefusedError, match="not the judge that was measured"):
         check_judge(InFolder(folder), replace(GATE, mode="refuse"))
     weights.unlink()
-    with pytest.raises(ValueError, match=r"holds no \.safetensors file"):
+    with pytest.raises(ValueError, match=r"holds no \.safetensors nor \.bin file"):
         folder_problems(str(folder), GATE)
 
 

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from prl.judge import BradleyTerryJudge, ComparisonEncoder, GenerativeJudge, JudgeTemplate
 from prl.judge.base import PairwiseJudge
+from prl.judge.batched import batched_margins
 from prl.judge.bradley_terry import save_bradley_terry
 from prl.judge.files import save_judge
-from prl.judge.generative import batched_margins
 from prl.models.policy import verdict_logits, verdict_margins
 from prl.rewards.folder import JUDGE_FILE
 from prl.rewards.scalar import head_rewards, weighted_reward

@@ -13,8 +13,8 @@ from transformers import AutoConfig
 
 from prl.config import LoRA
 from prl.judge import ComparisonEncoder, GenerativeJudge, JudgeTemplate
+from prl.judge.batched import batched_margins
 from prl.judge.files import save_judge
-from prl.judge.generative import batched_margins
 from prl.models.loading import add_lora
 from prl.models.prefix_sharing.packing import CostModel, pack, plan_rows, shared_length, tree_size
 from prl.models.prefix_sharing.tree_attention import (
