@@ -7,6 +7,9 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from prl.cli.entry import main
+from prl.evaluation.bootstrap import Interval
+from prl.judge import Judge, JudgeTemplate
+from prl.judge.calibrated import Calibration, write_calibrated
 from tests.helpers.tiny import tiny_model, tiny_tokenizer
 from tests.integration.runs import Home, Numbers, callback, find_callback
 
@@ -20,15 +23,12 @@ def reward(kind: str, folder: Path) -> tuple[str, str]:
 def test_an_instruct_model_is_calibrated_and_then_judges_everywhere(
     home: Home, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    template, calibrated = tmp_path / "template.txt", tmp_path / "calibrated"
-    template.write_text("{{ prompt }}\n{{ response_a }}\n{{ response_b }}\n")
-    pairs = str(home.data("pairs.train"))
-    main(
-        [
-            *("judge", "--judge", str(home.policy), "--template", str(template), "--no-chat"),
-            *("--calibrate", pairs, "--output", str(calibrated)),
-        ]
-    )
+    calibrated, pairs = tmp_path / "calibrated", str(home.data("pairs.train"))
+    template = JudgeTemplate("{{ prompt }}\n{{ response_a }}\n{{ response_b }}\n", chat=False)
+    judge = Judge.from_pretrained(home.policy, template=template)
+    # No temperature fits a judge of random weights, so one is planted.
+    planted = Calibration(Interval(1.5, 1.0, 2.0), Interval(0.4, 0.3, 0.5))
+    write_calibrated(judge.model, str(home.policy), calibrated, planted)
     main(["judge", "--judge", str(calibrated), "--pairs", pairs, "--write-passport"])
     assert (calibrated / "rm_passport.json").is_file()
     main(
