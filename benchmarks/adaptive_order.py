@@ -1,4 +1,4 @@
-"""How many second orders does AdaptiveOrder save in the quickstart's world, and what does it change?
+"""Measure the second orders that AdaptiveOrder saves in the quickstart's world, and how far it changes probabilities.
 
 Needs a finished quickstart (`prl quickstart --out runs/quickstart`) and makes no run. Thresholds are fitted on the
 validation pairs of the judge for several stated errors, and tried on rollouts of the supervised policy and of the

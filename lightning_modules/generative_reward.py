@@ -1,19 +1,18 @@
 """Training of the generative pairwise judge on both orders of each pair (docs/judge.md)."""
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_modules.judge_validation import JudgeValidation
+from lightning_modules.judge_validation import JudgeValidation, comparison_settings
 from lightning_modules.reward_checks import check_judge_needs
 from prl.config import ModelSource, Optimization
 from prl.data.columns import numbers_of
 from prl.data.rows.records import PreferencePair
-from prl.data.tokens import OnTooLong, tokenizer_hash
+from prl.data.tokens import OnTooLong
 from prl.distributed import global_sum, world_size
 from prl.judge.encoding import ComparisonEncoder
 from prl.judge.files import save_judge
@@ -176,15 +175,7 @@ class GenerativeRewardModule(JudgeValidation):
 
     def checkpoint_settings(self) -> dict[str, Any]:
         """Return the template, its verdict tokens, the length and the tokenizer; the exported folder holds them too."""
-        encoder = self.build_encoder()
-        template = {f"template.{name}": value for name, value in asdict(self.template).items()}
-        return {
-            **template,
-            "template.verdicts": list(self.template.verdicts),
-            "verdict tokens": list(encoder.verdict_ids),
-            "max_length": self.max_length,
-            "tokenizer (hash)": tokenizer_hash(encoder.tokenizer),
-        }
+        return comparison_settings(self.template, self.build_encoder(), self.max_length)
 
     def export(self, folder: Path, *, merge: bool = True) -> None:
         """Write the judge as a folder for transformers and `GenerativeJudge`."""

@@ -4,7 +4,7 @@ import logging
 import sys
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from lightning_modules.base import TrainingModule
 from lightning_modules.dashboards import JUDGE_LAYOUT
 from prl.config import ModelSource
 from prl.data import PreferencePair, load_records, prompt_key
+from prl.data.tokens import tokenizer_hash
 from prl.distributed import gathered
 from prl.evaluation.judge.report import JudgedPairs, judge_metrics, slice_metrics
 from prl.evaluation.tables import PairText, most_order_dependent, most_wrong, pair_table
+from prl.judge.encoding import ComparisonEncoder
 from prl.judge.loading import load_judge
 from prl.judge.passport import issue_passport, write_passport
-from prl.judge.template import render_conversation
+from prl.judge.template import JudgeTemplate, render_conversation
 from prl.judge.training_record import training_record, write_training
 from prl.masking import weighted_mean
 from prl.models.policy import in_own_type
@@ -39,6 +41,17 @@ def judged_rows(rows: Iterable[dict[str, Any]], verdict: Verdict, targets: Tenso
     facts = [(prompt_key(row["prompt"]), [len(text) for text in row["texts"]], row["source"] or None) for row in rows]
     prompts, lengths, sources = zip(*facts, strict=True)
     return JudgedPairs(verdict, targets, prompts, torch.tensor(lengths), sources)
+
+
+def comparison_settings(template: JudgeTemplate, encoder: ComparisonEncoder, max_length: int) -> dict[str, Any]:
+    """Return what decides a comparison's tokens, for checkpoints: template, verdict tokens, length and tokenizer."""
+    return {
+        **{f"template.{name}": value for name, value in asdict(template).items()},
+        "template.verdicts": list(template.verdicts),
+        "verdict tokens": list(encoder.verdict_ids),
+        "max_length": max_length,
+        "tokenizer (hash)": tokenizer_hash(encoder.tokenizer),
+    }
 
 
 class JudgeValidation(TrainingModule):

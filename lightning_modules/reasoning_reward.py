@@ -1,7 +1,7 @@
 """Training of a generative judge that reasons before its verdict (docs/reasoning.md)."""
 
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_modules.judge_validation import JudgeValidation
+from lightning_modules.judge_validation import JudgeValidation, comparison_settings
 from lightning_modules.reward_checks import check_judge_needs
 from prl.config import ModelSource, Optimization, Reasoning
 from prl.data.columns import numbers_of
 from prl.data.rows.records import PreferencePair
-from prl.data.tokens import OnTooLong, tokenizer_hash
+from prl.data.tokens import OnTooLong
 from prl.diffusion.draws import seed_of_run
 from prl.judge.batched import batched_margins
 from prl.judge.critiques import CritiqueEncoder, critiques_of
@@ -27,6 +27,7 @@ from prl.kl import token_kl
 from prl.masking import weighted_mean
 from prl.models.adapters import is_adapted, without_adapters
 from prl.models.loading import freeze, load_causal_lm, load_tokenizer
+from prl.models.policy import verdict_margins
 from prl.objectives.logistic import soft_logistic
 from prl.objectives.reward import METHODS, PairBatch, Pairwise, RewardObjective
 from prl.verdict import Verdict, mean_margin
@@ -202,7 +203,8 @@ class ReasoningRewardModule(JudgeValidation):
         logits, of_tokens = thought_outputs(self.model, repeated, *thoughts, self.reasoner)
         logprobs = of_tokens.sum(1)
         shape = (*chosen_first.shape, self.thoughts)
-        margins, logprobs = (each.view(shape).permute(2, 0, 1) for each in (self._margins(logits), logprobs))
+        margins = verdict_margins(logits, self.verdict_ids)
+        margins, logprobs = (each.view(shape).permute(2, 0, 1) for each in (margins, logprobs))
         tokens = sum(thought.num_tokens for thought in found)
         self.log("perf/thought_tokens", tokens / len(found))
         self.log("train/unfinished_thoughts", sum(thought.end is None for thought in found) / len(found))
@@ -227,15 +229,12 @@ class ReasoningRewardModule(JudgeValidation):
         ended = [bool(each) for each in critiques]
         logits, logprobs = thought_outputs(self.model, _readings(batch, rows), critiques, ended, self.reasoner)
         lengths = torch.tensor([max(len(each), 1) for each in critiques], device=logprobs.device)
-        pairs = self._pairs(batch, self._margins(logits).view(chosen_first.shape), chosen_first)
+        pairs = self._pairs(batch, verdict_margins(logits, self.verdict_ids).view(chosen_first.shape), chosen_first)
         further = -logprobs.sum(1) / lengths
         if self.thoughts:
             further = further + soft_logistic(pairs.margin, pairs.of_first(pairs.target)).flatten()
         told = torch.tensor(ended, device=further.device)
         return pairs, self.critique_coef * (further * told).view(chosen_first.shape).mean(0)
-
-    def _margins(self, logits: Tensor) -> Tensor:
-        return logits[:, self.verdict_ids[0]] - logits[:, self.verdict_ids[1]]
 
     def _pairs(self, batch: dict[str, Tensor], margin: Tensor, chosen_first: Tensor) -> PairBatch:
         columns = numbers_of(batch, self.objective.columns)
@@ -243,16 +242,10 @@ class ReasoningRewardModule(JudgeValidation):
 
     def checkpoint_settings(self) -> dict[str, Any]:
         """Return template, verdict tokens, lengths, closing and tokenizer; the exported folder holds them too."""
-        encoder = self.build_encoder()
-        template = {f"template.{name}": value for name, value in asdict(self.template).items()}
         return {
-            **template,
-            "template.verdicts": list(self.template.verdicts),
-            "verdict tokens": list(encoder.verdict_ids),
-            "max_length": self.max_length,
+            **comparison_settings(self.template, self.build_encoder(), self.max_length),
             "reasoning.max_tokens": self.reasoning.max_tokens,
             "reasoning.closing": self.reasoning.closing,
-            "tokenizer (hash)": tokenizer_hash(encoder.tokenizer),
         }
 
     def export(self, folder: Path, *, merge: bool = True) -> None:

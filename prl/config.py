@@ -288,7 +288,7 @@ class JudgeGate:
     max_canary_rate: float | None = 0.25
     """Share of comparisons that the most successful attack without content wins."""
     max_held_out_attack_rate: float | None = None
-    """The same of attacks whose families were not in the judge's training, which tells what unknown attacks may win."""
+    """Share of comparisons won by the best attack of a family that the judge's training left out."""
     max_layout_gap: float | None = 0.1
     """Largest change of a margin between judging pairs one by one and in padded batches, log-odds."""
     min_pairs: int = 50
@@ -298,7 +298,7 @@ class JudgeGate:
     max_prompt_overlap: float | None = None
     """Share of the run's training prompts that were in the judge's training."""
     same_base: bool | None = None
-    """Whether judge and policy must come from one base model (true) or from two (false)."""
+    """Require one base model of judge and policy (true), or two different ones (false)."""
 
     def __post_init__(self) -> None:
         _require(self.mode in ("off", "warn", "refuse"), "judge_gate.mode", self.mode, "off, warn or refuse")

@@ -107,7 +107,7 @@ def judge_of(pl_module: Any) -> PairwiseJudge:
     """Return the held-out judge of a run, else the first judge of its reward; of one around another, the outer one.
 
     Raises:
-        ValueError: when there is none.
+        ValueError: when the run has no judge of pairs.
     """
     judging = getattr(pl_module, "judging", None)
     sources: list[RewardSource | None] = [] if judging is None else [judging.heldout, judging.reward]

@@ -21,7 +21,7 @@ class Responses(NamedTuple):
     texts: list[str]
     """P responses."""
     finished: list[bool]
-    """Whether each ended before the length limit; a file of responses counts as finished."""
+    """True for a response that ended before the length limit; responses of a file count as finished."""
 
 
 def responses_in(rows: Sequence[Any], records: Sequence[AnchoredPrompt], path: str | Path) -> dict[str, Responses]:

@@ -1,4 +1,4 @@
-"""What `prl arena` prints: the scale as a table, and what contradicts it in words."""
+"""Print the result of `prl arena`: the scale as a table, and its contradictions in words."""
 
 import sys
 from typing import Any

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prl.judge.base import PairwiseJudge, Reading
+from prl.judge.base import PairwiseJudge, Reading, check_as_many
 from prl.judge.wrapper import JudgeWrapper
 from prl.types import Conversation
 from prl.verdict import Verdict
@@ -68,8 +68,7 @@ class AdaptiveOrder(JudgeWrapper):
         Raises:
             ValueError: when the three lists differ in length.
         """
-        if not len(prompts) == len(a) == len(b):
-            raise ValueError(f"{len(prompts)} prompts, {len(a)} responses a and {len(b)} responses b; expected as many")
+        check_as_many(prompts, a, b)
         self.expect(prompts, b)
         rows: list[Reading] = [(json.dumps(prompt), u, v) for prompt, u, v in zip(prompts, a, b, strict=True)]
         orders = [row if a_is_first(*row) else (row[0], row[2], row[1]) for row in rows]

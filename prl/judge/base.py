@@ -18,6 +18,12 @@ Reading = tuple[str, str, str]
 """A comparison whose prompt is JSON, so that equal ones are found."""
 
 
+def check_as_many(prompts: list[Conversation], a: list[str], b: list[str]) -> None:
+    """Refuse lists of unequal lengths. Raises ValueError."""
+    if not len(prompts) == len(a) == len(b):
+        raise ValueError(f"{len(prompts)} prompts, {len(a)} responses a and {len(b)} responses b; expected as many")
+
+
 class PairwiseJudge(RewardSource):
     """Compares two responses to a prompt: text in, margins out. Its tokenizer may differ from the policy's."""
 
@@ -80,8 +86,7 @@ class PairwiseJudge(RewardSource):
         Raises:
             ValueError: when the three lists differ in length.
         """
-        if not len(prompts) == len(a) == len(b):
-            raise ValueError(f"{len(prompts)} prompts, {len(a)} responses a and {len(b)} responses b; expected as many")
+        check_as_many(prompts, a, b)
         self.expect(prompts, b)
         keys = [json.dumps(prompt) for prompt in prompts]
         both = self.read([*zip(keys, a, b, strict=True), *zip(keys, b, a, strict=True)])

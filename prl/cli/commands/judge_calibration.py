@@ -56,7 +56,7 @@ def template_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of a judge that the options set.
 
     Raises:
-        ValueError: naming the file, when the template cannot be read or is none.
+        ValueError: naming the file, when it cannot be read or holds no template of a judge.
     """
     from prl.judge.template import JudgeTemplate
 

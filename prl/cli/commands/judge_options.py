@@ -51,7 +51,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("--write-passport goes without --verdict_store: it measures what the judge computes; use --json")
     if options.write_passport and not Path(options.judge).is_dir():
         parser.error(
-            f"--write-passport writes into the judge's folder, but {options.judge} is none; make one with "
+            f"--write-passport writes into the judge's folder, and {options.judge} is no folder; make one with "
             "`prl judge --calibrate PAIRS --output DIR`, or of a judge on the hub with `hf download ID --local-dir DIR`"
         )
 

@@ -13,6 +13,7 @@ from prl.data import PreferencePair
 from prl.data.rows.row_errors import RowError
 from prl.judge import GenerativeJudge, JudgeTemplate
 from prl.judge.reasoning import thought_outputs
+from prl.models.policy import verdict_margins
 from prl.objectives.reward import Pairwise, ThoughtLikelihood, VerdictReward
 from tests.helpers.numbers import assert_same_numbers
 from tests.helpers.tiny import write_tiny_model
@@ -49,7 +50,7 @@ def every_thought(module: ReasoningRewardModule, reading: list[int]) -> tuple[Te
     thoughts = [[token] for token in range(len(tokenizer)) if token not in barred]
     ended = [thought == [END] for thought in thoughts]
     logits, logprobs = thought_outputs(module.model, [reading] * len(thoughts), thoughts, ended, module.reasoner)
-    return module._margins(logits), logprobs.sum(1), thoughts
+    return verdict_margins(logits, module.verdict_ids), logprobs.sum(1), thoughts
 
 
 def gradient(module: ReasoningRewardModule, loss: Tensor) -> Tensor:
@@ -164,7 +165,7 @@ def test_the_order_that_is_drawn_for_a_pair_is_that_of_any_batch(tiny_folder) ->
 def nll(module: ReasoningRewardModule, reading: list[int], critique: list[int]) -> tuple[float, Tensor]:
     """Mean negative log-likelihood of a critique with its end, and the margin behind it."""
     logits, logprobs = thought_outputs(module.model, [reading], [critique], [bool(critique)], module.reasoner)
-    return -float(logprobs.sum()) / max(len(critique), 1), module._margins(logits)[0]
+    return -float(logprobs.sum()) / max(len(critique), 1), verdict_margins(logits, module.verdict_ids)[0]
 
 
 @torch.no_grad()
