@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -96,11 +97,16 @@ def _remove_earlier(folder: Path) -> None:
 
 
 def write_world_and_tokenizer(out: Path, seed: int) -> None:
-    """Generate the data and its tokenizer."""
-    from prl.quickstart.tokenizer import build_tokenizer
+    """Generate the data, in a process of its own while this one imports what training needs, and its tokenizer."""
     from prl.quickstart.world import write_world
 
-    paths = write_world(out / "world", seed)
+    with ProcessPoolExecutor(1) as pool:
+        writing = pool.submit(write_world, out / "world", seed)
+        import lightning_modules  # noqa: F401
+        import prl.cli.app  # noqa: F401
+        from prl.quickstart.tokenizer import build_tokenizer
+
+        paths = writing.result()
     build_tokenizer().save_pretrained(out / "world" / "tokenizer")
     console.print("wrote " + ", ".join(path.name for path in paths.values()))
 
