@@ -1,0 +1,62 @@
+"""Tables of a study, and what it says of a claim by the rule that its protocol fixes."""
+
+import statistics
+from typing import Any
+
+from benchmarks.runs import T_95, table
+
+FIGURES = {
+    "accuracy": ("accuracy", 3),
+    "nll": ("nll", 3),
+    "ece": ("ece", 3),
+    "ece_after_temperature": ("ece, tempered", 3),
+    "order_gap": ("order gap", 3),
+    "seconds": ("seconds", 0),
+}
+HIGHER_IS_BETTER = {"accuracy": True, "nll": False, "ece": False}
+
+
+def paired_difference(one: list[dict[str, Any]], other: list[dict[str, Any]], figure: str) -> tuple[float, float]:
+    """Compute the mean difference of two arms over the seeds that both have, and half its 95 % interval (Student's t).
+
+    Two arms of one seed learnt from the same pairs, so the luck of the pairs is in both and cancels.
+
+    Raises:
+        ValueError: with fewer than two seeds in common.
+    """
+    of_other = {line["seed"]: line[figure] for line in other}
+    found = [line[figure] - of_other[line["seed"]] for line in one if line["seed"] in of_other]
+    if len(found) < 2:
+        raise ValueError(f"{len(found)} seeds in common; an interval over seeds needs two")
+    quantile = T_95[max(runs for runs in T_95 if runs <= len(found))]
+    return statistics.fmean(found), quantile * statistics.stdev(found) / len(found) ** 0.5
+
+
+def verdict(difference: float, half: float, *, higher_is_better: bool) -> str:
+    """Say whether a difference supports that the first arm is better: supported, contradicted, or open."""
+    gain = difference if higher_is_better else -difference
+    return "supported" if gain > half else "contradicted" if gain < -half else "open"
+
+
+def judge_tables(lines: list[dict[str, Any]], cells: list[str], arms: list[str]) -> str:
+    """Write a table for each cell, then the differences of the first arm to each other one, as Markdown."""
+    parts, rows = [], []
+    for cell in cells:
+        own = {arm: [line for line in lines if line["variant"] == f"{cell}: {arm}"] for arm in arms}
+        shown = [{**line, "variant": arm} for arm, some in own.items() for line in some]
+        if shown:
+            parts.append(f"### {cell}\n\n{table(shown, 'judge', FIGURES)}")
+        for arm in arms[1:]:
+            if min(len(own[arms[0]]), len(own[arm])) > 1:
+                rows.append(f"| {cell} | {arm} | {' | '.join(_cells(own[arms[0]], own[arm]))} |")
+    head = f"| cell | {arms[0]} against | {' | '.join(HIGHER_IS_BETTER)} |"
+    parts.append("\n".join([f"### Differences\n\n{head}", "|---" * (2 + len(HIGHER_IS_BETTER)) + "|", *rows]))
+    return "\n\n".join(parts)
+
+
+def _cells(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> list[str]:
+    found = []
+    for figure, higher in HIGHER_IS_BETTER.items():
+        difference, half = paired_difference(one, other, figure)
+        found.append(f"{difference:+.3f} ± {half:.3f}, {verdict(difference, half, higher_is_better=higher)}")
+    return found
