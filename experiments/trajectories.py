@@ -1,0 +1,122 @@
+"""How policies moved in training: true quality against KL, at equal KL, and intervals over crossed judges and seeds."""
+
+import math
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.runs import T_95
+from experiments.verdicts import verdict
+
+BUDGETS = (0.1, 0.25, 0.5, 1.0)
+"""KL to the start, nats a response, at which policies are compared."""
+SHORT = 45
+"""Iterations of a run that is not long."""
+
+
+def trajectory(run: Path) -> list[dict[str, float]]:
+    """Read the validations of a run: iteration, KL to the start in nats, true quality."""
+    from prl.evaluation.policy.validation_log import ValidationLog
+    from prl.quickstart.world import gold_quality
+
+    files, points = ValidationLog(run), []
+    for line in files.read():
+        rows = files.rows(line["batch"])
+        gold = statistics.fmean(gold_quality(row["prompt"][-1]["content"], row["response"].strip()) for row in rows)
+        points.append({"batch": line["batch"], "kl": line["kl"], "gold": gold})
+    return points
+
+
+def gold_at(points: list[dict[str, float]], budget: float) -> float | None:
+    """Interpolate the quality where a run first passes a KL; None where it never does."""
+    for before, after in zip(points, points[1:], strict=False):
+        if before["kl"] <= budget < after["kl"]:
+            share = (budget - before["kl"]) / (after["kl"] - before["kl"])
+            return before["gold"] + share * (after["gold"] - before["gold"])
+    return None
+
+
+def crossed_interval(values: dict[tuple[int, int], float]) -> tuple[float, float]:
+    """Compute the mean over runs of judges crossed with seeds, and half its 95 % interval.
+
+    The interval is the wider one of two: over the means of judges, and over the means of seeds (Student's t). A judge
+    is no repetition of another, and with few of them only a large effect passes.
+
+    Args:
+        values: value of each run, by judge and seed.
+
+    Raises:
+        ValueError: with fewer than two judges or two seeds.
+    """
+    halves = []
+    for axis in (0, 1):
+        groups = defaultdict(list)
+        for key, value in values.items():
+            groups[key[axis]].append(value)
+        means = [statistics.fmean(some) for some in groups.values()]
+        if len(means) < 2:
+            raise ValueError(f"{len(means)} {('judge', 'seed')[axis]}; an interval needs two")
+        quantile = T_95[max(runs for runs in T_95 if runs <= len(means))]
+        halves.append(quantile * statistics.stdev(means) / math.sqrt(len(means)))
+    return statistics.fmean(values.values()), max(halves)
+
+
+def _by_run(lines: list[dict[str, Any]], name: str) -> dict[tuple[int, int], dict[str, Any]]:
+    own = [line for line in lines if line["variant"].partition(" | ")[0] == name and "long" not in line["variant"]]
+    return {(line["judge"], line["seed"]): line for line in own}
+
+
+def _cell(values: dict[tuple[int, int], float | None], expected: int) -> str:
+    found = {key: value for key, value in values.items() if value is not None}
+    if len(found) < expected:
+        return f"{len(found)} of {expected} runs" if found else "not reached"
+    try:
+        mean, half = crossed_interval(found)
+    except ValueError:
+        return f"{statistics.fmean(found.values()):.3f}"
+    return f"{mean:.3f} ± {half:.3f}"
+
+
+def policy_tables(lines: list[dict[str, Any]], arms: list[str]) -> str:
+    """Write the table of all arms, the differences of the first to each other one, and that of long runs."""
+    first, rows, differences = _by_run(lines, arms[0]), [], []
+    for name in arms:
+        runs = _by_run(lines, name)
+        if not runs:
+            continue
+        cells = [_cell({key: line["gold"] for key, line in runs.items()}, len(runs))]
+        cells.append(_cell({key: line["points"][-1]["kl"] for key, line in runs.items()}, len(runs)))
+        cells += [_cell({key: gold_at(line["points"], b) for key, line in runs.items()}, len(runs)) for b in BUDGETS]
+        seconds = statistics.fmean(line["cpu_seconds"] for line in runs.values())
+        coef = next(iter(runs.values()))["coef"]
+        rows.append(f"| {name} | {coef} | {len(runs)} | {' | '.join(cells)} | {seconds:.0f} |")
+        common = {key: first[key]["gold"] - runs[key]["gold"] for key in runs.keys() & first.keys()}
+        if name != arms[0] and common:
+            differences.append(f"| {name} | {_difference(common)} |")
+    titles = ["method", "KL weight", "runs", "gold, last", "KL, last", *(f"gold at KL {b}" for b in BUDGETS), "seconds"]
+    head = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    against = [f"| {arms[0]} against | difference in gold, last |", "|---|---|"]
+    return "\n".join([*head, *rows, "", *against, *differences, "", *_long_table(lines)])
+
+
+def _difference(values: dict[tuple[int, int], float]) -> str:
+    try:
+        mean, half = crossed_interval(values)
+    except ValueError:
+        return f"{statistics.fmean(values.values()):+.3f}"
+    return f"{mean:+.3f} ± {half:.3f}, {verdict(mean, half, higher_is_better=True)}"
+
+
+def _long_table(lines: list[dict[str, Any]]) -> list[str]:
+    long = [line for line in lines if "long" in line["variant"]]
+    by_name = defaultdict(list)
+    for line in long:
+        by_name[line["variant"].partition(" | ")[0]].append({point["batch"]: point["gold"] for point in line["points"]})
+    shown = [SHORT * n for n in range(5)]
+    found = ["| long runs | runs | best | " + " | ".join(f"gold after {n}" for n in shown) + " |", "|---" * 8 + "|"]
+    for name, runs in by_name.items():
+        best = statistics.fmean(max(points.values()) for points in runs)
+        cells = [f"{statistics.fmean(points[n] for points in runs):.3f}" for n in shown]
+        found.append(f"| {name} | {len(runs)} | {best:.3f} | {' | '.join(cells)} |")
+    return found if long else []
