@@ -23,7 +23,7 @@ from prl.models.actor_critic import Sharing, evaluate
 from prl.models.memory import PeakOfTensors
 from prl.types import PromptBatch, Rollout
 
-MODES = ("off", "auto", "on")
+MODES = ("off", "auto")
 
 
 def load(options: argparse.Namespace) -> Any:
@@ -105,7 +105,7 @@ def measure(options: argparse.Namespace, model: Any, share: float, samples: int)
     for phase in ("scoring", "update"):
         times: dict[str, list[float]] = {mode: [] for mode in MODES}
         for number in range(options.rounds):
-            for mode in MODES[number % 3 :] + MODES[: number % 3]:
+            for mode in MODES[:: 1 - 2 * (number % 2)]:
                 begin = time.process_time()
                 work[mode][phase]()
                 times[mode].append(time.process_time() - begin)

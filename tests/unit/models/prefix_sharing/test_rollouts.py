@@ -192,6 +192,32 @@ def test_layers_that_run_again_see_the_same_blocks(tiny_folder: Path) -> None:
         assert torch.equal(found[1][name], gradient), name
 
 
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 512},
+    "qwen3": {},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 64},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_read_alike(family: str) -> None:
+    policy, sharing = tiny_model(1, model_type=family, **FAMILIES[family]), Sharing.of("on")
+    found, _, _ = evaluate(policy, None, rollout(), temperature=1.0, sharing=sharing)
+    expected, _, _ = evaluate(policy, None, rollout(), temperature=1.0)
+    assert sharing.policy.tokens.computed < sharing.policy.tokens.plain
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_mixed_precision_gives_the_same_bits_in_scoring_and_update() -> None:
+    policy, sharing = tiny_model(1), Sharing.of("on")
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            before, _, _ = evaluate(policy, None, rollout(), temperature=1.0, sharing=sharing)
+        now, _, _ = evaluate(policy, None, rollout(), temperature=1.0, sharing=sharing)
+    assert torch.equal(now.detach(), before)
+    now.sum().backward()
+
+
 # ---- when
 
 
