@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules import PairwisePPOModule
+from lightning_modules import PairwisePPOModule, TrajectoryPolicyModule
 from prl.config import ModelSource, Sampling, Update
 from prl.rl.minibatch import split_microbatches
 from tests.helpers.tiny import LengthJudge
@@ -45,3 +45,10 @@ def test_with_sharing_responses_to_a_prompt_stay_together(tiny_folder: Path) -> 
 def test_an_unknown_way_is_refused() -> None:
     with pytest.raises(ValueError, match="update.packed is 'always'; expected auto, on or off"):
         Update(packed="always")  # type: ignore[arg-type]
+
+
+def test_pictures_share_no_tokens(tiny_folder: Path) -> None:
+    reward: Any = torch.nn.Module()
+    reward.compares, reward.component_names = False, ()
+    with pytest.raises(ValueError, match=r"update\.packed is on, but pictures share no tokens of a prompt"):
+        TrajectoryPolicyModule(ModelSource(path=str(tiny_folder)), reward, update=Update(packed="on"))
