@@ -56,7 +56,6 @@ from prl.rl.health_monitor import HealthMonitor
 from prl.rl.judging import Judging, shard_judge
 from prl.rl.kl_controller import kl_controller
 from prl.rl.metrics import iteration_metrics, sequence_kl
-from prl.rl.minibatch import split_microbatches, split_prompts
 from prl.rollouts.base import Sampler
 from prl.rollouts.filters.base import RolloutFilter
 from prl.rollouts.local import LocalSampler
@@ -217,6 +216,7 @@ class PairwisePPOModule(PolicyUpdate):
             max_prompt_length=self.max_prompt_length,
             gather=self.resources.gather_rollouts,
             with_entropy=self.objective.needs_entropy,
+            packed=self.packed,
             **shared,
         )
 
@@ -283,10 +283,7 @@ class PairwisePPOModule(PolicyUpdate):
         with self.phase("score"):
             weights = filter_weights(rollout, scores, self.filters)
             rollout = rollout.without(scores.failed | (weights == 0))
-            if self.objective.min_per_prompt > 1:
-                groups = split_prompts(rollout.group, self.microbatch_size)
-            else:
-                groups = split_microbatches(len(rollout), self.microbatch_size)
+            groups = self.split_microbatches(rollout.group)
             old, ref, values = self.actors.score(rollout, groups)
             return build_experience(
                 *(rollout, scores, weights),

@@ -5,14 +5,21 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.policy_base import PolicyTrainingModule
-from prl.config import CriticSettings, KLPenalty, Update
+from prl.config import CriticSettings, KLPenalty, Sampling, Update
 from prl.distributed import world_size
 from prl.models.critic import explained_variance
+from prl.models.prefix_sharing.tree_attention import SharingMode
 from prl.objectives.policy.base import PolicyObjective, PolicyOutputs
 from prl.rl.critic_warmup import CriticWarmup
 from prl.rl.health_monitor import HealthMonitor
 from prl.rl.kl_controller import KLController
-from prl.rl.minibatch import count_global, schedule_minibatches
+from prl.rl.minibatch import (
+    count_global,
+    schedule_minibatches,
+    split_microbatches,
+    split_prompts,
+    split_side_by_side,
+)
 from prl.rl.minibatch_loss import minibatch_loss, token_weights
 from prl.rl.step_statistics import accumulate, mean_over_steps, reduce_over_ranks
 from prl.types import Experience, Rollout
@@ -21,6 +28,7 @@ from prl.types import Experience, Rollout
 class PolicyUpdate(PolicyTrainingModule):
     """Policy that learns from experience in manual optimisation."""
 
+    sampling: Sampling
     objective: PolicyObjective
     update_settings: Update
     kl: KLController
@@ -34,12 +42,27 @@ class PolicyUpdate(PolicyTrainingModule):
         """Limit of the gradient norm over policy and critic together."""
         return self.update_settings.max_grad_norm
 
+    @property
+    def packed(self) -> SharingMode:
+        """Whether responses to one prompt are read behind one copy of it; off where each prompt has one response."""
+        return self.update_settings.packed if self.sampling.per_prompt > 1 else "off"
+
+    def split_microbatches(self, group: Tensor) -> list[Tensor]:
+        """Draw the micro-batches of an iteration, given the number of the prompt of each rollout, [B]."""
+        if self.objective.min_per_prompt > 1:
+            return split_prompts(group, self.microbatch_size)
+        if self.packed == "off":
+            return split_microbatches(len(group), self.microbatch_size)
+        return split_side_by_side(group, self.microbatch_size)
+
     def update(self, experience: Experience) -> dict[str, float]:
         """Learn from epochs of minibatches; end early when the policy has moved past `stop_kl`."""
         settings, history, extra = self.update_settings, [], {}
         if experience.values is not None and experience.returns is not None:
             explained = explained_variance(experience.values, experience.returns, experience.rollout.response_mask)
             extra["value/explained_var"] = float(explained)
+        if self.packed != "off":
+            extra["perf/saved_tokens"] = self.actors.prompt_sharing.policy.tokens.cached_token_fraction
         with self.phase("update"):
             self.warmup.observe(self.batches_done(), extra.get("value/explained_var", 0.0))
             for groups in schedule_minibatches(experience.microbatches, settings.minibatches, settings.epochs):

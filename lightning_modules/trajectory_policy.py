@@ -113,6 +113,10 @@ class TrajectoryPolicyModule(TrajectoryUpdate):
     def _check_methods(self) -> None:
         """Hold what methods need against what pictures have. Raises ValueError."""
         per_prompt = self.trajectory_sampling.per_prompt
+        if self.update_settings.packed == "on":
+            raise ValueError(
+                "update.packed is on, but pictures share no tokens of a prompt; leave it at auto, or set off"
+            )
         for shaper in self.shaping:
             shaper.check(self.reward.component_names)
         if self.reference_source is not None and not self.needs_reference:

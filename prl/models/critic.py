@@ -9,8 +9,9 @@ from prl.config import CriticSettings, ModelSource
 from prl.masking import masked_var
 from prl.models.adapters import adapter_parameters, add_adapters, using_adapters
 from prl.models.loading import load_backbone
-from prl.models.logprobs import response_hidden
+from prl.models.logprobs import hidden_states, response_hidden
 from prl.models.policy import model_inputs
+from prl.models.prefix_sharing.rollouts import PromptRow
 
 
 def hidden_size(model: Any) -> int:
@@ -51,10 +52,39 @@ class Critic(nn.Module):
         self.backbone = backbone
         self.head = ValueHead(hidden_size(backbone))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int) -> Tensor:
-        """Value of the state before each of the last `num_response_tokens` positions: [B, S] -> [B, T]."""
-        hidden = self.backbone(**model_inputs(input_ids, attention_mask)).last_hidden_state
-        return self.head(hidden[:, -num_response_tokens - 1 : -1])
+    @property
+    def config(self) -> Any:
+        """Config of the backbone."""
+        return self.backbone.config
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the backbone's input embeddings."""
+        return self.backbone.get_input_embeddings()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        num_response_tokens: int,
+        row: PromptRow | None = None,
+        *,
+        as_states: bool = False,
+    ) -> Tensor:
+        """Value of the state before each of the last `num_response_tokens` positions: [B, S] -> [B, T].
+
+        Args:
+            input_ids: [B, S].
+            attention_mask: [B, S] bool.
+            num_response_tokens: T.
+            row: reads this row instead, for a value of the state before each of its tokens that count: [M].
+            as_states: return the states [..., D] themselves.
+        """
+        if row is None:
+            hidden = self.backbone(**model_inputs(input_ids, attention_mask)).last_hidden_state
+            states = hidden[:, -num_response_tokens - 1 : -1]
+        else:
+            states = row.states(self.backbone(**row.inputs(self.backbone)).last_hidden_state)
+        return states if as_states else self.head(states)
 
 
 class AdapterCritic(nn.Module):
@@ -72,15 +102,24 @@ class AdapterCritic(nn.Module):
         self.head = ValueHead(hidden_size(policy))
         self._policy = (policy,)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int) -> Tensor:
-        """Value of the state before each of the last `num_response_tokens` positions: [B, S] -> [B, T]."""
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, num_response_tokens: int, row: PromptRow | None = None
+    ) -> Tensor:
+        """Value of the state before each of the last `num_response_tokens` positions, as `Critic`."""
         (policy,) = self._policy
         with using_adapters(policy, self.NAME):
-            return self.head(response_hidden(policy, input_ids, attention_mask, num_response_tokens))
+            if row is None:
+                return self.head(response_hidden(policy, input_ids, attention_mask, num_response_tokens))
+            return self.head(row.states(hidden_states(policy, row.inputs(policy))))
 
     def trained(self) -> list[nn.Parameter]:
         """List the parameters of head and adapters."""
         return [*self.parameters(), *(each for _, each in adapter_parameters(self._policy[0], self.NAME))]
+
+
+def critic_states(critic: Any, ids: Tensor, mask: Tensor, row: PromptRow | None) -> Tensor:
+    """Compute the states of a `Critic`, as `prl.models.prefix_sharing.rollouts.States`."""
+    return critic(ids, mask, 1, row, as_states=True).flatten(0, -2)
 
 
 def check_critic(settings: CriticSettings, policy: ModelSource) -> None:

@@ -12,9 +12,11 @@ from prl.anchors.base import Weights
 from prl.config import Sampling
 from prl.distributed import gathered, global_max, rank
 from prl.models import actor_critic
+from prl.models.actor_critic import Sharing
 from prl.models.adapters import is_adapted, own_parameters, without_adapters
 from prl.models.loading import save_model
 from prl.models.offload import Offload
+from prl.models.prefix_sharing.tree_attention import SharingMode
 from prl.rl.judging import Judging
 from prl.rl.sharding import Gather, Sharding
 from prl.rollouts.base import Sampler
@@ -39,6 +41,7 @@ class Actors:
         max_prompt_length: longest prompt, tokens.
         gather: when sharded weights are gathered for a rollout.
         with_entropy: have `evaluate` compute the entropy as well.
+        packed: whether responses to one prompt are read behind one copy of it: auto, on or off.
     """
 
     def __init__(
@@ -56,11 +59,12 @@ class Actors:
         max_prompt_length: int,
         gather: Gather = "auto",
         with_entropy: bool = False,
+        packed: SharingMode = "off",
     ) -> None:
         self.policy, self.critic, self.reference, self.tokenizer = policy, critic, reference, tokenizer
         self.sampling, self.judging, self.offload, self.sharding = sampling, judging, offload, sharding
         self.sampler, self.gather, self.with_entropy = sampler, gather, with_entropy
-        self.max_prompt_length = max_prompt_length
+        self.max_prompt_length, self.prompt_sharing = max_prompt_length, Sharing.of(packed)
         self.end_ids = end_token_ids(policy, tokenizer)
         self.version = 0
         for source in judging.reward.leaves():
@@ -166,18 +170,18 @@ class Actors:
 
         Scoring and update call this with the same tensors, so unchanged weights give a ratio of exactly one.
         """
-        return actor_critic.evaluate(
-            self.policy, self.critic, rollout, temperature=self.sampling.temperature, with_entropy=self.with_entropy
-        )
+        options: Any = {"temperature": self.sampling.temperature, "with_entropy": self.with_entropy}
+        return actor_critic.evaluate(self.policy, self.critic, rollout, sharing=self.prompt_sharing, **options)
 
     def values(self, rollout: Rollout) -> Tensor:
         """Compute [B, T] values for a step that does not train the policy."""
-        return actor_critic.evaluate_critic(self.policy, self.critic, rollout)
+        return actor_critic.evaluate_critic(self.policy, self.critic, rollout, self.prompt_sharing)
 
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
         """Compute [B, T] log-probabilities under the frozen reference."""
+        sharing = self.prompt_sharing.policy if self.reference is None else self.prompt_sharing.reference
         with self._reference() as model:
-            return actor_critic.evaluate_frozen(model, rollout, temperature=self.sampling.temperature)
+            return actor_critic.evaluate_frozen(model, rollout, temperature=self.sampling.temperature, sharing=sharing)
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:

@@ -30,6 +30,21 @@ def split_prompts(group: Tensor, microbatch_size: int) -> list[Tensor]:
     return [rows[prompts].flatten() for prompts in order]
 
 
+def split_side_by_side(group: Tensor, microbatch_size: int) -> list[Tensor]:
+    """Draw random groups of `microbatch_size` rows, with the responses of a prompt side by side.
+
+    There are as many groups as by `split_microbatches`, of as many rows. Where `microbatch_size` is a multiple of the
+    responses to a prompt, a group has all of them.
+
+    Args:
+        group: [B] number of the prompt of each row.
+        microbatch_size: most rows of a group.
+    """
+    numbers = group.cpu().unique(return_inverse=True)[1]
+    order = torch.randperm(int(numbers.max()) + 1)
+    return list(order.argsort()[numbers].argsort(stable=True).split(microbatch_size))
+
+
 def check_minibatches(num_microbatches: int, num_minibatches: int) -> None:
     """Refuse fewer micro-batches than minibatches. Raises ValueError."""
     if num_microbatches < num_minibatches:

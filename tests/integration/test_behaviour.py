@@ -31,18 +31,23 @@ def moved(trainer: Any, module: Any) -> list[str]:
 # ---- unchanged weights
 
 
-@pytest.mark.parametrize(("critic", "temperature"), [("own", "0.7"), ("shared", "1.0")])
+@pytest.mark.parametrize(
+    ("critic", "temperature", "per_prompt"), [("own", "0.7", 1), ("shared", "1.0", 1), ("own", "0.7", 4)]
+)
 def test_without_learning_the_ratio_is_exactly_one(
-    critic: str, temperature: str, home: Home, tmp_path: Path, experiences: list[Experience]
+    critic: str, temperature: str, per_prompt: int, home: Home, tmp_path: Path, experiences: list[Experience]
 ) -> None:
     cli = home.run(
         *("pairwise_ppo", tmp_path, callback(Numbers), callback(FirstWeights), f"{MODEL}critic.kind", critic),
         *(f"{MODEL}optimization.learning_rate", "0", f"{MODEL}critic.learning_rate", "0"),
         *(f"{MODEL}critic.warmup", "0", f"{MODEL}update.epochs", "3", f"{MODEL}iterations", "2"),
-        *("--data.init_args.batch_size", "16", f"{MODEL}sampling.max_new_tokens", "20"),
-        *(f"{MODEL}sampling.temperature", temperature),
+        *("--data.init_args.batch_size", str(16 // per_prompt), f"{MODEL}sampling.max_new_tokens", "20"),
+        *(f"{MODEL}sampling.temperature", temperature, f"{MODEL}sampling.per_prompt", str(per_prompt)),
+        *(f"{MODEL}update.packed", "on", f"{MODEL}update.microbatch_size", "8" if per_prompt > 1 else "3"),
     )
     module = cli.model
+    for sharing in module.actors.prompt_sharing:
+        assert (sharing.tokens.cached_token_fraction > 0.1) == (per_prompt > 1)
     for experience in experiences:
         rollout = experience.rollout
         assert len(set(rollout.prompt_mask.sum(1).tolist())) > 1

@@ -83,6 +83,7 @@ TURNS: dict[str, list[Turn]] = {
     "update.aggregation": [Turn("sequence_mean")],
     "update.stop_kl": [Turn(1e-6)],
     "update.max_grad_norm": [Turn(0.01)],
+    "update.packed": [Turn("off", needs=(("sampling.per_prompt", 2),))],  # rows are dealt otherwise
     "advantage.gamma": [Turn(0.9)],
     "advantage.gae_lambda": [Turn(0.5), Turn(0.5, "critic")],
     "advantage.critic_lambda": [Turn(0.3, "critic")],

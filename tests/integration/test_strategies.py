@@ -35,6 +35,10 @@ STAGES = {
     # Four batches make an epoch, so that a step has three, the next one a single one.
     "accumulated": ("generative_reward", (f"{MODEL}text_coef", "1.0", "--trainer.accumulate_grad_batches", "3")),
     "pairwise_ppo": ("pairwise_ppo", PLANNED),
+    "pairwise_ppo, shared prompts": (
+        "pairwise_ppo",
+        (*PLANNED, f"{MODEL}sampling.per_prompt", "2", f"{MODEL}update.packed", "on"),
+    ),
     "pairwise_ppo, shared critic": ("pairwise_ppo", (*PLANNED, f"{MODEL}critic.kind", "shared")),
     "pairwise_ppo, adapters": (
         "pairwise_ppo",

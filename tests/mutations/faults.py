@@ -18,6 +18,7 @@ from tests.mutations import (
     faults_of_preference,
     faults_of_reward,
     faults_of_runs,
+    faults_of_sharing,
     faults_of_spending,
     faults_of_tools,
     faults_of_turns,
@@ -151,13 +152,13 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("reference-with-adapters-on", "with without_adapters(self.policy):\n", "if True:\n"),
             (
                 "reference-at-temperature-one",
-                "evaluate_frozen(model, rollout, temperature=self.sampling.temperature)",
-                "evaluate_frozen(model, rollout, temperature=1.0)",
+                "model, rollout, temperature=self.sampling.temperature, sharing",
+                "model, rollout, temperature=1.0, sharing",
             ),
             (
                 "update-at-temperature-one",
-                "rollout, temperature=self.sampling.temperature, with_entropy",
-                "rollout, temperature=1.0, with_entropy",
+                '{"temperature": self.sampling.temperature, ',
+                '{"temperature": 1.0, ',
             ),
             (
                 "reference-responses-with-spaces",
@@ -503,8 +504,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
         (
             (
                 "values-outside-the-mask",
-                "return logprobs, values.masked_fill(~rollout.response_mask, 0), entropy",
-                "return logprobs, values, entropy",
+                "return values.masked_fill(~mask, 0) if row is None",
+                "return values if row is None",
             ),
         ),
     ),
@@ -514,8 +515,8 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ("critic-sees-the-token", "hidden[:, -num_response_tokens - 1 : -1]", "hidden[:, -num_response_tokens:]"),
             (
                 "critic-adapters-are-the-policys",
-                "with using_adapters(policy, self.NAME):\n            return",
-                "if True:\n            return",
+                "with using_adapters(policy, self.NAME):\n            if row",
+                "if True:\n            if row",
             ),
         ),
     ),
@@ -611,7 +612,7 @@ _OTHER_MODULES = (
     *(faults_of_data, faults_of_methods, faults_of_pairs, faults_of_preference, faults_of_reward, faults_of_runs),
     *(faults_of_tools, faults_of_images, faults_of_pictures),
     faults_of_people,
-    faults_of_spending,
+    *(faults_of_sharing, faults_of_spending),
     faults_of_turns,
     faults_of_users,
 )

@@ -23,8 +23,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             (
                 "values-of-what-is-read",
-                "    return logprobs, values.masked_fill(~rollout.response_mask, 0), entropy",
-                "    return logprobs, values.masked_fill(~rollout.read_mask, 0), entropy",
+                "    mask = rollout.response_mask\n    return values",
+                "    mask = rollout.read_mask\n    return values",
             ),
         ),
     ),

@@ -91,8 +91,8 @@ def attention_mask(model: Any, packed: Packed) -> Tensor:
     pass.
     """
     visible = packed.visible()[:, None]
-    is_sdpa = _attention(model) == "sdpa"
-    dtype = _computed_in(model, visible.device) if is_sdpa else dtype_of(model)
+    is_sdpa = attention_implementation(model) == "sdpa"
+    dtype = computed_in(model, visible.device) if is_sdpa else dtype_of(model)
     unseen = -math.inf if is_sdpa else torch.finfo(dtype).min
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, unseen)
 
@@ -112,7 +112,8 @@ def _embedding(model: Any) -> Tensor:
     return next(model.get_input_embeddings().parameters())
 
 
-def _attention(model: Any) -> str:
+def attention_implementation(model: Any) -> str:
+    """Return the name of a model's attention implementation."""
     return model.config.get_text_config()._attn_implementation
 
 
@@ -212,7 +213,7 @@ class PrefixSharing:
 
         The model is not tried.
         """
-        if self.mode == "off" or _attention(model) not in TREE_ATTENTION:
+        if self.mode == "off" or attention_implementation(model) not in TREE_ATTENTION:
             return 0
         cost, widest = self._cost_model(model), attention_window(model) or count * length
         return max(0, bisect_left(range(widest + 1), count * cost.row(length), key=cost.tree) - 1)
@@ -228,7 +229,7 @@ class PrefixSharing:
     def _try(self, model: Any, reading: list[int]) -> bool:
         """Return whether the model reads trees as it reads rows; tried once."""
         if self._able is None:
-            reason = _why_unable(model, reading)
+            reason = self.why_unable(model, reading)
             self._able = reason is None
             if reason and self.mode == "on":
                 raise PrefixSharingError(
@@ -237,6 +238,10 @@ class PrefixSharing:
             if reason:
                 log.warning("rows are read whole (set %s: off to do so without this line): %s", self.setting, reason)
         return self._able
+
+    def why_unable(self, model: Any, reading: list[int]) -> str | None:
+        """Explain why a model cannot read trees; None when it can."""
+        return _why_unable(model, reading)
 
     def _cost_model(self, model: Any) -> CostModel:
         """Return the cost to minimise: tokens with `on`, an estimate of the time with `auto`."""
@@ -250,8 +255,8 @@ def _why_unable(model: Any, reading: list[int]) -> str | None:
 
     The trial compares logits of `probe_pair(reading)` with those of a plain forward pass.
     """
-    if _attention(model) not in TREE_ATTENTION:
-        return f"attn_implementation {_attention(model)} takes no mask of our own (sdpa and eager do)"
+    if attention_implementation(model) not in TREE_ATTENTION:
+        return f"attn_implementation {attention_implementation(model)} takes no mask of our own (sdpa and eager do)"
     device = device_of(model)
     if window := attention_window(model):
         reading = reading[: max(2, 2 * window // 3)]  # both halves that differ and the shared one fit into the window
@@ -270,8 +275,14 @@ def probe_pair(reading: list[int]) -> list[list[int]]:
     return [reading, reading[:half] + reading[half:][::-1]]
 
 
-def logits_mismatch(model: Any, reading: list[int], compute: Callable[[], Tensor], symptom: str) -> str | None:
-    """Explain how other logits of `probe_pair(reading)` differ from plain ones; None when they agree.
+def logits_mismatch(
+    model: Any,
+    reading: list[int],
+    compute: Callable[[], Tensor],
+    symptom: str,
+    plain: Callable[[Any, Tensor, Tensor], Tensor] = verdict_logits,
+) -> str | None:
+    """Explain how other outputs of `probe_pair(reading)` differ from plain ones; None when they agree.
 
     The tolerance is three times the change by a column of padding, since rounding differs between types and devices, or
     a few roundings of the type.
@@ -279,29 +290,30 @@ def logits_mismatch(model: Any, reading: list[int], compute: Callable[[], Tensor
     Args:
         model: a causal language model.
         reading: ids.
-        compute: computes the other logits: [2, V].
-        symptom: words for the error of a model whose logits differ.
+        compute: computes the other outputs: [2, V].
+        symptom: words for the error of a model whose outputs differ.
+        plain: computes the outputs of the model on ids and mask.
     """
     device = device_of(model)
     with torch.no_grad():
         ids, mask = (each.to(device) for each in left_pad(probe_pair(reading), reading[0]))
-        plain = verdict_logits(model, ids, mask)
+        expected = plain(model, ids, mask)
         wider = (torch.nn.functional.pad(each, (1, 0)) for each in (ids, mask))
-        noise = _distance(plain, verdict_logits(model, *wider))
+        noise = _distance(expected, plain(model, *wider))
         try:
             found = compute()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a model may raise anything for unexpected arguments
             return f"{type(model).__name__} {symptom} ({type(error).__name__}: {error})"
-    difference = _distance(plain, found)
-    size = float(plain.pow(2).mean().sqrt())
-    if difference <= max(NOISE, 3 * noise, ROUNDINGS * torch.finfo(_computed_in(model, device)).eps * size):
+    difference = _distance(expected, found)
+    size = float(expected.pow(2).mean().sqrt())
+    if difference <= max(NOISE, 3 * noise, ROUNDINGS * torch.finfo(computed_in(model, device)).eps * size):
         return None
-    return f"{type(model).__name__} {symptom}: logits differ by {difference:.1g}, rounding by {noise:.1g}"
+    return f"{type(model).__name__} {symptom}: outputs differ by {difference:.1g}, rounding by {noise:.1g}"
 
 
-def _computed_in(model: Any, device: torch.device) -> torch.dtype:
+def computed_in(model: Any, device: torch.device) -> torch.dtype:
     """Return the type of the model's matrix products."""
     if torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)

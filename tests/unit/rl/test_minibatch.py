@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prl.rl.minibatch import schedule_minibatches, split_microbatches, split_prompts
+from prl.rl.minibatch import schedule_minibatches, split_microbatches, split_prompts, split_side_by_side
 
 
 @given(st.integers(1, 50), st.integers(1, 12))
@@ -64,3 +64,21 @@ def test_prompts_stay_whole(num_prompts, per_prompt, size) -> None:
         assert len(rows) <= max(size, per_prompt)
         assert all(count == per_prompt for count in group[rows].unique(return_counts=True)[1].tolist())
     assert len(groups) == -(-num_prompts // (max(size, per_prompt) // per_prompt))
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 20))
+def test_responses_to_a_prompt_stand_side_by_side(num_prompts, per_prompt, size) -> None:
+    group = torch.arange(num_prompts).repeat_interleave(per_prompt)[torch.randperm(num_prompts * per_prompt)]
+    groups = split_side_by_side(group, size)
+    assert [len(rows) for rows in groups] == [len(rows) for rows in split_microbatches(len(group), size)]
+    order = torch.cat(groups)
+    assert order.sort().values.tolist() == list(range(len(group)))
+    assert len(group[order].unique_consecutive()) == num_prompts
+    if size % per_prompt == 0:
+        assert all(len(group[rows].unique()) * per_prompt == len(rows) for rows in groups)
+
+
+def test_prompts_are_dealt_at_random() -> None:
+    torch.manual_seed(0)
+    firsts = {int(split_side_by_side(torch.arange(8) // 2, 2)[0][0]) for _ in range(100)}
+    assert firsts == {0, 2, 4, 6}
