@@ -23,6 +23,7 @@ from lightning_modules.reasoning_reward import ReasoningRewardModule
 from lightning_modules.reference import REFERENCE
 from lightning_modules.reference_passes import TOKENS
 from prl.config import ModelSource
+from prl.models.actor_critic import frozen_layers_of
 from prl.models.adapters import add_adapters, is_adapted
 from prl.models.critic import AdapterCritic, Critic, LinearHead, ValueHead, hidden_size
 from prl.models.loading import freeze, init_model
@@ -218,11 +219,13 @@ def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: 
     slices = _slice_of_logits(policy, group * answer)
     both = _train_both(policy, critic, module.critic_kind, group, prompt + answer)
     read = working_memory(policy, partial(_read, policy, group, prompt + answer))
+    states = [each.bytes_of(rows * (prompt + answer)) for each in frozen_layers_of(policy, critic)]
+    kept = sum(states) * module.resources.reuse_frozen_layers
     working = {
         "rollout": max(_generation(policy, *each, answer, vocabulary) for each in _sampled(module, rows, prompt)),
         **{name: work for name, (_, _, work) in asked.items()},
-        "score": read + slices * COPIES_OF_LOGITS[False],
-        "update": both + slices * COPIES_OF_LOGITS[True],
+        "score": kept + read + slices * COPIES_OF_LOGITS[False],
+        "update": kept + both + slices * COPIES_OF_LOGITS[True],
     }
     if module.resources.shard_judges:
         return MemoryPlan(cut + judging, whole, working)

@@ -214,7 +214,7 @@ class PairwisePPOModule(PolicyUpdate):
             judging=self.judging,
             sampler=self.sampler,
             max_prompt_length=self.max_prompt_length,
-            gather=self.resources.gather_rollouts,
+            resources=self.resources,
             with_entropy=self.objective.needs_entropy,
             packed=self.packed,
             **shared,
@@ -284,7 +284,8 @@ class PairwisePPOModule(PolicyUpdate):
             weights = filter_weights(rollout, scores, self.filters)
             rollout = rollout.without(scores.failed | (weights == 0))
             groups = self.split_microbatches(rollout.group)
-            old, ref, values = self.actors.score(rollout, groups)
+            with_graph = self.learns_from_scoring(groups)
+            old, ref, values = self.actors.score(rollout, groups, to_learn=True, with_graph=with_graph)
             return build_experience(
                 *(rollout, scores, weights),
                 old_logprobs=old,

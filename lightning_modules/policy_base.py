@@ -52,6 +52,7 @@ class PolicyTrainingModule(TrainingModule):
 
     def generate(self, batch: PromptBatch, *, training: bool = True) -> Rollout:
         """Sample one response to each prompt, to learn from or (`training` false) to validate and predict."""
+        self.actors.forget()  # what an update that was left out would have read
         self.offload.to_cpu(self.judging.reward, self.judging.heldout, self.actors.reference)
         with self.phase("rollout"):
             return self.actors.sample(batch, version=self.batches_done(), training=training)

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.policy_base import PolicyTrainingModule
-from prl.config import CriticSettings, KLPenalty, Sampling, Update
+from prl.config import CriticSettings, KLPenalty, Resources, Sampling, Update
 from prl.distributed import world_size
 from prl.models.critic import explained_variance
 from prl.models.prefix_sharing.tree_attention import SharingMode
@@ -31,6 +31,7 @@ class PolicyUpdate(PolicyTrainingModule):
     sampling: Sampling
     objective: PolicyObjective
     update_settings: Update
+    resources: Resources
     kl: KLController
     kl_penalty: KLPenalty
     critic_settings: CriticSettings | None
@@ -55,6 +56,19 @@ class PolicyUpdate(PolicyTrainingModule):
             return split_microbatches(len(group), self.microbatch_size)
         return split_side_by_side(group, self.microbatch_size)
 
+    def learns_from_scoring(self, microbatches: list[Tensor]) -> bool:
+        """Return whether the pass that scores an iteration's rollout is the one that its update learns from.
+
+        That is one step over one micro-batch: its ratio is one, and old numbers are its own, detached. Where weights
+        are sharded, forward passes of other models would lie between this one and its backward pass, so it is made
+        again. While the critic warms up, the update is known behind scoring only.
+        """
+        settings = self.update_settings
+        steps = settings.epochs * settings.minibatches
+        is_warming_up = self.warmup.is_active(self.batches_done())
+        able = self.resources.reuse_scoring and not self.sharding.cuts_weights and not is_warming_up
+        return able and steps == 1 and len(microbatches) == 1
+
     def update(self, experience: Experience) -> dict[str, float]:
         """Learn from epochs of minibatches; end early when the policy has moved past `stop_kl`."""
         settings, history, extra = self.update_settings, [], {}
@@ -71,6 +85,7 @@ class PolicyUpdate(PolicyTrainingModule):
                 history += [stats] if stats else []
                 if settings.stop_kl is not None and stats.get("approx_kl", 0.0) > settings.stop_kl:
                     break
+            self.actors.forget()
             self.lr_schedulers().step()  # type: ignore[union-attr]
         first = {"first_ratio": history[0]["ratio_mean"]} if history and "ratio_mean" in history[0] else {}
         return {**mean_over_steps(history), **first, "num_steps": len(history), **extra}
@@ -113,5 +128,5 @@ class PolicyUpdate(PolicyTrainingModule):
         """Compute outputs of policy (None while only the critic learns) and critic on a micro-batch, with gradient."""
         if self.warmup.is_active(self.batches_done()):
             return None, self.actors.values(rollout)
-        logprobs, values, entropy = self.actors.evaluate(rollout)
+        logprobs, values, entropy = self.actors.evaluate_to_learn(rollout)
         return PolicyOutputs(logprobs, entropy), values

@@ -96,7 +96,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Resources:
-    """Placement of models in phases in which they are idle."""
+    """Placement of idle models, and what stays in memory instead of being computed twice; no number depends on it."""
 
     offload_frozen: bool = False
     """Keep judge, held-out judge and reference in the memory of the CPU while they are idle."""
@@ -105,6 +105,12 @@ class Resources:
     gather_rollouts: Literal["auto", "always", "never"] = "auto"
     """Gather sharded weights once per rollout: where they fit (auto), always, or never. Otherwise they are gathered in
     every pass, and all processes sample until the last response has ended."""
+    reuse_scoring: bool = True
+    """Learn from the very pass that scored the rollout, where an iteration is one step over one micro-batch. Weights in
+    shards and the critic's warm-up make a pass of their own."""
+    reuse_frozen_layers: bool = True
+    """Read the layers below all adapters once for an iteration, where weights are not in shards. Their last hidden
+    states stay in memory: rollouts times tokens times hidden size."""
 
 
 @dataclass(frozen=True)

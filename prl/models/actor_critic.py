@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from prl.models.critic import Critic, ValueHead, critic_states
+from prl.models.frozen_layers import FrozenLayers
 from prl.models.logprobs import hidden_states, placed_values, response_hidden, response_logprobs
 from prl.models.prefix_sharing.rollouts import PromptRow, PromptSharing, shared_logprobs
 from prl.models.prefix_sharing.tree_attention import SharingMode
@@ -32,6 +33,12 @@ OFF = Sharing.of("off")
 
 def _inputs(rollout: Rollout) -> tuple[Tensor, Tensor, int]:
     return rollout.input_ids, rollout.attention_mask, rollout.response_ids.shape[1]
+
+
+def frozen_layers_of(policy: Any, critic: Any) -> list[FrozenLayers]:
+    """Find the frozen lower layers of a policy, and of a critic's own backbone; a model without any is left out."""
+    models = [policy, critic.backbone] if isinstance(critic, Critic) else [policy]
+    return [each for each in map(FrozenLayers, models) if len(each)]
 
 
 def evaluate(

@@ -1,7 +1,7 @@
 """Policy, critic and reference: sampling, log-probabilities and values of a rollout."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prl.anchors.base import Weights
-from prl.config import Sampling
+from prl.config import Resources, Sampling
 from prl.distributed import gathered, global_max, rank
 from prl.models import actor_critic
 from prl.models.actor_critic import Sharing
@@ -18,11 +18,14 @@ from prl.models.loading import save_model
 from prl.models.offload import Offload
 from prl.models.prefix_sharing.tree_attention import SharingMode
 from prl.rl.judging import Judging
-from prl.rl.sharding import Gather, Sharding
+from prl.rl.sharding import Sharding
 from prl.rollouts.base import Sampler
 from prl.rollouts.generate import end_token_ids, generate
 from prl.types import Conversation, Critique, PromptBatch, Rollout
 from prl.verdict import Verdict
+
+Outputs = tuple[Tensor, Tensor | None, Tensor | None]
+"""Log-probabilities, values and entropy of every response token: [B, T] each."""
 
 
 class Actors:
@@ -39,9 +42,9 @@ class Actors:
         sharding: how weights are sharded over processes.
         sampler: samples the policy's responses.
         max_prompt_length: longest prompt, tokens.
-        gather: when sharded weights are gathered for a rollout.
         with_entropy: have `evaluate` compute the entropy as well.
         packed: whether responses to one prompt are read behind one copy of it: auto, on or off.
+        resources: when sharded weights are gathered for a rollout, and whether frozen layers are read once.
     """
 
     def __init__(
@@ -57,16 +60,20 @@ class Actors:
         sharding: Sharding,
         sampler: Sampler,
         max_prompt_length: int,
-        gather: Gather = "auto",
         with_entropy: bool = False,
         packed: SharingMode = "off",
+        resources: Resources = Resources(),  # noqa: B008 - frozen
     ) -> None:
         self.policy, self.critic, self.reference, self.tokenizer = policy, critic, reference, tokenizer
         self.sampling, self.judging, self.offload, self.sharding = sampling, judging, offload, sharding
-        self.sampler, self.gather, self.with_entropy = sampler, gather, with_entropy
+        self.sampler, self.gather, self.with_entropy = sampler, resources.gather_rollouts, with_entropy
         self.max_prompt_length, self.prompt_sharing = max_prompt_length, Sharing.of(packed)
         self.end_ids = end_token_ids(policy, tokenizer)
         self.version = 0
+        able = resources.reuse_frozen_layers and not sharding.cuts_weights
+        self.frozen = actor_critic.frozen_layers_of(policy, critic) if able else []
+        """Frozen layers of policy and critic, whose hidden states are kept from scoring to the end of the update."""
+        self._scored: Outputs | None = None
         for source in judging.reward.leaves():
             source.attach_handle(self)
 
@@ -142,10 +149,18 @@ class Actors:
 
     # ---- scoring
 
-    def score(self, rollout: Rollout, groups: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def score(
+        self, rollout: Rollout, groups: list[Tensor], *, to_learn: bool = False, with_graph: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Compute log-probabilities under policy and reference, and values, group by group: [B, T] each.
 
-        Values are None without a critic.
+        Values are None without a critic. The policy is read last, because its activations may be kept.
+
+        Args:
+            rollout: B responses.
+            groups: rows of each forward pass.
+            to_learn: keep the hidden states of frozen layers for an update of these rows, until `forget`.
+            with_graph: keep the pass of policy and critic over a single group for `evaluate_to_learn`.
         """
         shape, device = rollout.response_ids.shape, rollout.response_ids.device
         policy, reference, values = (torch.zeros(shape, device=device) for _ in range(3))
@@ -153,35 +168,61 @@ class Actors:
         if self.sharding.cuts_weights:  # every pass needs all processes; the last validation batch may be uneven
             most = int(global_max(torch.tensor(len(parts), device=device)))
             parts += parts[-1:] * (most - len(parts))
-        for rows, part in parts:
-            width = part.response_ids.shape[1]
-            policy[rows, :width], found, _ = self.evaluate(part)
-            if found is not None:
-                values[rows, :width] = found
         with self.offload.on_device(self.reference, self.sharding.device):
             for rows, part in parts:
                 reference[rows, : part.response_ids.shape[1]] = self.reference_logprobs(part)
         if self.reference is not None:
             self.sharding.reshard_frozen(self.reference)  # no backward pass brings its shards back
+        for rows, part in parts:
+            width = part.response_ids.shape[1]
+            with torch.set_grad_enabled(with_graph):
+                found = self.evaluate(part)
+            policy[rows, :width] = found[0].detach()
+            if found[1] is not None:
+                values[rows, :width] = found[1].detach()
+        if with_graph:
+            self._scored = found
+        if not to_learn:
+            self.forget()
         return policy, reference, None if self.critic is None else values
 
-    def evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def evaluate(self, rollout: Rollout) -> Outputs:
         """Compute log-probabilities, values and (`with_entropy`) the entropy of every response token: [B, T] each.
 
         Scoring and update call this with the same tensors, so unchanged weights give a ratio of exactly one.
         """
         options: Any = {"temperature": self.sampling.temperature, "with_entropy": self.with_entropy}
-        return actor_critic.evaluate(self.policy, self.critic, rollout, sharing=self.prompt_sharing, **options)
+        with self._frozen_layers_once():
+            return actor_critic.evaluate(self.policy, self.critic, rollout, sharing=self.prompt_sharing, **options)
+
+    def evaluate_to_learn(self, rollout: Rollout) -> Outputs:
+        """Compute `evaluate` with gradient; the pass that `score` kept is taken instead, once."""
+        scored, self._scored = self._scored, None
+        return self.evaluate(rollout) if scored is None else scored
 
     def values(self, rollout: Rollout) -> Tensor:
         """Compute [B, T] values for a step that does not train the policy."""
-        return actor_critic.evaluate_critic(self.policy, self.critic, rollout, self.prompt_sharing)
+        with self._frozen_layers_once():
+            return actor_critic.evaluate_critic(self.policy, self.critic, rollout, self.prompt_sharing)
 
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
         """Compute [B, T] log-probabilities under the frozen reference."""
         sharing = self.prompt_sharing.policy if self.reference is None else self.prompt_sharing.reference
-        with self._reference() as model:
+        with self._reference() as model, self._frozen_layers_once():
             return actor_critic.evaluate_frozen(model, rollout, temperature=self.sampling.temperature, sharing=sharing)
+
+    def forget(self) -> None:
+        """Drop the passes and hidden states that `score` kept for an update."""
+        self._scored = None
+        for each in self.frozen:
+            each.forget()
+
+    @contextmanager
+    def _frozen_layers_once(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for each in self.frozen:
+                stack.enter_context(each.once())
+            yield
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:

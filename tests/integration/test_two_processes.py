@@ -116,6 +116,18 @@ def test_pairwise_ppo_trains_in_two_processes_and_each_draws_its_own_samples(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+def test_what_is_computed_once_is_so_in_two_processes(strategy: str, home: Home, tmp_path: Path) -> None:
+    """One step over one micro-batch, with adapters on the upper layer."""
+    lora = json.dumps({"rank": 2, "target_modules": ".*layers.1.*_proj"})
+    settings = [f"{MODEL}update={{epochs: 1, minibatches: 1, microbatch_size: 4}}", *STRATEGIES[strategy]]
+    settings += [f"{MODEL}policy.lora={lora}", f"{MODEL}critic.kind", "adapter"]
+    again = [f"{MODEL}resources.reuse_scoring", "false", f"{MODEL}resources.reuse_frozen_layers", "false"]
+    once, twice = (run(home, "pairwise_ppo", tmp_path / str(len(each)), 2, *settings, *each) for each in ([], again))
+    assert differences(once, twice) == []
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_process_ends_both_and_the_run_resumes_exactly(home: Home, tmp_path: Path) -> None:
     """The second process is told to stop in its third rollout: one checkpoint of two batches, and the ledger agrees."""
     settings = (f"{MODEL}update.microbatch_size", "2", "--checkpoint.every_n_batches", "100")

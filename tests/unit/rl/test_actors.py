@@ -7,8 +7,9 @@ import torch
 from lightning import Trainer
 
 from lightning_modules import PairwisePPOModule
-from prl.config import LoRA, ModelSource, Sampling
+from prl.config import LoRA, ModelSource, Resources, Sampling, Update
 from prl.rewards import RuleReward
+from prl.rl.sharding import Sharding
 from prl.rollouts import LocalSampler, Sampler
 from prl.types import PromptBatch
 from tests.helpers.tiny import LengthJudge, PositionJudge, tiny_tokenizer
@@ -61,6 +62,26 @@ def test_an_older_policy_speaks_and_leaves_the_policy_as_it_was(tiny_folder: Any
     assert draws(actors.sample_with_weights, actors.weights(), batch()) != before
     assert draws(actors.sample_with_weights, older, batch()) == before
     assert all(torch.equal(weight, now[name]) for name, weight in actors.weights().items())
+
+
+def test_weights_in_shards_and_settings_that_say_so_compute_again(
+    tiny_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upper = LoRA(rank=2, target_modules=r"(.*\.)?layers\.1\..*_proj")
+    settings: dict[str, Any] = {"update": Update(1, 1), "lora": upper}
+    module, group = build(tiny_folder, **settings), [torch.arange(3)]
+    assert [len(each) for each in module.actors.frozen] == [1, 1]  # of the policy, and of the critic's own backbone
+    assert module.learns_from_scoring(group)
+    assert not module.learns_from_scoring(group * 2)
+    again = build(tiny_folder, **settings, resources=Resources(reuse_scoring=False, reuse_frozen_layers=False))
+    assert again.actors.frozen == []
+    assert not again.learns_from_scoring(group)
+    for update in (Update(2, 1), Update(1, 2)):
+        assert not build(tiny_folder, update=update).learns_from_scoring(group)
+    monkeypatch.setattr(Sharding, "cuts_weights", True)
+    module._build_actors()
+    assert module.actors.frozen == []
+    assert not module.learns_from_scoring(group)
 
 
 def test_the_reference_below_adapters_says_what_the_start_says(tiny_folder: Any) -> None:
