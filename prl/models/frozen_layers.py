@@ -20,13 +20,16 @@ log = logging.getLogger(__name__)
 Inputs = tuple[tuple[Any, ...], ...]
 """The arguments of a pass; tensors by the digest of their contents."""
 
+OF_EVERY_LAYER = ("use_cache", "output_hidden_states", "output_attentions")
+"""Arguments of a pass that asks for something of every layer."""
+
 
 class FrozenLayers:
     """Reads the frozen lower layers of a model once for equal inputs; all numbers stay equal to the bit.
 
     The model is tried on the first inputs: as it reads them, keeping hidden states, and from the kept ones. A model
-    whose three results differ in any bit reads all its layers in every pass. Passes with a cache of keys and values
-    read all layers too.
+    whose three results differ in any bit reads all its layers in every pass. Passes that ask for something of
+    every layer, such as a cache of keys and values, read all layers too.
 
     Args:
         model: causal language model or backbone with its adapters; which parameters learn is read once, here.
@@ -170,7 +173,7 @@ def _inputs_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
             found.append((name, value))
         else:
             return None
-    return None if kwargs.get("use_cache") else tuple(found)
+    return None if any(kwargs.get(name) for name in OF_EVERY_LAYER) else tuple(found)
 
 
 def _digest(tensor: Tensor) -> bytes:

@@ -190,6 +190,8 @@ def test_nothing_is_kept_beyond_an_update_or_behind_one_that_is_left_out(home: H
     settings: dict[str, Any] = {"update": Update(**ONE_STEP), "iterations": 3, "judge": FirstInfinite()}
     module, passes = fit(home, four_layers, UPPER, Resources(), **settings)
     assert module.health.record.skipped == 1
+    assert module.actors._scored is None
+    assert all(each.kept_bytes == 0 for each in module.actors.frozen)
     kept = [(phase, scored, states > 0) for phase, scored, states in passes.kept if phase in ("rollout", "update")]
     assert kept == [("rollout", False, False)] * 2 + [("update", True, True), ("rollout", False, False)] + kept[-1:]
 
