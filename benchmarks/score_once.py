@@ -139,7 +139,8 @@ def run(
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Let the ways of each kind of work take turns. Raises SystemExit for weights that differ."""
     figures: dict[str, Any] = {}
-    for work, (_, adapted, epochs, minibatches) in WORKS.items():
+    for work in options.works:
+        _, adapted, epochs, minibatches = WORKS[work]
         ways = [way for way in WAYS if adapted or way in ("again", "scored once")]
         ways = [way for way in ways if epochs * minibatches == 1 or way in ("again", "frozen once")]
         seconds, ends = {way: list[float]() for way in ways}, dict[str, Any]()
@@ -173,6 +174,7 @@ def main() -> None:
     sizes = {"rows": 8, "prompt": 48, "response": 48, "hidden-size": 192, "layers": 8, "iterations": 3, "rounds": 3}
     for name, size in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -178,7 +178,7 @@ def _inputs_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
 
 def _digest(tensor: Tensor) -> bytes:
     flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return hashlib.blake2b(flat.numpy(), digest_size=16).digest()
+    return hashlib.blake2b(flat.numpy().data, digest_size=16).digest()
 
 
 def _detached(output: Any) -> Any:
