@@ -88,7 +88,7 @@ def test_all_roles_give_the_bits_of_whole_passes_and_read_lower_layers_once(name
     assert not torch.equal(expected[1], expected[2])
     for found in (first, second):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert frozen.kept_bytes == IDS.numel() * 16 * 4
+    assert frozen.kept_bytes == frozen.bytes_of(IDS.numel()) == IDS.numel() * 16 * 4
     frozen.forget()
     assert frozen.kept_bytes == 0
 
