@@ -165,15 +165,23 @@ def _head_alone(model: Any) -> set[int]:
 
 def _inputs_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
     """Return what tells the inputs of a pass from others; None for inputs that a pass changes or learns from."""
-    found: list[tuple[Any, ...]] = []
-    for name, value in [*enumerate(args), *sorted(kwargs.items())]:
-        if isinstance(value, Tensor) and not value.requires_grad:
-            found.append((name, tuple(value.shape), value.dtype, _digest(value)))
-        elif value is None or isinstance(value, bool | int | float | str):
-            found.append((name, value))
-        else:
-            return None
-    return None if any(kwargs.get(name) for name in OF_EVERY_LAYER) else tuple(found)
+    if any(kwargs.get(name) for name in OF_EVERY_LAYER):
+        return None
+    try:
+        return tuple((name, _contents(value)) for name, value in [*enumerate(args), *sorted(kwargs.items())])
+    except TypeError:
+        return None
+
+
+def _contents(value: Any) -> Any:
+    """Return what tells a value from others. Raises TypeError for one that a pass changes or learns from."""
+    if isinstance(value, Tensor) and not value.requires_grad:
+        return (tuple(value.shape), value.dtype, _digest(value))
+    if isinstance(value, tuple):  # of tensors, such as the blocks of a row
+        return tuple(map(_contents, value))
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(type(value).__name__)
 
 
 def _digest(tensor: Tensor) -> bytes:

@@ -4,14 +4,10 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/models/frozen_layers.py": (
         "u.frozen_layers",
         (
-            ("rows-of-one-shape-are-one", "value.dtype, _digest(value)))", "value.dtype))"),
+            ("rows-of-one-shape-are-one", "value.dtype, _digest(value))", "value.dtype)"),
             ("embeddings-learn-below", "if trained - above:", "if False:"),
             ("tied-heads-learn-alone", "head.parameters()} - shared", "head.parameters()}"),
-            (
-                "keys-and-values-are-kept-too",
-                "None if any(kwargs.get(name) for name in OF_EVERY_LAYER)",
-                "None if not found",
-            ),
+            ("keys-and-values-are-kept-too", "if any(kwargs.get(name) for name in OF_EVERY_LAYER)", "if False"),
             ("every-model-can", "all(torch.equal(found[0], each) for each in found[1:])", "True"),
         ),
     ),

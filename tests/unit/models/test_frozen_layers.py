@@ -120,6 +120,18 @@ def test_outside_of_the_block_and_with_a_cache_of_keys_the_whole_model_is_read()
     assert counts == [5] * 4
 
 
+def test_tensors_inside_of_an_argument_tell_inputs_apart_and_what_learns_is_not_kept() -> None:
+    model = adapted()
+    owner, _ = frozen_layers(model)
+    ids, blocks = IDS[:1], (torch.arange(3), None, torch.ones(2, 2, dtype=torch.bool))
+    others = (torch.arange(3), None, torch.zeros(2, 2, dtype=torch.bool))
+    frozen, states = FrozenLayers(model), IDS.numel() // 2 * 16 * 4
+    with frozen.once(), torch.no_grad():
+        for given, kept in ((blocks, 1), (blocks, 1), (others, 2), ([1], 2), (torch.ones(1, requires_grad=True), 2)):
+            owner(input_ids=ids, prompt_blocks=given)
+            assert frozen.kept_bytes == kept * states
+
+
 def test_a_backbone_with_adapters_is_read_like_a_policy() -> None:
     from transformers import AutoModel
 
