@@ -109,11 +109,11 @@ CASES: dict[str, dict[str, Any]] = {
     "critic by adapters": {"critic": CriticSettings("adapter"), "lora": UPPER},
     "no critic, KL in the loss": {
         **{"advantage": GroupNormalized(), "lora": UPPER, "sampling": Sampling(8, per_prompt=2)},
-        **{"kl": KLPenalty(0.1, "k2", "loss"), "update": {**ONE_STEP, "microbatch_size": 2 * ROWS}},
+        **{"kl": KLPenalty(0.1, "k2", "loss"), "update": {**ONE_STEP, "microbatch_size": 2 * ROWS, "packed": "off"}},
     },
     "responses of a prompt compared": {
         **{"objective": DRPO(), "advantage": GroupNormalized(), "lora": ALL_LAYERS, "kl": KLPenalty(0.0)},
-        **{"sampling": Sampling(8, per_prompt=2), "update": {**ONE_STEP, "microbatch_size": 2 * ROWS}},
+        **{"sampling": Sampling(8, per_prompt=2), "update": {**ONE_STEP, "microbatch_size": 2 * ROWS, "packed": "off"}},
     },
 }
 
@@ -171,6 +171,20 @@ def test_frozen_layers_are_read_once_for_all_roles_and_epochs(home: Home, four_l
     assert once.counts["score", 0] == 2 * groups + 1  # in two iterations, and once more where the model is tried
     assert ("update", 0) not in once.counts
     assert once.counts["update", 3] == twice.counts["update", 3] == 2 * groups * 2 * 2
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_rows_of_shared_prompts_are_read_once_too(epochs: int, home: Home, four_layers: Path) -> None:
+    update = Update(epochs=epochs, minibatches=1, microbatch_size=2 * ROWS, packed="on")
+    sampling, critic = Sampling(8, per_prompt=2), CriticSettings("adapter")
+    settings: dict[str, Any] = {"update": update, "critic": critic, "sampling": sampling}
+    module, once = fit(home, four_layers, UPPER, Resources(), **settings)
+    again, twice = fit(home, four_layers, UPPER, AGAIN, **settings)
+    assert module.actors.prompt_sharing.policy.tokens.cached_token_fraction > 0
+    assert differences(state(module), state(again)) == []
+    assert logged(once) == logged(twice)
+    assert ("update", 0) not in once.counts
+    assert once.counts.get(("update", 3), 0) == (0 if epochs == 1 else twice.counts["update", 3])
 
 
 class FirstInfinite(LengthJudge):

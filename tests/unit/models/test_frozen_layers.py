@@ -128,7 +128,7 @@ def test_tensors_inside_of_an_argument_tell_inputs_apart_and_what_learns_is_not_
     frozen, states = FrozenLayers(model), IDS.numel() // 2 * 16 * 4
     with frozen.once(), torch.no_grad():
         for given, kept in ((blocks, 1), (blocks, 1), (others, 2), ([1], 2), (torch.ones(1, requires_grad=True), 2)):
-            owner(input_ids=ids, prompt_blocks=given)
+            owner(input_ids=ids, told=given)
             assert frozen.kept_bytes == kept * states
 
 
