@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from prl.distributed import global_max
+from prl.models.packed_linear import packed_linears
 from prl.models.policy import position_ids
 from prl.rollouts.plain_decoding import Choose, base_model_of, decode_plainly, eval_mode
 from prl.rollouts.row_cache import RowCache
@@ -54,8 +55,9 @@ def decode_rows(
     settings: Any = {"limits": limits, "end_ids": end_ids, "pad_id": pad_id, "synced": synced}
     if not keeps_every_token(base_model_of(model)):
         return decode_plainly(model, prompt_ids, prompt_mask, choose, **settings)
-    with eval_mode(model):
-        return _Decoding(base_model_of(model), prompt_ids, prompt_mask, **settings).run(choose)
+    inner = base_model_of(model)
+    with eval_mode(model), packed_linears(inner, len(prompt_ids), max(1, int(limits.max()))):
+        return _Decoding(inner, prompt_ids, prompt_mask, **settings).run(choose)
 
 
 def _check_padding(prompt_mask: Tensor) -> None:

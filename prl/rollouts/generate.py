@@ -41,8 +41,8 @@ def generate(
 ) -> Rollout:
     """Sample one response to each prompt of the batch from softmax(logits / temperature), without truncation.
 
-    The numbers that decide all tokens are drawn first, from torch's generator of the CPU: a row's tokens follow from its
-    own numbers, whatever the other rows do.
+    The numbers that decide all tokens are drawn first, from torch's generator of the CPU: a row's tokens follow from
+    its own numbers, whatever the other rows do.
 
     Args:
         model: causal language model.
