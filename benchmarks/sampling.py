@@ -17,6 +17,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,13 @@ def measure(model: Any, rows: int, options: argparse.Namespace) -> dict[str, Any
     ids = torch.randint(5, model.config.vocab_size, (distinct, options.prompt)).repeat_interleave(options.samples, 0)
     model.generation_config.eos_token_id = None
     square, long = torch.randn(SIDE, SIDE), torch.randn(READ)
-    contestants: dict[str, Callable[[], Any]] = {
-        "prl": lambda: ours(model, ids, options.tokens),
-        "generate": lambda: theirs(model, ids, options.tokens),
-    }
-    found: dict[str, list[float]] = {name: [] for name in (*contestants, "floor", "over_generate", "over_floor")}
-    for each in contestants.values():
-        each()
+    ways = {"prl": ours, "generate": theirs}
+    found: dict[str, list[float]] = {name: [] for name in (*ways, "floor", "over_generate", "over_floor")}
+    for way in ways.values():
+        way(model, ids, 3)
     for number in range(options.rounds):
-        taken = {name: seconds(contestants[name]) for name in random.sample(list(contestants), len(contestants))}
+        order = random.sample(list(ways), len(ways))
+        taken = {name: seconds(partial(ways[name], model, ids, options.tokens)) for name in order}
         product = 2 * SIDE**3 / min(seconds(lambda: square @ square) for _ in range(3))
         read = 4 * READ / min(seconds(long.sum) for _ in range(3))
         least = floor(model, distinct, options.prompt, len(ids), options.tokens, (product, read))
