@@ -37,7 +37,7 @@ def packed_linears(model: Any, rows: int, passes: int) -> Iterator[int]:
         layers = []
     try:
         for layer in layers:
-            layer.forward = _packed(layer, rows)  # type: ignore[method-assign]
+            layer.__dict__["forward"] = _packed(layer, rows)
         yield len(layers)
     finally:
         for layer in layers:
