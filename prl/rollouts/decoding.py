@@ -206,7 +206,8 @@ class _Decoding:
         """Find the first row of each distinct prompt, and the place of each row's prompt among them."""
         self._lengths = self.rows.length.tolist()
         places: dict[tuple[int, ...], int] = {}
-        first, which = [], []
+        first: list[int] = []
+        which: list[int] = []
         for row, ids in enumerate(self.prompt_ids.tolist()):
             place = places.setdefault(tuple(ids[len(ids) - self._lengths[row] :]), len(places))
             if place == len(first):

@@ -10,6 +10,11 @@ ROOM = 64
 """Tokens that are allocated ahead, at least."""
 
 
+def _states(read: DynamicCache) -> list[tuple[Any, Any]]:
+    layers: list[Any] = list(read.layers)
+    return [(each.keys, each.values) for each in layers]
+
+
 class RowLayer(DynamicLayer):
     """Keys and values of one layer: the first `rows` rows and `length` tokens of two larger tensors.
 
@@ -18,7 +23,11 @@ class RowLayer(DynamicLayer):
         length: number of tokens that every row has, padding included.
         keys: [1, heads, _, size] of the layer, for shape, type and device.
         values: [1, heads, _, size], likewise.
+        room: tokens to allocate ahead.
     """
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, rows: int, length: int, keys: Tensor, values: Tensor, room: int) -> None:
         super().__init__()
@@ -74,16 +83,17 @@ class RowCache(Cache):
 
     def __init__(self, rows: int, length: int, steps: int, read: DynamicCache) -> None:
         room = min(steps, max(ROOM, length // 2))
-        super().__init__(layers=[RowLayer(rows, length, each.keys, each.values, room) for each in read.layers])
+        self.row_layers = [RowLayer(rows, length, *states, room) for states in _states(read)]
+        super().__init__(layers=[*self.row_layers])
 
     def fill(self, rows: Tensor, read: DynamicCache, which: Tensor) -> None:
         """Give prompts that were read to the rows that begin with them: row `rows[i]` gets prompt `which[i]`."""
-        for own, other in zip(self.layers, read.layers, strict=True):
-            own.fill(rows, other.keys[which], other.values[which])
+        for own, (keys, values) in zip(self.row_layers, _states(read), strict=True):
+            own.fill(rows, keys[which], values[which])
 
     def rewind(self) -> None:
         """Forget the newest token of every row."""
-        for layer in self.layers:
+        for layer in self.row_layers:
             layer.length -= 1
 
     def keep(self, alive: Sequence[bool]) -> list[int]:
@@ -97,7 +107,7 @@ class RowCache(Cache):
         count = sum(alive)
         targets = [place for place in range(count) if not alive[place]]
         sources = [place for place in range(count, len(alive)) if alive[place]]
-        for layer in self.layers:
+        for layer in self.row_layers:
             layer.keep(count, targets, sources)
         order = list(range(count))
         for target, source in zip(targets, sources, strict=True):
