@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from prl.config import Reasoning
 from prl.data.thoughts import CLOSE
@@ -17,7 +17,10 @@ from prl.data.tokens import left_pad
 from prl.judge.template import CompiledTemplate
 from prl.models.policy import model_inputs, token_logprobs
 from prl.models.prefix_sharing.tree_attention import device_of
-from prl.rollouts.generate import end_token_ids, plain_sampling
+from prl.rollouts.decoding import decode_rows
+from prl.rollouts.drawing import draw_tokens, uniform_table
+from prl.rollouts.generate import end_token_ids
+from prl.rollouts.plain_decoding import base_model_of
 from prl.verdict import Reasons, mean_margin
 
 
@@ -129,47 +132,24 @@ class ThoughtSampler:
 
     def _sample(self, model: Any, readings: list[list[int]], draws: Tensor) -> Iterator[Thought]:
         device = device_of(model)
-        ids, mask = left_pad(readings, self.pad_id)
-        generation = GenerationConfig(
-            do_sample=False, max_new_tokens=self.max_tokens, eos_token_id=self.end_ids, pad_token_id=self.pad_id
-        )
-        choose = _Choose(self, None if self.temperature == 0 else draws.to(device), ids.shape[1])
-        with plain_sampling(model, generation):
-            sequences = model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.long().to(device),
-                generation_config=generation,
-                logits_processor=LogitsProcessorList([choose]),
-            )
-        for row in sequences[:, ids.shape[1] :].tolist():
+        ids, mask = (each.to(device) for each in left_pad(readings, self.pad_id))
+        draws = draws.to(device)
+
+        def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+            # Logits that are no numbers make a verdict that is none; they must not end the process here.
+            scaled = self.scaled(logits.nan_to_num(0.0))
+            return scaled.argmax(-1) if self.temperature == 0 else draw_tokens(scaled, 1.0, draws[rows, step])
+
+        limits = torch.full((len(readings),), self.max_tokens, device=device)
+        settings: Any = {"limits": limits, "end_ids": self.end_ids, "pad_id": self.pad_id}
+        for row in decode_rows(model, ids, mask, choose, **settings).tolist():
             ends = [place for place, token in enumerate(row) if token in self.end_ids]
             yield Thought(tuple(row[: ends[0]]), row[ends[0]]) if ends else Thought(tuple(row), None)
 
 
-class _Choose(LogitsProcessor):
-    """Leave one token of each row, by the row's own draw, for a search that takes the likeliest token."""
-
-    def __init__(self, sampler: ThoughtSampler, draws: Tensor | None, width: int) -> None:
-        self.sampler, self.draws, self.width = sampler, draws, width
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        # Logits that are no numbers make a verdict that is none; they must not end the process here.
-        logits = self.sampler.scaled(scores.nan_to_num(0.0))
-        if self.draws is None:
-            return logits
-        chosen = inverse_cdf(logits.softmax(-1), self.draws[:, input_ids.shape[1] - self.width])
-        return torch.full_like(logits, -torch.inf).scatter(1, chosen[:, None], 0.0)
-
-
-def inverse_cdf(probabilities: Tensor, draws: Tensor) -> Tensor:
-    """Draw from a distribution by numbers from 0 to 1: [B, V] and [B] float64 -> [B]; never what has no probability."""
-    cumulative = probabilities.double().cumsum(-1)
-    return (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp(max=probabilities.shape[-1] - 1)
-
-
 def _uniforms(name: str, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1)
-    return torch.rand(count, generator=generator, dtype=torch.float64)
+    return uniform_table(1, count, generator)[0]
 
 
 def name_of(seed: int | str, reading: Sequence[int], sample: int) -> str:
@@ -191,7 +171,7 @@ class Reasoner:
         self, settings: Reasoning, model: Any, tokenizer: PreTrainedTokenizerBase, compiled: CompiledTemplate
     ) -> None:
         self.settings, self.compiled, self._tokenizer = settings, compiled, tokenizer
-        ends = end_token_ids(model.get_base_model() if hasattr(model, "get_base_model") else model, tokenizer)
+        ends = end_token_ids(base_model_of(model), tokenizer)
         self.sampler = ThoughtSampler(tokenizer, ends, settings.max_tokens, settings.temperature)
         self.counts = ThoughtCounts()
         self._place_of: dict[str, int] = {}

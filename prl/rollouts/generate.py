@@ -1,74 +1,16 @@
 """Sampling of responses in this process."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from prl.config import Sampling
 from prl.data.turns import end_of_turn
+from prl.rollouts.decoding import decode_rows
+from prl.rollouts.drawing import draw_tokens, uniform_table
+from prl.rollouts.plain_decoding import base_model_of
 from prl.types import PromptBatch, Rollout
-
-
-@contextmanager
-def plain_sampling(model: Any, generation: GenerationConfig) -> Iterator[None]:
-    """Hide the sampling settings of the model folder, and sample in eval mode.
-
-    transformers fills every unset field from `model.generation_config`, so a folder with top_p or a repetition penalty
-    would change the distribution behind the recorded log-probabilities. In train mode gradient checkpointing
-    disables the cache, and layers would see the newest token only.
-    """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    own, training = inner.generation_config, model.training
-    inner.generation_config = generation
-    model.eval()
-    try:
-        yield
-    finally:
-        inner.generation_config = own
-        model.train(training)
-
-
-class _RowLimits(StoppingCriteria):
-    """End each row at a limit of its own.
-
-    Args:
-        limits: [B] most new tokens of each row.
-        width: tokens of the padded prompts.
-    """
-
-    def __init__(self, limits: Tensor, width: int) -> None:
-        self.limits, self.width = limits, width
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        return input_ids.shape[1] - self.width >= self.limits
-
-
-@contextmanager
-def _limited(model: Any, batch: PromptBatch, limits: Tensor | None) -> Iterator[StoppingCriteriaList | None]:
-    """Yield what ends each row at its limit, and keep the positions of rows that have ended while others go on.
-
-    Otherwise a long prompt with few tokens to come would be read at positions beyond those that the model has.
-    """
-    if limits is None:
-        yield None
-        return
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    last = (batch.prompt_mask.sum(1) + limits - 1).clamp(min=0)
-
-    def clamp(_: Any, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if (positions := named.get("position_ids")) is not None:
-            named = {**named, "position_ids": positions.minimum(last[:, None])}
-        return arguments, named
-
-    hook = inner.register_forward_pre_hook(clamp, with_kwargs=True)
-    try:
-        yield StoppingCriteriaList([_RowLimits(limits, batch.prompt_ids.shape[1])])
-    finally:
-        hook.remove()
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
@@ -80,7 +22,7 @@ def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
 
 def keep_end_tokens(model: Any, tokenizer: Any) -> None:
     """Write every id that ends a response into the generation settings, for other programs that sample."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = base_model_of(model)
     ids = end_token_ids(inner, tokenizer)
     if getattr(inner, "generation_config", None) is not None and len(ids) > 1:
         inner.generation_config.eos_token_id = ids
@@ -99,6 +41,9 @@ def generate(
 ) -> Rollout:
     """Sample one response to each prompt of the batch from softmax(logits / temperature), without truncation.
 
+    The numbers that decide all tokens are drawn first, from torch's generator of the CPU: a row's tokens follow from
+    its own numbers, whatever the other rows do.
+
     Args:
         model: causal language model.
         tokenizer: the model's.
@@ -111,28 +56,16 @@ def generate(
     Returns:
         B responses of at most `max_new_tokens` tokens, the end token included in the mask.
     """
-    pad_id = int(tokenizer.pad_token_id)
-    most = sampling.max_new_tokens if limits is None else max(1, int(limits.max()))
-    generation = GenerationConfig(
-        do_sample=True,
-        temperature=sampling.temperature,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=most,
-        eos_token_id=end_ids,
-        pad_token_id=pad_id,
-        # Changes no finite logit. Others would crash the draw, and the CUDA context with it; scoring finds them.
-        remove_invalid_values=True,
-    )
-    with plain_sampling(model, generation), _limited(model, batch, limits) as stopping:
-        sequences = model.generate(
-            input_ids=batch.prompt_ids,
-            attention_mask=batch.prompt_mask.long(),
-            generation_config=generation,
-            stopping_criteria=stopping,
-            synced_gpus=synced,
-        )
-    response_ids = sequences[:, batch.prompt_ids.shape[1] :]
+    pad_id, device = int(tokenizer.pad_token_id), batch.prompt_ids.device
+    own = torch.full((len(batch),), sampling.max_new_tokens, device=device) if limits is None else limits
+    table = uniform_table(len(batch), max(1, int(own.max()))).to(device)
+
+    def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+        # Logits that are no numbers must not end the process here; scoring finds them.
+        return draw_tokens(logits, sampling.temperature, table[rows, step])
+
+    settings: Any = {"limits": own, "end_ids": end_ids, "pad_id": pad_id, "synced": synced}
+    response_ids = decode_rows(model, batch.prompt_ids, batch.prompt_mask, choose, **settings)
     mask, finished = response_mask(response_ids, end_ids)
     if limits is not None:
         finished = finished & (mask.sum(1) <= limits)

@@ -53,10 +53,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "prl/rollouts/generate.py": (
         "u.generate u.prefix_reset",
         (
-            ("rows-have-no-limits", "self.width >= self.limits", "self.width >= 10**9"),
             ("rows-end-late", "mask.device) < limits[:, None]", "mask.device) <= limits[:, None]"),
             ("ended-beyond-the-limit", "finished = finished & (mask.sum(1) <= limits)", "finished = finished & True"),
-            ("positions-run-on", "positions.minimum(last[:, None])", "positions"),
         ),
     ),
     "prl/rollouts/transcripts.py": (

@@ -20,7 +20,7 @@ from prl.judge.files import save_judge
 from prl.judge.gate import folder_problems
 from prl.judge.loading import load_judge
 from prl.judge.passport import describe_judge
-from prl.judge.reasoning import ThoughtSampler, inverse_cdf, thought_outputs
+from prl.judge.reasoning import ThoughtSampler, thought_outputs
 from prl.rewards.folder import JUDGE_FILE, read_judge_file
 from prl.verdict import mean_margin
 from tests.helpers.numbers import assert_same_numbers
@@ -315,17 +315,6 @@ def test_weights_that_are_no_numbers_give_no_verdict(judge) -> None:
     with torch.no_grad():
         judge.model.lm_head.weight.fill_(torch.nan)
     assert judge.margins(some_comparisons(2)).isnan().all()
-
-
-def test_draws_follow_the_distribution() -> None:
-    probabilities = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0.0])
-    draws = torch.arange(1000, dtype=torch.float64) / 1000
-    drawn = inverse_cdf(probabilities.expand(1000, -1), draws)
-    counts = drawn.bincount(minlength=6)
-    assert (counts - 1000 * probabilities).abs().max() <= 1
-    assert counts[probabilities == 0].sum() == 0
-    edge = inverse_cdf(probabilities[None], torch.tensor([math.nextafter(1.0, 0.0)], dtype=torch.float64))
-    assert edge.item() == 4
 
 
 def test_special_tokens_and_rows_without_a_token_are_never_sampled(tokenizer) -> None:

@@ -133,7 +133,7 @@ def test_the_policy_is_read_as_it_spoke() -> None:
     """Probabilities of the drawn tokens, turn by turn, over the text so far."""
     torch.manual_seed(0)
     model = tiny_model()
-    model.lm_head.weight.data[END] *= 3  # ends its turns early
+    model.lm_head.weight.data[END] *= 6  # ends its turns early
     handle = Handle(model, max_new_tokens=24)
     rollout = Conversation(Echo(), max_turns=3, max_turn_tokens=6).sample(prompts(8), handle)
     assert 1 < handle.calls <= 3
