@@ -1,0 +1,330 @@
+"""One iteration of pairwise PPO on rows made for it, by a plain Lightning trainer: seconds, memory, and what it needs.
+
+Shared by ppo_vs_trl.py, floors.py and growth.py. What TRL's worker needs of this file imports nothing of prl.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from beside_trl import TRAINER, peak_gib
+from needed_work import ADAMW_BYTES, Rates, Shape, Tokens, distinct_tokens, measure_rates, sampling_seconds
+
+TEMPLATE = "{{ prompt }}\n{{ response_a }}\n{{ response_b }}\n"
+"""The quickstart's judge prompt, for tokens that are single characters."""
+WORDS = (
+    "the",
+    "of",
+    "water",
+    "people",
+    "when",
+    "three",
+    "long",
+    "little",
+    "words",
+    "before",
+    "house",
+    "again",
+    "I",
+    "and",
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Sizes of an iteration."""
+
+    prompts: int = 64
+    per_prompt: int = 1
+    prompt_tokens: int = 32
+    response_tokens: int = 48
+    epochs: int = 4
+    minibatches: int = 2
+    vocabulary: int = 98
+    hidden: int = 128
+    inner: int = 376
+    layers: int = 4
+    heads: int = 4
+    key_value_heads: int = 4
+    tied: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Responses of an iteration."""
+        return self.prompts * self.per_prompt
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an iteration."""
+        return self.epochs * self.minibatches
+
+
+SIZES = {
+    "tiny": Work(prompts=4, prompt_tokens=12, response_tokens=6, epochs=2, hidden=32, inner=48, layers=2, heads=2,
+                 key_value_heads=2),
+    "small": Work(),
+    "smollm2": Work(prompts=8, prompt_tokens=80, response_tokens=64, epochs=1, minibatches=1, vocabulary=49152,
+                    hidden=576, inner=1536, layers=30, heads=9, key_value_heads=3, tied=True),
+}  # fmt: skip
+"""`small` has 0.87 million weights, `smollm2` the shape of SmolLM2-135M."""
+
+
+def clock_for(threads: int) -> Callable[[], float]:
+    """Seconds of the processor with one thread, which other programs disturb less; of the clock with several."""
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def write_model(work: Work, folder: Path) -> None:
+    """Write a random Llama whose tokens are characters, and which never samples its end or padding token.
+
+    One number of every hidden state is the same large one, because no layer writes to it; the language head turns it
+    into a low logit of these two tokens. Untied weights only, since a tied head is the embedding.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
+    from prl.quickstart.tokenizer import build_tokenizer
+
+    set_seed(0)
+    tokenizer = build_tokenizer()
+    config = LlamaConfig(
+        vocab_size=max(work.vocabulary, len(tokenizer)),
+        hidden_size=work.hidden,
+        intermediate_size=work.inner,
+        num_hidden_layers=work.layers,
+        num_attention_heads=work.heads,
+        num_key_value_heads=work.key_value_heads,
+        max_position_embeddings=8192,
+        tie_word_embeddings=work.tied,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    if not work.tied:
+        with torch.no_grad():
+            model.model.embed_tokens.weight[:, 0] = 1
+            for layer in model.model.layers:
+                layer.self_attn.o_proj.weight[0], layer.mlp.down_proj.weight[0] = 0, 0
+            model.lm_head.weight[[tokenizer.pad_token_id, tokenizer.eos_token_id], 0] = -10
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_rows(work: Work, model: Path, iterations: int, path: Path) -> int:
+    """Write prompts of random words or letters with an anchor each, and their token ids; return the longest prompt.
+
+    Prompts of a character tokenizer are exactly `prompt_tokens` long, others about that.
+    """
+    from prl.config import ModelSource
+    from prl.data.chat import encode_chat
+    from prl.models.loading import load_tokenizer
+
+    tokenizer, draw = load_tokenizer(ModelSource(path=str(model))), random.Random(0)
+    single = len(tokenizer) < 256
+
+    def text(tokens: int) -> str:
+        if single:
+            return "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=tokens))
+        return " ".join(draw.choices(WORDS, k=tokens))
+
+    around = len(encode_chat(tokenizer, [{"role": "user", "content": ""}]))
+    lines, longest = [], 0
+    for _ in range(work.prompts * iterations):
+        size = work.prompt_tokens if single else round(work.prompt_tokens * draw.uniform(0.9, 1.1))
+        prompt = [{"role": "user", "content": text(max(1, size - around))}]
+        ids = encode_chat(tokenizer, prompt)
+        longest = max(longest, len(ids))
+        lines.append(json.dumps({"prompt": prompt, "anchor": text(work.response_tokens), "input_ids": ids}))
+    path.write_text("\n".join(lines) + "\n")
+    return longest
+
+
+def reset_peak() -> None:
+    """Begin the count of the most memory anew, on Linux."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+class IterationClock:
+    """Seconds of iterations and of their phases; the first iteration is not counted."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock, self.ends, self.phases = clock, list[float](), list[dict[str, float]]()
+        self.start_gib = peak_gib()
+        self.peaks = [self.start_gib]
+
+    def tick(self, phases: dict[str, float], peaks: Sequence[float] = ()) -> None:
+        """Mark the end of an iteration."""
+        self.ends.append(self.clock())
+        self.phases.append(dict(phases))
+        self.peaks += [peak_gib(), *peaks]
+
+    def result(self) -> dict[str, Any]:
+        """Return median seconds of an iteration and of each phase, and memory."""
+        spans = [after - before for before, after in zip(self.ends, self.ends[1:], strict=False)]
+        names = self.phases[-1]
+        phases = {name: statistics.median(each.get(name, 0.0) for each in self.phases[1:]) for name in names}
+        peak = max(self.peaks)
+        return {
+            **{"seconds": statistics.median(spans), "phases": phases, "iterations": len(spans)},
+            **{"peak_gib": peak, "peak_above_start_gib": peak - self.start_gib},
+        }
+
+
+def build_module(stage: Any, work: Work, options: argparse.Namespace) -> Any:
+    """Configure pairwise PPO: the policy's weights judge in both orders; the critic is of its own, or an adapter."""
+    from prl.config import CriticSettings, Health, JudgeGate, LoRA, ModelSource, Optimization, Sampling, Update
+    from prl.judge import GenerativeJudge, JudgeTemplate
+
+    class Observed(stage):
+        """Keeps the last rollout, for its tokens."""
+
+        def judge_responses(self, rollout: Any) -> Any:
+            self.seen = rollout
+            return super().judge_responses(rollout)
+
+    adapter = options.worker == "adapter"
+    judge: dict[str, Any] = {"max_length": options.judge_length}
+    if options.characters:
+        judge["template"] = JudgeTemplate(TEMPLATE, chat=False)
+    module = Observed(
+        policy=ModelSource(path=str(options.model), lora=LoRA() if adapter else None),
+        reward=GenerativeJudge(str(options.model), **judge),
+        judge_gate=JudgeGate(mode="off"),
+        iterations=options.iterations + 1,
+        sampling=Sampling(max_new_tokens=work.response_tokens, per_prompt=work.per_prompt),
+        critic=CriticSettings(kind="adapter" if adapter else "own"),
+        health=Health(max_skipped=10**6, min_entropy=None, max_empty=None, max_saturated=None),
+        update=Update(work.epochs, work.minibatches, microbatch_size=work.rows // work.minibatches),
+        optimization=Optimization(learning_rate=1e-6),
+        max_prompt_length=options.prompt_length,
+    )
+    module.seen = None
+    return module
+
+
+def run_prl(options: argparse.Namespace) -> dict[str, Any]:
+    """Run iterations of prl as a worker, and compare its phases with what they need on this machine."""
+    import lightning
+    import torch
+
+    import lightning_modules
+    import prl.rl.phase_timer as phase_timer
+    from datamodules import PromptDataModule
+    from prl.data import DataSource
+
+    torch.set_num_threads(options.threads)
+    work, now = Work(**json.loads(options.work)), clock_for(options.threads)
+    phase_timer.perf_counter = now
+    mib = 4 if work.hidden < 64 else 256
+    rates = measure_rates(now, mib=mib)
+    reset_peak()
+    clock = IterationClock(now)
+    module = build_module(lightning_modules.PairwisePPOModule, work, options)
+
+    class Iterations(lightning.Callback):
+        def on_fit_start(self, trainer: Any, module: Any) -> None:
+            module.actors.end_ids = [module.policy.get_input_embeddings().num_embeddings]  # which no model samples
+
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            clock.peaks.append(peak_gib())  # phases begin the count of memory anew
+
+        def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
+            clock.tick(module.meter.seconds, list(module.meter.peak_gib.values()))
+
+    source = DataSource(str(options.rows))
+    data = PromptDataModule(
+        train=source, validation=source, batch_size=work.prompts, group_by_length=False, num_workers=0
+    )
+    trainer = lightning.Trainer(
+        **{**TRAINER, "gradient_clip_val": None, "log_every_n_steps": 1},
+        accelerator="cpu",
+        max_epochs=-1,
+        default_root_dir=options.folder,
+        callbacks=[Iterations()],
+    )
+    trainer.fit(module, data)
+    rates = rates.best(measure_rates(now, mib=mib))
+    floors = phase_floors(module, work, rates, adapter=options.worker == "adapter")
+    return {
+        **clock.result(),
+        "response_tokens": int(module.seen.response_mask.sum()),
+        "floors": floors,
+        "rates": asdict(rates),
+    }
+
+
+def phase_floors(module: Any, work: Work, rates: Rates, *, adapter: bool) -> dict[str, float]:
+    """Compute the least seconds of each phase of the last iteration.
+
+    The judge reads what both orders of a prompt share once. Scoring reads the reference; policy and critic too, unless
+    the iteration has one optimizer step, whose own forward pass gives their numbers. The update reads every row once an
+    epoch, forward and backward, for the policy with its language head and for the critic; adapters on frozen weights
+    need no gradient of these weights. AdamW then moves its bytes.
+    """
+    shape, rollout = Shape.of(module.reward.model), module.seen
+    prompts = [
+        ids[mask].tolist() for ids, mask in zip(rollout.batch.prompt_ids, rollout.batch.prompt_mask, strict=True)
+    ]
+    responses = [ids[mask].tolist() for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)]
+    whole = by_prompt(rollout.group.tolist(), [p + r for p, r in zip(prompts, responses, strict=True)])
+    readings = [
+        list(reading)
+        for prompt, response, anchors in zip(batch.prompts, rollout.texts, batch.anchors, strict=True)
+        for reading in module.reward.encoder.compare(prompt, response, anchors[0])
+    ]
+    judged = by_prompt([n for n in rollout.group.tolist() for _ in range(2)], readings)
+    body, head = shape.forward(whole), shape.head(sum(map(len, responses)))
+    scored = body + head + (0 if work.steps == 1 else 2 * body + head)
+    passes = 2 if adapter else 3
+    trained = sum(each.numel() for each in module.parameters() if each.requires_grad)
+    unique = prompts[:: work.per_prompt]
+    return {
+        "rollout": sampling_seconds(shape, rates, unique, work.per_prompt, len(responses[0])),
+        "judge": shape.forward(judged) / rates.operations,
+        "score": scored / rates.operations,
+        "update": work.epochs * passes * (2 * body + head) / rates.operations
+        + work.steps * trained * ADAMW_BYTES / rates.copied,
+    }
+
+
+def by_prompt(groups: Sequence[int], rows: Sequence[Sequence[int]]) -> Tokens:
+    """Count the tokens of rows, what rows of a prompt begin with once."""
+    found: dict[int, list[Sequence[int]]] = {}
+    for group, row in zip(groups, rows, strict=True):
+        found.setdefault(group, []).append(row)
+    return sum(map(distinct_tokens, found.values()), Tokens())
+
+
+def prepare(work: Work, model: str | None, folder: Path, iterations: int) -> dict[str, Any]:
+    """Write model and rows where they are not given, and return what workers are told."""
+    from prl.config import ModelSource
+    from prl.models.loading import load_tokenizer
+
+    where = Path(model or folder / "model")
+    if model is None:
+        write_model(work, where)
+    rows = folder / "rows.jsonl"
+    longest = write_rows(work, where, iterations + 1, rows)
+    characters = len(load_tokenizer(ModelSource(path=str(where)))) < 256
+    around = 3 if characters else 128  # of the judge's template; words may take more than a token each
+    length = around + longest + 2 * work.response_tokens * (1 if characters else 3)
+    return {
+        **{"model": where, "rows": rows, "work": json.dumps(asdict(work)), "iterations": iterations},
+        **{"prompt_length": longest, "judge_length": length, "characters": int(characters)},
+    }
+
+
+def add_iteration_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that a worker of an iteration is started with."""
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    for name in ("--prompt-length", "--judge-length", "--characters"):
+        parser.add_argument(name, type=int, help=argparse.SUPPRESS)
