@@ -70,10 +70,11 @@ def run_worker(script: str, name: str, options: argparse.Namespace, rows: Path, 
 
 
 def ratios(runs: Mapping[str, list[dict[str, Any]]], figures: Iterable[str]) -> dict[str, Any]:
-    """Return the median of each figure over the runs of a contestant, and its ratio to TRL's."""
+    """Return the median of each figure over the runs of a contestant, and its ratio to TRL's where TRL takes part."""
     found: dict[str, Any] = {}
     for figure in figures:
         medians = {name: statistics.median(run[figure] for run in some) for name, some in runs.items()}
         found[figure] = medians
-        found[f"{figure}_ratio_to_trl"] = {name: each / medians["trl"] for name, each in medians.items()}
+        if "trl" in medians:
+            found[f"{figure}_ratio_to_trl"] = {name: each / medians["trl"] for name, each in medians.items()}
     return found

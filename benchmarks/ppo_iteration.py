@@ -179,12 +179,13 @@ class IterationClock:
         }
 
 
-def build_module(stage: Any, work: Work, options: argparse.Namespace) -> Any:
+def build_module(work: Work, options: argparse.Namespace) -> Any:
     """Configure pairwise PPO: the policy's weights judge in both orders; the critic is of its own, or an adapter."""
+    import lightning_modules
     from prl.config import CriticSettings, Health, JudgeGate, LoRA, ModelSource, Optimization, Sampling, Update
     from prl.judge import GenerativeJudge, JudgeTemplate
 
-    class Observed(stage):
+    class Observed(lightning_modules.PairwisePPOModule):
         """Keeps the last rollout, for its tokens."""
 
         def judge_responses(self, rollout: Any) -> Any:
@@ -216,29 +217,45 @@ def run_prl(options: argparse.Namespace) -> dict[str, Any]:
     import lightning
     import torch
 
-    import lightning_modules
+    import lightning_modules  # noqa: F401 - what it imports is no memory of the run
     import prl.rl.phase_timer as phase_timer
-    from datamodules import PromptDataModule
-    from prl.data import DataSource
 
     torch.set_num_threads(options.threads)
     work, now = Work(**json.loads(options.work)), clock_for(options.threads)
     phase_timer.perf_counter = now
-    mib = 4 if work.hidden < 64 else 256
-    rates = measure_rates(now, mib=mib)
+    rates = measure_rates(now, mib=options.mib)
     reset_peak()
     clock = IterationClock(now)
-    module = build_module(lightning_modules.PairwisePPOModule, work, options)
+    module = build_module(work, options)
 
     class Iterations(lightning.Callback):
-        def on_fit_start(self, trainer: Any, module: Any) -> None:
-            module.actors.end_ids = [module.policy.get_input_embeddings().num_embeddings]  # which no model samples
-
         def on_train_start(self, trainer: Any, module: Any) -> None:
             clock.peaks.append(peak_gib())  # phases begin the count of memory anew
 
         def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
             clock.tick(module.meter.seconds, list(module.meter.peak_gib.values()))
+
+    fit(module, work, options, Iterations())
+    rates = rates.best(measure_rates(now, mib=options.mib))
+    floors = phase_floors(module, work, rates, adapter=options.worker == "adapter")
+    return {
+        **clock.result(),
+        "response_tokens": int(module.seen.response_mask.sum()),
+        "floors": floors,
+        "rates": asdict(rates),
+    }
+
+
+def fit(module: Any, work: Work, options: argparse.Namespace, callback: Any) -> None:
+    """Train by a plain Lightning trainer; no token ends a response."""
+    import lightning
+
+    from datamodules import PromptDataModule
+    from prl.data import DataSource
+
+    class Endless(lightning.Callback):
+        def on_fit_start(self, trainer: Any, module: Any) -> None:
+            module.actors.end_ids = [module.policy.get_input_embeddings().num_embeddings]  # which no model samples
 
     source = DataSource(str(options.rows))
     data = PromptDataModule(
@@ -249,17 +266,26 @@ def run_prl(options: argparse.Namespace) -> dict[str, Any]:
         accelerator="cpu",
         max_epochs=-1,
         default_root_dir=options.folder,
-        callbacks=[Iterations()],
+        callbacks=[Endless(), callback],
     )
     trainer.fit(module, data)
-    rates = rates.best(measure_rates(now, mib=mib))
-    floors = phase_floors(module, work, rates, adapter=options.worker == "adapter")
-    return {
-        **clock.result(),
-        "response_tokens": int(module.seen.response_mask.sum()),
-        "floors": floors,
-        "rates": asdict(rates),
-    }
+
+
+class Enough(Exception):
+    """Ends a run in its first batch."""
+
+
+def first_batch(module: Any, work: Work, options: argparse.Namespace, use: Callable[[Any, Any], None]) -> None:
+    """Call `use` with the module, whose models are loaded, and its first batch; train nothing."""
+    import lightning
+
+    class Begin(lightning.Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            use(module, batch)
+            raise Enough
+
+    with suppress(Enough):
+        fit(module, work, options, Begin())
 
 
 def phase_floors(module: Any, work: Work, rates: Rates, *, adapter: bool) -> dict[str, float]:
@@ -270,10 +296,8 @@ def phase_floors(module: Any, work: Work, rates: Rates, *, adapter: bool) -> dic
     epoch, forward and backward, for the policy with its language head and for the critic; adapters on frozen weights
     need no gradient of these weights. AdamW then moves its bytes.
     """
-    shape, rollout = Shape.of(module.reward.model), module.seen
-    prompts = [
-        ids[mask].tolist() for ids, mask in zip(rollout.batch.prompt_ids, rollout.batch.prompt_mask, strict=True)
-    ]
+    shape, rollout, batch = Shape.of(module.reward.model), module.seen, module.seen.batch
+    prompts = [ids[mask].tolist() for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)]
     responses = [ids[mask].tolist() for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)]
     whole = by_prompt(rollout.group.tolist(), [p + r for p, r in zip(prompts, responses, strict=True)])
     readings = [
@@ -319,12 +343,17 @@ def prepare(work: Work, model: str | None, folder: Path, iterations: int) -> dic
     length = around + longest + 2 * work.response_tokens * (1 if characters else 3)
     return {
         **{"model": where, "rows": rows, "work": json.dumps(asdict(work)), "iterations": iterations},
-        **{"prompt_length": longest, "judge_length": length, "characters": int(characters)},
+        **{"mib": mib_of(work), "prompt_length": longest, "judge_length": length, "characters": int(characters)},
     }
+
+
+def mib_of(work: Work) -> int:
+    """Choose the MiB that rates are measured on; a tiny model is a test, and its rates mean nothing."""
+    return 4 if work.hidden <= 32 else 256
 
 
 def add_iteration_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that a worker of an iteration is started with."""
     parser.add_argument("--work", help=argparse.SUPPRESS)
-    for name in ("--prompt-length", "--judge-length", "--characters"):
+    for name in ("--prompt-length", "--judge-length", "--characters", "--mib"):
         parser.add_argument(name, type=int, help=argparse.SUPPRESS)
