@@ -8,7 +8,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -159,20 +159,21 @@ class IterationClock:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock, self.ends, self.phases = clock, list[float](), list[dict[str, float]]()
         self.start_gib = peak_gib()
-        self.peaks = [self.start_gib]
+        self.peaks = {"start": self.start_gib}
 
-    def tick(self, phases: dict[str, float], peaks: Sequence[float] = ()) -> None:
-        """Mark the end of an iteration."""
+    def tick(self, phases: Mapping[str, float], peaks: Mapping[str, float] | None = None) -> None:
+        """Mark the end of an iteration, with seconds and, where they are known, memory peaks of its phases."""
         self.ends.append(self.clock())
         self.phases.append(dict(phases))
-        self.peaks += [peak_gib(), *peaks]
+        for name, peak in {**(peaks or {}), "end": peak_gib()}.items():
+            self.peaks[name] = max(self.peaks.get(name, 0.0), peak)
 
     def result(self) -> dict[str, Any]:
         """Return median seconds of an iteration and of each phase, and memory."""
         spans = [after - before for before, after in zip(self.ends, self.ends[1:], strict=False)]
         names = self.phases[-1]
         phases = {name: statistics.median(each.get(name, 0.0) for each in self.phases[1:]) for name in names}
-        peak = max(self.peaks)
+        peak = max(self.peaks.values())
         return {
             **{"seconds": statistics.median(spans), "phases": phases, "iterations": len(spans)},
             **{"peak_gib": peak, "peak_above_start_gib": peak - self.start_gib},
@@ -214,6 +215,21 @@ def build_module(work: Work, options: argparse.Namespace) -> Any:
 
 def run_prl(options: argparse.Namespace) -> dict[str, Any]:
     """Run iterations of prl as a worker, and compare its phases with what they need on this machine."""
+    now = clock_for(options.threads)
+    rates = measure_rates(now, mib=options.mib)
+    module, clock = run_iterations(options)
+    rates = rates.best(measure_rates(now, mib=options.mib))
+    floors = phase_floors(module, Work(**json.loads(options.work)), rates, adapter=options.worker == "adapter")
+    return {
+        **clock.result(),
+        "response_tokens": int(module.seen.response_mask.sum()),
+        "floors": floors,
+        "rates": asdict(rates),
+    }
+
+
+def run_iterations(options: argparse.Namespace) -> tuple[Any, IterationClock]:
+    """Run iterations of prl, and return the module and what its clock found."""
     import lightning
     import torch
 
@@ -223,27 +239,19 @@ def run_prl(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     work, now = Work(**json.loads(options.work)), clock_for(options.threads)
     phase_timer.perf_counter = now
-    rates = measure_rates(now, mib=options.mib)
     reset_peak()
     clock = IterationClock(now)
     module = build_module(work, options)
 
     class Iterations(lightning.Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
-            clock.peaks.append(peak_gib())  # phases begin the count of memory anew
+            clock.peaks["start"] = peak_gib()  # phases begin the count of memory anew
 
         def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
-            clock.tick(module.meter.seconds, list(module.meter.peak_gib.values()))
+            clock.tick(module.meter.seconds, module.meter.peak_gib)
 
     fit(module, work, options, Iterations())
-    rates = rates.best(measure_rates(now, mib=options.mib))
-    floors = phase_floors(module, work, rates, adapter=options.worker == "adapter")
-    return {
-        **clock.result(),
-        "response_tokens": int(module.seen.response_mask.sum()),
-        "floors": floors,
-        "rates": asdict(rates),
-    }
+    return module, clock
 
 
 def fit(module: Any, work: Work, options: argparse.Namespace, callback: Any) -> None:
