@@ -164,7 +164,10 @@ def options_of(**given: Any) -> Namespace:
 def test_parts_that_need_trl_are_left_out_without_it() -> None:
     without = speed.commands(options_of())
     assert set(without) == {"ppo_small", "ppo_smollm2", "sampling", "pairs", "growth"}
-    assert not any("trl" in command[1:] for command in without.values())
+    for name, command in without.items():
+        contestants = command[command.index("--contestants") :] if name.startswith("ppo") else ["--contestants", "own"]
+        assert "own" in contestants, name
+        assert "trl" not in contestants, name
     whole = speed.commands(options_of(trl_python="python", model="m", pairs="p"))
     assert set(whole) == set(speed.PARTS)
     assert all((Path(speed.__file__).parent / command[0]).is_file() for command in whole.values())
