@@ -5,7 +5,7 @@ python benchmarks/growth.py --json growth.json
 A random Llama; from one point on, each size is doubled while the others stay. The slope is that of the line through the
 points on logarithmic axes: 1 is proportional. Memory is the most that the process held above what it held before the
 models were read, beside the largest phase of `prl estimate`. Each point is a process of its own, forked from one that
-has imported everything; about four minutes of one core.
+has run a tiny iteration, so that no point counts what is imported; about four minutes of one core.
 """
 
 import argparse
@@ -101,13 +101,10 @@ def in_own_process(work: Work, threads: int) -> dict[str, Any]:
 
 def measure_growth(options: argparse.Namespace) -> dict[str, Any]:
     """Measure all points, and fit the slopes."""
-    import lightning  # noqa: F401 - what all points import
     import torch
 
-    import datamodules  # noqa: F401
-    import lightning_modules.estimates  # noqa: F401
-
     torch.set_num_threads(options.threads)  # before a fork, after which no pool of threads is left
+    measure(TINY, options.threads)  # imports what runs import as they go, which is no memory of theirs
     base = TINY if options.tiny else BASE
     found: dict[str, Any] = {"base": vars(base), "threads": options.threads, "load": [os.getloadavg()], "growth": {}}
     first = in_own_process(base, options.threads)
