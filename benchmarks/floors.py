@@ -40,18 +40,8 @@ from needed_work import (
     plain_tokens,
     sampling_seconds,
 )
-from ppo_iteration import (
-    SIZES,
-    Work,
-    add_iteration_options,
-    build_module,
-    clock_for,
-    first_batch,
-    mib_of,
-    prepare,
-    run_prl,
-    write_model,
-)
+from ppo_inputs import SIZES, Work, mib_of, prepare, write_model
+from ppo_iteration import add_iteration_options, build_module, clock_for, first_batch, run_prl
 from ppo_vs_trl import figures_of
 
 PARTS = ("phases", "sampling", "pairs", "tokens")

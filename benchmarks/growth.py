@@ -20,7 +20,8 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from ppo_iteration import Work, prepare, run_iterations
+from ppo_inputs import Work, prepare
+from ppo_iteration import run_iterations
 
 BASE = Work(
     prompts=16, prompt_tokens=64, response_tokens=64, epochs=1, minibatches=1, vocabulary=4096,

@@ -26,7 +26,8 @@ from statistics import median
 from typing import Any
 
 from beside_trl import add_worker_options, ratios, run_worker
-from ppo_iteration import SIZES, IterationClock, Work, add_iteration_options, clock_for, prepare, run_prl
+from ppo_inputs import SIZES, Work, prepare
+from ppo_iteration import IterationClock, add_iteration_options, clock_for, run_prl
 
 CONTESTANTS = {
     "tiny": ("trl", "own"),

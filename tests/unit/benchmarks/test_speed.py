@@ -9,6 +9,7 @@ from typing import Any
 import floors
 import growth
 import numpy as np
+import ppo_inputs
 import ppo_iteration
 import ppo_vs_trl
 import pytest
@@ -29,13 +30,13 @@ def _clock_of_phases(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module", params=["own", "adapter"])
 def iteration(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("iteration")
-    given = ppo_iteration.prepare(ppo_iteration.SIZES["tiny"], None, folder, 1)
+    given = ppo_inputs.prepare(ppo_inputs.SIZES["tiny"], None, folder, 1)
     given |= {"worker": request.param, "folder": str(folder), "threads": 1}
     return {"name": request.param, **ppo_iteration.run_prl(Namespace(**given))}
 
 
 def test_an_iteration_tells_phases_floors_and_memory(iteration) -> None:
-    work = ppo_iteration.SIZES["tiny"]
+    work = ppo_inputs.SIZES["tiny"]
     assert iteration["response_tokens"] == work.rows * work.response_tokens
     assert iteration["iterations"] == 1
     assert set(iteration["floors"]) == set(PHASES) <= set(iteration["phases"])
@@ -93,7 +94,7 @@ def test_phases_of_trl_are_told_apart() -> None:
 def test_tokens_of_pairs(tmp_path) -> None:
     rows, model = tmp_path / "pairs.jsonl", tmp_path / "model"
     floors.write_pairs(rows, 8, 64)
-    ppo_iteration.write_model(ppo_iteration.SIZES["tiny"], model)
+    ppo_inputs.write_model(ppo_inputs.SIZES["tiny"], model)
     given = {"model": model, "rows": rows, "batch_size": 4, "max_length": 128, "threads": 1, "mib": 1}
     found = {
         stage: floors.train_pairs(Namespace(**given, worker=stage, folder=str(tmp_path))) for stage in ("dpo", "both")
