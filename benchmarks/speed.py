@@ -3,7 +3,7 @@
 make bench
 make bench TRL_PYTHON=trl-env/bin/python ARGS="--model DIR --pairs PAIRS.jsonl --rounds 5"
 
-About a quarter of an hour of one core, some minutes more with TRL. Rows that need TRL are left out unless TRL_PYTHON (or
+About a quarter of an hour of one core, with TRL some minutes more. Rows of TRL are left out unless TRL_PYTHON (or
 --trl-python) names the interpreter of an environment with TRL 1.9.2, the last release with a PPOTrainer; DPO and the
 judge are compared with the TRL of --trl-latest-python, where that is given. Judges are compared where --model and
 --pairs are given. Each script leaves its object in --out; --table-only makes the table of the objects that are there.
