@@ -64,12 +64,24 @@ def _ppo(part: str, result: Mapping[str, Any]) -> list[Row]:
                 unit = "GiB" if "gib" in figure else "s"
                 detail = f"{own:.3g} / {theirs:.3g} {unit}"
                 rows.append(Row(work, title, result[f"{figure}_ratio_to_trl"][name], most, detail=detail))
-        for phase, each in result["phases"][name].items():
-            if "floor" in each:
-                most = SAMPLING if phase == "rollout" else PHASE
-                detail = f"{each['seconds']:.3g} / {each['floor']:.3g} s"
-                rows.append(Row(work, f"{phase} / floor", each["ratio_to_floor"], most, detail=detail))
+        for phase, each in _with_floors(result["phases"][name], result["work"]).items():
+            most = SAMPLING if phase == "rollout" else PHASE
+            detail = f"{each['seconds']:.3g} / {each['floor']:.3g} s"
+            rows.append(Row(work, f"{phase} / floor", each["ratio_to_floor"], most, detail=detail))
     return rows
+
+
+def _with_floors(phases: Mapping[str, Any], work: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out phases without a floor, and make one of scoring and update where an iteration has one step.
+
+    One forward pass of policy and critic serves both there, in whichever phase it is made.
+    """
+    found = {name: each for name, each in phases.items() if "floor" in each}
+    if work["epochs"] * work["minibatches"] == 1:
+        parts = [found.pop(name) for name in ("score", "update")]
+        seconds, floor = (sum(part[figure] for part in parts) for figure in ("seconds", "floor"))
+        found["score and update"] = {"seconds": seconds, "floor": floor, "ratio_to_floor": seconds / floor}
+    return found
 
 
 def _sampling(result: Mapping[str, Any]) -> list[Row]:

@@ -49,13 +49,17 @@ def test_figures_of_runs_become_rows(iteration) -> None:
     name = iteration["name"]
     run = {**iteration, "without_judge": iteration["seconds"] - iteration["phases"]["judge"]}
     theirs = {**run, "seconds": 2 * run["seconds"]}
-    rows = speed_table.rows_of({"ppo_small": ppo_vs_trl.figures_of({"trl": [theirs], name: [run]})})
+    several, once = {"epochs": 2, "minibatches": 2}, {"epochs": 1, "minibatches": 1}
+    beside = {"work": several, **ppo_vs_trl.figures_of({"trl": [theirs], name: [run]})}
+    rows = speed_table.rows_of({"ppo_small": beside})
     found = {row.figure: row for row in rows}
     assert found["iteration / TRL"].found == pytest.approx(0.5)
     assert found["memory / TRL"].found == 1
     assert {f"{phase} / floor" for phase in PHASES} <= set(found)
-    alone = speed_table.rows_of({"ppo_small": ppo_vs_trl.figures_of({name: [run]})})
-    assert [row.figure for row in alone] == [f"{phase} / floor" for phase in PHASES]
+    alone = speed_table.rows_of({"ppo_small": {"work": once, **ppo_vs_trl.figures_of({name: [run]})}})
+    assert [row.figure for row in alone] == ["rollout / floor", "judge / floor", "score and update / floor"]
+    both = [sum(run[each][phase] for phase in ("score", "update")) for each in ("phases", "floors")]
+    assert alone[-1].found == pytest.approx(both[0] / both[1])
 
 
 def test_contestants_with_different_tokens_are_no_comparison(iteration) -> None:
