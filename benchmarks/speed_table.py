@@ -77,7 +77,7 @@ def _with_floors(phases: Mapping[str, Any], work: Mapping[str, Any]) -> dict[str
     One forward pass of policy and critic serves both there, in whichever phase it is made.
     """
     found = {name: each for name, each in phases.items() if "floor" in each}
-    if work["epochs"] * work["minibatches"] == 1:
+    if found and work["epochs"] * work["minibatches"] == 1:
         parts = [found.pop(name) for name in ("score", "update")]
         seconds, floor = (sum(part[figure] for part in parts) for figure in ("seconds", "floor"))
         found["score and update"] = {"seconds": seconds, "floor": floor, "ratio_to_floor": seconds / floor}
