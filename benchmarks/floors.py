@@ -2,7 +2,7 @@
 
 python benchmarks/floors.py --json floors.json
 python benchmarks/floors.py --size smollm2 --model DIR --batches 8,32 --json floors_135m.json
-python benchmarks/floors.py --parts tokens --model DIR --pairs PAIRS.jsonl
+python benchmarks/floors.py --parts tokens --pairs PAIRS.jsonl
 
 The least is floating-point operations over the rate of a large matrix product, or bytes over the rate of reading or
 copying, all measured in the same process: needed_work.py says what is counted, ppo_iteration.py for which phase.
@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(SIZES), default="small")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--model", help="folder of a causal language model; random weights of the size if none")
-    parser.add_argument("--pairs", type=Path, help="preference file of the part `tokens`; random lengths if none")
+    parser.add_argument("--pairs", type=Path, help="preference file of the part `tokens`; a token is a character")
     parser.add_argument("--batches", default="8,32", help="prompts of the part `sampling`")
     parser.add_argument("--batch-size", type=int, default=8, help="pairs of a step")
     parser.add_argument("--iterations", type=int, default=2, help="iterations, or turns of sampling, that count")
