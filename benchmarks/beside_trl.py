@@ -6,6 +6,7 @@ Workers with TRL have an environment without prl, so nothing here imports it.
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,11 @@ TRAINER: dict[str, Any] = {
 """Settings of Lightning's trainer: it trains, and does nothing else that takes time."""
 
 
+def peak_gib() -> float:
+    """Most memory that the process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 def add_worker_options(parser: argparse.ArgumentParser) -> None:
     """Add the options by which `run_worker` starts a script again."""
     for name in ("--worker", "--rows", "--folder"):
@@ -39,7 +45,7 @@ def run_worker(script: str, name: str, options: argparse.Namespace, rows: Path, 
 
     Args:
         script: file of the benchmark.
-        name: contestant; `trl` runs under `options.trl_python`.
+        name: contestant; those whose name begins with `trl` run under `options.trl_python`.
         options: has `trl_python` and `threads`.
         rows: file to train on.
         fields: further options of the script, by name.
@@ -47,9 +53,10 @@ def run_worker(script: str, name: str, options: argparse.Namespace, rows: Path, 
     Raises:
         SystemExit: when the process fails.
     """
-    interpreter = options.trl_python if name == "trl" else sys.executable
+    theirs = name.startswith("trl")
+    interpreter = options.trl_python if theirs else sys.executable
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
-    if name == "trl":
+    if theirs:
         environment.pop("PYTHONPATH", None)
     with tempfile.TemporaryDirectory() as folder:
         environment["PRL_HOME"] = folder  # no run finds what another one cached
@@ -63,10 +70,11 @@ def run_worker(script: str, name: str, options: argparse.Namespace, rows: Path, 
 
 
 def ratios(runs: Mapping[str, list[dict[str, Any]]], figures: Iterable[str]) -> dict[str, Any]:
-    """Return the median of each figure over the runs of a contestant, and its ratio to TRL's."""
+    """Return the median of each figure over the runs of a contestant, and its ratio to TRL's where TRL takes part."""
     found: dict[str, Any] = {}
     for figure in figures:
         medians = {name: statistics.median(run[figure] for run in some) for name, some in runs.items()}
         found[figure] = medians
-        found[f"{figure}_ratio_to_trl"] = {name: each / medians["trl"] for name, each in medians.items()}
+        if "trl" in medians:
+            found[f"{figure}_ratio_to_trl"] = {name: each / medians["trl"] for name, each in medians.items()}
     return found

@@ -14,23 +14,17 @@ import argparse
 import json
 import os
 import random
-import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from beside_trl import TRAINER, add_worker_options, ratios, run_worker
+from beside_trl import TRAINER, add_worker_options, peak_gib, ratios, run_worker
 
 CONTESTANTS = ("trl", "off", "auto")
 """TRL, prl with `packed: off`, and with `packed: auto`."""
 FIGURES = ("seconds", "peak_gib", "peak_above_start_gib")
-
-
-def peak_gib() -> float:
-    """Most memory that the process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 class Clock:

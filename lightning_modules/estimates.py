@@ -321,7 +321,8 @@ def _judge_settings(source: RewardSource, weights: ModelSource, rollout: int) ->
     settings = read_judge_file(str(weights.path))
     if settings["kind"] not in ("generative", "bradley_terry", "general_preference", "tool_reward"):
         raise ValueError(f"{weights.path} is a judge of the kind {settings['kind']!r}, which cannot be estimated")
-    return settings
+    own = getattr(source, "max_length", None)  # of a model that no judge's folder describes
+    return settings if own is None else {**settings, "max_length": own}
 
 
 def _ids(rows: int, length: int) -> Tensor:

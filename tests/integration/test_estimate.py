@@ -194,6 +194,17 @@ def test_guides_are_counted_beside_the_reference(home: Home, tmp_path: Path) -> 
     assert kept["phases"]["guides.guide"] == live["phases"]["guides.guide"]
 
 
+def test_a_plain_model_judges_up_to_the_length_that_the_run_sets(home: Home, tmp_path: Path) -> None:
+    phases = {}
+    for length in (None, 128):
+        settings = {"path": str(home.policy), **({} if length is None else {"max_length": length})}
+        reward = json.dumps({"class_path": "GenerativeJudge", "init_args": settings})
+        report = estimated(home, "pairwise_ppo", tmp_path, f"{MODEL}reward", reward, "--processes", "1")
+        phases[length] = report["phases"]
+    assert phases[128]["judge"] < phases[None]["judge"]
+    assert phases[128]["update"] == phases[None]["update"]
+
+
 def test_both_models_of_an_implicit_reward_are_counted(home: Home, tmp_path: Path) -> None:
     settings = {"path": str(home.policy), "reference": str(home.policy), "max_length": 64}
     reward = json.dumps({"class_path": "ImplicitReward", "init_args": settings})

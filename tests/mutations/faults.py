@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.mutations import (
     faults_of_arena,
+    faults_of_benchmarks,
     faults_of_control,
     faults_of_data,
     faults_of_images,
@@ -664,6 +665,7 @@ _OTHER_MODULES = (
     faults_of_control,
     *(faults_of_data, faults_of_methods, faults_of_pairs, faults_of_preference, faults_of_reward, faults_of_runs),
     *(faults_of_tools, faults_of_images, faults_of_pictures),
+    faults_of_benchmarks,
     faults_of_people,
     *(faults_of_reuse, faults_of_sharing, faults_of_spending),
     faults_of_turns,

@@ -107,6 +107,7 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("heads-take-no-memory", "for name, outputs in reads.heads.items()}", "for name, outputs in ()}"),
             ("guides-of-tokens-read-their-positions", "    if isinstance(source, TokenGuide):\n        return", "    if False:\n        return"),
             ("guides-of-tokens-are-sharded", '(sharded if hasattr(source, "model") else whole)', "sharded"),
+            ("plain-judges-read-all-their-positions", "return settings if own is None else {**settings, \"max_length\": own}", "return settings"),
             ("masks-of-trees-are-free", "train = max(train, working_memory(policy, partial(_train, policy, rows, tree, trees=True)))", "pass"),
         ),
     ),
