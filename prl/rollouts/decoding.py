@@ -1,6 +1,7 @@
 """Decoding token by token: equal prompts are read once, the cache stays where it is, and rows that end leave."""
 
 import inspect
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from prl.distributed import global_max
+from prl.models.cast_once import cast_once
 from prl.models.packed_linear import packed_linears
 from prl.models.policy import position_ids
 from prl.rollouts.plain_decoding import Choose, base_model_of, decode_plainly, eval_mode
@@ -53,11 +55,12 @@ def decode_rows(
     """
     _check_padding(prompt_mask)
     settings: Any = {"limits": limits, "end_ids": end_ids, "pad_id": pad_id, "synced": synced}
-    if not keeps_every_token(base_model_of(model)):
-        return decode_plainly(model, prompt_ids, prompt_mask, choose, **settings)
     inner = base_model_of(model)
-    with eval_mode(model), packed_linears(inner, len(prompt_ids), max(1, int(limits.max()))):
-        return _Decoding(inner, prompt_ids, prompt_mask, **settings).run(choose)
+    with nullcontext() if synced else cast_once(inner):
+        if not keeps_every_token(inner):
+            return decode_plainly(model, prompt_ids, prompt_mask, choose, **settings)
+        with eval_mode(model), packed_linears(inner, len(prompt_ids), max(1, int(limits.max()))):
+            return _Decoding(inner, prompt_ids, prompt_mask, **settings).run(choose)
 
 
 def _check_padding(prompt_mask: Tensor) -> None:
