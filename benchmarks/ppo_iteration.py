@@ -113,6 +113,7 @@ def run_iterations(options: argparse.Namespace) -> tuple[Any, IterationClock]:
     import prl.rl.phase_timer as phase_timer
 
     torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
     work, now = Work(**json.loads(options.work)), clock_for(options.threads)
     phase_timer.perf_counter = now
     reset_peak()
