@@ -56,7 +56,7 @@ def trained(kind: str, out: Path, overrides: list[str]) -> Path:
 def judge_of(name: str, out: Path, overrides: list[str]) -> Any:
     """Load the judge of a row."""
     from prl.config import Reasoning
-    from prl.judge import load_judge
+    from prl.judge import JudgeTemplate, load_judge
     from prl.judge.fences import FENCED_TEMPLATE
 
     if name == "calibrated":
@@ -66,7 +66,7 @@ def judge_of(name: str, out: Path, overrides: list[str]) -> Any:
     if name == "trained with reasons":
         return load_judge(trained("reasoning", out, overrides))
     more: dict[str, Any] = {"reasoning": Reasoning(max_tokens=THOUGHT)} if "reasons" in name else {}
-    more |= {"template": FENCED_TEMPLATE} if name == "fenced" else {}
+    more |= {"template": JudgeTemplate(FENCED_TEMPLATE)} if name == "fenced" else {}
     return load_judge(MODEL, max_length=MAX_LENGTH, **more)
 
 
