@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+EPS = 1e-5
+"""Of AdamW, on both sides: with 1e-8 a weight whose gradient is nothing but rounding moves as far as any other."""
+
 
 @dataclass
 class Row:
@@ -88,7 +91,7 @@ class PPOByHand:
                 some = [p for p in trained if (p.dim() >= 2) == matrices]
                 groups.append({"params": some, "weight_decay": decay, "critic": rate})
         self.trained = [p for group in groups for p in group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(settings.beta1, settings.beta2))
+        self.optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(settings.beta1, settings.beta2), eps=EPS)
 
     # ---- models
 

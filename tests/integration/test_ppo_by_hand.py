@@ -20,7 +20,7 @@ from prl.objectives.policy.ppo import PPO
 from prl.rewards.shapers.missing_eos import MissingEOS
 from prl.rewards.shapers.overlong import Overlong
 from prl.types import Rollout
-from tests.helpers.ppo_by_hand import PPOByHand, Row, Settings
+from tests.helpers.ppo_by_hand import EPS, PPOByHand, Row, Settings
 from tests.helpers.tiny import PlantedJudge, write_tiny_model
 from tests.integration.runs import Home, Numbers
 
@@ -49,6 +49,8 @@ class Watch(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.start = copy.deepcopy((pl_module.policy, pl_module.critic))
+        for group in trainer.optimizers[0].param_groups:
+            group["eps"] = EPS
         judge, step = pl_module.judge_responses, pl_module.step
 
         def watched_judge(rollout: Rollout) -> Any:

@@ -214,7 +214,7 @@ def test_responses_that_could_not_be_judged_are_left_out_and_counted(
     for each in [*numbers.training, *numbers.validation]:
         assert [name for name, value in each.items() if value != value] == []  # no NaN got anywhere
     assert all(parameter.isfinite().all() for parameter in cli.model.parameters())
-    coef = 0.05
+    coef, equal = 0.05, 0
     for iteration, (each, experience) in enumerate(zip(numbers.training, experiences, strict=True)):
         judged = [row for row, mask in enumerate(experience.rollout.response_mask) if mask.any()]
         assert each["reward/failed_frac"] == 1 - len(judged) / 8
@@ -224,7 +224,9 @@ def test_responses_that_could_not_be_judged_are_left_out_and_counted(
         assert each["kl/k1"] == pytest.approx(k1, rel=1e-4, abs=1e-6)
         assert each["kl/k3"] == pytest.approx(k3, rel=1e-4, abs=1e-6)
         assert (each["kl/k1_stderr"] > 0) == (iteration > 2 and len(judged) > 1)
-        assert each["health/equal_rewards"] == each["health/negative_kl"] == 0
+        assert each["health/negative_kl"] == 0
+        equal += len(judged) > 1 and float(experience.rewards[judged].std(correction=0)) < 1e-6
+        assert each["health/equal_rewards"] == equal
         assert each["kl/coef"] == pytest.approx(coef, rel=1e-6)
         if iteration >= 2:  # before, only the critic learns
             coef *= 1 + min(max(k1 / 0.01 - 1, -0.2), 0.2) * len(judged) / 40

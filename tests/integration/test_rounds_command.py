@@ -228,24 +228,24 @@ def test_a_fit_of_two_processes_is_that_of_one(home: Home, tmp_path: Path) -> No
 
 def test_ranked_signals_label_pairs_and_measure_rounds(home: Home, tmp_path: Path) -> None:
     sources = {
-        name: {"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.{name}"}} for name in ("cs", "length")
+        name: {"class_path": "RuleReward", "init_args": {"rule": f"{__name__}.{name}"}} for name in ("early", "length")
     }
     settings = rounds_settings(home)
-    reward = {"class_path": "HERON", "init_args": {"sources": sources, "ranking": ["cs", "length"]}}
+    reward = {"class_path": "HERON", "init_args": {"sources": sources, "ranking": ["early", "length"]}}
     pairs = {**settings["pairs"], "reward": reward, "rule": "AllPairs"}
     config = write_rounds(home, tmp_path / "rounds.yaml", rounds={"number": 1}, pairs=pairs)
     main(["rounds", "--config", str(config), "--out", str(tmp_path / "out")])
     folder = tmp_path / "out" / "round=1"
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
-    assert {row["decided_by"] for row in rows} == {"cs", "length"}
+    assert {row["decided_by"] for row in rows} == {"early", "length"}
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     for row in samples:
-        ahead = cs(None, row["response"], None) - cs(None, row["start"], None)
+        ahead = early(None, row["response"], None) - early(None, row["start"], None)
         assert row["win_prob"] == (ahead > 0) or not ahead
 
 
-def cs(prompt: object, response: str, row: object) -> float:
-    return float(response.count("c"))
+def early(prompt: object, response: str, row: object) -> float:
+    return float(sum(letter in "abcdefghijklm" for letter in response))
 
 
 def length(prompt: object, response: str, row: object) -> float:
