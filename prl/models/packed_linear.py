@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -12,6 +13,8 @@ from prl.models.collective import gathers_weights
 
 LEAST_BYTES = 64 << 20
 """Smaller models stay in the processor's caches, where the layout does not matter."""
+MOST_MEMORY = 1 / 8
+"""Share of the memory that the copies may take: of all of it, since the free part is another when a run resumes."""
 LEAST_PASSES = 16
 """Passes that a layout is worth: it costs about what three of them cost."""
 
@@ -22,7 +25,7 @@ def packed_linears(model: Any, rows: int, passes: int) -> Iterator[int]:
 
     torch multiplies a few rows by a weight through a matrix product that is made for many rows. oneDNN's product on a
     weight in a layout of its own is faster. Results are equal up to rounding. The copies take as much memory as the
-    weights; weights must not change inside the block.
+    weights; nothing is changed where that is much of the machine's. Weights must not change inside the block.
 
     Args:
         model: its layers are found by type; only plain linear ones in float32 on a CPU are changed.
@@ -33,7 +36,9 @@ def packed_linears(model: Any, rows: int, passes: int) -> Iterator[int]:
         number of layers that were changed.
     """
     layers = _layers(model) if passes >= LEAST_PASSES and rows > 1 else []
-    if not layers or sum(layer.weight.nbytes for layer in layers) < LEAST_BYTES or not _is_right(layers[0], rows):
+    size = sum(layer.weight.nbytes for layer in layers)
+    has_room = LEAST_BYTES <= size <= MOST_MEMORY * psutil.virtual_memory().total
+    if not layers or not has_room or not _is_right(layers[0], rows):
         layers = []
     try:
         for layer in layers:

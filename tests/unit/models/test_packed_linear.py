@@ -68,3 +68,9 @@ def test_operators_that_give_something_else_are_not_used(monkeypatch) -> None:
     monkeypatch.setattr(packed_linear, "_packed", lambda layer, rows: lambda inputs: layer(inputs) + 1)
     with packed_linears(nn.Sequential(nn.Linear(4, 3)), 8, 100) as changed:
         assert changed == 0
+
+
+def test_copies_that_would_take_much_of_the_memory_are_not_made(monkeypatch) -> None:
+    monkeypatch.setattr(packed_linear, "MOST_MEMORY", 1e-12)
+    with packed_linears(nn.Sequential(nn.Linear(64, 64)), 8, 100) as changed:
+        assert changed == 0
