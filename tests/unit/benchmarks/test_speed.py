@@ -124,7 +124,7 @@ def test_one_size_grows() -> None:
 
 
 def test_growth_is_measured_in_a_process_of_its_own() -> None:
-    point = growth.in_own_process(growth.TINY, 1)
+    point = growth.measure_point(growth.TINY, 1)
     assert set(point["phases_gib"]) == set(point["estimated_phases_gib"]) == set(PHASES)
     both = {"sizes": [2, 4], "points": [point, point], "slopes": {"seconds": 1.0, "gib": 0.5}}
     rows = speed_table.rows_of({"growth": {"growth": {"batch": both}}})
