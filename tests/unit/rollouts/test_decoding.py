@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from prl.data.tokens import left_pad
 from prl.models.policy import position_ids
-from prl.rollouts import decoding
+from prl.rollouts import decoding, row_cache
 from prl.rollouts.decoding import alike, decode_rows, keeps_every_token
 from prl.rollouts.drawing import draw_tokens, uniform_table
 from prl.rollouts.plain_decoding import decode_plainly
@@ -105,6 +105,15 @@ def test_tokens_are_those_of_full_passes_and_of_generate(kind) -> None:
     assert found.shape[1] == max(map(len, expected))
     assert len({len(row) for row in expected}) > 3  # rows leave at different steps
     assert torch.equal(found, decode_plainly(model, ids, mask, choose, **settings(len(ids), limits)))
+
+
+def test_a_cache_that_grows_forgets_nothing(monkeypatch) -> None:
+    model, (ids, mask) = model_of("llama"), batch()
+    choose, limits = chooser(0, len(ids)), [STEPS] * len(ids)
+    monkeypatch.setattr(row_cache, "ROOM", 2)
+    found = decode_rows(model, ids, mask, choose, **settings(len(ids)))
+    assert found.shape[1] > max(LENGTHS) // 2 + 1  # so many tokens had room
+    assert rows_of(found, limits) == by_full_passes(model, ids, mask, choose, limits)
 
 
 def test_a_row_does_not_depend_on_the_others() -> None:
