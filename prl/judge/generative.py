@@ -87,9 +87,13 @@ class GenerativeJudge(PairwiseJudge):
         self.model: Any = None
         self.encoder: ComparisonEncoder | None = None
         self.temperature, self.position_offset = 1.0, 0.0
-        self._check_reasoning()
+        self._check_arguments()
 
-    def _check_reasoning(self) -> None:
+    def _check_arguments(self) -> None:
+        if isinstance(self.template, str):
+            raise TypeError(
+                "template is a text; give a JudgeTemplate(text) of prl.judge, which also has the verdict words"
+            )
         for name in ("prefix_cache_gib", "share_base_model"):
             if self.reasoning is not None and getattr(self, name):
                 raise ValueError(
@@ -142,7 +146,7 @@ class GenerativeJudge(PairwiseJudge):
             )
         if self.reasoning is None and "reasoning" in written:
             self.reasoning = Reasoning(**written["reasoning"])
-            self._check_reasoning()
+            self._check_arguments()
         settings = self._with_own(written)
         source = ModelSource(path=self.folder, dtype=self.dtype)  # type: ignore[arg-type]
         template = saved_template(settings, self.folder)

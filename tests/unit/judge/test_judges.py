@@ -256,3 +256,8 @@ def test_a_tokenizer_that_writes_the_verdicts_otherwise_is_refused(generative_fo
     (folder / JUDGE_FILE).write_text(json.dumps({**settings, "verdict_ids": before[::-1]}))
     with pytest.raises(ValueError, match=re.escape(f"as tokens {before}, in training they were {before[::-1]}")):
         GenerativeJudge.from_pretrained(str(folder))
+
+
+def test_a_template_is_more_than_its_text() -> None:
+    with pytest.raises(TypeError, match=r"give a JudgeTemplate\(text\)"):
+        GenerativeJudge("folder", template="{{ prompt }}")  # type: ignore[arg-type]
