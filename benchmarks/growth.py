@@ -1,4 +1,4 @@
-"""How time and memory of an iteration of pairwise PPO grow with one size at a time, and whether `prl estimate` agrees.
+"""Measure time and memory of an iteration of pairwise PPO by one size at a time, beside `prl estimate`.
 
 python benchmarks/growth.py --json growth.json
 
@@ -40,7 +40,7 @@ SIZES = {
     "vocabulary": "vocabulary",
     "width": "hidden",
 }
-"""What grows, and its field."""
+"""Name of each size -> its field of `Work`."""
 
 
 def grown(base: Work, size: str, doublings: int) -> Work:

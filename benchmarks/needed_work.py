@@ -91,7 +91,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Rates:
-    """What this machine does in a second."""
+    """Operations and bytes of this machine, per second."""
 
     operations: float
     """Floating-point operations of a float32 matrix product, at its best."""

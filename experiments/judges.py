@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.online_inputs import fit_model, write_rows
 from benchmarks.runs import missing_runs, run_options
-from experiments.training import MODEL, QUICKSTART, as_arguments, fit_model, write_rows
+from experiments.training import QUICKSTART, as_arguments
 from experiments.verdicts import judge_tables
 from experiments.worlds import labelled_pairs, true_pairs
 
@@ -91,7 +92,7 @@ def settings_of(arm: str, cell: Cell, seed: int, rate: float, pairs: Path) -> li
     }
     settings |= SCRATCH if cell.scratch else {"model.init_args.model.path": QUICKSTART / "supervised" / "model"}
     if arm.startswith("generative"):
-        settings |= {"data.init_args.attacks": "null", f"{MODEL[2:]}text_coef": 0.0 if "only" in arm else 1.0}
+        settings |= {"data.init_args.attacks": "null", "model.init_args.text_coef": 0.0 if "only" in arm else 1.0}
     configs = [text for config in ARMS[arm] for text in ("--config", config)]
     return [*configs, *as_arguments(settings)]
 
@@ -125,11 +126,11 @@ def measure(folder: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
 def tuned(arm: str, cell: Cell, out: Path) -> float:
     """Return the learning rate of an arm, searched on pairs of training prompts once for each regime and start."""
     search = Cell(cell.regime, scratch=cell.scratch)
-    rows = true_pairs("tuning", TUNING_PAIRS, search.regime, search.error, "train")
 
     def search_rate(name: str, _: int) -> dict[str, Any]:
         rate = float(name.rpartition(" ")[2])
         folder, seconds = train(arm, search, TUNING_SEED, rate, out)
+        rows = true_pairs("tuning", TUNING_PAIRS, search.regime, search.error, "train")
         return {"rate": rate, "seconds": seconds, **measure(folder, rows)}
 
     wanted = [(f"tuning {search.tuned_as}: {arm} {rate}", 0) for rate in RATES]

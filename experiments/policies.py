@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.online_inputs import fit_model
 from benchmarks.runs import missing_runs, run_options
-from experiments.training import MODEL, QUICKSTART, as_arguments, fit_model
+from experiments.training import QUICKSTART, as_arguments
 from experiments.trajectories import policy_tables, trajectory
 
 RESULTS = Path("experiments/results/policies.jsonl")
@@ -35,7 +36,6 @@ class Arm:
     reward: str
     """Kind of the reward source."""
     overlays: tuple[str, ...] = ()
-    settings: tuple[tuple[str, Any], ...] = ()
 
     @property
     def model(self) -> str:
@@ -75,18 +75,17 @@ def fit(arm: Arm, run: Path, judge: int, seed: int, coef: float, iterations: int
     """Train one policy, unless it is there, and return the processor seconds that it took."""
     source = {"class_path": arm.reward, "init_args": {"path": str(reward_model(arm.model, judge))}}
     settings = {
-        f"{MODEL[2:]}reward": json.dumps(source),
-        f"{MODEL[2:]}policy.path": QUICKSTART / "supervised" / "model",
-        f"{MODEL[2:]}judge_gate.mode": "off",
-        f"{MODEL[2:]}kl.coef": coef,
-        f"{MODEL[2:]}iterations": iterations,
+        "model.init_args.reward": json.dumps(source),
+        "model.init_args.policy.path": QUICKSTART / "supervised" / "model",
+        "model.init_args.judge_gate.mode": "off",
+        "model.init_args.kl.coef": coef,
+        "model.init_args.iterations": iterations,
         "data.init_args.train.path": QUICKSTART / "world" / "prompts.train.jsonl",
         "data.init_args.validation.path": QUICKSTART / "world" / "prompts.validation.jsonl",
         "data.init_args.seed": seed,
         "seed_everything": seed,
         "trainer.num_sanity_val_steps": -1,
         "trainer.val_check_interval": EVERY,
-        **dict(arm.settings),
     }
     overlays = [f"configs/methods/{name}.yaml" for name in arm.overlays]
     configs = [text for path in ("configs/quickstart/pairwise_ppo.yaml", *overlays) for text in ("--config", path)]
@@ -111,9 +110,8 @@ def tuned(name: str) -> float:
 
     wanted = [(f"{name} {coef}", TUNING_SEED) for coef in COEFS]
     lines = missing_runs(RESULTS.with_name("policies_tuning.jsonl"), wanted, search)
-    return max((line for line in lines if (line["variant"], line["seed"]) in wanted), key=lambda line: line["gold"])[
-        "coef"
-    ]
+    own = [line for line in lines if (line["variant"], line["seed"]) in wanted]
+    return max(own, key=lambda line: line["gold"])["coef"]
 
 
 def run(variant: str, seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How policies moved in training: true quality against KL, at equal KL, and intervals over crossed judges and seeds."""
+"""Compare the policies of a study: true quality at equal KL, with intervals over judges crossed with seeds."""
 
 import math
 import statistics

@@ -45,7 +45,7 @@ class PolicyUpdate(PolicyTrainingModule):
 
     @property
     def packed(self) -> SharingMode:
-        """Whether responses to one prompt are read behind one copy of it; off where each prompt has one response."""
+        """Mode of reading the responses to a prompt behind one copy of it; off where each prompt has one response."""
         return self.update_settings.packed if self.sampling.per_prompt > 1 else "off"
 
     def split_microbatches(self, group: Tensor) -> list[Tensor]:

@@ -82,9 +82,9 @@ class Update:
     max_grad_norm: float = 1.0
     """Gradient norm clip over policy and critic together."""
     packed: Literal["auto", "on", "off"] = "auto"
-    """Whether policy, critic and reference read responses to one prompt behind one copy of it, in scoring too: auto
-    where it pays, on wherever it saves tokens, off never. The numbers do not change; a micro-batch then takes the
-    responses to a prompt together."""
+    """Mode of reading the responses to a prompt behind one copy of it, by policy, critic and reference: auto where that
+    is less work, on wherever it saves tokens, off never. The numbers do not change. A micro-batch takes the responses
+    to a prompt together."""
 
     def __post_init__(self) -> None:
         _require(self.packed in ("auto", "on", "off"), "update.packed", self.packed, "auto, on or off")

@@ -136,7 +136,7 @@ class ThoughtSampler:
         draws = draws.to(device)
 
         def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-            # Logits that are no numbers make a verdict that is none; they must not end the process here.
+            # A NaN must not end the process here: the verdict behind the thought is then NaN, and counted as failed.
             scaled = self.scaled(logits.nan_to_num(0.0))
             return scaled.argmax(-1) if self.temperature == 0 else draw_tokens(scaled, 1.0, draws[rows, step])
 

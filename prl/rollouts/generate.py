@@ -61,7 +61,7 @@ def generate(
     table = uniform_table(len(batch), max(1, int(own.max()))).to(device)
 
     def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        # Logits that are no numbers must not end the process here; scoring finds them.
+        # A NaN must not end the process here: scoring finds it.
         return draw_tokens(logits, sampling.temperature, table[rows, step])
 
     settings: Any = {"limits": own, "end_ids": end_ids, "pad_id": pad_id, "synced": synced}

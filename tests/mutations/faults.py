@@ -20,6 +20,7 @@ from tests.mutations import (
     faults_of_reuse,
     faults_of_reward,
     faults_of_runs,
+    faults_of_sampling,
     faults_of_sharing,
     faults_of_spending,
     faults_of_tools,
@@ -548,59 +549,6 @@ _BY_FILE: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]] = 
             ),
         ),
     ),
-    "prl/rollouts/plain_decoding.py": (
-        _tests("u.generate u.decoding"),
-        (
-            ("sampling-in-training-mode", "    model.eval()\n    try:", "    try:"),
-            ("rows-have-no-limits", "self.width >= self.limits", "self.width >= 10**9"),
-            ("positions-run-on", "positions.minimum(last[:, None])", "positions"),
-            ("choices-of-the-first-step", "input_ids.shape[1] - self.width)", "0)"),
-        ),
-    ),
-    "prl/rollouts/decoding.py": (
-        _tests("u.decoding"),
-        (
-            ("windows-are-forgotten", "all(type(layer) is DynamicLayer", "any(isinstance(layer, DynamicLayer)"),
-            ("every-row-is-read", "    place = places.setdefault(tuple(", "    place = places.setdefault((row, *"),
-            (
-                "rows-change-places",
-                "self.rows, newest = self.rows.select(places), newest[places]",
-                "self.rows, newest = self.rows.select(places), newest[: len(places)]",
-            ),
-            (
-                "numbers-of-another-row",
-                "newest = choose(logits, self.rows.number, step)",
-                "newest = choose(logits, torch.arange(len(logits)), step)",
-            ),
-            (
-                "others-wait-for-ever",
-                "        while self._anyone(False):\n            self._forward(self.prompt_ids[:1, -1], cache)\n            cache.rewind()\n",
-                "        return\n",
-            ),
-        ),
-    ),
-    "prl/rollouts/row_cache.py": (
-        _tests("u.decoding"),
-        (
-            ("rows-do-not-move", "        if sources:", "        if not sources:"),
-            ("growth-forgets", "        new[:, :, : self.length] = old[: self.rows, :, : self.length]\n", ""),
-        ),
-    ),
-    "prl/rollouts/drawing.py": (
-        _tests("u.drawing"),
-        (
-            ("ties-of-the-sum-draw-nothing", "(within <= rest[:, None]).sum(-1)", "(within < rest[:, None]).sum(-1)"),
-            ("draws-forget-the-block", "(targets - before).clamp(min=0)", "targets"),
-            ("heat-the-other-way", ".div_(temperature)", ".mul_(temperature)"),
-        ),
-    ),
-    "prl/models/packed_linear.py": (
-        _tests("u.packed_linear"),
-        (
-            ("layers-stay-packed", '            layer.__dict__.pop("forward", None)', "            pass"),
-            ("packed-without-bias", 'inputs, packed, bias, "none"', 'inputs, packed, None, "none"'),
-        ),
-    ),
     "prl/verdict.py": (
         (*_tests("u.verdict u.judges"), *PPO_TESTS),
         (
@@ -667,7 +615,7 @@ _OTHER_MODULES = (
     *(faults_of_tools, faults_of_images, faults_of_pictures),
     faults_of_benchmarks,
     faults_of_people,
-    *(faults_of_reuse, faults_of_sharing, faults_of_spending),
+    *(faults_of_reuse, faults_of_sampling, faults_of_sharing, faults_of_spending),
     faults_of_turns,
     faults_of_users,
 )

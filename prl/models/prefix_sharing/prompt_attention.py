@@ -1,8 +1,8 @@
 """Attention of responses to a prompt that they share: every token stands once in one row, without padding.
 
 The row has all prompts, then all responses. A prompt sees itself, a response its prompt and itself. A mask over the
-whole row would say so too, but then attention computes every pair of tokens of the row. So the row is cut into blocks
-for attention, all prompts in one plain pass and all responses in another, and put together again for the linear layers.
+whole row would say so too, but then attention computes every pair of tokens of the row. So attention reads the row in
+blocks: all prompts in one plain pass, all responses in another. Linear layers read the row as it is.
 """
 
 import math

@@ -48,7 +48,10 @@ def test_weights_are_cast_once_and_forgotten(model) -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.5)
-        assert not torch.equal(logits(model)[0], plain)
+        moved, _ = logits(model)
+        with torch.no_grad(), cast_once(model):
+            assert torch.equal(logits(model)[0], moved)
+        assert not torch.equal(moved, plain)
 
 
 def test_full_precision_is_left_alone(model) -> None:
