@@ -6,9 +6,8 @@ python benchmarks/sampling.py --model DIR --batches 8,32 --samples 4
 Without `--model` the weights are random, in the shape of SmolLM2-135M. Prompts are random tokens and no row ends early,
 so both ways take as many steps. They take turns, in a new order each round. Time is the processor's, of one thread.
 
-The floor: floating-point operations of prompts and tokens over the rate of a large matrix product, or in each step the
-bytes of the weights over the rate of reading a large tensor, whichever is more. Prompts that several samples share
-count once. Both rates are measured in every round.
+The floor is that of needed_work.py, at rates that are measured in every round. Prompts that several samples share count
+once.
 """
 
 import argparse
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from needed_work import Shape, measure_rates, sampling_seconds
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -37,8 +37,6 @@ SMOLLM2: dict[str, Any] = {
     "num_key_value_heads": 3,
     "tie_word_embeddings": True,
 }
-READ, SIDE = 1 << 25, 1536
-"""Numbers of the tensor that is read, and side of the matrices that are multiplied."""
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -72,22 +70,12 @@ def theirs(model: Any, ids: Tensor, tokens: int) -> Tensor:
     return model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=plain)
 
 
-def floor(model: Any, distinct: int, width: int, rows: int, tokens: int, rates: tuple[float, float]) -> float:
-    """Compute the seconds that the work needs at the rates of operations and bytes."""
-    product, read = rates
-    weights = sum(each.numel() for each in model.parameters())
-    head = model.get_output_embeddings().weight.numel()
-    layers = weights - model.get_input_embeddings().weight.numel() - (0 if model.config.tie_word_embeddings else head)
-    step = max(2 * rows * (layers + head) / product, 4 * (layers + head) / read)
-    return 2 * distinct * (width * layers + head) / product + (tokens - 1) * step
-
-
 def measure(model: Any, rows: int, options: argparse.Namespace) -> dict[str, Any]:
     """Let both ways take turns on one batch size."""
     distinct = max(1, rows // options.samples)
     ids = torch.randint(5, model.config.vocab_size, (distinct, options.prompt)).repeat_interleave(options.samples, 0)
     model.generation_config.eos_token_id = None
-    square, long = torch.randn(SIDE, SIDE), torch.randn(READ)
+    shape, prompts = Shape.of(model), ids[:: options.samples].tolist()
     ways = {"prl": ours, "generate": theirs}
     found: dict[str, list[float]] = {name: [] for name in (*ways, "floor", "over_generate", "over_floor")}
     for way in ways.values():
@@ -95,9 +83,7 @@ def measure(model: Any, rows: int, options: argparse.Namespace) -> dict[str, Any
     for number in range(options.rounds):
         order = random.sample(list(ways), len(ways))
         taken = {name: seconds(partial(ways[name], model, ids, options.tokens)) for name in order}
-        product = 2 * SIDE**3 / min(seconds(lambda: square @ square) for _ in range(3))
-        read = 4 * READ / min(seconds(long.sum) for _ in range(3))
-        least = floor(model, distinct, options.prompt, len(ids), options.tokens, (product, read))
+        least = sampling_seconds(shape, measure_rates(time.process_time), prompts, options.samples, options.tokens)
         taken |= {"floor": least, "over_generate": taken["prl"] / taken["generate"], "over_floor": taken["prl"] / least}
         for name, value in taken.items():
             found[name].append(value)
