@@ -1,6 +1,7 @@
 # make quickstart   the whole method on a small world, five to ten minutes on two cores after the installation
 # make test         lint, types and the fast test suite
 # make bench        the speed benchmarks: one table, and docs/results/speed.md; TRL_PYTHON=... compares with TRL
+# make claims-small the studies of the paper's claims in small, half an hour on two cores; needs the quickstart
 # make docs         the documentation site, into build/site
 # make cuda         compile the CUDA kernel for every architecture that nvcc knows, without installing it
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow bench lint docs cuda clean
+.PHONY: quickstart test test-slow bench claims-small lint docs cuda clean
 
 # One stamp for the environment: made again when what it depends on changes, the kernels' sources included. torch is
 # installed first and alone, so that no other package's wish for "torch" decides which build comes, and so that the
@@ -39,6 +40,9 @@ test-slow: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	TRL_PYTHON=$(TRL_PYTHON) $(BIN)/python benchmarks/speed.py $(ARGS)
+
+claims-small: $(VENV)/.installed
+	$(BIN)/python -m experiments.small
 
 # Docstrings are read, not imported, so this needs nothing of the environment but what it installs itself.
 $(VENV)/.docs: requirements-docs.txt

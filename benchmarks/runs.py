@@ -12,18 +12,18 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 1
 """Two-sided 95 % quantile of Student's t for the mean of so many runs; between them the fewer count, which is wider."""
 
 
-def run_options(description: str | None, out: str, names: Iterable[str]) -> argparse.Namespace:
+def run_options(description: str | None, out: str, names: Iterable[str], seeds: int = 3) -> argparse.Namespace:
     """Read the options that benchmarks of several runs share; `wanted` lists the name and seed of each run."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=Path(out))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--only", choices=list(names), action="append", help="one variant; may be given several times")
     parser.add_argument("overrides", nargs=argparse.REMAINDER, help="after --: settings of every run")
     options = parser.parse_args()
     options.overrides = [each for each in options.overrides if each != "--"]
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    options.wanted = [(name, seed) for seed in seeds for name in options.only or names]
+    wanted = range(options.first_seed, options.first_seed + options.seeds)
+    options.wanted = [(name, seed) for seed in wanted for name in options.only or names]
     return options
 
 

@@ -9,18 +9,19 @@ for that. Each run is a line in experiments/results/judges.jsonl and is not repe
     python -m experiments.judges --seeds 5
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.online_inputs import fit_model, write_rows
+from benchmarks.online_inputs import write_rows
 from benchmarks.runs import missing_runs, run_options
-from experiments.training import QUICKSTART, as_arguments
+from experiments.figures import draw_judges
+from experiments.training import QUICKSTART, as_arguments, timed_fit
 from experiments.verdicts import judge_tables
 from experiments.worlds import labelled_pairs, true_pairs
 
 RESULTS = Path("experiments/results/judges.jsonl")
+OUT = Path("runs/claims/judges")
 RATES = (7.5e-4, 1.5e-3, 3e-3, 6e-3)
 TEST_PAIRS, TUNING_PAIRS = 2000, 1000
 TUNING_SEED = 99
@@ -98,7 +99,7 @@ def settings_of(arm: str, cell: Cell, seed: int, rate: float, pairs: Path) -> li
 
 
 def train(arm: str, cell: Cell, seed: int, rate: float, out: Path) -> tuple[Path, float]:
-    """Train one judge on pairs of its own seed, unless it is there; return its folder and the seconds."""
+    """Train one judge on pairs of its own seed, unless it is there; return its folder and the processor seconds."""
     families = SHOWN if cell.shift else ()
     name = f"{cell.regime}.{cell.error}.{cell.pairs}.{'shown' if cell.shift else 'all'}.{seed}"
     path = out / "pairs" / f"{name}.jsonl"
@@ -106,8 +107,7 @@ def train(arm: str, cell: Cell, seed: int, rate: float, out: Path) -> tuple[Path
         write_rows(path, labelled_pairs(str(seed), cell.pairs, cell.regime, cell.error, families))
     start = "scratch" if cell.scratch else "supervised"
     run = out / f"{arm.replace(', ', '_').replace(' ', '_')}.{name}.{start}.{rate}"
-    began = time.perf_counter()
-    return fit_model(run, *settings_of(arm, cell, seed, rate, path)), time.perf_counter() - began
+    return timed_fit(run, *settings_of(arm, cell, seed, rate, path))
 
 
 def measure(folder: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -151,9 +151,10 @@ def run(name: str, seed: int, out: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run what is missing, then print the tables and the verdict of each cell."""
-    options = run_options(__doc__, "runs/claims/judges", [f"{cell}: {arm}" for cell in CELLS for arm in ARMS])
+    options = run_options(__doc__, str(OUT), [f"{cell}: {arm}" for cell in CELLS for arm in ARMS], seeds=5)
     lines = missing_runs(RESULTS, options.wanted, lambda name, seed: run(name, seed, options.out))
     print(judge_tables(lines, list(CELLS), list(ARMS)))
+    draw_judges(lines, list(CELLS), list(ARMS), options.out / "judges.png")
 
 
 if __name__ == "__main__":

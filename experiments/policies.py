@@ -11,14 +11,14 @@ experiments/results/policies.jsonl and is not repeated.
 """
 
 import json
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.online_inputs import fit_model
 from benchmarks.runs import missing_runs, run_options
-from experiments.training import QUICKSTART, as_arguments
+from experiments.figures import draw_policies
+from experiments.training import QUICKSTART, as_arguments, timed_fit
 from experiments.trajectories import policy_tables, trajectory
 
 RESULTS = Path("experiments/results/policies.jsonl")
@@ -27,6 +27,8 @@ JUDGES, TUNING_SEED = 3, 99
 COEFS = (0.0, 0.01, 0.03, 0.1, 0.3)
 EVERY = 5
 """Iterations between two validations."""
+ADAPTIVE_ERROR = 0.02
+"""Largest expected error of a win probability of which one order alone was read."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,19 @@ class Arm:
     reward: str
     """Kind of the reward source."""
     overlays: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of the run on top of all others."""
+    second_order: Literal["always", "near", "never"] = "always"
+    """When the judge reads the second order; near by a threshold of its own for an error of ADAPTIVE_ERROR."""
+    attacked: bool = True
+    """Whether the judge learnt that attacks lose, as the quickstart's does."""
 
     @property
     def model(self) -> str:
         """Name of the reward models that it takes, without their number."""
-        return "judge" if self.reward == "GenerativeJudge" else "bradley_terry"
+        if self.reward != "GenerativeJudge":
+            return "bradley_terry"
+        return "judge" if self.attacked else "judge_of_pairs"
 
 
 ARMS: dict[str, Arm] = {
@@ -60,7 +70,7 @@ LONG = ("pairwise PPO", "scalar PPO, normalised", "PAR", "GRPO, win rates", "GRP
 
 def reward_model(name: str, number: int) -> Path:
     """Train a judge or a Bradley-Terry model of a seed, unless it is there."""
-    config = {"judge": "generative_reward", "bradley_terry": "bradley_terry"}[name]
+    config = "bradley_terry" if name == "bradley_terry" else "generative_reward"
     settings = {
         "seed_everything": number,
         "data.init_args.seed": number,
@@ -68,14 +78,34 @@ def reward_model(name: str, number: int) -> Path:
         "data.init_args.validation.path": QUICKSTART / "world" / "pairs.validation.jsonl",
         "model.init_args.model.path": QUICKSTART / "supervised" / "model",
     }
+    if name == "judge_of_pairs":
+        settings["data.init_args.attacks"] = "null"
     return fit_model(OUT / f"{name}.{number}", "--config", f"configs/quickstart/{config}.yaml", *as_arguments(settings))
+
+
+def reward_source(arm: Arm, folder: Path) -> dict[str, Any]:
+    """Name the reward source of an arm, with the judge in a folder."""
+    source = {"class_path": arm.reward, "init_args": {"path": str(folder)}}
+    if arm.second_order == "always":
+        return source
+    given: dict[str, Any] = {"threshold": 0.0}
+    if arm.second_order == "near":
+        from prl.data import DataSource, PreferencePair, load_records
+        from prl.judge import load_judge
+        from prl.judge.adaptive import fit_threshold
+
+        pairs = load_records(DataSource(str(QUICKSTART / "world" / "pairs.validation.jsonl")), PreferencePair).records
+        sides = [p.chosen for p in pairs], [p.rejected for p in pairs]
+        verdict = load_judge(folder).compare([p.prompt for p in pairs], *sides)
+        fitted = fit_threshold(verdict, ADAPTIVE_ERROR, [json.dumps(p.prompt) for p in pairs])
+        given = {"threshold": fitted.threshold, "offset": fitted.offset}
+    return {"class_path": "prl.judge.adaptive.AdaptiveOrder", "init_args": {"judge": source, **given}}
 
 
 def fit(arm: Arm, run: Path, judge: int, seed: int, coef: float, iterations: int) -> float:
     """Train one policy, unless it is there, and return the processor seconds that it took."""
-    source = {"class_path": arm.reward, "init_args": {"path": str(reward_model(arm.model, judge))}}
     settings = {
-        "model.init_args.reward": json.dumps(source),
+        "model.init_args.reward": json.dumps(reward_source(arm, reward_model(arm.model, judge))),
         "model.init_args.policy.path": QUICKSTART / "supervised" / "model",
         "model.init_args.judge_gate.mode": "off",
         "model.init_args.kl.coef": coef,
@@ -86,27 +116,26 @@ def fit(arm: Arm, run: Path, judge: int, seed: int, coef: float, iterations: int
         "seed_everything": seed,
         "trainer.num_sanity_val_steps": -1,
         "trainer.val_check_interval": EVERY,
+        **arm.settings,
     }
     overlays = [f"configs/methods/{name}.yaml" for name in arm.overlays]
     configs = [text for path in ("configs/quickstart/pairwise_ppo.yaml", *overlays) for text in ("--config", path)]
-    began = time.process_time()
-    fit_model(run, *configs, *as_arguments(settings))
-    return time.process_time() - began
+    return timed_fit(run, *configs, *as_arguments(settings))[1]
 
 
-def train(name: str, judge: int, seed: int, coef: float, iterations: int = 45) -> dict[str, Any]:
+def train(name: str, arm: Arm, judge: int, seed: int, coef: float, iterations: int = 45) -> dict[str, Any]:
     """Train one policy, and measure every validation of it against the truth."""
     run = OUT / f"{name.replace(', ', '_').replace(' ', '_')}.{judge}.{seed}.{coef}.{iterations}"
-    seconds = fit(ARMS[name], run, judge, seed, coef, iterations)
+    seconds = fit(arm, run, judge, seed, coef, iterations)
     points = trajectory(run)
     return {"judge": judge, "coef": coef, "cpu_seconds": seconds, "gold": points[-1]["gold"], "points": points}
 
 
-def tuned(name: str) -> float:
+def tuned(name: str, arm: Arm) -> float:
     """Return the KL weight of an arm, searched once."""
 
     def search(variant: str, seed: int) -> dict[str, Any]:
-        return train(name, 0, seed, float(variant.rpartition(" ")[2]))
+        return train(name, arm, 0, seed, float(variant.rpartition(" ")[2]))
 
     wanted = [(f"{name} {coef}", TUNING_SEED) for coef in COEFS]
     lines = missing_runs(RESULTS.with_name("policies_tuning.jsonl"), wanted, search)
@@ -118,14 +147,23 @@ def run(variant: str, seed: int) -> dict[str, Any]:
     """Make one run of the study; its variant names arm, judge and whether it is long."""
     name, _, rest = variant.partition(" | judge ")
     number, _, long = rest.partition(", ")
-    return train(name, int(number), seed, tuned(name), iterations=180 if long else 45)
+    arm = ARMS[name]
+    return train(name, arm, int(number), seed, tuned(name, arm), iterations=180 if long else 45)
+
+
+def line(variant: str, seed: int) -> dict[str, Any]:
+    """Return the line of a run, which is made when it is missing; another study that has the arm takes it."""
+    lines = missing_runs(RESULTS, [(variant, seed)], run)
+    return next(each for each in lines if (each["variant"], each["seed"]) == (variant, seed))
 
 
 def main() -> None:
     """Run what is missing, then print the tables and verdicts."""
     variants = [f"{name} | judge {judge}" for judge in range(JUDGES) for name in ARMS]
-    options = run_options(__doc__, str(OUT), [*variants, *(f"{name} | judge 0, long" for name in LONG)])
-    print(policy_tables(missing_runs(RESULTS, options.wanted, run), list(ARMS)))
+    options = run_options(__doc__, str(OUT), [*variants, *(f"{name} | judge 0, long" for name in LONG)], seeds=5)
+    lines = missing_runs(RESULTS, options.wanted, run)
+    print(policy_tables(lines, list(ARMS)))
+    draw_policies(lines, list(ARMS), OUT / "policies.png")
 
 
 if __name__ == "__main__":

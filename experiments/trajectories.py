@@ -62,6 +62,15 @@ def crossed_interval(values: dict[tuple[int, int], float]) -> tuple[float, float
     return statistics.fmean(values.values()), max(halves)
 
 
+def crossed(values: dict[tuple[int, int], float]) -> str:
+    """Write a mean over judges crossed with seeds, with its interval where there are two of both."""
+    try:
+        mean, half = crossed_interval(values)
+    except ValueError:
+        return f"{statistics.fmean(values.values()):.3f}"
+    return f"{mean:.3f} ± {half:.3f}"
+
+
 def _by_run(lines: list[dict[str, Any]], name: str) -> dict[tuple[int, int], dict[str, Any]]:
     own = [line for line in lines if line["variant"].partition(" | ")[0] == name and "long" not in line["variant"]]
     return {(line["judge"], line["seed"]): line for line in own}
@@ -71,19 +80,14 @@ def _cell(values: dict[tuple[int, int], float | None], expected: int) -> str:
     found = {key: value for key, value in values.items() if value is not None}
     if len(found) < expected:
         return f"{len(found)} of {expected} runs" if found else "not reached"
-    try:
-        mean, half = crossed_interval(found)
-    except ValueError:
-        return f"{statistics.fmean(found.values()):.3f}"
-    return f"{mean:.3f} ± {half:.3f}"
+    return crossed(found)
 
 
 def policy_tables(lines: list[dict[str, Any]], arms: list[str]) -> str:
     """Write the table of all arms, the differences of the first to each other one, and that of long runs."""
-    first, rows, differences = _by_run(lines, arms[0]), [], []
+    rows = []
     for name in arms:
-        runs = _by_run(lines, name)
-        if not runs:
+        if not (runs := _by_run(lines, name)):
             continue
         cells = [_cell({key: line["gold"] for key, line in runs.items()}, len(runs))]
         cells.append(_cell({key: line["points"][-1]["kl"] for key, line in runs.items()}, len(runs)))
@@ -91,13 +95,19 @@ def policy_tables(lines: list[dict[str, Any]], arms: list[str]) -> str:
         seconds = statistics.fmean(line["cpu_seconds"] for line in runs.values())
         coef = next(iter(runs.values()))["coef"]
         rows.append(f"| {name} | {coef} | {len(runs)} | {' | '.join(cells)} | {seconds:.0f} |")
-        common = {key: first[key]["gold"] - runs[key]["gold"] for key in runs.keys() & first.keys()}
-        if name != arms[0] and common:
-            differences.append(f"| {name} | {_difference(common)} |")
     titles = ["method", "KL weight", "runs", "gold, last", "KL, last", *(f"gold at KL {b}" for b in BUDGETS), "seconds"]
     head = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    against = [f"| {arms[0]} against | difference in gold, last |", "|---|---|"]
-    return "\n".join([*head, *rows, "", *against, *differences, "", *_long_table(lines)])
+    return "\n".join([*head, *rows, "", *difference_table(lines, arms[0], arms[1:]), "", *_long_table(lines)])
+
+
+def difference_table(lines: list[dict[str, Any]], first: str, others: list[str]) -> list[str]:
+    """Write by how much an arm ends better than others, in runs of the same judge and seed."""
+    own, rows = _by_run(lines, first), []
+    for name in others:
+        runs = _by_run(lines, name)
+        if common := {key: own[key]["gold"] - runs[key]["gold"] for key in runs.keys() & own.keys()}:
+            rows.append(f"| {name} | {_difference(common)} |")
+    return [f"| {first} against | difference in gold, last |", "|---|---|", *rows]
 
 
 def _difference(values: dict[tuple[int, int], float]) -> str:

@@ -11,7 +11,14 @@ FIGURES = {
     "ece": ("ece", 3),
     "ece_after_temperature": ("ece, tempered", 3),
     "order_gap": ("order gap", 3),
-    "seconds": ("seconds", 0),
+    "seconds": ("CPU seconds", 0),
+}
+ORDERS = {
+    "order": ("order of two samples", 3),
+    "order_hard": ("of hard prompts", 3),
+    "winner": ("sample or anchor", 3),
+    "sample_better": ("sample is better", 3),
+    "anchor_gold": ("gold of the anchor", 3),
 }
 HIGHER_IS_BETTER = {"accuracy": True, "nll": False, "ece": False}
 
@@ -60,3 +67,23 @@ def _cells(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> list[str]:
         difference, half = paired_difference(one, other, figure)
         found.append(f"{difference:+.3f} ± {half:.3f}, {verdict(difference, half, higher_is_better=higher)}")
     return found
+
+
+def anchor_tables(lines: list[dict[str, Any]], judges: list[str], anchors: list[str]) -> str:
+    """Write the figures of each judge with each anchor, then what anchors change, and what the first judge is ahead."""
+    own = {name: [line for line in lines if line["variant"] == name] for j in judges for name in _names(j, anchors)}
+    compared = [(name, _names(judges[0], anchors)[0]) for name in _names(judges[0], anchors)[1:]]
+    compared += list(zip(_names(judges[0], anchors), _names(judges[1], anchors), strict=True))
+    rows = []
+    for one, other in compared:
+        if min(len(own[one]), len(own[other])) > 1:
+            found = [paired_difference(own[one], own[other], figure) for figure in ("order", "order_hard")]
+            cells = [f"{d:+.3f} ± {half:.3f}, {verdict(d, half, higher_is_better=True)}" for d, half in found]
+            rows.append(f"| {one.replace(' | ', ', ')} | {other.replace(' | ', ', ')} | {' | '.join(cells)} |")
+    shown = [{**line, "variant": name.replace(" | ", ", ")} for name, some in own.items() for line in some]
+    head = ["| order of two samples by | against | all prompts | hard prompts |", "|---" * 4 + "|"]
+    return "\n".join([table(shown, "judge, anchor", ORDERS), "", *head, *rows])
+
+
+def _names(judge: str, anchors: list[str]) -> list[str]:
+    return [f"{judge} | {kind}" for kind in anchors]
