@@ -40,6 +40,8 @@ COLUMNS = {
     "tokens": ("tokens of a pair", 1),
     "unfinished": ("unfinished", 3),
     "right": ("thoughts that are the answer", 3),
+    "accuracy_right": ("accuracy of one reading behind them", 3),
+    "accuracy_wrong": ("behind other thoughts", 3),
     "seconds": ("seconds", 0),
 }
 
@@ -111,20 +113,36 @@ def measure(model: Path) -> dict[str, float]:
     if "reasons" in report:
         reasons = report["reasons"]
         found |= {"one_sample": reasons["samples"]["1"]["accuracy"]["mean"], "tokens": reasons["tokens"]["mean"]}
-        found |= {"unfinished": reasons["unfinished"], "right": right_thoughts(loaded, records)}
+        found |= {"unfinished": reasons["unfinished"], **by_thought(loaded, records)}
     return found
 
 
-def right_thoughts(judge: Any, records: list[Any]) -> float:
-    """Compute the share of the first thoughts of validation readings that are the right answer to the prompt."""
+def by_thought(judge: Any, records: list[Any]) -> dict[str, float]:
+    """Compute how often the first thought of a reading is the right answer, and its verdict right where it is and not.
+
+    Args:
+        judge: one that has just judged the records.
+        records: validation pairs, whose chosen response is the better one.
+    """
     from prl.quickstart.world import right_answer
 
-    asked = [(each.prompt, each.chosen, each.rejected) for each in records]
-    readings = [judge.encoder.compare(*each)[0] for each in asked]
-    thoughts = judge.reasoner.think(judge.model, readings, judge.max_batch_tokens, samples=1, seed=0)
-    written = [judge.encoder.tokenizer.decode(list(thought.ids)) for thought in thoughts]
-    right = [right_answer(each.prompt[0]["content"]) for each in records]
-    return sum(one == other for one, other in zip(written, right, strict=True)) / len(right)
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for order, sign in ((0, 1.0), (1, -1.0)):
+        sides = [(each.chosen, each.rejected) for each in records]
+        asked = [(each.prompt, *both[:: int(sign)]) for each, both in zip(records, sides, strict=True)]
+        readings = [judge.encoder.compare(each.prompt, *both)[order] for each, both in zip(records, sides, strict=True)]
+        thoughts = judge.reasoner.think(judge.model, readings, judge.max_batch_tokens, samples=1, seed=0)
+        margins = (sign * judge.reasons_of(asked).margins[:, 0]).tolist()
+        for each, thought, margin in zip(records, thoughts, margins, strict=True):
+            written = judge.encoder.tokenizer.decode(list(thought.ids))
+            right = written == right_answer(each.prompt[0]["content"])
+            found[right].append(0.5 if margin == 0 else float(margin > 0))
+    number = {right: max(1, len(some)) for right, some in found.items()}
+    return {
+        "right": len(found[True]) / (len(found[True]) + len(found[False])),
+        "accuracy_right": sum(found[True]) / number[True],
+        "accuracy_wrong": sum(found[False]) / number[False],
+    }
 
 
 def train(name: str, seed: int, overrides: list[str]) -> dict[str, Any]:
