@@ -1,14 +1,13 @@
 """Time of each phase over the least that its work needs on this machine, and tokens computed over tokens needed.
 
 python benchmarks/floors.py --json floors.json
-python benchmarks/floors.py --size smollm2 --model DIR --batches 8,32 --json floors_135m.json
+python benchmarks/floors.py --size smollm2 --model DIR --json floors_135m.json
 python benchmarks/floors.py --parts tokens --pairs PAIRS.jsonl
 
 The least is floating-point operations over the rate of a large matrix product, or bytes over the rate of reading or
 copying, all measured in the same process: needed_work.py says what is counted, ppo_iteration.py for which phase.
 
 phases    an iteration of pairwise PPO; with a critic of its own, and for smollm2 with adapters
-sampling  sampling alone beside `model.generate` and the floor, for several batch sizes
 pairs     a step of DPO and of the judge
 tokens    tokens that a policy or judge reads in an epoch of pairs, over those in them, by a tiny model: `real` counts
           each row as it is read, `distinct` what the rows of a pair begin with once
@@ -21,30 +20,20 @@ import argparse
 import json
 import os
 import random
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from beside_trl import TRAINER, add_worker_options, run_worker
-from needed_work import (
-    ADAMW_BYTES,
-    Rates,
-    Shape,
-    Tokens,
-    distinct_tokens,
-    measure_rates,
-    plain_tokens,
-    sampling_seconds,
-)
+from needed_work import ADAMW_BYTES, Rates, Shape, Tokens, distinct_tokens, measure_rates, plain_tokens
 from ppo_inputs import SIZES, Work, mib_of, prepare, write_model
-from ppo_iteration import add_iteration_options, build_module, clock_for, first_batch, run_prl
+from ppo_iteration import add_iteration_options, clock_for, run_prl
 from ppo_vs_trl import figures_of
 
-PARTS = ("phases", "sampling", "pairs", "tokens")
+PARTS = ("phases", "pairs", "tokens")
 PROMPT_LENGTHS, RESPONSE_LENGTHS = (3.1, 0.85), (5.0, 1.0)
 """Mean and standard deviation of the logarithm of random lengths."""
 LONGEST = 1024
@@ -159,59 +148,12 @@ def floor_of_pairs(module: Any, rows: list[dict[str, Any]], stage: str, rates: R
     return work / rates.operations + steps * trained * ADAMW_BYTES / rates.copied
 
 
-def time_sampling(options: argparse.Namespace) -> dict[str, Any]:
-    """Sample as a worker by prl and by `model.generate`, in turns, with the models of a run in memory."""
-    import torch
-    from transformers import GenerationConfig
-
-    torch.set_num_threads(options.threads)
-    work, now = Work(**json.loads(options.work)), clock_for(options.threads)
-    rates = measure_rates(now, mib=options.mib)
-    seconds: dict[str, list[float]] = {"prl": [], "generate": []}
-    lengths, floors = set[int](), list[float]()
-
-    def measure(module: Any, batch: Any) -> None:
-        repeated = batch.repeat(work.per_prompt)
-        settings = GenerationConfig(do_sample=True, top_k=0, max_new_tokens=work.response_tokens, eos_token_id=None)
-        module.policy.generation_config.eos_token_id = None
-        settings.pad_token_id = module.tokenizer.pad_token_id
-        inputs = {"input_ids": repeated.prompt_ids, "attention_mask": repeated.prompt_mask.long()}
-
-        def plain() -> int:
-            with torch.no_grad():
-                module.policy.eval()
-                found = module.policy.generate(**inputs, generation_config=settings)
-                module.policy.train()
-            return found.numel() - repeated.prompt_ids.numel()
-
-        calls: dict[str, Callable[[], int]] = {
-            "prl": lambda: int(module.generate(repeated).response_mask.sum()),
-            "generate": plain,
-        }
-        for _ in range(options.iterations):
-            for name, call in calls.items():
-                start = now()
-                lengths.add(call())
-                seconds[name].append(now() - start)
-        prompts = [ids[mask].tolist() for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)]
-        shape, best = Shape.of(module.policy), rates.best(measure_rates(now, mib=options.mib))
-        floors.append(sampling_seconds(shape, best, prompts, work.per_prompt, work.response_tokens))
-
-    first_batch(build_module(work, options), work, options, measure)
-    if len(lengths) > 1:
-        raise SystemExit(f"prl and model.generate sampled different numbers of tokens: {sorted(lengths)}")
-    found = {name: statistics.median(some) for name, some in seconds.items()}
-    return {**found, "floor": floors[0], "ratio_to_floor": found["prl"] / floors[0],
-            "ratio_to_generate": found["prl"] / found["generate"]}  # fmt: skip
-
-
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run the parts that were asked for, each run in a process of its own."""
     found: dict[str, Any] = {"settings": {name: str(getattr(options, name)) for name in SETTINGS}}
     found |= {"load": [os.getloadavg()]}
     parts: dict[str, Callable[[argparse.Namespace, Path], Any]] = {
         "phases": phases_part,
-        "sampling": sampling_part,
         "pairs": pairs_part,
         "tokens": tokens_part,
     }
@@ -232,16 +174,6 @@ def phases_part(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rows, given = given.pop("rows"), {**given, "threads": options.threads}
     runs = {name: [run_worker(__file__, name, options, rows, given)] for name in names}
     return figures_of({name: [{**run, "without_judge": 0.0} for run in some] for name, some in runs.items()})["phases"]
-
-
-def sampling_part(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Sample for each batch size."""
-    found = {}
-    for size in map(int, options.batches.split(",")):
-        given = prepare(replace(SIZES[options.size], prompts=size), options.model, folder, options.iterations)
-        rows, given = given.pop("rows"), {**given, "threads": options.threads}
-        found[size] = run_worker(__file__, "sampling", options, rows, given)
-    return found
 
 
 def pairs_part(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -278,7 +210,7 @@ def _on_pairs(
     return {name: {**run, "ratio_to_floor": run["seconds"] / run["floor"]} for name, run in found.items()}
 
 
-SETTINGS = ("size", "model", "pairs", "threads", "iterations", "batches", "batch_size")
+SETTINGS = ("size", "model", "pairs", "threads", "iterations", "batch_size")
 
 
 def main() -> None:
@@ -288,16 +220,15 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--model", help="folder of a causal language model; random weights of the size if none")
     parser.add_argument("--pairs", type=Path, help="preference file of the part `tokens`; a token is a character")
-    parser.add_argument("--batches", default="8,32", help="prompts of the part `sampling`")
     parser.add_argument("--batch-size", type=int, default=8, help="pairs of a step")
-    parser.add_argument("--iterations", type=int, default=2, help="iterations, or turns of sampling, that count")
+    parser.add_argument("--iterations", type=int, default=2, help="iterations that count")
     parser.add_argument("--max-length", type=int, default=LONGEST, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the result here, after every part")
     add_worker_options(parser)
     add_iteration_options(parser)
     options = parser.parse_args()
-    workers = {"own": run_prl, "adapter": run_prl, "sampling": time_sampling}
+    workers = {"own": run_prl, "adapter": run_prl}
     if options.worker:
         print(json.dumps(workers.get(options.worker, train_pairs)(options)))
         return

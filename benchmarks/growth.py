@@ -68,7 +68,7 @@ def measure(work: Work, threads: int) -> dict[str, Any]:
         given = {**prepare(work, None, Path(folder), 2), "worker": "own", "folder": folder, "threads": threads}
         options = argparse.Namespace(**given)
         module, clock = run_iterations(options)
-        estimated = plan_memory(module, work.rows).on_one_process(1, Shards()).phases
+        estimated = plan_memory(module, work.rows, on_cpu=True).on_one_process(1, Shards()).phases
     found = clock.result()
     measured = {name: clock.peaks[name] - clock.start_gib for name in estimated if name in clock.peaks}
     estimate = max(estimated.values()) / 2**30

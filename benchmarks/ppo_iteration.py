@@ -156,23 +156,6 @@ def fit(module: Any, work: Work, options: argparse.Namespace, callback: Any) -> 
     trainer.fit(module, data)
 
 
-class Enough(Exception):
-    """Ends a run in its first batch."""
-
-
-def first_batch(module: Any, work: Work, options: argparse.Namespace, use: Callable[[Any, Any], None]) -> None:
-    """Call `use` with the module, whose models are loaded, and its first batch; train nothing."""
-    import lightning
-
-    class Begin(lightning.Callback):
-        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-            use(module, batch)
-            raise Enough
-
-    with suppress(Enough):
-        fit(module, work, options, Begin())
-
-
 def phase_floors(module: Any, work: Work, rates: Rates, *, adapter: bool) -> dict[str, float]:
     """Compute the least seconds of each phase of the last iteration.
 

@@ -90,12 +90,14 @@ def main() -> None:
             build_tokenizer().save_pretrained(folder)
             stage = build_stage(folder)
             found = {
-                copies: plan_memory(stage, ROLLOUTS, precision=PRECISION, float32_copies=copies)
-                for copies in (False, True)
+                "ddp": plan_memory(stage, ROLLOUTS, precision=PRECISION),
+                "fsdp": plan_memory(stage, ROLLOUTS, precision=PRECISION, whole=False),
+                "zero": plan_memory(stage, ROLLOUTS, precision=PRECISION, float32_copies=True, whole=False),
             }
         for strategy in STRATEGIES:
             for gpus in GPUS:
-                rows.append(row(found[strategy.startswith("zero")], name, strategy, gpus))
+                plan = next(each for start, each in found.items() if strategy.startswith(start))
+                rows.append(row(plan, name, strategy, gpus))
                 show(rows[-1])
     if options.json:
         settings = {"prompt": PROMPT, "response": RESPONSE, "rollouts_per_gpu": ROLLOUTS, "precision": PRECISION}

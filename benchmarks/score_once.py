@@ -10,7 +10,9 @@ the most bytes of tensors beside weights that are alive together, in a run of it
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -46,6 +48,7 @@ WAYS = {
     "frozen once": Resources(reuse_scoring=False),
     "both": Resources(),
 }
+TINY = {"rows": 2, "prompt": 8, "response": 6, "hidden_size": 32, "layers": 2, "iterations": 2, "rounds": 1}
 
 
 def vowels(prompt: Any, response: str, row: dict[str, Any]) -> float:
@@ -164,7 +167,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         }
         for way, each in figures[work].items():
             shown = f"{each['seconds']:7.2f} s {each['of_again']:5.2f} {each['peak_mib']:7.1f} MiB"
-            print(f"{work:42} {way:12} {shown} {each['memory_of_again']:5.2f}", flush=True)
+            print(f"{work:42} {way:12} {shown} {each['memory_of_again']:5.2f}", file=sys.stderr, flush=True)
     return figures
 
 
@@ -174,16 +177,24 @@ def main() -> None:
     sizes = {"rows": 8, "prompt": 48, "response": 48, "hidden-size": 192, "layers": 8, "iterations": 3, "rounds": 3}
     for name, size in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=size)
-    parser.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS))
+    parser.add_argument("--works", nargs="+", choices=list(WORKS), help="all if none is named, one if tiny")
+    parser.add_argument("--tiny", action="store_true", help="sizes of a test, whose figures mean nothing")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.tiny:
+        vars(options).update(TINY)
+    options.works = options.works or (list(WORKS)[2:3] if options.tiny else list(WORKS))
     torch.set_num_threads(1)
+    load = [os.getloadavg()]
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(options, Path(folder))
         figures = measure(options, Path(folder))
-    sizes = {name: value for name, value in vars(options).items() if name != "json"}
+    settings = {name: value for name, value in vars(options).items() if name != "json"}
+    load.append(os.getloadavg())
+    found = {"torch": torch.__version__, "sizes": settings, "load": load, "figures": figures}
     if options.json:
-        options.json.write_text(json.dumps({"torch": torch.__version__, "sizes": sizes, "figures": figures}, indent=1))
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

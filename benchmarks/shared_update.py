@@ -139,8 +139,12 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=0.25, help="part by which lengths vary; 0 has no padding")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tiny", action="store_true", help="sizes of a test, whose figures mean nothing")
     parser.add_argument("--json", type=Path, help="also write the result here")
     options = parser.parse_args()
+    if options.tiny:
+        options.hidden_size, options.layers, options.vocabulary = 64, 1, 98
+        options.prompts, options.length, options.rounds = 1, 32, 1
     torch.set_num_threads(options.threads)
     model = load(options)
     found: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(options).items()}, "load": [os.getloadavg()]}

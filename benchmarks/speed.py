@@ -3,7 +3,7 @@
 make bench
 make bench TRL_PYTHON=trl-env/bin/python ARGS="--model DIR --pairs PAIRS.jsonl --rounds 5"
 
-About a quarter of an hour of one core, with TRL some minutes more. Rows of TRL are left out unless TRL_PYTHON (or
+About half an hour of one core, with TRL some minutes more. Rows of TRL are left out unless TRL_PYTHON (or
 --trl-python) names the interpreter of an environment with TRL 1.9.2, the last release with a PPOTrainer; DPO and the
 judge are compared with the TRL of --trl-latest-python, where that is given. Judges are compared where --model and
 --pairs are given. Each script leaves its object in --out; --table-only makes the table of the objects that are there.
@@ -27,7 +27,9 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results" / "speed.md"
 BEGIN, END = "<!-- written by benchmarks/speed.py -->", "<!-- until here -->"
 """Lines of the page between which the table is."""
-PARTS = ("ppo_small", "ppo_smollm2", "sampling", "pairs", "dpo", "judge", "growth")
+PARTS = (
+    "ppo_small", "ppo_smollm2", "sampling", "shared_update", "score_once", "pairs", "dpo", "judge", "growth",
+)  # fmt: skip
 
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -39,10 +41,14 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     latest = ["--trl-python", options.trl_latest_python or options.trl_python or "", *threads]
     several, turns = ["--rounds", str(options.rounds)], ["--iterations", "1" if options.tiny else "3"]
     ours = [] if options.trl_python else ["--contestants", "own"]
+    tiny = ["--tiny"] if options.tiny else []
     found = {
         "ppo_small": ["ppo_vs_trl.py", "--size", small, *several, *turns, *ours, *theirs],
+        "sampling": ["sampling.py", *model, *several, *threads, *tiny],
+        "shared_update": ["shared_update.py", "--samples", "4", "--shares", "0.5", *several, *threads, *tiny],
+        "score_once": ["score_once.py", *several, *tiny],
         "pairs": ["floors.py", "--size", small, "--parts", "pairs", "tokens", *threads],
-        "growth": ["growth.py", *threads, *(["--tiny", "--doublings", "1"] if options.tiny else [])],
+        "growth": ["growth.py", *threads, *tiny, *(["--doublings", "1"] if options.tiny else [])],
     }
     if options.pairs:
         found["pairs"] += ["--pairs", options.pairs]
@@ -51,7 +57,6 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
         large = ["--size", "smollm2", *model]
         once = ["--rounds", str(max(1, options.rounds // 3)), "--iterations", "1"]
         found["ppo_smollm2"] = ["ppo_vs_trl.py", *large, *once, *contestants, *theirs]
-        found["sampling"] = ["floors.py", *large, "--parts", "sampling", "--iterations", "1", *threads]
         if options.trl_python:
             found["dpo"] = ["preference_vs_trl.py", "--shares", "0.5", *several, *latest]
             if options.model and options.pairs:

@@ -86,12 +86,33 @@ def _with_floors(phases: Mapping[str, Any], work: Mapping[str, Any]) -> dict[str
 
 def _sampling(result: Mapping[str, Any]) -> list[Row]:
     rows = []
-    for size, each in result["sampling"].items():
-        work = f"sampling, SmolLM2's shape, {size} rows"
-        seconds = f"{each['prl']:.3g}"
+    for each in result["results"]:
+        work, seconds = f"sampling, SmolLM2's shape, {each['rows']} rows", f"{each['prl']:.3g}"
         floor, generate = f"{seconds} / {each['floor']:.3g} s", f"{seconds} / {each['generate']:.3g} s"
-        rows.append(Row(work, "time / floor", each["ratio_to_floor"], SAMPLING, detail=floor))
-        rows.append(Row(work, "time / `model.generate`", each["ratio_to_generate"], 0.5, detail=generate))
+        rows.append(Row(work, "time / floor", each["over_floor"], SAMPLING, detail=floor))
+        rows.append(Row(work, "time / `model.generate`", each["over_generate"], 0.5, detail=generate))
+    return rows
+
+
+def _shared_update(result: Mapping[str, Any]) -> list[Row]:
+    rows = []
+    for case in (name for name in result if "share" in name):
+        for phase, most in (("update", 0.7), ("scoring", None)):
+            each, work = result[case][phase], f"{phase}, {case.replace('share', 'prompt share')}"
+            seconds = f"{each['seconds']['auto']:.3g} / {each['seconds']['off']:.3g} s"
+            rows.append(Row(work, "time / unshared", each["time"]["auto"], most, detail=seconds))
+            rows.append(Row(work, "memory / unshared", each["memory"]["auto"]))
+    return rows
+
+
+def _score_once(result: Mapping[str, Any]) -> list[Row]:
+    rows = []
+    for name, ways in result["figures"].items():
+        best = next(way for way in ("both", "scored once", "frozen once") if way in ways)
+        each, work = ways[best], f"scoring and update, {name}"
+        seconds = f"{each['seconds']:.3g} / {ways['again']['seconds']:.3g} s"
+        rows.append(Row(work, "time once / again", each["of_again"], detail=seconds))
+        rows.append(Row(work, "memory once / again", each["memory_of_again"]))
     return rows
 
 
@@ -151,7 +172,15 @@ def _growth(result: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-PARTS = {"sampling": _sampling, "pairs": _pairs, "dpo": _dpo, "judge": _judge, "growth": _growth}
+PARTS = {
+    "sampling": _sampling,
+    "shared_update": _shared_update,
+    "score_once": _score_once,
+    "pairs": _pairs,
+    "dpo": _dpo,
+    "judge": _judge,
+    "growth": _growth,
+}
 
 
 def markdown(rows: list[Row]) -> list[str]:

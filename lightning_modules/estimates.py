@@ -18,6 +18,7 @@ from lightning_modules.image_reward import ImageRewardModule
 from lightning_modules.oppo import OPPOModule
 from lightning_modules.optimizers import check_learns, parameter_group
 from lightning_modules.pairwise_ppo import PairwisePPOModule
+from lightning_modules.policy_estimates import pass_memory, sampled_at_once, sampling_memory
 from lightning_modules.preference import PreferenceModule
 from lightning_modules.reasoning_reward import ReasoningRewardModule
 from lightning_modules.reference import REFERENCE
@@ -74,7 +75,13 @@ class MemoryPlan:
 
 
 def plan_memory(
-    module: TrainingModule, rows: int, *, precision: str = "32-true", float32_copies: bool = False
+    module: TrainingModule,
+    rows: int,
+    *,
+    precision: str = "32-true",
+    float32_copies: bool = False,
+    whole: bool = True,
+    on_cpu: bool = False,
 ) -> MemoryPlan:
     """Estimate the memory that a run needs at most: every row is of the longest length.
 
@@ -84,6 +91,8 @@ def plan_memory(
         precision: `trainer.precision`.
         float32_copies: whether the strategy updates float32 copies of the weights, and holds the weights themselves in
             the type of the precision (DeepSpeed).
+        whole: whether each process has whole weights, of which sampling may make copies.
+        on_cpu: whether the run is on a CPU.
 
     Raises:
         ValueError: for weights that could not learn, or a module whose models are no language models.
@@ -94,8 +103,8 @@ def plan_memory(
         raise ValueError(f"prl estimate is for language models, and {type(module).__name__} has models of pictures")
     module.build_encoder()  # raises for settings that `prl fit` would refuse
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-    dtype = half if float32_copies else None
-    mixed = torch.autocast("cpu", half or torch.bfloat16, enabled=half != dtype, cache_enabled=False)
+    dtype = half if float32_copies else {"64-true": torch.float64}.get(precision)
+    mixed = torch.autocast("cpu", half or torch.bfloat16, enabled=half not in (None, dtype), cache_enabled=False)
     with FakeTensorMode() as mode, mixed:
 
         def make(build: Callable[[], Any], dtype: torch.dtype | None = dtype) -> Any:
@@ -106,7 +115,8 @@ def plan_memory(
             return model
 
         if isinstance(module, PairwisePPOModule):
-            return _pairwise_ppo(module, rows, make, partial(make, dtype=None))
+            sampled = partial(sampling_memory, whole=whole, on_cpu=on_cpu)
+            return _pairwise_ppo(module, rows, make, partial(make, dtype=None if half else dtype), sampled)
         if isinstance(module, PreferenceModule):
             return _preference(module, rows, make)
         return _one_model(module, rows, make)
@@ -196,7 +206,9 @@ def _slice_of_logits(model: Any, tokens: int) -> int:
     return 4 * (whole if logits_setting(model.config) else min(LOGITS_AT_ONCE, whole))
 
 
-def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: Make) -> MemoryPlan:
+def _pairwise_ppo(
+    module: PairwisePPOModule, rows: int, make: Make, make_judge: Make, sampled: Callable[..., int]
+) -> MemoryPlan:
     policy = make(lambda: _with_critic(module.policy_source, module.critic_kind))
     cut = [model_memory("policy", policy, trained=True)]
     critic = _critic(module.critic_kind, module.critic_source, policy, make)
@@ -215,27 +227,18 @@ def _pairwise_ppo(module: PairwisePPOModule, rows: int, make: Make, make_judge: 
     }
     whole = [each for models, _, _ in asked.values() for each in models]
     judging = [each for _, models, _ in asked.values() for each in models]
-    group, vocabulary = min(module.microbatch_size, rows), policy.get_input_embeddings().num_embeddings
-    slices = _slice_of_logits(policy, group * answer)
-    both = _train_both(policy, critic, module.critic_kind, group, prompt + answer)
-    read = working_memory(policy, partial(_read, policy, group, prompt + answer))
+    passes = pass_memory(module, rows, policy, critic)
     states = [each.bytes_of(rows * (prompt + answer)) for each in frozen_layers_of(policy, critic)]
     kept = sum(states) * module.resources.reuse_frozen_layers
     working = {
-        "rollout": max(_generation(policy, *each, answer, vocabulary) for each in _sampled(module, rows, prompt)),
+        "rollout": max(sampled(policy, *each, answer) for each in sampled_at_once(module, rows)),
         **{name: work for name, (_, _, work) in asked.items()},
-        "score": kept + read + slices * COPIES_OF_LOGITS[False],
-        "update": kept + both + slices * COPIES_OF_LOGITS[True],
+        "score": kept + passes.scoring,
+        "update": kept + passes.update,
     }
     if module.resources.shard_judges:
         return MemoryPlan(cut + judging, whole, working)
     return MemoryPlan(cut, whole + judging, working)
-
-
-def _sampled(module: PairwisePPOModule, rows: int, prompt: int) -> list[tuple[int, int]]:
-    """List rows and prompt length of what is sampled at once: rollouts, and one row for each prompt of the sampler."""
-    written = module.sampler.max_prompt_length
-    return [(rows, prompt)] + ([] if written is None else [(-(-rows // module.sampling.per_prompt), written)])
 
 
 def _with_critic(source: ModelSource, kind: str | None) -> Any:
@@ -249,6 +252,8 @@ def _with_critic(source: ModelSource, kind: str | None) -> Any:
 def _critic(kind: str | None, source: ModelSource, policy: Any, make: Make) -> Any:
     if kind == "own":
         return make(lambda: Critic(init_model(AutoModel, source)).train())
+    if kind == "adapter":
+        return make(lambda: AdapterCritic(policy))
     return None if kind is None else make(lambda: ValueHead(hidden_size(policy)))
 
 
@@ -262,16 +267,6 @@ def _train_both(policy: Any, critic: Any, kind: str | None, rows: int, length: i
 
 def _frozen(auto_class: Any, source: ModelSource, **extra: Any) -> Any:
     return freeze(init_model(auto_class, source, new_head=False, **extra))
-
-
-def _generation(policy: Any, rows: int, prompt: int, answer: int, vocabulary: int) -> int:
-    """Compute the bytes of sampling: the cache of whole sequences, plus the prefill or one step's draw."""
-    policy.eval()  # as in sampling: in train mode gradient checkpointing keeps no cache
-    cache = policy(_ids(1, prompt), use_cache=True, logits_to_keep=1).past_key_values
-    per_token = sum(t.numel() * t.element_size() for keys, values, *_ in cache for t in (keys, values)) // prompt
-    reading = working_memory(policy, partial(_read, policy, rows, prompt))
-    policy.train()
-    return rows * (prompt + answer) * per_token + max(reading, 4 * 3 * rows * vocabulary)
 
 
 def _read_once(

@@ -48,7 +48,7 @@ def reference_logprobs(
 ) -> Tensor:
     """Compute the log-probabilities of all responses of a batch, zero behind their ends: [N, T]."""
     mask = completion_mask(batch["loss_mask"])
-    found = torch.zeros(mask.shape, device=mask.device)
+    found = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
     for rows, values in zip(rows_of_pairs(batch), read_pairs(model, pairs_of(batch), sharding, sharing), strict=True):
         found[rows, : values.shape[1]] = values
     return found

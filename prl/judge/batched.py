@@ -24,7 +24,7 @@ def batched_margins(
     prefix_sharing = prefix_sharing or PrefixSharing("off")
     pad_id = int(encoder.tokenizer.pad_token_id)
     verdict_ids = torch.tensor(encoder.verdict_ids, device=device)
-    result = torch.empty(len(readings), device=device)
+    result = torch.empty(len(readings), dtype=torch.float32, device=device)
     for rows in _batches(prefix_sharing.rows(model, readings, max_tokens), readings, max_tokens):
         numbers = [i for row in rows for i in row]
         members = [readings[i] for i in numbers]

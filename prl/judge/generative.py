@@ -296,7 +296,7 @@ class GenerativeJudge(PairwiseJudge):
             inside = [end for end in ends if 0 < end < len(ids)]
             readings.append(Reading(ids, tuple(inside or [1])))
         verdict_ids = torch.tensor(encoder.verdict_ids, device=prefixes.device)
-        result = torch.empty(len(readings), device=prefixes.device)
+        result = torch.empty(len(readings), dtype=torch.float32, device=prefixes.device)
         pad_id = int(encoder.tokenizer.pad_token_id)
         for numbers, logits in prefixes.logits(readings, pad_id, self.max_batch_tokens, self.tokens):
             result[torch.tensor(numbers, device=prefixes.device)] = verdict_margins(logits, verdict_ids)

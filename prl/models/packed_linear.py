@@ -7,6 +7,7 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import linear
 
 from prl.models.collective import gathers_weights
@@ -35,10 +36,8 @@ def packed_linears(model: Any, rows: int, passes: int) -> Iterator[int]:
     Yields:
         number of layers that were changed.
     """
-    layers = _layers(model) if passes >= LEAST_PASSES and rows > 1 else []
-    size = sum(layer.weight.nbytes for layer in layers)
-    has_room = LEAST_BYTES <= size <= MOST_MEMORY * psutil.virtual_memory().total
-    if not layers or not has_room or not _is_right(layers[0], rows):
+    layers = layers_to_pack(model, rows, passes)
+    if layers and not _is_right(layers[0], rows):
         layers = []
     try:
         for layer in layers:
@@ -49,6 +48,13 @@ def packed_linears(model: Any, rows: int, passes: int) -> Iterator[int]:
             layer.__dict__.pop("forward", None)
 
 
+def layers_to_pack(model: Any, rows: int, passes: int) -> list[nn.Linear]:
+    """List the layers that `packed_linears` changes where oneDNN has the operators: copies of all fit, or none."""
+    layers = _layers(model) if passes >= LEAST_PASSES and rows > 1 else []
+    size = sum(layer.weight.nbytes for layer in layers)
+    return layers if LEAST_BYTES <= size <= MOST_MEMORY * psutil.virtual_memory().total else []
+
+
 def _layers(model: Any) -> list[nn.Linear]:
     if torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available() or gathers_weights(model):
         return []
@@ -57,7 +63,7 @@ def _layers(model: Any) -> list[nn.Linear]:
 
 def _is_plain(layer: nn.Linear) -> bool:
     weight = layer.weight.detach()
-    whole = type(weight) is Tensor and weight.numel() == layer.in_features * layer.out_features
+    whole = type(weight) in (Tensor, FakeTensor) and weight.numel() == layer.in_features * layer.out_features
     return whole and weight.device.type == "cpu" and weight.dtype == torch.float32 and "forward" not in layer.__dict__
 
 

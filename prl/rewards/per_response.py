@@ -51,7 +51,7 @@ class PerResponseReward(RewardSource):
     def _values(self, rows: list[dict[str, Any]]) -> Tensor:
         device = next(self.parameters()).device
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]["ids"]))
-        values = torch.empty(len(rows), *self._shape(), device=device)
+        values = torch.empty(len(rows), *self._shape(), dtype=torch.float32, device=device)
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             values[torch.tensor(batch, device=device)] = self._read([rows[i] for i in batch], device)

@@ -116,7 +116,7 @@ class TokenGuide(PerTokenSource):
     @torch.no_grad()
     def _log_ratio(self, rollout: Rollout) -> Tensor:
         """Compute how much more probable the guide finds each token than the reference: [B, T], 0 outside the mask."""
-        found = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
+        found = torch.zeros(rollout.response_ids.shape, dtype=torch.float32, device=rollout.response_ids.device)
         for rows in torch.arange(len(rollout), device=found.device).split(self.batch_size):
             part = rollout.select(rows)
             said = [evaluate_frozen(model, part, temperature=1.0) for model in (self.guide, self.reference)]

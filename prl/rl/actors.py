@@ -163,7 +163,7 @@ class Actors:
             with_graph: keep the pass of policy and critic over a single group for `evaluate_to_learn`.
         """
         shape, device = rollout.response_ids.shape, rollout.response_ids.device
-        policy, reference, values = (torch.zeros(shape, device=device) for _ in range(3))
+        policy, reference, values = (torch.zeros(shape, dtype=torch.float32, device=device) for _ in range(3))
         parts = [(rows, rollout.select(rows)) for rows in groups]
         if self.sharding.cuts_weights:  # every pass needs all processes; the last validation batch may be uneven
             most = int(global_max(torch.tensor(len(parts), device=device)))

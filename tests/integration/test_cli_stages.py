@@ -156,6 +156,47 @@ def test_half_precision(stage: str, overrides: tuple, dtype: torch.dtype, home: 
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").dtype == dtype
 
 
+DOUBLE = {
+    "ppo": ("pairwise_ppo", ()),
+    "ppo, four responses, adapters": (
+        "pairwise_ppo",
+        (f"{MODEL}sampling.per_prompt", "4", f"{MODEL}update.microbatch_size", "8", f"{MODEL}update.packed", "on",
+         f"{MODEL}policy.lora.rank", "4", f"{MODEL}critic.kind", "adapter"),
+    ),
+    "judge": ("generative_reward", ()),
+    "Bradley-Terry": ("bradley_terry", ()),
+    "DPO": ("preference", ()),
+}  # fmt: skip
+
+
+SLOW = ("ppo", "judge", "Bradley-Terry")
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides"),
+    [pytest.param(*given, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, given in DOUBLE.items()],
+)
+def test_double_precision(stage: str, overrides: tuple, home: Home, tmp_path: Path) -> None:
+    """Double precision has other draws, so rollouts differ; losses on equal pairs agree with single precision."""
+    length = (f"{MODEL}iterations", "2") if stage == "pairwise_ppo" else ("--trainer.max_steps", "2")
+    short = (*overrides, *length, "--trainer.val_check_interval", "2", callback(Numbers))
+    found = {}
+    for precision in ("64-true",) if stage == "pairwise_ppo" else ("32-true", "64-true"):
+        cli = home.run(stage, tmp_path / precision, *short, "--trainer.precision", precision)
+        numbers = find_callback(cli.trainer, Numbers)
+        assert (len(numbers.training), len(numbers.validation)) == (2, 1)
+        assert all(math.isfinite(value) for each in numbers.training + numbers.validation for value in each.values())
+        found[precision] = {**numbers.training[0], **numbers.validation[0]}
+    assert {parameter.dtype for parameter in cli.model.parameters()} == {torch.float64}
+    if stage == "pairwise_ppo":
+        assert numbers.training[1]["policy/first_ratio"] == 1
+        return
+    told = [name for name in found["32-true"] if "loss" in name or name in ("val/margin", "val/nll", "logps/chosen")]
+    assert len(told) > 1
+    single, double = ([each[name] for name in told] for each in found.values())
+    assert double == pytest.approx(single, rel=1e-4, abs=1e-6)
+
+
 TRUE = ("--trainer.precision", "bf16-true")
 REFUSED = {
     "ppo, everything in bfloat16": ("pairwise_ppo", TRUE, "trainer.precision is bf16-true, which would round"),

@@ -60,4 +60,23 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("responses-are-dealt-apart", 'if self.packed == "off":', "if True:"),
         ),
     ),
+    "lightning_modules/policy_estimates.py": (
+        "u.policy_estimates",
+        (
+            (
+                "estimates-share-no-prompt",
+                "(PromptSharing(module.packed), PromptSharing(module.packed))",
+                '(PromptSharing("off"), PromptSharing("off"))',
+            ),
+            ("micro-batches-begin-with-a-prompt", "first = samples - 1 if size % samples else 0", "first = 0"),
+            ("casts-are-free", "        cast = tracker.live\n", "        cast = 0\n"),
+            (
+                "layouts-are-free",
+                "for each in layers_to_pack(inner, rows, answer)) if whole and on_cpu else 0",
+                "for each in layers_to_pack(inner, rows, answer)) if False else 0",
+            ),
+            ("shards-are-cast", "casts = cast_once(inner) if whole else nullcontext()", "casts = cast_once(inner)"),
+            ("kept-passes-have-no-graph", "settings.epochs * settings.minibatches == 1 and", "False and"),
+        ),
+    ),
 }

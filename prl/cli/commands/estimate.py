@@ -76,6 +76,14 @@ def configured_processes(settings: dict[str, Any]) -> int:
     return int(devices) * int(nodes)
 
 
+def runs_on_cpu(accelerator: Any) -> bool:
+    """Return whether a run is on a CPU, as `trainer.accelerator` says; auto is decided by this machine."""
+    import torch
+
+    has_other = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return accelerator == "cpu" or (accelerator == "auto" and not has_other)
+
+
 def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
     """Describe the estimate as a JSON object.
 
@@ -98,7 +106,14 @@ def describe(settings: dict[str, Any], processes: int) -> dict[str, Any]:
     module = build_training_module(settings)
     rows = batch // processes * getattr(getattr(module, "sampling", None), "per_prompt", 1)
     precision = str(settings["trainer"]["precision"])
-    needed = plan_memory(module, rows, precision=PRECISIONS.get(precision, precision), float32_copies=shards.master)
+    needed = plan_memory(
+        module,
+        rows,
+        precision=PRECISIONS.get(precision, precision),
+        float32_copies=shards.master,
+        whole=not shards.weights,
+        on_cpu=runs_on_cpu(settings["trainer"]["accelerator"]),
+    )
     found = needed.on_one_process(processes, shards)
     return {
         **{"processes": processes, "strategy": settings["trainer"]["strategy"], "rows_per_process": rows},

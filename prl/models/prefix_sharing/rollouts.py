@@ -138,14 +138,22 @@ class PromptSharing(PrefixSharing):
             return None
         ids, mask = rollout.input_ids, rollout.attention_mask
         lengths = mask.sum(1)
-        plain, longest = int(lengths.sum()), int(lengths.max())
+        plain = int(lengths.sum())
         able = self.is_able(model, ids[0][mask[0]].tolist())
-        row = prompt_row(ids, mask, rollout.response_mask) if able else None
-        if row is None or longest > (attention_window(model) or longest) or not self._pays(model, row, ids):
+        row = self.lay_out(model, ids, mask, rollout.response_mask) if able else None
+        if row is None:
             self.tokens.add(plain, plain, ids.numel())
             return None
         self.tokens.add(plain, row.input_ids.shape[1], row.input_ids.shape[1])
         return row
+
+    def lay_out(self, model: Any, ids: Tensor, mask: Tensor, response_mask: Tensor) -> PromptRow | None:
+        """Lay rows out as `prompt_row` where the mode and the model's settings have it so; the model is not tried."""
+        if self.mode == "off" or attention_implementation(model) != "sdpa":
+            return None
+        longest = int(mask.sum(1).max())
+        row = prompt_row(ids, mask, response_mask) if longest <= (attention_window(model) or longest) else None
+        return row if row is not None and self._pays(model, row, ids) else None
 
     def _pays(self, model: Any, row: PromptRow, ids: Tensor) -> bool:
         cost = self._cost_model(model)

@@ -149,16 +149,36 @@ def test_a_target_is_met_by_the_figure_that_is_shown(row, target, met) -> None:
 
 def test_rows_of_all_other_scripts() -> None:
     ratio = {"auto": 0.5, "random": 1.6, "both": 1.0, "trl": 1.0}
+    once = {"seconds": 1.0, "of_again": 0.8, "memory_of_again": 1.1}
     results = {
-        "sampling": {"sampling": {"8": {"prl": 2.0, "generate": 4.0, "floor": 1.0, "ratio_to_floor": 2.0,
-                                        "ratio_to_generate": 0.5}}},
+        "sampling": {"results": [{"rows": 8, "prl": 2.0, "generate": 4.0, "floor": 1.0, "over_floor": 2.0,
+                                  "over_generate": 0.5}]},
+        "shared_update": {"load": [], "settings": {}, "4 samples, share 0.5": {
+            phase: {"seconds": {"auto": 2.0, "off": 4.0}, "time": {"auto": time}, "memory": {"auto": 0.9}}
+            for phase, time in (("scoring", 0.9), ("update", 0.69))
+        }},
+        "score_once": {"figures": {
+            "own critic": {"again": once | {"of_again": 1.0}, "scored once": once},
+            "adapters": {"again": once | {"of_again": 1.0}, "scored once": once | {"of_again": 9.0}, "both": once},
+        }},
         "pairs": {"pairs": {"dpo": {"seconds": 1.0, "floor": 0.5, "ratio_to_floor": 2.0}},
                   "tokens": {"both": {"real": 1.05, "distinct": 1.3}}},
         "dpo": {"shares": {"0.5": {"seconds": ratio, "seconds_ratio_to_trl": ratio, "peak_gib_ratio_to_trl": ratio}}},
         "judge": {"pairs_per_s_ratio_to_trl": ratio, "peak_gib_ratio_to_trl": ratio},
     }  # fmt: skip
-    met = [row.met for row in speed_table.rows_of(results)]
-    assert met == ["no", "yes", "no", "yes", "", "yes", "yes", "yes", "no", "yes", "yes"]
+    rows = speed_table.rows_of(results)
+    assert [row.met for row in rows if row.target] == [
+        "no",
+        "yes",
+        "yes",
+        *["no", "yes"],
+        *["yes"] * 3,
+        "no",
+        *["yes"] * 2,
+    ]
+    told = [(row.work, row.figure, row.found) for row in rows]
+    assert ("update, 4 samples, prompt share 0.5", "time / unshared", 0.69) in told
+    assert [found for work, _, found in told if work.startswith("scoring and update")] == [0.8, 1.1] * 2
 
 
 def options_of(**given: Any) -> Namespace:
@@ -168,7 +188,10 @@ def options_of(**given: Any) -> Namespace:
 
 def test_parts_that_need_trl_are_left_out_without_it() -> None:
     without = speed.commands(options_of())
-    assert set(without) == {"ppo_small", "ppo_smollm2", "sampling", "pairs", "growth"}
+    assert set(without) == set(speed.PARTS) - {"dpo", "judge"}
+    tiny = speed.commands(options_of(tiny=True))
+    assert set(tiny) == set(without) - {"ppo_smollm2"}
+    assert all("--tiny" in tiny[name] for name in ("sampling", "shared_update", "score_once", "growth"))
     for name, command in without.items():
         contestants = command[command.index("--contestants") :] if name.startswith("ppo") else ["--contestants", "own"]
         assert "own" in contestants, name
