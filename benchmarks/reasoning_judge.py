@@ -4,10 +4,12 @@ Takes a finished quickstart at runs/quickstart. All judges have the same size an
 quickstart's supervised one, trained a little more on its demonstrations behind two other answers, as a judge reads them
 (no labels), so that it can answer where a thought begins. All learn from the first PAIRS pairs. `direct` reads its
 verdict at once, `direct, equal compute` takes as many passes as the thoughts cost. The others write an answer of their
-own first, at most eight tokens. `likelihood` (2510.15242) and `verdict reward` learn from the labels alone; `critiques,
-likelihood` gets the right answer as the critique of each pair for the first half of its steps. Accuracy is that of the
-validation pairs, with both orders; seconds are of the whole training. All variants of a seed take about 45 minutes of
-an idle core. Each run is a line in benchmarks/results/reasoning_judge.jsonl, and is not repeated.
+own first, at most eight tokens. `likelihood` (2510.15242) and `verdict reward` learn from the labels alone. `critiques,
+likelihood` gets the right answer as the critique of each pair for the first half of its steps. `critiques alone,
+longer` has them throughout, in four times the steps and in both orders, to tell whether verdicts can learn to read
+them. Accuracy is that of the validation pairs, with both orders; seconds are of the whole training. All variants of a
+seed take about an hour of an idle core. Each run is a line in benchmarks/results/reasoning_judge.jsonl, and is not
+repeated.
 """
 
 import time
@@ -31,6 +33,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "likelihood": THOUGHTS,
     "verdict reward": (*THOUGHTS, *REWARD),
     "critiques, likelihood": THOUGHTS,
+    "critiques alone, longer": (*THOUGHTS, f"{MODEL}order", "both", f"{MODEL}optimization.learning_rate", "1.5e-3"),
 }
 COLUMNS = {
     "accuracy": ("accuracy", 3),
@@ -153,6 +156,9 @@ def train(name: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     if name.startswith("critiques"):
         first = (*settings, f"{MODEL}thoughts", "0", f"{MODEL}kl_coef", "0")
         first = (*first, f"{MODEL}objective", "prl.objectives.reward.Pairwise")
+        if name.endswith("longer"):
+            judge = fit(run / "critiques", seed, model, *first, critiques=True, steps=4 * STEPS)
+            return {"seconds": time.perf_counter() - began, **measure(judge)}
         model, steps = fit(run / "critiques", seed, model, *first, critiques=True, steps=STEPS // 2), STEPS // 2
     judge = fit(run / "labels", seed, model, *settings, steps=steps)
     return {"seconds": time.perf_counter() - began, **measure(judge)}
