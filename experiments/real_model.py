@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.online_inputs import fit_model, read_rows, write_rows
+from benchmarks.online_inputs import read_rows, write_rows
 from benchmarks.runs import missing_runs, table
 from experiments import real_model_inputs as inputs
+from experiments.figures import draw_policies
 from experiments.instructions import Instruction, quality
 from experiments.judges import measure
 from experiments.policies import ARMS as POLICY_ARMS
 from experiments.policies import Arm
-from experiments.training import as_arguments
+from experiments.training import as_arguments, timed_fit
 from experiments.trajectories import policy_tables, trajectory
 from experiments.verdicts import judge_tables
 
@@ -84,9 +85,8 @@ class Study:
         return self.out / (inputs.TEST if seed == inputs.TEST_SEED else str(seed))
 
     def pairs(self, seed: int) -> Path:
-        """Write the training pairs of a seed; those of the search leave the last fifth of its prompts to measure on."""
-        rows = self.answers(seed)
-        rows = rows[: len(rows) * 4 // 5] if seed == inputs.TUNING_SEED else rows
+        """Write the training pairs of a seed."""
+        rows = self.answers(seed)[: self.sizes.prompts]
         return write_rows(self.folder(seed) / "pairs.jsonl", inputs.labelled_pairs(rows, str(seed), self.sizes.pairs))
 
     def prompts(self, seed: int) -> Path:
@@ -127,17 +127,15 @@ class Study:
             "model.init_args.on_too_long": "error",
             "model.init_args.optimization.learning_rate": rate,
         }
-        began = time.process_time()
         config = f"configs/smollm2_cpu/{JUDGES[kind]}.yaml"
-        model = fit_model(self.folder(seed) / f"{kind}.{rate}", "--config", config, *as_arguments(settings))
-        return model, {"rate": rate, "pairs": count, "steps": steps, "seconds": time.process_time() - began}
+        model, seconds = timed_fit(self.folder(seed) / f"{kind}.{rate}", "--config", config, *as_arguments(settings))
+        return model, {"rate": rate, "pairs": count, "steps": steps, "seconds": seconds}
 
     def search(self, variant: str, seed: int) -> dict[str, Any]:
         """Train a reward model at one rate, and measure it on training prompts that it has not seen."""
         _, kind, rate = variant.split(" ")
         model, line = self.reward_model(kind, seed, float(rate))
-        rows = self.answers(seed)
-        return {**line, **measure(model, inputs.true_pairs(rows[len(rows) * 4 // 5 :]))}
+        return {**line, **measure(model, inputs.true_pairs(self.answers(seed)[self.sizes.prompts :]))}
 
     def searches(self) -> list[tuple[str, int]]:
         """List the runs of the search."""
@@ -159,10 +157,7 @@ class Study:
     # ---- policies
 
     def policy(self, name: str, seed: int) -> dict[str, Any]:
-        """Train a policy on the rewards of the seed's reward model, and measure all its validations against the truth.
-
-        A run folder that is complete is measured again without training, and has no seconds of its own then.
-        """
+        """Train a policy on the rewards of the seed's reward model, and measure its validations against the truth."""
         arm, sizes = ARMS[name], self.sizes
         model, _ = self.reward_model(arm.model, seed, self.rate(arm.model))
         shaping = [{"class_path": "prl.rewards.shapers.RunningMeanStd"}] if "running_mean_std" in arm.overlays else []
@@ -188,9 +183,8 @@ class Study:
         }
         paths = ("configs/smollm2_cpu/pairwise_ppo.yaml", *(f"configs/methods/{each}.yaml" for each in arm.overlays))
         run = self.folder(seed) / name.replace(", ", "_").replace(" ", "_")
-        began = time.process_time()
-        fit_model(run, *(text for path in paths for text in ("--config", path)), *as_arguments(settings))
-        seconds = time.process_time() - began
+        configs = [text for path in paths for text in ("--config", path)]
+        _, seconds = timed_fit(run, *configs, *as_arguments(settings))
         points = trajectory(run, self.figures)
         return {"judge": seed, "coef": KL_COEF, "cpu_seconds": seconds, **points[-1], "points": points}
 
@@ -261,7 +255,9 @@ def main() -> None:
         options.results or RESULTS.with_name(f"{name}.jsonl"),
     )
     seeds = range(options.seeds or (1 if options.small else 3))
-    print(tables(missing_runs(study.results, study.wanted(seeds), study.run)))
+    lines = missing_runs(study.results, study.wanted(seeds), study.run)
+    print(tables(lines))
+    draw_policies(lines, list(ARMS), study.out / "policies.png")
 
 
 if __name__ == "__main__":
