@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,22 @@ SHORT = 45
 """Iterations of a run that is not long."""
 
 
-def trajectory(run: Path) -> list[dict[str, float]]:
-    """Read the validations of a run: iteration, KL to the start in nats, true quality."""
-    from prl.evaluation.policy.validation_log import ValidationLog
+def quickstart_gold(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Measure the responses of a validation against the truth of the quickstart's world."""
     from prl.quickstart.world import gold_quality
 
-    files, points = ValidationLog(run), []
-    for line in files.read():
-        rows = files.rows(line["batch"])
-        gold = statistics.fmean(gold_quality(row["prompt"][-1]["content"], row["response"].strip()) for row in rows)
-        points.append({"batch": line["batch"], "kl": line["kl"], "gold": gold})
-    return points
+    found = [gold_quality(row["prompt"][-1]["content"], row["response"].strip()) for row in rows]
+    return {"gold": statistics.fmean(found)}
+
+
+def trajectory(
+    run: Path, figures: Callable[[list[dict[str, Any]]], dict[str, float]] = quickstart_gold
+) -> list[dict[str, float]]:
+    """Read the validations of a run: iteration, KL to the start in nats, and figures of the responses."""
+    from prl.evaluation.policy.validation_log import ValidationLog
+
+    files = ValidationLog(run)
+    return [{"batch": line["batch"], "kl": line["kl"], **figures(files.rows(line["batch"]))} for line in files.read()]
 
 
 def gold_at(points: list[dict[str, float]], budget: float) -> float | None:
