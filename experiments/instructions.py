@@ -193,7 +193,7 @@ def _condition(draw: Random, kind: str) -> Check:
 
 
 def _phrase(draw: Random, check: Check) -> str:
-    return draw.choice(PHRASES[check.kind]).format(MARKS.get(check.value, check.value))
+    return draw.choice(PHRASES[check.kind]).format(MARKS.get(str(check.value), check.value))
 
 
 def _draw_instruction(draw: Random, held_out: bool) -> Instruction:

@@ -73,7 +73,7 @@ def candidates(model: Path, asked: Sequence[Instruction], folder: Path, seed: in
 
         records = [record for each in asked for record in AnchoredPrompt.parse({"prompt": each.text})]
         sampling = Sampling(max_new_tokens=MAX_NEW_TOKENS, temperature=TEMPERATURE, per_prompt=RESPONSES)
-        length = {"max_prompt_length": MAX_PROMPT_LENGTH, "seed": seed * 1_000_003}
+        length: dict[str, Any] = {"max_prompt_length": MAX_PROMPT_LENGTH, "seed": seed * 1_000_003}
         sampler = PromptSampler(ModelSource(path=str(model)), sampling, records, name="the instructions", **length)
         for start in missing:
             rollout = sampler.sample(start, SAMPLED_TOGETHER)
