@@ -3,13 +3,14 @@
 Takes a finished quickstart at runs/quickstart. All judges have the same size and start from the same model: the
 quickstart's supervised one, trained a little more on its demonstrations behind two other answers, as a judge reads them
 (no labels), so that it can answer where a thought begins. All learn from the first PAIRS pairs. `direct` reads its
-verdict at once, `direct, equal compute` takes as many passes as the thoughts cost. The others write an answer of their
-own first, at most eight tokens. `likelihood` (2510.15242) and `verdict reward` learn from the labels alone. `critiques,
-likelihood` gets the right answer as the critique of each pair for the first half of its steps. `critiques alone,
-longer` has them throughout, in four times the steps and in both orders, to tell whether verdicts can learn to read
-them. Accuracy is that of the validation pairs, with both orders; seconds are of the whole training. All variants of a
-seed take about an hour of an idle core. Each run is a line in benchmarks/results/reasoning_judge.jsonl, and is not
-repeated.
+verdict at once, as the quickstart's does: from both orders, and from its responses as text; `direct, equal compute`
+takes as many passes as the thoughts cost. `direct, verdict alone` has the template, the one order, the learning rate
+and the only loss of those that think. These write an answer of their own first, at most eight tokens. `likelihood`
+(2510.15242) and `verdict reward` learn from the labels alone. `critiques, likelihood` gets the right answer as the
+critique of each pair for the first half of its steps. `critiques alone, longer` has them throughout, in four times the
+steps and in both orders, to tell whether verdicts can learn to read them. Accuracy is that of the validation pairs,
+with both orders; seconds are of the whole training. All variants of a seed take about an hour of an idle core. Each run
+is a line in benchmarks/results/reasoning_judge.jsonl, and is not repeated.
 """
 
 import time
@@ -30,6 +31,10 @@ REWARD = f"{MODEL}objective", "prl.objectives.reward.VerdictReward"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "direct": (),
     "direct, equal compute": ("--trainer.max_steps", str(4 * STEPS)),
+    "direct, verdict alone": (
+        *(f"{MODEL}order", "random", f"{MODEL}text_coef", "0.0", f"{MODEL}optimization.learning_rate", "1.0e-3"),
+        *(f"{MODEL}template.text", "{{ response_a }}\n{{ response_b }}\n{{ prompt }}\n"),
+    ),
     "likelihood": THOUGHTS,
     "verdict reward": (*THOUGHTS, *REWARD),
     "critiques, likelihood": THOUGHTS,

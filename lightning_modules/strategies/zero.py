@@ -201,8 +201,11 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             zero.averaged_gradients[number] = zero.all_grad_tensors[number] = None
 
     def local_weights(self) -> list[Tensor]:
-        """Return this process's shards of the float32 weights; nothing where nothing is trained."""
-        return [flat.detach() for _, flat in self._flats] if self._numbered else []
+        """Return this process's shards of the float32 weights, without what fills up the last one of a weight.
+
+        DeepSpeed does not initialise that padding, so it may be any number, or none.
+        """
+        return [part.local for part in self._parts().values()]
 
     # ---- checkpoints
 

@@ -446,6 +446,11 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
                 'self.config["gradient_clipping"] = module.max_grad_norm',
                 'self.config["gradient_clipping"] = 0.0',
             ),
+            (
+                "padding-is-a-weight",
+                "return [part.local for part in self._parts().values()]",
+                "return [flat.detach() for _, flat in self._flats]",
+            ),
         ),
     ),
 }

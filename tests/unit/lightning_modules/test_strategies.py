@@ -236,3 +236,23 @@ def test_zero_clips_what_a_module_steps_by_hand(tiny_folder: Any) -> None:
         strategy._lightning_module = each
         strategy._init_config_if_needed()
         assert strategy.config.get("gradient_clipping") == expected
+
+
+@pytest.mark.parametrize(("process", "expected"), [(0, [1.0, 2.0, 9.0]), (1, [3.0])])
+def test_padding_of_the_last_shard_is_no_weight(process: int, expected: list[float], monkeypatch) -> None:
+    """Weights of three numbers and of one, over two processes: the second has one padded shard, and one of padding."""
+    monkeypatch.setattr("lightning_modules.strategies.zero.rank", lambda: process)
+    weights = [
+        SimpleNamespace(ds_numel=numel, ds_shape=torch.Size([numel]), shape=torch.Size([numel])) for numel in (3, 1)
+    ]
+    flat = torch.tensor([[1.0, 2.0, 9.0], [3.0, torch.nan, torch.inf]][process])
+    zero = SimpleNamespace(
+        fp32_partitioned_groups_flat=[flat],
+        sub_group_to_group_id={0: 0},
+        get_param_id=weights.index,
+        grad_position={0: (0, 0, 2), 1: (0, 2, 1)},
+    )
+    strategy: Any = ZeROStrategy(stage=3)
+    strategy._numbered, strategy._deepspeed_engine = [weights], SimpleNamespace(optimizer=zero)
+    monkeypatch.setattr(ZeROStrategy, "deepspeed_engine", property(lambda self: self._deepspeed_engine))
+    assert torch.cat(strategy.local_weights()).tolist() == expected
