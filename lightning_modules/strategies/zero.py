@@ -201,10 +201,7 @@ class ZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             zero.averaged_gradients[number] = zero.all_grad_tensors[number] = None
 
     def local_weights(self) -> list[Tensor]:
-        """Return this process's shards of the float32 weights, without what fills up the last one of a weight.
-
-        DeepSpeed does not initialise that padding, so it may be any number, or none.
-        """
+        """Return this process's shards of the float32 weights, without padding, which DeepSpeed does not initialise."""
         return [part.local for part in self._parts().values()]
 
     # ---- checkpoints
