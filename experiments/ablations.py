@@ -1,4 +1,4 @@
-"""What each part of pairwise PPO is worth: the method as `experiments.policies` runs it, with one thing changed.
+"""Measure what each part of pairwise PPO is worth: the method of `experiments.policies` with one thing changed.
 
 The protocol is docs/results/claims/ablations.md, fixed before the first run. Takes the judges, and the KL weight, of
 `experiments.policies`; its runs of SHARED are the ones to compare with, and are made where they are missing. Only
@@ -85,7 +85,8 @@ def run(variant: str, seed: int) -> dict[str, Any]:
     """Make one run; its variant names the change and the judge."""
     name, _, number = variant.partition(" | judge ")
     if name in SHARED:
-        return policies.line(f"{SHARED[name]} | judge {number}", seed)
+        line = policies.line(f"{SHARED[name]} | judge {number}", seed)
+        return {key: value for key, value in line.items() if key not in ("variant", "seed")}  # it has names here
     arm = CHANGES[name]
     if name == BEST_OF_8:
         arm = judged(**{"data.init_args.train.path": best_of_8(int(number))})

@@ -1,4 +1,4 @@
-"""Which signal tells that a policy has begun to exploit its judge, how late, and how often without a cause?
+"""Compare signals that a policy has begun to exploit its judge: how late they come, how often without a cause.
 
 The protocol is docs/results/claims/alarms.md, fixed before the first run. Needs runs/quickstart with its world and
 supervised stage. Judges learn from PAIRS pairs each, too few, so that policies come to exploit them; the held-out

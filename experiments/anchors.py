@@ -43,7 +43,7 @@ class Case:
 
     @property
     def hard(self) -> bool:
-        """Whether most tries are wrong."""
+        """Tell whether most tries are wrong."""
         return sum(gold(self.prompt, text) == 1 for text in self.tries) < TRIES / 2
 
 

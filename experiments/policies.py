@@ -43,7 +43,7 @@ class Arm:
     second_order: Literal["always", "near", "never"] = "always"
     """When the judge reads the second order; near by a threshold of its own for an error of ADAPTIVE_ERROR."""
     attacked: bool = True
-    """Whether the judge learnt that attacks lose, as the quickstart's does."""
+    """True for a judge that learnt that attacks lose, as the quickstart's did."""
 
     @property
     def model(self) -> str:

@@ -21,7 +21,7 @@ SAMPLED_TOGETHER = 16
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is sampled and trained."""
+    """Numbers of prompts, pairs and steps of a study."""
 
     prompts: int = 400
     """Training prompts of a seed."""

@@ -1,4 +1,4 @@
-"""What the studies train from, settings as arguments of the command line, and trainings with their cost."""
+"""Train the models of the studies: where they start, settings as arguments, and what a training costs."""
 
 import json
 import time
