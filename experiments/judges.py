@@ -42,11 +42,6 @@ class Cell:
     shift: bool = False
     """Train on the tasks SHOWN and test on those UNSEEN."""
 
-    @property
-    def tuned_as(self) -> str:
-        """Cell whose learning rates are used: rates are searched by regime and start."""
-        return f"{self.regime}{', scratch' if self.scratch else ''}"
-
 
 CELLS: dict[str, Cell] = {
     "paired": Cell(),
@@ -124,8 +119,9 @@ def measure(folder: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def tuned(arm: str, cell: Cell, out: Path) -> float:
-    """Return the learning rate of an arm, searched on pairs of training prompts once for each regime and start."""
-    search = Cell(cell.regime, scratch=cell.scratch)
+    """Return the learning rate of an arm, searched on training prompts of the primary cell's law, for each start."""
+    search = Cell(scratch=cell.scratch)
+    start = "scratch" if cell.scratch else "supervised"
 
     def search_rate(name: str, _: int) -> dict[str, Any]:
         rate = float(name.rpartition(" ")[2])
@@ -133,7 +129,7 @@ def tuned(arm: str, cell: Cell, out: Path) -> float:
         rows = true_pairs("tuning", TUNING_PAIRS, search.regime, search.error, "train")
         return {"rate": rate, "seconds": seconds, **measure(folder, rows)}
 
-    wanted = [(f"tuning {search.tuned_as}: {arm} {rate}", 0) for rate in RATES]
+    wanted = [(f"tuning {start}: {arm} {rate}", 0) for rate in RATES]
     lines = missing_runs(RESULTS.with_name("judges_tuning.jsonl"), wanted, search_rate)
     own = [line for line in lines if (line["variant"], 0) in wanted]
     return min(own, key=lambda line: line["nll"])["rate"]
