@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.online_inputs import QUIET
 from benchmarks.runs import missing_runs, run_options
 from experiments.policies import JUDGES, OUT, TUNING_SEED, reward_model
-from experiments.training import QUICKSTART, as_arguments
+from experiments.training import QUICKSTART, as_arguments, best_setting
 from experiments.trajectories import crossed
 
 RESULTS = Path("experiments/results/iterative_dpo.jsonl")
@@ -63,14 +63,10 @@ def train(name: str, judge: int, seed: int, rate: float) -> dict[str, Any]:
 
 def tuned(name: str) -> float:
     """Return the learning rate of an arm, searched once on judge 0."""
-
-    def search(variant: str, seed: int) -> dict[str, Any]:
-        return train(name, 0, seed, float(variant.rpartition(" ")[2]))
-
-    wanted = [(f"{name} {rate}", TUNING_SEED) for rate in RATES]
-    lines = missing_runs(RESULTS.with_name("iterative_dpo_tuning.jsonl"), wanted, search)
-    own = [line for line in lines if (line["variant"], line["seed"]) in wanted]
-    return max(own, key=lambda line: line["gold"])["rate"]
+    results = RESULTS.with_name("iterative_dpo_tuning.jsonl")
+    return best_setting(
+        results, name, RATES, TUNING_SEED, lambda rate: train(name, 0, TUNING_SEED, rate), lambda line: line["gold"]
+    )
 
 
 def run(variant: str, seed: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.online_inputs import write_rows
 from benchmarks.runs import missing_runs, run_options
 from experiments.figures import draw_judges
-from experiments.training import QUICKSTART, as_arguments, timed_fit
+from experiments.training import QUICKSTART, as_arguments, best_setting, timed_fit
 from experiments.verdicts import judge_tables
 from experiments.worlds import labelled_pairs, true_pairs
 
@@ -121,18 +121,15 @@ def measure(folder: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
 def tuned(arm: str, cell: Cell, out: Path) -> float:
     """Return the learning rate of an arm, searched on training prompts of the primary cell's law, for each start."""
     search = Cell(scratch=cell.scratch)
-    start = "scratch" if cell.scratch else "supervised"
 
-    def search_rate(name: str, _: int) -> dict[str, Any]:
-        rate = float(name.rpartition(" ")[2])
+    def try_rate(rate: float) -> dict[str, Any]:
         folder, seconds = train(arm, search, TUNING_SEED, rate, out)
         rows = true_pairs("tuning", TUNING_PAIRS, search.regime, search.error, "train")
         return {"rate": rate, "seconds": seconds, **measure(folder, rows)}
 
-    wanted = [(f"tuning {start}: {arm} {rate}", 0) for rate in RATES]
-    lines = missing_runs(RESULTS.with_name("judges_tuning.jsonl"), wanted, search_rate)
-    own = [line for line in lines if (line["variant"], 0) in wanted]
-    return min(own, key=lambda line: line["nll"])["rate"]
+    name = f"tuning {'scratch' if cell.scratch else 'supervised'}: {arm}"
+    results = RESULTS.with_name("judges_tuning.jsonl")
+    return best_setting(results, name, RATES, TUNING_SEED, try_rate, lambda line: -line["nll"])
 
 
 def run(name: str, seed: int, out: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from benchmarks.online_inputs import fit_model
 from benchmarks.runs import missing_runs, run_options
 from experiments.figures import draw_policies
-from experiments.training import QUICKSTART, as_arguments, timed_fit
+from experiments.training import QUICKSTART, as_arguments, best_setting, timed_fit
 from experiments.trajectories import policy_tables, trajectory
 
 RESULTS = Path("experiments/results/policies.jsonl")
@@ -133,14 +133,12 @@ def train(name: str, arm: Arm, judge: int, seed: int, coef: float, iterations: i
 
 def tuned(name: str, arm: Arm) -> float:
     """Return the KL weight of an arm, searched once."""
+    results = RESULTS.with_name("policies_tuning.jsonl")
 
-    def search(variant: str, seed: int) -> dict[str, Any]:
-        return train(name, arm, 0, seed, float(variant.rpartition(" ")[2]))
+    def try_coef(coef: float) -> dict[str, Any]:
+        return train(name, arm, 0, TUNING_SEED, coef)
 
-    wanted = [(f"{name} {coef}", TUNING_SEED) for coef in COEFS]
-    lines = missing_runs(RESULTS.with_name("policies_tuning.jsonl"), wanted, search)
-    own = [line for line in lines if (line["variant"], line["seed"]) in wanted]
-    return max(own, key=lambda line: line["gold"])["coef"]
+    return best_setting(results, name, COEFS, TUNING_SEED, try_coef, lambda line: line["gold"])
 
 
 def run(variant: str, seed: int) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 import json
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.online_inputs import fit_model
+from benchmarks.runs import missing_runs
 
 QUICKSTART = Path("runs/quickstart")
 """A finished quickstart: its world's tokenizer, and the supervised policy that most models start from."""
@@ -27,3 +29,28 @@ def timed_fit(run: Path, *args: str) -> tuple[Path, float]:
         fit_model(run, *args)
         cost.write_text(json.dumps(time.process_time() - began))
     return run / "model", json.loads(cost.read_text())
+
+
+def best_setting(
+    results: Path,
+    name: str,
+    tried: Iterable[float],
+    seed: int,
+    train: Callable[[float], dict[str, Any]],
+    quality: Callable[[dict[str, Any]], float],
+) -> float:
+    """Return the setting of an arm whose run is best; runs that the results file has are not repeated.
+
+    Args:
+        results: one line a run, its variant is the name with the setting behind it.
+        name: of the arm.
+        tried: values of the setting.
+        seed: of every run of the search; no table uses it.
+        train: makes the line of a run with a setting.
+        quality: of a line; the highest one is best.
+    """
+    settings = {f"{name} {setting}": setting for setting in tried}
+    wanted = [(variant, seed) for variant in settings]
+    lines = missing_runs(results, wanted, lambda variant, _: train(settings[variant]))
+    own = [line for line in lines if (line["variant"], line["seed"]) in wanted]
+    return settings[max(own, key=quality)["variant"]]
