@@ -28,7 +28,8 @@ PAGE = HERE.parent / "docs" / "results" / "speed.md"
 BEGIN, END = "<!-- written by benchmarks/speed.py -->", "<!-- until here -->"
 """Lines of the page between which the table is."""
 PARTS = (
-    "ppo_small", "ppo_smollm2", "sampling", "shared_update", "score_once", "pairs", "dpo", "judge", "growth",
+    "start_up", "ppo_small", "ppo_smollm2", "sampling", "shared_update", "score_once", "pairs", "dpo", "judge",
+    "growth",
 )  # fmt: skip
 
 
@@ -43,6 +44,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     ours = [] if options.trl_python else ["--contestants", "own"]
     tiny = ["--tiny"] if options.tiny else []
     found = {
+        "start_up": ["start_up.py", *several],
         "ppo_small": ["ppo_vs_trl.py", "--size", small, *several, *turns, *ours, *theirs],
         "sampling": ["sampling.py", *model, *several, *threads, *tiny],
         "shared_update": ["shared_update.py", "--samples", "4", "--shares", "0.5", *several, *threads, *tiny],

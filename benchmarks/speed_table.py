@@ -64,7 +64,12 @@ def _ppo(part: str, result: Mapping[str, Any]) -> list[Row]:
                 unit = "GiB" if "gib" in figure else "s"
                 detail = f"{own:.3g} / {theirs:.3g} {unit}"
                 rows.append(Row(work, title, result[f"{figure}_ratio_to_trl"][name], most, detail=detail))
-        for phase, each in _with_floors(result["phases"][name], result["work"]).items():
+        phases = _with_floors(result["phases"][name], result["work"])
+        if phases and "seconds_ratio_to_trl" in result:
+            floors, theirs = sum(each["floor"] for each in phases.values()), result["seconds"]["trl"]
+            detail = f"{floors:.3g} / {theirs:.3g} s"
+            rows.append(Row(work, "all phases at their floors / TRL", floors / theirs, detail=detail))
+        for phase, each in phases.items():
             most = SAMPLING if phase == "rollout" else PHASE
             detail = f"{each['seconds']:.3g} / {each['floor']:.3g} s"
             rows.append(Row(work, f"{phase} / floor", each["ratio_to_floor"], most, detail=detail))
@@ -172,7 +177,13 @@ def _growth(result: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
+def _start_up(result: Mapping[str, Any]) -> list[Row]:
+    detail = f"{result['cpu_seconds']:.3g} s of the processor"
+    return [Row("`prl quickstart`", "seconds to the first optimizer step", result["seconds"], 10.0, detail=detail)]
+
+
 PARTS = {
+    "start_up": _start_up,
     "sampling": _sampling,
     "shared_update": _shared_update,
     "score_once": _score_once,

@@ -23,6 +23,9 @@ def main(args: list[str] | None = None) -> None:
     else 1.
     """
     arguments = sys.argv[1:] if args is None else args
+    # OpenMP reads it when torch is imported. Threads that count while they wait make a step many times slower where
+    # another program takes a core (docs/performance.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     threading.excepthook = told_by_thread
     try:
         _run(arguments)

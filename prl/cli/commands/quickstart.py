@@ -76,6 +76,8 @@ def _remove_earlier(folder: Path) -> None:
     Raises:
         OutputError: before anything is deleted, when a needed folder holds files that no quickstart wrote.
     """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return  # before what follows imports torch: a first run writes its world meanwhile
     from prl.run_folder.contents import BEGUN_FILES, RUN_FILES, check_run_folder, foreign_files
 
     for stage in FOLDERS:

@@ -55,6 +55,8 @@ def test_figures_of_runs_become_rows(iteration) -> None:
     found = {row.figure: row for row in rows}
     assert found["iteration / TRL"].found == pytest.approx(0.5)
     assert found["memory / TRL"].found == 1
+    floors = sum(iteration["floors"].values())
+    assert found["all phases at their floors / TRL"].found == pytest.approx(floors / theirs["seconds"])
     assert {f"{phase} / floor" for phase in PHASES} <= set(found)
     alone = speed_table.rows_of({"ppo_small": {"work": once, **ppo_vs_trl.figures_of({name: [run]})}})
     assert [row.figure for row in alone] == ["rollout / floor", "judge / floor", "score and update / floor"]
@@ -151,6 +153,7 @@ def test_rows_of_all_other_scripts() -> None:
     ratio = {"auto": 0.5, "random": 1.6, "both": 1.0, "trl": 1.0}
     once = {"seconds": 1.0, "of_again": 0.8, "memory_of_again": 1.1}
     results = {
+        "start_up": {"seconds": 9.5, "cpu_seconds": 9.0},
         "sampling": {"results": [{"rows": 8, "prl": 2.0, "generate": 4.0, "floor": 1.0, "over_floor": 2.0,
                                   "over_generate": 0.5}]},
         "shared_update": {"load": [], "settings": {}, "4 samples, share 0.5": {
@@ -168,6 +171,7 @@ def test_rows_of_all_other_scripts() -> None:
     }  # fmt: skip
     rows = speed_table.rows_of(results)
     assert [row.met for row in rows if row.target] == [
+        "yes",
         "no",
         "yes",
         "yes",

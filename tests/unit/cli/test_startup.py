@@ -115,3 +115,20 @@ def test_a_run_begins_without_what_only_some_runs_need() -> None:
     loaded = set(fresh("import sys, prl.cli.app; print(*{name.partition('.')[0] for name in sys.modules})").split())
     assert "lightning" in loaded
     assert not loaded & {"deepspeed", "datasets", "peft"}
+
+
+def test_a_first_quickstart_looks_for_earlier_files_without_torch() -> None:
+    code = "import sys; from pathlib import Path; from prl.cli.commands.quickstart import _remove_earlier as remove\n"
+    loaded = fresh(f"{code}remove(Path('nowhere')); print(*sys.modules)").split()
+    assert "prl.cli.commands.quickstart" in loaded
+    assert not HEAVY & set(loaded)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_told_otherwise(given, expected, monkeypatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    code = "import os, sys; from prl.__main__ import main; sys.argv = ['prl', '--version']; main()\n"
+    told = fresh(f"{code}print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)").split()
+    assert told[-2:] == [expected, "False"]
