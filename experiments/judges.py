@@ -56,9 +56,11 @@ CELLS: dict[str, Cell] = {
     "from scratch": Cell(scratch=True),
     "unseen tasks": Cell(shift=True),
 }
+PRIMARY, VERDICT_ONLY = "paired", "generative, verdict only"
+"""The cell that decides, and the arm that is trained there alone."""
 ARMS: dict[str, tuple[str, ...]] = {
     "generative": ("configs/quickstart/generative_reward.yaml",),
-    "generative, verdict only": ("configs/quickstart/generative_reward.yaml",),
+    VERDICT_ONLY: ("configs/quickstart/generative_reward.yaml",),
     "Bradley-Terry": ("configs/quickstart/bradley_terry.yaml",),
     "GPM": ("configs/quickstart/bradley_terry.yaml", "configs/methods/general_preference.yaml"),
 }
@@ -88,7 +90,7 @@ def settings_of(arm: str, cell: Cell, seed: int, rate: float, pairs: Path) -> li
     }
     settings |= SCRATCH if cell.scratch else {"model.init_args.model.path": QUICKSTART / "supervised" / "model"}
     if arm.startswith("generative"):
-        settings |= {"data.init_args.attacks": "null", "model.init_args.text_coef": 0.0 if "only" in arm else 1.0}
+        settings |= {"data.init_args.attacks": "null", "model.init_args.text_coef": 0.0 if arm == VERDICT_ONLY else 1.0}
     configs = [text for config in ARMS[arm] for text in ("--config", config)]
     return [*configs, *as_arguments(settings)]
 
@@ -144,7 +146,8 @@ def run(name: str, seed: int, out: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run what is missing, then print the tables and the verdict of each cell."""
-    options = run_options(__doc__, str(OUT), [f"{cell}: {arm}" for cell in CELLS for arm in ARMS], seeds=5)
+    names = [f"{cell}: {arm}" for cell in CELLS for arm in ARMS if cell == PRIMARY or arm != VERDICT_ONLY]
+    options = run_options(__doc__, str(OUT), names, seeds=5)
     lines = missing_runs(RESULTS, options.wanted, lambda name, seed: run(name, seed, options.out))
     print(judge_tables(lines, list(CELLS), list(ARMS)))
     draw_judges(lines, list(CELLS), list(ARMS), options.out / "judges.png")
