@@ -1,7 +1,7 @@
 """Estimate the memory of a run on one process, by model and by phase, before anything is allocated."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -65,13 +65,16 @@ class MemoryPlan:
     """Models of which each process holds all weights."""
     working: dict[str, int]
     """Bytes that each phase needs on one process beside models and optimizer state."""
+    alone: Mapping[str, int] = field(default_factory=dict)
+    """The same of phases that need less where there is one process, without a strategy that shards."""
 
     def on_one_process(self, processes: int, shards: Shards) -> Estimate:
         """Compute the memory of one of `processes` processes, where a strategy shards the parts in `shards`."""
         models = [each.on_one_process(processes, shards) for each in self.cut]
         models += [each.on_one_process(1, Shards()) for each in self.whole]
         lasting = sum(each.total for each in models)
-        return Estimate(models, {name: lasting + work for name, work in self.working.items()})
+        working = {**self.working, **(self.alone if processes == 1 and shards == Shards() else {})}
+        return Estimate(models, {name: lasting + work for name, work in working.items()})
 
 
 def plan_memory(
@@ -236,9 +239,10 @@ def _pairwise_ppo(
         "score": kept + passes.scoring,
         "update": kept + passes.update,
     }
+    alone = {"update": kept + passes.apart}
     if module.resources.shard_judges:
-        return MemoryPlan(cut + judging, whole, working)
-    return MemoryPlan(cut, whole + judging, working)
+        return MemoryPlan(cut + judging, whole, working, alone)
+    return MemoryPlan(cut, whole + judging, working, alone)
 
 
 def _with_critic(source: ModelSource, kind: str | None) -> Any:

@@ -32,6 +32,8 @@ class PassMemory(NamedTuple):
 
     scoring: int
     update: int
+    apart: int
+    """Of an update on one process, where policy and critic learn one after the other if they share nothing."""
 
 
 class _Rows(NamedTuple):
@@ -81,8 +83,15 @@ def pass_memory(module: PairwisePPOModule, rows: int, policy: Any, critic: Any) 
     update = working_memory(both, lambda: _sum(evaluate()).backward())
     settings = module.update_settings
     if module.resources.reuse_scoring and settings.epochs * settings.minibatches == 1 and len(micro.ids) == rows:
-        return PassMemory(working_memory(both, evaluate), update)  # its graph is kept for the update
-    return PassMemory(working_memory(both, torch.no_grad()(evaluate)), update)
+        return PassMemory(working_memory(both, evaluate), update, update)  # its graph is kept for the update
+    apart = update
+    if critic is not None and not isinstance(critic, ValueHead):
+        of_policy = partial(_evaluate, policy, None, micro, **options)
+        apart = max(
+            working_memory(both, lambda: _sum(of_policy()).backward()),
+            working_memory(both, lambda: _values(policy, critic, micro).sum().backward()),
+        )
+    return PassMemory(working_memory(both, torch.no_grad()(evaluate)), update, apart)
 
 
 def _microbatch(module: PairwisePPOModule, rows: int, policy: Any, critic: Any) -> _Rows:
@@ -119,15 +128,20 @@ def _evaluate(policy: Any, critic: Any, micro: _Rows, *, temperature: float, wit
     found = _logprobs(policy, micro, hidden, temperature=temperature, with_entropy=with_entropy)
     if isinstance(critic, ValueHead):
         found.append(critic(hidden))
-    elif isinstance(critic, AdapterCritic):
-        with using_adapters(policy, AdapterCritic.NAME):
-            found.append(critic.head(_states(policy, micro)))
-    elif critic is not None and micro.critic is not None:
-        found.append(critic(micro.ids, None, micro.answer, micro.critic))
     elif critic is not None:
-        states = critic.backbone(**micro.plain()).last_hidden_state
-        found.append(critic.head(states[:, -micro.answer - 1 : -1]))
+        found.append(_values(policy, critic, micro))
     return found
+
+
+def _values(policy: Any, critic: Any, micro: _Rows) -> Tensor:
+    """Compute the values of a critic that reads the rows itself."""
+    if isinstance(critic, AdapterCritic):
+        with using_adapters(policy, AdapterCritic.NAME):
+            return critic.head(_states(policy, micro))
+    if micro.critic is not None:
+        return critic(micro.ids, None, micro.answer, micro.critic)
+    states = critic.backbone(**micro.plain()).last_hidden_state
+    return critic.head(states[:, -micro.answer - 1 : -1])
 
 
 def _states(policy: Any, micro: _Rows) -> Tensor:

@@ -1,5 +1,6 @@
 """The update of a policy: epochs of minibatches over one iteration's experience, each one optimizer step."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
@@ -104,18 +105,17 @@ class PolicyUpdate(PolicyTrainingModule):
         for rows in groups:
             sharding.begin_microbatch(last=rows is groups[-1])
             part = experience.select(rows)
-            policy, values = self._outputs(part.rollout)
-            mask = part.rollout.response_mask
-            loss, stats = minibatch_loss(
-                *(part, policy, values),
-                token_weights(mask, settings.aggregation, tokens, rows_total, part.weights),
-                objective=self.objective,
-                kl=self.kl_penalty,
-                kl_coef=self.kl.coef,
-                critic=self.critic_settings,
-            )
-            self.manual_backward(loss * world_size())  # gradients are averaged over ranks, weights are global
-            accumulate(totals, stats)
+            weights = token_weights(part.rollout.response_mask, settings.aggregation, tokens, rows_total, part.weights)
+            for policy, values in self._outputs(part.rollout):
+                loss, stats = minibatch_loss(
+                    *(part, policy, values, weights),
+                    objective=self.objective,
+                    kl=self.kl_penalty,
+                    kl_coef=self.kl.coef,
+                    critic=self.critic_settings,
+                )
+                self.manual_backward(loss * world_size())  # gradients are averaged over ranks, weights are global
+                accumulate(totals, stats)
         optimizer: Any = self.optimizers()
         norm = sharding.clip(self.parameters(), settings.max_grad_norm)
         found = {**reduce_over_ranks(totals), "grad_norm": float(norm)}
@@ -124,9 +124,18 @@ class PolicyUpdate(PolicyTrainingModule):
         sharding.zero_grad(optimizer)
         return found if allowed else None
 
-    def _outputs(self, rollout: Rollout) -> tuple[PolicyOutputs | None, Tensor | None]:
-        """Compute outputs of policy (None while only the critic learns) and critic on a micro-batch, with gradient."""
+    def _outputs(self, rollout: Rollout) -> Iterator[tuple[PolicyOutputs | None, Tensor | None]]:
+        """Compute outputs of policy and critic on a micro-batch, with gradient, for one backward pass at a time.
+
+        Policy and critic come one after the other where each may have a pass of its own, so that the activations of one
+        are gone before those of the other are there; the critic alone while only it learns; else both at once.
+        """
         if self.warmup.is_active(self.batches_done()):
-            return None, self.actors.values(rollout)
-        logprobs, values, entropy = self.actors.evaluate_to_learn(rollout)
-        return PolicyOutputs(logprobs, entropy), values
+            yield None, self.actors.values(rollout)
+        elif self.actors.learn_apart:
+            logprobs, _, entropy = self.actors.evaluate_policy(rollout)
+            yield PolicyOutputs(logprobs, entropy), None
+            yield None, self.actors.values(rollout)
+        else:
+            logprobs, values, entropy = self.actors.evaluate_to_learn(rollout)
+            yield PolicyOutputs(logprobs, entropy), values

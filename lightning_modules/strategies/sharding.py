@@ -42,6 +42,8 @@ def sharding_of(trainer: Any) -> Sharding:
 class DDPSharding(Sharding):
     """Full models on every process, with averaged gradients."""
 
+    takes_any_backward_pass = False
+
     def __init__(self, strategy: DDPStrategy) -> None:
         super().__init__(strategy)
         self.waits_for_all_gradients = not strategy._ddp_kwargs.get("find_unused_parameters")
@@ -51,6 +53,7 @@ class FSDP2Sharding(Sharding):
     """Weights, gradients and moments as DTensors."""
 
     cuts_weights = True
+    takes_any_backward_pass = False
     strategy: FSDP2Strategy
 
     def shard(self, model: Any) -> Any:
@@ -106,6 +109,7 @@ class FSDP2Sharding(Sharding):
 class ZeROSharding(Sharding):
     """Optimizer state, gradients and in stage 3 weights in DeepSpeed's flat shards."""
 
+    takes_any_backward_pass = False
     keeps_float32_copies = True
     strategy: ZeROStrategy
 

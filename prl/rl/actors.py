@@ -14,6 +14,7 @@ from prl.distributed import gathered, global_max, rank
 from prl.models import actor_critic
 from prl.models.actor_critic import Sharing
 from prl.models.adapters import is_adapted, own_parameters, without_adapters
+from prl.models.critic import ValueHead
 from prl.models.loading import save_model
 from prl.models.offload import Offload
 from prl.models.prefix_sharing.tree_attention import SharingMode
@@ -199,6 +200,18 @@ class Actors:
         """Compute `evaluate` with gradient; the pass that `score` kept is taken instead, once."""
         scored, self._scored = self._scored, None
         return self.evaluate(rollout) if scored is None else scored
+
+    @property
+    def learn_apart(self) -> bool:
+        """Whether policy and critic may each have a backward pass of their own: no weight that learns is in both."""
+        shared = self.critic is None or isinstance(self.critic, ValueHead)
+        return not shared and self._scored is None and self.sharding.takes_any_backward_pass
+
+    def evaluate_policy(self, rollout: Rollout) -> Outputs:
+        """Compute `evaluate` without the critic."""
+        options: Any = {"temperature": self.sampling.temperature, "with_entropy": self.with_entropy}
+        with self._frozen_layers_once():
+            return actor_critic.evaluate(self.policy, None, rollout, sharing=self.prompt_sharing, **options)
 
     def values(self, rollout: Rollout) -> Tensor:
         """Compute [B, T] values for a step that does not train the policy."""

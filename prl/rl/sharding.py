@@ -22,6 +22,8 @@ class Sharding:
     """Whether no process has a full model."""
     waits_for_all_gradients = False
     """Whether a backward pass without gradients for some trained parameter never ends."""
+    takes_any_backward_pass = True
+    """Whether a step may have backward passes that reach some of the trained weights only, as many as are wanted."""
     keeps_float32_copies = False
     """Whether the optimizer updates float32 copies of the weights."""
 

@@ -18,6 +18,7 @@ from prl.config import CriticSettings, KLPenalty, LoRA, ModelSource, Optimizatio
 from prl.data import DataSource
 from prl.judge.base import Comparison
 from prl.objectives.policy import DRPO, PPO
+from prl.rl.sharding import Sharding
 from tests.helpers.tiny import LengthJudge, write_tiny_model
 from tests.integration.runs import Home, Numbers, differences
 
@@ -218,3 +219,27 @@ def test_a_validation_keeps_nothing(home: Home, four_layers: Path) -> None:
     assert not torch.equal(policy, reference)
     assert not policy.requires_grad
     assert all(each.kept_bytes == 0 for each in module.actors.frozen)
+
+
+@pytest.mark.parametrize("case", ["own critic", "critic by adapters", "shared critic, entropy, temperature"])
+def test_policy_and_critic_learn_one_after_the_other_as_both_at_once(case, home, four_layers, monkeypatch) -> None:
+    settings = {**CASES[case], "update": Update(epochs=2, minibatches=2, microbatch_size=2)}
+    lora, alive, found = settings.pop("lora"), list[int](), []
+    outputs = PairwisePPOModule._outputs
+
+    def counted(module: Any, rollout: Any) -> Any:
+        passes = list[int]()
+        for each in outputs(module, rollout):
+            passes.append(sum(part is not None for part in each))
+            yield each
+        alive.extend(passes)
+
+    monkeypatch.setattr(PairwisePPOModule, "_outputs", counted)
+    for apart in (True, False):
+        monkeypatch.setattr(Sharding, "takes_any_backward_pass", apart)
+        module, passes = fit(home, four_layers, lora, Resources(), **settings)
+        found.append((state(module), logged(passes)))
+        assert set(alive) == ({1} if apart and "shared" not in case else {2})
+        alive.clear()
+    assert not differences(*(each for each, _ in found))
+    assert found[0][1] == found[1][1]

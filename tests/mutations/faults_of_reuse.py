@@ -15,6 +15,8 @@ BY_FILE: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "i.computed_once u.actors",
         (
             ("validations-keep-states", "        if not to_learn:\n            self.forget()\n", ""),
+            ("heads-on-shared-states-learn-apart", "isinstance(self.critic, ValueHead)", "False"),
+            ("kept-passes-are-made-again", "not shared and self._scored is None and", "not shared and"),
             ("shards-read-frozen-layers", "resources.reuse_frozen_layers and not sharding.cuts_weights", "True"),
         ),
     ),
