@@ -1,10 +1,10 @@
 """Claim (a): a generative pairwise judge beats a Bradley-Terry model, and is better calibrated.
 
-The protocol is docs/results/claims/judges.md, fixed before the first run. Needs runs/quickstart with its world and
-supervised stage (`prl quickstart --only world`, then `--only supervised`). Every cell is a law of preferences
-(worlds.py), an error rate, a number of pairs and a start; every arm learns from the same pairs in the same number of
-steps, at the learning rate that had the least negative log-likelihood among RATES on pairs of training prompts kept
-for that. Each run is a line in experiments/results/judges.jsonl and is not repeated.
+The protocol is docs/results/claims/judges.md. Needs runs/quickstart with its world and supervised stage
+(`prl quickstart --only world`, then `--only supervised`). Every cell is a law of preferences (worlds.py), an error rate,
+a number of pairs and a start; every arm learns from the same pairs in the same number of steps, at the learning rate that
+had the least negative log-likelihood on pairs of training prompts kept for that: among RATES, and beyond them where the
+best is the first or last. Each run is a line in experiments/results/judges.jsonl and is not repeated.
 
     python -m experiments.judges --seeds 5
 """
@@ -131,7 +131,15 @@ def tuned(arm: str, cell: Cell, out: Path) -> float:
 
     name = f"tuning {'scratch' if cell.scratch else 'supervised'}: {arm}"
     results = RESULTS.with_name("judges_tuning.jsonl")
-    return best_setting(results, name, RATES, TUNING_SEED, try_rate, lambda line: -line["nll"])
+    rates: tuple[float, ...] = RATES
+    while True:
+        best = best_setting(results, name, rates, TUNING_SEED, try_rate, lambda line: -line["nll"])
+        if best == min(rates):
+            rates = (best / 2, *rates)
+        elif best == max(rates):
+            rates = (*rates, best * 2)
+        else:
+            return best
 
 
 def run(name: str, seed: int, out: Path) -> dict[str, Any]:
