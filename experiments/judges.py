@@ -1,10 +1,10 @@
 """Claim (a): a generative pairwise judge beats a Bradley-Terry model, and is better calibrated.
 
-The protocol is docs/results/claims/judges.md. Needs runs/quickstart with its world and supervised stage
-(`prl quickstart --only world`, then `--only supervised`). Every cell is a law of preferences (worlds.py), an error rate,
-a number of pairs and a start; every arm learns from the same pairs in the same number of steps, at the learning rate that
-had the least negative log-likelihood on pairs of training prompts kept for that: among RATES, and beyond them where the
-best is the first or last. Each run is a line in experiments/results/judges.jsonl and is not repeated.
+The protocol is docs/results/claims/judges.md. Needs runs/quickstart with its world and supervised stage (`prl
+quickstart --only world`, then `--only supervised`). Every cell is a law of preferences (worlds.py), an error rate, a
+number of pairs and a start; every arm learns from the same pairs in the same number of steps, at the learning rate
+that had the least negative log-likelihood on pairs of training prompts kept for that: among RATES, and beyond them
+where the best is the first or last. Each run is a line in experiments/results/judges.jsonl and is not repeated.
 
     python -m experiments.judges --seeds 5
 """
