@@ -3,7 +3,7 @@
 make bench
 make bench TRL_PYTHON=trl-env/bin/python ARGS="--model DIR --pairs PAIRS.jsonl --rounds 5"
 
-About half an hour of one core, with TRL some minutes more. Rows of TRL are left out unless TRL_PYTHON (or
+About half an hour of one core, an hour with TRL and a model. Rows of TRL are left out unless TRL_PYTHON (or
 --trl-python) names the interpreter of an environment with TRL 1.9.2, the last release with a PPOTrainer; DPO and the
 judge are compared with the TRL of --trl-latest-python, where that is given. Judges are compared where --model and
 --pairs are given. Each script leaves its object in --out; --table-only makes the table of the objects that are there.
@@ -57,12 +57,12 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     if not options.tiny:
         contestants = ["--contestants", *(["trl"] if options.trl_python else []), "own", "adapter"]
         large = ["--size", "smollm2", *model]
-        once = ["--rounds", str(max(1, options.rounds // 3)), "--iterations", "1"]
-        found["ppo_smollm2"] = ["ppo_vs_trl.py", *large, *once, *contestants, *theirs]
+        once = ["--rounds", str(max(1, options.rounds // 3))]
+        found["ppo_smollm2"] = ["ppo_vs_trl.py", *large, *once, "--iterations", "1", *contestants, *theirs]
         if options.trl_python:
             found["dpo"] = ["preference_vs_trl.py", "--shares", "0.5", *several, *latest]
             if options.model and options.pairs:
-                found["judge"] = ["judge_vs_trl.py", *model, "--pairs", options.pairs, *several, *latest]
+                found["judge"] = ["judge_vs_trl.py", *model, "--pairs", options.pairs, *once, *latest]
     return {name: found[name] for name in options.parts if name in found}
 
 
