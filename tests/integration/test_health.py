@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,18 @@ class SickRun(Callback):
     """A reference that finds every token more likely than the policy does, and updates that find them far likelier."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        reference, evaluate = pl_module.actors.reference_logprobs, pl_module.actors.evaluate
+        actors = pl_module.actors
+        reference = actors.reference_logprobs
+        actors.reference_logprobs = lambda rollout: reference(rollout) + rollout.response_mask.float()
+        for name in ("evaluate", "evaluate_policy"):
+            setattr(actors, name, self.likelier_in_updates(getattr(actors, name)))
 
-        def evaluate_in_update(rollout: Rollout) -> Any:
+    def likelier_in_updates(self, evaluate: Callable[[Rollout], Any]) -> Callable[[Rollout], Any]:
+        def found(rollout: Rollout) -> Any:
             logprobs, *others = evaluate(rollout)
             return logprobs + 4.0 * (rollout.response_mask * torch.is_grad_enabled()), *others
 
-        pl_module.actors.reference_logprobs = lambda rollout: reference(rollout) + rollout.response_mask.float()
-        pl_module.actors.evaluate = evaluate_in_update
+        return found
 
 
 def assert_sound(checkpoint: dict[str, Any]) -> None:
