@@ -8,7 +8,6 @@ the clock, and is what the passes of a run would have to repay.
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -19,6 +18,8 @@ from typing import Any
 import torch
 from ppo_inputs import SIZES, Work
 from transformers import LlamaConfig, LlamaModel
+
+from runs import show
 
 
 def build(work: Work) -> LlamaModel:
@@ -35,24 +36,34 @@ def build(work: Work) -> LlamaModel:
     return LlamaModel(config)
 
 
-def compare(work: Work, rounds: int, threads: int) -> dict[str, Any]:
-    """Time passes over the rows of a micro-batch, compiled and not."""
-    torch.set_num_threads(threads)
-    model, now = build(work), time.process_time if threads == 1 else time.perf_counter
+def passes_over(work: Work, model: LlamaModel) -> Callable[[Callable[..., Any]], None]:
+    """Return a function that runs the model, or what it was compiled to, forward and backward over a micro-batch."""
     size = (work.rows // work.minibatches, work.prompt_tokens + work.response_tokens)
     ids, mask = torch.randint(work.vocabulary, size), torch.ones(size, dtype=torch.bool)
 
-    def seconds(run: Callable[..., Any]) -> float:
-        began = now()
-        run(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.sum().backward()
+    def run(contestant: Callable[..., Any]) -> None:
+        contestant(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.sum().backward()
         model.zero_grad()
-        return now() - began
+
+    return run
+
+
+def compare(work: Work, rounds: int) -> dict[str, Any]:
+    """Time passes over the rows of a micro-batch, compiled and not."""
+    torch.set_num_threads(1)
+    model = build(work)
+    run = passes_over(work, model)
+
+    def seconds(contestant: Callable[..., Any]) -> float:
+        began = time.process_time()
+        run(contestant)
+        return time.process_time() - began
 
     contestants, began = {"eager": model, "compiled": torch.compile(model)}, time.perf_counter()
     seconds(contestants["compiled"])
     compilation = time.perf_counter() - began
     seconds(model)
-    times = [{name: seconds(run) for name, run in contestants.items()} for _ in range(rounds)]
+    times = [{name: seconds(each) for name, each in contestants.items()} for _ in range(rounds)]
     medians = {name: statistics.median(each[name] for each in times) for name in contestants}
     return {**medians, "ratio": medians["compiled"] / medians["eager"], "compilation": compilation}
 
@@ -61,16 +72,12 @@ def main() -> None:
     """Compare both shapes, and print them as an object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     load = os.getloadavg()
-    sizes = {name: compare(SIZES[name], options.rounds, options.threads) for name in ("small", "smollm2")}
+    sizes = {name: compare(SIZES[name], options.rounds) for name in ("small", "smollm2")}
     result = {**sizes, "load": [load, os.getloadavg()]}
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.json:
-        options.json.write_text(text)
+    show(result, options.json)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,14 @@ def missing_runs(
     return rows
 
 
+def show(result: dict[str, Any], path: Path | None) -> None:
+    """Print a result as a JSON object, and write it where a path is given."""
+    text = json.dumps(result, indent=2)
+    print(text)
+    if path is not None:
+        path.write_text(text, encoding="utf-8")
+
+
 def make_missing(options: argparse.Namespace, train: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
     """Make the runs of `run_options` by `train(name, seed, out, overrides)`, as `missing_runs` does."""
     out = options.out

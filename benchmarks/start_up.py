@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from runs import show
+
 
 def worker(folder: Path) -> None:
     """Run the quickstart up to its first optimizer step, write when that was, and stop there."""
@@ -62,10 +64,7 @@ def main() -> None:
     rounds = [measure() for _ in range(options.rounds + 1)][1:]
     medians = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
     result = {**medians, "rounds": rounds, "load": [load, os.getloadavg()]}
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.json:
-        options.json.write_text(text)
+    show(result, options.json)
 
 
 if __name__ == "__main__":

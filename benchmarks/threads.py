@@ -9,7 +9,6 @@ equal priority. Time is by the clock.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -18,6 +17,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from runs import show
 
 CONTESTANTS = {
     "one thread": {"OMP_NUM_THREADS": "1"},
@@ -29,22 +30,15 @@ SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 def worker(seconds: float) -> None:
     """Make passes for so many seconds, and print the mean of one."""
-    import torch
-    from compiled import build
+    from compiled import build, passes_over
     from ppo_inputs import SIZES
 
-    work = SIZES["small"]
-    model, size = build(work), (work.rows // work.minibatches, work.prompt_tokens + work.response_tokens)
-    ids, mask = torch.randint(work.vocabulary, size), torch.ones(size, dtype=torch.bool)
-
-    def step() -> None:
-        model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.sum().backward()
-        model.zero_grad()
-
-    step()
+    model = build(SIZES["small"])
+    run = passes_over(SIZES["small"], model)
+    run(model)
     count, began = 0, time.perf_counter()
     while (spent := time.perf_counter() - began) < seconds:
-        step()
+        run(model)
         count += 1
     print(spent / count)
 
@@ -92,10 +86,7 @@ def main() -> None:
         for where, turns in rounds.items()
     }
     result = {"cores": os.cpu_count(), "medians": medians, "rounds": rounds, "load": [load, os.getloadavg()]}
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.json:
-        options.json.write_text(text)
+    show(result, options.json)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class MemoryPlan:
     working: dict[str, int]
     """Bytes that each phase needs on one process beside models and optimizer state."""
     alone: Mapping[str, int] = field(default_factory=dict)
-    """The same of phases that need less where there is one process, without a strategy that shards."""
+    """Bytes of the phases that need less on a single process without DDP or a strategy that shards."""
 
     def on_one_process(self, processes: int, shards: Shards) -> Estimate:
         """Compute the memory of one of `processes` processes, where a strategy shards the parts in `shards`."""

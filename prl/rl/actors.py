@@ -192,9 +192,16 @@ class Actors:
 
         Scoring and update call this with the same tensors, so unchanged weights give a ratio of exactly one.
         """
+        return self._evaluate(self.critic, rollout)
+
+    def evaluate_policy(self, rollout: Rollout) -> Outputs:
+        """Compute `evaluate` without the critic."""
+        return self._evaluate(None, rollout)
+
+    def _evaluate(self, critic: Any, rollout: Rollout) -> Outputs:
         options: Any = {"temperature": self.sampling.temperature, "with_entropy": self.with_entropy}
         with self._frozen_layers_once():
-            return actor_critic.evaluate(self.policy, self.critic, rollout, sharing=self.prompt_sharing, **options)
+            return actor_critic.evaluate(self.policy, critic, rollout, sharing=self.prompt_sharing, **options)
 
     def evaluate_to_learn(self, rollout: Rollout) -> Outputs:
         """Compute `evaluate` with gradient; the pass that `score` kept is taken instead, once."""
@@ -203,15 +210,9 @@ class Actors:
 
     @property
     def learn_apart(self) -> bool:
-        """Whether policy and critic may each have a backward pass of their own: no weight that learns is in both."""
+        """Whether policy and critic make a backward pass each; they share no trained weight then."""
         shared = self.critic is None or isinstance(self.critic, ValueHead)
         return not shared and self._scored is None and self.sharding.takes_any_backward_pass
-
-    def evaluate_policy(self, rollout: Rollout) -> Outputs:
-        """Compute `evaluate` without the critic."""
-        options: Any = {"temperature": self.sampling.temperature, "with_entropy": self.with_entropy}
-        with self._frozen_layers_once():
-            return actor_critic.evaluate(self.policy, None, rollout, sharing=self.prompt_sharing, **options)
 
     def values(self, rollout: Rollout) -> Tensor:
         """Compute [B, T] values for a step that does not train the policy."""
