@@ -12,6 +12,22 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 1
 """Two-sided 95 % quantile of Student's t for the mean of so many runs; between them the fewer count, which is wider."""
 
 
+UNTIL = "<!-- until here -->"
+"""Line of a page at which what a command wrote there ends."""
+
+
+def between(page: str, begin: str, lines: list[str]) -> str:
+    """Put lines into a page between a mark and the next line UNTIL; what is around them stays.
+
+    Raises:
+        ValueError: for a page without the two.
+    """
+    if page.count(begin) != 1 or UNTIL not in page[page.index(begin) :]:
+        raise ValueError(f"the page needs one line {begin!r} and behind it a line {UNTIL!r}")
+    end = page.index(UNTIL, page.index(begin))
+    return f"{page[: page.index(begin)]}{begin}\n\n" + "\n".join(lines) + f"\n\n{page[end:]}"
+
+
 def run_options(description: str | None, out: str, names: Iterable[str], seeds: int = 3) -> argparse.Namespace:
     """Read the options that benchmarks of several runs share; `wanted` lists the name and seed of each run."""
     parser = argparse.ArgumentParser(description=description)
@@ -36,17 +52,24 @@ def missing_runs(
         results: one JSON object a line, with `variant` and `seed`; written after each run.
         wanted: name and seed of each run.
         train: makes one.
+
+    Returns:
+        All lines of the file at the end, with those that another process wrote meanwhile.
     """
     results.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    done = {(row["variant"], row["seed"]) for row in rows}
+    results.touch()
+    done = {(row["variant"], row["seed"]) for row in _lines(results)}
     for name, seed in wanted:
         if (name, seed) not in done:
-            rows.append({"variant": name, "seed": seed, **train(name, seed)})
+            row = {"variant": name, "seed": seed, **train(name, seed)}
             with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-            print(rows[-1], flush=True)
-    return rows
+                file.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+    return _lines(results)
+
+
+def _lines(results: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
 
 
 def show(result: dict[str, Any], path: Path | None) -> None:

@@ -23,10 +23,12 @@ from typing import Any
 
 from speed_table import markdown, rows_of
 
+from runs import between
+
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results" / "speed.md"
-BEGIN, END = "<!-- written by benchmarks/speed.py -->", "<!-- until here -->"
-"""Lines of the page between which the table is."""
+BEGIN = "<!-- written by benchmarks/speed.py -->"
+"""Line of the page behind which the table is."""
 PARTS = (
     "start_up", "ppo_small", "ppo_smollm2", "sampling", "shared_update", "score_once", "pairs", "dpo", "judge",
     "growth",
@@ -113,18 +115,6 @@ def versions_of_trl(result: dict[str, Any]) -> set[str]:
     return set().union(*(versions_of_trl(each) for each in result)) if isinstance(result, list) else set()
 
 
-def with_table(page: str, lines: list[str]) -> str:
-    """Put lines between the two marks of a page; what is around them stays.
-
-    Raises:
-        ValueError: for a page without the marks.
-    """
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise ValueError(f"the page needs one line {BEGIN!r} and behind it one line {END!r}")
-    before, after = page[: page.index(BEGIN)], page[page.index(END) :]
-    return f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{after}"
-
-
 def main() -> None:
     """Run the parts, print the table, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,7 +131,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
     page = PAGE.read_text(encoding="utf-8")
-    with_table(page, [])  # a page without marks is told before the work
+    between(page, BEGIN, [])  # a page without marks is told before the work
     options.out.mkdir(parents=True, exist_ok=True)
     options.rounds = 1 if options.tiny else options.rounds
     for name, command in {} if options.table_only else commands(options).items():
@@ -151,7 +141,7 @@ def main() -> None:
     table = markdown(rows_of(results))
     print("\n".join(table))
     options.page.parent.mkdir(parents=True, exist_ok=True)
-    options.page.write_text(with_table(page, [*conditions(options, results), "", *table]), encoding="utf-8")
+    options.page.write_text(between(page, BEGIN, [*conditions(options, results), "", *table]), encoding="utf-8")
 
 
 if __name__ == "__main__":

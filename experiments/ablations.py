@@ -14,9 +14,11 @@ from typing import Any
 
 from benchmarks.runs import missing_runs, run_options
 from experiments import policies
+from experiments.pages import publish
 from experiments.policies import ARMS, JUDGES, Arm, reward_model, train, tuned
 from experiments.training import QUICKSTART
 from experiments.trajectories import difference_table, policy_tables
+from experiments.verdicts import every_run
 
 RESULTS = Path("experiments/results/ablations.jsonl")
 WHOLE = "pairwise PPO"
@@ -94,12 +96,13 @@ def run(variant: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run what is missing, then print the tables."""
+    """Run what is missing, then write the tables of all runs that are there."""
     arms = [*SHARED, *CHANGES]
     variants = [f"{name} | judge {judge}" for judge in range(JUDGES) for name in arms]
     options = run_options(__doc__, str(policies.OUT), variants)
     lines = missing_runs(RESULTS, options.wanted, run)
-    print(policy_tables(lines, arms), *difference_table(lines, BANK, [BANK.partition(",")[0]]), sep="\n")
+    bank = difference_table(lines, BANK, [BANK.partition(",")[0]])
+    publish("ablations", policy_tables(lines, arms), "\n".join(bank), every_run(lines, "gold"))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from typing import Any
 from benchmarks.online_inputs import fit_model, read_rows, write_rows
 from benchmarks.runs import missing_runs, run_options
 from experiments.detection import alarm_table
+from experiments.pages import publish
 from experiments.training import QUICKSTART, as_arguments
+from experiments.verdicts import every_run
 
 RESULTS = Path("experiments/results/alarms.jsonl")
 OUT = Path("runs/claims/alarms")
@@ -84,10 +86,12 @@ def run(variant: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run what is missing, then print the table."""
+    """Run what is missing, then write the table of all runs that are there."""
     variants = [f"KL weight {coef} | judge {number}" for number in range(JUDGES) for coef in COEFS]
     options = run_options(__doc__, str(OUT), variants, seeds=4)
-    print(alarm_table(missing_runs(RESULTS, options.wanted, run)))
+    lines = missing_runs(RESULTS, options.wanted, run)
+    last = [{**line, **line["points"][-1]} for line in lines]
+    publish("alarms", alarm_table(lines), "After the last iteration:", every_run(last, "gold"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ their win probabilities against an anchor. Each row is a line in experiments/res
     python -m experiments.anchors
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import combinations, islice
@@ -18,9 +17,10 @@ from typing import Any
 
 from benchmarks.online_inputs import read_rows, write_rows
 from benchmarks.runs import missing_runs, run_options
+from experiments.pages import publish
 from experiments.policies import reward_model
 from experiments.training import QUICKSTART
-from experiments.verdicts import anchor_tables
+from experiments.verdicts import anchor_tables, every_run
 
 RESULTS = Path("experiments/results/anchors.jsonl")
 JUDGES = {"generative": "judge", "Bradley-Terry": "bradley_terry"}
@@ -179,17 +179,18 @@ def measure(folder: Path, kind: str, some: list[Case]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure what is missing, then print the tables."""
+    """Measure what is missing, then write the tables of all judges that are there."""
     names = [f"{judge} | {kind}" for judge in JUDGES for kind in ANCHORS]
     options = run_options(__doc__, "runs/claims/anchors", names, seeds=5)
     some = cases(options.out / "samples.jsonl")
-    print(json.dumps({"prompts": len(some), "hard": sum(case.hard for case in some)}))
 
     def run(name: str, number: int) -> dict[str, float]:
         judge, _, kind = name.partition(" | ")
         return measure(reward_model(JUDGES[judge], number), kind, some)
 
-    print(anchor_tables(missing_runs(RESULTS, options.wanted, run), list(JUDGES), list(ANCHORS)))
+    lines = missing_runs(RESULTS, options.wanted, run)
+    hard = f"{sum(case.hard for case in some)} of {len(some)} prompts are hard."
+    publish("anchors", hard, anchor_tables(lines, list(JUDGES), list(ANCHORS)), every_run(lines, "order_hard"))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ from typing import Any
 
 from benchmarks.online_inputs import read_rows, write_rows
 from benchmarks.runs import missing_runs, run_options
+from experiments.pages import publish
 from experiments.policies import JUDGES, OUT, reward_model
 from experiments.training import QUICKSTART
 from experiments.trajectories import crossed
+from experiments.verdicts import every_run
 
 RESULTS = Path("experiments/results/best_of_n.jsonl")
 NUMBERS = (1, 2, 4, 8, 16, 32)
@@ -72,17 +74,19 @@ def run(variant: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure what is missing, then print the table."""
+    """Measure what is missing, then write the table of all runs that are there."""
     variants = [f"{name} | judge {judge}" for judge in range(JUDGES) for name in REWARDS]
     options = run_options(__doc__, str(OUT), variants, seeds=5)
     lines = missing_runs(RESULTS, options.wanted, run)
     kls = [f"{math.log(n) - (n - 1) / n:.2f}" for n in NUMBERS]
-    print("| chosen by | " + " | ".join(f"n = {n}" for n in NUMBERS) + " |\n" + "|---" * (1 + len(NUMBERS)) + "|")
-    print(f"| KL, nats, at most | {' | '.join(kls)} |")
+    rows = ["| chosen by | " + " | ".join(f"n = {n}" for n in NUMBERS) + " |", "|---" * (1 + len(NUMBERS)) + "|"]
+    rows.append(f"| KL, nats, at most | {' | '.join(kls)} |")
     for name in REWARDS:
         own = {(line["judge"], line["seed"]): line for line in lines if line["variant"].startswith(f"{name} |")}
         cells = [crossed({key: line["points"][k]["gold"] for key, line in own.items()}) for k in range(len(NUMBERS))]
-        print(f"| {name} | {' | '.join(cells)} |")
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    last = [{**line, **line["points"][-1]} for line in lines]
+    publish("best_of_n", "\n".join(rows), f"Best of {NUMBERS[-1]}:", every_run(last, "gold"), page="policies")
 
 
 if __name__ == "__main__":

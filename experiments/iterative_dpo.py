@@ -13,13 +13,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.online_inputs import QUIET
+from benchmarks.online_inputs import QUIET, read_rows
 from benchmarks.runs import missing_runs, run_options
+from experiments.pages import publish
 from experiments.policies import JUDGES, OUT, TUNING_SEED, reward_model
 from experiments.training import QUICKSTART, as_arguments, best_setting
 from experiments.trajectories import crossed
+from experiments.verdicts import every_run, search_table
 
 RESULTS = Path("experiments/results/iterative_dpo.jsonl")
+TUNING = RESULTS.with_name("iterative_dpo_tuning.jsonl")
 RATES = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4)
 ROUNDS, PROMPTS, STEPS = 3, 1152, 90
 REWARDS = {"judge": ("GenerativeJudge", "judge"), "Bradley-Terry": ("ScalarReward", "bradley_terry")}
@@ -63,9 +66,8 @@ def train(name: str, judge: int, seed: int, rate: float) -> dict[str, Any]:
 
 def tuned(name: str) -> float:
     """Return the learning rate of an arm, searched once on judge 0."""
-    results = RESULTS.with_name("iterative_dpo_tuning.jsonl")
     return best_setting(
-        results, name, RATES, TUNING_SEED, lambda rate: train(name, 0, TUNING_SEED, rate), lambda line: line["gold"]
+        TUNING, name, RATES, TUNING_SEED, lambda rate: train(name, 0, TUNING_SEED, rate), lambda line: line["gold"]
     )
 
 
@@ -76,15 +78,17 @@ def run(variant: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run what is missing, then print the table."""
+    """Run what is missing, then write the table of all runs that are there."""
     variants = [f"{name} | judge {judge}" for judge in range(JUDGES) for name in REWARDS]
     options = run_options(__doc__, str(OUT), variants, seeds=5)
     lines = missing_runs(RESULTS, options.wanted, run)
-    print("| pairs by | learning rate | runs | gold | KL, nats | seconds |\n|---|---|---|---|---|---|")
+    rows = ["| pairs by | learning rate | runs | gold | KL, nats | seconds |", "|---" * 6 + "|"]
     for name in REWARDS:
         own = {(line["judge"], line["seed"]): line for line in lines if line["variant"].startswith(f"{name} |")}
         cells = [crossed({key: line[figure] for key, line in own.items()}) for figure in ("gold", "kl", "cpu_seconds")]
-        print(f"| {name} | {next(iter(own.values()))['rate']} | {len(own)} | {' | '.join(cells)} |")
+        rows.append(f"| {name} | {next(iter(own.values()))['rate']} | {len(own)} | {' | '.join(cells)} |")
+    parts = every_run(lines, "gold"), search_table(read_rows(TUNING), "gold")
+    publish("iterative_dpo", "\n".join(rows), *parts, page="policies")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.online_inputs import write_rows
+from benchmarks.online_inputs import read_rows, write_rows
 from benchmarks.runs import missing_runs, run_options
 from experiments.figures import draw_judges
+from experiments.pages import IMAGES, publish
 from experiments.training import QUICKSTART, as_arguments, best_setting, timed_fit
-from experiments.verdicts import judge_tables
+from experiments.verdicts import every_run, judge_tables, search_table
 from experiments.worlds import labelled_pairs, true_pairs
 
 RESULTS = Path("experiments/results/judges.jsonl")
+TUNING = RESULTS.with_name("judges_tuning.jsonl")
 OUT = Path("runs/claims/judges")
 RATES = (7.5e-4, 1.5e-3, 3e-3, 6e-3)
 TEST_PAIRS, TUNING_PAIRS = 2000, 1000
@@ -130,10 +132,9 @@ def tuned(arm: str, cell: Cell, out: Path) -> float:
         return {"rate": rate, "seconds": seconds, **measure(folder, rows)}
 
     name = f"tuning {'scratch' if cell.scratch else 'supervised'}: {arm}"
-    results = RESULTS.with_name("judges_tuning.jsonl")
     rates: tuple[float, ...] = RATES
     while True:
-        best = best_setting(results, name, rates, TUNING_SEED, try_rate, lambda line: -line["nll"])
+        best = best_setting(TUNING, name, rates, TUNING_SEED, try_rate, lambda line: -line["nll"])
         if best == min(rates):
             rates = (best / 2, *rates)
         elif best == max(rates):
@@ -153,12 +154,13 @@ def run(name: str, seed: int, out: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run what is missing, then print the tables and the verdict of each cell."""
+    """Run what is missing, then write tables, verdicts and figure of all runs that are there."""
     names = [f"{cell}: {arm}" for cell in CELLS for arm in ARMS if cell == PRIMARY or arm != VERDICT_ONLY]
     options = run_options(__doc__, str(OUT), names, seeds=5)
     lines = missing_runs(RESULTS, options.wanted, lambda name, seed: run(name, seed, options.out))
-    print(judge_tables(lines, list(CELLS), list(ARMS)))
-    draw_judges(lines, list(CELLS), list(ARMS), options.out / "judges.png")
+    draw_judges(lines, list(CELLS), list(ARMS), IMAGES / "judges.png")
+    searches = search_table(read_rows(TUNING), "nll")
+    publish("judges", judge_tables(lines, list(CELLS), list(ARMS)), every_run(lines, "accuracy"), searches)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.online_inputs import fit_model
+from benchmarks.online_inputs import fit_model, read_rows
 from benchmarks.runs import missing_runs, run_options
 from experiments.figures import draw_policies
+from experiments.pages import IMAGES, publish
 from experiments.training import QUICKSTART, as_arguments, best_setting, timed_fit
 from experiments.trajectories import policy_tables, trajectory
+from experiments.verdicts import every_run, search_table
 
 RESULTS = Path("experiments/results/policies.jsonl")
+TUNING = RESULTS.with_name("policies_tuning.jsonl")
 OUT = Path("runs/claims/policies")
 JUDGES, TUNING_SEED = 3, 99
 COEFS = (0.0, 0.01, 0.03, 0.1, 0.3)
@@ -133,12 +136,11 @@ def train(name: str, arm: Arm, judge: int, seed: int, coef: float, iterations: i
 
 def tuned(name: str, arm: Arm) -> float:
     """Return the KL weight of an arm, searched once."""
-    results = RESULTS.with_name("policies_tuning.jsonl")
 
     def try_coef(coef: float) -> dict[str, Any]:
         return train(name, arm, 0, TUNING_SEED, coef)
 
-    return best_setting(results, name, COEFS, TUNING_SEED, try_coef, lambda line: line["gold"])
+    return best_setting(TUNING, name, COEFS, TUNING_SEED, try_coef, lambda line: line["gold"])
 
 
 def run(variant: str, seed: int) -> dict[str, Any]:
@@ -156,12 +158,13 @@ def line(variant: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run what is missing, then print the tables and verdicts."""
+    """Run what is missing, then write tables, verdicts and figure of all runs that are there."""
     variants = [f"{name} | judge {judge}" for judge in range(JUDGES) for name in ARMS]
     options = run_options(__doc__, str(OUT), [*variants, *(f"{name} | judge 0, long" for name in LONG)], seeds=5)
     lines = missing_runs(RESULTS, options.wanted, run)
-    print(policy_tables(lines, list(ARMS)))
-    draw_policies(lines, list(ARMS), OUT / "policies.png")
+    draw_policies(lines, list(ARMS), IMAGES / "policies.png")
+    searches = search_table(read_rows(TUNING), "gold")
+    publish("policies", policy_tables(lines, list(ARMS)), every_run(lines, "gold"), searches)
 
 
 if __name__ == "__main__":

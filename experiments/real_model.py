@@ -23,6 +23,7 @@ from experiments import real_model_inputs as inputs
 from experiments.figures import draw_policies
 from experiments.instructions import Instruction, quality
 from experiments.judges import measure
+from experiments.pages import IMAGES, publish
 from experiments.policies import ARMS as POLICY_ARMS
 from experiments.policies import Arm
 from experiments.training import as_arguments, timed_fit
@@ -239,7 +240,7 @@ def tables(lines: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Make the lines that are missing, then print the tables and verdicts."""
+    """Make the lines that are missing, then write tables, verdicts and figure, into the page if it is the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, help="3, or 1 with --small")
     parser.add_argument("--small", action="store_true", help="half an hour of one core; says whether all stages work")
@@ -256,8 +257,9 @@ def main() -> None:
     )
     seeds = range(options.seeds or (1 if options.small else 3))
     lines = missing_runs(study.results, study.wanted(seeds), study.run)
-    print(tables(lines))
-    draw_policies(lines, list(ARMS), study.out / "policies.png")
+    published = study.results == RESULTS
+    draw_policies(lines, list(ARMS), (IMAGES / "real_model.png") if published else study.out / "policies.png")
+    publish("real_model", tables(lines)) if published else print(tables(lines))
 
 
 if __name__ == "__main__":

@@ -69,6 +69,30 @@ def _cells(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> list[str]:
     return found
 
 
+def every_run(lines: list[dict[str, Any]], figure: str) -> str:
+    """Write one figure of every run, variants down and seeds across, as Markdown."""
+    seeds = sorted({line["seed"] for line in lines})
+    found: dict[str, dict[int, str]] = {}
+    for line in lines:
+        found.setdefault(line["variant"].replace(" | ", ", "), {})[line["seed"]] = f"{line[figure]:.3f}"
+    titles = [f"{figure} of every run", *(f"seed {seed}" for seed in seeds)]
+    rows = [f"| {name} | {' | '.join(own.get(seed, '') for seed in seeds)} |" for name, own in found.items()]
+    return "\n".join([f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *rows])
+
+
+def search_table(lines: list[dict[str, Any]], figure: str) -> str:
+    """Write what each setting of a search reached, as Markdown: one row an arm, settings in the order of their size."""
+    found: dict[str, dict[float, float]] = {}
+    for line in lines:
+        name, _, setting = line["variant"].rpartition(" ")
+        found.setdefault(name.removeprefix("tuning "), {})[float(setting)] = line[figure]
+    rows = [
+        f"| {name} | {', '.join(f'{value:.3f} at {setting:g}' for setting, value in sorted(own.items()))} |"
+        for name, own in found.items()
+    ]
+    return "\n".join([f"| search | {figure} at each setting |", "|---|---|", *rows])
+
+
 def anchor_tables(lines: list[dict[str, Any]], judges: list[str], anchors: list[str]) -> str:
     """Write the figures of each judge with each anchor, then what anchors change, and what the first judge is ahead."""
     own = {name: [line for line in lines if line["variant"] == name] for j in judges for name in _names(j, anchors)}

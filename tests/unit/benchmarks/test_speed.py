@@ -18,6 +18,7 @@ import speed_table
 from speed_table import Row
 
 import prl.rl.phase_timer as phase_timer
+from runs import UNTIL, between
 
 PHASES = ("rollout", "judge", "score", "update")
 
@@ -207,7 +208,7 @@ def test_parts_that_need_trl_are_left_out_without_it() -> None:
 
 def test_the_table_stands_between_the_marks_of_the_page(tmp_path, monkeypatch, capsys) -> None:
     page = speed.PAGE.read_text(encoding="utf-8")
-    before, after = page.split(speed.BEGIN)[0], page.split(speed.END)[1]
+    before, after = page.split(speed.BEGIN)[0], page.split(UNTIL)[1]
     out = tmp_path / "page.md"
     (tmp_path / "judge.json").write_text(json.dumps({
         "load": [[1.0, 1.0, 1.0], [3.0, 1.0, 1.0]], "runs": {"trl": [{"version": "1.9.2"}]},
@@ -221,6 +222,6 @@ def test_the_table_stands_between_the_marks_of_the_page(tmp_path, monkeypatch, c
     assert "load average 1.0 to 3.0" in written
     assert "TRL 1.9.2" in written
     assert capsys.readouterr().out.strip() in written
-    assert speed.with_table(written, []).count(speed.END) == 1
+    assert between(written, speed.BEGIN, []).count(UNTIL) == 1
     with pytest.raises(ValueError, match="one line"):
-        speed.with_table("no marks", [])
+        between("no marks", speed.BEGIN, [])
