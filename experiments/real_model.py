@@ -28,7 +28,7 @@ from experiments.policies import ARMS as POLICY_ARMS
 from experiments.policies import Arm
 from experiments.training import as_arguments, timed_fit
 from experiments.trajectories import policy_tables, trajectory
-from experiments.verdicts import judge_tables
+from experiments.verdicts import every_run, judge_tables, search_table
 
 RESULTS = Path("experiments/results/real_model.jsonl")
 START = "start"
@@ -36,14 +36,7 @@ JUDGES = {"judge": "generative_reward", "bradley_terry": "bradley_terry"}
 """Reward models, as the arms of policies name them, and their configs in configs/smollm2_cpu."""
 TITLES = {"judge": "generative", "bradley_terry": "Bradley-Terry"}
 ARMS: dict[str, Arm] = {
-    name: POLICY_ARMS[name]
-    for name in (
-        "pairwise PPO",
-        "pairwise PPO, Bradley-Terry",
-        "scalar PPO, normalised",
-        "GRPO, win rates",
-        "GRPO, scalar",
-    )
+    name: POLICY_ARMS[name] for name in ("pairwise PPO", "pairwise PPO, Bradley-Terry", "scalar PPO, normalised")
 }
 KL_COEF = 0.01
 CELL = "instructions"
@@ -236,7 +229,10 @@ def tables(lines: list[dict[str, Any]]) -> str:
     parts = [table([line for line in lines if line["variant"] == START], "responses", start)]
     parts.append(judge_tables(lines, [CELL], list(TITLES.values())))
     parts.append(table(named, "policy, last validation", POLICY_FIGURES))
-    return "\n\n".join([*parts, policy_tables(policies, list(ARMS))])
+    parts += [policy_tables(policies, list(ARMS)), every_run(policies, "gold")]
+    parts.append(every_run([line for line in lines if line["variant"].startswith(CELL)], "accuracy"))
+    parts.append(search_table([line for line in lines if line["variant"].startswith("tuning ")], "nll"))
+    return "\n\n".join(parts)
 
 
 def main() -> None:

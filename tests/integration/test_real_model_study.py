@@ -55,7 +55,7 @@ def test_all_stages_make_their_lines_once_and_the_tables(model, tmp_path, monkey
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     study = real_model.Study(model, SIZES, tmp_path / "runs", results)
     assert [(line["variant"], line["seed"]) for line in lines] == study.wanted(range(1))
-    assert len(lines) == 4 + 1 + 2 + 5
+    assert len(lines) == 4 + 1 + 2 + 3
     by_name = {line["variant"]: line for line in lines}
     assert by_name["instructions: generative"]["pairs"] == by_name["instructions: Bradley-Terry"]["pairs"] > 8
     for arm in real_model.ARMS:
