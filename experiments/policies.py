@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from benchmarks.online_inputs import fit_model, read_rows
 from benchmarks.runs import missing_runs, run_options
+from experiments import judges
 from experiments.figures import draw_policies
 from experiments.pages import IMAGES, publish
 from experiments.training import QUICKSTART, as_arguments, best_setting, timed_fit
@@ -72,14 +73,17 @@ LONG = ("pairwise PPO", "scalar PPO, normalised", "PAR", "GRPO, win rates", "GRP
 
 
 def reward_model(name: str, number: int) -> Path:
-    """Train a judge or a Bradley-Terry model of a seed, unless it is there."""
-    config = "bradley_terry" if name == "bradley_terry" else "generative_reward"
+    """Train a judge or a Bradley-Terry model of a seed, at the rate that the judge study found, unless it is there."""
+    scalar = name == "bradley_terry"
+    config = "bradley_terry" if scalar else "generative_reward"
+    rate = judges.tuned("Bradley-Terry" if scalar else "generative", judges.CELLS[judges.PRIMARY], judges.OUT)
     settings = {
         "seed_everything": number,
         "data.init_args.seed": number,
         "data.init_args.train.path": QUICKSTART / "world" / "pairs.train.jsonl",
         "data.init_args.validation.path": QUICKSTART / "world" / "pairs.validation.jsonl",
         "model.init_args.model.path": QUICKSTART / "supervised" / "model",
+        "model.init_args.optimization.learning_rate": rate,
     }
     if name == "judge_of_pairs":
         settings["data.init_args.attacks"] = "null"
