@@ -36,6 +36,7 @@ def run(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_files_policies_and_a_run_play_and_the_folder_goes_on(home: Home, run: Path, tmp_path: Path, capsys) -> None:
     prompts = [json.loads(line) for line in home.data("prompts.train").read_text().splitlines()[:12]]
     rows = [{"prompt": row["prompt"], "response": "abc", "model": model} for row in prompts for model in "xy"]

@@ -202,6 +202,7 @@ def test_the_oldest_torch_that_is_built_for_is_the_oldest_that_loads(checkout, t
 # ---- a real compiler
 
 
+@pytest.mark.slow
 def test_cpp_builds_a_library_that_a_fresh_process_uses(checkout, tmp_path) -> None:
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         pytest.skip("needs a C++ compiler")

@@ -98,6 +98,7 @@ def test_an_attribute_that_no_row_has_is_told_before_the_first_step(home: Home, 
     assert "data.train has no number in the column 'rejected_length' of any row" in told
 
 
+@pytest.mark.slow
 def test_rounds_keep_the_best_for_each_direction_and_a_kill_in_any_step_changes_nothing(
     config: Path, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

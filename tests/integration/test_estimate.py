@@ -33,6 +33,7 @@ def models(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {each["name"]: each for each in report["models"]}
 
 
+@pytest.mark.slow
 def test_shards_divide_what_is_trained(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     overlay = ("--config", str(CONFIGS / "strategies" / "fsdp2.yaml"))
     whole = estimated_now(home, "pairwise_ppo", tmp_path, "--processes", "1")
@@ -64,6 +65,7 @@ def test_adapters_share_the_base_model(home: Home, tmp_path: Path) -> None:
     assert found["policy"]["num_trained"] == 2 * alone["policy"]["num_trained"]
 
 
+@pytest.mark.slow
 def test_activations_computed_again_or_in_bfloat16_take_less(home: Home, tmp_path: Path) -> None:
     settings = ((), (f"{MODEL}policy.gradient_checkpointing", "true"), ("--trainer.precision", "bf16-mixed"))
     plain, again, mixed = (
@@ -121,6 +123,7 @@ def test_the_start_of_a_judge_that_reasons_is_counted_where_thoughts_are_held_to
     assert held["peak"] > free["peak"] + models(held)["reference"]["total"]
 
 
+@pytest.mark.slow
 def test_a_reference_is_there_where_it_is_needed_and_as_long(home: Home, tmp_path: Path) -> None:
     settings: dict[str, tuple[str, ...]] = {
         "live": (),

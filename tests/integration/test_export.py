@@ -211,6 +211,7 @@ def test_a_policy_is_exported_without_its_judge(home: Home, tmp_path: Path) -> N
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_one_base_model_for_everybody(home: Home, tmp_path: Path) -> None:
     """Policy, reference, critic and judge on one set of frozen weights: it trains, resumes exactly, and is exported."""
     init, lora = "--model.init_args.", ("--model.init_args.policy.lora", LORA)

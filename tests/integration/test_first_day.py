@@ -25,9 +25,10 @@ def refused(args: list[str], capsys: pytest.CaptureFixture) -> str:
     ("stage", "longer", "told"),
     [
         ("supervised", ("--trainer.max_steps", "5"), "4 of 4 steps are done; raise trainer.max_steps"),
-        (
+        pytest.param(
             *("pairwise_ppo", (f"{MODEL}iterations", "5")),
             "4 of 4 iterations are done; raise model.init_args.iterations",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("model", "stage"),
     [
         ("latents", "preference"),
-        ("pixels", "trajectory_policy"),
+        pytest.param("pixels", "trajectory_policy", marks=pytest.mark.slow),
         pytest.param("latents", "trajectory_policy", marks=pytest.mark.slow),
         pytest.param("pixels", "base", marks=pytest.mark.slow),
     ],

@@ -90,6 +90,7 @@ def test_a_stopped_run_ends_like_a_whole_one_and_its_folder_scores_alike(model, 
     assert {"train/loss", "val/accuracy", "val/loss"} <= scalars(events(tmp_path / "whole")).keys()
 
 
+@pytest.mark.slow
 def test_a_reward_of_noisy_latents_guides_predictions_of_the_pipeline_that_it_was_trained_for(home, tmp_path) -> None:
     """Through the command line alone, on the latents of an autoencoder."""
     pytest.importorskip("diffusers")

@@ -25,6 +25,7 @@ def run_with(kernels: str, home: Home, run: Path) -> dict:
     return load_file(run / "model" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_torch_and_cpp_train_alike(home: Home, tmp_path: Path) -> None:
     if not ops.status()["cpp"].active:
         pytest.skip(f"the C++ kernel is not active: {ops.status()['cpp'].reason}")

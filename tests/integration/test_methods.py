@@ -21,7 +21,7 @@ from tests.unit.judge.test_thought_process_judge import Handler
 
 OVERLAYS = sorted((CONFIGS / "methods").glob("*.yaml"))
 MODEL = "--model.init_args."
-QUICK = ("par", "p3o", "barfi", "multi_turn", "pf_ppo")
+QUICK = ("par", "p3o", "multi_turn")
 """Overlays of policies, whose runs take long, that the quick suite trains: one for each kind of place in the loop."""
 FEWER_PROMPTS = ("--data.init_args.batch_size", "4")
 

@@ -122,6 +122,7 @@ def test_every_source_of_reward_trains(name: str, home: Home, tmp_path: Path) ->
             assert each["reward/score"] == pytest.approx(parts - unfinished, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_judge_that_thinks_first_trains_and_resumes_exactly(home: Home, tmp_path: Path) -> None:
     thoughts = {"max_tokens": 4, "samples": 2, "closing": "\n"}
     settings = (

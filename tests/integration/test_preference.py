@@ -71,7 +71,11 @@ class Counted:
         patch.setattr(reading, "read_pairs", counting)
 
 
-@pytest.mark.parametrize("more", [(), LORA, HALF], ids=["whole", "adapters", "bfloat16"])
+@pytest.mark.parametrize(
+    "more",
+    [(), pytest.param(LORA, marks=pytest.mark.slow), HALF],
+    ids=["whole", "adapters", "bfloat16"],
+)
 def test_a_cached_reference_gives_the_bits_of_a_live_one(
     more: tuple[str, ...],
     home: Home,
@@ -107,7 +111,7 @@ def packing(mode: str) -> tuple[str, ...]:
     return (f"{MODEL}packed", mode)
 
 
-@pytest.mark.parametrize("more", [(), HALF], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("more", [(), pytest.param(HALF, marks=pytest.mark.slow)], ids=["float32", "bfloat16"])
 def test_packed_pairs_learn_what_plain_ones_do(more: tuple[str, ...], home: Home, tmp_path: Path) -> None:
     found = {}
     for mode in ("off", "auto", "on"):

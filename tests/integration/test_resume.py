@@ -199,11 +199,11 @@ CASES = {
     "bradley_terry": ("bradley_terry", (), [{"batch": 7}]),
     "supervised": ("supervised", ("--trainer.limit_val_batches", "0"), [{"batch": 5}]),
 }
-SLOW = {"ppo_worker", "shared_critic", "lora", "adapter_critic", "ppo_twice", "epoch_end", "supervised", "accumulation"}
+QUICK = {"phases", "twice", "within_accumulation", "bradley_terry"}
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[pytest.mark.slow] if case in SLOW else []) for case in CASES]
+    "case", [pytest.param(case, marks=[] if case in QUICK else [pytest.mark.slow]) for case in CASES]
 )
 def test_interrupted_run_ends_like_an_uninterrupted_one(
     case: str, home: Home, uninterrupted: Uninterrupted, tmp_path: Path
@@ -251,7 +251,7 @@ STOPS: dict[str, tuple[str, tuple[str, ...], list[tuple[dict[str, Any], int]]]] 
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=[pytest.mark.slow] if case in ("ppo_saving", "epoch_end") else []) for case in STOPS],
+    [pytest.param(case, marks=[] if case in ("ppo", "judge") else [pytest.mark.slow]) for case in STOPS],
 )
 def test_stopped_run_ends_like_an_uninterrupted_one(
     case: str, home: Home, uninterrupted: Uninterrupted, tmp_path: Path

@@ -27,6 +27,7 @@ def config(home: Home, tmp_path: Path) -> Path:
     return write_rounds(home, tmp_path / "rounds.yaml")
 
 
+@pytest.mark.slow
 def test_rounds_follow_each_other_and_a_kill_in_any_step_changes_nothing(
     config: Path, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

@@ -251,7 +251,7 @@ def test_other_stages(stage: str, number: str, boards: Boards) -> None:
     assert scalars(boards[stage]).keys() >= {"train/loss", number}
 
 
-@pytest.mark.parametrize("stage", ["generative_reward", "pairwise_ppo"])
+@pytest.mark.parametrize("stage", ["generative_reward", pytest.param("pairwise_ppo", marks=pytest.mark.slow)])
 def test_a_resumed_run_draws_one_line(stage: str, home: Home, tmp_path: Path) -> None:
     """Batches after the last checkpoint are trained again; what the lost ones had written must not show twice."""
     length: list[Any] = [f"{MODEL}iterations", "6"] if stage == "pairwise_ppo" else ["--trainer.max_steps", "6"]

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import pytest
 import torch
 
 from prl.config import ModelSource
@@ -15,6 +16,7 @@ from tests.integration.runs import Home, Numbers, callback, differences, find_ca
 MODEL = "--model.init_args."
 
 
+@pytest.mark.slow
 def test_ppo_learns_from_a_reward_that_calls_tools_and_resumes_exactly(home: Home, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = load_language_scorer(ModelSource(path=str(home.policy)))

@@ -1,6 +1,6 @@
 """Faults of policies that learn from preference pairs: the stage, its reference and cache, and its objectives."""
 
-_STAGE = "u.preference_module i.preference"
+_STAGE = "u.preference_module i.preference i.extending"
 _OBJECTIVES = "u.dpo u.evaluate u.preference_socket u.every_method u.every_objective"
 _GUIDED = "u.tgdpo u.modpo u.evaluate u.preference_socket"
 

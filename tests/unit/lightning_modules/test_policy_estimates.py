@@ -88,7 +88,7 @@ CASES: dict[str, tuple[int, str, int, dict[str, Any]]] = {
 }
 
 
-QUICK = ("four responses", "four responses, scored once", "four responses, adapters", "a large vocabulary")
+QUICK = ("four responses", "four responses, scored once", "a large vocabulary")
 
 
 SLOW = [pytest.param(each, marks=pytest.mark.slow) for each in CASES if each not in QUICK]
