@@ -70,13 +70,13 @@ def _cells(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> list[str]:
 
 
 def every_run(lines: list[dict[str, Any]], figure: str) -> str:
-    """Write one figure of every run, variants down and seeds across, as Markdown."""
+    """Write one figure of every run, variants down in the order of their names and seeds across, as Markdown."""
     seeds = sorted({line["seed"] for line in lines})
     found: dict[str, dict[int, str]] = {}
     for line in lines:
         found.setdefault(line["variant"].replace(" | ", ", "), {})[line["seed"]] = f"{line[figure]:.3f}"
     titles = [f"{figure} of every run", *(f"seed {seed}" for seed in seeds)]
-    rows = [f"| {name} | {' | '.join(own.get(seed, '') for seed in seeds)} |" for name, own in found.items()]
+    rows = [f"| {name} | {' | '.join(own.get(seed, '') for seed in seeds)} |" for name, own in sorted(found.items())]
     return "\n".join([f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *rows])
 
 
