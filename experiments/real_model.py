@@ -236,7 +236,7 @@ def tables(lines: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Make the lines that are missing, then write tables, verdicts and figure, into the page if it is the study."""
+    """Make the lines that are missing, then draw the figure and write the tables: into the page for the whole study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, help="3, or 1 with --small")
     parser.add_argument("--small", action="store_true", help="half an hour of one core; says whether all stages work")
@@ -253,9 +253,12 @@ def main() -> None:
     )
     seeds = range(options.seeds or (1 if options.small else 3))
     lines = missing_runs(study.results, study.wanted(seeds), study.run)
-    published = study.results == RESULTS
-    draw_policies(lines, list(ARMS), (IMAGES / "real_model.png") if published else study.out / "policies.png")
-    publish("real_model", tables(lines)) if published else print(tables(lines))
+    if study.results == RESULTS:
+        draw_policies(lines, list(ARMS), IMAGES / "real_model.png")
+        publish("real_model", tables(lines))
+    else:
+        draw_policies(lines, list(ARMS), study.out / "policies.png")
+        print(tables(lines))
 
 
 if __name__ == "__main__":

@@ -210,7 +210,7 @@ class Actors:
 
     @property
     def learn_apart(self) -> bool:
-        """Whether policy and critic make a backward pass each; they share no trained weight then."""
+        """Tell whether policy and critic make separate backward passes. They may where they share no trained weight."""
         shared = self.critic is None or isinstance(self.critic, ValueHead)
         return not shared and self._scored is None and self.sharding.takes_any_backward_pass
 

@@ -23,7 +23,7 @@ class Sharding:
     waits_for_all_gradients = False
     """Whether a backward pass without gradients for some trained parameter never ends."""
     takes_any_backward_pass = True
-    """Whether a step may make several backward passes, each over a part of the trained weights."""
+    """True if one optimizer step may take several backward passes, each through a part of the trained weights."""
     keeps_float32_copies = False
     """Whether the optimizer updates float32 copies of the weights."""
 
