@@ -20,5 +20,5 @@ class RunConfig(SaveConfigCallback):
         self.config.accept_changes = False  # a setting of this start only
         if trainer.is_global_zero:
             # Parsing has validated the settings; doing it again takes four fifths of the time.
-            text = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+            text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
             write_config(Path(trainer.default_root_dir), text)

@@ -93,7 +93,7 @@ class PrlCLI(LightningCLI):
     def _dump_config(self) -> None:
         # Lightning's, without validating a second time what parsing has validated.
         if not hasattr(self, "config_dump"):
-            text = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
+            text = self.parser.dump(self.config, skip_link_targets=False, skip_unset=False, skip_validation=True)
             self.config_dump = yaml.safe_load(text)[self.subcommand]
 
     def before_instantiate_classes(self) -> None:

@@ -63,7 +63,7 @@ class RoundsConfig:
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
-        settings = json.loads(self._parser.dump(self._config, format="json", skip_none=False))
+        settings = json.loads(self._parser.dump(self._config, format="json", skip_unset=False))
         settings.pop("config", None)
         settings["files"] = contents(self.fit_configs)
         return cast(dict[str, Any], settings)

@@ -209,6 +209,16 @@ def test_a_validation_that_a_resumed_run_repeats_counts_once(home: Home, tmp_pat
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
 
 
+def test_validating_a_checkpoint_counts_for_no_patience(home: Home, tmp_path: Path) -> None:
+    given = [*judges(ConstantJudge, ConstantJudge), "--trainer.val_check_interval", "2", f"{MODEL}iterations", "2"]
+    given += ["--trainer.num_sanity_val_steps", "-1", "--checkpoint.every_n_batches", "1"]
+    home.run("pairwise_ppo", tmp_path, *given)
+    assert [line["since_best"] for line in lines(tmp_path)] == [0, 1]
+    between = next(Path(tmp_path, "checkpoints").glob("*1.ckpt"))  # training validated before and after it
+    cli = home.run("pairwise_ppo", tmp_path, *given, "--ckpt_path", str(between), verb="validate")
+    assert cli.trainer.callback_metrics["val/since_best"] == 0
+
+
 def test_a_run_says_when_its_best_checkpoint_would_be_gone(home: Home, tmp_path: Path, caplog: Any) -> None:
     limits = [f"{MODEL}iterations", "1", f"{MODEL}validation.patience", "5", "--trainer.val_check_interval", "2"]
     with caplog.at_level(logging.WARNING):
