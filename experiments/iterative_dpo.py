@@ -66,9 +66,11 @@ def train(name: str, judge: int, seed: int, rate: float) -> dict[str, Any]:
 
 def tuned(name: str) -> float:
     """Return the learning rate of an arm, searched once on judge 0."""
-    return best_setting(
-        TUNING, name, RATES, TUNING_SEED, lambda rate: train(name, 0, TUNING_SEED, rate), lambda line: line["gold"]
-    )
+
+    def try_rate(rate: float) -> dict[str, Any]:
+        return train(name, 0, TUNING_SEED, rate)
+
+    return best_setting(TUNING, name, RATES, TUNING_SEED, try_rate, lambda line: line["gold"], factor=2)
 
 
 def run(variant: str, seed: int) -> dict[str, Any]:

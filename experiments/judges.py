@@ -132,15 +132,7 @@ def tuned(arm: str, cell: Cell, out: Path) -> float:
         return {"rate": rate, "seconds": seconds, **measure(folder, rows)}
 
     name = f"tuning {'scratch' if cell.scratch else 'supervised'}: {arm}"
-    rates: tuple[float, ...] = RATES
-    while True:
-        best = best_setting(TUNING, name, rates, TUNING_SEED, try_rate, lambda line: -line["nll"])
-        if best == min(rates):
-            rates = (best / 2, *rates)
-        elif best == max(rates):
-            rates = (*rates, best * 2)
-        else:
-            return best
+    return best_setting(TUNING, name, RATES, TUNING_SEED, try_rate, lambda line: -line["nll"], factor=2)
 
 
 def run(name: str, seed: int, out: Path) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 The protocol is docs/results/claims/policies.md, fixed before the first run. Needs runs/quickstart with its world and
 supervised stage. Reward models are trained first: `judge.J` (generative, as the quickstart ships it) and
 `bradley_terry.J` for each J below JUDGES, from the same pairs and start. Every arm samples the same number of responses
-in the same number of iterations; its KL weight is the one of COEFS with which its policy ended best in a search on
-judge 0 with a seed of its own. A seed decides draws, batches and the critic. Each run is a line in
-experiments/results/policies.jsonl and is not repeated.
+in the same number of iterations; its KL weight is the one with which its policy ended best in a search on judge 0 with
+a seed of its own: among COEFS, and beyond them where the last is best. A seed decides draws, batches and the critic.
+Each run is a line in experiments/results/policies.jsonl and is not repeated.
 
     python -m experiments.policies --seeds 5
 """
@@ -144,7 +144,7 @@ def tuned(name: str, arm: Arm) -> float:
     def try_coef(coef: float) -> dict[str, Any]:
         return train(name, arm, 0, TUNING_SEED, coef)
 
-    return best_setting(TUNING, name, COEFS, TUNING_SEED, try_coef, lambda line: line["gold"])
+    return best_setting(TUNING, name, COEFS, TUNING_SEED, try_coef, lambda line: line["gold"], factor=10 / 3)
 
 
 def run(variant: str, seed: int) -> dict[str, Any]:

@@ -38,8 +38,12 @@ def best_setting(
     seed: int,
     train: Callable[[float], dict[str, Any]],
     quality: Callable[[dict[str, Any]], float],
+    factor: float,
 ) -> float:
     """Return the setting of an arm whose run is best; runs that the results file has are not repeated.
+
+    A best one at an end of those tried may have a better one beyond it, so the search goes on there; zero is an end by
+    itself.
 
     Args:
         results: one line a run, its variant is the name with the setting behind it.
@@ -48,9 +52,16 @@ def best_setting(
         seed: of every run of the search; no table uses it.
         train: makes the line of a run with a setting.
         quality: of a line; the highest one is best.
+        factor: from one setting to the next where the search goes on.
     """
     settings = {f"{name} {setting}": setting for setting in tried}
-    wanted = [(variant, seed) for variant in settings]
-    lines = missing_runs(results, wanted, lambda variant, _: train(settings[variant]))
-    own = [line for line in lines if (line["variant"], line["seed"]) in wanted]
-    return settings[max(own, key=quality)["variant"]]
+    while True:
+        wanted = [(variant, seed) for variant in settings]
+        lines = missing_runs(results, wanted, lambda variant, _: train(settings[variant]))
+        own = [line for line in lines if (line["variant"], line["seed"]) in wanted]
+        best = settings[max(own, key=quality)["variant"]]
+        low, high = min(settings.values()), max(settings.values())
+        if best == 0 or low < best < high:
+            return best
+        further = best * factor if best == high else best / factor
+        settings[f"{name} {further}"] = further
