@@ -1,6 +1,7 @@
 """Tables of a study, and what it says of a claim by the rule that its protocol fixes."""
 
 import statistics
+from itertools import combinations
 from typing import Any
 
 from benchmarks.runs import T_95, table
@@ -20,7 +21,13 @@ ORDERS = {
     "sample_better": ("sample is better", 3),
     "anchor_gold": ("gold of the anchor", 3),
 }
-HIGHER_IS_BETTER = {"accuracy": True, "nll": False, "ece": False}
+HIGHER_IS_BETTER = {
+    "accuracy": True,
+    "nll": False,
+    "ece": False,
+    "nll_after_temperature": False,
+    "ece_after_temperature": False,
+}
 
 
 def paired_difference(one: list[dict[str, Any]], other: list[dict[str, Any]], figure: str) -> tuple[float, float]:
@@ -46,18 +53,19 @@ def verdict(difference: float, half: float, *, higher_is_better: bool) -> str:
 
 
 def judge_tables(lines: list[dict[str, Any]], cells: list[str], arms: list[str]) -> str:
-    """Write a table for each cell, then the differences of the first arm to each other one, as Markdown."""
+    """Write a table for each cell, then the differences of the first two arms to those behind them, as Markdown."""
     parts, rows = [], []
     for cell in cells:
         own = {arm: [line for line in lines if line["variant"] == f"{cell}: {arm}"] for arm in arms}
         shown = [{**line, "variant": arm} for arm, some in own.items() for line in some]
         if shown:
             parts.append(f"### {cell}\n\n{table(shown, 'judge', FIGURES)}")
-        for arm in arms[1:]:
-            if min(len(own[arms[0]]), len(own[arm])) > 1:
-                rows.append(f"| {cell} | {arm} | {' | '.join(_cells(own[arms[0]], own[arm]))} |")
-    head = f"| cell | {arms[0]} against | {' | '.join(HIGHER_IS_BETTER)} |"
-    parts.append("\n".join([f"### Differences\n\n{head}", "|---" * (2 + len(HIGHER_IS_BETTER)) + "|", *rows]))
+        for one, other in combinations(arms, 2):
+            if one in arms[:2] and min(len(own[one]), len(own[other])) > 1:
+                rows.append(f"| {cell} | {one} | {other} | {' | '.join(_cells(own[one], own[other]))} |")
+    names = [name.replace("_after_temperature", ", tempered") for name in HIGHER_IS_BETTER]
+    head = f"| cell | judge | against | {' | '.join(names)} |"
+    parts.append("\n".join([f"### Differences\n\n{head}", "|---" * (3 + len(names)) + "|", *rows]))
     return "\n\n".join(parts)
 
 
