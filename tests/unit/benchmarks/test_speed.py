@@ -43,12 +43,13 @@ def test_an_iteration_tells_phases_floors_and_memory(iteration) -> None:
     assert set(iteration["floors"]) == set(PHASES) <= set(iteration["phases"])
     assert 0 < sum(iteration["phases"].values()) < iteration["seconds"]
     assert all(0 < iteration["floors"][name] < iteration["phases"][name] for name in PHASES)
-    assert iteration["peak_gib"] > iteration["peak_above_start_gib"] > 0
+    assert iteration["peak_gib"] > iteration["peak_above_start_gib"] >= 0  # 0 where earlier tests left memory to use
 
 
 def test_figures_of_runs_become_rows(iteration) -> None:
     name = iteration["name"]
-    run = {**iteration, "without_judge": iteration["seconds"] - iteration["phases"]["judge"]}
+    memory = {"peak_above_start_gib": 0.5}  # measured in a process of its own; this one may need no more than it had
+    run = {**iteration, **memory, "without_judge": iteration["seconds"] - iteration["phases"]["judge"]}
     theirs = {**run, "seconds": 2 * run["seconds"]}
     several, once = {"epochs": 2, "minibatches": 2}, {"epochs": 1, "minibatches": 1}
     beside = {"work": several, **ppo_vs_trl.figures_of({"trl": [theirs], name: [run]})}
@@ -129,6 +130,7 @@ def test_one_size_grows() -> None:
 def test_growth_is_measured_in_a_process_of_its_own() -> None:
     point = growth.measure_point(growth.TINY, 1)
     assert set(point["phases_gib"]) == set(point["estimated_phases_gib"]) == set(PHASES)
+    assert point["gib"] > 0
     both = {"sizes": [2, 4], "points": [point, point], "slopes": {"seconds": 1.0, "gib": 0.5}}
     rows = speed_table.rows_of({"growth": {"growth": {"batch": both}}})
     assert [row.found for row in rows[:2]] == [1.0, 0.5]
