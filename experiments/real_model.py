@@ -1,9 +1,9 @@
 """Both claims on a model that was pre-trained on text: SmolLM2-135M-Instruct with LoRA, on short instructions.
 
 The protocol is docs/results/claims/real_model.md, fixed before the first run. Needs models/smollm2 (docs/smollm2.md).
-Learning rates of the reward models are searched first. Then, for each seed: the start model answers training prompts,
-its answers become pairs with labels of a known law, a generative judge and a Bradley-Terry model learn from them, and
-policies learn from these two. Each stage is a line in experiments/results/real_model.jsonl and is not repeated.
+For each seed the start model answers training prompts, its answers become pairs with labels of a known law, a
+generative judge and a Bradley-Terry model learn from them, at rates that are searched once, and policies learn from
+these two. Each stage is a line in experiments/results/real_model.jsonl and is not repeated.
 
     python -m experiments.real_model --seeds 3
     python -m experiments.real_model --small
@@ -26,7 +26,7 @@ from experiments.judges import measure
 from experiments.pages import IMAGES, publish
 from experiments.policies import ARMS as POLICY_ARMS
 from experiments.policies import Arm
-from experiments.training import as_arguments, timed_fit
+from experiments.training import as_arguments, best_setting, timed_fit
 from experiments.trajectories import policy_tables, trajectory
 from experiments.verdicts import every_run, judge_tables, search_table
 
@@ -125,21 +125,18 @@ class Study:
         model, seconds = timed_fit(self.folder(seed) / f"{kind}.{rate}", "--config", config, *as_arguments(settings))
         return model, {"rate": rate, "pairs": count, "steps": steps, "seconds": seconds}
 
-    def search(self, variant: str, seed: int) -> dict[str, Any]:
-        """Train a reward model at one rate, and measure it on training prompts that it has not seen."""
-        _, kind, rate = variant.split(" ")
-        model, line = self.reward_model(kind, seed, float(rate))
-        return {**line, **measure(model, inputs.true_pairs(self.answers(seed)[self.sizes.prompts :]))}
-
-    def searches(self) -> list[tuple[str, int]]:
-        """List the runs of the search."""
-        rates = self.sizes.rates if len(self.sizes.rates) > 1 else ()
-        return [(f"tuning {kind} {rate}", inputs.TUNING_SEED) for kind in JUDGES for rate in rates]
-
     def rate(self, kind: str) -> float:
-        """Return the learning rate with the least negative log-likelihood in the search."""
-        found = [line for line in read_rows(self.results) if line["variant"].startswith(f"tuning {kind} ")]
-        return min(found, key=lambda line: line["nll"])["rate"] if found else self.sizes.rates[0]
+        """Return the learning rate with the least negative log-likelihood on unseen training prompts, searched once."""
+        if len(self.sizes.rates) == 1:
+            return self.sizes.rates[0]
+        seed = inputs.TUNING_SEED
+
+        def try_rate(rate: float) -> dict[str, Any]:
+            model, line = self.reward_model(kind, seed, rate)
+            return {**line, **measure(model, inputs.true_pairs(self.answers(seed)[self.sizes.prompts :]))}
+
+        name, quality_of = f"tuning {kind}", (lambda line: -line["nll"])
+        return best_setting(self.results, name, self.sizes.rates, seed, try_rate, quality_of, factor=2)
 
     def judge(self, kind: str, seed: int) -> dict[str, Any]:
         """Train a reward model at its rate, and measure it on pairs of the test prompts."""
@@ -203,8 +200,6 @@ class Study:
         """Make one line of the study."""
         if variant == START:
             return self.start(seed)
-        if variant.startswith("tuning "):
-            return self.search(variant, seed)
         cell, _, title = variant.partition(": ")
         if cell == CELL:
             return self.judge(next(kind for kind in JUDGES if TITLES[kind] == title), seed)
@@ -213,7 +208,7 @@ class Study:
     def wanted(self, seeds: range) -> list[tuple[str, int]]:
         """List the lines in the order in which they are made."""
         judges = [f"{CELL}: {title}" for title in TITLES.values()]
-        return self.searches() + [
+        return [
             (variant, seed)
             for seed in seeds
             for variant in (START, *judges, *(f"{name} | judge {seed}" for name in ARMS))
