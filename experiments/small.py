@@ -2,14 +2,16 @@
 
 `make claims-small`. Takes a finished quickstart at runs/quickstart. The primary cell of the judge study with two seeds,
 and three arms of the policy study with two judges and two seeds, in two processes; learning rates and KL weights are
-those that the full studies found (experiments/results). Tables, figures and lines of results go to runs/claims/small.
+those that the full studies found (experiments/results). What is finished is kept, so a stopped command goes on. Tables,
+figures and lines of results go to runs/claims/small.
 """
 
 import os
-import subprocess
-import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
+from benchmarks.online_inputs import read_rows
 from benchmarks.runs import missing_runs
 from experiments import judges, policies
 from experiments.figures import draw_judges, draw_policies
@@ -17,44 +19,50 @@ from experiments.trajectories import policy_tables
 from experiments.verdicts import judge_tables
 
 OUT = Path("runs/claims/small")
-SEEDS = 2
-CELL = "paired"
-ARMS = ("pairwise PPO", "pairwise PPO, Bradley-Terry", "scalar PPO, normalised")
+PROCESSES = SEEDS = JUDGES = 2
+JUDGE_ARMS = ("generative", "Bradley-Terry", "GPM")
+POLICY_ARMS = ("pairwise PPO", "pairwise PPO, Bradley-Terry", "scalar PPO, normalised")
+REWARD_MODELS = ("judge", "bradley_terry")
+JUDGE_LINES, POLICY_LINES = OUT / "judges.jsonl", OUT / "policies.jsonl"
 
 
-def judge_study() -> str:
-    """Run the part of the judge study."""
-    wanted = [(f"{CELL}: {arm}", seed) for seed in range(SEEDS) for arm in judges.ARMS]
-    lines = missing_runs(OUT / "judges.jsonl", wanted, lambda name, seed: judges.run(name, seed, judges.OUT))
-    draw_judges(lines, [CELL], list(judges.ARMS), OUT / "judges.png")
-    return judge_tables(lines, [CELL], list(judges.ARMS))
+def make(name: str, number: int) -> None:
+    """Make a reward model of the policies, or one run of either study, unless it is there."""
+    if name in REWARD_MODELS:
+        policies.reward_model(name, number)
+    elif name.startswith(f"{judges.PRIMARY}: "):
+        missing_runs(JUDGE_LINES, [(name, number)], lambda arm, seed: judges.run(arm, seed, judges.OUT))
+    else:
+        missing_runs(POLICY_LINES, [(name, number)], policies.run)
 
 
-def policy_study() -> str:
-    """Run the part of the policy study."""
-    wanted = [(f"{arm} | judge {n}", seed) for seed in range(SEEDS) for n in range(2) for arm in ARMS]
-    lines = missing_runs(OUT / "policies.jsonl", wanted, policies.run)
-    draw_policies(lines, ARMS, OUT / "policies.png")
-    return policy_tables(lines, list(ARMS))
-
-
-PARTS = {"judges": judge_study, "policies": policy_study}
+def make_all(wanted: list[tuple[str, int]]) -> None:
+    """Make models or runs in processes of one thread each, and stop at the first error."""
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
+        made = [pool.submit(make, *each) for each in wanted]
+        try:
+            for each in made:
+                each.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def main() -> None:
-    """Run both parts side by side, then print their tables."""
-    if len(sys.argv) > 1:
-        table = PARTS[sys.argv[1]]()
-        (OUT / f"{sys.argv[1]}.md").write_text(table + "\n", encoding="utf-8")
-        return
+    """Run both studies side by side, then draw their figures and print their tables."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes below, which import torch after this
     OUT.mkdir(parents=True, exist_ok=True)
-    one = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = [subprocess.Popen([sys.executable, "-m", "experiments.small", name], env=one) for name in PARTS]
-    if any(process.wait() for process in running):
-        raise SystemExit("a part failed; its error is above. What is finished is kept: run it again")
-    for name in PARTS:
-        print((OUT / f"{name}.md").read_text(encoding="utf-8"))
-    print(f"Figures: {OUT}/judges.png and {OUT}/policies.png")
+    make_all([(name, number) for number in range(JUDGES) for name in REWARD_MODELS])
+    arms = [f"{name} | judge {number}" for number in range(JUDGES) for name in POLICY_ARMS]
+    arms += [f"{judges.PRIMARY}: {name}" for name in JUDGE_ARMS]
+    make_all([(arm, seed) for arm in arms for seed in range(SEEDS)])
+    of_judges, of_policies = read_rows(JUDGE_LINES), read_rows(POLICY_LINES)
+    draw_judges(of_judges, [judges.PRIMARY], JUDGE_ARMS, OUT / "judges.png")
+    draw_policies(of_policies, POLICY_ARMS, OUT / "policies.png")
+    tables = judge_tables(of_judges, [judges.PRIMARY], list(JUDGE_ARMS)), policy_tables(of_policies, list(POLICY_ARMS))
+    (OUT / "tables.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+    print("\n\n".join(tables))
+    print(f"Tables: {OUT}/tables.md. Figures: {OUT}/judges.png and {OUT}/policies.png")
 
 
 if __name__ == "__main__":
