@@ -21,7 +21,7 @@ from experiments import judges
 from experiments.figures import draw_policies
 from experiments.pages import IMAGES, publish
 from experiments.training import QUICKSTART, as_arguments, best_setting, timed_fit
-from experiments.trajectories import policy_tables, trajectory
+from experiments.trajectories import difference_table, policy_tables, trajectory
 from experiments.verdicts import every_run, search_table
 
 RESULTS = Path("experiments/results/policies.jsonl")
@@ -70,6 +70,12 @@ ARMS: dict[str, Arm] = {
 }
 LONG = ("pairwise PPO", "scalar PPO, normalised", "PAR", "GRPO, win rates", "GRPO, scalar")
 """Arms that are also trained four times as long."""
+FURTHER = {
+    "pairwise PPO, Bradley-Terry": ("scalar PPO", "scalar PPO, normalised", "PAR"),
+    "GRPO, win rates": ("GRPO, scalar",),
+    "P3O": ("RLOO", "GRPO, win rates"),
+}
+"""Further differences below those of pairwise PPO: anchors without the judge, one group baseline or another."""
 
 
 def reward_model(name: str, number: int) -> Path:
@@ -168,7 +174,8 @@ def main() -> None:
     lines = missing_runs(RESULTS, options.wanted, run)
     draw_policies(lines, list(ARMS), IMAGES / "policies.png")
     searches = search_table(read_rows(TUNING), "gold")
-    publish("policies", policy_tables(lines, list(ARMS)), every_run(lines, "gold"), searches)
+    further = ["\n".join(difference_table(lines, first, list(others))) for first, others in FURTHER.items()]
+    publish("policies", policy_tables(lines, list(ARMS)), *further, every_run(lines, "gold"), searches)
 
 
 if __name__ == "__main__":

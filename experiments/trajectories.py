@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import T_95
+from benchmarks.runs import T_95, interval
 from experiments.verdicts import verdict
 
 BUDGETS = (0.1, 0.25, 0.5, 1.0)
@@ -125,14 +125,17 @@ def _difference(values: dict[tuple[int, int], float]) -> str:
 
 
 def _long_table(lines: list[dict[str, Any]]) -> list[str]:
+    """Write the quality of long runs: at their best validation, what the last has lost since, and on the way."""
     long = [line for line in lines if "long" in line["variant"]]
     by_name = defaultdict(list)
     for line in long:
         by_name[line["variant"].partition(" | ")[0]].append({point["batch"]: point["gold"] for point in line["points"]})
-    shown = [SHORT * n for n in range(5)]
-    found = ["| long runs | runs | best | " + " | ".join(f"gold after {n}" for n in shown) + " |", "|---" * 8 + "|"]
+    shown = [SHORT * n for n in range(1, 5)]
+    titles = ["long runs", "runs", "best", "lost since", *(f"gold after {n}" for n in shown)]
+    found = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, runs in by_name.items():
-        best = statistics.fmean(max(points.values()) for points in runs)
-        cells = [f"{statistics.fmean(points[n] for points in runs):.3f}" for n in shown]
-        found.append(f"| {name} | {len(runs)} | {best:.3f} | {' | '.join(cells)} |")
+        best = [max(points.values()) for points in runs]
+        lost = [most - points[shown[-1]] for most, points in zip(best, runs, strict=True)]
+        cells = [interval(some) for some in (best, lost, *([points[n] for points in runs] for n in shown))]
+        found.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
     return found if long else []

@@ -34,8 +34,13 @@ def test_table_keeps_long_runs_apart_and_pairs_runs() -> None:
         return {**own, "coef": 0.03, "cpu_seconds": 60.0, "gold": gold, "points": points}
 
     lines = [line(arm, j, s, 0.9 - 0.1 * n) for n, arm in enumerate(("a", "b")) for j in range(2) for s in range(2)]
-    text = policy_tables([*lines, line("a", 0, 0, 0.5, ", long")], ["a", "b", "never run"])
+    long = [line("a", 0, seed, 0.5 + 0.1 * seed, ", long") for seed in range(2)]
+    long[0]["points"][2]["gold"] = 0.8  # its best
+    text = policy_tables([*lines, *long], ["a", "b", "never run"])
     assert "| a | 0.03 | 4 | 0.900 ± 0.000 |" in text
     assert "| b | +0.100 ± 0.000, supported |" in text
-    assert "| a | 1 | 0.500 | 0.500 |" in text
+    # Best 0.8 and 0.6, lost 0.3 and 0, last 0.5 and 0.6: half widths 12.706 |difference| / 2.
+    found = next(row for row in text.splitlines() if row.startswith("| a | 2 |"))
+    assert found.startswith("| a | 2 | 0.700 ± 1.271 | 0.150 ± 1.906 |")
+    assert found.endswith(" | 0.550 ± 0.635 |")
     assert "never run" not in text
