@@ -135,8 +135,9 @@ class Study:
             model, line = self.reward_model(kind, seed, rate)
             return {**line, **measure(model, inputs.true_pairs(self.answers(seed)[self.sizes.prompts :]))}
 
-        name, quality_of = f"tuning {kind}", (lambda line: -line["nll"])
-        return best_setting(self.results, name, self.sizes.rates, seed, try_rate, quality_of, factor=2)
+        return best_setting(
+            self.results, f"tuning {kind}", self.sizes.rates, seed, try_rate, lambda line: -line["nll"], factor=2
+        )
 
     def judge(self, kind: str, seed: int) -> dict[str, Any]:
         """Train a reward model at its rate, and measure it on pairs of the test prompts."""

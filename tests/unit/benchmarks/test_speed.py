@@ -36,14 +36,23 @@ def iteration(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return {"name": request.param, **ppo_iteration.run_prl(Namespace(**given))}
 
 
-def test_an_iteration_tells_phases_floors_and_memory(iteration) -> None:
+def test_an_iteration_tells_phases_and_floors(iteration) -> None:
     work = ppo_inputs.SIZES["tiny"]
     assert iteration["response_tokens"] == work.rows * work.response_tokens
     assert iteration["iterations"] == 1
     assert set(iteration["floors"]) == set(PHASES) <= set(iteration["phases"])
     assert 0 < sum(iteration["phases"].values()) < iteration["seconds"]
     assert all(0 < iteration["floors"][name] < iteration["phases"][name] for name in PHASES)
-    assert iteration["peak_gib"] > iteration["peak_above_start_gib"] >= 0  # 0 where earlier tests left memory to use
+
+
+def test_memory_of_an_iteration_is_that_of_its_largest_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = iter([1.0, 2.0, 1.5])  # at the start, and at the end of each iteration
+    monkeypatch.setattr(ppo_iteration, "peak_gib", lambda: next(resident))
+    clock = ppo_iteration.IterationClock(lambda: 0.0)
+    clock.tick({"rollout": 1.0}, {"rollout": 4.0})
+    clock.tick({"rollout": 1.0}, {"rollout": 3.0})
+    found = clock.result()
+    assert (found["peak_gib"], found["peak_above_start_gib"]) == (4.0, 3.0)
 
 
 def test_figures_of_runs_become_rows(iteration) -> None:
