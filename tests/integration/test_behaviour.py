@@ -32,7 +32,8 @@ def moved(trainer: Any, module: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("critic", "temperature", "per_prompt"), [("own", "0.7", 1), ("shared", "1.0", 1), ("own", "0.7", 4)]
+    ("critic", "temperature", "per_prompt"),
+    [("own", "0.7", 1), pytest.param("shared", "1.0", 1, marks=pytest.mark.slow), ("own", "0.7", 4)],
 )
 def test_without_learning_the_ratio_is_exactly_one(
     critic: str, temperature: str, per_prompt: int, home: Home, tmp_path: Path, experiences: list[Experience]
@@ -167,7 +168,9 @@ def learn(home: Home, speaker: Path, tmp_path: Path, judge: dict[str, Any], seed
     assert numbers.validation[-1]["val/length"] > limit - 0.3
 
 
-@pytest.mark.parametrize(("critic", "kl_coef"), [("own", "0"), ("shared", "0.05")])
+@pytest.mark.parametrize(
+    ("critic", "kl_coef"), [("own", "0.05"), pytest.param("shared", "0.05", marks=pytest.mark.slow)]
+)
 def test_a_judge_that_looks_at_positions_only_teaches_nothing(
     critic: str, kl_coef: str, home: Home, tmp_path: Path
 ) -> None:
@@ -233,7 +236,10 @@ def test_several_rollouts_and_anchors_of_a_prompt(home: Home, tmp_path: Path, ex
     assert numbers.validation
 
 
-@pytest.mark.parametrize("stage", ["supervised", "generative_reward", "bradley_terry"])
+@pytest.mark.parametrize(
+    "stage",
+    ["bradley_terry", *(pytest.param(each, marks=pytest.mark.slow) for each in ("supervised", "generative_reward"))],
+)
 def test_no_gradients_are_kept_through_the_next_forward_pass(
     stage: str, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

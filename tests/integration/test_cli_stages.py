@@ -34,7 +34,12 @@ CASES = {
     ),
 }
 
-SLOW = {"generative_reward_random_order", "ppo_lora_shared_critic"}
+SLOW = {
+    "generative_reward_random_order",
+    "generative_reward_lora",  # as preference_lora
+    "ppo_lora_shared_critic",
+    "ppo_bradley_terry_judge",
+}
 
 
 def overrides_of(case: str, home: Home) -> tuple[str, list[str]]:
@@ -136,7 +141,16 @@ PRECISIONS = {
 }
 
 
-@pytest.mark.parametrize(("stage", "overrides", "dtype"), PRECISIONS.values(), ids=PRECISIONS)
+SLOW_PRECISIONS = {"judge, adapters on bfloat16", "Bradley-Terry, bf16-mixed"}  # the other two have all of it
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "dtype"),
+    [
+        pytest.param(*each, id=name, marks=[pytest.mark.slow] * (name in SLOW_PRECISIONS))
+        for name, each in PRECISIONS.items()
+    ],
+)
 def test_half_precision(stage: str, overrides: tuple, dtype: torch.dtype, home: Home, tmp_path: Path) -> None:
     cli = home.run(
         stage, tmp_path, *overrides, callback(Numbers), "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"
@@ -167,14 +181,12 @@ DOUBLE = {
     "Bradley-Terry": ("bradley_terry", ()),
     "DPO": ("preference", ()),
 }  # fmt: skip
-
-
-SLOW = ("ppo", "judge", "Bradley-Terry")
+SLOW_DOUBLE = {"ppo", "judge", "Bradley-Terry"}
 
 
 @pytest.mark.parametrize(
     ("stage", "overrides"),
-    [pytest.param(*given, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, given in DOUBLE.items()],
+    [pytest.param(*given, id=name, marks=[pytest.mark.slow] * (name in SLOW_DOUBLE)) for name, given in DOUBLE.items()],
 )
 def test_double_precision(stage: str, overrides: tuple, home: Home, tmp_path: Path) -> None:
     """Double precision has other draws, so rollouts differ; losses on equal pairs agree with single precision."""

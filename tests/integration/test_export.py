@@ -65,7 +65,10 @@ def logits_without_prl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log
         assert process.wait(60) == 0
 
 
-@pytest.mark.parametrize("case", STAGES)
+SLOW = {"supervised", "generative_reward"}  # the first is a policy too, the second a judge without adapters
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in STAGES])
 def test_the_checkpoint_gives_the_folder_of_the_finished_run(
     case: str, home: Home, tmp_path: Path, logits_without_prl: LogitsWithoutPrl
 ) -> None:
@@ -122,8 +125,15 @@ def margins_of(judge: Judge, logits: list[torch.Tensor]) -> torch.Tensor:
     return rewards[0::2] - rewards[1::2]
 
 
-@pytest.mark.parametrize("adapters", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("stage", ["generative_reward", "bradley_terry"])
+@pytest.mark.parametrize(
+    ("stage", "adapters"),
+    [
+        pytest.param("generative_reward", True, id="judge, adapters"),
+        pytest.param("bradley_terry", False, id="Bradley-Terry"),
+        pytest.param("generative_reward", False, id="judge", marks=pytest.mark.slow),
+        pytest.param("bradley_terry", True, id="Bradley-Terry, adapters", marks=pytest.mark.slow),
+    ],
+)
 def test_margins_survive_saving_loading_and_merging(
     stage: str,
     adapters: bool,

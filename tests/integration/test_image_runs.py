@@ -9,6 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_modules import TrajectoryPolicyModule
 from prl.cli.app import run_stage
 from prl.config import ModelSource
 from prl.data import DataError
@@ -50,7 +51,7 @@ def arguments(home: Path, stage: str, run: Path, *overrides: str, verb: str = "f
         args += [f"--data.init_args.{split}.path", str(home / data / f"{ROWS[stage]}.{split}.jsonl")]
     args += ["--data.init_args.batch_size", "4", "--data.init_args.validation_batch_size", "5"]
     args += ["--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"]
-    args += ["--trainer.val_check_interval", "3", "--checkpoint.every_n_batches", "2"]
+    args += ["--trainer.val_check_interval", "1", "--checkpoint.every_n_batches", "2"]
     args += [f"{MODEL}model.path", str(home / "flow"), f"{MODEL}reward", REWARD, f"{MODEL}measured", "6"]
     args += [f"{MODEL}shown", "4", f"{MODEL}optimization.learning_rate", "3e-3", f"{MODEL}optimization.warmup", "0"]
     if stage == "trajectory_policy":
@@ -84,7 +85,7 @@ def test_curves_pictures_and_a_model_for_plain_diffusers(whole, home) -> None:
     board = EventAccumulator(str(file), size_guidance={"images": 0}).Reload()
     shown = board.Images("pictures")
     assert [each.step for each in shown] == [step for step, _ in found["val/reward"]]
-    assert (shown[0].step == 0) == (stage != "base")  # the pictures before, where a whole validation comes first
+    assert len(shown) == 4 + (stage != "base")  # the pictures before, where a whole validation comes first
     assert (shown[0].width, shown[0].height) == (4 * 8, 8)
     start, trained = (load_denoiser(ModelSource(path=str(each)), 0)[1] for each in (home / "flow", run / "model"))
     moved = [name for name, weight in trained.named_parameters() if not torch.equal(weight, start.get_parameter(name))]
@@ -109,15 +110,28 @@ def test_a_stopped_run_ends_like_a_whole_one(whole, home, tmp_path) -> None:
 def test_validating_the_last_checkpoint_measures_what_training_did(whole, home) -> None:
     stage, run = whole
     cli = run_stage(arguments(home, stage, run, "--ckpt_path", "last", verb="validate"))
-    logged = cli.trainer.callback_metrics
-    again = run_stage(arguments(home, stage, run, "--ckpt_path", "last", verb="validate")).trainer.callback_metrics
-    assert float(logged["val/reward"]) == float(again["val/reward"])
+    assert float(cli.trainer.callback_metrics["val/reward"]) == scalars(events(run))["val/reward"][-1][1]
 
 
-@pytest.mark.parametrize("overrides", [(), (f"{MODEL}update.epochs", "2", f"{MODEL}update.minibatches", "2")])
-def test_at_learning_rate_0_every_ratio_is_exactly_1(overrides, home, tmp_path) -> None:
+ONE_STEP = (f"{MODEL}update.epochs", "1", f"{MODEL}update.minibatches", "1")
+SEVERAL_STEPS = (f"{MODEL}update.epochs", "2", f"{MODEL}update.minibatches", "2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "passes"), [(ONE_STEP, 1), (SEVERAL_STEPS, 1 + 2)], ids=["one step", "several steps"]
+)
+def test_at_learning_rate_0_every_ratio_is_exactly_1(overrides, passes, home, tmp_path, monkeypatch) -> None:
+    """An iteration of one step needs no pass for the policy that sampled: the update's own is that policy."""
+    networks, read = [], TrajectoryPolicyModule.read
+
+    def watched(module, network, *rest):
+        networks.append(network is module.model)
+        return read(module, network, *rest)
+
+    monkeypatch.setattr(TrajectoryPolicyModule, "read", watched)
     frozen = (f"{MODEL}optimization.learning_rate", "0", "--trainer.limit_val_batches", "0")
     run_stage(arguments(home, "trajectory_policy", tmp_path, *frozen, f"{MODEL}kl.coef", "0.1", *overrides))
+    assert sum(networks) == 4 * 4 * passes  # iterations of four micro-batches
     found = scalars(events(tmp_path))
     for tag in ("policy/ratio_mean", "policy/ratio_max"):
         assert {value for _, value in found[tag]} == {1.0}

@@ -21,8 +21,8 @@ from tests.unit.judge.test_thought_process_judge import Handler
 
 OVERLAYS = sorted((CONFIGS / "methods").glob("*.yaml"))
 MODEL = "--model.init_args."
-QUICK = ("par", "p3o", "multi_turn")
-"""Overlays of policies, whose runs take long, that the quick suite trains: one for each kind of place in the loop."""
+QUICK = ("par", "p3o", "multi_turn", "oreo", "spo", "tgdpo", "tree_po", "barfi", "themis", "reasoning_judge")
+"""Overlays that the quick suite resumes: one for each kind of place in the loop, of row, and of state."""
 FEWER_PROMPTS = ("--data.init_args.batch_size", "4")
 
 
@@ -154,13 +154,9 @@ def tiny(overlay: Path, home: Home, run: Path, *more: str) -> None:
     run_stage([*arguments[:3], *settings_of(overlay, home, run.parent), *arguments[3:], *more])
 
 
-def is_quick(overlay: Path) -> bool:
-    return overlay.stem in QUICK or stage_of(overlay) != "pairwise_ppo"
-
-
 @pytest.mark.parametrize(
     "overlay",
-    [pytest.param(each, id=each.stem, marks=[] if is_quick(each) else pytest.mark.slow) for each in OVERLAYS],
+    [pytest.param(each, id=each.stem, marks=[] if each.stem in QUICK else pytest.mark.slow) for each in OVERLAYS],
 )
 def test_a_method_trains_and_is_resumed_exactly(overlay: Path, home: Home, tmp_path: Path) -> None:
     once = ("--trainer.val_check_interval", "4")  # validated at the end
@@ -174,8 +170,19 @@ def test_a_method_trains_and_is_resumed_exactly(overlay: Path, home: Home, tmp_p
         assert not [name for name in whole["state_dict"] if name.startswith("critic")]
 
 
+OFFLINE = [each for each in OVERLAYS if stage_of(each) != "pairwise_ppo" and each.stem not in QUICK]
+
+
+@pytest.mark.parametrize("overlay", OFFLINE, ids=lambda overlay: overlay.stem)
+def test_a_method_without_rollouts_trains_and_validates(overlay: Path, home: Home, tmp_path: Path) -> None:
+    tiny(overlay, home, tmp_path / "run", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2")
+    found = scalars(events(tmp_path / "run"))
+    assert [step for step, _ in found["train/loss"]] == [0, 1]
+    assert any(tag.startswith("val/") for tag in found)
+
+
 def test_there_are_methods() -> None:
-    assert {"grpo", "dpo", "tgdpo", *QUICK} <= {path.stem for path in OVERLAYS}
+    assert {"grpo", "dpo", *QUICK} <= {path.stem for path in OVERLAYS}
 
 
 def test_the_recipe_of_unpacking_starts_at_the_policy_that_sampled(home: Home, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def problems(draw):
     return random_problem(rows, width, seed=seed, density=density, dtypes=dtypes)
 
 
-@settings(max_examples=100)
+@settings(max_examples=30)
 @given(problems(), tilings, lambdas, lambdas | st.none(), st.booleans(), st.integers(1, 3), st.integers(0, 2**31))
 def test_any_problem_in_any_tiling(kernel, problem, tiling, gae_lambda, critic, per_row, estimator, seed) -> None:
     rows = len(problem["scores"])
