@@ -14,10 +14,11 @@ from typing import Any
 
 from benchmarks.runs import missing_runs, run_options
 from experiments import policies
-from experiments.pages import publish
+from experiments.figures import draw_differences
+from experiments.pages import IMAGES, publish
 from experiments.policies import ARMS, JUDGES, Arm, reward_model, train, tuned
 from experiments.training import QUICKSTART
-from experiments.trajectories import difference_table, policy_tables
+from experiments.trajectories import difference_table, differences, policy_tables
 from experiments.verdicts import every_run
 
 RESULTS = Path("experiments/results/ablations.jsonl")
@@ -96,12 +97,13 @@ def run(variant: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run what is missing, then write the tables of all runs that are there."""
+    """Run what is missing, then write tables and figure of all runs that are there."""
     arms = [*SHARED, *CHANGES]
     variants = [f"{name} | judge {judge}" for judge in range(JUDGES) for name in arms]
     options = run_options(__doc__, str(policies.OUT), variants)
     lines = missing_runs(RESULTS, options.wanted, run)
     bank = difference_table(lines, BANK, [BANK.partition(",")[0]])
+    draw_differences(differences(lines, WHOLE, arms[1:]), WHOLE, IMAGES / "ablations.png")
     publish("ablations", policy_tables(lines, arms), "\n".join(bank), every_run(lines, "gold"))
 
 

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,18 @@ def crossed_interval(values: dict[tuple[int, int], float]) -> tuple[float, float
     return statistics.fmean(values.values()), max(halves)
 
 
+def mean_and_half(values: dict[tuple[int, int], float]) -> tuple[float, float | None]:
+    """Compute a mean over judges crossed with seeds, and half its interval; None with fewer than two of either."""
+    try:
+        return crossed_interval(values)
+    except ValueError:
+        return statistics.fmean(values.values()), None
+
+
 def crossed(values: dict[tuple[int, int], float]) -> str:
     """Write a mean over judges crossed with seeds, with its interval where there are two of both."""
-    try:
-        mean, half = crossed_interval(values)
-    except ValueError:
-        return f"{statistics.fmean(values.values()):.3f}"
-    return f"{mean:.3f} ± {half:.3f}"
+    mean, half = mean_and_half(values)
+    return f"{mean:.3f}" if half is None else f"{mean:.3f} ± {half:.3f}"
 
 
 def _by_run(lines: list[dict[str, Any]], name: str) -> dict[tuple[int, int], dict[str, Any]]:
@@ -106,22 +111,27 @@ def policy_tables(lines: list[dict[str, Any]], arms: list[str]) -> str:
     return "\n".join([*head, *rows, "", *difference_table(lines, arms[0], arms[1:]), "", *_long_table(lines)])
 
 
-def difference_table(lines: list[dict[str, Any]], first: str, others: list[str]) -> list[str]:
-    """Write by how much an arm ends better than others, in runs of the same judge and seed."""
-    own, rows = _by_run(lines, first), []
+def differences(
+    lines: list[dict[str, Any]], first: str, others: Sequence[str]
+) -> dict[str, dict[tuple[int, int], float]]:
+    """Compute by how much an arm ends better than others, by judge and seed of the runs that both have."""
+    own, found = _by_run(lines, first), {}
     for name in others:
         runs = _by_run(lines, name)
         if common := {key: own[key]["gold"] - runs[key]["gold"] for key in runs.keys() & own.keys()}:
-            rows.append(f"| {name} | {_difference(common)} |")
+            found[name] = common
+    return found
+
+
+def difference_table(lines: list[dict[str, Any]], first: str, others: Sequence[str]) -> list[str]:
+    """Write by how much an arm ends better than others, in runs of the same judge and seed."""
+    rows = [f"| {name} | {_difference(common)} |" for name, common in differences(lines, first, others).items()]
     return [f"| {first} against | difference in gold, last |", "|---|---|", *rows]
 
 
 def _difference(values: dict[tuple[int, int], float]) -> str:
-    try:
-        mean, half = crossed_interval(values)
-    except ValueError:
-        return f"{statistics.fmean(values.values()):+.3f}"
-    return f"{mean:+.3f} ± {half:.3f}, {verdict(mean, half, higher_is_better=True)}"
+    mean, half = mean_and_half(values)
+    return f"{mean:+.3f}" if half is None else f"{mean:+.3f} ± {half:.3f}, {verdict(mean, half, higher_is_better=True)}"
 
 
 def _long_table(lines: list[dict[str, Any]]) -> list[str]:
