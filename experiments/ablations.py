@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.online_inputs import read_rows
 from benchmarks.runs import missing_runs, run_options
 from experiments import policies
 from experiments.figures import draw_differences
@@ -19,7 +20,7 @@ from experiments.pages import IMAGES, publish
 from experiments.policies import ARMS, JUDGES, Arm, reward_model, train, tuned
 from experiments.training import QUICKSTART
 from experiments.trajectories import difference_table, differences, policy_tables
-from experiments.verdicts import every_run
+from experiments.verdicts import every_run, search_table
 
 RESULTS = Path("experiments/results/ablations.jsonl")
 WHOLE = "pairwise PPO"
@@ -104,7 +105,8 @@ def main() -> None:
     lines = missing_runs(RESULTS, options.wanted, run)
     bank = difference_table(lines, BANK, [BANK.partition(",")[0]])
     draw_differences(differences(lines, WHOLE, arms[1:]), WHOLE, IMAGES / "ablations.png")
-    publish("ablations", policy_tables(lines, arms), "\n".join(bank), every_run(lines, "gold"))
+    search = search_table(read_rows(policies.TUNING), "gold", RESCALED)
+    publish("ablations", policy_tables(lines, arms), "\n".join(bank), every_run(lines, "gold"), search)
 
 
 if __name__ == "__main__":

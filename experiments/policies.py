@@ -173,7 +173,7 @@ def main() -> None:
     options = run_options(__doc__, str(OUT), [*variants, *(f"{name} | judge 0, long" for name in LONG)], seeds=5)
     lines = missing_runs(RESULTS, options.wanted, run)
     draw_policies(lines, list(ARMS), IMAGES / "policies.png")
-    searches = search_table(read_rows(TUNING), "gold")
+    searches = search_table(read_rows(TUNING), "gold", ARMS)
     further = ["\n".join(difference_table(lines, first, list(others))) for first, others in FURTHER.items()]
     publish("policies", policy_tables(lines, list(ARMS)), *further, every_run(lines, "gold"), searches)
 

@@ -1,6 +1,7 @@
 """Tables of a study, and what it says of a claim by the rule that its protocol fixes."""
 
 import statistics
+from collections.abc import Collection
 from itertools import combinations
 from typing import Any
 
@@ -88,12 +89,20 @@ def every_run(lines: list[dict[str, Any]], figure: str) -> str:
     return "\n".join([f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *rows])
 
 
-def search_table(lines: list[dict[str, Any]], figure: str) -> str:
-    """Write what each setting of a search reached, as Markdown: one row an arm, settings in the order of their size."""
+def search_table(lines: list[dict[str, Any]], figure: str, names: Collection[str] | None = None) -> str:
+    """Write what each setting of a search reached, as Markdown: one row an arm, settings in the order of their size.
+
+    Args:
+        lines: of the search.
+        figure: by which settings were compared.
+        names: of the arms to write; all if None.
+    """
     found: dict[str, dict[float, float]] = {}
     for line in lines:
         name, _, setting = line["variant"].rpartition(" ")
-        found.setdefault(name.removeprefix("tuning "), {})[float(setting)] = line[figure]
+        name = name.removeprefix("tuning ")
+        if names is None or name in names:
+            found.setdefault(name, {})[float(setting)] = line[figure]
     rows = [
         f"| {name} | {', '.join(f'{value:.3f} at {setting:g}' for setting, value in sorted(own.items()))} |"
         for name, own in found.items()

@@ -59,7 +59,10 @@ def test_every_run_is_in_the_table_and_a_missing_one_is_empty() -> None:
 
 def test_settings_of_a_search_are_in_the_order_of_their_size() -> None:
     lines = [{"variant": f"tuning supervised: a {rate}", "nll": nll} for rate, nll in ((0.003, 0.5), (0.00075, 0.4))]
-    assert search_table(lines, "nll").splitlines()[2:] == ["| supervised: a | 0.400 at 0.00075, 0.500 at 0.003 |"]
+    shown = ["| supervised: a | 0.400 at 0.00075, 0.500 at 0.003 |"]
+    assert search_table(lines, "nll").splitlines()[2:] == shown
+    others = [{"variant": "b 0.1", "nll": 0.1}]
+    assert search_table(lines + others, "nll", ["supervised: a"]).splitlines()[2:] == shown
 
 
 @pytest.mark.parametrize("module", STUDIES, ids=STUDIES.values())
