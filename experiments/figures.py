@@ -73,7 +73,11 @@ def draw_differences(found: dict[str, dict[tuple[int, int], float]], first: str,
         colour = GREY if half is None or abs(mean) <= half else GREEN if mean > 0 else RED
         axes.errorbar(mean, row, xerr=half, fmt="o", color=colour, capsize=2)
     axes.axvline(0, color="black", linewidth=0.6)
-    axes.set(yticks=range(len(found)), yticklabels=list(found), xlabel=f"{first} less this: true quality at the end")
+    axes.set(
+        yticks=range(len(found)),
+        yticklabels=list(found),
+        xlabel=f"{first} less this: true quality at the end, 95 % intervals",
+    )
     axes.invert_yaxis()
     _save(figure, path)
 
