@@ -17,8 +17,9 @@ from benchmarks.online_inputs import QUIET, read_rows
 from benchmarks.runs import missing_runs, run_options
 from experiments.pages import publish
 from experiments.policies import JUDGES, OUT, TUNING_SEED, reward_model
+from experiments.policies import RESULTS as OF_POLICIES
 from experiments.training import QUICKSTART, as_arguments, best_setting
-from experiments.trajectories import crossed
+from experiments.trajectories import crossed, difference_table
 from experiments.verdicts import every_run, search_table
 
 RESULTS = Path("experiments/results/iterative_dpo.jsonl")
@@ -89,6 +90,7 @@ def main() -> None:
         own = {(line["judge"], line["seed"]): line for line in lines if line["variant"].startswith(f"{name} |")}
         cells = [crossed({key: line[figure] for key, line in own.items()}) for figure in ("gold", "kl", "cpu_seconds")]
         rows.append(f"| {name} | {next(iter(own.values()))['rate']} | {len(own)} | {' | '.join(cells)} |")
+    rows += ["", *difference_table([*read_rows(OF_POLICIES), *lines], "pairwise PPO", list(REWARDS))]
     parts = every_run(lines, "gold"), search_table(read_rows(TUNING), "gold")
     publish("iterative_dpo", "\n".join(rows), *parts, page="policies")
 
